@@ -1,0 +1,140 @@
+//! Verdicts and their reasons. One list for the whole product: the kernel's counters, the
+//! daemon's log, the CLI and the documentation all use these names.
+
+/// What happens to a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The packet goes on to the network stack.
+    Pass,
+    /// The packet is dropped in the driver.
+    Drop,
+}
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $name:ident = $number:literal, $text:literal, $verdict:ident;)+) => {
+        /// Why a packet was passed or dropped. The number is the index into the kernel's
+        /// `REASON_COUNTERS` map and never changes its meaning within a schema.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum Reason {
+            $($(#[doc = $doc])+ $name = $number,)+
+        }
+
+        impl Reason {
+            /// Every reason, in the order of its number.
+            pub const ALL: &'static [Reason] = &[$(Reason::$name,)+];
+
+            /// The name used in counters, events, logs, the CLI and the documentation.
+            pub const fn name(self) -> &'static str {
+                match self { $(Reason::$name => $text,)+ }
+            }
+
+            /// The verdict this reason stands for (in monitor mode a drop is counted, not done).
+            pub const fn verdict(self) -> Verdict {
+                match self { $(Reason::$name => Verdict::$verdict,)+ }
+            }
+
+            /// One line for people: what happened.
+            pub const fn explain(self) -> &'static str {
+                match self { $(Reason::$name => concat!($($doc,)+).trim_ascii(),)+ }
+            }
+
+            /// The reason with this number, if there is one.
+            pub const fn from_number(number: u8) -> Option<Reason> {
+                match number { $($number => Some(Reason::$name),)+ _ => None }
+            }
+        }
+    };
+}
+
+reasons! {
+    // Passed.
+    /// An ARP packet.
+    Arp = 0, "arp", Pass;
+    /// Link control the configuration allows (LLDP or LACP).
+    LinkControl = 1, "link-control", Pass;
+    /// IPv6 neighbour discovery with hop limit 255 (RFC 4861, RFC 4890).
+    NeighbourDiscovery = 2, "neighbour-discovery", Pass;
+    /// An ICMP error that quotes a packet of one of our own sockets (path MTU and the like).
+    IcmpError = 3, "icmp-error", Pass;
+    /// An ICMP echo reply to a request of ours.
+    IcmpReply = 4, "icmp-reply", Pass;
+    /// A management port, from a management prefix.
+    Management = 5, "management", Pass;
+    /// A rule of the zone let it in.
+    Rule = 6, "rule", Pass;
+    /// A TCP segment for a connection of ours (a socket that is not listening).
+    ReplyTcp = 7, "reply-tcp", Pass;
+    /// A UDP datagram for a connected socket of ours.
+    ReplyUdp = 8, "reply-udp", Pass;
+    /// A UDP datagram that answers one we sent (remembered at egress).
+    ReplyRemembered = 9, "reply-remembered", Pass;
+    /// A DHCP answer, where the configuration allows the DHCP client.
+    Dhcp = 10, "dhcp", Pass;
+    /// Multicast listener discovery from the local link (RFC 4890).
+    MulticastListener = 11, "multicast-listener", Pass;
+    // Dropped: what cannot be parsed.
+    /// The packet ends before a header it promises.
+    Truncated = 16, "truncated", Drop;
+    /// An EtherType that is not in the table.
+    EtherType = 17, "ether-type", Drop;
+    /// More than two VLAN tags.
+    VlanDepth = 18, "vlan-depth", Drop;
+    /// A VLAN that belongs to no zone.
+    VlanUnknown = 19, "vlan-unknown", Drop;
+    /// An interface that belongs to no zone.
+    InterfaceUnknown = 20, "interface-unknown", Drop;
+    /// An IP header with a wrong version or header length.
+    IpHeader = 21, "ip-header", Drop;
+    /// An IP, UDP or TCP length that does not fit the packet.
+    BadLength = 22, "bad-length", Drop;
+    /// An IPv6 extension header that is not in the table.
+    ExtensionHeader = 23, "extension-header", Drop;
+    /// More IPv6 extension headers than are looked at.
+    ExtensionDepth = 24, "extension-depth", Drop;
+    /// A fragment after the first, or a first one too short to be judged.
+    Fragment = 25, "fragment", Drop;
+    /// A source address no packet can come from (multicast, broadcast, loopback, unspecified).
+    BadSource = 26, "bad-source", Drop;
+    /// TCP flags that no stack sends (none, SYN with FIN or RST, FIN alone without ACK).
+    TcpFlags = 27, "tcp-flags", Drop;
+    // Dropped: policy.
+    /// The source address is blocked by an administrator.
+    BlockedAddress = 32, "blocked-address", Drop;
+    /// The source address belongs to a blocked domain, and the port is a federation port.
+    BlockedDomain = 33, "blocked-domain", Drop;
+    /// No rule of the zone names this port or protocol.
+    NoRule = 34, "no-rule", Drop;
+    /// A rule names the port, but not for this source.
+    SourceNotAllowed = 35, "source-not-allowed", Drop;
+    /// A rule names the port, but for another of our addresses.
+    DestinationNotAllowed = 36, "destination-not-allowed", Drop;
+    /// A rule says drop.
+    RuleDrop = 37, "rule-drop", Drop;
+    /// An ICMP or ICMPv6 type that is not in the table.
+    IcmpType = 38, "icmp-type", Drop;
+    /// An ICMP error or echo reply that answers nothing of ours.
+    IcmpUnsolicited = 39, "icmp-unsolicited", Drop;
+    /// Neighbour discovery that crossed a router (hop limit below 255).
+    NeighbourHopLimit = 40, "neighbour-hop-limit", Drop;
+    /// There is no rule set yet: only what keeps the link and the management alive passes.
+    NoRuleSet = 41, "no-rule-set", Drop;
+}
+
+/// Slots in the counter map; reasons stay below this number.
+pub const REASON_SLOTS: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_names_and_slots_are_consistent() {
+        for reason in Reason::ALL {
+            assert_eq!(Reason::from_number(*reason as u8), Some(*reason));
+            assert!((*reason as usize) < REASON_SLOTS);
+            assert_eq!(Reason::ALL.iter().filter(|r| r.name() == reason.name()).count(), 1);
+        }
+        assert_eq!(Reason::from_number(63), None);
+    }
+}

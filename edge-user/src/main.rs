@@ -1,0 +1,3 @@
+//! The `edge` command.
+
+fn main() {}

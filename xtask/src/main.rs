@@ -1,0 +1,2 @@
+//! Set-up, build, demo, test, bench, package and deploy.
+fn main() {}
