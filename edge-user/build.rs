@@ -41,7 +41,8 @@ fn runs(toolchain: &str) -> bool {
 
 /// bpf-linker loads the LLVM of a rustc; Debian's rustc has none to load, the stable one has.
 fn prepare_linker() -> Result<()> {
-    let output = Command::new("rustup").args(["run", "stable", "rustc", "--print", "sysroot"]).output();
+    let output =
+        Command::new("rustup").args(["run", "stable", "rustc", "--print", "sysroot"]).output();
     let mut paths = Vec::new();
     if let Ok(output) = output
         && output.status.success()

@@ -1,3 +1,17 @@
-//! What the daemon knows.
-/// The kernel half, as built.
-pub static KERNEL_OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/edge-xdp"));
+//! What the daemon knows: configuration, firewall, SIP, federation, verdicts and the shell that
+//! joins them to sockets, clocks and the kernel.
+//!
+//! Pure cores, thin shell: `sip`, `federation`, `proxy` and `verdicts` are state machines that
+//! take input and `now` and return outputs. Only `net` and `daemon` know sockets, and only
+//! `firewall` knows the kernel's maps.
+
+pub mod admin;
+pub mod config;
+pub mod daemon;
+pub mod domain;
+pub mod federation;
+pub mod firewall;
+pub mod net;
+pub mod proxy;
+pub mod sip;
+pub mod verdicts;

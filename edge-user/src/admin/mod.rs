@@ -1,0 +1,1 @@
+//! The control socket, its protocol and the command line's tables.

@@ -1,0 +1,304 @@
+//! The validated configuration. Whoever holds one may rely on every rule stated here.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::domain::Domain;
+
+/// Everything the file says, with every default filled in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where it came from.
+    pub file: PathBuf,
+    /// `[edge] fqdn`: the name of this appliance; in its certificate.
+    pub fqdn: Domain,
+    /// `[edge] domains`: the SIP domains served here. At least one, no two alike.
+    pub domains: Vec<Domain>,
+    /// `[paths]`.
+    pub paths: Paths,
+    /// `[[interface]]`: at least one external. No two with the same device and VLAN.
+    pub interfaces: Vec<Interface>,
+    /// `[management]`: required.
+    pub management: Management,
+    /// `[service.access]`: the SIP federation service.
+    pub access: AccessService,
+    /// `[inside]`: the internal listener and the way to the organisation's servers.
+    pub inside: Inside,
+    /// `[federation]`.
+    pub federation: Federation,
+    /// `[firewall]` and `[[firewall.rule]]`.
+    pub firewall: Firewall,
+    /// `[dns]`.
+    pub dns: Dns,
+    /// `[limits]`.
+    pub limits: Limits,
+    /// `[log]`.
+    pub log: Log,
+}
+
+/// Folders the daemon uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Paths {
+    /// Runtime changes and last good answers. Default `/var/lib/edge`.
+    pub state: PathBuf,
+    /// Control socket and lock. Default `/run/edge`.
+    pub run: PathBuf,
+    /// Pins, on a bpffs. Default `/sys/fs/bpf/edge`.
+    pub pins: PathBuf,
+}
+
+/// A side of the appliance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Zone {
+    /// The Internet.
+    External,
+    /// The organisation.
+    Internal,
+}
+
+/// A device, or a VLAN of one, that belongs to a zone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// The device's name, `eth0`.
+    pub device: String,
+    /// On a trunk: the VLAN id, 1 to 4094.
+    pub vlan: Option<u16>,
+    /// Its zone.
+    pub zone: Zone,
+}
+
+/// What keeps an administrator from being locked out: judged before everything else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Management {
+    /// TCP ports. At least one.
+    pub ports: Vec<u16>,
+    /// From these prefixes only. At least one; never `0.0.0.0/0` or `::/0`.
+    pub from: Vec<IpNet>,
+    /// In this zone only.
+    pub zone: Zone,
+}
+
+/// The SIP federation service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessService {
+    /// Addresses it listens on (one or more, IPv4 and IPv6).
+    pub listen: Vec<SocketAddr>,
+    /// Addresses by which the outside knows it, when it stands behind 1:1 NAT. Used wherever we
+    /// name ourselves by address; otherwise the listen addresses are.
+    pub advertise: Vec<IpAddr>,
+    /// Own certificate, private key and the trust store for partners.
+    pub tls: TlsFiles,
+}
+
+/// PEM files of a TLS identity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// Certificate chain, leaf first.
+    pub certificate: PathBuf,
+    /// Private key (PKCS#8, PKCS#1 or SEC1).
+    pub key: PathBuf,
+    /// Roots that partners' (or inside servers') certificates must chain to.
+    pub trust: PathBuf,
+}
+
+/// How SIP is carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// SIP over UDP.
+    Udp,
+    /// SIP over TCP.
+    Tcp,
+    /// SIP over TLS over TCP.
+    Tls,
+}
+
+/// The organisation's side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inside {
+    /// `listen = ["tls:10.0.0.10:5061", "tcp:10.0.0.10:5060"]`; a bare address means TLS.
+    pub listen: Vec<(Transport, SocketAddr)>,
+    /// Files for TLS inside; required when a TLS listener or next hop exists.
+    pub tls: Option<TlsFiles>,
+    /// Who may use the internal listener.
+    pub servers: Vec<InsideServer>,
+    /// Where requests from outside go: the first that works. At least one.
+    pub next_hops: Vec<NextHop>,
+}
+
+/// A server of ours that may send to the internal listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InsideServer {
+    /// By the name in its certificate (TLS).
+    Name(Domain),
+    /// By its address (TCP and UDP).
+    Prefix(IpNet),
+}
+
+/// A server of ours that takes requests from outside:
+/// `sip:director.contoso.example:5061;transport=tls`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct NextHop {
+    /// A name (resolved in DNS, expected in the certificate) or an address.
+    pub host: Host,
+    /// Port; 5061 for TLS and 5060 else, when not given.
+    pub port: u16,
+    /// TLS when not given.
+    pub transport: Transport,
+}
+
+/// A name or an address.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Host {
+    /// A name.
+    Name(Domain),
+    /// An address.
+    Address(IpAddr),
+}
+
+/// Who may federate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Federation {
+    /// The organisation's switch. Off: nobody federates.
+    pub enabled: bool,
+    /// Allowed domains and allowed servers. No domain twice; none is also blocked or ours.
+    pub allowed_domains: Vec<AllowedDomain>,
+    /// Blocked domains.
+    pub blocked_domains: Vec<BlockedDomain>,
+    /// Prefixes that names from outside may lead to although they are not global unicast
+    /// (a lab, a partner behind a private link). Never our own addresses or loopback.
+    pub allow_addresses: Vec<IpNet>,
+}
+
+/// An allowed partner domain; with a `proxy_fqdn` an allowed partner server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AllowedDomain {
+    /// The partner's SIP domain.
+    pub domain: Domain,
+    /// The one host that speaks for it. Without it: DNS SRV.
+    pub proxy_fqdn: Option<Domain>,
+    /// Port of the pinned host; 5061 when not given.
+    pub port: u16,
+    /// SRV targets may lie outside the domain (relaxes trust rule 2c).
+    pub relax_srv_domain: bool,
+    /// Requests with `From: anonymous` and no asserted identity are accepted.
+    pub allow_anonymous: bool,
+}
+
+/// A blocked domain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockedDomain {
+    /// The domain.
+    pub domain: Domain,
+    /// Names below it too.
+    pub subdomains: bool,
+}
+
+/// The firewall's settings and the administrator's own rules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Firewall {
+    /// Monitor-only: count what would be dropped, drop nothing.
+    pub monitor: bool,
+    /// Accept generic (skb) mode where the driver has no native XDP.
+    pub allow_generic: bool,
+    /// Let LLDP in.
+    pub lldp: bool,
+    /// Let LACP in.
+    pub lacp: bool,
+    /// Let DHCP answers to our client in.
+    pub dhcp_client: bool,
+    /// Sampled drop events per second, CPU and reason.
+    pub events_per_second: u32,
+    /// Room for blocked single addresses, each family.
+    pub max_blocked_addresses: u32,
+    /// Room for blocked prefixes, each family.
+    pub max_blocked_prefixes: u32,
+    /// `[[firewall.rule]]`: unique names.
+    pub rules: Vec<FirewallRule>,
+    /// `[[firewall.block]]`: addresses and prefixes blocked by the file.
+    pub blocks: Vec<IpNet>,
+}
+
+/// A rule an administrator wrote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FirewallRule {
+    /// Unique; not one of the implied rules' names.
+    pub name: String,
+    /// Where it applies.
+    pub zone: Zone,
+    /// What it matches.
+    pub protocol: Protocol,
+    /// Ranges, both ends included. Empty for protocols without ports.
+    pub ports: Vec<(u16, u16)>,
+    /// Only to these addresses of ours; empty: any.
+    pub to: Vec<IpAddr>,
+    /// Only from these prefixes; empty: any.
+    pub from: Vec<IpNet>,
+    /// Pass, or drop.
+    pub drop: bool,
+}
+
+/// IP protocol of a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// ICMP echo requests (IPv4).
+    Icmp,
+    /// ICMPv6 echo requests.
+    Icmpv6,
+    /// Another protocol, by number.
+    Other(u8),
+}
+
+/// How names are resolved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dns {
+    /// Resolvers; `/etc/resolv.conf` is read when the file names none.
+    pub servers: Vec<SocketAddr>,
+    /// Time for one try. Default 2 s.
+    pub timeout: Duration,
+}
+
+/// Bounds on what the outside can make us hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections on the access service. Default 4096.
+    pub connections: usize,
+    /// Connections from one address (IPv6: one /64) on the access service. Default 64.
+    pub connections_per_source: usize,
+    /// TLS handshakes at one time. Default 256.
+    pub handshakes: usize,
+    /// Time for a TLS handshake. Default 5 s.
+    pub handshake_timeout: Duration,
+    /// Time from the first to the last byte of a message. Default 10 s.
+    pub message_timeout: Duration,
+    /// A connection without traffic is closed after this. Default 20 min.
+    pub idle_timeout: Duration,
+    /// Bytes of a message's head. Default 64 KiB.
+    pub head_bytes: usize,
+    /// Bytes of a message's body. Default 1 MiB.
+    pub body_bytes: usize,
+    /// Live transactions. Default 100,000.
+    pub transactions: usize,
+    /// Bytes waiting to be written on one connection. Default 4 MiB.
+    pub write_queue_bytes: usize,
+}
+
+/// Logging.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// One JSON object a line instead of text.
+    pub json: bool,
+    /// A filter such as `info` or `edge_user::proxy=debug`.
+    pub filter: String,
+}

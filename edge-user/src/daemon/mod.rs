@@ -1,0 +1,1 @@
+//! `edge run`: joins configuration, firewall, proxy, verdicts and control.

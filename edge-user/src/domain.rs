@@ -1,0 +1,133 @@
+//! A domain name, in the one form in which names are compared.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+/// A fully qualified host or domain name: lower case, letters, digits and hyphens, at least two
+/// labels, no trailing dot, at most 253 bytes (RFC 1035 section 2.3.4, RFC 1123 section 2.1).
+/// An IP address is never one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Domain(Box<str>);
+
+/// Why a text is no domain name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DomainError {
+    /// Longer than 253 bytes, or empty.
+    #[error("a domain name has 1 to 253 characters")]
+    Length,
+    /// A label is empty, longer than 63 bytes, or begins or ends with a hyphen.
+    #[error("each label of a domain name has 1 to 63 characters and no hyphen at its ends")]
+    Label,
+    /// Something other than a letter, a digit, a hyphen or a dot.
+    #[error("a domain name holds letters, digits, hyphens and dots only")]
+    Character,
+    /// A single label: not fully qualified.
+    #[error("a fully qualified name with at least two labels is needed")]
+    NotQualified,
+    /// An IP address.
+    #[error("an IP address is no domain name")]
+    Address,
+}
+
+impl Domain {
+    /// The name's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether this is `other` or a name below it (`it.contoso.com` is within `contoso.com`).
+    pub fn is_within(&self, other: &Domain) -> bool {
+        self == other || self.0.strip_suffix(other.as_str()).is_some_and(|head| head.ends_with('.'))
+    }
+}
+
+impl FromStr for Domain {
+    type Err = DomainError;
+
+    fn from_str(text: &str) -> Result<Self, DomainError> {
+        let text = text.strip_suffix('.').unwrap_or(text);
+        if text.is_empty() || text.len() > 253 {
+            return Err(DomainError::Length);
+        }
+        if !text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.') {
+            return Err(DomainError::Character);
+        }
+        let mut labels = 0;
+        for label in text.split('.') {
+            if label.is_empty()
+                || label.len() > 63
+                || label.starts_with('-')
+                || label.ends_with('-')
+            {
+                return Err(DomainError::Label);
+            }
+            labels += 1;
+        }
+        // A last label of digits makes it an address, or something a resolver may read as one.
+        if text.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit())) {
+            return Err(DomainError::Address);
+        }
+        if labels < 2 {
+            return Err(DomainError::NotQualified);
+        }
+        Ok(Self(text.to_ascii_lowercase().into_boxed_str()))
+    }
+}
+
+impl fmt::Display for Domain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl TryFrom<String> for Domain {
+    type Error = DomainError;
+
+    fn try_from(text: String) -> Result<Self, DomainError> {
+        text.parse()
+    }
+}
+
+impl From<Domain> for String {
+    fn from(domain: Domain) -> String {
+        domain.0.into_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_folded_and_checked() {
+        let cases: &[(&str, Result<&str, DomainError>)] = &[
+            ("Contoso.Example", Ok("contoso.example")),
+            ("contoso.example.", Ok("contoso.example")),
+            ("", Err(DomainError::Length)),
+            ("localhost", Err(DomainError::NotQualified)),
+            ("a..b", Err(DomainError::Label)),
+            ("-a.example", Err(DomainError::Label)),
+            ("192.0.2.1", Err(DomainError::Address)),
+            ("1.2.3", Err(DomainError::Address)),
+            ("a_b.example", Err(DomainError::Character)),
+            ("a.example\r\n", Err(DomainError::Character)),
+            ("b\u{fc}ro.example", Err(DomainError::Character)),
+        ];
+        for (text, expected) in cases {
+            let got = text.parse::<Domain>();
+            assert_eq!(got.as_ref().map(Domain::as_str).map_err(|e| *e), *expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_suffix_is_within_only_at_a_label() {
+        let parent: Domain = "contoso.example".parse().unwrap();
+        for (name, expected) in
+            [("contoso.example", true), ("it.contoso.example", true), ("xcontoso.example", false)]
+        {
+            assert_eq!(name.parse::<Domain>().unwrap().is_within(&parent), expected, "{name}");
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Partners, discovery rules, identity and admission. No sockets.
+
+mod identity;
+
+pub use identity::*;

@@ -1,0 +1,69 @@
+//! What others may ask of the firewall.
+
+use std::time::{Duration, SystemTime};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::domain::Domain;
+
+/// Who holds a block.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BlockOwner {
+    /// The configuration file: everything from the address is dropped.
+    File,
+    /// An administrator at runtime: everything from the address is dropped.
+    Administrator,
+    /// A blocked domain: what goes to federation ports is dropped.
+    Domain(Domain),
+}
+
+/// A block that should be in force.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct BlockRequest {
+    /// Address (as /32 or /128) or prefix.
+    pub prefix: IpNet,
+    /// Who asks.
+    pub owner: BlockOwner,
+    /// Why, in words.
+    pub comment: Option<String>,
+    /// When it ends; `None`: when its owner takes it back.
+    pub expires_at: Option<SystemTime>,
+}
+
+/// What others ask of the firewall's owner.
+#[derive(Clone, Debug)]
+pub enum Intent {
+    /// Put a block in force (again, or with another expiry). Idempotent.
+    Block(BlockRequest),
+    /// Take back an owner's hold; the block goes when no owner is left.
+    Unblock {
+        /// Address or prefix.
+        prefix: IpNet,
+        /// Whose hold.
+        owner: BlockOwner,
+    },
+    /// Exactly these are this owner's blocks from now on: adds, changes and removes as needed.
+    SetOwnerBlocks {
+        /// Whose.
+        owner: BlockOwner,
+        /// All of them.
+        blocks: Vec<BlockRequest>,
+    },
+    /// Put the configuration's rules and settings in force, in one step.
+    SetConfig(std::sync::Arc<crate::config::Config>),
+}
+
+/// What came of an intent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
+    /// Kernel entries added.
+    pub added: u64,
+    /// Kernel entries changed.
+    pub changed: u64,
+    /// Kernel entries removed.
+    pub removed: u64,
+    /// Time from taking the intent up to the last kernel write.
+    pub took: Duration,
+}

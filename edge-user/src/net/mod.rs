@@ -1,0 +1,1 @@
+//! The shell: tokio sockets, TLS, DNS and timers; drives the pure cores.

@@ -1,0 +1,342 @@
+//! The proxy's inputs and outputs: the contract between the core and the shell in `net`.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Instant,
+};
+
+use bytes::Bytes;
+
+use crate::{
+    config::{NextHop, Transport},
+    domain::Domain,
+    federation::CertificateNames,
+};
+
+/// A connection the shell holds. For UDP: one listener and one remote address. Never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId(pub u64);
+
+/// One try to connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AttemptId(pub u64);
+
+/// One question to DNS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct QueryId(pub u64);
+
+/// Which side a connection belongs to: fixed by the listener that accepted it, or by the attempt
+/// that opened it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// The access service: a partner, with a certificate that chains to the partners' trust
+    /// store.
+    Partner,
+    /// The internal listener, and a server that is listed (certificate name or prefix).
+    Inside,
+}
+
+/// Who is at the other end, as proved when the connection was made.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Its side.
+    pub side: Side,
+    /// How it is carried.
+    pub transport: Transport,
+    /// Its address.
+    pub remote: SocketAddr,
+    /// Ours.
+    pub local: SocketAddr,
+    /// What its certificate names; empty for TCP and UDP.
+    pub names: Arc<CertificateNames>,
+}
+
+/// An address to connect to, and what the peer there must prove.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Target {
+    /// Its side.
+    pub side: Side,
+    /// How.
+    pub transport: Transport,
+    /// Where.
+    pub address: SocketAddr,
+    /// SNI and, for TLS, one name the certificate must hold: the host that was looked up. The
+    /// proxy itself checks that the certificate also proves the domain.
+    pub server_name: Option<Domain>,
+}
+
+/// What is to be looked up.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Question {
+    /// A partner's edges: SRV `_sipfederationtls._tcp`, then A and AAAA of the targets.
+    Federation(Domain),
+    /// One host's A and AAAA.
+    Host(Domain, u16),
+    /// A next hop given by name.
+    NextHop(NextHop),
+}
+
+/// An edge of a partner, as DNS names it, in the order in which to try.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResolvedHost {
+    /// SRV target, or the host asked for.
+    pub host: Domain,
+    /// Port.
+    pub port: u16,
+    /// Its addresses, already filtered: never ours, loopback, private or multicast unless the
+    /// configuration names them.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Answer to a [`Question`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolved {
+    /// In the order in which to try; never empty.
+    pub hosts: Vec<ResolvedHost>,
+    /// Until when it may be used.
+    pub valid_until: Instant,
+}
+
+/// Why DNS gave nothing usable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ResolveError {
+    /// No SRV record, or no such name.
+    #[error("no DNS record")]
+    NotFound,
+    /// The SRV record says that the service does not exist (target `.`).
+    #[error("the domain says in DNS that it does not federate")]
+    NoService,
+    /// Every SRV target lies in another domain.
+    #[error("the SRV target lies in another domain")]
+    ForeignTarget,
+    /// Every address is ours, loopback, private or otherwise not for us to connect to.
+    #[error("the name leads to addresses that are not allowed")]
+    ForbiddenAddress,
+    /// No resolver answered in time.
+    #[error("no DNS server answered")]
+    Unavailable,
+}
+
+/// Why a connection was not made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConnectError {
+    /// TCP failed or took too long.
+    #[error("no TCP connection: {0}")]
+    Tcp(String),
+    /// TLS failed: the alert or the verifier's words.
+    #[error("no TLS session: {0}")]
+    Tls(String),
+    /// A bound of ours is reached.
+    #[error("too many connections")]
+    Limit,
+}
+
+/// What comes in.
+#[derive(Debug)]
+pub enum Input {
+    /// A connection was accepted, or (with `attempt`) opened.
+    Opened {
+        /// Its id.
+        connection: ConnectionId,
+        /// Who is there.
+        peer: Peer,
+        /// The attempt it answers.
+        attempt: Option<AttemptId>,
+    },
+    /// A whole message came, framed and indexed.
+    Message {
+        /// On which connection.
+        connection: ConnectionId,
+        /// The message.
+        message: crate::sip::Message,
+    },
+    /// What came cannot be read as SIP; the shell closes a stream after this. The core may send
+    /// a 400 first (see `sip::FrameError`), and counts.
+    Unreadable {
+        /// On which connection.
+        connection: ConnectionId,
+        /// Why.
+        error: crate::sip::FrameError,
+    },
+    /// A connection is gone.
+    Closed {
+        /// Its id.
+        connection: ConnectionId,
+    },
+    /// DNS answered.
+    Resolved {
+        /// Which question.
+        query: QueryId,
+        /// The answer.
+        result: Result<Resolved, ResolveError>,
+    },
+    /// A connection could not be made.
+    ConnectFailed {
+        /// Which attempt.
+        attempt: AttemptId,
+        /// Why.
+        error: ConnectError,
+    },
+}
+
+/// What the shell must do.
+#[derive(Debug)]
+pub enum Output {
+    /// Write a message.
+    Send {
+        /// Where.
+        connection: ConnectionId,
+        /// What.
+        bytes: Bytes,
+    },
+    /// Open a connection; answer with `Opened` or `ConnectFailed`.
+    Connect {
+        /// Which attempt.
+        attempt: AttemptId,
+        /// Where to.
+        target: Target,
+    },
+    /// Look up; answer with `Resolved`.
+    Resolve {
+        /// Which question.
+        query: QueryId,
+        /// What.
+        question: Question,
+        /// Accept SRV targets outside the domain.
+        relax_srv_domain: bool,
+    },
+    /// Close a connection, after what is queued is written.
+    Close {
+        /// Which.
+        connection: ConnectionId,
+        /// Why.
+        reason: Refusal,
+    },
+    /// Something an operator should be able to see.
+    Event(Event),
+}
+
+/// Why the proxy refused something. One name for log, counters, CLI and documentation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Refusal {
+    /// The organisation's federation switch is off.
+    FederationDisabled,
+    /// The domain is blocked.
+    DomainBlocked,
+    /// The domain is not an allowed partner.
+    DomainNotAllowed,
+    /// The certificate does not prove the From domain.
+    IdentityNotProved,
+    /// From outside with a From in one of our domains.
+    Spoofed,
+    /// Anonymous without an asserted identity.
+    Anonymous,
+    /// From inside with a From that is not in one of our domains.
+    NotOurUser,
+    /// Outside to outside.
+    Transit,
+    /// A Route or Record-Route that we did not write, or for another dialog.
+    ForeignRoute,
+    /// An in-dialog request on a connection that does not prove the dialog's partner.
+    WrongDialogPeer,
+    /// Not readable as SIP, or with headers that no honest sender writes.
+    Malformed,
+    /// Max-Forwards reached zero.
+    TooManyHops,
+    /// The request has been here before.
+    Loop,
+    /// A bound of ours is reached.
+    Overload,
+    /// The partner's edges cannot be found or reached.
+    Unreachable,
+    /// A server that is not listed on the internal listener.
+    NotListed,
+    /// A response on a connection its request did not go to.
+    StrayResponse,
+    /// A peer without a (good) certificate.
+    NoCertificate,
+}
+
+impl Refusal {
+    /// Every refusal.
+    pub const ALL: &'static [Refusal] = &[
+        Refusal::FederationDisabled,
+        Refusal::DomainBlocked,
+        Refusal::DomainNotAllowed,
+        Refusal::IdentityNotProved,
+        Refusal::Spoofed,
+        Refusal::Anonymous,
+        Refusal::NotOurUser,
+        Refusal::Transit,
+        Refusal::ForeignRoute,
+        Refusal::WrongDialogPeer,
+        Refusal::Malformed,
+        Refusal::TooManyHops,
+        Refusal::Loop,
+        Refusal::Overload,
+        Refusal::Unreachable,
+        Refusal::NotListed,
+        Refusal::StrayResponse,
+        Refusal::NoCertificate,
+    ];
+
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Refusal::FederationDisabled => "federation-disabled",
+            Refusal::DomainBlocked => "domain-blocked",
+            Refusal::DomainNotAllowed => "domain-not-allowed",
+            Refusal::IdentityNotProved => "identity-not-proved",
+            Refusal::Spoofed => "spoofed",
+            Refusal::Anonymous => "anonymous",
+            Refusal::NotOurUser => "not-our-user",
+            Refusal::Transit => "transit",
+            Refusal::ForeignRoute => "foreign-route",
+            Refusal::WrongDialogPeer => "wrong-dialog-peer",
+            Refusal::Malformed => "malformed",
+            Refusal::TooManyHops => "too-many-hops",
+            Refusal::Loop => "loop",
+            Refusal::Overload => "overload",
+            Refusal::Unreachable => "unreachable",
+            Refusal::NotListed => "not-listed",
+            Refusal::StrayResponse => "stray-response",
+            Refusal::NoCertificate => "no-certificate",
+        }
+    }
+}
+
+/// What an operator can see. Never a body, a key or a password.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A request was refused.
+    Refused {
+        /// Why.
+        reason: Refusal,
+        /// Who sent it.
+        remote: SocketAddr,
+        /// The domain it is about (From's for requests from outside), when it could be read.
+        domain: Option<Domain>,
+        /// More for people: method, what was expected.
+        detail: String,
+    },
+    /// A request was forwarded.
+    Forwarded {
+        /// Method.
+        method: String,
+        /// The partner's domain.
+        partner: Domain,
+        /// Outside to inside, or the other way.
+        inbound: bool,
+    },
+    /// A connection proved a domain (its address is in use by an honest partner, or by a blocked
+    /// one).
+    Proved {
+        /// Which connection.
+        connection: ConnectionId,
+        /// The domain.
+        domain: Domain,
+        /// From where.
+        remote: SocketAddr,
+    },
+}

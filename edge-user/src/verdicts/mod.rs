@@ -1,0 +1,1 @@
+//! Domain -> addresses -> blocks: TTL, owners, the shared-address rule. Pure.
