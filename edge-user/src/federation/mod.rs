@@ -2,6 +2,8 @@
 
 mod address;
 mod identity;
+mod policy;
 
 pub use address::{AddressFault, usable};
 pub use identity::*;
+pub use policy::*;
