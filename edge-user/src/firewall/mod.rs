@@ -1,7 +1,25 @@
 //! The only place that uses aya: load, attach, pin, compile rules, apply verdicts, read counters
 //! and events. One owner (a thread) for all writes to kernel maps; it takes [`Intent`]s and
 //! reconciles what should be with what is.
+//!
+//! Pins: `<pins>/v<SCHEMA>/<MAP>`, `<pins>/links/<device>` (XDP) and `<pins>/egress/<device>`
+//! (TCX). Beside them, in the state folder, `firewall.json` holds what the kernel cannot: the
+//! names of rules and the last good plan. A file was chosen over a map of names because a plan
+//! must outlive a reboot, which no pin does.
+//!
+//! It must never: write to a pinned object of another shape, attach in a way that ends with the
+//! process, or let a block cover a management prefix.
 
+pub mod events;
+pub mod inspect;
+pub mod plan;
+
+mod error;
 mod intent;
+mod owner;
+mod report;
 
+pub use error::FirewallError;
 pub use intent::*;
+pub use owner::{FirewallHandle, Owner, OwnerOptions, detach, load_last_good};
+pub use report::*;

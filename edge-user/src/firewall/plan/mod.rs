@@ -1,0 +1,198 @@
+//! From a configuration to what the kernel needs. Pure: no kernel, no clock, no file.
+//!
+//! Services imply their rules (`access`, `inside`); an administrator's rules come before them,
+//! in the order of the file, and the first that matches decides. A port's word names a run of
+//! rules; a source or destination is a member of numbered sets, which a rule asks for.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Config, Zone};
+
+mod compile;
+mod ids;
+
+pub use compile::compile_with;
+pub use ids::RuleIds;
+
+/// Name of the rule that the access service implies.
+pub const RULE_ACCESS: &str = "access";
+/// Name of the rule that the internal listeners imply.
+pub const RULE_INSIDE: &str = "inside";
+/// Name of the row that stands for the management ports. It has no rule id.
+pub const ROW_MANAGEMENT: &str = "management";
+
+/// Everything the kernel needs to know, and how people read it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleSet {
+    /// Devices and VLANs with their zones.
+    pub interfaces: Vec<PlanInterface>,
+    /// Accept generic mode.
+    pub allow_generic: bool,
+    /// `SETTING_*` bits that the configuration sets.
+    pub flags: u32,
+    /// Sampled events per second, CPU and reason.
+    pub events_per_second: u32,
+    /// Room for single addresses, each family.
+    pub max_addresses: u32,
+    /// Room for prefixes, each family.
+    pub max_prefixes: u32,
+    /// Runs of equal port words: first index, last index, word.
+    pub port_words: Vec<(u32, u32, u32)>,
+    /// Protocol words: index, word.
+    pub protocol_words: Vec<(u32, u32)>,
+    /// Rules, as words name them.
+    pub rules: Vec<PlanRule>,
+    /// Source prefixes and the sets they are in, covering prefixes' sets included.
+    pub sources: Vec<(IpNet, u64)>,
+    /// Our own addresses and the sets they are in.
+    pub destinations: Vec<(IpAddr, u64)>,
+    /// The rules as people read them.
+    pub rows: Vec<RuleRow>,
+    /// Management prefixes; no block may touch them.
+    pub management: Vec<IpNet>,
+    /// Blocks of the file.
+    pub blocks: Vec<IpNet>,
+}
+
+/// A device, or a VLAN of one, and its zone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanInterface {
+    /// Name of the device.
+    pub device: String,
+    /// VLAN id; `None`: untagged frames.
+    pub vlan: Option<u16>,
+    /// Zone.
+    pub zone: Zone,
+}
+
+/// A rule as the kernel sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct PlanRule {
+    /// Stable id.
+    pub id: u32,
+    /// Source set, or `SET_ANY`.
+    pub source_set: u8,
+    /// Destination set, or `SET_ANY`.
+    pub destination_set: u8,
+    /// `ACTION_*`.
+    pub action: u8,
+}
+
+/// Who wrote a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RuleOrigin {
+    /// Implied by `[management]`, a service or a listener.
+    Implied,
+    /// A `[[firewall.rule]]`.
+    File,
+}
+
+/// A rule as people read it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleRow {
+    /// Its slot in the counters; `None` for management, which is counted by its reason.
+    pub id: Option<u32>,
+    /// Its name.
+    pub name: String,
+    /// Where it applies.
+    pub zone: Zone,
+    /// `tcp`, `udp`, `icmp`, `icmpv6` or a number.
+    pub protocol: String,
+    /// Port ranges, both ends included.
+    pub ports: Vec<(u16, u16)>,
+    /// Our addresses; empty: any.
+    pub to: Vec<IpAddr>,
+    /// Source prefixes; empty: any.
+    pub from: Vec<IpNet>,
+    /// `pass` or `drop`.
+    pub action: String,
+    /// Who wrote it.
+    pub origin: RuleOrigin,
+}
+
+/// Why a configuration does not fit the kernel's tables.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// More rule slots than the table holds.
+    #[error(
+        "the rules need {needed} slots, the kernel's table has {max}: use fewer rules, or let their port ranges overlap less"
+    )]
+    TooManyRules {
+        /// Needed.
+        needed: usize,
+        /// There are.
+        max: u32,
+    },
+    /// Too many rules for one port.
+    #[error("{count} rules name {what} in the {zone} zone, at most {max} may: merge their sources")]
+    TooManyRulesForPort {
+        /// `tcp port 5061`.
+        what: String,
+        /// `external` or `internal`.
+        zone: &'static str,
+        /// How many.
+        count: usize,
+        /// How many may.
+        max: u32,
+    },
+    /// Too many different sets.
+    #[error(
+        "the rules name more than {max} different sets of {what}: use the same lists in several rules"
+    )]
+    TooManySets {
+        /// `sources` or `destinations`.
+        what: &'static str,
+        /// How many there may be.
+        max: usize,
+    },
+    /// More prefixes or addresses than the table holds.
+    #[error("the rules name {count} {what}, at most {max} fit: use shorter prefixes")]
+    TooManyMembers {
+        /// `source prefixes` or `addresses`.
+        what: &'static str,
+        /// How many.
+        count: usize,
+        /// How many fit.
+        max: u32,
+    },
+    /// No free rule id.
+    #[error("more than {max} rules: use fewer")]
+    TooManyIds {
+        /// How many there may be.
+        max: u32,
+    },
+    /// A name twice.
+    #[error(
+        "two rules are named `{name}`: names are unique, and `access`, `inside` and `management` are taken"
+    )]
+    DuplicateName {
+        /// The name.
+        name: String,
+    },
+    /// Ports and protocol do not fit.
+    #[error("rule `{name}`: {fault}")]
+    Rule {
+        /// The rule.
+        name: String,
+        /// What is wrong.
+        fault: &'static str,
+    },
+    /// A block of the file would lock administrators out.
+    #[error("[[firewall.block]] {block} overlaps the management prefix {management}: take it out")]
+    BlockedManagement {
+        /// The block.
+        block: IpNet,
+        /// What it overlaps.
+        management: IpNet,
+    },
+}
+
+/// Compiles a configuration with rule ids of its own (for `edge check` and `edge plan ports`;
+/// the running firewall uses [`compile_with`] and the ids it remembers).
+pub fn compile(config: &Config) -> Result<RuleSet, PlanError> {
+    compile_with(config, &mut RuleIds::default())
+}
