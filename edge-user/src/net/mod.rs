@@ -1,1 +1,30 @@
 //! The shell: tokio sockets, TLS, DNS and timers; drives the pure cores.
+//!
+//! It decides nothing about SIP: it frames what comes in, proves who is at the other end, bounds
+//! what strangers can make us hold, and carries out what the core says. It never blocks while it
+//! holds the core's lock.
+
+pub mod dns;
+pub mod shell;
+pub mod tls;
+
+use std::time::Instant;
+
+use crate::proxy::{Input, Output};
+
+/// A state machine that the shell drives.
+pub trait Core: Send + 'static {
+    /// Takes an input; appends what is to be done.
+    fn handle(&mut self, now: Instant, input: Input, out: &mut Vec<Output>);
+
+    /// When [`Core::on_timeout`] is to be called next. Asked after every input: must be cheap.
+    fn next_timeout(&self) -> Option<Instant>;
+
+    /// A point in time given by [`Core::next_timeout`] has come.
+    fn on_timeout(&mut self, now: Instant, out: &mut Vec<Output>);
+
+    /// Work that a graceful stop waits for: live transactions.
+    fn live(&self) -> usize {
+        0
+    }
+}
