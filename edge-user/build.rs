@@ -1,53 +1,60 @@
 //! Builds the kernel half and leaves its object in `OUT_DIR`, from where it goes into the binary.
 //!
-//! Two sources of a `core` for BPF: a rustup toolchain linked as `edge-bpf` (Debian's rustc with
-//! its BPF library), or rustup's nightly with rust-src. `cargo xtask setup` provides one.
+//! Which toolchain does it is decided in one place, shared with `cargo xtask setup`, which
+//! provides one.
 
 use std::{env, path::PathBuf, process::Command};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow};
 use aya_build::{Package, Toolchain};
 
+#[path = "../xtask/src/bpf_toolchain.rs"]
+mod bpf_toolchain;
+
+use bpf_toolchain::{Core, Found};
+
 fn main() -> Result<()> {
-    println!("cargo:rerun-if-env-changed=EDGE_BPF_TOOLCHAIN");
-    let toolchain = match env::var("EDGE_BPF_TOOLCHAIN") {
-        Ok(name) => name,
-        Err(_) if runs("edge-bpf") => "edge-bpf".to_owned(),
-        Err(_) => "nightly".to_owned(),
-    };
-    ensure!(runs(&toolchain), "no toolchain `{toolchain}` for BPF: run `cargo xtask setup`");
-    prepare_linker()?;
+    println!("cargo:rerun-if-env-changed={}", bpf_toolchain::OVERRIDE);
+    let found = bpf_toolchain::find().map_err(|fault| {
+        anyhow!("no toolchain builds for BPF ({fault}): run `cargo xtask setup --for build`")
+    })?;
+    prepare_linker(&found)?;
     let package = Package {
         name: "edge-ebpf",
         root_dir: "../edge-ebpf",
         features: &["program"],
         ..Default::default()
     };
-    let toolchain = match toolchain.as_str() {
-        "nightly" => Toolchain::Nightly,
+    let toolchain = match found.name.as_str() {
+        bpf_toolchain::NIGHTLY => Toolchain::Nightly,
         name => Toolchain::Custom(name),
     };
-    aya_build::build_ebpf([package], toolchain)
-        .context("building the kernel half failed; `cargo xtask setup` shows what is missing")
+    aya_build::build_ebpf([package], toolchain).with_context(|| {
+        format!(
+            "building the kernel half with toolchain `{}` failed; `cargo xtask setup` shows what \
+             is missing",
+            found.name
+        )
+    })
 }
 
-/// Whether rustup can run a rustc of this toolchain.
-fn runs(toolchain: &str) -> bool {
-    Command::new("rustup")
-        .args(["run", toolchain, "rustc", "--version"])
-        .output()
-        .is_ok_and(|output| output.status.success())
-}
-
-/// bpf-linker loads the LLVM of a rustc; Debian's rustc has none to load, the stable one has.
-fn prepare_linker() -> Result<()> {
-    let output =
-        Command::new("rustup").args(["run", "stable", "rustc", "--print", "sysroot"]).output();
+/// bpf-linker loads the LLVM of a rustc. rustup's toolchains bring theirs; Debian's rustc has
+/// none to load, and then the stable one's serves.
+fn prepare_linker(found: &Found) -> Result<()> {
     let mut paths = Vec::new();
-    if let Ok(output) = output
-        && output.status.success()
-    {
-        paths.push(PathBuf::from(String::from_utf8(output.stdout)?.trim()).join("lib"));
+    if found.core == Core::Source {
+        paths.push(found.sysroot.join("lib"));
+    }
+    let rustc = env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned());
+    for rustc in [&["rustup", "run", "stable", "rustc"][..], &[rustc.as_str()][..]] {
+        let output =
+            Command::new(rustc[0]).args(&rustc[1..]).args(["--print", "sysroot"]).output();
+        if let Ok(output) = output
+            && output.status.success()
+        {
+            paths.push(PathBuf::from(String::from_utf8(output.stdout)?.trim()).join("lib"));
+            break;
+        }
     }
     if let Some(value) = env::var_os("LD_LIBRARY_PATH") {
         paths.extend(env::split_paths(&value));

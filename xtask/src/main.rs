@@ -1,2 +1,87 @@
-//! Set-up, build, demo, test, bench, package and deploy.
-fn main() {}
+//! `cargo xtask`: set-up, build, demo, test, bench, package and deploy.
+//!
+//! It runs before anything else can: it must not depend on the daemon's crates, whose build needs
+//! the BPF toolchain that `setup` provides, and it must stay quick to compile.
+
+mod artifacts;
+mod bpf_toolchain;
+mod lab;
+mod setup;
+mod shell;
+mod test;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use setup::Purpose;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Set-up, build, demo, test, bench, package and deploy")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Make this machine able to build and test; does nothing twice
+    Setup {
+        /// Only what this needs
+        #[arg(long = "for", value_name = "PURPOSE", default_value = "test")]
+        purpose: Purpose,
+    },
+    /// Build `edge`, the kernel half inside it, and print the path of the binary
+    Build {
+        /// Optimised, as it is deployed
+        #[arg(long)]
+        release: bool,
+    },
+    /// Raise the lab, play every step of the main job, print a table of evidence
+    Demo {
+        /// One JSON object on standard output and nothing else
+        #[arg(long)]
+        json: bool,
+        /// Leave the lab up and say how to enter it
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Formatting, clippy and every test
+    Test,
+    /// Measure against real peers, side by side
+    Bench {
+        /// Which one: `cargo xtask bench help` lists them
+        name: String,
+        /// One JSON object on standard output and nothing else
+        #[arg(long)]
+        json: bool,
+        /// Further arguments for the benchmark
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    match perform(Cli::parse().task) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(task: Task) -> Result<ExitCode> {
+    match task {
+        Task::Setup { purpose } => setup::command(purpose)?,
+        Task::Build { release } => {
+            setup::ensure(Purpose::Build)?;
+            println!("{}", artifacts::edge(release)?.display());
+        }
+        Task::Demo { json, keep } => return lab::demo(json, keep),
+        Task::Test => return test::command(),
+        Task::Bench { name, json, rest } => return lab::bench(&name, json, &rest),
+    }
+    Ok(ExitCode::SUCCESS)
+}
