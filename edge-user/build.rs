@@ -47,8 +47,7 @@ fn prepare_linker(found: &Found) -> Result<()> {
     }
     let rustc = env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned());
     for rustc in [&["rustup", "run", "stable", "rustc"][..], &[rustc.as_str()][..]] {
-        let output =
-            Command::new(rustc[0]).args(&rustc[1..]).args(["--print", "sysroot"]).output();
+        let output = Command::new(rustc[0]).args(&rustc[1..]).args(["--print", "sysroot"]).output();
         if let Ok(output) = output
             && output.status.success()
         {
