@@ -1,0 +1,127 @@
+//! The control protocol: one JSON object a line each way, one request a connection.
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::domain::Domain;
+
+/// A request is at most this long, in bytes.
+pub const MAX_REQUEST_BYTES: usize = 64 * 1024;
+
+/// Name of the control socket in the run folder.
+pub const SOCKET_NAME: &str = "control.sock";
+
+/// What an administrator asks of the daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// How is it?
+    Status,
+    /// Read the configuration file again, and the certificates.
+    Reload,
+    /// Allowed and blocked domains in force, and where each comes from.
+    DomainList,
+    /// Allow a partner domain.
+    DomainAllow {
+        /// The domain.
+        domain: Domain,
+        /// The one host that speaks for it; without it DNS SRV says.
+        server: Option<Domain>,
+        /// Port of that host.
+        port: Option<u16>,
+    },
+    /// Block a domain.
+    DomainBlock {
+        /// The domain.
+        domain: Domain,
+        /// Names below it too.
+        subdomains: bool,
+    },
+    /// Take back a domain's block, whoever made it.
+    DomainUnblock {
+        /// The domain.
+        domain: Domain,
+    },
+    /// Take back a domain's allowance, whoever made it.
+    DomainRemove {
+        /// The domain.
+        domain: Domain,
+    },
+    /// Block an address or prefix.
+    BlockAdd {
+        /// Address (as /32 or /128) or prefix.
+        prefix: IpNet,
+        /// Why.
+        comment: Option<String>,
+        /// For how long; without it until it is removed.
+        seconds: Option<u64>,
+    },
+    /// Take back an administrator's block.
+    BlockRemove {
+        /// Address or prefix, as it was added.
+        prefix: IpNet,
+    },
+}
+
+impl Request {
+    /// Whether it changes something (and is logged as a change).
+    pub fn changes(&self) -> bool {
+        !matches!(self, Request::Status | Request::DomainList)
+    }
+}
+
+/// The daemon's answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Response {
+    /// Done: what there is to say.
+    Done {
+        /// The answer's data.
+        ok: Value,
+    },
+    /// Not done.
+    Failed {
+        /// What is wrong, and the mend.
+        error: String,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_read_back_as_they_were_written() {
+        let requests = [
+            Request::Status,
+            Request::DomainAllow {
+                domain: "fabrikam.example".parse().unwrap(),
+                server: Some("sip.fabrikam.example".parse().unwrap()),
+                port: None,
+            },
+            Request::BlockAdd {
+                prefix: "2001:db8::/32".parse().unwrap(),
+                comment: None,
+                seconds: Some(60),
+            },
+        ];
+        for request in requests {
+            let text = serde_json::to_string(&request).unwrap();
+            assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), request, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_request_that_is_not_exactly_known_is_refused() {
+        for text in [
+            r#"{"command":"domain-unblock","domain":"a.example","x":1}"#,
+            r#"{"command":"erase"}"#,
+            r#"{"command":"domain-block","domain":"192.0.2.1","subdomains":false}"#,
+            r#"{"command":"domain-block","domain":"bad.example"}"#,
+            "{}",
+        ] {
+            assert!(serde_json::from_str::<Request>(text).is_err(), "{text}");
+        }
+    }
+}
