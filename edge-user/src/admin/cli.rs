@@ -84,8 +84,9 @@ pub(crate) struct CheckArguments {
     pub(crate) management_source: Option<IpAddr>,
 }
 
+/// `edge map`.
 #[derive(Debug, Subcommand)]
-pub(crate) enum MapCommand {
+pub enum MapCommand {
     /// All pinned maps
     List,
     /// One map's entries, with named fields
@@ -95,8 +96,9 @@ pub(crate) enum MapCommand {
     },
 }
 
+/// `edge block`.
 #[derive(Debug, Subcommand)]
-pub(crate) enum BlockCommand {
+pub enum BlockCommand {
     /// Every block in the kernel
     List,
     /// Drop everything from an address or prefix
@@ -119,14 +121,16 @@ pub(crate) enum BlockCommand {
     },
 }
 
+/// `edge rule`.
 #[derive(Debug, Subcommand)]
-pub(crate) enum RuleCommand {
+pub enum RuleCommand {
     /// The rules in force, with their live counters
     List,
 }
 
-#[derive(Debug, Subcommand)]
-pub(crate) enum DomainCommand {
+/// `edge domain`.
+#[derive(Clone, Debug, Subcommand)]
+pub enum DomainCommand {
     /// Allowed and blocked domains in force
     List,
     /// Allow a partner domain

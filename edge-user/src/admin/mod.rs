@@ -5,6 +5,7 @@
 
 pub mod cli;
 pub mod client;
+pub mod commands;
 pub mod protocol;
 pub mod server;
 pub mod table;

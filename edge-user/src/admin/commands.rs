@@ -1,0 +1,438 @@
+//! What each command does: asks the daemon or reads the pins, and gives a table and JSON.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::{
+    cli::{BlockCommand, DomainCommand, MapCommand, RuleCommand, exit},
+    client::{self, ClientError},
+    protocol::Request,
+    table::Table,
+};
+use crate::{
+    config::{Config, Paths},
+    firewall::{self, FirewallError, OwnerOptions, inspect},
+};
+
+/// A command's outcome: for people and for machines.
+#[derive(Debug)]
+pub struct Report {
+    /// For people; ends in a newline unless empty.
+    pub text: String,
+    /// For machines.
+    pub json: Value,
+    /// Exit code.
+    pub code: u8,
+}
+
+impl Report {
+    fn new(text: String, json: Value) -> Self {
+        Self { text, json, code: exit::OK }
+    }
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// The daemon did not answer, or refused.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The firewall's pins could not be read or changed.
+    #[error(transparent)]
+    Firewall(#[from] FirewallError),
+    /// The answer is not of the form this version knows.
+    #[error("the daemon's answer has an unknown form; are `edge` and the daemon the same version?")]
+    Form,
+}
+
+impl CommandError {
+    /// The exit code that tells of it.
+    pub fn code(&self) -> u8 {
+        match self {
+            Self::Client(ClientError::NotRunning { .. }) => exit::NOT_RUNNING,
+            _ => exit::FAILED,
+        }
+    }
+}
+
+type Outcome = Result<Report, CommandError>;
+
+/// `edge status`: the daemon's own words when it runs, the firewall's counters in any case.
+pub fn status(paths: &Paths) -> Outcome {
+    let daemon = match client::ask(&paths.run, &Request::Status) {
+        Ok(value) => Some(value),
+        Err(ClientError::NotRunning { .. }) => None,
+        Err(error) => return Err(error.into()),
+    };
+    let firewall = match inspect::status(&paths.pins) {
+        Ok(status) => Some(status),
+        Err(FirewallError::NotLoaded { .. }) => None,
+        Err(error) => return Err(error.into()),
+    };
+    let reasons = if firewall.is_some() { inspect::reasons(&paths.pins)? } else { Vec::new() };
+    let mut text = String::new();
+    text.push_str(&daemon_text(daemon.as_ref()));
+    match &firewall {
+        None => text.push_str("firewall  not loaded: nothing is enforced\n"),
+        Some(status) => {
+            let mode = if status.monitor {
+                "monitor only: drops are counted, not done"
+            } else {
+                "enforcing"
+            };
+            text.push_str(&format!(
+                "firewall  {mode}, {} passed, {} dropped\n",
+                status.passed, status.dropped
+            ));
+            for device in &status.attached {
+                text.push_str(
+                    &format!("          {} ({:?})\n", device.device, device.mode).to_lowercase(),
+                );
+            }
+        }
+    }
+    let mut table = Table::new(&["reason", "verdict", "packets", "bytes", "meaning"]);
+    for row in reasons.iter().filter(|row| row.packets > 0) {
+        table.row([
+            row.name.to_owned(),
+            row.verdict.to_owned(),
+            row.packets.to_string(),
+            row.bytes.to_string(),
+            row.explain.to_owned(),
+        ]);
+    }
+    if !table.is_empty() {
+        text.push('\n');
+        text.push_str(&table.render());
+    }
+    let mut json = daemon.clone().unwrap_or_else(|| json!({}));
+    if let Some(object) = json.as_object_mut() {
+        object.insert("ready".into(), json!(daemon.is_some()));
+        object.entry("version").or_insert(json!(env!("CARGO_PKG_VERSION")));
+        object.insert("firewall".into(), json!(firewall));
+        let rows = reasons.iter().map(|row| {
+            json!({"reason": row.name, "verdict": row.verdict, "packets": row.packets, "bytes": row.bytes})
+        });
+        object.insert("reasons".into(), rows.collect());
+    }
+    let code = if daemon.is_some() { exit::OK } else { exit::NOT_RUNNING };
+    Ok(Report { text, json, code })
+}
+
+fn daemon_text(daemon: Option<&Value>) -> String {
+    let Some(daemon) = daemon else {
+        return "daemon    not running; what is loaded stays in force\n".to_owned();
+    };
+    let mut text = format!(
+        "daemon    {} version {}, up {} s\n",
+        string(&daemon["fqdn"]),
+        string(&daemon["version"]),
+        daemon["uptime_seconds"]
+    );
+    let list = |name: &str| daemon[name].as_array().cloned().unwrap_or_default();
+    for listener in list("listening") {
+        text.push_str(&format!(
+            "listens   {} {} ({})\n",
+            string(&listener["transport"]),
+            string(&listener["address"]),
+            string(&listener["side"])
+        ));
+    }
+    for (word, name) in [("ALARM", "alarms"), ("differs", "differences"), ("warning", "warnings")] {
+        for item in list(name) {
+            text.push_str(&format!("{word:<9} {}\n", string(&item)));
+        }
+    }
+    let mut table = Table::new(&["peer", "side", "transport", "names", "in", "out"]);
+    for connection in list("connections") {
+        let names = connection["names"].as_array().cloned().unwrap_or_default();
+        table.row([
+            string(&connection["remote"]),
+            string(&connection["side"]),
+            string(&connection["transport"]),
+            names.iter().map(string).collect::<Vec<_>>().join(" "),
+            connection["bytes_in"].to_string(),
+            connection["bytes_out"].to_string(),
+        ]);
+    }
+    if !table.is_empty() {
+        text.push_str(&format!("\n{}\n", table.render()));
+    }
+    let mut table = Table::new(&["refused because", "count"]);
+    for (name, count) in daemon["refusals"].as_object().into_iter().flatten() {
+        if count.as_u64() != Some(0) {
+            table.row([name.clone(), count.to_string()]);
+        }
+    }
+    if !table.is_empty() {
+        text.push_str(&format!("{}\n", table.render()));
+    }
+    text
+}
+
+/// A JSON value as people read it.
+fn string(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => String::new(),
+        other => other.to_string(),
+    }
+}
+
+/// `edge reload`.
+pub fn reload(paths: &Paths) -> Outcome {
+    let json = client::ask(&paths.run, &Request::Reload)?;
+    let mut text = "the configuration is in force\n".to_owned();
+    for warning in json["warnings"].as_array().into_iter().flatten() {
+        text.push_str(&format!("warning: {}\n", string(warning)));
+    }
+    Ok(Report::new(text, json))
+}
+
+/// `edge map …`.
+pub fn map(paths: &Paths, command: &MapCommand) -> Outcome {
+    match command {
+        MapCommand::List => {
+            let maps = inspect::maps(&paths.pins)?;
+            let mut table = Table::new(&["map", "type", "entries", "room", "bytes", "pin"]);
+            for map in &maps {
+                table.row([
+                    map.name.clone(),
+                    map.kind.clone(),
+                    map.entries.to_string(),
+                    map.max_entries.to_string(),
+                    map.bytes.to_string(),
+                    map.path.display().to_string(),
+                ]);
+            }
+            Ok(Report::new(table.render(), json!(maps)))
+        }
+        MapCommand::Dump { name } => {
+            let rows = inspect::dump(&paths.pins, name)?;
+            let mut text = String::new();
+            for row in &rows {
+                text.push_str(&fields(row));
+                text.push('\n');
+            }
+            if rows.is_empty() {
+                text.push_str("(empty)\n");
+            }
+            Ok(Report::new(text, json!(rows)))
+        }
+    }
+}
+
+/// `name=value` pairs of an object, in its order; nested objects are flattened.
+fn fields(row: &Value) -> String {
+    match row {
+        Value::Object(object) => object
+            .iter()
+            .map(|(name, value)| match value {
+                Value::Object(_) => fields(value),
+                value => format!("{name}={}", string(value)),
+            })
+            .collect::<Vec<_>>()
+            .join("  "),
+        other => string(other),
+    }
+}
+
+/// `edge rule …`.
+pub fn rule(paths: &Paths, command: &RuleCommand) -> Outcome {
+    let RuleCommand::List = command;
+    let rules = inspect::rules(&paths.pins, &paths.state)?;
+    let mut table = Table::new(&[
+        "rule", "zone", "protocol", "ports", "to", "from", "action", "origin", "packets", "bytes",
+    ]);
+    for row in &rules {
+        let ports = row.rule.ports.iter().map(|(first, last)| {
+            if first == last { first.to_string() } else { format!("{first}-{last}") }
+        });
+        let any = |items: Vec<String>| {
+            if items.is_empty() { "any".to_owned() } else { items.join(" ") }
+        };
+        table.row([
+            row.rule.name.clone(),
+            format!("{:?}", row.rule.zone).to_lowercase(),
+            row.rule.protocol.clone(),
+            ports.collect::<Vec<_>>().join(" "),
+            any(row.rule.to.iter().map(ToString::to_string).collect()),
+            any(row.rule.from.iter().map(ToString::to_string).collect()),
+            row.rule.action.clone(),
+            format!("{:?}", row.rule.origin).to_lowercase(),
+            row.packets.to_string(),
+            row.bytes.to_string(),
+        ]);
+    }
+    Ok(Report::new(table.render(), json!(rules)))
+}
+
+/// `edge block …`.
+pub fn block(paths: &Paths, command: &BlockCommand) -> Outcome {
+    let request = match command {
+        BlockCommand::List => return block_list(paths),
+        BlockCommand::Add { prefix, comment, seconds } => {
+            Request::BlockAdd { prefix: *prefix, comment: comment.clone(), seconds: *seconds }
+        }
+        BlockCommand::Remove { prefix } => Request::BlockRemove { prefix: *prefix },
+    };
+    let json = client::ask(&paths.run, &request)?;
+    let word = if matches!(command, BlockCommand::Add { .. }) { "blocked" } else { "unblocked" };
+    let text = format!("{word} {} in {} µs\n", string(&json["prefix"]), json["took_microseconds"]);
+    Ok(Report::new(text, json))
+}
+
+fn block_list(paths: &Paths) -> Outcome {
+    let blocks = inspect::blocks(&paths.pins)?;
+    // Owners and comments are the daemon's knowledge; without it the kernel's fields remain.
+    let owners = client::ask(&paths.run, &Request::Status)
+        .ok()
+        .map(|status| status["blocks"].clone())
+        .unwrap_or_default();
+    let holders = |prefix: &str| -> Value {
+        let rows = owners.as_array().into_iter().flatten();
+        rows.filter(|row| row["prefix"] == *prefix)
+            .map(|row| row["holds"].clone())
+            .next()
+            .unwrap_or_default()
+    };
+    let mut table = Table::new(&["prefix", "scope", "reason", "owners", "ends in", "held by"]);
+    let mut rows = Vec::new();
+    for block in &blocks {
+        let holds = holders(&block.prefix.to_string());
+        let names = holds.as_array().into_iter().flatten().map(|hold| owner_text(&hold["owner"]));
+        table.row([
+            block.prefix.to_string(),
+            block.scope.to_owned(),
+            block.reason.to_owned(),
+            block.owners.to_string(),
+            block.expires_in_seconds.map_or("never".to_owned(), |s| format!("{s} s")),
+            names.collect::<Vec<_>>().join(", "),
+        ]);
+        let mut row = json!(block);
+        row["holds"] = holds;
+        rows.push(row);
+    }
+    Ok(Report::new(table.render(), json!(rows)))
+}
+
+fn owner_text(owner: &Value) -> String {
+    match owner {
+        Value::Object(object) => object
+            .iter()
+            .map(|(kind, name)| format!("{kind} {}", string(name)))
+            .collect::<Vec<_>>()
+            .join(" "),
+        other => string(other),
+    }
+}
+
+/// `edge domain …`.
+pub fn domain(paths: &Paths, command: &DomainCommand) -> Outcome {
+    let request = match command.clone() {
+        DomainCommand::List => Request::DomainList,
+        DomainCommand::Allow { name, server, port } => {
+            Request::DomainAllow { domain: name, server, port }
+        }
+        DomainCommand::Block { name, subdomains } => {
+            Request::DomainBlock { domain: name, subdomains }
+        }
+        DomainCommand::Unblock { name } => Request::DomainUnblock { domain: name },
+        DomainCommand::Remove { name } => Request::DomainRemove { domain: name },
+    };
+    let json = client::ask(&paths.run, &request)?;
+    let text = match command {
+        DomainCommand::List => domain_table(&json)?,
+        DomainCommand::Block { name, .. } => block_text(name.as_str(), &json),
+        DomainCommand::Allow { name, .. } => format!("{name} is allowed\n"),
+        DomainCommand::Unblock { name } => format!("{name} is no longer blocked\n"),
+        DomainCommand::Remove { name } => format!("{name} is no longer allowed\n"),
+    };
+    Ok(Report::new(text, json))
+}
+
+fn block_text(name: &str, json: &Value) -> String {
+    let addresses: Vec<_> =
+        json["addresses"].as_array().into_iter().flatten().map(string).collect();
+    let mut text = format!(
+        "{name} is blocked; {} connections closed, in {} µs\n",
+        json["connections_closed"], json["took_microseconds"]
+    );
+    if addresses.is_empty() {
+        text.push_str("none of its addresses is known yet: it is refused by name\n");
+    } else {
+        text.push_str(&format!("dropped in the driver: {}\n", addresses.join(" ")));
+    }
+    for refused in json["refused"].as_array().into_iter().flatten() {
+        text.push_str(&format!("not dropped: {}\n", string(refused)));
+    }
+    text
+}
+
+fn domain_table(json: &Value) -> Result<String, CommandError> {
+    let mut table = Table::new(&["domain", "state", "server", "from", "addresses", "note"]);
+    for row in json.as_array().ok_or(CommandError::Form)? {
+        let list = |name: &str| {
+            row[name].as_array().into_iter().flatten().map(string).collect::<Vec<_>>().join(" ")
+        };
+        table.row([
+            string(&row["domain"]),
+            string(&row["state"]),
+            string(&row["server"]),
+            string(&row["origin"]),
+            list("addresses"),
+            list("notes"),
+        ]);
+    }
+    Ok(table.render())
+}
+
+/// `edge detach`.
+pub fn detach(paths: &Paths, force: bool) -> Outcome {
+    let report = firewall::detach(&paths.pins, force)?;
+    let text = format!(
+        "detached from {}; {} pins removed\n",
+        if report.devices.is_empty() { "nothing".to_owned() } else { report.devices.join(" ") },
+        report.pins
+    );
+    Ok(Report::new(text, json!(report)))
+}
+
+/// `edge load`: with the configuration when it is good, else with what was last in force.
+pub fn load(paths: Paths, config: Option<Config>) -> Outcome {
+    let options = OwnerOptions {
+        pins: paths.pins,
+        state: paths.state,
+        settle_after: std::time::Duration::ZERO,
+        debug_log: false,
+    };
+    let report = firewall::load_last_good(options, config.map(std::sync::Arc::new))?;
+    let mut text = format!("loaded from {:?}\n", report.source).to_lowercase();
+    for device in &report.start.attached {
+        text.push_str(
+            &format!("attached to {} ({:?})\n", device.device, device.mode).to_lowercase(),
+        );
+    }
+    for device in &report.start.missing {
+        text.push_str(&format!("{device} does not exist yet: load again when it does\n"));
+    }
+    for warning in &report.start.warnings {
+        text.push_str(&format!("warning: {warning}\n"));
+    }
+    Ok(Report::new(text, json!(report)))
+}
+
+/// The folders a client command uses when the file cannot even be read for `[paths]`.
+pub fn default_paths() -> Paths {
+    Paths {
+        state: PathBuf::from("/var/lib/edge"),
+        run: PathBuf::from("/run/edge"),
+        pins: PathBuf::from("/sys/fs/bpf/edge"),
+    }
+}
+
+/// Whether the file exists at all: a missing default file is no error for reading commands.
+pub fn exists(path: &Path) -> bool {
+    path.exists()
+}
