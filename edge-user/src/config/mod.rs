@@ -1,8 +1,240 @@
 //! The configuration: TOML text to a validated [`Config`].
 //!
-//! Nothing is changed anywhere before the whole file is valid. Errors name the file, the line,
-//! the column and the mend.
+//! Nothing is changed anywhere before the whole file is valid. All errors are found, not only the
+//! first; each names the file, the line, the column and the mend. What this module never does:
+//! guess what was meant, let an unknown key pass, or print a private key.
 
+mod certificates;
+mod federation;
+mod findings;
+mod firewall;
 mod model;
+mod reader;
+mod sections;
+mod services;
+mod values;
 
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fs::File,
+    io::Read,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+pub use findings::{ConfigErrors, Finding};
 pub use model::*;
+
+use findings::Sink;
+use reader::Section;
+
+/// A configuration file is at most this long.
+const MAX_FILE: u64 = 16 << 20;
+/// Where the system names its resolvers.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// What came of reading a file: the configuration if it is valid, and what was found.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    /// Present when there is no error.
+    pub config: Option<Config>,
+    /// Errors and warnings.
+    pub findings: ConfigErrors,
+}
+
+/// Reads and validates a file, with the files it names; warnings go to the log.
+///
+/// When `[dns]` names no server, those of `/etc/resolv.conf` are filled in.
+pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
+    let Checked { config, findings } = check(path);
+    match config {
+        Some(config) => {
+            for warning in &findings.warnings {
+                let Finding { line, column, message, mend, .. } = warning;
+                tracing::warn!(file = %path.display(), line, column, mend, "{message}");
+            }
+            Ok(config)
+        }
+        None => Err(findings),
+    }
+}
+
+/// The same, with the warnings also when the file is valid.
+pub fn check(path: &Path) -> Checked {
+    let text = match read_text(path) {
+        Ok(text) => text,
+        Err(findings) => return Checked { config: None, findings },
+    };
+    let mut checked = check_text(&text, path, SystemTime::now());
+    if let Some(config) = &mut checked.config
+        && config.dns.servers.is_empty()
+    {
+        let text = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default();
+        config.dns.servers = resolvers(&text);
+        if config.dns.servers.is_empty() {
+            checked.findings.warnings.push(Finding {
+                line: 1,
+                column: 1,
+                message: format!("[dns] names no server, and {RESOLV_CONF} neither"),
+                mend: "add [dns] with servers = [\"192.0.2.53\"]".into(),
+                source: String::new(),
+                length: 1,
+            });
+        }
+    }
+    checked
+}
+
+/// Validates a text as if it stood in `path` (relative paths in it start there).
+pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigErrors> {
+    let Checked { config, findings } = check_text(text, path, SystemTime::now());
+    config.ok_or(findings)
+}
+
+/// Only `[paths]`, for commands that talk to a running daemon: what cannot be read there takes
+/// its default, whatever else is wrong with the file.
+pub fn paths_only(path: &Path) -> Paths {
+    let text = read_text(path).unwrap_or_default();
+    let (root, _) = DeTable::parse_recoverable(&text);
+    let base = path.parent().unwrap_or(Path::new(""));
+    let table = entry(root.get_ref(), "paths").and_then(|value| match value {
+        DeValue::Table(table) => Some(table),
+        _ => None,
+    });
+    let folder = |key: &str, default: &str| match table.and_then(|table| entry(table, key)) {
+        Some(DeValue::String(text)) if !text.is_empty() => base.join(text.as_ref()),
+        _ => PathBuf::from(default),
+    };
+    Paths {
+        state: folder("state", sections::DEFAULT_STATE),
+        run: folder("run", sections::DEFAULT_RUN),
+        pins: folder("pins", sections::DEFAULT_PINS),
+    }
+}
+
+fn entry<'t>(table: &'t DeTable<'_>, key: &str) -> Option<&'t DeValue<'t>> {
+    table.iter().find(|(k, _)| k.get_ref().as_ref() == key).map(|(_, value)| value.get_ref())
+}
+
+fn read_text(path: &Path) -> Result<String, ConfigErrors> {
+    let failed = |line, column, message: String, mend: &str| {
+        let finding = Finding {
+            line,
+            column,
+            message,
+            mend: mend.to_owned(),
+            source: String::new(),
+            length: 1,
+        };
+        ConfigErrors { file: path.to_owned(), errors: vec![finding], warnings: Vec::new() }
+    };
+    let unreadable = |error: std::io::Error| {
+        failed(1, 1, format!("the file cannot be read: {error}"), "check the path and its rights")
+    };
+    // A FIFO or a device would block, or never end.
+    if !std::fs::metadata(path).map_err(unreadable)?.is_file() {
+        return Err(failed(1, 1, "this is no file".into(), "name the configuration file"));
+    }
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(unreadable)?;
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(failed(1, 1, "the file is longer than 16 MiB".into(), "make it shorter"));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let good = error.as_bytes().get(..error.utf8_error().valid_up_to()).unwrap_or_default();
+        let good = String::from_utf8_lossy(good);
+        let line = good.matches('\n').count() + 1;
+        let column = good.rsplit('\n').next().map_or(0, |last| last.chars().count()) + 1;
+        failed(line, column, "this is no UTF-8 text".into(), "save the file as UTF-8")
+    })
+}
+
+fn check_text(text: &str, path: &Path, now: SystemTime) -> Checked {
+    let sink = Sink::new(text);
+    let (root, syntax) = DeTable::parse_recoverable(text);
+    let config = if syntax.is_empty() {
+        read(&Reading { sink: &sink, root: &root, path, now }).filter(|_| !sink.failed())
+    } else {
+        for error in syntax.iter().take(20) {
+            let span = error.span().unwrap_or(0..0);
+            sink.error(&span, error.message(), "write it as TOML has it (https://toml.io)");
+        }
+        None
+    };
+    if config.is_none() && !sink.failed() {
+        sink.error(&(0..0), "the configuration is incomplete", "compare it with the example file");
+    }
+    Checked { config, findings: sink.into_errors(path.to_owned()) }
+}
+
+struct Reading<'a> {
+    sink: &'a Sink<'a>,
+    root: &'a Spanned<DeTable<'a>>,
+    path: &'a Path,
+    now: SystemTime,
+}
+
+/// Reads every section, whatever is wrong with the others; whole only when nothing is missing.
+fn read(from: &Reading<'_>) -> Option<Config> {
+    let base = from.path.parent().unwrap_or(Path::new(""));
+    let root = Section::root(from.sink, from.root.get_ref());
+    let edge = sections::edge(&root);
+    let paths = sections::paths(&root, base);
+    let interfaces = sections::interfaces(&root);
+    let management = sections::management(&root, &interfaces);
+    let access = services::access(&root, base);
+    let (inside, inside_files) = services::inside(&root, base, &access, &edge);
+    let federation = federation::federation(&root, &edge);
+    let known = firewall::Known {
+        access: access.listen.iter().map(|l| l.get_ref().ip()).collect(),
+        inside: inside.listen.iter().map(|l| l.1.ip()).collect(),
+    };
+    let firewall = firewall::firewall(&root, &known, management.as_ref());
+    let dns = sections::dns(&root);
+    let limits = sections::limits(&root);
+    let log = sections::log(&root);
+    root.not_yet("user_policy");
+    root.finish();
+    if let Some(files) = &access.files {
+        certificates::check(from.sink, files, from.now, Some(&edge));
+    }
+    if let Some(files) = &inside_files {
+        certificates::check(from.sink, files, from.now, None);
+    }
+    Some(Config {
+        file: from.path.to_owned(),
+        fqdn: edge.fqdn?.into_inner(),
+        domains: edge.domains.into_iter().map(Spanned::into_inner).collect(),
+        paths,
+        interfaces,
+        management: management?,
+        access: access.plain()?,
+        inside,
+        federation,
+        firewall,
+        dns,
+        limits,
+        log,
+    })
+}
+
+/// The resolvers that resolv.conf(5) names.
+fn resolvers(text: &str) -> Vec<SocketAddr> {
+    text.lines()
+        .filter_map(|line| {
+            let mut words = line.split_ascii_whitespace();
+            (words.next() == Some("nameserver")).then(|| words.next())??.parse::<IpAddr>().ok()
+        })
+        .take(3)
+        .map(|address| SocketAddr::new(address, 53))
+        .collect()
+}

@@ -134,7 +134,7 @@ pub struct Inside {
 }
 
 /// A server of ours that may send to the internal listener.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum InsideServer {
     /// By the name in its certificate (TLS).
     Name(Domain),

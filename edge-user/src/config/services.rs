@@ -1,0 +1,288 @@
+//! `[service.access]` and `[inside]`: listeners, servers, next hops, and whose files they use.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use toml::Spanned;
+
+use super::{
+    findings::{Sink, Span},
+    model::{AccessService, Host, Inside, InsideServer, NextHop, TlsFiles, Transport},
+    reader::Section,
+    sections::Edge,
+    values,
+};
+
+/// TLS files with the places where the configuration names them.
+pub(super) struct Files {
+    pub certificate: Spanned<PathBuf>,
+    pub key: Spanned<PathBuf>,
+    pub trust: Spanned<PathBuf>,
+}
+
+impl Files {
+    pub fn plain(&self) -> TlsFiles {
+        TlsFiles {
+            certificate: self.certificate.get_ref().clone(),
+            key: self.key.get_ref().clone(),
+            trust: self.trust.get_ref().clone(),
+        }
+    }
+}
+
+/// The access service, with its listeners' places.
+pub(super) struct Access {
+    pub listen: Vec<Spanned<SocketAddr>>,
+    pub advertise: Vec<IpAddr>,
+    pub files: Option<Files>,
+}
+
+impl Access {
+    pub fn plain(&self) -> Option<AccessService> {
+        Some(AccessService {
+            listen: self.listen.iter().map(|l| *l.get_ref()).collect(),
+            advertise: self.advertise.clone(),
+            tls: self.files.as_ref()?.plain(),
+        })
+    }
+}
+
+fn file(section: &Section<'_>, base: &Path, key: &'static str) -> Option<Spanned<PathBuf>> {
+    let text = section.text(key)?;
+    if text.get_ref().is_empty() || text.get_ref().contains('\0') {
+        section.sink.error(&text.span(), "this is no path", "name a PEM file");
+        return None;
+    }
+    Some(Spanned::new(text.span(), base.join(text.get_ref())))
+}
+
+pub(super) fn access(root: &Section<'_>, base: &Path) -> Access {
+    const MEND: &str = "add [service.access] with listen, certificate, key and trust";
+    let service = root.section("service");
+    let section = service.required_section("access", MEND);
+    section.require("listen", "add listen = \"203.0.113.10:5061\"");
+    section.require("certificate", "add certificate = \"edge.pem\", our chain, leaf first");
+    section.require("key", "add key = \"edge.key\", the certificate's private key");
+    section.require("trust", "add trust = \"partners.pem\", the roots that partners chain to");
+    let listen = section.parsed_list("listen", |text| values::listen(text, 5061));
+    if section.has("listen") && section.texts("listen").is_empty() {
+        section.sink.error(&section.span, "service.access.listen is empty", "name an address");
+    }
+    for item in &listen {
+        if item.get_ref().ip().is_loopback() {
+            section.sink.warn(
+                &item.span(),
+                "nobody outside reaches a loopback address",
+                "listen on an address of an external interface",
+            );
+        }
+    }
+    let advertise = advertise(&section, &listen);
+    let files = match (
+        file(&section, base, "certificate"),
+        file(&section, base, "key"),
+        file(&section, base, "trust"),
+    ) {
+        (Some(certificate), Some(key), Some(trust)) => Some(Files { certificate, key, trust }),
+        _ => None,
+    };
+    section.finish();
+    service.finish();
+    Access { listen, advertise, files }
+}
+
+fn advertise(section: &Section<'_>, listen: &[Spanned<SocketAddr>]) -> Vec<IpAddr> {
+    let advertise =
+        section.parsed_list("advertise", |text| values::address(text).and_then(values::definite));
+    super::sections::no_duplicates(section, &advertise, "the address");
+    for item in &advertise {
+        let same_family =
+            |l: &Spanned<SocketAddr>| l.get_ref().is_ipv4() == item.get_ref().is_ipv4();
+        if item.get_ref().is_loopback() {
+            section.sink.error(
+                &item.span(),
+                "a loopback address means nothing to others",
+                "name the address by which the outside reaches us",
+            );
+        } else if !listen.is_empty() && !listen.iter().any(same_family) {
+            section.sink.error(
+                &item.span(),
+                format!("{} is advertised, but nothing listens in its family", item.get_ref()),
+                "add a listen address of the same family, or take it out",
+            );
+        }
+    }
+    advertise.into_iter().map(Spanned::into_inner).collect()
+}
+
+/// `[inside]`; the second value tells whether its files are its own (then they are checked too).
+pub(super) fn inside(
+    root: &Section<'_>,
+    base: &Path,
+    access: &Access,
+    edge: &Edge,
+) -> (Inside, Option<Files>) {
+    let section = root.required_section(
+        "inside",
+        "add [inside] with listen, servers and next_hops, the way to the organisation's servers",
+    );
+    section.require("listen", "add listen = \"tls:10.0.0.10:5061\"");
+    section.require("servers", "add servers = [\"director.contoso.example\"]");
+    section.require(
+        "next_hops",
+        "add next_hops = [\"sip:director.contoso.example:5061;transport=tls\"]",
+    );
+    let listen = section.parsed_list("listen", values::inside_listen);
+    check_listeners(section.sink, access, &listen);
+    let servers = section.parsed_list("servers", values::inside_server);
+    check_servers(&section, &listen, &servers);
+    let next_hops = section.parsed_list("next_hops", values::next_hop);
+    check_next_hops(&section, edge, access, &listen, &next_hops);
+    for key in ["listen", "servers", "next_hops"] {
+        if section.has(key) && section.texts(key).is_empty() {
+            section.sink.error(
+                &section.key_span(key),
+                format!("inside.{key} is empty"),
+                "name at least one",
+            );
+        }
+    }
+    let (tls, own) = inside_files(&section, base, access);
+    let wants_tls = listen.iter().any(|l| l.get_ref().0 == Transport::Tls)
+        || next_hops.iter().any(|n| n.get_ref().transport == Transport::Tls);
+    section.finish();
+    let plain = |items: Vec<Spanned<_>>| items.into_iter().map(Spanned::into_inner).collect();
+    let inside = Inside {
+        listen: plain(listen),
+        tls: tls.filter(|_| wants_tls),
+        servers: servers.into_iter().map(Spanned::into_inner).collect(),
+        next_hops: next_hops.into_iter().map(Spanned::into_inner).collect(),
+    };
+    (inside, own)
+}
+
+/// Files for TLS inside: those of the access service, unless named here. A certificate and its
+/// key come together.
+fn inside_files(
+    section: &Section<'_>,
+    base: &Path,
+    access: &Access,
+) -> (Option<TlsFiles>, Option<Files>) {
+    let named =
+        ["certificate", "key", "trust"].map(|key| (section.has(key), file(section, base, key)));
+    let [(has_certificate, certificate), (has_key, key), (has_trust, trust)] = named;
+    if has_certificate != has_key {
+        let (have, lack) = if has_key { ("key", "certificate") } else { ("certificate", "key") };
+        section.sink.error(
+            &section.key_span(have),
+            format!("inside.{have} is given without inside.{lack}"),
+            format!("add {lack}, or take {have} out to use the files of the access service"),
+        );
+    }
+    let Some(shared) = &access.files else { return (None, None) };
+    let own = has_certificate || has_key || has_trust;
+    let files = Files {
+        certificate: certificate.unwrap_or_else(|| shared.certificate.clone()),
+        key: key.unwrap_or_else(|| shared.key.clone()),
+        trust: trust.unwrap_or_else(|| shared.trust.clone()),
+    };
+    (Some(files.plain()), own.then_some(files))
+}
+
+/// No two listeners on one address and port (TLS and TCP share one).
+fn check_listeners(sink: &Sink<'_>, access: &Access, inside: &[Spanned<(Transport, SocketAddr)>]) {
+    let mut taken: HashMap<(bool, SocketAddr), Span> = HashMap::new();
+    let outer = access.listen.iter().map(|l| (false, *l.get_ref(), l.span()));
+    let inner = inside.iter().map(|l| (l.get_ref().0 == Transport::Udp, l.get_ref().1, l.span()));
+    for (udp, address, span) in outer.chain(inner) {
+        if let Some(first) = taken.insert((udp, address), span.clone()) {
+            sink.error(
+                &span,
+                format!("{address} is listened on already in line {}", sink.line(&first)),
+                "give it another address or port",
+            );
+        }
+    }
+    let outside: HashSet<IpAddr> = access.listen.iter().map(|l| l.get_ref().ip()).collect();
+    for item in inside {
+        let ip = item.get_ref().1.ip();
+        if outside.contains(&ip) && !taken_twice(access, item.get_ref().1) {
+            sink.warn(
+                &item.span(),
+                format!("{ip} is also the address of the access service"),
+                "give the internal listener an address in the internal zone",
+            );
+        }
+    }
+}
+
+fn taken_twice(access: &Access, address: SocketAddr) -> bool {
+    access.listen.iter().any(|l| *l.get_ref() == address)
+}
+
+fn check_servers(
+    section: &Section<'_>,
+    listen: &[Spanned<(Transport, SocketAddr)>],
+    servers: &[Spanned<InsideServer>],
+) {
+    let mut seen = HashSet::new();
+    for server in servers {
+        if !seen.insert(server.get_ref()) {
+            section.sink.error(&server.span(), "this server stands here twice", "take one out");
+        }
+    }
+    if servers.is_empty() {
+        return;
+    }
+    let by_name = servers.iter().any(|s| matches!(s.get_ref(), InsideServer::Name(_)));
+    let by_prefix = servers.iter().any(|s| matches!(s.get_ref(), InsideServer::Prefix(_)));
+    for item in listen {
+        let tls = item.get_ref().0 == Transport::Tls;
+        if tls && !by_name {
+            section.sink.warn(
+                &item.span(),
+                "nobody may use this TLS listener: no server is listed by its certificate's name",
+                "add the servers' names to servers",
+            );
+        } else if !tls && !by_prefix {
+            section.sink.warn(
+                &item.span(),
+                "nobody may use this listener: no server is listed by address or prefix",
+                "add the servers' addresses to servers",
+            );
+        }
+    }
+}
+
+fn check_next_hops(
+    section: &Section<'_>,
+    edge: &Edge,
+    access: &Access,
+    listen: &[Spanned<(Transport, SocketAddr)>],
+    next_hops: &[Spanned<NextHop>],
+) {
+    let mut seen = HashSet::new();
+    let own =
+        access.listen.iter().map(|l| *l.get_ref()).chain(listen.iter().map(|l| l.get_ref().1));
+    let own: HashSet<SocketAddr> = own.collect();
+    for item in next_hops {
+        let hop = item.get_ref();
+        if !seen.insert(hop) {
+            section.sink.error(&item.span(), "this next hop stands here twice", "take one out");
+        }
+        let ours = match &hop.host {
+            Host::Name(name) => edge.fqdn.as_ref().is_some_and(|fqdn| fqdn.get_ref() == name),
+            Host::Address(address) => own.contains(&SocketAddr::new(*address, hop.port)),
+        };
+        if ours {
+            section.sink.error(
+                &item.span(),
+                "this next hop is this appliance itself",
+                "name the organisation's own server",
+            );
+        }
+    }
+}
