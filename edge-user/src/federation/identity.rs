@@ -155,7 +155,7 @@ fn printable(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use rcgen::{CertificateParams, DnType, Ia5String, KeyPair, SanType};
+    use rcgen::{CertificateParams, DnType, KeyPair, SanType, string::Ia5String};
 
     use super::*;
 
