@@ -1,0 +1,361 @@
+//! The head of a message: start line and headers, found and indexed in one pass that can stop at
+//! any byte and go on later (RFC 3261 sections 7.1 to 7.3).
+//!
+//! Two kinds of fault. A lexical one (a bare CR or LF, a control character, a line without a
+//! colon, a limit) ends the pass: nothing after it can be trusted, so nobody is answered. A
+//! fault of meaning (a header twice, a bad Content-Length) is kept, the pass goes on, and the
+//! caller gets the index beside the fault, enough to answer 400.
+
+use super::{header::HeaderName, message::Limits, method::MAX_METHOD};
+
+/// Why bytes are no SIP message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Fault {
+    /// The head is longer than allowed.
+    #[error("the head is too long")]
+    HeadTooLong,
+    /// A line of the head is longer than allowed.
+    #[error("a line of the head is too long")]
+    LineTooLong,
+    /// More headers than allowed.
+    #[error("too many headers")]
+    TooManyHeaders,
+    /// The body is longer than allowed.
+    #[error("the body is too long")]
+    BodyTooLong,
+    /// A CR without LF or an LF without CR in the head.
+    #[error("a line of the head does not end in CRLF")]
+    BareLineEnd,
+    /// NUL or another control character in the head.
+    #[error("a control character in the head")]
+    ControlCharacter,
+    /// Neither a request line nor a status line.
+    #[error("the start line is neither a request line nor a status line")]
+    StartLine,
+    /// Another version than SIP/2.0.
+    #[error("not SIP version 2.0")]
+    Version,
+    /// A line that is no header: no colon, or a name that is no token.
+    #[error("a line of the head is no header")]
+    HeaderLine,
+    /// A continuation line with nothing to continue, or with nothing on it.
+    #[error("a folded line that continues nothing or holds nothing")]
+    Folding,
+    /// A header that may stand once stands twice.
+    #[error("more than one {} header", .0.as_str())]
+    Duplicate(HeaderName),
+    /// A header without which a message cannot be handled.
+    #[error("no {} header", .0.as_str())]
+    Missing(HeaderName),
+    /// Content-Length is not a number.
+    #[error("Content-Length is not a number")]
+    ContentLength,
+    /// The datagram ends before its body does.
+    #[error("the datagram is shorter than its Content-Length")]
+    Truncated,
+    /// The datagram ends inside the head.
+    #[error("the head has no end")]
+    Unfinished,
+    /// The stream had a fault before; where a message begins is no longer known.
+    #[error("the stream is out of step")]
+    OutOfStep,
+}
+
+impl Fault {
+    /// The status code that says so to the peer (RFC 3261 section 21.4).
+    pub fn status(self) -> (u16, &'static str) {
+        match self {
+            Fault::BodyTooLong => (413, "Request Entity Too Large"),
+            Fault::Version => (505, "Version Not Supported"),
+            Fault::Duplicate(_) => (400, "Duplicate Header"),
+            Fault::Missing(_) => (400, "Missing Header"),
+            Fault::ContentLength => (400, "Bad Content-Length"),
+            Fault::StartLine => (400, "Bad Request Line"),
+            _ => (400, "Bad Request"),
+        }
+    }
+}
+
+/// A header line: offsets from the first byte of the message.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entry {
+    pub name: HeaderName,
+    /// First byte of the name.
+    pub start: u32,
+    /// One past the name.
+    pub name_end: u32,
+    /// The value, without white space around it.
+    pub value: u32,
+    pub value_end: u32,
+    /// One past the line's CRLF.
+    pub end: u32,
+}
+
+/// The start line: offsets.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) enum Start {
+    #[default]
+    None,
+    Request {
+        method_end: u32,
+        uri: u32,
+        uri_end: u32,
+    },
+    Response {
+        status: u16,
+        reason: u32,
+        reason_end: u32,
+    },
+}
+
+/// Progress through a head.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Head {
+    pub start: Start,
+    pub entries: Vec<Entry>,
+    /// Some header is folded: its line ends must become spaces.
+    pub folded: bool,
+    /// The first fault of meaning.
+    pub fault: Option<Fault>,
+    pub content_length: Option<usize>,
+    /// End of the start line, CRLF included.
+    pub start_end: u32,
+    seen: u64,
+    line: usize,
+    searched: usize,
+}
+
+impl Head {
+    /// Reads on in `bytes`, which begin at the message's first byte and have only grown since
+    /// the last call. `Some(end)` when the head is whole: `end` is where the body begins.
+    pub fn advance(&mut self, bytes: &[u8], limits: &Limits) -> Result<Option<usize>, Fault> {
+        loop {
+            let Some(offset) = memchr::memchr(b'\n', bytes.get(self.searched..).unwrap_or(&[]))
+            else {
+                self.searched = bytes.len();
+                self.check_length(bytes.len(), limits)?;
+                return Ok(None);
+            };
+            let newline = self.searched + offset;
+            self.check_length(newline, limits)?;
+            let start = self.line;
+            let line = bytes
+                .get(start..newline)
+                .and_then(|line| line.strip_suffix(b"\r"))
+                .ok_or(Fault::BareLineEnd)?;
+            (self.line, self.searched) = (newline + 1, newline + 1);
+            if line.is_empty() {
+                self.finish()?;
+                return Ok(Some(newline + 1));
+            }
+            check_characters(line)?;
+            if matches!(self.start, Start::None) {
+                self.start_line(line)?;
+                self.start_end = offset32(newline + 1);
+            } else if matches!(line[0], b' ' | b'\t') {
+                self.fold(bytes, newline + 1)?;
+            } else {
+                self.header(line, start, limits)?;
+            }
+        }
+    }
+
+    fn check_length(&self, reached: usize, limits: &Limits) -> Result<(), Fault> {
+        if reached > limits.head {
+            Err(Fault::HeadTooLong)
+        } else if reached - self.line > limits.line {
+            Err(Fault::LineTooLong)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn note(&mut self, fault: Fault) {
+        self.fault.get_or_insert(fault);
+    }
+
+    fn start_line(&mut self, line: &[u8]) -> Result<(), Fault> {
+        if line.len() >= 4 && line[..4].eq_ignore_ascii_case(b"SIP/") {
+            return self.status_line(line);
+        }
+        let method_end = line.iter().position(|b| *b == b' ').ok_or(Fault::StartLine)?;
+        let method = &line[..method_end];
+        if method.is_empty() || method.len() > MAX_METHOD || !method.iter().all(|b| is_token(*b)) {
+            return Err(Fault::StartLine);
+        }
+        let uri = method_end + 1;
+        let rest = &line[uri..];
+        let space = memchr::memrchr(b' ', rest).ok_or(Fault::StartLine)?;
+        let (target, version) = (&rest[..space], &rest[space + 1..]);
+        if !version.get(..4).is_some_and(|v| v.eq_ignore_ascii_case(b"SIP/")) {
+            self.note(Fault::StartLine);
+        } else if &version[4..] != b"2.0" {
+            self.note(Fault::Version);
+        }
+        if target.is_empty() || target.iter().any(|b| matches!(b, b' ' | b'\t')) {
+            self.note(Fault::StartLine);
+        }
+        self.start = Start::Request {
+            method_end: offset32(method_end),
+            uri: offset32(uri),
+            uri_end: offset32(uri + space),
+        };
+        Ok(())
+    }
+
+    fn status_line(&mut self, line: &[u8]) -> Result<(), Fault> {
+        let rest = line[4..].strip_prefix(b"2.0 ").ok_or(Fault::Version)?;
+        let (code, reason) = rest.split_at_checked(3).ok_or(Fault::StartLine)?;
+        if !code.iter().all(u8::is_ascii_digit) || !(reason.is_empty() || reason[0] == b' ') {
+            return Err(Fault::StartLine);
+        }
+        let status = code.iter().fold(0, |n, digit| n * 10 + u16::from(digit - b'0'));
+        if !(100..700).contains(&status) {
+            return Err(Fault::StartLine);
+        }
+        self.start = Start::Response {
+            status,
+            reason: offset32((line.len() - reason.len() + 1).min(line.len())),
+            reason_end: offset32(line.len()),
+        };
+        Ok(())
+    }
+
+    fn header(&mut self, line: &[u8], at: usize, limits: &Limits) -> Result<(), Fault> {
+        if self.entries.len() >= limits.headers {
+            return Err(Fault::TooManyHeaders);
+        }
+        let colon = memchr::memchr(b':', line).ok_or(Fault::HeaderLine)?;
+        let name = line[..colon].trim_ascii_end();
+        if name.is_empty() || !name.iter().all(|b| is_token(*b)) {
+            return Err(Fault::HeaderLine);
+        }
+        let known = HeaderName::from_token(name);
+        let (value, value_end) = trim(line, colon + 1, line.len());
+        if self.entries.is_empty() {
+            self.entries.reserve(24);
+        }
+        self.entries.push(Entry {
+            name: known,
+            start: offset32(at),
+            name_end: offset32(at + name.len()),
+            value: offset32(at + value),
+            value_end: offset32(at + value_end),
+            end: offset32(at + line.len() + 2),
+        });
+        if known.is_singleton() && self.seen & known.bit() != 0 {
+            self.note(Fault::Duplicate(known));
+        }
+        if known != HeaderName::Other {
+            self.seen |= known.bit();
+        }
+        if known == HeaderName::ContentLength {
+            self.read_content_length(&line[value..value_end]);
+        }
+        Ok(())
+    }
+
+    fn fold(&mut self, bytes: &[u8], end: usize) -> Result<(), Fault> {
+        let Some(entry) = self.entries.last_mut() else { return Err(Fault::Folding) };
+        let line = bytes.get(entry.end as usize..end).unwrap_or(&[]);
+        // Some parsers take a line of white space for the end of the head.
+        if line.trim_ascii().is_empty() {
+            return Err(Fault::Folding);
+        }
+        // From the colon on: the value may have been empty so far.
+        let colon = memchr::memchr(b':', bytes.get(entry.name_end as usize..end).unwrap_or(&[]));
+        let from = entry.name_end as usize + colon.unwrap_or(0) + 1;
+        let (value, value_end) = trim(bytes, from, end);
+        entry.value = offset32(value);
+        entry.value_end = offset32(value_end);
+        entry.end = offset32(end);
+        self.folded = true;
+        if entry.name == HeaderName::ContentLength {
+            self.read_content_length(bytes.get(value..value_end).unwrap_or(&[]));
+        }
+        Ok(())
+    }
+
+    fn read_content_length(&mut self, value: &[u8]) {
+        // An empty value may go on in a folded line; `finish` looks whether a number came.
+        if value.is_empty() {
+            return;
+        }
+        match number(value) {
+            Some(length) => self.content_length = Some(length as usize),
+            None => self.note(Fault::ContentLength),
+        }
+    }
+
+    fn finish(&mut self) -> Result<(), Fault> {
+        if matches!(self.start, Start::None) {
+            return Err(Fault::StartLine);
+        }
+        const REQUIRED: [HeaderName; 5] = [
+            HeaderName::Via,
+            HeaderName::From,
+            HeaderName::To,
+            HeaderName::CallId,
+            HeaderName::CSeq,
+        ];
+        for name in REQUIRED {
+            if self.seen & name.bit() == 0 {
+                self.note(Fault::Missing(name));
+            }
+        }
+        if self.content_length.is_none() && self.seen & HeaderName::ContentLength.bit() != 0 {
+            self.note(Fault::ContentLength);
+        }
+        Ok(())
+    }
+}
+
+/// Offsets fit: `Limits` keep a head far below 4 GiB.
+fn offset32(offset: usize) -> u32 {
+    u32::try_from(offset).unwrap_or(u32::MAX)
+}
+
+/// The range without white space (and, in a folded value, line ends) around it.
+fn trim(bytes: &[u8], start: usize, end: usize) -> (usize, usize) {
+    let Some(value) = bytes.get(start..end) else { return (start, start) };
+    let skipped = value.len() - value.trim_ascii_start().len();
+    (start + skipped, start + skipped + value.trim_ascii().len())
+}
+
+/// Decimal digits, at most ten of them.
+pub(super) fn number(text: &[u8]) -> Option<u32> {
+    if text.is_empty() || text.len() > 10 || !text.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let value = text.iter().fold(0u64, |n, digit| n * 10 + u64::from(digit - b'0'));
+    u32::try_from(value).ok()
+}
+
+/// No control character but the tab. Written so that the compiler makes vectors of it.
+fn check_characters(line: &[u8]) -> Result<(), Fault> {
+    let bad = line
+        .iter()
+        .fold(0u8, |bad, b| bad | u8::from((*b < 0x20) & (*b != b'\t')) | u8::from(*b == 0x7f));
+    match bad {
+        0 => Ok(()),
+        _ if line.contains(&b'\r') => Err(Fault::BareLineEnd),
+        _ => Err(Fault::ControlCharacter),
+    }
+}
+
+const TOKEN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut b = 0;
+    while b < 256 {
+        let c = b as u8;
+        table[b] = c.is_ascii_alphanumeric()
+            || matches!(c, b'-' | b'.' | b'!' | b'%' | b'*' | b'_' | b'+' | b'`' | b'\'' | b'~');
+        b += 1;
+    }
+    table
+};
+
+/// RFC 3261 section 25.1 `token`.
+pub(super) fn is_token(b: u8) -> bool {
+    TOKEN[usize::from(b)]
+}

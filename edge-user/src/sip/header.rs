@@ -1,0 +1,233 @@
+//! Header names: the ones the appliance looks at, with their compact forms (RFC 3261 section
+//! 7.3.3 and the IANA registry), and `Other` for the rest.
+
+macro_rules! names {
+    ($( $(#[$doc:meta])* $variant:ident = $text:literal $(, $compact:literal)? ;)*) => {
+        /// The name of a header that the appliance knows.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum HeaderName {
+            $( $(#[$doc])* $variant, )*
+            /// A header the appliance does not know: carried as it is.
+            Other,
+        }
+
+        impl HeaderName {
+            /// Every name but `Other`.
+            pub const KNOWN: &'static [HeaderName] = &[$( HeaderName::$variant, )*];
+
+            /// The long form; empty for `Other`.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $( HeaderName::$variant => $text, )*
+                    HeaderName::Other => "",
+                }
+            }
+
+            /// The compact form, if there is one.
+            pub const fn compact(self) -> Option<u8> {
+                match self {
+                    $( $( HeaderName::$variant => Some($compact), )? )*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+names! {
+    /// RFC 3261 section 20.42.
+    Via = "Via", b'v';
+    /// RFC 3261 section 20.20.
+    From = "From", b'f';
+    /// RFC 3261 section 20.39.
+    To = "To", b't';
+    /// RFC 3261 section 20.8.
+    CallId = "Call-ID", b'i';
+    /// RFC 3261 section 20.16.
+    CSeq = "CSeq";
+    /// RFC 3261 section 20.22.
+    MaxForwards = "Max-Forwards";
+    /// RFC 3261 section 20.14.
+    ContentLength = "Content-Length", b'l';
+    /// RFC 3261 section 20.10.
+    Contact = "Contact", b'm';
+    /// RFC 3261 section 20.34.
+    Route = "Route";
+    /// RFC 3261 section 20.30.
+    RecordRoute = "Record-Route";
+    /// RFC 3261 section 20.15.
+    ContentType = "Content-Type", b'c';
+    /// RFC 3261 section 20.12.
+    ContentEncoding = "Content-Encoding", b'e';
+    /// RFC 3261 section 20.37.
+    Supported = "Supported", b'k';
+    /// RFC 3261 section 20.40.
+    Unsupported = "Unsupported";
+    /// RFC 3261 section 20.32.
+    Require = "Require";
+    /// RFC 3261 section 20.29.
+    ProxyRequire = "Proxy-Require";
+    /// RFC 3261 section 20.5.
+    Allow = "Allow";
+    /// RFC 3261 section 20.1.
+    Accept = "Accept";
+    /// RFC 3261 section 20.19.
+    Expires = "Expires";
+    /// RFC 3261 section 20.17.
+    Date = "Date";
+    /// RFC 3261 section 20.36.
+    Subject = "Subject", b's';
+    /// RFC 3261 section 20.38.
+    Timestamp = "Timestamp";
+    /// RFC 3261 section 20.41.
+    UserAgent = "User-Agent";
+    /// RFC 3261 section 20.35.
+    Server = "Server";
+    /// RFC 3261 section 20.33.
+    RetryAfter = "Retry-After";
+    /// RFC 3261 section 20.43.
+    Warning = "Warning";
+    /// RFC 3261 section 20.7.
+    Authorization = "Authorization";
+    /// RFC 3261 section 20.28.
+    ProxyAuthorization = "Proxy-Authorization";
+    /// RFC 3261 section 20.44.
+    WwwAuthenticate = "WWW-Authenticate";
+    /// RFC 3261 section 20.27.
+    ProxyAuthenticate = "Proxy-Authenticate";
+    /// RFC 3325 section 9.1.
+    PAssertedIdentity = "P-Asserted-Identity";
+    /// RFC 3325 section 9.2.
+    PPreferredIdentity = "P-Preferred-Identity";
+    /// RFC 3323.
+    Privacy = "Privacy";
+    /// RFC 3326.
+    Reason = "Reason";
+    /// RFC 6665.
+    Event = "Event", b'o';
+    /// RFC 6665.
+    AllowEvents = "Allow-Events", b'u';
+    /// RFC 6665.
+    SubscriptionState = "Subscription-State";
+    /// RFC 3515.
+    ReferTo = "Refer-To", b'r';
+    /// RFC 3892.
+    ReferredBy = "Referred-By", b'b';
+    /// RFC 3891.
+    Replaces = "Replaces";
+    /// RFC 4028.
+    SessionExpires = "Session-Expires", b'x';
+    /// RFC 8224.
+    Identity = "Identity", b'y';
+    /// RFC 3327.
+    Path = "Path";
+    /// RFC 7044.
+    HistoryInfo = "History-Info";
+    /// MS-SIPRE: only an edge writes it, so what a peer sends is taken away.
+    MsEdgeProxyMessageTrust = "ms-edge-proxy-message-trust";
+    /// MS-OCER.
+    MsDiagnostics = "ms-diagnostics";
+}
+
+impl HeaderName {
+    /// The name a header line's token stands for; case does not matter.
+    pub fn from_token(token: &[u8]) -> Self {
+        let Some(&first) = token.first() else { return HeaderName::Other };
+        let first = first.to_ascii_lowercase();
+        if token.len() == 1 {
+            return COMPACT.get(usize::from(first)).copied().unwrap_or(HeaderName::Other);
+        }
+        let bucket = BY_FIRST[usize::from(first) & 31];
+        // Names are grouped by first letter in a table made at compile time.
+        for &name in bucket.iter() {
+            if name as u8 == HeaderName::Other as u8 {
+                break;
+            }
+            if name.as_str().len() == token.len()
+                && name.as_str().as_bytes().eq_ignore_ascii_case(token)
+            {
+                return name;
+            }
+        }
+        HeaderName::Other
+    }
+
+    /// Whether a message holds it at most once, and a second one is an attack or a fault
+    /// (RFC 3261 sections 7.3.1, 20; two From are the oldest way to fool a gateway).
+    pub const fn is_singleton(self) -> bool {
+        matches!(
+            self,
+            HeaderName::From
+                | HeaderName::To
+                | HeaderName::CallId
+                | HeaderName::CSeq
+                | HeaderName::MaxForwards
+                | HeaderName::ContentLength
+        )
+    }
+
+    /// Its bit in a set of names.
+    pub(super) const fn bit(self) -> u64 {
+        1 << (self as u8)
+    }
+}
+
+/// Names that begin with one letter; the longest group has room to spare.
+const GROUP: usize = 10;
+
+const BY_FIRST: [[HeaderName; GROUP]; 32] = group_by_first();
+const COMPACT: [HeaderName; 128] = group_compact();
+
+const fn group_by_first() -> [[HeaderName; GROUP]; 32] {
+    let mut table = [[HeaderName::Other; GROUP]; 32];
+    let mut used = [0; 32];
+    let mut i = 0;
+    while i < HeaderName::KNOWN.len() {
+        let name = HeaderName::KNOWN[i];
+        let slot = (name.as_str().as_bytes()[0].to_ascii_lowercase() & 31) as usize;
+        // Evaluated by the compiler: a group that overflows does not build.
+        table[slot][used[slot]] = name;
+        used[slot] += 1;
+        i += 1;
+    }
+    table
+}
+
+const fn group_compact() -> [HeaderName; 128] {
+    let mut table = [HeaderName::Other; 128];
+    let mut i = 0;
+    while i < HeaderName::KNOWN.len() {
+        let name = HeaderName::KNOWN[i];
+        if let Some(letter) = name.compact() {
+            table[letter as usize] = name;
+        }
+        i += 1;
+    }
+    table
+}
+
+// The set of names fits one word.
+const _: () = assert!((HeaderName::Other as u8) < 64);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_is_found_in_any_case_and_in_its_compact_form() {
+        for &name in HeaderName::KNOWN {
+            let text = name.as_str();
+            assert_eq!(HeaderName::from_token(text.as_bytes()), name);
+            assert_eq!(HeaderName::from_token(text.to_ascii_uppercase().as_bytes()), name);
+            assert_eq!(HeaderName::from_token(text.to_ascii_lowercase().as_bytes()), name);
+            if let Some(letter) = name.compact() {
+                assert_eq!(HeaderName::from_token(&[letter]), name);
+                assert_eq!(HeaderName::from_token(&[letter.to_ascii_uppercase()]), name);
+            }
+        }
+        for unknown in ["", "q", "X-Via", "Vi", "Viaa", "\u{e9}", "ms-", "@"] {
+            assert_eq!(HeaderName::from_token(unknown.as_bytes()), HeaderName::Other, "{unknown}");
+        }
+    }
+}

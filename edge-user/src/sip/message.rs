@@ -1,0 +1,382 @@
+//! A message: its bytes, and an index into them. Nothing is copied, nothing is changed, except
+//! that the line ends inside folded headers become spaces (RFC 3261 section 25.1 lets a
+//! recipient do so; it keeps every length), so that no value ever holds a CR or LF.
+
+use std::{fmt, ops::Range};
+
+use bytes::{Bytes, BytesMut};
+
+use super::{
+    head::{Entry, Fault, Head, Start, number},
+    header::HeaderName,
+    method::Method,
+    uri::{Uri, UriError},
+    value::{CSeq, ListIter, NameAddr, ValueError},
+    via::Via,
+};
+
+/// What a peer may send at most.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Start line and headers, in bytes.
+    pub head: usize,
+    /// Body, in bytes.
+    pub body: usize,
+    /// Headers.
+    pub headers: usize,
+    /// One line of the head, in bytes.
+    pub line: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { head: 64 * 1024, body: 1024 * 1024, headers: 256, line: 16 * 1024 }
+    }
+}
+
+/// Why bytes are no message, with as much of the message as could be read.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{fault}")]
+pub struct FrameError {
+    /// What is wrong.
+    pub fault: Fault,
+    partial: Option<Box<Message>>,
+}
+
+impl FrameError {
+    pub(super) fn new(fault: Fault) -> Self {
+        Self { fault, partial: None }
+    }
+
+    pub(super) fn with(fault: Fault, partial: Message) -> Self {
+        Self { fault, partial: Some(Box::new(partial)) }
+    }
+
+    /// The request, if it can be answered: it is not an ACK and has the headers a response
+    /// copies (Via, From, To, Call-ID, CSeq). Its body is empty and its values are not checked:
+    /// good for [`super::build::response`] with [`Fault::status`], and for nothing else.
+    pub fn answerable(&self) -> Option<&Message> {
+        let partial = self.partial.as_deref()?;
+        let has = |name| partial.header(name).is_some();
+        (partial.method().is_some_and(|method| method != Method::Ack)
+            && has(HeaderName::Via)
+            && has(HeaderName::From)
+            && has(HeaderName::To)
+            && has(HeaderName::CallId)
+            && has(HeaderName::CSeq))
+        .then_some(partial)
+    }
+}
+
+/// A SIP message: its bytes and an index into them. Cheap to clone but for the index.
+#[derive(Clone)]
+pub struct Message {
+    bytes: Bytes,
+    start: Start,
+    start_end: u32,
+    entries: Vec<Entry>,
+    body: u32,
+}
+
+/// One header line.
+#[derive(Clone, Copy, Debug)]
+pub struct Header<'a> {
+    /// Which line of the head it is, from 0: what [`super::Edit`] takes.
+    pub index: usize,
+    /// Its name, when the appliance knows it.
+    pub name: HeaderName,
+    /// Its name as it is written.
+    pub raw_name: &'a str,
+    /// Its value, without white space around it. No control characters but tabs.
+    pub value: &'a [u8],
+}
+
+/// One value of a comma-separated header (Via, Route, Record-Route, Contact).
+#[derive(Clone, Debug)]
+pub struct Element<'a> {
+    /// The header line it stands in.
+    pub header: usize,
+    /// Its bytes, without white space around them.
+    pub value: &'a [u8],
+    /// Where they are in [`Message::bytes`].
+    pub range: Range<usize>,
+}
+
+impl Message {
+    /// Reads one datagram. What follows the body is ignored; without Content-Length the body
+    /// goes to the end (RFC 3261 section 18.3).
+    pub fn parse_datagram(bytes: Bytes, limits: &Limits) -> Result<Self, FrameError> {
+        let mut bytes = bytes;
+        while bytes.starts_with(b"\r\n") {
+            bytes = bytes.slice(2..);
+        }
+        let mut head = Head::default();
+        let body = match head.advance(&bytes, limits) {
+            Ok(Some(body)) => body,
+            Ok(None) => return Err(FrameError::new(Fault::Unfinished)),
+            Err(fault) => return Err(FrameError::new(fault)),
+        };
+        let length = head.content_length.unwrap_or(bytes.len() - body);
+        let fault = match head.fault {
+            Some(fault) => Some(fault),
+            None if length > limits.body => Some(Fault::BodyTooLong),
+            None if length > bytes.len() - body => Some(Fault::Truncated),
+            None => None,
+        };
+        let end = if fault.is_some() { body } else { body + length };
+        let bytes = bytes.slice(..end);
+        let bytes = if head.folded {
+            let mut changed = BytesMut::from(bytes);
+            unfold(&mut changed, &head.entries);
+            changed.freeze()
+        } else {
+            bytes
+        };
+        let message = Self::assemble(bytes, head, body);
+        match fault {
+            None => Ok(message),
+            Some(fault) => Err(FrameError::with(fault, message)),
+        }
+    }
+
+    /// Joins bytes and their index. Folds are gone from `bytes` by now.
+    pub(super) fn assemble(bytes: Bytes, head: Head, body: usize) -> Self {
+        Self {
+            bytes,
+            start: head.start,
+            start_end: head.start_end,
+            entries: head.entries,
+            body: u32::try_from(body).unwrap_or(u32::MAX),
+        }
+    }
+
+    fn slice(&self, start: u32, end: u32) -> &[u8] {
+        self.bytes.get(start as usize..end as usize).unwrap_or(&[])
+    }
+
+    /// The whole message.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// Whether it is a request.
+    pub fn is_request(&self) -> bool {
+        matches!(self.start, Start::Request { .. })
+    }
+
+    /// A request's method.
+    pub fn method(&self) -> Option<Method<'_>> {
+        match self.start {
+            Start::Request { method_end, .. } => {
+                std::str::from_utf8(self.slice(0, method_end)).ok().map(Method::from_token)
+            }
+            _ => None,
+        }
+    }
+
+    /// A request's Request-URI; `None` for a response.
+    pub fn request_uri(&self) -> Option<Result<Uri<'_>, UriError>> {
+        let range = self.request_uri_range()?;
+        let text = self.bytes.get(range).and_then(|uri| std::str::from_utf8(uri).ok());
+        Some(text.ok_or(UriError::Character).and_then(Uri::parse))
+    }
+
+    /// Where the Request-URI is in [`Message::bytes`].
+    pub(super) fn request_uri_range(&self) -> Option<Range<usize>> {
+        match self.start {
+            Start::Request { uri, uri_end, .. } => Some(uri as usize..uri_end as usize),
+            _ => None,
+        }
+    }
+
+    /// A response's status code, 100 to 699.
+    pub fn status(&self) -> Option<u16> {
+        match self.start {
+            Start::Response { status, .. } => Some(status),
+            _ => None,
+        }
+    }
+
+    /// A response's reason phrase.
+    pub fn reason(&self) -> Option<&[u8]> {
+        match self.start {
+            Start::Response { reason, reason_end, .. } => Some(self.slice(reason, reason_end)),
+            _ => None,
+        }
+    }
+
+    /// The body.
+    pub fn body(&self) -> &[u8] {
+        self.bytes.get(self.body as usize..).unwrap_or(&[])
+    }
+
+    /// The body, sharing the message's memory.
+    pub fn body_bytes(&self) -> Bytes {
+        self.bytes.slice((self.body as usize).min(self.bytes.len())..)
+    }
+
+    /// Where the first header line begins.
+    pub(super) fn headers_start(&self) -> usize {
+        self.start_end as usize
+    }
+
+    /// Where the body begins.
+    pub(super) fn body_start(&self) -> usize {
+        self.body as usize
+    }
+
+    /// Every header line, in order.
+    pub fn all_headers(&self) -> impl Iterator<Item = Header<'_>> {
+        self.entries.iter().enumerate().map(|(index, entry)| self.view(index, entry))
+    }
+
+    fn view(&self, index: usize, entry: &Entry) -> Header<'_> {
+        Header {
+            index,
+            name: entry.name,
+            raw_name: std::str::from_utf8(self.slice(entry.start, entry.name_end))
+                .unwrap_or_default(),
+            value: self.slice(entry.value, entry.value_end),
+        }
+    }
+
+    /// The header lines with one name, in order.
+    pub fn headers(&self, name: HeaderName) -> impl Iterator<Item = Header<'_>> {
+        self.entries
+            .iter()
+            .enumerate()
+            .filter(move |(_, entry)| entry.name == name)
+            .map(|(index, entry)| self.view(index, entry))
+    }
+
+    /// The header lines with a name that is no [`HeaderName`]; case does not matter.
+    pub fn headers_named<'m>(&'m self, name: &str) -> impl Iterator<Item = Header<'m>> {
+        self.all_headers().filter(move |header| header.raw_name.eq_ignore_ascii_case(name))
+    }
+
+    /// The first header line with a name.
+    pub fn header(&self, name: HeaderName) -> Option<Header<'_>> {
+        self.headers(name).next()
+    }
+
+    /// The value of the first header line with a name, as text.
+    pub fn text(&self, name: HeaderName) -> Option<&str> {
+        std::str::from_utf8(self.header(name)?.value).ok()
+    }
+
+    /// The values of a comma-separated header over all its lines, in order. Commas inside quotes
+    /// and angle brackets do not separate.
+    pub fn list(&self, name: HeaderName) -> impl Iterator<Item = Element<'_>> {
+        self.entries.iter().enumerate().filter(move |(_, entry)| entry.name == name).flat_map(
+            move |(header, entry)| {
+                let base = entry.value as usize;
+                ListIter::new(self.slice(entry.value, entry.value_end)).map(move |range| Element {
+                    header,
+                    value: self.bytes.get(base + range.start..base + range.end).unwrap_or(&[]),
+                    range: base + range.start..base + range.end,
+                })
+            },
+        )
+    }
+
+    /// The line of a header: from its name to past its CRLF.
+    pub(super) fn line_range(&self, index: usize) -> Option<Range<usize>> {
+        self.entries.get(index).map(|entry| entry.start as usize..entry.end as usize)
+    }
+
+    /// The value of a header line.
+    pub(super) fn value_range(&self, index: usize) -> Option<Range<usize>> {
+        self.entries.get(index).map(|entry| entry.value as usize..entry.value_end as usize)
+    }
+
+    /// The top Via.
+    pub fn via(&self) -> Result<Via<'_>, ValueError> {
+        let element = self.list(HeaderName::Via).next().ok_or(ValueError::Missing)?;
+        Via::parse(element.value)
+    }
+
+    /// From.
+    pub fn from(&self) -> Result<NameAddr<'_>, ValueError> {
+        NameAddr::parse(self.header(HeaderName::From).ok_or(ValueError::Missing)?.value)
+    }
+
+    /// To.
+    pub fn to(&self) -> Result<NameAddr<'_>, ValueError> {
+        NameAddr::parse(self.header(HeaderName::To).ok_or(ValueError::Missing)?.value)
+    }
+
+    /// Call-ID.
+    pub fn call_id(&self) -> Result<&str, ValueError> {
+        let value = self.header(HeaderName::CallId).ok_or(ValueError::Missing)?.value;
+        if value.is_empty() || !value.iter().all(u8::is_ascii_graphic) {
+            return Err(ValueError::CallId);
+        }
+        std::str::from_utf8(value).map_err(|_| ValueError::CallId)
+    }
+
+    /// CSeq.
+    pub fn cseq(&self) -> Result<CSeq<'_>, ValueError> {
+        CSeq::parse(self.header(HeaderName::CSeq).ok_or(ValueError::Missing)?.value)
+    }
+
+    /// Max-Forwards; `None` when there is none, as from an RFC 2543 sender.
+    pub fn max_forwards(&self) -> Result<Option<u8>, ValueError> {
+        match self.header(HeaderName::MaxForwards) {
+            None => Ok(None),
+            Some(header) => number(header.value)
+                .and_then(|hops| u8::try_from(hops).ok())
+                .map(Some)
+                .ok_or(ValueError::MaxForwards),
+        }
+    }
+
+    /// Reads every value that routing and dialogs rest on, and says what is wrong with the first
+    /// bad one: all Via, From, To, Call-ID, CSeq (whose method is the request's), Max-Forwards,
+    /// Route, Record-Route, and for requests the Request-URI.
+    pub fn validate(&self) -> Result<(), ValueError> {
+        for element in self.list(HeaderName::Via) {
+            Via::parse(element.value)?;
+        }
+        self.from()?;
+        self.to()?;
+        self.call_id()?;
+        self.max_forwards()?;
+        let cseq = self.cseq()?;
+        if self.method().is_some_and(|method| method != cseq.method) {
+            return Err(ValueError::CSeq);
+        }
+        for name in [HeaderName::Route, HeaderName::RecordRoute] {
+            for element in self.list(name) {
+                NameAddr::parse_bracketed(element.value)?;
+            }
+        }
+        match self.request_uri() {
+            Some(Err(error)) => Err(ValueError::Uri(error)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Makes spaces of the line ends inside folded headers.
+pub(super) fn unfold(bytes: &mut [u8], entries: &[Entry]) {
+    for entry in entries {
+        let end = (entry.end as usize).saturating_sub(2);
+        for b in bytes.get_mut(entry.start as usize..end).unwrap_or(&mut []) {
+            if matches!(*b, b'\r' | b'\n') {
+                *b = b' ';
+            }
+        }
+    }
+}
+
+/// The start line only: headers and bodies are not for logs.
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let line = self.slice(0, self.start_end.saturating_sub(2));
+        f.debug_struct("Message")
+            .field("start_line", &String::from_utf8_lossy(line))
+            .field("headers", &self.entries.len())
+            .field("body_bytes", &self.body().len())
+            .finish()
+    }
+}

@@ -1,0 +1,261 @@
+//! URIs (RFC 3261 sections 19.1 and 25.1, RFC 3966 for `tel:`, RFC 5954 for IPv6).
+//!
+//! Trust decisions rest on the host, so there is one reading and no repair: the user part ends
+//! at the only `@`, a second one is an error, and what the grammar does not allow is refused.
+
+use super::{Host, Params, host::host_and_port};
+
+/// A URI, in slices of the message.
+#[derive(Clone, Copy, Debug)]
+pub struct Uri<'a> {
+    raw: &'a str,
+    scheme: Scheme,
+    user: Option<&'a str>,
+    password: Option<&'a str>,
+    host: Option<Host<'a>>,
+    port: Option<u16>,
+    params: Params<'a>,
+    headers: Option<&'a str>,
+}
+
+/// A URI's scheme.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    /// `sip:`
+    Sip,
+    /// `sips:`
+    Sips,
+    /// `tel:`
+    Tel,
+    /// Anything else: opaque, without user or host.
+    Other,
+}
+
+/// Why a text is no URI that the appliance accepts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UriError {
+    /// No scheme, or one with characters that no scheme has.
+    #[error("a URI begins with a scheme and a colon")]
+    Scheme,
+    /// White space, a control character, an angle bracket, a quote or something else that must
+    /// be escaped.
+    #[error("a character that a URI does not hold unescaped")]
+    Character,
+    /// An empty user part, a bad escape in it, or a second `@`.
+    #[error("the user part is not well formed")]
+    User,
+    /// No host, or neither a host name nor an address as RFC 3261 writes them.
+    #[error("the host is neither a name nor an address")]
+    Host,
+    /// A parameter without a name, one that appears twice, or too many.
+    #[error("the URI's parameters are not well formed")]
+    Params,
+}
+
+impl<'a> Uri<'a> {
+    /// Reads a whole text as a URI.
+    pub fn parse(raw: &'a str) -> Result<Self, UriError> {
+        if let Some(bad) = raw.bytes().find(|b| !is_uri_byte(*b)) {
+            let _ = bad;
+            return Err(UriError::Character);
+        }
+        let (scheme, rest) = raw.split_once(':').ok_or(UriError::Scheme)?;
+        let mut letters = scheme.bytes();
+        if !letters.next().is_some_and(|b| b.is_ascii_alphabetic())
+            || !letters.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'))
+        {
+            return Err(UriError::Scheme);
+        }
+        if scheme.eq_ignore_ascii_case("sip") {
+            Self::sip(raw, Scheme::Sip, rest)
+        } else if scheme.eq_ignore_ascii_case("sips") {
+            Self::sip(raw, Scheme::Sips, rest)
+        } else if scheme.eq_ignore_ascii_case("tel") {
+            Self::tel(raw, rest)
+        } else if rest.is_empty() {
+            Err(UriError::Host)
+        } else {
+            Ok(Self { scheme: Scheme::Other, ..Self::opaque(raw) })
+        }
+    }
+
+    fn opaque(raw: &'a str) -> Self {
+        Self {
+            raw,
+            scheme: Scheme::Other,
+            user: None,
+            password: None,
+            host: None,
+            port: None,
+            params: Params::EMPTY,
+            headers: None,
+        }
+    }
+
+    fn sip(raw: &'a str, scheme: Scheme, rest: &'a str) -> Result<Self, UriError> {
+        let mut uri = Self { scheme, ..Self::opaque(raw) };
+        let rest = match rest.split_once('@') {
+            None => rest,
+            Some((userinfo, rest)) => {
+                if rest.contains('@') {
+                    return Err(UriError::User);
+                }
+                let (user, password) = match userinfo.split_once(':') {
+                    Some((user, password)) => (user, Some(password)),
+                    None => (userinfo, None),
+                };
+                if user.is_empty()
+                    || !is_escaped_text(user, is_user_byte)
+                    || !password.is_none_or(|p| is_escaped_text(p, is_password_byte))
+                {
+                    return Err(UriError::User);
+                }
+                (uri.user, uri.password) = (Some(user), password);
+                rest
+            }
+        };
+        let (rest, headers) = match rest.split_once('?') {
+            Some((rest, headers)) => (rest, Some(headers)),
+            None => (rest, None),
+        };
+        if !headers.is_none_or(|h| !h.is_empty() && is_escaped_text(h, is_header_byte)) {
+            return Err(UriError::Character);
+        }
+        uri.headers = headers;
+        let params_at = rest.find(';').unwrap_or(rest.len());
+        let (address, params) = rest.split_at(params_at);
+        let (host, port) = host_and_port(address).ok_or(UriError::Host)?;
+        (uri.host, uri.port) = (Some(host), port);
+        uri.params = uri_params(params)?;
+        Ok(uri)
+    }
+
+    fn tel(raw: &'a str, rest: &'a str) -> Result<Self, UriError> {
+        let params_at = rest.find(';').unwrap_or(rest.len());
+        let (number, params) = rest.split_at(params_at);
+        let digits = number.strip_prefix('+').unwrap_or(number);
+        let phone =
+            |b: u8| b.is_ascii_hexdigit() || matches!(b, b'*' | b'#' | b'-' | b'.' | b'(' | b')');
+        if digits.is_empty() || !digits.bytes().all(phone) {
+            return Err(UriError::User);
+        }
+        let params = uri_params(params)?;
+        Ok(Self { scheme: Scheme::Tel, user: Some(number), params, ..Self::opaque(raw) })
+    }
+
+    /// The whole text.
+    pub fn as_str(&self) -> &'a str {
+        self.raw
+    }
+
+    /// Its scheme.
+    pub fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    /// Whether it is `sip:` or `sips:`.
+    pub fn is_sip(&self) -> bool {
+        matches!(self.scheme, Scheme::Sip | Scheme::Sips)
+    }
+
+    /// The user part as it is written, escapes and `;` included, without the password; for
+    /// `tel:` the number.
+    pub fn user(&self) -> Option<&'a str> {
+        self.user
+    }
+
+    /// The password. Never log it.
+    pub fn password(&self) -> Option<&'a str> {
+        self.password
+    }
+
+    /// The host: always there for `sip:` and `sips:`, never otherwise.
+    pub fn host(&self) -> Option<Host<'a>> {
+        self.host
+    }
+
+    /// The port, if one is written.
+    pub fn port(&self) -> Option<u16> {
+        self.port
+    }
+
+    /// The parameters.
+    pub fn params(&self) -> Params<'a> {
+        self.params
+    }
+
+    /// What follows `?`, undecoded.
+    pub fn headers(&self) -> Option<&'a str> {
+        self.headers
+    }
+
+    /// Whether it has `;lr` (RFC 3261 section 19.1.1).
+    pub fn is_loose_router(&self) -> bool {
+        self.params.has("lr")
+    }
+
+    /// `;transport=`, as it is written.
+    pub fn transport(&self) -> Option<&'a str> {
+        self.params.get("transport")
+    }
+}
+
+/// `;`-separated parameters of a URI: no white space, no quotes, no name twice.
+fn uri_params(text: &str) -> Result<Params<'_>, UriError> {
+    if text.is_empty() {
+        return Ok(Params::EMPTY);
+    }
+    if !is_escaped_text(text, is_param_byte) {
+        return Err(UriError::Params);
+    }
+    Params::parse(text).filter(Params::names_are_unique).ok_or(UriError::Params)
+}
+
+/// Visible ASCII without the delimiters that RFC 3261 section 25.1 never lets stand in a URI.
+fn is_uri_byte(b: u8) -> bool {
+    b.is_ascii_graphic()
+        && !matches!(b, b'<' | b'>' | b'"' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}')
+}
+
+fn is_unreserved(b: u8) -> bool {
+    b.is_ascii_alphanumeric()
+        || matches!(b, b'-' | b'_' | b'.' | b'!' | b'~' | b'*' | b'\'' | b'(' | b')')
+}
+
+fn is_user_byte(b: u8) -> bool {
+    // `#` is not in the grammar, but phones send it and it delimits nothing here.
+    is_unreserved(b) || matches!(b, b'&' | b'=' | b'+' | b'$' | b',' | b';' | b'?' | b'/' | b'#')
+}
+
+fn is_password_byte(b: u8) -> bool {
+    is_unreserved(b) || matches!(b, b'&' | b'=' | b'+' | b'$' | b',')
+}
+
+fn is_param_byte(b: u8) -> bool {
+    is_unreserved(b)
+        || matches!(b, b'[' | b']' | b'/' | b':' | b'&' | b'+' | b'$' | b';' | b'=' | b',' | b'#')
+}
+
+fn is_header_byte(b: u8) -> bool {
+    is_unreserved(b)
+        || matches!(b, b'[' | b']' | b'/' | b'?' | b':' | b'+' | b'$' | b'=' | b'&' | b';' | b',')
+}
+
+/// Every byte is allowed, or a `%` with two hex digits.
+fn is_escaped_text(text: &str, allowed: fn(u8) -> bool) -> bool {
+    let bytes = text.as_bytes();
+    let mut i = 0;
+    while let Some(&b) = bytes.get(i) {
+        if b == b'%' {
+            match bytes.get(i + 1..i + 3) {
+                Some(hex) if hex.iter().all(u8::is_ascii_hexdigit) => i += 3,
+                _ => return false,
+            }
+        } else if allowed(b) {
+            i += 1;
+        } else {
+            return false;
+        }
+    }
+    true
+}

@@ -1,0 +1,290 @@
+//! Values of headers, read from slices (RFC 3261 sections 20 and 25.1).
+
+use std::ops::Range;
+
+use super::{
+    head::{is_token, number},
+    method::{MAX_METHOD, Method},
+    uri::{Uri, UriError},
+};
+
+/// Why a header's value cannot be used. All are the sender's fault: answer 400.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ValueError {
+    /// The header is not there.
+    #[error("the header is missing")]
+    Missing,
+    /// Not `name <uri>;params` or `uri;params`.
+    #[error("not a name and address")]
+    NameAddr,
+    /// The URI inside is bad.
+    #[error("{0}")]
+    Uri(#[from] UriError),
+    /// Parameters that are not well formed, or one that is there twice.
+    #[error("the parameters are not well formed")]
+    Params,
+    /// Not `SIP/2.0/transport host:port;params`.
+    #[error("not a Via")]
+    Via,
+    /// Not a number below 2^31 and a method, or not the request's method.
+    #[error("not a CSeq, or not the request's method")]
+    CSeq,
+    /// Empty, or with white space in it.
+    #[error("not a Call-ID")]
+    CallId,
+    /// Not a number from 0 to 255.
+    #[error("Max-Forwards is not a number from 0 to 255")]
+    MaxForwards,
+}
+
+/// `;name=value` parameters, as they are written; names compare without case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Params<'a>(&'a str);
+
+/// More parameters than anything honest has.
+const MAX_PARAMS: usize = 32;
+
+impl<'a> Params<'a> {
+    /// None at all.
+    pub const EMPTY: Params<'static> = Params("");
+
+    /// Reads a text that begins with `;` (white space around it allowed) or is empty.
+    pub(super) fn parse(text: &'a str) -> Option<Self> {
+        let params = Params(trim(text));
+        let mut rest = params.0;
+        let mut count = 0;
+        while !rest.is_empty() {
+            let (_, _, after) = next_param(rest)?;
+            rest = after;
+            count += 1;
+            if count > MAX_PARAMS {
+                return None;
+            }
+        }
+        Some(params)
+    }
+
+    /// Each name with its value; quotes stay on.
+    pub fn iter(&self) -> impl Iterator<Item = (&'a str, Option<&'a str>)> + use<'a> {
+        let mut rest = self.0;
+        std::iter::from_fn(move || {
+            if rest.is_empty() {
+                return None;
+            }
+            let (name, value, after) = next_param(rest)?;
+            rest = after;
+            Some((name, value))
+        })
+    }
+
+    /// The value of a parameter; `None` when it is not there or has none.
+    pub fn get(&self, name: &str) -> Option<&'a str> {
+        self.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).and_then(|(_, value)| value)
+    }
+
+    /// Whether a parameter is there.
+    pub fn has(&self, name: &str) -> bool {
+        self.iter().any(|(n, _)| n.eq_ignore_ascii_case(name))
+    }
+
+    /// The text, from the first `;`.
+    pub fn as_str(&self) -> &'a str {
+        self.0
+    }
+
+    /// Whether no name stands twice.
+    pub(super) fn names_are_unique(&self) -> bool {
+        self.iter().enumerate().all(|(i, (name, _))| {
+            !self.iter().take(i).any(|(other, _)| other.eq_ignore_ascii_case(name))
+        })
+    }
+}
+
+/// One `;name[=value]` off the front: name, value, rest.
+fn next_param(text: &str) -> Option<(&str, Option<&str>, &str)> {
+    let text = trim(trim(text).strip_prefix(';')?);
+    let name_end = text.bytes().position(|b| !is_param_name(b)).unwrap_or(text.len());
+    let (name, rest) = text.split_at(name_end);
+    if name.is_empty() {
+        return None;
+    }
+    let rest = trim(rest);
+    let Some(value) = rest.strip_prefix('=').map(trim) else {
+        return (rest.is_empty() || rest.starts_with(';')).then_some((name, None, rest));
+    };
+    let value_end = match value.starts_with('"') {
+        true => quoted_end(value.as_bytes())?,
+        false => value
+            .bytes()
+            .position(|b| !b.is_ascii_graphic() || matches!(b, b';' | b',' | b'"' | b'<' | b'>'))
+            .unwrap_or(value.len()),
+    };
+    let (value, rest) = value.split_at_checked(value_end)?;
+    let rest = trim(rest);
+    let ends = rest.is_empty() || rest.starts_with(';');
+    (ends && !value.is_empty()).then_some((name, Some(value), rest))
+}
+
+/// A token, or the other characters that URI parameter names may hold (`%` escapes, brackets).
+fn is_param_name(b: u8) -> bool {
+    is_token(b) || matches!(b, b'[' | b']' | b'/' | b':' | b'&' | b'$' | b'(' | b')' | b'#')
+}
+
+/// One past the closing quote of a text that begins with a quote.
+fn quoted_end(text: &[u8]) -> Option<usize> {
+    let mut i = 1;
+    loop {
+        match text.get(i)? {
+            b'"' => return Some(i + 1),
+            b'\\' => i += 2,
+            _ => i += 1,
+        }
+    }
+}
+
+pub(super) fn trim(text: &str) -> &str {
+    text.trim_matches([' ', '\t'])
+}
+
+/// Ranges of the values in a comma-separated list, white space trimmed. Empty values are given
+/// too: whoever reads them refuses them.
+#[derive(Clone, Debug)]
+pub(super) struct ListIter<'a> {
+    text: &'a [u8],
+    at: Option<usize>,
+}
+
+impl<'a> ListIter<'a> {
+    pub fn new(text: &'a [u8]) -> Self {
+        Self { text, at: Some(0) }
+    }
+}
+
+impl Iterator for ListIter<'_> {
+    type Item = Range<usize>;
+
+    fn next(&mut self) -> Option<Range<usize>> {
+        let start = self.at?;
+        let mut i = start;
+        let (mut quoted, mut angled) = (false, false);
+        self.at = None;
+        while let Some(&b) = self.text.get(i) {
+            match b {
+                b'\\' if quoted => i += 1,
+                b'"' if !angled => quoted = !quoted,
+                b'<' if !quoted => angled = true,
+                b'>' if !quoted => angled = false,
+                b',' if !quoted && !angled => {
+                    self.at = Some(i + 1);
+                    break;
+                }
+                _ => {}
+            }
+            i += 1;
+        }
+        let value = self.text.get(start..i.min(self.text.len())).unwrap_or(&[]);
+        let skipped = value.len() - value.trim_ascii_start().len();
+        Some(start + skipped..start + skipped + value.trim_ascii().len())
+    }
+}
+
+/// A name, an address and parameters: From, To, Contact, Route, Record-Route,
+/// P-Asserted-Identity.
+#[derive(Clone, Copy, Debug)]
+pub struct NameAddr<'a> {
+    /// The display name as it is written, quotes included.
+    pub display: Option<&'a [u8]>,
+    /// The address.
+    pub uri: Uri<'a>,
+    /// The header's parameters (not the URI's).
+    pub params: Params<'a>,
+}
+
+impl<'a> NameAddr<'a> {
+    /// Reads one value: `"Name" <uri>;params`, `Name <uri>;params` or `uri;params`.
+    pub fn parse(value: &'a [u8]) -> Result<Self, ValueError> {
+        let value = value.trim_ascii();
+        let display_end = match value.first() {
+            Some(b'"') => quoted_end(value).ok_or(ValueError::NameAddr)?,
+            _ => 0,
+        };
+        let rest = value.get(display_end..).ok_or(ValueError::NameAddr)?;
+        let Some(open) = memchr::memchr(b'<', rest) else {
+            if display_end != 0 {
+                return Err(ValueError::NameAddr);
+            }
+            return Self::bare(value);
+        };
+        // Between the quoted name and `<` only white space; or an unquoted name.
+        let between = rest[..open].trim_ascii();
+        let is_name = |b: &u8| is_token(*b) || *b >= 0x80 || matches!(b, b' ' | b'\t');
+        if (display_end != 0 && !between.is_empty()) || !between.iter().all(is_name) {
+            return Err(ValueError::NameAddr);
+        }
+        let display = match display_end {
+            0 => between,
+            end => &value[..end],
+        };
+        let inner = &rest[open + 1..];
+        let close = memchr::memchr(b'>', inner).ok_or(ValueError::NameAddr)?;
+        let uri = std::str::from_utf8(&inner[..close]).map_err(|_| UriError::Character)?;
+        let params = std::str::from_utf8(&inner[close + 1..]).map_err(|_| ValueError::Params)?;
+        Ok(Self {
+            display: (!display.is_empty()).then_some(display),
+            uri: Uri::parse(uri)?,
+            params: header_params(params)?,
+        })
+    }
+
+    /// Reads one value of Route, Record-Route or Path: the angle brackets must be there.
+    pub fn parse_bracketed(value: &'a [u8]) -> Result<Self, ValueError> {
+        match memchr::memchr(b'<', value) {
+            Some(_) => Self::parse(value),
+            None => Err(ValueError::NameAddr),
+        }
+    }
+
+    /// Without brackets every parameter is the header's, and the URI may hold neither comma nor
+    /// question mark (RFC 3261 section 20).
+    fn bare(value: &'a [u8]) -> Result<Self, ValueError> {
+        let text = std::str::from_utf8(value).map_err(|_| ValueError::NameAddr)?;
+        let (uri, params) = text.split_at(text.find(';').unwrap_or(text.len()));
+        if uri.contains([',', '?']) {
+            return Err(ValueError::NameAddr);
+        }
+        Ok(Self { display: None, uri: Uri::parse(trim(uri))?, params: header_params(params)? })
+    }
+
+    /// The tag (RFC 3261 section 19.3).
+    pub fn tag(&self) -> Option<&'a str> {
+        self.params.get("tag")
+    }
+}
+
+/// Parameters of a header, no name twice (two tags would make two dialogs of one).
+pub(super) fn header_params(text: &str) -> Result<Params<'_>, ValueError> {
+    Params::parse(text).filter(Params::names_are_unique).ok_or(ValueError::Params)
+}
+
+/// CSeq (RFC 3261 section 20.16).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CSeq<'a> {
+    /// Below 2^31.
+    pub number: u32,
+    /// The method of the request.
+    pub method: Method<'a>,
+}
+
+impl<'a> CSeq<'a> {
+    /// Reads `number method`.
+    pub fn parse(value: &'a [u8]) -> Result<Self, ValueError> {
+        let text = std::str::from_utf8(value.trim_ascii()).map_err(|_| ValueError::CSeq)?;
+        let (digits, method) = text.split_once([' ', '\t']).ok_or(ValueError::CSeq)?;
+        let method = trim(method);
+        let number = number(digits.as_bytes()).filter(|n| *n < 1 << 31).ok_or(ValueError::CSeq)?;
+        if method.is_empty() || method.len() > MAX_METHOD || !method.bytes().all(is_token) {
+            return Err(ValueError::CSeq);
+        }
+        Ok(Self { number, method: Method::from_token(method) })
+    }
+}
