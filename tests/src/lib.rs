@@ -1,1 +1,3 @@
-//! The lab.
+//! The lab, the demo and what the end-to-end tests share.
+
+pub mod lab;
