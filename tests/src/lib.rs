@@ -1,3 +1,4 @@
 //! The lab, the demo and what the end-to-end tests share.
 
+pub mod demo;
 pub mod lab;

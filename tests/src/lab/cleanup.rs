@@ -67,6 +67,16 @@ pub fn remove_stale() {
     }
 }
 
+/// Removes the lab called `prefix`, kept or not; false when there is none.
+pub fn remove_kept(prefix: &str) -> bool {
+    let exists =
+        lab_prefix(prefix).as_deref() == Some(prefix) && directory(prefix).join(MARKER).exists();
+    if exists {
+        remove(prefix);
+    }
+    exists
+}
+
 /// In a lab's folder: this folder is a lab's.
 pub const MARKER: &str = "lab";
 /// In a lab's folder: it was kept on purpose.

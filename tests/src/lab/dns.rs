@@ -48,6 +48,11 @@ impl Record {
         Self { owner: owner.to_owned(), data: data.to_owned() }
     }
 
+    /// Whether it is an AAAA record.
+    pub fn is_ipv6(&self) -> bool {
+        self.data.starts_with("AAAA ")
+    }
+
     /// What this record is of.
     pub fn owner(&self) -> &str {
         &self.owner
@@ -90,8 +95,7 @@ impl Dns {
         let mut command = namespace.command("nsd");
         command.arg("-d").arg("-c").arg(&config);
         let process = Process::spawn("nsd (package nsd)", command, &dir.join("nsd.log"))?;
-        let mut dns =
-            Self { process, namespace: namespace.clone(), zone_file, records, serial: 1 };
+        let mut dns = Self { process, namespace: namespace.clone(), zone_file, records, serial: 1 };
         dns.wait_serial()?;
         Ok(dns)
     }
@@ -198,7 +202,8 @@ fn serial() -> Result<u32> {
     let socket = std::net::UdpSocket::bind("127.0.0.1:0")?;
     socket.set_read_timeout(Some(Duration::from_millis(200)))?;
     socket.connect("127.0.0.1:53")?;
-    let question = b"\x00\x07\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x07example\x00\x00\x06\x00\x01";
+    let question =
+        b"\x00\x07\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x07example\x00\x00\x06\x00\x01";
     socket.send(question)?;
     let mut answer = [0_u8; 512];
     let length = socket.recv(&mut answer)?;

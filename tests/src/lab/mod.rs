@@ -3,11 +3,17 @@
 
 pub mod certs;
 pub mod cleanup;
+pub mod config;
+pub mod counters;
+pub mod daemon;
 pub mod dns;
+pub mod kamailio;
 pub mod layout;
 pub mod netns;
 pub mod process;
+pub mod scan;
 pub mod sipp;
+pub mod tls_client;
 
 use std::path::{Path, PathBuf};
 

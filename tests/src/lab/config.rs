@@ -1,0 +1,165 @@
+//! Writes a daemon's configuration file, the way an administrator of that site would.
+
+use std::{
+    fmt::Write as _,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+};
+
+use anyhow::Result;
+
+use super::{
+    certs::Identity,
+    layout::{OUTSIDE_PREFIXES, Site},
+    sipp::SERVER_PORT,
+};
+
+/// What a test may want to differ.
+#[derive(Clone, Debug)]
+pub struct EdgeConfig {
+    /// Whose edge.
+    pub site: Site,
+    /// Certificate and key of the access service (and of the inside listener).
+    pub identity: Identity,
+    /// Roots.
+    pub trust: std::path::PathBuf,
+    /// Partners found by DNS SRV.
+    pub allowed: Vec<String>,
+    /// Partners with a pinned server: domain and FQDN.
+    pub allowed_servers: Vec<(String, String)>,
+    /// Blocked from the start.
+    pub blocked: Vec<String>,
+    /// Next hops, in order.
+    pub next_hops: Vec<String>,
+    /// Lines of `[limits]`.
+    pub limits: Vec<String>,
+    /// Further sections, as TOML text.
+    pub more: String,
+    /// Log filter.
+    pub log_filter: String,
+}
+
+impl EdgeConfig {
+    /// The plain configuration of `site`.
+    pub fn new(site: Site, identity: &Identity, trust: &Path) -> Self {
+        Self {
+            site,
+            identity: identity.clone(),
+            trust: trust.to_owned(),
+            allowed: Vec::new(),
+            allowed_servers: Vec::new(),
+            blocked: Vec::new(),
+            next_hops: vec![format!("sip:{}:{SERVER_PORT};transport=tcp", site.server4())],
+            limits: Vec::new(),
+            more: String::new(),
+            log_filter: "info".to_owned(),
+        }
+    }
+
+    /// Allows a partner by SRV.
+    #[must_use]
+    pub fn allow(mut self, domain: &str) -> Self {
+        self.allowed.push(domain.to_owned());
+        self
+    }
+
+    /// Allows a partner's pinned server.
+    #[must_use]
+    pub fn allow_server(mut self, domain: &str, fqdn: &str) -> Self {
+        self.allowed_servers.push((domain.to_owned(), fqdn.to_owned()));
+        self
+    }
+
+    /// Adds a line to `[limits]`.
+    #[must_use]
+    pub fn limit(mut self, line: &str) -> Self {
+        self.limits.push(line.to_owned());
+        self
+    }
+
+    /// The address inside user agents send to.
+    pub fn inside_address(&self) -> SocketAddr {
+        SocketAddr::new(IpAddr::V4(self.site.edge_inside4()), SERVER_PORT)
+    }
+
+    /// The file's text, with its folders under `dir` and its pins at `pins`.
+    pub fn to_toml(&self, dir: &Path, pins: &Path) -> Result<String> {
+        let mut text = String::new();
+        let site = self.site;
+        writeln!(text, "[edge]\nfqdn = \"{}\"\ndomains = [\"{}\"]\n", site.host(), site.domain())?;
+        writeln!(
+            text,
+            "[paths]\nstate = \"{0}/state\"\nrun = \"{0}/run\"\npins = \"{1}\"\n",
+            dir.display(),
+            pins.display()
+        )?;
+        for (device, zone) in [("ext0", "external"), ("int0", "internal")] {
+            writeln!(text, "[[interface]]\ndevice = \"{device}\"\nzone = \"{zone}\"\n")?;
+        }
+        writeln!(
+            text,
+            "[management]\nports = [22]\nfrom = [\"{}/32\"]\nzone = \"internal\"\n",
+            site.server4()
+        )?;
+        self.services(&mut text)?;
+        self.federation(&mut text)?;
+        writeln!(text, "[dns]\nservers = [\"{}:53\"]\ntimeout = \"1s\"\n", Site::Dns.v4())?;
+        if !self.limits.is_empty() {
+            writeln!(text, "[limits]\n{}\n", self.limits.join("\n"))?;
+        }
+        writeln!(text, "[log]\nfilter = \"{}\"\n\n{}", self.log_filter, self.more)?;
+        Ok(text)
+    }
+
+    fn services(&self, text: &mut String) -> Result<()> {
+        let (site, tls) = (self.site, self.tls_lines());
+        writeln!(
+            text,
+            "[service.access]\nlisten = [\"{}:5061\", \"[{}]:5061\"]\n{tls}",
+            site.v4(),
+            site.v6()
+        )?;
+        let quoted = |list: &[String]| format!("{list:?}");
+        let (edge4, edge6) = (site.edge_inside4(), site.edge_inside6());
+        let listen = [
+            format!("tcp:{edge4}:{SERVER_PORT}"),
+            format!("udp:{edge4}:{SERVER_PORT}"),
+            format!("tcp:[{edge6}]:{SERVER_PORT}"),
+        ];
+        let servers = [format!("{}/32", site.server4()), format!("{}/128", site.server6())];
+        writeln!(
+            text,
+            "[inside]\nlisten = {}\nservers = {}\nnext_hops = {}\n",
+            quoted(&listen),
+            quoted(&servers),
+            quoted(&self.next_hops)
+        )?;
+        Ok(())
+    }
+
+    fn tls_lines(&self) -> String {
+        format!(
+            "certificate = \"{}\"\nkey = \"{}\"\ntrust = \"{}\"\n",
+            self.identity.certificate.display(),
+            self.identity.key.display(),
+            self.trust.display()
+        )
+    }
+
+    fn federation(&self, text: &mut String) -> Result<()> {
+        writeln!(text, "[federation]\nenabled = true\nallow_addresses = {OUTSIDE_PREFIXES:?}\n")?;
+        for domain in &self.allowed {
+            writeln!(text, "[[federation.allowed_domain]]\ndomain = \"{domain}\"\n")?;
+        }
+        for (domain, fqdn) in &self.allowed_servers {
+            writeln!(
+                text,
+                "[[federation.allowed_domain]]\ndomain = \"{domain}\"\nproxy_fqdn = \"{fqdn}\"\n"
+            )?;
+        }
+        for domain in &self.blocked {
+            writeln!(text, "[[federation.blocked_domain]]\ndomain = \"{domain}\"\n")?;
+        }
+        Ok(())
+    }
+}

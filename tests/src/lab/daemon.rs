@@ -1,0 +1,214 @@
+//! An `edge` daemon in a namespace of the lab, and the `edge` command that talks to it.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::process::Signal;
+use serde_json::Value;
+
+use super::{
+    Lab, cleanup,
+    config::EdgeConfig,
+    netns::Namespace,
+    process::{Process, wait_for},
+};
+
+/// How long a daemon may take until it says that it is ready.
+const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// A running daemon; dropping it ends it and takes its pins away.
+pub struct Edge {
+    /// What its file says.
+    pub config: EdgeConfig,
+    namespace: Namespace,
+    dir: PathBuf,
+    pins: PathBuf,
+    process: Option<Process>,
+}
+
+/// What a command of `edge` came to.
+#[derive(Debug)]
+pub struct Answer {
+    /// Exit code.
+    pub code: i32,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl Edge {
+    /// Writes the file and starts the daemon; returns when it is ready.
+    pub fn start(lab: &Lab, config: EdgeConfig) -> Result<Self> {
+        let mut edge = Self::prepare(lab, config)?;
+        edge.run()?;
+        Ok(edge)
+    }
+
+    /// Writes the file only.
+    pub fn prepare(lab: &Lab, config: EdgeConfig) -> Result<Self> {
+        let name = config.site.name();
+        let dir = lab.dir().join(name);
+        for folder in ["state", "run"] {
+            std::fs::create_dir_all(dir.join(folder))?;
+        }
+        let pins = Path::new(cleanup::BPFFS).join(format!("{}-{name}", lab.prefix()));
+        let namespace = lab.site(config.site).clone();
+        let edge = Self { config, namespace, dir, pins, process: None };
+        edge.write_config()?;
+        Ok(edge)
+    }
+
+    /// Writes the file again, after `config` was changed.
+    pub fn write_config(&self) -> Result<()> {
+        let text = self.config.to_toml(&self.dir, &self.pins)?;
+        std::fs::write(self.file(), text).with_context(|| self.file().display().to_string())
+    }
+
+    /// Starts the daemon (again) and waits until it is ready.
+    pub fn run(&mut self) -> Result<()> {
+        let mut command = self.namespace.command(binary()?);
+        command.arg("run").arg("-c").arg(self.file()).env("NO_COLOR", "1");
+        self.process = Some(Process::spawn("edge", command, &self.log_file())?);
+        wait_for("edge ready", START_LIMIT, || {
+            let process = self.process.as_mut().context("no process")?;
+            if let Some(status) = process.exited() {
+                bail!("edge run: {status}\n{}", process.log_tail());
+            }
+            let status = self.status()?;
+            Ok((status["ready"] == Value::Bool(true)).then_some(()))
+        })
+        .with_context(|| self.process.as_ref().map(Process::log_tail).unwrap_or_default())
+    }
+
+    /// Runs `edge ARGUMENTS -c FILE` to its end.
+    pub fn command(&self, arguments: &[&str]) -> Result<Answer> {
+        let output = self.cli(arguments)?.output().context("edge does not start")?;
+        Ok(Answer::from(output))
+    }
+
+    /// Runs `edge ARGUMENTS --json -c FILE` and reads the answer; a failure is an error.
+    pub fn json(&self, arguments: &[&str]) -> Result<Value> {
+        let mut all = arguments.to_vec();
+        all.push("--json");
+        let answer = self.command(&all)?;
+        if answer.code != 0 {
+            bail!("edge {}: exit {}: {}", arguments.join(" "), answer.code, answer.stderr.trim());
+        }
+        serde_json::from_str(&answer.stdout)
+            .with_context(|| format!("edge {}: {}", arguments.join(" "), answer.stdout))
+    }
+
+    /// The command, not yet run.
+    pub fn cli(&self, arguments: &[&str]) -> Result<Command> {
+        let mut command = self.namespace.command(binary()?);
+        command.args(arguments).arg("-c").arg(self.file());
+        Ok(command)
+    }
+
+    /// `edge status --json`.
+    pub fn status(&self) -> Result<Value> {
+        self.json(&["status"])
+    }
+
+    /// How often the daemon refused something for this reason.
+    pub fn refusals(&self, reason: &str) -> Result<u64> {
+        Ok(self.status()?["refusals"][reason].as_u64().unwrap_or(0))
+    }
+
+    /// Ends the daemon without warning: `kill -9`.
+    pub fn kill(&mut self) -> Result<()> {
+        let mut process = self.process.take().context("the daemon does not run")?;
+        process.signal(Signal::KILL)?;
+        process.wait(Duration::from_secs(5))?;
+        Ok(())
+    }
+
+    /// Ends the daemon in order: SIGTERM.
+    pub fn stop(&mut self) -> Result<()> {
+        let mut process = self.process.take().context("the daemon does not run")?;
+        let status = process.stop()?;
+        if !status.success() {
+            bail!("edge ended with {status}\n{}", process.log_tail());
+        }
+        Ok(())
+    }
+
+    /// The child, while it runs.
+    pub fn process(&self) -> Result<&Process> {
+        self.process.as_ref().context("the daemon does not run")
+    }
+
+    /// Everything the daemon logged, over all its lives.
+    pub fn log(&self) -> String {
+        std::fs::read(self.log_file())
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
+    }
+
+    /// Its configuration file.
+    pub fn file(&self) -> PathBuf {
+        self.dir.join("edge.toml")
+    }
+
+    /// Its pins.
+    pub fn pins(&self) -> &Path {
+        &self.pins
+    }
+
+    /// Its folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Where it runs.
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// Leaves the daemon running when the guard goes.
+    pub fn keep(mut self) {
+        if let Some(process) = self.process.take() {
+            std::mem::forget(process);
+        }
+        std::mem::forget(self);
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.dir.join("edge.log")
+    }
+}
+
+impl Drop for Edge {
+    fn drop(&mut self) {
+        drop(self.process.take());
+        let _ = self.command(&["detach", "--force"]);
+        let _ = std::fs::remove_dir_all(&self.pins);
+    }
+}
+
+impl From<Output> for Answer {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+/// The `edge` binary of this build: beside our own executable, or one folder up for tests. Named
+/// otherwise by `EDGE_BINARY`.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("EDGE_BINARY") {
+        return Ok(PathBuf::from(path));
+    }
+    let own = std::env::current_exe()?;
+    let candidate =
+        own.ancestors().skip(1).take(2).map(|dir| dir.join("edge")).find(|p| p.exists());
+    candidate.context("the edge binary is not built: run `cargo build -p edge-user`")
+}

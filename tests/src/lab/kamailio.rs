@@ -1,0 +1,109 @@
+//! A foreign peer: Kamailio as a partner's edge, with mutual TLS outside and sipp behind it.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::{
+    Lab,
+    layout::Site,
+    process::{Process, tail, wait_for},
+    sipp::SERVER_PORT,
+};
+
+/// How often a Kamailio that dies while it starts is started again (Debian's TLS module can).
+const TRIES: u32 = 3;
+
+/// The running peer; it stands where Adatum's edge stands.
+pub struct Kamailio {
+    process: Process,
+    log: PathBuf,
+}
+
+impl Kamailio {
+    /// Starts it as Adatum's edge. What comes from its inside goes to `partner`, what comes from
+    /// outside goes to its inside server.
+    pub fn start(lab: &Lab, partner: SocketAddr) -> Result<Self> {
+        let dir = lab.dir().join("kamailio");
+        std::fs::create_dir_all(&dir)?;
+        write_files(lab, &dir, partner)?;
+        let mut last = anyhow::anyhow!("never started");
+        for _ in 0..TRIES {
+            match Self::try_start(lab, &dir) {
+                Ok(running) => return Ok(running),
+                Err(error) => last = error,
+            }
+        }
+        Err(last.context(format!("Kamailio did not start in {TRIES} tries")))
+    }
+
+    fn try_start(lab: &Lab, dir: &Path) -> Result<Self> {
+        let namespace = lab.site(Site::Adatum);
+        let log = dir.join("kamailio.log");
+        let mut command = namespace.command("kamailio");
+        command
+            .args(["-DD", "-E", "-m", "64", "-M", "8", "-w"])
+            .arg(dir)
+            .arg("-f")
+            .arg(dir.join("kamailio.cfg"))
+            .arg("-Y")
+            .arg(dir);
+        let process = Process::spawn("kamailio (package kamailio)", command, &log)?;
+        let mut running = Self { process, log };
+        let outside = SocketAddr::new(IpAddr::V4(Site::Adatum.v4()), 5061);
+        wait_for("Kamailio", Duration::from_secs(10), || {
+            if let Some(status) = running.process.exited() {
+                bail!("{status}\n{}", running.log_tail());
+            }
+            namespace.run(|| {
+                std::net::TcpStream::connect_timeout(&outside, Duration::from_millis(200))
+                    .map(|_| Some(()))
+                    .context("not listening")
+            })?
+        })?;
+        Ok(running)
+    }
+
+    /// The address its user agents send to.
+    pub fn inside_address() -> SocketAddr {
+        SocketAddr::new(IpAddr::V4(Site::Adatum.edge_inside4()), SERVER_PORT)
+    }
+
+    /// Whether it still runs.
+    pub fn alive(&mut self) -> bool {
+        self.process.exited().is_none()
+    }
+
+    /// The last lines of its log.
+    pub fn log_tail(&self) -> String {
+        tail(&std::fs::read_to_string(&self.log).unwrap_or_default(), 30)
+    }
+}
+
+fn write_files(lab: &Lab, dir: &Path, partner: SocketAddr) -> Result<()> {
+    let identity = &lab.identities.adatum;
+    let section = |name: &str| {
+        format!(
+            "[{name}:default]\nmethod = TLSv1.2+\nverify_certificate = yes\n\
+             require_certificate = yes\nprivate_key = {}\ncertificate = {}\nca_list = {}\n\n",
+            identity.key.display(),
+            identity.certificate.display(),
+            lab.identities.trust.display()
+        )
+    };
+    let tls = dir.join("tls.cfg");
+    std::fs::write(&tls, section("server") + &section("client"))?;
+    let site = Site::Adatum;
+    let text = include_str!("scenarios/kamailio.cfg")
+        .replace("@TLS@", &tls.display().to_string())
+        .replace("@OUTSIDE@", &format!("{}:5061", site.v4()))
+        .replace("@INSIDE@", &format!("{}:{SERVER_PORT}", site.edge_inside4()))
+        .replace("@SERVER@", &format!("{}:{SERVER_PORT}", site.server4()))
+        .replace("@PARTNER@", &partner.to_string());
+    std::fs::write(dir.join("kamailio.cfg"), text)?;
+    Ok(())
+}

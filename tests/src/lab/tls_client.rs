@@ -1,0 +1,217 @@
+//! A small SIP client over TLS for what real user agents do not do: wrong certificates, no
+//! certificate, broken messages, slow writing.
+
+use std::{
+    io::{self, ErrorKind, Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpStream},
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, StreamOwned,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
+};
+
+use super::{certs::Identity, netns::Namespace};
+
+/// How long the client waits for anything.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A TLS connection that speaks SIP.
+pub struct TlsClient {
+    stream: StreamOwned<ClientConnection, TcpStream>,
+    unread: Vec<u8>,
+}
+
+/// A SIP response: status and the whole text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Response {
+    /// Status code.
+    pub status: u16,
+    /// Start line, headers and body.
+    pub text: String,
+}
+
+/// Who calls, and with what.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller<'a> {
+    /// Where it stands.
+    pub namespace: &'a Namespace,
+    /// The address it comes from; any when `None`.
+    pub from: Option<IpAddr>,
+    /// Its certificate; none at all when `None`.
+    pub identity: Option<&'a Identity>,
+    /// The roots it trusts.
+    pub trust: &'a Path,
+}
+
+impl Caller<'_> {
+    /// Opens TCP only.
+    pub fn tcp(&self, to: SocketAddr) -> Result<TcpStream> {
+        let stream = self.namespace.run(|| connect(self.from, to))??;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+
+    /// Opens TLS; `server` is the SNI and the name the server's certificate must hold. In TLS 1.3
+    /// a server's refusal of our certificate shows only at the first read.
+    pub fn tls(&self, to: SocketAddr, server: &str) -> Result<TlsClient> {
+        let stream = self.tcp(to)?;
+        let name = ServerName::try_from(server.to_owned())?;
+        let connection = ClientConnection::new(Arc::new(self.tls_config()?), name)?;
+        let mut stream = StreamOwned::new(connection, stream);
+        while stream.conn.is_handshaking() {
+            stream.conn.complete_io(&mut stream.sock)?;
+        }
+        stream.conn.complete_io(&mut stream.sock).or_else(|error| match error.kind() {
+            ErrorKind::WouldBlock => Ok((0, 0)),
+            _ => Err(error),
+        })?;
+        Ok(TlsClient { stream, unread: Vec::new() })
+    }
+
+    fn tls_config(&self) -> Result<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_file_iter(self.trust)? {
+            roots.add(certificate?)?;
+        }
+        let builder =
+            ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_safe_default_protocol_versions()?
+                .with_root_certificates(roots);
+        let Some(identity) = self.identity else { return Ok(builder.with_no_client_auth()) };
+        let chain =
+            CertificateDer::pem_file_iter(&identity.certificate)?.collect::<Result<Vec<_>, _>>()?;
+        let key = PrivateKeyDer::from_pem_file(&identity.key)?;
+        Ok(builder.with_client_auth_cert(chain, key)?)
+    }
+}
+
+impl TlsClient {
+    /// Writes bytes as they are.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes)?;
+        self.stream.flush()
+    }
+
+    /// Waits for the next response; provisional ones are skipped.
+    pub fn response(&mut self) -> Result<Response> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(response) = self.take_response()? {
+                if response.status >= 200 {
+                    return Ok(response);
+                }
+                continue;
+            }
+            if Instant::now() >= deadline {
+                bail!("no response within {PATIENCE:?}");
+            }
+            let mut buffer = [0_u8; 16 * 1024];
+            match self.stream.read(&mut buffer).context("no response")? {
+                0 => bail!("the connection was closed"),
+                length => self.unread.extend_from_slice(&buffer[..length]),
+            }
+        }
+    }
+
+    /// Whether the other side closes the connection (or has) within `limit`.
+    pub fn closed_within(&mut self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        let mut buffer = [0_u8; 16 * 1024];
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            let _ = self.stream.sock.set_read_timeout(Some(left));
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return true,
+                Ok(length) => self.unread.extend_from_slice(&buffer[..length]),
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) =>
+                {
+                    return false;
+                }
+                Err(_) => return true,
+            }
+        }
+    }
+
+    /// Sends a request and waits for its final response.
+    pub fn ask(&mut self, request: &str) -> Result<Response> {
+        self.write(request.as_bytes())?;
+        self.response()
+    }
+
+    fn take_response(&mut self) -> Result<Option<Response>> {
+        let Some(head) = self.unread.windows(4).position(|window| window == b"\r\n\r\n") else {
+            return Ok(None);
+        };
+        let head_text = String::from_utf8_lossy(&self.unread[..head]).into_owned();
+        let body: usize = head_text
+            .lines()
+            .find_map(|line| {
+                line.to_ascii_lowercase().strip_prefix("content-length:").map(str::to_owned)
+            })
+            .and_then(|value| value.trim().parse().ok())
+            .unwrap_or(0);
+        let end = head + 4 + body;
+        if self.unread.len() < end {
+            return Ok(None);
+        }
+        let text = String::from_utf8_lossy(&self.unread[..end]).into_owned();
+        self.unread.drain(..end);
+        let status = text
+            .strip_prefix("SIP/2.0 ")
+            .and_then(|rest| rest.get(..3))
+            .and_then(|code| code.parse().ok())
+            .with_context(|| format!("no response: {}", head_text.lines().next().unwrap_or("")))?;
+        Ok(Some(Response { status, text }))
+    }
+}
+
+/// A stand-alone request with everything a proxy needs, as `host` would write it.
+pub fn request(method: &str, from: &str, to: &str, host: &str) -> String {
+    let unique = unique();
+    format!(
+        "{method} sip:{to} SIP/2.0\r\n\
+         Via: SIP/2.0/TLS {host}:5061;branch=z9hG4bK{unique}\r\n\
+         Max-Forwards: 70\r\n\
+         From: <sip:{from}>;tag=f{unique}\r\n\
+         To: <sip:{to}>\r\n\
+         Call-ID: {unique}@{host}\r\n\
+         CSeq: 1 {method}\r\n\
+         Content-Type: text/plain\r\n\
+         Content-Length: 2\r\n\r\nhi"
+    )
+}
+
+/// A word no other request of this process holds.
+pub fn unique() -> String {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    format!("{}x{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed))
+}
+
+fn connect(from: Option<IpAddr>, to: SocketAddr) -> Result<TcpStream> {
+    let Some(from) = from else { return Ok(TcpStream::connect_timeout(&to, PATIENCE)?) };
+    // std cannot bind before connecting: tokio's socket can.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let socket = if to.is_ipv4() {
+            tokio::net::TcpSocket::new_v4()?
+        } else {
+            tokio::net::TcpSocket::new_v6()?
+        };
+        socket.bind(SocketAddr::new(from, 0))?;
+        let stream = tokio::time::timeout(PATIENCE, socket.connect(to)).await??.into_std()?;
+        stream.set_nonblocking(false)?;
+        Ok(stream)
+    })
+}
