@@ -1,6 +1,7 @@
 //! Partners, discovery rules, identity and admission. No sockets.
 
 mod address;
+pub mod discovery;
 mod identity;
 mod policy;
 

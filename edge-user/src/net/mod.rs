@@ -5,6 +5,7 @@
 //! holds the core's lock.
 
 pub mod dns;
+pub mod local;
 pub mod shell;
 pub mod tls;
 
