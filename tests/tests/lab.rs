@@ -1,19 +1,21 @@
 //! The lab itself: what it promises holds before any daemon runs in it.
 
 use std::{
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     time::Duration,
 };
 
 use edge_tests::lab::{
     Lab, cleanup,
     dns::Record,
+    kamailio::Kamailio,
     layout::Site,
     netns::Namespace,
+    scan,
     sipp::{self, Agent, Carrier, Dialogue, Play},
+    tls_client::{Caller, request},
 };
 
-/// Everything in one test: raising is the dear part.
 #[test]
 fn a_lab_routes_answers_carries_sip_and_leaves_nothing_behind() {
     let mut lab = Lab::raise("self").unwrap();
@@ -55,4 +57,63 @@ fn a_lab_routes_answers_carries_sip_and_leaves_nothing_behind() {
     drop(lab);
     assert_eq!(Namespace::with_prefix(&prefix), Vec::<String>::new());
     assert!(!cleanup::directory(&prefix).exists());
+}
+
+/// Without a firewall the scanner must see what is there, or it proves nothing with one.
+#[test]
+fn the_scanner_sees_open_and_closed_ports_where_nothing_filters() {
+    let lab = Lab::raise("scan").unwrap();
+    let (contoso, stranger) = (lab.site(Site::Contoso), lab.site(Site::Stranger));
+    for (from, target) in Site::Stranger.outside().into_iter().zip(Site::Contoso.outside()) {
+        let _service = contoso.run(|| TcpListener::bind((target, 8443)).unwrap()).unwrap();
+        let seen = scan::tcp(stranger, from, target, &[8442, 8443, 8444]).unwrap();
+        assert!(seen.open.iter().eq([&8443]), "{seen:?}");
+        assert!(seen.closed.iter().eq([&8442, &8444]), "{seen:?}");
+
+        let service = contoso.run(|| UdpSocket::bind((target, 3478)).unwrap()).unwrap();
+        let echo = std::thread::spawn(move || {
+            let mut buffer = [0; 16];
+            let (_, from) = service.recv_from(&mut buffer).unwrap();
+            service.send_to(b"here", from).unwrap();
+        });
+        let seen = scan::udp(stranger, target, &[3477, 3478]).unwrap();
+        echo.join().unwrap();
+        assert!(seen.open.iter().eq([&3478]), "{seen:?}");
+        assert!(seen.closed.iter().eq([&3477]), "{seen:?}");
+    }
+}
+
+#[test]
+fn the_foreign_peer_takes_mutual_tls_only_and_passes_messages_to_its_inside() {
+    let lab = Lab::raise("peer").unwrap();
+    let nobody = SocketAddr::new(IpAddr::V4(Site::Contoso.v4()), 5061);
+    let mut peer = Kamailio::start(&lab, nobody).unwrap();
+    let to = SocketAddr::new(IpAddr::V4(Site::Adatum.v4()), 5061);
+    let (from_user, to_user) = ("alice@contoso.example", "dave@adatum.example");
+    let mut caller = Caller {
+        namespace: lab.site(Site::Contoso),
+        from: None,
+        identity: None,
+        trust: &lab.identities.trust,
+    };
+    let mut message = request("MESSAGE", from_user, to_user, "sip.contoso.example");
+    let refused = caller.tls(to, "sip.adatum.example").and_then(|mut tls| tls.ask(&message));
+    assert!(refused.is_err(), "{refused:?}");
+
+    caller.identity = Some(&lab.identities.contoso);
+    let agent = Agent {
+        namespace: lab.inside(Site::Adatum),
+        address: IpAddr::V4(Site::Adatum.server4()),
+        carrier: Carrier::Tcp,
+    };
+    let dialogue = Dialogue::once(Play::Message, from_user, to_user);
+    let receiver = sipp::receiver(&agent, lab.dir(), &dialogue).unwrap();
+    let body = format!("hello from {from_user} to {to_user}");
+    message = message.replace("Content-Length: 2\r\n\r\nhi", "");
+    message.push_str(&format!("Content-Length: {}\r\n\r\n{body}", body.len()));
+    let mut tls = caller.tls(to, "sip.adatum.example").unwrap();
+    let answer = tls.ask(&message).unwrap();
+    assert_eq!(answer.status, 200, "{}\n{}", answer.text, peer.log_tail());
+    receiver.finish(Duration::from_secs(5)).unwrap();
+    assert!(peer.alive());
 }

@@ -68,7 +68,8 @@ fn keep(world: World) -> Result<()> {
     eprintln!("  enter one:   nsenter --net=/run/netns/{prefix}-contoso");
     eprintln!("  its edge:    {} status -c {}", binary(), contoso.file().display());
     eprintln!("  its partner: {} status -c {}", binary(), fabrikam.file().display());
-    eprintln!("  remove it:   cargo xtask demo --remove {prefix}");
+    let own = std::env::current_exe()?;
+    eprintln!("  remove it:   {} --remove {prefix}", own.display());
     contoso.keep();
     fabrikam.keep();
     std::mem::forget(lab);
