@@ -14,4 +14,5 @@ pub mod firewall;
 pub mod net;
 pub mod proxy;
 pub mod sip;
+pub mod state;
 pub mod verdicts;

@@ -16,6 +16,8 @@ mod values;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) mod tests_support;
 
 use std::{
     fs::File,

@@ -1,57 +1,11 @@
 //! The example file is valid, and every error is found at its place.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::atomic::{AtomicU32, Ordering},
+use std::path::Path;
+
+use super::{
+    tests_support::{example, good_files},
+    *,
 };
-
-use super::*;
-
-/// A folder that goes away with its guard.
-pub(super) struct Folder(pub PathBuf);
-
-impl Folder {
-    pub fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path =
-            std::env::temp_dir().join(format!("edge-config-{}-{number}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    pub fn write(&self, name: &str, content: impl AsRef<[u8]>, mode: u32) {
-        use std::os::unix::fs::PermissionsExt;
-        let path = self.0.join(name);
-        std::fs::write(&path, content).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-const EXAMPLE: &str = include_str!("../../edge.example.toml");
-
-/// Good files for `edge.contoso.example`, in a folder.
-pub(super) fn good_files() -> Folder {
-    let folder = Folder::new();
-    let key = rcgen::KeyPair::generate().unwrap();
-    let params = rcgen::CertificateParams::new(vec!["edge.contoso.example".to_owned()]).unwrap();
-    let certificate = params.self_signed(&key).unwrap();
-    folder.write("edge.pem", certificate.pem(), 0o644);
-    folder.write("edge.key", key.serialize_pem(), 0o600);
-    folder.write("partners.pem", certificate.pem(), 0o644);
-    folder
-}
-
-/// The example file, with the certificates of `folder`.
-fn example() -> String {
-    EXAMPLE.replace("/etc/edge/", "")
-}
 
 #[test]
 fn the_example_file_is_valid_and_without_warning() {
