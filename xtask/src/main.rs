@@ -5,7 +5,9 @@
 
 mod artifacts;
 mod bpf_toolchain;
+mod deploy;
 mod lab;
+mod package;
 mod setup;
 mod shell;
 mod test;
@@ -60,6 +62,10 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         rest: Vec<String>,
     },
+    /// Build a release archive with units, example configuration and installer; print its path
+    Package,
+    /// Bring a release to a host: check there, restart, put the former version back if it fails
+    Deploy(deploy::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -82,6 +88,11 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Demo { json, keep } => return lab::demo(json, keep),
         Task::Test => return test::command(),
         Task::Bench { name, json, rest } => return lab::bench(&name, json, &rest),
+        Task::Package => {
+            setup::ensure(Purpose::Build)?;
+            println!("{}", package::archive(&artifacts::edge(true)?)?.display());
+        }
+        Task::Deploy(arguments) => return deploy::command(&arguments),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,0 +1,84 @@
+//! `cargo xtask package`: everything a host needs, in one archive, and what `deploy` sends.
+
+use std::{
+    env, fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::shell::{run, workspace};
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The files that do not come from elsewhere in the workspace.
+const TEMPLATES: &[(&str, &str, u32)] = &[
+    ("install.sh", include_str!("../templates/install.sh"), 0o755),
+    ("edge.service", include_str!("../templates/edge.service"), 0o644),
+    ("edge-load.service", include_str!("../templates/edge-load.service"), 0o644),
+    ("sys-fs-bpf.mount", include_str!("../templates/sys-fs-bpf.mount"), 0o644),
+    ("60-edge.conf", include_str!("../templates/60-edge.conf"), 0o644),
+    ("edge.sysusers", include_str!("../templates/edge.sysusers"), 0o644),
+    ("README", include_str!("../templates/README.in"), 0o644),
+];
+
+/// What is copied from the workspace: from and to.
+const COPIES: &[(&str, &str)] = &[
+    ("edge-user/edge.example.toml", "edge.toml.example"),
+    ("LICENSE-MIT", "LICENSE-MIT"),
+    ("LICENSE-APACHE", "LICENSE-APACHE"),
+];
+
+/// Builds the archive in the target folder; where it is.
+pub fn archive(binary: &Path) -> Result<PathBuf> {
+    // The binary lies in a profile's folder of the target folder.
+    let target = binary.parent().and_then(Path::parent).unwrap_or(Path::new("target"));
+    let parent = target.join("package");
+    stage(binary, &parent)?;
+    let archive = parent.join(format!("{}-linux-{}.tar.gz", name(), env::consts::ARCH));
+    run(pack(&parent).arg("--file").arg(&archive).arg(name()))?;
+    Ok(archive)
+}
+
+/// A tar command that packs what [`stage`] made; `--file` and [`name`] are to follow.
+pub fn pack(parent: &Path) -> Command {
+    let mut command = Command::new("tar");
+    command.args(["--create", "--gzip", "--sort=name", "--owner=root:0", "--group=root:0"]);
+    command.arg("--directory").arg(parent);
+    command
+}
+
+/// Puts the archive's content into a folder of its own in `parent`; where it is.
+pub fn stage(binary: &Path, parent: &Path) -> Result<PathBuf> {
+    let folder = parent.join(name());
+    if folder.exists() {
+        fs::remove_dir_all(&folder).with_context(|| shown(&folder))?;
+    }
+    fs::create_dir_all(&folder).with_context(|| shown(&folder))?;
+    install(&folder.join("edge"), &fs::read(binary).with_context(|| shown(binary))?, 0o755)?;
+    for (name, content, mode) in TEMPLATES {
+        install(&folder.join(name), content.as_bytes(), *mode)?;
+    }
+    for (from, to) in COPIES {
+        let from = workspace().join(from);
+        let content = fs::read(&from).with_context(|| shown(&from))?;
+        install(&folder.join(to), &content, 0o644)?;
+    }
+    Ok(folder)
+}
+
+/// The archive's only folder.
+pub fn name() -> String {
+    format!("edge-{VERSION}")
+}
+
+fn install(file: &Path, content: &[u8], mode: u32) -> Result<()> {
+    fs::write(file, content).with_context(|| shown(file))?;
+    fs::set_permissions(file, fs::Permissions::from_mode(mode)).with_context(|| shown(file))
+}
+
+fn shown(file: &Path) -> String {
+    file.display().to_string()
+}
