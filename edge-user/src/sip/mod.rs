@@ -5,6 +5,7 @@
 //! | [`Message`], [`Framer`] | find where a message ends and index its headers, in one pass and with one piece of code, so that the two can never disagree | RFC 3261 sections 7, 18.3; RFC 5626 section 4.4.1 |
 //! | [`Uri`], [`NameAddr`], [`Via`], [`CSeq`] | typed values, read from slices of the message, without copies | RFC 3261 sections 19.1, 20, 25.1 |
 //! | [`Edit`], [`ForwardRequest`], [`ForwardResponse`] | change a few ranges, keep every foreign byte | RFC 3261 section 16.6, 16.7 |
+//! | [`transaction`] | state machines for requests and responses, with timers | RFC 3261 section 17, RFC 6026 |
 //! | [`build`] | responses, ACK and CANCEL of our own | RFC 3261 sections 8.2.6, 9.1, 17.1.1.3 |
 //!
 //! What this module must never do: repair what a peer sent by guessing, hand out a value that
@@ -19,6 +20,7 @@ mod header;
 mod host;
 mod message;
 mod method;
+pub mod transaction;
 mod uri;
 mod value;
 mod via;
