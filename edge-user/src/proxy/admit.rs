@@ -3,10 +3,7 @@
 
 use std::time::Instant;
 
-use super::{
-    ConnectionId, Event, Output, Question, Refusal, ResolveError,
-    proxy::Proxy,
-};
+use super::{ConnectionId, Event, Output, Question, Refusal, ResolveError, proxy::Proxy};
 use crate::{
     config::AllowedDomain,
     domain::Domain,
@@ -31,7 +28,9 @@ pub(super) enum Judgement {
 /// Whether a connection proves a domain.
 #[derive(Debug)]
 enum Standing {
-    Proved { until: Option<Instant> },
+    Proved {
+        until: Option<Instant>,
+    },
     Ask(Question),
     NotProved,
     /// DNS did not answer, so nothing is known.
@@ -106,9 +105,7 @@ impl Proxy {
                 self.note_proof(now, connection, domain, until, out);
                 Judgement::Admitted(domain.clone())
             }
-            Standing::Ask(question) => {
-                Judgement::Ask { question, relax: entry.relax_srv_domain }
-            }
+            Standing::Ask(question) => Judgement::Ask { question, relax: entry.relax_srv_domain },
             Standing::NotProved => Judgement::Refused(unproved, Some(domain.clone())),
             Standing::Unknown => Judgement::Refused(Refusal::Unreachable, Some(domain.clone())),
         }
@@ -165,12 +162,10 @@ impl Proxy {
             None => Standing::Ask(question),
             Some(Err(ResolveError::Unavailable)) => Standing::Unknown,
             Some(Err(_)) => Standing::NotProved,
-            Some(Ok(known)) => {
-                match proves(&names, &entry.domain, None, &known.hosts, relax) {
-                    Some(_) => Standing::Proved { until: Some(known.resolved.valid_until) },
-                    None => Standing::NotProved,
-                }
-            }
+            Some(Ok(known)) => match proves(&names, &entry.domain, None, &known.hosts, relax) {
+                Some(_) => Standing::Proved { until: Some(known.resolved.valid_until) },
+                None => Standing::NotProved,
+            },
         }
     }
 
@@ -182,8 +177,7 @@ impl Proxy {
         domain: &Domain,
         out: &mut Vec<Output>,
     ) -> bool {
-        let verdict =
-            self.judge_domain(now, connection, domain, Refusal::IdentityNotProved, out);
+        let verdict = self.judge_domain(now, connection, domain, Refusal::IdentityNotProved, out);
         matches!(verdict, Judgement::Admitted(_))
     }
 

@@ -50,7 +50,8 @@ mod tests {
     #[test]
     fn each_byte_string_has_one_text() {
         for length in 0..40u8 {
-            let bytes: Vec<u8> = (0..length).map(|b| b.wrapping_mul(77).wrapping_add(200)).collect();
+            let bytes: Vec<u8> =
+                (0..length).map(|b| b.wrapping_mul(77).wrapping_add(200)).collect();
             let mut text = String::new();
             encode(&bytes, &mut text);
             assert_eq!(decode(&text).as_deref(), Some(&bytes[..]), "{text}");

@@ -1,11 +1,7 @@
 //! Who is connected, and which domains each connection has proved (RFC 5923: a connection is
 //! used both ways, for the identities that were proved on it).
 
-use std::{
-    collections::HashMap,
-    net::SocketAddr,
-    time::Instant,
-};
+use std::{collections::HashMap, net::SocketAddr, time::Instant};
 
 use super::{ConnectionId, Peer, Side};
 use crate::{config::Transport, domain::Domain};
@@ -132,7 +128,11 @@ impl Connections {
     }
 
     /// The connection whose far end inside is this.
-    pub(super) fn inside_at(&self, transport: Transport, remote: SocketAddr) -> Option<ConnectionId> {
+    pub(super) fn inside_at(
+        &self,
+        transport: Transport,
+        remote: SocketAddr,
+    ) -> Option<ConnectionId> {
         self.by_inside_remote.get(&(transport, remote)).copied()
     }
 

@@ -5,8 +5,24 @@ use crate::sip::Method;
 
 /// Methods that are counted by name; every other one is counted as the last.
 const METHODS: [&str; 18] = [
-    "INVITE", "ACK", "CANCEL", "BYE", "OPTIONS", "REGISTER", "MESSAGE", "SUBSCRIBE", "NOTIFY",
-    "REFER", "INFO", "UPDATE", "PRACK", "PUBLISH", "SERVICE", "BENOTIFY", "NEGOTIATE", "other",
+    "INVITE",
+    "ACK",
+    "CANCEL",
+    "BYE",
+    "OPTIONS",
+    "REGISTER",
+    "MESSAGE",
+    "SUBSCRIBE",
+    "NOTIFY",
+    "REFER",
+    "INFO",
+    "UPDATE",
+    "PRACK",
+    "PUBLISH",
+    "SERVICE",
+    "BENOTIFY",
+    "NEGOTIATE",
+    "other",
 ];
 
 /// What the proxy has counted since it started.

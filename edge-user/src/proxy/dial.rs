@@ -115,9 +115,7 @@ impl Proxy {
             Destination::Partner(domain) => match self.policy.admit(domain) {
                 Ok(entry) => match &entry.proxy_fqdn {
                     Some(host) => (Some(Question::Host(host.clone(), entry.port)), false),
-                    None => {
-                        (Some(Question::Federation(domain.clone())), entry.relax_srv_domain)
-                    }
+                    None => (Some(Question::Federation(domain.clone())), entry.relax_srv_domain),
                 },
                 Err(_) => (None, false),
             },
@@ -242,9 +240,11 @@ impl Proxy {
             *down = None;
         }
         for exchange in dial.waiting {
-            if self.exchanges.get(exchange).is_some_and(|e| {
-                e.waits() && e.destinations.front() == Some(&dial.destination)
-            }) {
+            if self
+                .exchanges
+                .get(exchange)
+                .is_some_and(|e| e.waits() && e.destinations.front() == Some(&dial.destination))
+            {
                 self.send_on(now, exchange, connection, pooled, out);
             }
         }

@@ -126,8 +126,10 @@ impl Proxy {
             .map(|(id, _)| id)
             .collect();
         for id in connections {
-            let mut proved = self.connections.proved(id).peekable();
-            let all_blocked = proved.peek().is_some() && proved.all(blocked);
+            let all_blocked = {
+                let mut proved = self.connections.proved(id).peekable();
+                proved.peek().is_some() && proved.all(blocked)
+            };
             if all_blocked || self.names_a_blocked_domain(id).is_some() {
                 self.close(now, id, Refusal::DomainBlocked, out);
             }
@@ -138,26 +140,24 @@ impl Proxy {
 
     /// What was counted since the start, and what is live.
     pub fn counters(&self) -> Counters {
-        Counters {
-            transactions: self.exchanges.len(),
-            waiting: self.exchanges.waiting,
-            partner_connections: self.connections.count(Side::Partner),
-            inside_connections: self.connections.count(Side::Inside),
-            ..self.counters.clone()
-        }
+        let mut counters = self.counters.clone();
+        counters.transactions = self.exchanges.len();
+        counters.waiting = self.exchanges.waiting;
+        counters.partner_connections = self.connections.count(Side::Partner);
+        counters.inside_connections = self.connections.count(Side::Inside);
+        counters
     }
 
     /// Every connection with what it has proved.
     pub fn status(&self) -> Vec<ConnectionStatus> {
-        let status = |(id, connection): (ConnectionId, &super::connections::Connection)| {
-            ConnectionStatus {
+        let status =
+            |(id, connection): (ConnectionId, &super::connections::Connection)| ConnectionStatus {
                 connection: id,
                 side: connection.peer.side,
                 transport: connection.peer.transport,
                 remote: connection.peer.remote,
                 domains: self.connections.proved(id).cloned().collect(),
-            }
-        };
+            };
         self.connections.iter().map(status).collect()
     }
 

@@ -148,10 +148,10 @@ impl Proxy {
             _ => false,
         });
         let token = path.token;
-        let preferred = token
-            .as_ref()
-            .filter(|token| token.inside_transport != Transport::Udp)
-            .and_then(|token| self.connections.inside_at(token.inside_transport, token.inside_remote));
+        let preferred =
+            token.as_ref().filter(|token| token.inside_transport != Transport::Udp).and_then(
+                |token| self.connections.inside_at(token.inside_transport, token.inside_remote),
+            );
         Ok(Plan {
             destinations: ways.into(),
             preferred,

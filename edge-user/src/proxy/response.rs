@@ -71,21 +71,14 @@ impl Proxy {
         let method = message.cseq().map(|cseq| (cseq.number, cseq.method));
         let asked = request.cseq().map(|cseq| (cseq.number, cseq.method));
         let cancel = asked.map(|(number, _)| (number, Method::Cancel));
-        same
-            && branch.hash == exchange.hash
+        same && branch.hash == exchange.hash
             && (method == asked || (method == cancel && exchange.cancelled))
             && message.call_id() == request.call_id()
             && message.from().ok().and_then(|from| from.tag())
                 == request.from().ok().and_then(|from| from.tag())
     }
 
-    fn take_response(
-        &mut self,
-        now: Instant,
-        id: u64,
-        message: Message,
-        out: &mut Vec<Output>,
-    ) {
+    fn take_response(&mut self, now: Instant, id: u64, message: Message, out: &mut Vec<Output>) {
         let Some(status) = message.status() else { return };
         let Some(exchange) = self.exchanges.get(id) else { return };
         let Some(client) = exchange.client() else { return };

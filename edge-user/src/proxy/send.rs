@@ -46,9 +46,8 @@ impl Proxy {
             let failure = self.exchanges.get(id).and_then(|exchange| exchange.failure);
             return self.conclude(now, id, failure.unwrap_or(Refusal::Unreachable.into()), out);
         };
-        let untried = |connection: &super::connections::Connection| {
-            !tried.contains(&connection.peer.remote)
-        };
+        let untried =
+            |connection: &super::connections::Connection| !tried.contains(&connection.peer.remote);
         let pooled = match &destination {
             Destination::Partner(domain) => {
                 self.connections.for_domain(now, domain).find(|(_, c)| untried(c)).map(|(id, _)| id)
@@ -56,9 +55,7 @@ impl Proxy {
             Destination::NextHop(index) => {
                 self.connections.for_next_hop(*index).find(|(_, c)| untried(c)).map(|(id, _)| id)
             }
-            Destination::InsideUdp(address) => {
-                self.connections.inside_at(Transport::Udp, *address)
-            }
+            Destination::InsideUdp(address) => self.connections.inside_at(Transport::Udp, *address),
         };
         if let Some(connection) = pooled {
             return self.send_on(now, id, connection, true, out);
@@ -168,7 +165,6 @@ impl Proxy {
         let to_sender = self.config.record_route(&exchange.from_peer, &text);
         let values = [to_them.as_str(), to_sender.as_str()];
         forward.record_routes = &values;
-        // `ForwardRequest` puts each value before the ones there are: the last is on top.
         let bytes = forward.apply(request).ok()?;
         Some((bytes, Some(Rewrite { initial: text, full: None })))
     }
@@ -211,9 +207,10 @@ impl Proxy {
             self.note_refusal(&peer, reason, domain, detail, out);
         }
         let bytes = self.own_answer(id, answer);
-        let keeps_client = self.exchanges.get(id).is_some_and(|exchange| {
-            exchange.kind == Kind::Invite && exchange.client().is_some()
-        });
+        let keeps_client = self
+            .exchanges
+            .get(id)
+            .is_some_and(|exchange| exchange.kind == Kind::Invite && exchange.client().is_some());
         if !keeps_client {
             self.exchanges.update(id, |exchange| exchange.stage = Stage::Over);
         }
@@ -384,7 +381,9 @@ impl Proxy {
             exchange.timeout = None;
             exchange.failure = Some(failure);
             exchange.tried.extend(blame);
-            if blame.is_some() && !matches!(exchange.destinations.front(), Some(Destination::Partner(_))) {
+            if blame.is_some()
+                && !matches!(exchange.destinations.front(), Some(Destination::Partner(_)))
+            {
                 exchange.destinations.pop_front();
             }
         });

@@ -3,7 +3,7 @@
 
 use std::{
     fmt::Write as _,
-    hash::{Hasher, DefaultHasher},
+    hash::{DefaultHasher, Hasher},
     net::SocketAddr,
     time::Duration,
 };

@@ -50,8 +50,7 @@ impl Proxy {
                 self.send_back(id, bytes, out);
             }
             let next = (interval * 2).min(T2);
-            self.exchanges
-                .update(id, |exchange| exchange.server_resend = Some((now + next, next)));
+            self.exchanges.update(id, |exchange| exchange.server_resend = Some((now + next, next)));
         }
     }
 

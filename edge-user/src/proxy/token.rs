@@ -152,8 +152,9 @@ impl TokenKeys {
         let (caller, callee) = if inbound == from_partner { (from, to) } else { (to, from) };
         let dialog = Dialog { call_id, caller, callee };
         let expected = cover(self.key(epoch), content, &dialog, flags & BOTH_TAGS != 0).sign();
-        ring::constant_time::verify_slices_are_equal(&expected.as_ref()[..CODE_BYTES], code)
-            .ok()?;
+        if !same_code(&expected.as_ref()[..CODE_BYTES], code) {
+            return None;
+        }
         let inside_transport = match transport {
             0 => Transport::Udp,
             1 => Transport::Tcp,
@@ -165,6 +166,11 @@ impl TokenKeys {
         let partner = std::str::from_utf8(rest).ok()?.parse().ok()?;
         Some(Token { inbound, partner, partner_remote, inside_transport, inside_remote })
     }
+}
+
+/// Compares every byte, so that the time says nothing about where two codes differ.
+fn same_code(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
 }
 
 /// The code's input: every part with its length, so that no two inputs look alike.
@@ -289,10 +295,7 @@ mod tests {
             let dialog =
                 Dialog { call_id: "c1", caller: &address(ALICE), callee: &address(callee) };
             let text = keys.sign(now, &token(true), &dialog);
-            assert_eq!(
-                keys.verify(now, &text, true, "c1", &address(ALICE), &other),
-                expected
-            );
+            assert_eq!(keys.verify(now, &text, true, "c1", &address(ALICE), &other), expected);
         }
     }
 
@@ -327,10 +330,7 @@ mod tests {
         assert_ne!(first, ours.sign(later, &token(false), &dialog));
         for (at, expected) in [(now, true), (later, true), (now + EPOCH * (OVERLAP + 2), false)] {
             for keys in [&mut ours, &mut member] {
-                assert_eq!(
-                    keys.verify(at, &first, false, "c1", &alice, &bob).is_some(),
-                    expected
-                );
+                assert_eq!(keys.verify(at, &first, false, "c1", &alice, &bob).is_some(), expected);
             }
             assert_eq!(stranger.verify(at, &first, false, "c1", &alice, &bob), None);
         }
