@@ -1,11 +1,18 @@
 //! The kernel's sampled drop events.
 
-use std::{net::IpAddr, path::Path, time::SystemTime};
+use std::{
+    net::IpAddr,
+    os::fd::AsRawFd as _,
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
+use aya::maps::{MapData, RingBuf};
+use edge_ebpf::abi::{Event, map_names};
 use serde::Serialize;
 use tokio::sync::broadcast;
 
-use super::FirewallError;
+use super::{FirewallError, decode, kernel::open, sys};
 
 /// A packet that was dropped, or would have been in monitor mode.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -47,6 +54,56 @@ pub fn subscribe(
     pins: &Path,
     capacity: usize,
 ) -> Result<broadcast::Receiver<DropEvent>, FirewallError> {
-    let _ = (pins, capacity);
-    Err(FirewallError::Stopped)
+    let ring: RingBuf<MapData> = open(pins, map_names::EVENTS)?;
+    let (sender, receiver) = broadcast::channel(capacity.max(1));
+    std::thread::Builder::new()
+        .name("drop-events".to_owned())
+        .spawn(move || read(ring, &sender))
+        .map_err(|fault| FirewallError::io("starting the reader of events", fault))?;
+    Ok(receiver)
+}
+
+/// Until nobody listens. Woken by the kernel, and once in a while to see whether anybody does.
+fn read(mut ring: RingBuf<MapData>, sender: &broadcast::Sender<DropEvent>) {
+    while sender.receiver_count() > 0 {
+        while let Some(item) = ring.next() {
+            if let Some(event) = event(&item) {
+                // Nobody listens any more: the loop's head sees it.
+                let _ = sender.send(event);
+            }
+        }
+        if let Err(fault) = sys::wait_readable(ring.as_raw_fd(), 200) {
+            tracing::error!(%fault, "drop events can no longer be read");
+            return;
+        }
+    }
+}
+
+/// Decodes one record; one of another length is not ours.
+fn event(bytes: &[u8]) -> Option<DropEvent> {
+    if bytes.len() != size_of::<Event>() {
+        return None;
+    }
+    // SAFETY: the length is that of an `Event`, which is plain data for which every bit pattern
+    // is a value; the read does not ask for alignment.
+    let event = unsafe { bytes.as_ptr().cast::<Event>().read_unaligned() };
+    let now = sys::now();
+    let age = sys::monotonic_nanoseconds().saturating_sub(event.at_nanoseconds);
+    let address = |bytes: [u8; 16]| (bytes != [0; 16]).then(|| decode::address(bytes));
+    Some(DropEvent {
+        at: now.wall.checked_sub(Duration::from_nanos(age)).unwrap_or(now.wall),
+        reason: decode::reason(event.reason),
+        ifindex: event.ifindex,
+        zone: decode::zone(event.zone),
+        vlan: (event.vlan != 0).then_some(event.vlan),
+        ether_type: u16::from_be_bytes(event.ether_type),
+        protocol: event.protocol,
+        source: address(event.source),
+        destination: address(event.destination),
+        source_port: u16::from_be_bytes(event.source_port),
+        destination_port: u16::from_be_bytes(event.destination_port),
+        length: event.length,
+        rule: (event.rule != u32::MAX).then_some(event.rule),
+        monitored: event.monitored != 0,
+    })
 }

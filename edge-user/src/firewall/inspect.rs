@@ -1,11 +1,25 @@
 //! Reading the pins. Works without the daemon; never writes.
 
-use std::path::Path;
+use std::{
+    os::fd::{AsFd as _, AsRawFd as _},
+    path::Path,
+};
 
+use aya::maps::{Array, MapData, MapError, PerCpuArray, PerCpuValues};
+use edge_ebpf::{
+    abi::{Counter, NO_GENERATION, SETTING_MONITOR, Settings, map_names as names},
+    verdict::{Reason, Verdict},
+};
 use ipnet::IpNet;
 use serde::Serialize;
 
-use super::{Attached, FirewallError, plan::RuleRow};
+use super::{
+    Attached, FirewallError, attach, decode,
+    kernel::{BlockMaps, open},
+    plan::RuleRow,
+    shape::{self, SHAPES},
+    state, sys,
+};
 
 /// What is loaded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -78,7 +92,7 @@ pub struct MapRow {
     /// Its type.
     #[serde(rename = "type")]
     pub kind: String,
-    /// Entries in use; for arrays those that are not zero.
+    /// Entries in use; of arrays (`Array`, `PerCpuArray`, `RingBuf`) all.
     pub entries: u64,
     /// Room for entries.
     pub max_entries: u32,
@@ -90,32 +104,125 @@ pub struct MapRow {
 
 /// What is loaded, and where.
 pub fn status(pins: &Path) -> Result<Status, FirewallError> {
-    Err(FirewallError::NotLoaded { pins: pins.to_owned() })
+    let map: Array<MapData, Settings> = open(pins, names::SETTINGS)?;
+    let settings = map.get(&0, 0).map_err(|e| FirewallError::map(names::SETTINGS, e))?;
+    let reasons = reasons(pins)?;
+    let sum = |verdict| reasons.iter().filter(|r| r.verdict == verdict).map(|r| r.packets).sum();
+    Ok(Status {
+        daemon: sys::lock(pins)?.is_none(),
+        schema: settings.schema,
+        generation: (settings.schema != 0 && settings.generation < NO_GENERATION)
+            .then_some(settings.generation),
+        monitor: settings.flags & SETTING_MONITOR != 0,
+        events_per_second: settings.events_per_second,
+        attached: attach::attached(pins)?,
+        passed: sum("pass"),
+        dropped: sum("drop"),
+    })
 }
 
 /// Every reason with its counters.
 pub fn reasons(pins: &Path) -> Result<Vec<ReasonRow>, FirewallError> {
-    Err(FirewallError::NotLoaded { pins: pins.to_owned() })
+    let map: PerCpuArray<MapData, Counter> = open(pins, names::REASON_COUNTERS)?;
+    let row = |reason: &Reason| {
+        let counter = sum(&map, u32::from(*reason as u8), names::REASON_COUNTERS)?;
+        Ok(ReasonRow {
+            name: reason.name(),
+            verdict: match reason.verdict() {
+                Verdict::Pass => "pass",
+                Verdict::Drop => "drop",
+            },
+            packets: counter.packets,
+            bytes: counter.bytes,
+            explain: reason.explain(),
+        })
+    };
+    Reason::ALL.iter().map(row).collect()
 }
 
-/// Every rule in force with its counters.
+/// Every rule in force with its counters. A rule with several ports has a row for each; they
+/// share one counter. Management is counted by its reason.
 pub fn rules(pins: &Path, state: &Path) -> Result<Vec<RuleCount>, FirewallError> {
-    let _ = state;
-    Err(FirewallError::NotLoaded { pins: pins.to_owned() })
+    let map: PerCpuArray<MapData, Counter> = open(pins, names::RULE_COUNTERS)?;
+    let by_reason: PerCpuArray<MapData, Counter> = open(pins, names::REASON_COUNTERS)?;
+    let row = |rule: RuleRow| {
+        let counter = match rule.id {
+            Some(id) => sum(&map, id, names::RULE_COUNTERS)?,
+            None => sum(&by_reason, u32::from(Reason::Management as u8), names::REASON_COUNTERS)?,
+        };
+        Ok(RuleCount { rule, packets: counter.packets, bytes: counter.bytes })
+    };
+    let kept = state::read(state).ok().flatten();
+    kept.map(|kept| kept.plan.rows).unwrap_or_default().into_iter().map(row).collect()
+}
+
+/// Adds up the CPUs of one slot.
+fn sum(
+    map: &PerCpuArray<MapData, Counter>,
+    index: u32,
+    name: &str,
+) -> Result<Counter, FirewallError> {
+    map.get(&index, 0).map(|values| total(&values)).map_err(|e| FirewallError::map(name, e))
+}
+
+/// All CPUs together.
+pub(super) fn total(values: &PerCpuValues<Counter>) -> Counter {
+    values.iter().fold(Counter::default(), |total, cpu| Counter {
+        packets: total.packets.wrapping_add(cpu.packets),
+        bytes: total.bytes.wrapping_add(cpu.bytes),
+    })
 }
 
 /// Every block in the kernel.
 pub fn blocks(pins: &Path) -> Result<Vec<BlockEntry>, FirewallError> {
-    Err(FirewallError::NotLoaded { pins: pins.to_owned() })
+    let seconds = sys::now().monotonic;
+    let mut entries: Vec<BlockEntry> = BlockMaps::open(pins)?
+        .entries()?
+        .into_iter()
+        .map(|(prefix, block)| BlockEntry {
+            prefix,
+            scope: decode::scope(block.scope),
+            reason: decode::reason(block.reason),
+            owners: block.owners,
+            expires_in_seconds: (block.expires_at_seconds != 0)
+                .then(|| u64::from(block.expires_at_seconds).saturating_sub(seconds)),
+        })
+        .collect();
+    entries.sort_by_key(|entry| entry.prefix);
+    Ok(entries)
 }
 
 /// Every pinned map.
 pub fn maps(pins: &Path) -> Result<Vec<MapRow>, FirewallError> {
-    Err(FirewallError::NotLoaded { pins: pins.to_owned() })
+    let mut rows = Vec::with_capacity(SHAPES.len());
+    for shape in SHAPES {
+        let path = shape::map_folder(pins).join(shape.name);
+        if !path.exists() {
+            continue;
+        }
+        let fault = |e: MapError| FirewallError::map(shape.name, e);
+        let data = MapData::from_pin(&path).map_err(fault)?;
+        let info = data.info().map_err(fault)?;
+        rows.push(MapRow {
+            name: shape.name.to_owned(),
+            kind: format!("{:?}", shape.kind),
+            entries: decode::count(pins, shape)?,
+            max_entries: info.max_entries(),
+            bytes: sys::map_bytes(data.fd().as_fd().as_raw_fd()),
+            path,
+        });
+    }
+    if rows.is_empty() {
+        return Err(FirewallError::NotLoaded { pins: pins.to_owned() });
+    }
+    Ok(rows)
 }
 
-/// The entries of one map, a JSON object each, with named fields and addresses as text.
+/// The entries of one map, a JSON object each, with named fields and addresses as text. Slots of
+/// arrays that hold only zeros are left out.
 pub fn dump(pins: &Path, name: &str) -> Result<Vec<serde_json::Value>, FirewallError> {
-    let _ = name;
-    Err(FirewallError::NotLoaded { pins: pins.to_owned() })
+    if !SHAPES.iter().any(|shape| shape.name == name) {
+        return Err(FirewallError::NoSuchMap { name: name.to_owned() });
+    }
+    decode::dump(pins, name)
 }

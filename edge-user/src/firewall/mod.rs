@@ -14,12 +14,25 @@ pub mod events;
 pub mod inspect;
 pub mod plan;
 
+mod attach;
+mod blocks;
+mod decode;
+mod engine;
 mod error;
 mod intent;
+mod kernel;
 mod owner;
 mod report;
+mod shape;
+mod state;
+mod sys;
 
 pub use error::FirewallError;
 pub use intent::*;
 pub use owner::{FirewallHandle, Owner, OwnerOptions, detach, load_last_good};
 pub use report::*;
+
+/// The kernel half, as it was built: `edge_xdp` (XDP) and `edge_egress` (traffic-control
+/// classifier) with their maps.
+pub static KERNEL_OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/edge-xdp"));

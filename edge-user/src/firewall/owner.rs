@@ -1,13 +1,25 @@
-//! The one owner of the kernel's maps.
+//! The one owner of the kernel's maps: a thread that takes intents, one after the other.
 
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use super::{Applied, BlockRow, DetachReport, FirewallError, Intent, LoadReport, StartReport};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    Applied, BlockRow, DetachReport, FirewallError, Intent, LoadReport, LoadSource, StartReport,
+    attach,
+    engine::{Devices, Engine},
+    shape, state, sys,
+};
 use crate::config::Config;
+
+/// Requests that may wait for the owner.
+const WAITING: usize = 1024;
+/// The owner wakes at least this often.
+const IDLE: Duration = Duration::from_secs(3600);
 
 /// Where the owner keeps what is its own, and how it starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,51 +52,161 @@ pub struct Owner;
 
 impl Owner {
     /// Loads or adopts, attaches, and puts the configuration in force. Enforcement stays when
-    /// every handle is gone, and when the process dies.
+    /// every handle is gone, and when the process dies. The network namespace is the caller's.
     pub fn start(
         options: OwnerOptions,
         config: Arc<Config>,
     ) -> Result<(FirewallHandle, StartReport), FirewallError> {
-        let _ = (options, config);
-        Err(FirewallError::Stopped)
+        let settle_at = Instant::now() + options.settle_after;
+        let (engine, report) = Engine::start(options, Some(config), Devices::All)?;
+        let (sender, receiver) = mpsc::channel(WAITING);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .map_err(|fault| FirewallError::io("starting the firewall's owner", fault))?;
+        std::thread::Builder::new()
+            .name("firewall".to_owned())
+            .spawn(move || runtime.block_on(run(engine, receiver, settle_at)))
+            .map_err(|fault| FirewallError::io("starting the firewall's owner", fault))?;
+        Ok((FirewallHandle { sender }, report))
+    }
+}
+
+type Answer<T> = oneshot::Sender<Result<T, FirewallError>>;
+
+#[derive(Debug)]
+enum Request {
+    Apply(Vec<Intent>, Answer<Applied>),
+    Settle(Answer<Applied>),
+    Blocks(Answer<Vec<BlockRow>>),
+}
+
+/// Until the last handle is gone: one request after the other, and what time brings in between.
+async fn run(mut engine: Engine, mut requests: mpsc::Receiver<Request>, settle_at: Instant) {
+    let mut settle_at = Some(settle_at);
+    loop {
+        let mut wait = engine.next_expiry().map_or(IDLE, |left| left.min(IDLE));
+        if let Some(at) = settle_at {
+            wait = wait.min(at.saturating_duration_since(Instant::now()));
+        }
+        // An answer that nobody waits for any more is no fault.
+        match tokio::time::timeout(wait, requests.recv()).await {
+            Ok(None) => return,
+            Ok(Some(Request::Apply(intents, answer))) => {
+                let _ = answer.send(engine.apply(intents));
+            }
+            Ok(Some(Request::Settle(answer))) => {
+                settle_at = None;
+                let _ = answer.send(engine.settle());
+            }
+            Ok(Some(Request::Blocks(answer))) => {
+                let _ = answer.send(Ok(engine.rows()));
+            }
+            Err(_) => {}
+        }
+        let mut faults = Vec::new();
+        if settle_at.is_some_and(|at| at <= Instant::now()) {
+            settle_at = None;
+            faults.extend(engine.settle().err());
+        }
+        faults.extend(engine.sweep().err());
+        for fault in faults {
+            tracing::error!(%fault, "blocks could not be swept; trying again");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
     }
 }
 
 /// The way to the owner. The owner's thread ends when the last handle is dropped.
 #[derive(Clone, Debug)]
-pub struct FirewallHandle {}
+pub struct FirewallHandle {
+    sender: mpsc::Sender<Request>,
+}
 
 impl FirewallHandle {
     /// Applies the intents in their order. When one fails, those before it are in force, and
     /// those after it are not.
     pub async fn apply(&self, intents: Vec<Intent>) -> Result<Applied, FirewallError> {
-        let _ = intents;
-        Err(FirewallError::Stopped)
+        self.ask(|answer| Request::Apply(intents, answer)).await
     }
 
     /// As [`Self::apply`], for code outside a runtime.
     pub fn apply_blocking(&self, intents: Vec<Intent>) -> Result<Applied, FirewallError> {
-        let _ = intents;
-        Err(FirewallError::Stopped)
+        self.ask_blocking(|answer| Request::Apply(intents, answer))
     }
 
     /// Says that every owner has named its blocks since the start: what was found in the kernel
     /// and is claimed by nobody goes. Happens by itself after `OwnerOptions::settle_after`.
     pub async fn settle(&self) -> Result<Applied, FirewallError> {
-        Err(FirewallError::Stopped)
+        self.ask(Request::Settle).await
+    }
+
+    /// As [`Self::settle`], for code outside a runtime.
+    pub fn settle_blocking(&self) -> Result<Applied, FirewallError> {
+        self.ask_blocking(Request::Settle)
     }
 
     /// Every block with its owners.
     pub async fn blocks(&self) -> Result<Vec<BlockRow>, FirewallError> {
-        Err(FirewallError::Stopped)
+        self.ask(Request::Blocks).await
+    }
+
+    /// As [`Self::blocks`], for code outside a runtime.
+    pub fn blocks_blocking(&self) -> Result<Vec<BlockRow>, FirewallError> {
+        self.ask_blocking(Request::Blocks)
+    }
+
+    async fn ask<T>(&self, request: impl FnOnce(Answer<T>) -> Request) -> Result<T, FirewallError> {
+        let (answer, wait) = oneshot::channel();
+        self.sender.send(request(answer)).await.map_err(|_| FirewallError::Stopped)?;
+        wait.await.map_err(|_| FirewallError::Stopped)?
+    }
+
+    fn ask_blocking<T>(
+        &self,
+        request: impl FnOnce(Answer<T>) -> Request,
+    ) -> Result<T, FirewallError> {
+        let (answer, wait) = oneshot::channel();
+        self.sender.blocking_send(request(answer)).map_err(|_| FirewallError::Stopped)?;
+        wait.blocking_recv().map_err(|_| FirewallError::Stopped)?
     }
 }
 
 /// Takes everything away: links, pins, folders. Refuses while a daemon holds the lock, unless
 /// `force`.
 pub fn detach(pins: &Path, force: bool) -> Result<DetachReport, FirewallError> {
-    let _ = (pins, force);
-    Err(FirewallError::Stopped)
+    let mut report = DetachReport::default();
+    if !pins.exists() {
+        return Ok(report);
+    }
+    let lock = sys::lock(pins)?;
+    if lock.is_none() && !force {
+        return Err(FirewallError::Locked { pins: pins.to_owned() });
+    }
+    let fault = |path: &Path| {
+        let what = path.display().to_string();
+        move |fault| FirewallError::io(what, fault)
+    };
+    report.devices =
+        attach::pinned(&attach::link_folder(pins)).into_iter().map(|(device, _)| device).collect();
+    // Links first, so that no program runs on maps that are going.
+    let mut folders = vec![attach::link_folder(pins), attach::egress_folder(pins)];
+    for entry in std::fs::read_dir(pins).map_err(fault(pins))?.flatten() {
+        let name = entry.file_name();
+        // Folders of other schemas too, but nothing that is not ours.
+        if name.to_str().is_some_and(|name| name.starts_with('v')) {
+            folders.push(entry.path());
+        }
+    }
+    for folder in folders.iter().filter(|folder| folder.is_dir()) {
+        for entry in std::fs::read_dir(folder).map_err(fault(folder))?.flatten() {
+            std::fs::remove_file(entry.path()).map_err(fault(&entry.path()))?;
+            report.pins += 1;
+        }
+        std::fs::remove_dir(folder).map_err(fault(folder))?;
+    }
+    std::fs::remove_dir(pins).map_err(fault(pins))?;
+    Ok(report)
 }
 
 /// For `edge load`, before the network is up: puts the configuration's rules in force, or, when
@@ -94,6 +216,30 @@ pub fn load_last_good(
     options: OwnerOptions,
     config: Option<Arc<Config>>,
 ) -> Result<LoadReport, FirewallError> {
-    let _ = (options, config);
-    Err(FirewallError::Stopped)
+    let source = if config.is_some() { LoadSource::Config } else { LoadSource::LastGood };
+    let (_engine, start) = Engine::start(options, config, Devices::Existing)?;
+    Ok(LoadReport { source, start })
+}
+
+/// The last good plan, for [`load_last_good`].
+pub(super) fn last_good(folder: &Path) -> Result<state::Kept, FirewallError> {
+    let fault = match state::read(folder) {
+        Ok(Some(kept)) => return Ok(kept),
+        Ok(None) => "nothing was ever in force".to_owned(),
+        Err(fault) => fault,
+    };
+    Err(FirewallError::NoLastGood { state: state::file(folder), fault })
+}
+
+/// Locks and checks the pins. Says whether any map is there already.
+pub(super) fn take_pins(pins: &Path) -> Result<(std::fs::File, bool), FirewallError> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(FirewallError::NotPermitted);
+    }
+    sys::prepare_pins(pins)?;
+    let Some(lock) = sys::lock(pins)? else {
+        return Err(FirewallError::Locked { pins: pins.to_owned() });
+    };
+    let adopted = shape::check(pins)?;
+    Ok((lock, adopted))
 }

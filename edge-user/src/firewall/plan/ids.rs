@@ -19,10 +19,15 @@ impl RuleIds {
         self.names.get(name).copied()
     }
 
+    /// Ids that belong to another name than before: their counters must be cleared.
+    pub fn changed_since(&self, before: &Self) -> Vec<u32> {
+        let changed = self.names.iter().filter(|(name, id)| before.get(name) != Some(**id));
+        changed.map(|(_, id)| *id).collect()
+    }
+
     /// Gives every name in `wanted` an id: the one it had, else a free one, else one of a name
-    /// that is no longer wanted. Returns the ids that are new or changed hands: their counters
-    /// must be cleared.
-    pub fn assign(&mut self, wanted: &[&str]) -> Result<Vec<u32>, PlanError> {
+    /// that is no longer wanted.
+    pub fn assign(&mut self, wanted: &[&str]) -> Result<(), PlanError> {
         if wanted.len() > MAX_RULE_IDS as usize {
             return Err(PlanError::TooManyIds { max: MAX_RULE_IDS });
         }
@@ -33,12 +38,10 @@ impl RuleIds {
         }
         let used: std::collections::BTreeSet<u32> = self.names.values().copied().collect();
         let mut free = (0..MAX_RULE_IDS).filter(|id| !used.contains(id));
-        let mut fresh = Vec::with_capacity(missing.len());
         for name in missing {
             let id = free.next().ok_or(PlanError::TooManyIds { max: MAX_RULE_IDS })?;
             self.names.insert(name.to_owned(), id);
-            fresh.push(id);
         }
-        Ok(fresh)
+        Ok(())
     }
 }

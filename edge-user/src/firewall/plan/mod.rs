@@ -15,6 +15,7 @@ mod compile;
 mod ids;
 
 pub use compile::compile_with;
+pub(super) use compile::{overlap, zone_number};
 pub use ids::RuleIds;
 
 /// Name of the rule that the access service implies.

@@ -1,0 +1,245 @@
+//! Programs on devices: pinned links only, so that enforcement outlives the daemon, and swapped
+//! atomically when a new daemon comes.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Ebpf,
+    programs::{
+        LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode,
+        links::{FdLink, PinnedLink},
+        tc::{SchedClassifierLink, TcAttachOptions},
+        xdp::XdpLink,
+    },
+};
+
+use super::{
+    AttachMode, Attached, FirewallError,
+    kernel::{chain, program},
+    sys,
+};
+
+/// Folder of the XDP links.
+pub(super) fn link_folder(pins: &Path) -> PathBuf {
+    pins.join("links")
+}
+
+/// Folder of the egress links.
+pub(super) fn egress_folder(pins: &Path) -> PathBuf {
+    pins.join("egress")
+}
+
+/// Puts both programs on a device, or gives the links that are there the new programs.
+pub(super) fn attach(
+    ebpf: &mut Ebpf,
+    pins: &Path,
+    device: &str,
+    ifindex: u32,
+    allow_generic: bool,
+) -> Result<(Attached, Vec<String>), FirewallError> {
+    sys::vlan_offload_off(device).map_err(|fault| FirewallError::VlanOffload {
+        device: device.to_owned(),
+        fault: fault.to_string(),
+    })?;
+    for folder in [link_folder(pins), egress_folder(pins)] {
+        fs::create_dir_all(&folder)
+            .map_err(|fault| FirewallError::io(folder.display().to_string(), fault))?;
+    }
+    let egress = egress_folder(pins).join(sys::pin_name(device));
+    attach_egress(ebpf, &egress, device, ifindex)?;
+    let mut warnings = Vec::new();
+    let path = link_folder(pins).join(sys::pin_name(device));
+    let adopted = update(&path, device, ifindex, |link| {
+        let xdp: &mut Xdp = program(ebpf, "edge_xdp")?;
+        let link = XdpLink::try_from(link).map_err(|e| FirewallError::Load(chain(&e)))?;
+        xdp.attach_to_link(link).map_err(|e| FirewallError::Load(chain(&e)))?;
+        Ok(())
+    })?;
+    if !adopted {
+        attach_new(ebpf, &path, device, ifindex, allow_generic, &mut warnings)?;
+    }
+    let facts = sys::link_facts(&path)
+        .map_err(|fault| FirewallError::io(path.display().to_string(), fault))?;
+    let mode =
+        sys::xdp_state(ifindex).ok().flatten().map_or(AttachMode::Native, |state| state.mode);
+    let attached = Attached {
+        device: device.to_owned(),
+        ifindex,
+        mode,
+        link_id: facts.id,
+        program_id: facts.program_id,
+        adopted,
+    };
+    Ok((attached, warnings))
+}
+
+/// Gives a pinned link the new program. `false`: there is no link, or its device is gone.
+fn update(
+    path: &Path,
+    device: &str,
+    ifindex: u32,
+    put: impl FnOnce(FdLink) -> Result<(), FirewallError>,
+) -> Result<bool, FirewallError> {
+    if !path.exists() {
+        return Ok(false);
+    }
+    let fault = |fault| FirewallError::io(format!("link of {device}"), fault);
+    let facts = sys::link_facts(path).map_err(fault)?;
+    if facts.ifindex != ifindex {
+        // The device was taken away and made anew, or renamed: this link is not its link.
+        fs::remove_file(path).map_err(fault)?;
+        return Ok(false);
+    }
+    let link = PinnedLink::from_pin(path)
+        .map_err(|e| FirewallError::Load(format!("{}: {}", path.display(), chain(&e))))?;
+    put(link.into())?;
+    Ok(true)
+}
+
+fn attach_new(
+    ebpf: &mut Ebpf,
+    path: &Path,
+    device: &str,
+    ifindex: u32,
+    allow_generic: bool,
+    warnings: &mut Vec<String>,
+) -> Result<(), FirewallError> {
+    let state = sys::xdp_state(ifindex)
+        .map_err(|fault| FirewallError::io(format!("asking for the state of {device}"), fault))?;
+    if let Some(state) = state {
+        return Err(foreign(device, state.program_id));
+    }
+    let xdp: &mut Xdp = program(ebpf, "edge_xdp")?;
+    let id = match xdp.attach_to_if_index(ifindex, XdpMode::Driver) {
+        Ok(id) => id,
+        Err(fault) if busy(&fault) => {
+            let other = sys::xdp_state(ifindex).ok().flatten();
+            return Err(foreign(device, other.map_or(0, |state| state.program_id)));
+        }
+        Err(fault) if allow_generic => {
+            warnings.push(format!(
+                "device `{device}`: GENERIC MODE, slow: its driver refuses native XDP ({})",
+                chain(&fault)
+            ));
+            xdp.attach_to_if_index(ifindex, XdpMode::Skb).map_err(|fault| {
+                FirewallError::NoNative { device: device.to_owned(), fault: chain(&fault) }
+            })?
+        }
+        Err(fault) => {
+            let fault = chain(&fault);
+            return Err(FirewallError::NoNative { device: device.to_owned(), fault });
+        }
+    };
+    let link = xdp.take_link(id).map_err(|e| FirewallError::Load(chain(&e)))?;
+    let link =
+        FdLink::try_from(link).map_err(|_| FirewallError::NoLink { device: device.to_owned() })?;
+    pin(link, path)
+}
+
+fn attach_egress(
+    ebpf: &mut Ebpf,
+    path: &Path,
+    device: &str,
+    ifindex: u32,
+) -> Result<(), FirewallError> {
+    let adopted = update(path, device, ifindex, |link| {
+        let egress: &mut SchedClassifier = program(ebpf, "edge_egress")?;
+        let link =
+            SchedClassifierLink::try_from(link).map_err(|e| FirewallError::Load(chain(&e)))?;
+        egress.attach_to_link(link).map_err(|e| FirewallError::Load(chain(&e)))?;
+        Ok(())
+    })?;
+    if adopted {
+        return Ok(());
+    }
+    let egress: &mut SchedClassifier = program(ebpf, "edge_egress")?;
+    let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+    let fault = |fault: &ProgramError| {
+        FirewallError::Load(format!(
+            "device `{device}`: attaching at egress (TCX, kernel 6.6 or later): {}",
+            chain(fault)
+        ))
+    };
+    let id =
+        egress.attach_with_options(device, TcAttachType::Egress, options).map_err(|e| fault(&e))?;
+    let link = egress.take_link(id).map_err(|e| fault(&e))?;
+    let link =
+        FdLink::try_from(link).map_err(|_| FirewallError::NoLink { device: device.to_owned() })?;
+    pin(link, path)
+}
+
+fn pin(link: FdLink, path: &Path) -> Result<(), FirewallError> {
+    link.pin(path)
+        .map(drop)
+        .map_err(|e| FirewallError::Load(format!("pinning {}: {}", path.display(), chain(&e))))
+}
+
+fn busy(fault: &ProgramError) -> bool {
+    let ProgramError::SyscallError(fault) = fault else { return false };
+    matches!(fault.io_error.raw_os_error(), Some(libc::EBUSY | libc::EEXIST))
+}
+
+fn foreign(device: &str, id: u32) -> FirewallError {
+    let name = aya::programs::loaded_programs()
+        .filter_map(Result::ok)
+        .find(|info| info.id() == id)
+        .and_then(|info| info.name_as_str().map(str::to_owned));
+    let program = match name {
+        Some(name) => format!("`{name}` (id {id})"),
+        None => format!("with id {id}"),
+    };
+    FirewallError::ForeignProgram { device: device.to_owned(), program }
+}
+
+/// Takes the programs off the devices that `keep` does not name. Returns those.
+pub(super) fn detach_others(
+    pins: &Path,
+    keep: impl Fn(&str) -> bool,
+) -> Result<Vec<String>, FirewallError> {
+    let mut devices = Vec::new();
+    for folder in [link_folder(pins), egress_folder(pins)] {
+        for (device, path) in pinned(&folder) {
+            if !keep(&device) {
+                fs::remove_file(&path)
+                    .map_err(|fault| FirewallError::io(path.display().to_string(), fault))?;
+                if !devices.contains(&device) {
+                    devices.push(device);
+                }
+            }
+        }
+    }
+    Ok(devices)
+}
+
+/// The pinned links of a folder: device and path.
+pub(super) fn pinned(folder: &Path) -> Vec<(String, PathBuf)> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let mut found: Vec<(String, PathBuf)> = entries
+        .flatten()
+        .map(|entry| (sys::device_of_pin(&entry.file_name().to_string_lossy()), entry.path()))
+        .collect();
+    found.sort();
+    found
+}
+
+/// The devices with a pinned XDP link, as the kernel tells.
+pub(super) fn attached(pins: &Path) -> Result<Vec<Attached>, FirewallError> {
+    let mut all = Vec::new();
+    for (device, path) in pinned(&link_folder(pins)) {
+        let facts = sys::link_facts(&path)
+            .map_err(|fault: io::Error| FirewallError::io(path.display().to_string(), fault))?;
+        let state = sys::xdp_state(facts.ifindex).ok().flatten();
+        all.push(Attached {
+            device,
+            ifindex: facts.ifindex,
+            mode: state.map_or(AttachMode::Native, |state| state.mode),
+            link_id: facts.id,
+            program_id: facts.program_id,
+            adopted: true,
+        });
+    }
+    Ok(all)
+}

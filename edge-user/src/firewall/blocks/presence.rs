@@ -1,0 +1,123 @@
+//! The bitmaps that answer "may this source be blocked at all" before any table is asked.
+//!
+//! A bit must be set while any entry touches its cell; it may stay set without one only for IPv6,
+//! where a bit stands for a hash. A clear bit that should be set would let a blocked source in.
+
+use std::collections::{BTreeSet, HashMap};
+
+use edge_ebpf::abi::{PRESENCE4_SLOTS, PRESENCE6_SLOTS, presence4, presence6};
+
+use super::{BlockSink, Key};
+use crate::firewall::FirewallError;
+
+/// Both bitmaps as they should be, and which words have yet to be written.
+#[derive(Debug)]
+pub(in crate::firewall) struct Presence {
+    words4: Vec<u64>,
+    words6: Vec<u64>,
+    /// Entries that share a bit of the IPv6 bitmap.
+    counts6: HashMap<(u32, u64), u32>,
+    /// IPv6 entries shorter than /48, for which the bitmap cannot answer.
+    short6: u32,
+    dirty: BTreeSet<(bool, u32)>,
+}
+
+impl Presence {
+    pub fn new() -> Self {
+        Self {
+            words4: vec![0; PRESENCE4_SLOTS as usize],
+            words6: vec![0; PRESENCE6_SLOTS as usize],
+            counts6: HashMap::new(),
+            short6: 0,
+            dirty: BTreeSet::new(),
+        }
+    }
+
+    pub fn short_prefixes(&self) -> bool {
+        self.short6 > 0
+    }
+
+    /// The words of one family.
+    pub fn words(&self, v6: bool) -> &[u64] {
+        if v6 { &self.words6 } else { &self.words4 }
+    }
+
+    /// Sets the bits of an entry. Once for each entry.
+    pub fn add(&mut self, key: Key) {
+        if !key.v6 {
+            for (slot, bits) in words_of(key) {
+                self.change4(slot, |word| word | bits);
+            }
+        } else if key.length < 48 {
+            self.short6 += 1;
+        } else {
+            let (slot, bit) = presence6(key.first.to_be_bytes());
+            let count = self.counts6.entry((slot, bit)).or_default();
+            *count += 1;
+            if *count == 1
+                && let Some(word) = self.words6.get_mut(slot as usize)
+            {
+                *word |= bit;
+                self.dirty.insert((true, slot));
+            }
+        }
+    }
+
+    /// Clears all cells of an IPv4 prefix.
+    pub fn clear4(&mut self, key: Key) {
+        for (slot, bits) in words_of(key) {
+            self.change4(slot, |word| word & !bits);
+        }
+    }
+
+    /// Takes an IPv6 entry out of the counts, and clears its bit when it was the last.
+    pub fn remove6(&mut self, key: Key) {
+        if key.length < 48 {
+            self.short6 = self.short6.saturating_sub(1);
+            return;
+        }
+        let (slot, bit) = presence6(key.first.to_be_bytes());
+        let Some(count) = self.counts6.get_mut(&(slot, bit)) else { return };
+        *count -= 1;
+        if *count == 0 {
+            self.counts6.remove(&(slot, bit));
+            if let Some(word) = self.words6.get_mut(slot as usize) {
+                *word &= !bit;
+                self.dirty.insert((true, slot));
+            }
+        }
+    }
+
+    /// Writes the words that have changed.
+    pub fn flush(&mut self, sink: &mut dyn BlockSink) -> Result<(), FirewallError> {
+        while let Some((v6, slot)) = self.dirty.first().copied() {
+            let word = self.words(v6).get(slot as usize).copied().unwrap_or_default();
+            sink.presence(v6, slot, word)?;
+            self.dirty.remove(&(v6, slot));
+        }
+        Ok(())
+    }
+
+    fn change4(&mut self, slot: u32, change: impl Fn(u64) -> u64) {
+        if let Some(word) = self.words4.get_mut(slot as usize) {
+            let changed = change(*word);
+            if changed != *word {
+                *word = changed;
+                self.dirty.insert((false, slot));
+            }
+        }
+    }
+}
+
+/// The words of the IPv4 bitmap that a prefix touches, each with its bits.
+fn words_of(key: Key) -> impl Iterator<Item = (u32, u64)> {
+    let cells = 1u64 << 24u8.saturating_sub(key.length);
+    let (slot, bit) = presence4((key.first as u32).to_be_bytes());
+    let (count, bits) = match cells {
+        1 => (1, bit),
+        // A prefix is aligned, so fewer than 64 cells lie in one word.
+        2..64 => (1, ((1u64 << cells) - 1) << bit.trailing_zeros()),
+        _ => ((cells / 64) as u32, u64::MAX),
+    };
+    (slot..slot + count).map(move |slot| (slot, bits))
+}

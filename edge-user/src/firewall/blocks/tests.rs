@@ -1,0 +1,320 @@
+use std::{collections::BTreeMap, time::Duration};
+
+use edge_ebpf::abi::{presence4, presence6};
+use proptest::prelude::*;
+
+use super::*;
+
+/// The kernel's tables as plain collections, with the kernel's way of looking up.
+#[derive(Default)]
+struct Tables {
+    entries: BTreeMap<Key, Block>,
+    bits: BTreeMap<(bool, u32), u64>,
+}
+
+impl BlockSink for Tables {
+    fn put(&mut self, prefix: IpNet, block: &Block) -> Result<(), FirewallError> {
+        self.entries.insert(Key::new(&prefix), *block);
+        Ok(())
+    }
+    fn remove(&mut self, prefix: IpNet) -> Result<(), FirewallError> {
+        assert!(self.entries.remove(&Key::new(&prefix)).is_some(), "{prefix} was not there");
+        Ok(())
+    }
+    fn presence(&mut self, v6: bool, slot: u32, word: u64) -> Result<(), FirewallError> {
+        self.bits.insert((v6, slot), word);
+        Ok(())
+    }
+}
+
+impl Tables {
+    /// Presence bit, then the longest entry: what the kernel does.
+    fn look_up(&self, source: IpAddr, flags: u32, seconds: u64) -> Option<Block> {
+        let (v6, (slot, bit)) = match source {
+            IpAddr::V4(address) => (false, presence4(address.octets())),
+            IpAddr::V6(address) => (true, presence6(address.octets())),
+        };
+        let unsure = v6 && flags & SETTING_SHORT_PREFIXES6 != 0;
+        if flags & SETTING_BLOCKS == 0
+            || !unsure && self.bits.get(&(v6, slot)).copied().unwrap_or(0) & bit == 0
+        {
+            return None;
+        }
+        let key = Key::new(&IpNet::from(source));
+        let found =
+            (0..=key.length).rev().find_map(|length| self.entries.get(&key.shortened(length)))?;
+        let ends = u64::from(found.expires_at_seconds);
+        (ends == 0 || seconds < ends).then_some(*found)
+    }
+}
+
+const ROOM: Room = Room { addresses: [1000; 2], prefixes: [1000; 2] };
+
+fn moment(seconds: u64) -> Moment {
+    Moment {
+        wall: SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000 + seconds),
+        monotonic: 500 + seconds,
+    }
+}
+
+fn request(prefix: &str, owner: BlockOwner, ends: Option<u64>) -> BlockRequest {
+    BlockRequest {
+        prefix: prefix.parse().unwrap(),
+        owner,
+        comment: None,
+        expires_at: ends.map(|seconds| moment(seconds).wall),
+    }
+}
+
+fn domain(name: &str) -> BlockOwner {
+    BlockOwner::Domain(name.parse().unwrap())
+}
+
+#[test]
+fn a_longer_or_shorter_lived_entry_never_weakens_the_prefix_around_it() {
+    let (all, some) = (BlockOwner::Administrator, domain("bad.example"));
+    let cases: &[(&str, Vec<BlockRequest>, &str, u8, u32)] = &[
+        (
+            "federation inside all",
+            vec![
+                request("192.0.2.0/24", all.clone(), None),
+                request("192.0.2.0/28", some.clone(), None),
+            ],
+            "192.0.2.1",
+            SCOPE_ALL,
+            0,
+        ),
+        (
+            "address under all",
+            vec![
+                request("192.0.2.1/32", some.clone(), None),
+                request("192.0.2.0/24", all.clone(), None),
+            ],
+            "192.0.2.1",
+            SCOPE_ALL,
+            0,
+        ),
+        (
+            "ends earlier than what is around it",
+            vec![
+                request("2001:db8::/32", all.clone(), Some(60)),
+                request("2001:db8::1/128", all.clone(), Some(10)),
+            ],
+            "2001:db8::1",
+            SCOPE_ALL,
+            560,
+        ),
+        (
+            "two owners: the stronger holds",
+            vec![
+                request("192.0.2.1/32", some.clone(), None),
+                request("192.0.2.1/32", all, Some(5)),
+            ],
+            "192.0.2.1",
+            SCOPE_ALL,
+            0,
+        ),
+        (
+            "alone",
+            vec![request("2001:db8::1/128", some, Some(10))],
+            "2001:db8::1",
+            SCOPE_FEDERATION,
+            510,
+        ),
+    ];
+    for (name, requests, source, scope, ends) in cases {
+        let (mut table, mut tables) = (BlockTable::new(ROOM), Tables::default());
+        for request in requests {
+            table.block(request).unwrap();
+            table.flush(moment(0), &mut tables).unwrap();
+        }
+        let block = tables.look_up(source.parse().unwrap(), table.flags(), 501).unwrap();
+        assert_eq!((block.scope, block.expires_at_seconds), (*scope, *ends), "{name}");
+    }
+}
+
+#[test]
+fn the_block_goes_with_its_last_owner() {
+    let (mut table, mut tables) = (BlockTable::new(ROOM), Tables::default());
+    let prefix: IpNet = "192.0.2.1/32".parse().unwrap();
+    let (one, two) = (domain("one.example"), domain("two.example"));
+    table.block(&request("192.0.2.1/32", one.clone(), None)).unwrap();
+    table.block(&request("192.0.2.1/32", two.clone(), None)).unwrap();
+    assert_eq!(table.flush(moment(0), &mut tables).unwrap().added, 1);
+    assert_eq!(tables.entries[&Key::new(&prefix)].owners, 2);
+    table.unblock(&prefix, &one);
+    assert_eq!(table.flush(moment(0), &mut tables).unwrap().changed, 1);
+    table.unblock(&prefix, &two);
+    assert_eq!(table.flush(moment(0), &mut tables).unwrap().removed, 1);
+    assert!(tables.entries.is_empty() && table.flags() == 0);
+    assert!(tables.bits.values().all(|word| *word == 0));
+}
+
+#[test]
+fn expired_blocks_are_swept_and_the_rest_recomputed() {
+    let (mut table, mut tables) = (BlockTable::new(ROOM), Tables::default());
+    table.block(&request("192.0.2.0/24", BlockOwner::Administrator, Some(10))).unwrap();
+    table.block(&request("192.0.2.1/32", domain("bad.example"), None)).unwrap();
+    table.flush(moment(0), &mut tables).unwrap();
+    assert_eq!(table.next_expiry(), Some(moment(10).wall));
+    table.sweep(moment(10));
+    table.flush(moment(10), &mut tables).unwrap();
+    let block = tables.look_up("192.0.2.1".parse().unwrap(), table.flags(), 510).unwrap();
+    assert_eq!((block.scope, tables.entries.len()), (SCOPE_FEDERATION, 1));
+}
+
+#[test]
+fn management_prefixes_cannot_be_blocked() {
+    let mut table = BlockTable::new(ROOM);
+    table.protect(vec!["192.0.2.0/28".parse().unwrap()]);
+    for prefix in ["192.0.2.0/28", "192.0.2.1/32", "192.0.0.0/16", "0.0.0.0/0"] {
+        let request = request(prefix, BlockOwner::Administrator, None);
+        assert!(
+            matches!(table.block(&request), Err(FirewallError::ManagementPrefix { .. })),
+            "{prefix}"
+        );
+        let all = table.set_owner(&BlockOwner::File, std::slice::from_ref(&request));
+        assert!(all.is_err(), "{prefix}");
+        // A domain's other addresses are blocked all the same.
+        table.set_owner(&domain("bad.example"), &[request]).unwrap();
+    }
+    table.block(&request("192.0.2.16/28", BlockOwner::Administrator, None)).unwrap();
+}
+
+#[test]
+fn a_full_table_refuses_and_says_which() {
+    let room = Room { addresses: [1, 1], prefixes: [1, 1] };
+    for (first, second) in [
+        ("192.0.2.1/32", "192.0.2.2/32"),
+        ("192.0.2.0/24", "198.51.100.0/24"),
+        ("2001:db8::1/128", "2001:db8::2/128"),
+        ("2001:db8::/64", "2001:db8:1::/64"),
+    ] {
+        let mut table = BlockTable::new(room);
+        table.block(&request(first, BlockOwner::File, None)).unwrap();
+        table.block(&request(first, BlockOwner::File, None)).unwrap();
+        let full = table.block(&request(second, BlockOwner::File, None));
+        assert!(matches!(full, Err(FirewallError::BlocksFull { .. })), "{second}");
+    }
+}
+
+#[test]
+fn what_is_found_in_the_kernel_stays_until_it_is_settled_or_claimed() {
+    let now = moment(0);
+    let mut tables = Tables::default();
+    let mut before = BlockTable::new(ROOM);
+    before.block(&request("192.0.2.1/32", BlockOwner::Administrator, None)).unwrap();
+    before.block(&request("192.0.2.2/32", domain("bad.example"), None)).unwrap();
+    before.block(&request("2001:db8::/64", BlockOwner::File, None)).unwrap();
+    before.flush(now, &mut tables).unwrap();
+
+    let mut table = BlockTable::new(ROOM);
+    for (key, block) in &tables.entries {
+        table.adopt(key.prefix(), *block, now);
+    }
+    let claim = [request("192.0.2.1/32", BlockOwner::Administrator, None)];
+    table.set_owner(&BlockOwner::Administrator, &claim).unwrap();
+    let applied = table.flush(now, &mut tables).unwrap();
+    assert_eq!((applied.added, applied.changed, applied.removed), (0, 0, 0));
+    table.unblock(&"192.0.2.2/32".parse().unwrap(), &domain("bad.example"));
+    assert_eq!(table.flush(now, &mut tables).unwrap().removed, 1);
+    table.settle();
+    assert_eq!(table.flush(now, &mut tables).unwrap().removed, 1);
+    assert_eq!(tables.entries.len(), 1);
+    assert_eq!(table.presence().words(true).iter().filter(|word| **word != 0).count(), 0);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Block(IpNet, u8, Option<u64>),
+    Unblock(IpNet, u8),
+    Sweep(u64),
+}
+
+fn owner(number: u8) -> BlockOwner {
+    match number {
+        0 => BlockOwner::File,
+        1 => BlockOwner::Administrator,
+        _ => domain("bad.example"),
+    }
+}
+
+/// Prefixes that crowd together, so that they nest and share cells.
+fn prefixes() -> impl Strategy<Value = IpNet> {
+    let v4 = (0u32..4, 0u32..3, 0u32..4, prop::sample::select(vec![8u8, 15, 18, 22, 24, 27, 32]))
+        .prop_map(|(a, b, c, length)| {
+            let address = 0xc000_0200 + (a << 22) + (b << 8) + c;
+            IpNet::new(Ipv4Addr::from(address).into(), length).unwrap().trunc()
+        });
+    let v6 = (0u128..3, 0u128..3, prop::sample::select(vec![32u8, 47, 48, 56, 64, 128])).prop_map(
+        |(a, c, length)| {
+            let address = (0x2001_0db8u128 << 96) + (a << 80) + c;
+            IpNet::new(Ipv6Addr::from(address).into(), length).unwrap().trunc()
+        },
+    );
+    prop_oneof![v4, v6]
+}
+
+fn steps() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (prefixes(), 0u8..3, prop::option::of(1u64..50))
+            .prop_map(|(prefix, owner, ends)| Step::Block(prefix, owner, ends)),
+        3 => (prefixes(), 0u8..3).prop_map(|(prefix, owner)| Step::Unblock(prefix, owner)),
+        1 => (1u64..10).prop_map(Step::Sweep),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// After any history, for any source: the kernel drops all it must, and nothing that no hold
+    /// covers; the bitmaps never hide an entry and never stay set without one (IPv4).
+    #[test]
+    fn the_kernel_agrees_with_the_list_of_holds(steps in prop::collection::vec(steps(), 1..40)) {
+        let (mut table, mut tables) = (BlockTable::new(ROOM), Tables::default());
+        let mut holds: BTreeMap<(IpNet, u8), Option<u64>> = BTreeMap::new();
+        let mut clock = 0;
+        for step in &steps {
+            match step {
+                Step::Block(prefix, by, ends) => {
+                    let ends = ends.map(|seconds| clock + seconds);
+                    table.block(&request(&prefix.to_string(), owner(*by), ends)).unwrap();
+                    holds.insert((*prefix, *by), ends);
+                }
+                Step::Unblock(prefix, by) => {
+                    table.unblock(prefix, &owner(*by));
+                    holds.remove(&(*prefix, *by));
+                }
+                Step::Sweep(seconds) => {
+                    clock += seconds;
+                    table.sweep(moment(clock));
+                    holds.retain(|_, ends| ends.is_none_or(|at| at > clock));
+                }
+            }
+            table.flush(moment(clock), &mut tables).unwrap();
+        }
+        for (prefix, _) in holds.keys().copied().chain([("203.0.113.0/24".parse().unwrap(), 0)]) {
+            for source in [prefix.network(), prefix.broadcast()] {
+                let covering = holds.keys().filter(|(net, _)| net.contains(&source));
+                let all = covering.clone().any(|(_, by)| *by < 2);
+                let any = covering.count() > 0;
+                let found = tables.look_up(source, table.flags(), moment(clock).monotonic);
+                prop_assert_eq!(found.is_some(), any, "{}", source);
+                prop_assert_eq!(found.is_some_and(|b| b.scope == SCOPE_ALL), all, "{}", source);
+            }
+        }
+        let words = table.presence().words(false);
+        for ((_, slot), word) in tables.bits.iter().filter(|((v6, _), _)| !v6) {
+            prop_assert_eq!(words[*slot as usize], *word);
+        }
+        let set = words.iter().enumerate().filter(|(_, word)| **word != 0);
+        for (slot, word) in set {
+            prop_assert_eq!(tables.bits.get(&(false, slot as u32)), Some(word));
+            for bit in (0..64).filter(|bit| word & (1 << bit) != 0) {
+                let cell = Ipv4Addr::from(((slot as u32) << 14) | (bit << 8));
+                let cell = IpNet::new(cell.into(), 24).unwrap();
+                prop_assert!(holds.keys().any(|(net, _)| overlap(net, &cell)), "{} is stale", cell);
+            }
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! What the owner does with an intent. Runs in the owner's thread only.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use edge_ebpf::abi::{Interface, MAX_IFINDEX, SCHEMA, Settings};
+
+use super::{
+    Applied, Attached, BlockOwner, BlockRequest, BlockRow, FirewallError, Intent, OwnerOptions,
+    StartReport, attach,
+    blocks::BlockTable,
+    kernel::{self, Kernel},
+    owner::{last_good, take_pins},
+    plan::{self, RuleIds, RuleSet},
+    state, sys,
+};
+use crate::config::Config;
+
+/// Which of the configured devices must exist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Devices {
+    /// All: a missing one is an error.
+    All,
+    /// Those that do are taken; the others are named.
+    Existing,
+}
+
+/// Everything the owner holds.
+pub(super) struct Engine {
+    options: OwnerOptions,
+    kernel: Kernel,
+    table: BlockTable,
+    ids: RuleIds,
+    plan: RuleSet,
+    settings: Settings,
+    /// Held as long as this lives.
+    _lock: File,
+}
+
+/// The configured devices that exist, with what the kernel must know of them.
+struct Resolved {
+    devices: BTreeMap<u32, Interface>,
+    vlans: BTreeMap<(u32, u16), Interface>,
+    names: BTreeMap<String, u32>,
+    missing: Vec<String>,
+}
+
+impl Engine {
+    /// Loads or adopts, attaches, and puts the plan in force.
+    pub fn start(
+        options: OwnerOptions,
+        config: Option<Arc<Config>>,
+        devices: Devices,
+    ) -> Result<(Self, StartReport), FirewallError> {
+        let mut report = StartReport::default();
+        let mut ids = match state::read(&options.state) {
+            Ok(kept) => kept.map(|kept| kept.ids).unwrap_or_default(),
+            Err(_) if config.is_none() => RuleIds::default(),
+            Err(fault) => {
+                report.warnings.push(state::set_aside(&options.state, &fault));
+                RuleIds::default()
+            }
+        };
+        let before = ids.clone();
+        let plan = match config {
+            Some(config) => plan::compile_with(&config, &mut ids)?,
+            None => last_good(&options.state)?.plan,
+        };
+        let resolved = resolve(&plan, devices)?;
+        let (lock, adopted) = take_pins(&options.pins)?;
+        let kernel = Kernel::load(&options.pins, &plan, options.debug_log)?;
+        let settings = kernel.settings()?;
+        if settings.schema != SCHEMA {
+            let (pins, found) = (options.pins, settings.schema.to_string());
+            return Err(FirewallError::Schema { pins, found, expected: SCHEMA });
+        }
+        report.adopted = adopted;
+        let room = kernel::room(&options.pins)?;
+        let asked = [plan.max_addresses, plan.max_prefixes];
+        if [room.addresses[0], room.prefixes[0]] != asked {
+            report.warnings.push(format!(
+                "the block tables keep their size ({} addresses, {} prefixes) until `edge detach`",
+                room.addresses[0], room.prefixes[0]
+            ));
+        }
+        let table = BlockTable::new(room);
+        let mut engine =
+            Self { options, kernel, table, ids, plan: plan.clone(), settings, _lock: lock };
+        engine.adopt(&mut report)?;
+        let fresh = engine.ids.changed_since(&before);
+        engine.put_in_force(plan, &resolved, &fresh, &mut report)?;
+        report.warnings.extend(unconfigured(&resolved));
+        report.missing = resolved.missing;
+        Ok((engine, report))
+    }
+
+    /// Takes in the blocks that the kernel holds, and mends the bitmaps.
+    fn adopt(&mut self, report: &mut StartReport) -> Result<(), FirewallError> {
+        if !report.adopted {
+            return Ok(());
+        }
+        let now = sys::now();
+        for (prefix, block) in self.kernel.blocks.entries()? {
+            self.table.adopt(prefix, block, now);
+            report.adopted_blocks += 1;
+        }
+        let repaired = self.kernel.blocks.repair_presence(self.table.presence())?;
+        if repaired > 0 {
+            tracing::warn!(repaired, "words of the presence bitmaps were wrong and are mended");
+        }
+        Ok(())
+    }
+
+    /// Applies the intents in their order.
+    pub fn apply(&mut self, intents: Vec<Intent>) -> Result<Applied, FirewallError> {
+        let began = Instant::now();
+        let mut total = Applied::default();
+        let mut fault = None;
+        for intent in intents {
+            let done = match intent {
+                Intent::Block(request) => self.table.block(&request),
+                Intent::Unblock { prefix, owner } => {
+                    self.table.unblock(&prefix, &owner);
+                    Ok(())
+                }
+                Intent::SetOwnerBlocks { owner, blocks } => self.table.set_owner(&owner, &blocks),
+                Intent::SetConfig(config) => self.set_config(&config, &mut total),
+            };
+            if let Err(found) = done {
+                fault = Some(found);
+                break;
+            }
+        }
+        // What came before a fault is put in force all the same.
+        let flushed = self.flush();
+        if let Some(fault) = fault {
+            return Err(fault);
+        }
+        add(&mut total, flushed?);
+        total.took = began.elapsed();
+        Ok(total)
+    }
+
+    /// Lets go of adopted blocks that nobody claimed.
+    pub fn settle(&mut self) -> Result<Applied, FirewallError> {
+        let began = Instant::now();
+        self.table.settle();
+        let mut applied = self.flush()?;
+        applied.took = began.elapsed();
+        Ok(applied)
+    }
+
+    /// Lets go of expired blocks.
+    pub fn sweep(&mut self) -> Result<Applied, FirewallError> {
+        self.table.sweep(sys::now());
+        self.flush()
+    }
+
+    /// How long until the next block expires.
+    pub fn next_expiry(&self) -> Option<Duration> {
+        let at = self.table.next_expiry()?;
+        Some(at.duration_since(SystemTime::now()).unwrap_or_default())
+    }
+
+    /// Every block with its owners.
+    pub fn rows(&self) -> Vec<BlockRow> {
+        self.table.rows()
+    }
+
+    fn set_config(&mut self, config: &Config, total: &mut Applied) -> Result<(), FirewallError> {
+        // The ids are learned only when all went well, or a failed attempt would use them up.
+        let mut ids = self.ids.clone();
+        let plan = plan::compile_with(config, &mut ids)?;
+        let resolved = resolve(&plan, Devices::All)?;
+        let fresh = ids.changed_since(&self.ids);
+        let before = std::mem::replace(&mut self.ids, ids);
+        let mut report = StartReport::default();
+        match self.put_in_force(plan, &resolved, &fresh, &mut report) {
+            Ok(applied) => add(total, applied),
+            Err(fault) => {
+                self.ids = before;
+                return Err(fault);
+            }
+        }
+        for warning in report.warnings {
+            tracing::warn!("{warning}");
+        }
+        Ok(())
+    }
+
+    /// The order matters: blocks and rules are there before the swap, the swap before a new
+    /// device is attached, and a device is let go last.
+    fn put_in_force(
+        &mut self,
+        plan: RuleSet,
+        resolved: &Resolved,
+        fresh: &[u32],
+        report: &mut StartReport,
+    ) -> Result<Applied, FirewallError> {
+        let idle = if self.settings.generation == 0 { 1 } else { 0 };
+        self.kernel.write_rule_set(idle, &plan)?;
+        self.kernel.clear_rule_counters(fresh)?;
+        self.table.protect(plan.management.clone());
+        let blocks: Vec<BlockRequest> = plan
+            .blocks
+            .iter()
+            .map(|prefix| BlockRequest {
+                prefix: *prefix,
+                owner: BlockOwner::File,
+                comment: None,
+                expires_at: None,
+            })
+            .collect();
+        self.table.set_owner(&BlockOwner::File, &blocks)?;
+        let applied = self.table.flush(sys::now(), &mut self.kernel.blocks)?;
+        self.kernel.write_interfaces(&resolved.devices, &resolved.vlans)?;
+        let settings = Settings {
+            schema: SCHEMA,
+            generation: idle,
+            flags: plan.flags | self.table.flags(),
+            events_per_second: plan.events_per_second,
+        };
+        self.kernel.set_settings(settings)?;
+        self.settings = settings;
+        self.plan = plan.clone();
+        report.generation = idle;
+        for (device, ifindex) in &resolved.names {
+            let (attached, warnings) = self.attach(device, *ifindex, plan.allow_generic)?;
+            report.attached.push(attached);
+            report.warnings.extend(warnings);
+        }
+        let missing = &resolved.missing;
+        attach::detach_others(&self.options.pins, |device| {
+            resolved.names.contains_key(device) || missing.iter().any(|name| name == device)
+        })?;
+        report.rules = plan.rows.iter().filter(|row| row.id.is_some()).count();
+        if let Err(fault) = state::write(&self.options.state, &self.ids, &plan) {
+            report.warnings.push(format!("{fault}; after a reboot `edge load` has no plan"));
+        }
+        Ok(applied)
+    }
+
+    fn attach(
+        &mut self,
+        device: &str,
+        ifindex: u32,
+        allow_generic: bool,
+    ) -> Result<(Attached, Vec<String>), FirewallError> {
+        let (ebpf, pins) = (&mut self.kernel.ebpf, &self.options.pins);
+        attach::attach(ebpf, pins, device, ifindex, allow_generic)
+    }
+
+    /// Writes the blocks that changed, and the settings when the tables became empty or not.
+    fn flush(&mut self) -> Result<Applied, FirewallError> {
+        self.write_flags(self.settings.flags | self.table.flags())?;
+        let applied = self.table.flush(sys::now(), &mut self.kernel.blocks)?;
+        self.write_flags(self.plan.flags | self.table.flags())?;
+        Ok(applied)
+    }
+
+    fn write_flags(&mut self, flags: u32) -> Result<(), FirewallError> {
+        if flags != self.settings.flags {
+            let settings = Settings { flags, ..self.settings };
+            self.kernel.set_settings(settings)?;
+            self.settings = settings;
+        }
+        Ok(())
+    }
+}
+
+fn add(total: &mut Applied, more: Applied) {
+    total.added += more.added;
+    total.changed += more.changed;
+    total.removed += more.removed;
+}
+
+fn resolve(plan: &RuleSet, wanted: Devices) -> Result<Resolved, FirewallError> {
+    let mut resolved = Resolved {
+        devices: BTreeMap::new(),
+        vlans: BTreeMap::new(),
+        names: BTreeMap::new(),
+        missing: Vec::new(),
+    };
+    for interface in &plan.interfaces {
+        let device = &interface.device;
+        let Some(ifindex) = sys::ifindex(device) else {
+            if wanted == Devices::All {
+                return Err(FirewallError::NoDevice { device: device.clone() });
+            }
+            if !resolved.missing.contains(device) {
+                resolved.missing.push(device.clone());
+            }
+            continue;
+        };
+        if ifindex >= MAX_IFINDEX {
+            let device = device.clone();
+            return Err(FirewallError::IfIndex { device, ifindex, max: MAX_IFINDEX - 1 });
+        }
+        resolved.names.insert(device.clone(), ifindex);
+        let zone_plus_one = plan::zone_number(interface.zone) + 1;
+        let entry = resolved.devices.entry(ifindex).or_insert(Interface {
+            zone_plus_one: 0,
+            trunk: 0,
+            reserved: [0; 2],
+        });
+        match interface.vlan {
+            None => entry.zone_plus_one = zone_plus_one,
+            Some(vlan) => {
+                entry.trunk = 1;
+                let tagged = Interface { zone_plus_one, trunk: 0, reserved: [0; 2] };
+                resolved.vlans.insert((ifindex, vlan), tagged);
+            }
+        }
+    }
+    Ok(resolved)
+}
+
+/// Devices that are up and that the firewall does not see.
+fn unconfigured(resolved: &Resolved) -> Vec<String> {
+    let open = sys::devices_up().into_iter().filter(|name| !resolved.names.contains_key(name));
+    open.map(|name| {
+        format!(
+            "device `{name}` is up and not configured: the firewall does not see its traffic; \
+             add an [[interface]] for it, or take it down"
+        )
+    })
+    .collect()
+}

@@ -1,0 +1,405 @@
+//! The kernel's side: the loaded program and the pinned maps, typed, and how they are written.
+//!
+//! A rule set is written into fresh inner maps in the slot that is not in force; one store into
+//! `SETTINGS` swaps it in. Nothing here decides what should be in force.
+
+use std::{collections::BTreeMap, net::IpAddr, path::Path};
+
+use aya::{
+    Ebpf, EbpfLoader, Pod,
+    maps::{
+        Array, ArrayOfMaps, HashMap, LpmTrie, Map, MapData, MapError, MapInfo, PerCpuArray,
+        PerCpuValues, lpm_trie::Key as LpmKey,
+    },
+    programs::{SchedClassifier, Xdp},
+};
+use edge_ebpf::abi::{
+    Block, Counter, Interface, MAX_IFINDEX, MAX_RULES, NO_GENERATION, PORT_WORD_SLOTS,
+    PROTOCOL_WORD_SLOTS, Rule, SCHEMA, SetMask, Settings, VlanKey, map_names as names, mapped,
+};
+use ipnet::IpNet;
+
+use super::{
+    FirewallError, KERNEL_OBJECT,
+    blocks::{BlockSink, Presence, Room},
+    plan::RuleSet,
+    shape::{self, INNER_DESTINATIONS, INNER_SOURCES, NO_PREALLOC, SHAPES},
+};
+
+type Outer<V> = ArrayOfMaps<MapData, V>;
+
+/// The loaded program and its maps.
+pub(super) struct Kernel {
+    /// Holds the programs.
+    pub ebpf: Ebpf,
+    settings: Array<MapData, Settings>,
+    interfaces: Array<MapData, Interface>,
+    vlans: HashMap<MapData, VlanKey, Interface>,
+    port_words: Outer<Array<MapData, u32>>,
+    protocol_words: Outer<Array<MapData, u32>>,
+    rules: Outer<Array<MapData, Rule>>,
+    sources4: Outer<LpmTrie<MapData, [u8; 4], SetMask>>,
+    sources6: Outer<LpmTrie<MapData, [u8; 16], SetMask>>,
+    destinations: Outer<HashMap<MapData, [u8; 16], SetMask>>,
+    rule_counters: PerCpuArray<MapData, Counter>,
+    /// The block tables.
+    pub blocks: BlockMaps,
+}
+
+/// The block tables and their bitmaps.
+pub(super) struct BlockMaps {
+    blocked4: HashMap<MapData, [u8; 4], Block>,
+    blocked6: HashMap<MapData, [u8; 16], Block>,
+    prefixes4: LpmTrie<MapData, [u8; 4], Block>,
+    prefixes6: LpmTrie<MapData, [u8; 16], Block>,
+    presence4: Array<MapData, u64>,
+    presence6: Array<MapData, u64>,
+}
+
+/// Opens a pinned map as `T`.
+pub(super) fn open<T>(pins: &Path, name: &str) -> Result<T, FirewallError>
+where
+    T: TryFrom<Map, Error = MapError>,
+{
+    let path = shape::map_folder(pins).join(name);
+    if !path.exists() {
+        return Err(FirewallError::NotLoaded { pins: pins.to_owned() });
+    }
+    MapData::from_pin(path)
+        .and_then(Map::from_map_data)
+        .and_then(T::try_from)
+        .map_err(|fault| FirewallError::map(name, fault))
+}
+
+impl Kernel {
+    /// Loads the program over the pinned maps, making those that are not there. The shapes must
+    /// have been checked.
+    pub fn load(pins: &Path, plan: &RuleSet, debug_log: bool) -> Result<Self, FirewallError> {
+        let folder = shape::map_folder(pins);
+        std::fs::create_dir_all(&folder)
+            .map_err(|fault| FirewallError::io(folder.display().to_string(), fault))?;
+        let mut loader = EbpfLoader::new();
+        for shape in SHAPES {
+            loader.map_pin_path(shape.name, folder.join(shape.name));
+        }
+        for name in [names::BLOCKED4, names::BLOCKED6] {
+            loader.map_max_entries(name, plan.max_addresses.max(1));
+        }
+        for name in [names::BLOCKED4_PREFIXES, names::BLOCKED6_PREFIXES] {
+            loader.map_max_entries(name, plan.max_prefixes.max(1));
+        }
+        let mut ebpf =
+            loader.load(KERNEL_OBJECT).map_err(|fault| FirewallError::Load(chain(&fault)))?;
+        let xdp: &mut Xdp = program(&mut ebpf, "edge_xdp")?;
+        xdp.load().map_err(|fault| FirewallError::Load(chain(&fault)))?;
+        let egress: &mut SchedClassifier = program(&mut ebpf, "edge_egress")?;
+        egress.load().map_err(|fault| FirewallError::Load(chain(&fault)))?;
+        if debug_log && ebpf.map("AYA_LOGS").is_none() {
+            tracing::warn!("this build of the kernel program has no debug messages");
+        }
+        Ok(Self {
+            ebpf,
+            settings: open(pins, names::SETTINGS)?,
+            interfaces: open(pins, names::INTERFACES)?,
+            vlans: open(pins, names::VLANS)?,
+            port_words: open(pins, names::PORT_WORDS)?,
+            protocol_words: open(pins, names::PROTOCOL_WORDS)?,
+            rules: open(pins, names::RULES)?,
+            sources4: open(pins, names::SOURCES4)?,
+            sources6: open(pins, names::SOURCES6)?,
+            destinations: open(pins, names::DESTINATIONS)?,
+            rule_counters: open(pins, names::RULE_COUNTERS)?,
+            blocks: BlockMaps::open(pins)?,
+        })
+    }
+
+    /// What is in force. In fresh maps: no generation.
+    pub fn settings(&self) -> Result<Settings, FirewallError> {
+        let found = self.settings.get(&0, 0).map_err(|e| FirewallError::map(names::SETTINGS, e))?;
+        if found.schema == 0 {
+            return Ok(Settings {
+                schema: SCHEMA,
+                generation: NO_GENERATION,
+                ..Settings::default()
+            });
+        }
+        Ok(found)
+    }
+
+    /// One store: swaps the generation, and everything else that `settings` says, at once.
+    pub fn set_settings(&mut self, settings: Settings) -> Result<(), FirewallError> {
+        self.settings.set(0, settings, 0).map_err(|e| FirewallError::map(names::SETTINGS, e))
+    }
+
+    /// Writes a rule set into the slot of `generation`, which must not be in force.
+    pub fn write_rule_set(&mut self, generation: u32, plan: &RuleSet) -> Result<(), FirewallError> {
+        let mut ports = Array::create(PORT_WORD_SLOTS, 0).map_err(at(names::PORT_WORDS))?;
+        for (first, last, word) in &plan.port_words {
+            for index in *first..=*last {
+                ports.set(index, *word, 0).map_err(at(names::PORT_WORDS))?;
+            }
+        }
+        self.port_words.set(generation, &ports, 0).map_err(at(names::PORT_WORDS))?;
+        let mut words = Array::create(PROTOCOL_WORD_SLOTS, 0).map_err(at(names::PROTOCOL_WORDS))?;
+        for (index, word) in &plan.protocol_words {
+            words.set(*index, *word, 0).map_err(at(names::PROTOCOL_WORDS))?;
+        }
+        self.protocol_words.set(generation, &words, 0).map_err(at(names::PROTOCOL_WORDS))?;
+        let mut rules = Array::create(MAX_RULES, 0).map_err(at(names::RULES))?;
+        for (index, rule) in (0u32..).zip(&plan.rules) {
+            let rule = Rule {
+                id: rule.id,
+                source_set: rule.source_set,
+                destination_set: rule.destination_set,
+                action: rule.action,
+                reserved: 0,
+            };
+            rules.set(index, rule, 0).map_err(at(names::RULES))?;
+        }
+        self.rules.set(generation, &rules, 0).map_err(at(names::RULES))?;
+        self.write_sets(generation, plan)
+    }
+
+    fn write_sets(&mut self, generation: u32, plan: &RuleSet) -> Result<(), FirewallError> {
+        let mut sources4 =
+            LpmTrie::create(INNER_SOURCES, NO_PREALLOC).map_err(at(names::SOURCES4))?;
+        let mut sources6 =
+            LpmTrie::create(INNER_SOURCES, NO_PREALLOC).map_err(at(names::SOURCES6))?;
+        for (prefix, mask) in &plan.sources {
+            match prefix {
+                IpNet::V4(net) => sources4
+                    .insert(&lpm(net.prefix_len(), net.network().octets()), set_mask(*mask), 0)
+                    .map_err(at(names::SOURCES4))?,
+                IpNet::V6(net) => sources6
+                    .insert(&lpm(net.prefix_len(), net.network().octets()), set_mask(*mask), 0)
+                    .map_err(at(names::SOURCES6))?,
+            }
+        }
+        self.sources4.set(generation, &sources4, 0).map_err(at(names::SOURCES4))?;
+        self.sources6.set(generation, &sources6, 0).map_err(at(names::SOURCES6))?;
+        let mut destinations =
+            HashMap::create(INNER_DESTINATIONS, NO_PREALLOC).map_err(at(names::DESTINATIONS))?;
+        for (address, mask) in &plan.destinations {
+            let key = match address {
+                IpAddr::V4(address) => mapped(address.octets()),
+                IpAddr::V6(address) => address.octets(),
+            };
+            destinations.insert(key, set_mask(*mask), 0).map_err(at(names::DESTINATIONS))?;
+        }
+        self.destinations.set(generation, &destinations, 0).map_err(at(names::DESTINATIONS))
+    }
+
+    /// Makes both tables of interfaces say exactly this.
+    pub fn write_interfaces(
+        &mut self,
+        devices: &BTreeMap<u32, Interface>,
+        vlans: &BTreeMap<(u32, u16), Interface>,
+    ) -> Result<(), FirewallError> {
+        let none = Interface { zone_plus_one: 0, trunk: 0, reserved: [0; 2] };
+        for ((ifindex, outer), interface) in vlans {
+            let key = VlanKey { ifindex: *ifindex, outer: *outer, inner: 0 };
+            self.vlans.insert(key, interface, 0).map_err(at(names::VLANS))?;
+        }
+        for ifindex in 0..MAX_IFINDEX {
+            let wanted = devices.get(&ifindex).copied().unwrap_or(none);
+            let found = self.interfaces.get(&ifindex, 0).map_err(at(names::INTERFACES))?;
+            if found != wanted {
+                self.interfaces.set(ifindex, wanted, 0).map_err(at(names::INTERFACES))?;
+            }
+        }
+        let known: Vec<VlanKey> = self.vlans.keys().filter_map(Result::ok).collect();
+        for key in known {
+            if key.inner != 0 || !vlans.contains_key(&(key.ifindex, key.outer)) {
+                self.vlans.remove(&key).map_err(at(names::VLANS))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets the counters of these rules to zero.
+    pub fn clear_rule_counters(&mut self, ids: &[u32]) -> Result<(), FirewallError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let cpus = aya::util::nr_cpus().map_err(|(_, e)| FirewallError::io("counting CPUs", e))?;
+        for id in ids {
+            let zeros = PerCpuValues::try_from(vec![Counter::default(); cpus])
+                .map_err(|e| FirewallError::io("counting CPUs", e))?;
+            self.rule_counters.set(*id, zeros, 0).map_err(at(names::RULE_COUNTERS))?;
+        }
+        Ok(())
+    }
+}
+
+impl BlockMaps {
+    pub fn open(pins: &Path) -> Result<Self, FirewallError> {
+        Ok(Self {
+            blocked4: open(pins, names::BLOCKED4)?,
+            blocked6: open(pins, names::BLOCKED6)?,
+            prefixes4: open(pins, names::BLOCKED4_PREFIXES)?,
+            prefixes6: open(pins, names::BLOCKED6_PREFIXES)?,
+            presence4: open(pins, names::PRESENCE4)?,
+            presence6: open(pins, names::PRESENCE6)?,
+        })
+    }
+
+    /// Every entry.
+    pub fn entries(&self) -> Result<Vec<(IpNet, Block)>, FirewallError> {
+        let mut all = Vec::new();
+        for entry in self.blocked4.iter() {
+            let (address, block) = entry.map_err(at(names::BLOCKED4))?;
+            all.push((IpNet::from(IpAddr::from(address)), block));
+        }
+        for entry in self.prefixes4.iter() {
+            let (key, block) = entry.map_err(at(names::BLOCKED4_PREFIXES))?;
+            push_prefix(&mut all, key.data().into(), key.prefix_len(), block);
+        }
+        for entry in self.blocked6.iter() {
+            let (address, block) = entry.map_err(at(names::BLOCKED6))?;
+            all.push((IpNet::from(IpAddr::from(address)), block));
+        }
+        for entry in self.prefixes6.iter() {
+            let (key, block) = entry.map_err(at(names::BLOCKED6_PREFIXES))?;
+            push_prefix(&mut all, key.data().into(), key.prefix_len(), block);
+        }
+        Ok(all)
+    }
+
+    /// Entries of one table: IPv4 addresses, IPv6 addresses, IPv4 prefixes, IPv6 prefixes.
+    pub fn count(&self, table: u8) -> u64 {
+        let count = match table {
+            0 => self.blocked4.keys().filter(Result::is_ok).count(),
+            1 => self.blocked6.keys().filter(Result::is_ok).count(),
+            2 => self.prefixes4.keys().filter(Result::is_ok).count(),
+            _ => self.prefixes6.keys().filter(Result::is_ok).count(),
+        };
+        count as u64
+    }
+
+    /// Makes the bitmaps what they should be, word by word. Bits that are missing are a hole, so
+    /// this runs at every adoption.
+    pub fn repair_presence(&mut self, presence: &Presence) -> Result<u64, FirewallError> {
+        let mut repaired = 0;
+        for v6 in [false, true] {
+            for (slot, word) in (0u32..).zip(presence.words(v6)) {
+                let map = if v6 { &self.presence6 } else { &self.presence4 };
+                if map.get(&slot, 0).map_err(at(names::PRESENCE4))? != *word {
+                    self.presence(v6, slot, *word)?;
+                    repaired += 1;
+                }
+            }
+        }
+        Ok(repaired)
+    }
+}
+
+fn push_prefix(all: &mut Vec<(IpNet, Block)>, address: IpAddr, length: u32, block: Block) {
+    if let Ok(prefix) = IpNet::new(address, u8::try_from(length).unwrap_or(u8::MAX)) {
+        all.push((prefix, block));
+    }
+}
+
+impl BlockSink for BlockMaps {
+    fn put(&mut self, prefix: IpNet, block: &Block) -> Result<(), FirewallError> {
+        match prefix {
+            IpNet::V4(net) if net.prefix_len() == 32 => {
+                self.blocked4.insert(net.addr().octets(), block, 0).map_err(at(names::BLOCKED4))
+            }
+            IpNet::V4(net) => self
+                .prefixes4
+                .insert(&lpm(net.prefix_len(), net.network().octets()), block, 0)
+                .map_err(at(names::BLOCKED4_PREFIXES)),
+            IpNet::V6(net) if net.prefix_len() == 128 => {
+                self.blocked6.insert(net.addr().octets(), block, 0).map_err(at(names::BLOCKED6))
+            }
+            IpNet::V6(net) => self
+                .prefixes6
+                .insert(&lpm(net.prefix_len(), net.network().octets()), block, 0)
+                .map_err(at(names::BLOCKED6_PREFIXES)),
+        }
+    }
+
+    fn remove(&mut self, prefix: IpNet) -> Result<(), FirewallError> {
+        let (name, removed) = match prefix {
+            IpNet::V4(net) if net.prefix_len() == 32 => {
+                (names::BLOCKED4, self.blocked4.remove(&net.addr().octets()))
+            }
+            IpNet::V4(net) => (
+                names::BLOCKED4_PREFIXES,
+                self.prefixes4.remove(&lpm(net.prefix_len(), net.network().octets())),
+            ),
+            IpNet::V6(net) if net.prefix_len() == 128 => {
+                (names::BLOCKED6, self.blocked6.remove(&net.addr().octets()))
+            }
+            IpNet::V6(net) => (
+                names::BLOCKED6_PREFIXES,
+                self.prefixes6.remove(&lpm(net.prefix_len(), net.network().octets())),
+            ),
+        };
+        match removed {
+            Err(MapError::SyscallError(fault))
+                if fault.io_error.kind() == std::io::ErrorKind::NotFound =>
+            {
+                Ok(())
+            }
+            other => other.map_err(at(name)),
+        }
+    }
+
+    fn presence(&mut self, v6: bool, slot: u32, word: u64) -> Result<(), FirewallError> {
+        let (name, map) = match v6 {
+            true => (names::PRESENCE6, &mut self.presence6),
+            false => (names::PRESENCE4, &mut self.presence4),
+        };
+        map.set(slot, word, 0).map_err(at(name))
+    }
+}
+
+/// The room that the pinned block tables have, whatever the configuration says by now.
+pub(super) fn room(pins: &Path) -> Result<Room, FirewallError> {
+    let max = |name: &str| {
+        let path = shape::map_folder(pins).join(name);
+        MapInfo::from_pin(path).map(|info| info.max_entries()).map_err(at(name))
+    };
+    Ok(Room {
+        addresses: [max(names::BLOCKED4)?, max(names::BLOCKED6)?],
+        prefixes: [max(names::BLOCKED4_PREFIXES)?, max(names::BLOCKED6_PREFIXES)?],
+    })
+}
+
+/// A program of the object.
+pub(super) fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P, FirewallError>
+where
+    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
+{
+    ebpf.program_mut(name)
+        .ok_or_else(|| FirewallError::Load(format!("the object has no program `{name}`")))?
+        .try_into()
+        .map_err(|fault| FirewallError::Load(chain(&fault)))
+}
+
+/// An error with its causes, which aya's own text leaves out.
+pub(super) fn chain(fault: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = fault.to_string();
+    let mut next = fault.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
+fn at(map: &str) -> impl Fn(MapError) -> FirewallError + '_ {
+    move |fault| FirewallError::map(map, chain(&fault))
+}
+
+fn lpm<K: Pod>(length: u8, data: K) -> LpmKey<K> {
+    LpmKey::new(u32::from(length), data)
+}
+
+fn set_mask(mask: u64) -> SetMask {
+    SetMask { low: mask as u32, high: (mask >> 32) as u32 }
+}

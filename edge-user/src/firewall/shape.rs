@@ -1,0 +1,150 @@
+//! The shape every pinned map must have. aya reuses a pinned map without looking at it, so this
+//! is looked at first: a program must never run on a map of another shape.
+
+use std::path::Path;
+
+use aya::maps::{MapInfo, MapType};
+use edge_ebpf::{
+    abi::{
+        Block, Counter, EventBudget, FlowKey, Interface, MAX_IFINDEX, MAX_RULE_IDS,
+        PRESENCE4_SLOTS, PRESENCE6_SLOTS, SCHEMA, SetMask, Settings, VlanKey, map_names as names,
+    },
+    verdict::REASON_SLOTS,
+};
+
+use super::FirewallError;
+
+/// `BPF_F_NO_PREALLOC`.
+pub(super) const NO_PREALLOC: u32 = 1;
+/// Source prefixes of one family in one generation.
+pub(super) const INNER_SOURCES: u32 = 16_384;
+/// Our own addresses in one generation.
+pub(super) const INNER_DESTINATIONS: u32 = 1024;
+
+/// A map's shape.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shape {
+    pub name: &'static str,
+    pub kind: MapType,
+    pub key: u32,
+    pub value: u32,
+    /// `None`: the configuration decides.
+    pub max_entries: Option<u32>,
+    pub flags: u32,
+}
+
+const fn shape(
+    name: &'static str,
+    kind: MapType,
+    key: usize,
+    value: usize,
+    max_entries: u32,
+    flags: u32,
+) -> Shape {
+    let max_entries = if max_entries == 0 { None } else { Some(max_entries) };
+    Shape { name, kind, key: key as u32, value: value as u32, max_entries, flags }
+}
+
+/// Every map, in the order in which people read them.
+pub(super) const SHAPES: &[Shape] = &[
+    shape(names::SETTINGS, MapType::Array, 4, size_of::<Settings>(), 1, 0),
+    shape(names::INTERFACES, MapType::Array, 4, size_of::<Interface>(), MAX_IFINDEX, 0),
+    shape(
+        names::VLANS,
+        MapType::Hash,
+        size_of::<VlanKey>(),
+        size_of::<Interface>(),
+        4096,
+        NO_PREALLOC,
+    ),
+    shape(names::PORT_WORDS, MapType::ArrayOfMaps, 4, 4, 2, 0),
+    shape(names::PROTOCOL_WORDS, MapType::ArrayOfMaps, 4, 4, 2, 0),
+    shape(names::RULES, MapType::ArrayOfMaps, 4, 4, 2, 0),
+    shape(names::SOURCES4, MapType::ArrayOfMaps, 4, 4, 2, 0),
+    shape(names::SOURCES6, MapType::ArrayOfMaps, 4, 4, 2, 0),
+    shape(names::DESTINATIONS, MapType::ArrayOfMaps, 4, 4, 2, 0),
+    shape(names::BLOCKED4, MapType::Hash, 4, size_of::<Block>(), 0, NO_PREALLOC),
+    shape(names::BLOCKED4_PREFIXES, MapType::LpmTrie, 8, size_of::<Block>(), 0, NO_PREALLOC),
+    shape(names::BLOCKED6, MapType::Hash, 16, size_of::<Block>(), 0, NO_PREALLOC),
+    shape(names::BLOCKED6_PREFIXES, MapType::LpmTrie, 20, size_of::<Block>(), 0, NO_PREALLOC),
+    shape(names::PRESENCE4, MapType::Array, 4, 8, PRESENCE4_SLOTS, 0),
+    shape(names::PRESENCE6, MapType::Array, 4, 8, PRESENCE6_SLOTS, 0),
+    shape(
+        names::REASON_COUNTERS,
+        MapType::PerCpuArray,
+        4,
+        size_of::<Counter>(),
+        REASON_SLOTS as u32,
+        0,
+    ),
+    shape(names::RULE_COUNTERS, MapType::PerCpuArray, 4, size_of::<Counter>(), MAX_RULE_IDS, 0),
+    shape(names::EVENTS, MapType::RingBuf, 0, 0, 262_144, 0),
+    shape(
+        names::EVENT_BUDGETS,
+        MapType::PerCpuArray,
+        4,
+        size_of::<EventBudget>(),
+        REASON_SLOTS as u32,
+        0,
+    ),
+    shape(names::FLOWS, MapType::LruHash, size_of::<FlowKey>(), 8, 65_536, 0),
+];
+
+const _: () = assert!(size_of::<SetMask>() == 8, "inner maps hold two halves");
+
+/// Folder of the maps of this schema.
+pub(super) fn map_folder(pins: &Path) -> std::path::PathBuf {
+    pins.join(format!("v{SCHEMA}"))
+}
+
+/// Looks at every pin that is there. Says whether any is.
+pub(super) fn check(pins: &Path) -> Result<bool, FirewallError> {
+    let entries = match std::fs::read_dir(pins) {
+        Ok(entries) => entries,
+        Err(fault) if fault.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(fault) => return Err(FirewallError::io(pins.display().to_string(), fault)),
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        if let Some(found) = name.to_str().and_then(|name| name.strip_prefix('v'))
+            && found != SCHEMA.to_string()
+        {
+            let (pins, found) = (pins.to_owned(), found.to_owned());
+            return Err(FirewallError::Schema { pins, found, expected: SCHEMA });
+        }
+    }
+    let mut any = false;
+    for shape in SHAPES {
+        let path = map_folder(pins).join(shape.name);
+        if path.exists() {
+            any = true;
+            check_one(shape, &path)?;
+        }
+    }
+    Ok(any)
+}
+
+fn check_one(shape: &Shape, path: &Path) -> Result<(), FirewallError> {
+    let fault = |found: String| FirewallError::Shape {
+        path: path.to_owned(),
+        found,
+        expected: describe(shape.kind, shape.key, shape.value, shape.max_entries, shape.flags),
+    };
+    let info = MapInfo::from_pin(path).map_err(|e| fault(format!("no map ({e})")))?;
+    let kind = info.map_type().map_err(|e| fault(e.to_string()))?;
+    let same = kind == shape.kind
+        && info.key_size() == shape.key
+        && info.value_size() == shape.value
+        && shape.max_entries.is_none_or(|max| info.max_entries() == max)
+        && info.map_flags() == shape.flags;
+    if same {
+        return Ok(());
+    }
+    let max = Some(info.max_entries());
+    Err(fault(describe(kind, info.key_size(), info.value_size(), max, info.map_flags())))
+}
+
+fn describe(kind: MapType, key: u32, value: u32, max: Option<u32>, flags: u32) -> String {
+    let max = max.map_or("any number of".to_owned(), |max| max.to_string());
+    format!("type {kind:?}, key {key} B, value {value} B, {max} entries, flags {flags:#x}")
+}
