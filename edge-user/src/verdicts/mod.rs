@@ -1,1 +1,165 @@
-//! Domain -> addresses -> blocks: TTL, owners, the shared-address rule. Pure.
+//! Domain -> addresses -> blocks: a blocked domain's edges become blocks of their addresses.
+//!
+//! The blocked party writes its own DNS, so it must not be able to choose whom we drop: at most
+//! [`MAX_ADDRESSES`] addresses a domain, global unicast only (or named in `allow_addresses`), and
+//! none that somebody else uses: us, our next hops, DNS servers and management prefixes, allowed
+//! partners' edges, and whoever is proven on a live connection. What is shared is refused in the
+//! proxy only, listed with its reason, and judged again at every change on either side.
+//!
+//! A state machine without sockets and clock: inputs and `now` go in, queries and intents come
+//! out. It never resolves, and never blocks for more than a domain asked to be blocked.
+
+mod blocks;
+mod protected;
+mod watch;
+
+#[cfg(test)]
+mod tests;
+
+use std::{net::IpAddr, time::Duration};
+
+use serde::{Serialize, Serializer};
+
+use crate::{
+    config::BlockedDomain,
+    domain::Domain,
+    federation::AddressFault,
+    firewall::Intent,
+    proxy::{ConnectionId, Question, ResolveError, Resolved},
+};
+
+pub use blocks::DomainBlocks;
+pub use protected::{Protection, Setting};
+
+/// Addresses blocked for one domain.
+pub const MAX_ADDRESSES: usize = 64;
+/// Names below a blocked domain that are looked up once they were seen in a certificate.
+pub const MAX_SUBDOMAINS: usize = 16;
+/// Addresses remembered from certificates, for one domain.
+pub const MAX_SEEN: usize = 32;
+/// Addresses looked at in one answer of DNS.
+const MAX_ANSWER: usize = 256;
+/// An address that a blocked domain's certificate was seen from stays blocked this long.
+pub const SEEN_FOR: Duration = Duration::from_secs(24 * 3600);
+/// Addresses that DNS says are gone (not: that DNS fails to tell) stay this long.
+pub const ABSENT_FOR: Duration = Duration::from_secs(24 * 3600);
+/// At start, blocks wait this long for the addresses of those who must not be hit.
+pub const START_WAIT: Duration = Duration::from_secs(3);
+
+/// What comes in.
+#[derive(Debug)]
+pub enum Input {
+    /// What holds: at start, after a reload, and after each runtime change.
+    Setting(Box<Setting>),
+    /// From the store, at start: a blocked domain's last good addresses.
+    LastGood {
+        /// The blocked domain.
+        domain: Domain,
+        /// Its addresses.
+        addresses: Vec<IpAddr>,
+    },
+    /// DNS answered a [`Output::Query`].
+    Resolved {
+        /// Which.
+        question: Question,
+        /// The answer.
+        result: Result<Resolved, ResolveError>,
+    },
+    /// A connection proved a domain by its certificate: a blocked one gives its address away, an
+    /// allowed one protects it while the connection lives.
+    Proved {
+        /// The connection.
+        connection: ConnectionId,
+        /// The domain.
+        domain: Domain,
+        /// The address.
+        remote: IpAddr,
+    },
+    /// A listed server of ours connected: its address is never blocked while it is.
+    InsideOpened {
+        /// The connection.
+        connection: ConnectionId,
+        /// The address.
+        remote: IpAddr,
+    },
+    /// A connection is gone.
+    Closed {
+        /// The connection.
+        connection: ConnectionId,
+    },
+}
+
+/// What the shell must do.
+#[derive(Clone, Debug)]
+pub enum Output {
+    /// Look up, and answer with [`Input::Resolved`].
+    Query {
+        /// What.
+        question: Question,
+        /// Accept SRV targets outside the domain (an allowed partner's entry says so; never for
+        /// a blocked domain, which would name others' edges).
+        relax_srv_domain: bool,
+    },
+    /// For the firewall: exactly these blocks for this domain.
+    Apply(Intent),
+    /// For the store: a blocked domain's good addresses changed.
+    Persist {
+        /// The blocked domain.
+        domain: Domain,
+        /// Its addresses.
+        addresses: Vec<IpAddr>,
+    },
+    /// For the log: an address of a blocked domain is not blocked.
+    NotBlocked {
+        /// The blocked domain.
+        domain: Domain,
+        /// The address.
+        address: IpAddr,
+        /// Why not.
+        why: Why,
+    },
+}
+
+/// Why an address of a blocked domain is not blocked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Why {
+    /// It is no address that may be learned from outside.
+    #[error("{0}")]
+    Fault(AddressFault),
+    /// Somebody else uses it.
+    #[error("{0}")]
+    Shared(Protection),
+    /// The domain has its full number of blocks.
+    #[error("more than {MAX_ADDRESSES} addresses")]
+    Limit,
+}
+
+impl Serialize for Why {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// An address of a blocked domain that is not blocked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Refused {
+    /// The address.
+    pub address: IpAddr,
+    /// Why not.
+    pub why: Why,
+}
+
+/// How a blocked domain stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DomainReport {
+    /// The domain, and whether names below it are blocked too.
+    pub domain: BlockedDomain,
+    /// Blocked addresses.
+    pub blocked: Vec<IpAddr>,
+    /// Addresses that are not blocked (requests from there are refused in the proxy).
+    pub refused: Vec<Refused>,
+    /// Names that are looked up: the domain, and those below it that were seen.
+    pub names: Vec<Domain>,
+    /// Why the last look-up of the domain itself gave nothing.
+    pub dns_error: Option<String>,
+}
