@@ -1,0 +1,104 @@
+//! Every map of the kernel half, under the names of [`edge_ebpf::abi::map_names`].
+//!
+//! All are BTF maps: `bpftool map dump` shows them with the names of their fields. The maps of
+//! maps hold two generations of a rule set each; one store into `SETTINGS` swaps them. What is
+//! counted stands outside the generations, so that a swap loses no count.
+
+use aya_ebpf::{
+    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
+    macros::btf_map,
+};
+use edge_ebpf::{
+    abi::{
+        Block, Counter, Event, EventBudget, FlowKey, Interface, MAX_IFINDEX, MAX_RULE_IDS,
+        MAX_RULES, PORT_WORD_SLOTS, PRESENCE4_SLOTS, PRESENCE6_SLOTS, PROTOCOL_WORD_SLOTS, Rule,
+        SetMask, Settings, VlanKey,
+    },
+    verdict::REASON_SLOTS,
+};
+
+/// `BPF_F_NO_PREALLOC`: entries take memory when they are written, not before.
+const NO_PREALLOC: usize = 1;
+/// Two generations: one in force, one being prepared.
+const GENERATIONS: usize = 2;
+/// Blocks of one kind, unless the loader says otherwise.
+const BLOCKS: usize = 65_536;
+/// Source prefixes of one generation and family.
+const SOURCES: usize = 16_384;
+/// Own addresses of one generation.
+const OWN_ADDRESSES: usize = 1024;
+/// VLANs of all trunks.
+const VLAN_ENTRIES: usize = 4096;
+/// Flows remembered at egress; the least recently used one makes room.
+const FLOW_ENTRIES: usize = 65_536;
+/// Bytes of the event ring.
+const EVENT_BYTES: usize = 262_144;
+
+/// See [`edge_ebpf::abi::map_names::SETTINGS`].
+#[btf_map]
+pub static SETTINGS: Array<Settings, 1> = Array::new();
+/// See [`edge_ebpf::abi::map_names::INTERFACES`].
+#[btf_map]
+pub static INTERFACES: Array<Interface, { MAX_IFINDEX as usize }> = Array::new();
+/// See [`edge_ebpf::abi::map_names::VLANS`].
+#[btf_map]
+pub static VLANS: HashMap<VlanKey, Interface, VLAN_ENTRIES, NO_PREALLOC> = HashMap::new();
+/// See [`edge_ebpf::abi::map_names::PORT_WORDS`].
+#[btf_map]
+pub static PORT_WORDS: ArrayOfMaps<Array<u32, { PORT_WORD_SLOTS as usize }>, GENERATIONS> =
+    ArrayOfMaps::new();
+/// See [`edge_ebpf::abi::map_names::PROTOCOL_WORDS`].
+#[btf_map]
+pub static PROTOCOL_WORDS: ArrayOfMaps<Array<u32, { PROTOCOL_WORD_SLOTS as usize }>, GENERATIONS> =
+    ArrayOfMaps::new();
+/// See [`edge_ebpf::abi::map_names::RULES`].
+#[btf_map]
+pub static RULES: ArrayOfMaps<Array<Rule, { MAX_RULES as usize }>, GENERATIONS> =
+    ArrayOfMaps::new();
+/// See [`edge_ebpf::abi::map_names::SOURCES4`].
+#[btf_map]
+pub static SOURCES4: ArrayOfMaps<LpmTrie<[u8; 4], SetMask, SOURCES>, GENERATIONS> =
+    ArrayOfMaps::new();
+/// See [`edge_ebpf::abi::map_names::SOURCES6`].
+#[btf_map]
+pub static SOURCES6: ArrayOfMaps<LpmTrie<[u8; 16], SetMask, SOURCES>, GENERATIONS> =
+    ArrayOfMaps::new();
+/// See [`edge_ebpf::abi::map_names::DESTINATIONS`].
+#[btf_map]
+pub static DESTINATIONS: ArrayOfMaps<
+    HashMap<[u8; 16], SetMask, OWN_ADDRESSES, NO_PREALLOC>,
+    GENERATIONS,
+> = ArrayOfMaps::new();
+/// See [`edge_ebpf::abi::map_names::BLOCKED4`].
+#[btf_map]
+pub static BLOCKED4: HashMap<[u8; 4], Block, BLOCKS, NO_PREALLOC> = HashMap::new();
+/// See [`edge_ebpf::abi::map_names::BLOCKED4_PREFIXES`].
+#[btf_map]
+pub static BLOCKED4_PREFIXES: LpmTrie<[u8; 4], Block, BLOCKS> = LpmTrie::new();
+/// See [`edge_ebpf::abi::map_names::BLOCKED6`].
+#[btf_map]
+pub static BLOCKED6: HashMap<[u8; 16], Block, BLOCKS, NO_PREALLOC> = HashMap::new();
+/// See [`edge_ebpf::abi::map_names::BLOCKED6_PREFIXES`].
+#[btf_map]
+pub static BLOCKED6_PREFIXES: LpmTrie<[u8; 16], Block, BLOCKS> = LpmTrie::new();
+/// See [`edge_ebpf::abi::map_names::PRESENCE4`].
+#[btf_map]
+pub static PRESENCE4: Array<u64, { PRESENCE4_SLOTS as usize }> = Array::new();
+/// See [`edge_ebpf::abi::map_names::PRESENCE6`].
+#[btf_map]
+pub static PRESENCE6: Array<u64, { PRESENCE6_SLOTS as usize }> = Array::new();
+/// See [`edge_ebpf::abi::map_names::REASON_COUNTERS`].
+#[btf_map]
+pub static REASON_COUNTERS: PerCpuArray<Counter, REASON_SLOTS> = PerCpuArray::new();
+/// See [`edge_ebpf::abi::map_names::RULE_COUNTERS`].
+#[btf_map]
+pub static RULE_COUNTERS: PerCpuArray<Counter, { MAX_RULE_IDS as usize }> = PerCpuArray::new();
+/// See [`edge_ebpf::abi::map_names::EVENTS`].
+#[btf_map]
+pub static EVENTS: RingBuf<Event, EVENT_BYTES> = RingBuf::new();
+/// See [`edge_ebpf::abi::map_names::EVENT_BUDGETS`].
+#[btf_map]
+pub static EVENT_BUDGETS: PerCpuArray<EventBudget, REASON_SLOTS> = PerCpuArray::new();
+/// See [`edge_ebpf::abi::map_names::FLOWS`].
+#[btf_map]
+pub static FLOWS: LruHashMap<FlowKey, u64, FLOW_ENTRIES> = LruHashMap::new();

@@ -1,0 +1,188 @@
+//! IPv4 (RFC 791) and IPv6 with extension headers (RFC 8200).
+
+use super::{Cursor, Frame, Ip, transport};
+use crate::verdict::Reason;
+
+/// IP protocol number of ICMP.
+pub const PROTOCOL_ICMP: u8 = 1;
+/// IP protocol number of TCP.
+pub const PROTOCOL_TCP: u8 = 6;
+/// IP protocol number of UDP.
+pub const PROTOCOL_UDP: u8 = 17;
+/// IP protocol number of ICMPv6.
+pub const PROTOCOL_ICMPV6: u8 = 58;
+
+/// Extension headers that are looked at in one packet; RFC 8200 section 4.1 recommends no more
+/// than five before the upper layer, AH and ESP aside.
+pub const MAX_EXTENSION_HEADERS: usize = 5;
+
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const DESTINATION_OPTIONS: u8 = 60;
+
+const MORE_FRAGMENTS: u16 = 0x2000;
+const FRAGMENT_OFFSET: u16 = 0x1fff;
+
+/// Whether no packet from outside can have this source (RFC 6890 section 2.2.2): "this network",
+/// loopback, multicast, reserved and broadcast. The unspecified address is legitimate for a host
+/// that has none yet (DHCP), which is for the caller to know.
+const fn bad_source4(source: [u8; 4]) -> bool {
+    source[0] == 0 || source[0] == 127 || source[0] >= 224
+}
+
+/// Whether no packet from outside can have this source (RFC 4291, RFC 6890 section 2.2.3):
+/// multicast, loopback, IPv4-mapped and unspecified. The last is legitimate in ICMPv6 for a host
+/// that has no address yet (RFC 4862, RFC 3810), which is for the caller to know.
+#[inline(always)]
+fn bad_source6(source: [u8; 16]) -> bool {
+    if source[0] == 0xff {
+        return true;
+    }
+    let value = u128::from_be_bytes(source);
+    value >> 32 == 0xffff || value <= 1
+}
+
+/// Checks that the packet is as long as its header says, and gives the bytes after the header.
+/// `cursor` stands after the header, `promised` counts from there.
+#[inline(always)]
+fn payload_length(
+    cursor: &Cursor<'_>,
+    frame: &Frame<'_>,
+    total: &impl Fn() -> usize,
+    promised: usize,
+) -> Result<usize, Reason> {
+    let there = cursor.remaining();
+    if promised > there {
+        // The rest may lie in another piece of the frame.
+        let elsewhere = total().wrapping_sub(frame.len());
+        if elsewhere > 0xffff || promised > there.wrapping_add(elsewhere) {
+            return Err(Reason::BadLength);
+        }
+    }
+    Ok(promised)
+}
+
+#[inline(always)]
+pub(super) fn parse4<'a>(
+    mut cursor: Cursor<'a>,
+    frame: &Frame<'a>,
+    total: &impl Fn() -> usize,
+) -> Result<Ip<'a, [u8; 4]>, Reason> {
+    let header = cursor.take::<20>().ok_or(Reason::Truncated)?;
+    let first = header.byte::<0>();
+    let header_length = ((first & 0x0f) as usize) * 4;
+    if first >> 4 != 4 || header_length < 20 {
+        return Err(Reason::IpHeader);
+    }
+    let promised = header.number::<2>() as usize;
+    if promised < header_length {
+        return Err(Reason::BadLength);
+    }
+    let length = payload_length(&cursor, frame, total, promised - 20)?;
+    let options = header_length - 20;
+    cursor.skip(options);
+    let fragment = header.number::<6>();
+    if fragment & FRAGMENT_OFFSET != 0 {
+        return Err(Reason::Fragment);
+    }
+    let fragment = fragment & MORE_FRAGMENTS != 0;
+    let protocol = header.byte::<9>();
+    let transport =
+        transport::parse(&mut cursor, protocol, length - options, fragment, PROTOCOL_ICMP)?;
+    let source = header.four::<12>();
+    if bad_source4(source) && !(source == [0; 4] && transport.is_dhcp_request()) {
+        return Err(Reason::BadSource);
+    }
+    let (destination, hop_limit) = (header.four::<16>(), header.byte::<8>());
+    Ok(Ip { source, destination, hop_limit, protocol, fragment, transport })
+}
+
+#[inline(always)]
+pub(super) fn parse6<'a>(
+    mut cursor: Cursor<'a>,
+    frame: &Frame<'a>,
+    total: &impl Fn() -> usize,
+) -> Result<Ip<'a, [u8; 16]>, Reason> {
+    let header = cursor.take::<40>().ok_or(Reason::Truncated)?;
+    if header.byte::<0>() >> 4 != 6 {
+        return Err(Reason::IpHeader);
+    }
+    let length = payload_length(&cursor, frame, total, header.number::<4>() as usize)?;
+    let upper = extension_headers(&mut cursor, header.byte::<6>(), length)?;
+    let Upper { protocol, length, fragment } = upper;
+    let transport = transport::parse(&mut cursor, protocol, length, fragment, PROTOCOL_ICMPV6)?;
+    let source = header.sixteen::<8, 16>();
+    if bad_source6(source) && !(source == [0; 16] && protocol == PROTOCOL_ICMPV6) {
+        return Err(Reason::BadSource);
+    }
+    let (destination, hop_limit) = (header.sixteen::<24, 32>(), header.byte::<7>());
+    Ok(Ip { source, destination, hop_limit, protocol, fragment, transport })
+}
+
+/// What the extension headers lead to.
+struct Upper {
+    protocol: u8,
+    length: usize,
+    fragment: bool,
+}
+
+/// Whether this number is an extension header that is refused (IANA, "IPv6 Extension Header
+/// Types"): mobility, HIP, shim6 and the experimental ones. AH and ESP are no such headers here
+/// but upper-layer protocols, as they are in IPv4: what is inside them is not judged by its
+/// port, so it passes only by a rule for the protocol itself.
+const fn refused_extension(next: u8) -> bool {
+    matches!(next, 135 | 139 | 140 | 253 | 254)
+}
+
+/// Walks the extension headers, by this table:
+/// hop-by-hop options, only as the first header (RFC 8200 section 4.3): skipped;
+/// destination options: skipped;
+/// routing: refused with segments left, and type 0 always (RFC 5095), else skipped;
+/// fragment: an atomic one (RFC 6946) or a first one is skipped, a later one refused.
+#[inline(always)]
+fn extension_headers(
+    cursor: &mut Cursor<'_>,
+    first: u8,
+    mut length: usize,
+) -> Result<Upper, Reason> {
+    let mut next = first;
+    let mut fragment = false;
+    for position in 0..=MAX_EXTENSION_HEADERS {
+        if !matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS) {
+            if refused_extension(next) {
+                return Err(Reason::ExtensionHeader);
+            }
+            return Ok(Upper { protocol: next, length, fragment });
+        }
+        if position == MAX_EXTENSION_HEADERS {
+            return Err(Reason::ExtensionDepth);
+        }
+        if next == HOP_BY_HOP && position > 0 {
+            return Err(Reason::ExtensionHeader);
+        }
+        let short = if fragment { Reason::Fragment } else { Reason::Truncated };
+        let header = cursor.take::<8>().ok_or(short)?;
+        let mut size = 8;
+        if next == FRAGMENT {
+            let offset = header.number::<2>();
+            if offset & 0xfff8 != 0 {
+                return Err(Reason::Fragment);
+            }
+            fragment |= offset & 1 != 0;
+        } else {
+            if next == ROUTING && (header.byte::<2>() == 0 || header.byte::<3>() != 0) {
+                return Err(Reason::ExtensionHeader);
+            }
+            let more = (header.byte::<1>() as usize) * 8;
+            cursor.skip(more);
+            size += more;
+        }
+        if size > length {
+            return Err(short);
+        }
+        length -= size;
+        next = header.byte::<0>();
+    }
+    Err(Reason::ExtensionDepth)
+}

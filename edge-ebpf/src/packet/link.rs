@@ -1,0 +1,56 @@
+//! Ethernet and its tags (IEEE 802.1Q, 802.1ad).
+
+use super::Cursor;
+use crate::verdict::Reason;
+
+pub(super) const IPV4: u16 = 0x0800;
+pub(super) const ARP: u16 = 0x0806;
+pub(super) const IPV6: u16 = 0x86dd;
+pub(super) const SLOW_PROTOCOLS: u16 = 0x8809;
+pub(super) const LLDP: u16 = 0x88cc;
+
+/// The low twelve bits of a tag.
+const VLAN_ID: u16 = 0x0fff;
+
+/// The link layer of a frame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Link {
+    /// The EtherType after the tags, host order.
+    pub ether_type: u16,
+    /// Outer VLAN id, host order; 0 when untagged (or only tagged with a priority).
+    pub outer: u16,
+    /// Inner VLAN id, host order; 0 for a single tag.
+    pub inner: u16,
+}
+
+const fn is_tag(ether_type: u16) -> bool {
+    matches!(ether_type, 0x8100 | 0x88a8 | 0x9100)
+}
+
+/// Reads the Ethernet header and up to two tags.
+///
+/// A tag with the id 0 carries a priority and no VLAN: the kernel takes it away as if it were
+/// not there, so it names no VLAN here either; it does count as a tag.
+#[inline(always)]
+pub(super) fn parse(cursor: &mut Cursor<'_>) -> Result<Link, Reason> {
+    let ethernet = cursor.take::<14>().ok_or(Reason::Truncated)?;
+    let mut link = Link { ether_type: ethernet.number::<12>(), outer: 0, inner: 0 };
+    if !is_tag(link.ether_type) {
+        return Ok(link);
+    }
+    let tag = cursor.take::<4>().ok_or(Reason::Truncated)?;
+    link.outer = tag.number::<0>() & VLAN_ID;
+    link.ether_type = tag.number::<2>();
+    if !is_tag(link.ether_type) {
+        return Ok(link);
+    }
+    let tag = cursor.take::<4>().ok_or(Reason::Truncated)?;
+    let inner = tag.number::<0>() & VLAN_ID;
+    if link.outer == 0 {
+        link.outer = inner;
+    } else {
+        link.inner = inner;
+    }
+    link.ether_type = tag.number::<2>();
+    if is_tag(link.ether_type) { Err(Reason::VlanDepth) } else { Ok(link) }
+}
