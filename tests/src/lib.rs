@@ -1,4 +1,6 @@
 //! The lab, the demo and what the end-to-end tests share.
 
 pub mod demo;
+pub mod kernel;
 pub mod lab;
+pub mod packets;

@@ -4,69 +4,68 @@
 
 #[path = "edge-xdp/maps.rs"]
 mod maps;
+#[path = "edge-xdp/record.rs"]
+mod record;
+#[path = "edge-xdp/tables.rs"]
+mod tables;
 
 use aya_ebpf::{
-    bindings::xdp_action,
+    EbpfContext as _,
+    bindings::{TC_ACT_UNSPEC, xdp_action},
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
-use core::hint::black_box;
+use edge_ebpf::{
+    decide::{Tables as _, flow_begun, judge, refresh_flow},
+    packet::{Environment, Frame},
+    verdict::Verdict,
+};
+
+use crate::tables::KernelTables;
 
 /// Judges every packet that comes in.
 #[xdp(frags)]
-pub fn edge_xdp(_context: XdpContext) -> u32 {
-    if maps::SETTINGS.get(0).is_none() {
-        let _ = black_box(maps::INTERFACES.get(0));
-        // SAFETY: the value is only compared with nothing.
-        let _ = black_box(unsafe {
-            maps::VLANS.get(&edge_ebpf::abi::VlanKey { ifindex: 0, outer: 0, inner: 0 })
-        });
-        let _ = black_box(maps::PORT_WORDS.get_value(0, &0));
-        let _ = black_box(maps::PROTOCOL_WORDS.get_value(0, &0));
-        let _ = black_box(maps::RULES.get_value(0, &0));
-        let _ = black_box(
-            maps::SOURCES4
-                .get(0)
-                .and_then(|m| m.get(&aya_ebpf::btf_maps::lpm_trie::Key::new(32, [0; 4]))),
-        );
-        let _ = black_box(
-            maps::SOURCES6
-                .get(0)
-                .and_then(|m| m.get(&aya_ebpf::btf_maps::lpm_trie::Key::new(128, [0; 16]))),
-        );
-        let _ = black_box(maps::DESTINATIONS.get_value_ptr_mut(0, &[0; 16]));
-        let _ = black_box(maps::BLOCKED4.get_ptr(&[0; 4]));
-        let _ = black_box(maps::BLOCKED6.get_ptr(&[0; 16]));
-        let _ = black_box(
-            maps::BLOCKED4_PREFIXES.get(&aya_ebpf::btf_maps::lpm_trie::Key::new(32, [0; 4])),
-        );
-        let _ = black_box(
-            maps::BLOCKED6_PREFIXES.get(&aya_ebpf::btf_maps::lpm_trie::Key::new(128, [0; 16])),
-        );
-        let _ = black_box(maps::PRESENCE4.get(0));
-        let _ = black_box(maps::PRESENCE6.get(0));
-        let _ = black_box(maps::REASON_COUNTERS.get(0));
-        let _ = black_box(maps::RULE_COUNTERS.get(0));
-        let _ = black_box(maps::EVENT_BUDGETS.get(0));
-        let _ = black_box(maps::FLOWS.get_ptr(&edge_ebpf::abi::FlowKey {
-            local: [0; 16],
-            remote: [0; 16],
-            local_port: [0; 2],
-            remote_port: [0; 2],
-            protocol: 0,
-            reserved: [0; 3],
-        }));
-        if let Some(entry) = maps::EVENTS.reserve(0) {
-            entry.discard(0);
-        }
+pub fn edge_xdp(context: XdpContext) -> u32 {
+    let tables = KernelTables { context: context.ctx };
+    let Some(settings) = tables.settings() else { return xdp_action::XDP_DROP };
+    // SAFETY: the packet lies between these two for as long as the program runs.
+    let frame =
+        unsafe { Frame::from_raw(context.data() as *const u8, context.data_end() as *const u8) };
+    let decision = judge(&tables, &settings, &frame, &tables, context.ingress_ifindex() as u32);
+    record::record(&context, &settings, &decision, frame.len() as u64);
+    match decision.verdict {
+        Verdict::Pass => xdp_action::XDP_PASS,
+        Verdict::Drop => xdp_action::XDP_DROP,
     }
-    xdp_action::XDP_PASS
 }
 
-/// Remembers the flows this appliance begins.
+/// An outgoing packet, whose first part only lies in linear memory.
+struct Outgoing {
+    length: usize,
+}
+
+impl Environment for Outgoing {
+    fn total_length(&self) -> usize {
+        self.length
+    }
+}
+
+/// Remembers the flows this appliance begins, so that their answers are known when they come.
+/// It decides nothing.
 #[classifier]
-pub fn edge_egress(_context: TcContext) -> i32 {
-    0
+pub fn edge_egress(context: TcContext) -> i32 {
+    // SAFETY: the packet's first part lies between these two for as long as the program runs.
+    let frame =
+        unsafe { Frame::from_raw(context.data() as *const u8, context.data_end() as *const u8) };
+    if let Some(key) = flow_begun(&frame, &Outgoing { length: context.len() as usize }) {
+        let tables = KernelTables { context: context.as_ptr().cast() };
+        let now = tables.now_seconds();
+        if refresh_flow(tables.flow(&key), now) {
+            // When it fails, the answer is dropped: the safe side.
+            let _ = maps::FLOWS.insert(&key, now, 0);
+        }
+    }
+    TC_ACT_UNSPEC
 }
 
 #[panic_handler]

@@ -1,6 +1,6 @@
 //! IPv4 (RFC 791) and IPv6 with extension headers (RFC 8200).
 
-use super::{Cursor, Frame, Ip, transport};
+use super::{Cursor, Environment, Frame, Handler, Ip, Link, transport};
 use crate::verdict::Reason;
 
 /// IP protocol number of ICMP.
@@ -49,13 +49,13 @@ fn bad_source6(source: [u8; 16]) -> bool {
 fn payload_length(
     cursor: &Cursor<'_>,
     frame: &Frame<'_>,
-    total: &impl Fn() -> usize,
+    environment: &impl Environment,
     promised: usize,
 ) -> Result<usize, Reason> {
     let there = cursor.remaining();
     if promised > there {
         // The rest may lie in another piece of the frame.
-        let elsewhere = total().wrapping_sub(frame.len());
+        let elsewhere = environment.total_length().wrapping_sub(frame.len());
         if elsewhere > 0xffff || promised > there.wrapping_add(elsewhere) {
             return Err(Reason::BadLength);
         }
@@ -64,11 +64,13 @@ fn payload_length(
 }
 
 #[inline(always)]
-pub(super) fn parse4<'a>(
-    mut cursor: Cursor<'a>,
-    frame: &Frame<'a>,
-    total: &impl Fn() -> usize,
-) -> Result<Ip<'a, [u8; 4]>, Reason> {
+pub(super) fn parse4<E: Environment, H: Handler>(
+    mut cursor: Cursor<'_>,
+    frame: &Frame<'_>,
+    environment: &E,
+    link: &Link,
+    handler: H,
+) -> Result<H::Output, Reason> {
     let header = cursor.take::<20>().ok_or(Reason::Truncated)?;
     let first = header.byte::<0>();
     let header_length = ((first & 0x0f) as usize) * 4;
@@ -79,7 +81,7 @@ pub(super) fn parse4<'a>(
     if promised < header_length {
         return Err(Reason::BadLength);
     }
-    let length = payload_length(&cursor, frame, total, promised - 20)?;
+    let length = payload_length(&cursor, frame, environment, promised - 20)?;
     let options = header_length - 20;
     cursor.skip(options);
     let fragment = header.number::<6>();
@@ -88,43 +90,67 @@ pub(super) fn parse4<'a>(
     }
     let fragment = fragment & MORE_FRAGMENTS != 0;
     let protocol = header.byte::<9>();
-    let transport =
-        transport::parse(&mut cursor, protocol, length - options, fragment, PROTOCOL_ICMP)?;
+    let transport = transport::parse(cursor, protocol, length - options, fragment, PROTOCOL_ICMP)?;
     let source = header.four::<12>();
     if bad_source4(source) && !(source == [0; 4] && transport.is_dhcp_request()) {
         return Err(Reason::BadSource);
     }
     let (destination, hop_limit) = (header.four::<16>(), header.byte::<8>());
-    Ok(Ip { source, destination, hop_limit, protocol, fragment, transport })
+    let ip = Ip { source, destination, hop_limit, protocol, fragment, transport, upper: cursor };
+    Ok(handler.ipv4(link, &ip))
 }
 
 #[inline(always)]
-pub(super) fn parse6<'a>(
-    mut cursor: Cursor<'a>,
-    frame: &Frame<'a>,
-    total: &impl Fn() -> usize,
-) -> Result<Ip<'a, [u8; 16]>, Reason> {
+pub(super) fn parse6<E: Environment, H: Handler>(
+    mut cursor: Cursor<'_>,
+    frame: &Frame<'_>,
+    environment: &E,
+    link: &Link,
+    handler: H,
+) -> Result<H::Output, Reason> {
     let header = cursor.take::<40>().ok_or(Reason::Truncated)?;
     if header.byte::<0>() >> 4 != 6 {
         return Err(Reason::IpHeader);
     }
-    let length = payload_length(&cursor, frame, total, header.number::<4>() as usize)?;
-    let upper = extension_headers(&mut cursor, header.byte::<6>(), length)?;
-    let Upper { protocol, length, fragment } = upper;
-    let transport = transport::parse(&mut cursor, protocol, length, fragment, PROTOCOL_ICMPV6)?;
+    let length = payload_length(&cursor, frame, environment, header.number::<4>() as usize)?;
+    let first = header.byte::<6>();
+    let (mut protocol, mut length, mut fragment) = (first, length, false);
+    if is_extension(first) {
+        let offset = usize::from(link.length) + 40;
+        let upper = environment.extension_headers(frame, offset, first, length)?;
+        (protocol, fragment) = (upper.protocol, upper.fragment);
+        // Never more than the length, which has sixteen bits: the verifier wants to see it.
+        let skipped = upper.skipped & MAX_EXTENSION_BYTES;
+        length = length.saturating_sub(skipped);
+        cursor.skip(skipped);
+    }
+    let transport = transport::parse(cursor, protocol, length, fragment, PROTOCOL_ICMPV6)?;
     let source = header.sixteen::<8, 16>();
     if bad_source6(source) && !(source == [0; 16] && protocol == PROTOCOL_ICMPV6) {
         return Err(Reason::BadSource);
     }
     let (destination, hop_limit) = (header.sixteen::<24, 32>(), header.byte::<7>());
-    Ok(Ip { source, destination, hop_limit, protocol, fragment, transport })
+    let ip = Ip { source, destination, hop_limit, protocol, fragment, transport, upper: cursor };
+    Ok(handler.ipv6(link, &ip))
 }
 
 /// What the extension headers lead to.
-struct Upper {
-    protocol: u8,
-    length: usize,
-    fragment: bool,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Upper {
+    /// The upper-layer protocol.
+    pub protocol: u8,
+    /// Whether the packet is a first fragment.
+    pub fragment: bool,
+    /// Bytes of all extension headers.
+    pub skipped: usize,
+}
+
+/// All extension headers together are shorter than this: a mask.
+const MAX_EXTENSION_BYTES: usize = 0x3fff;
+
+/// Whether this number is an extension header that must be looked at.
+const fn is_extension(next: u8) -> bool {
+    matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS) || refused_extension(next)
 }
 
 /// Whether this number is an extension header that is refused (IANA, "IPv6 Extension Header
@@ -140,20 +166,30 @@ const fn refused_extension(next: u8) -> bool {
 /// destination options: skipped;
 /// routing: refused with segments left, and type 0 always (RFC 5095), else skipped;
 /// fragment: an atomic one (RFC 6946) or a first one is skipped, a later one refused.
+///
+/// The headers begin at `offset` in the frame, with number `first`; `length` bytes follow the
+/// IPv6 header.
+///
+/// # Errors
+/// The reason to drop the frame.
 #[inline(always)]
-fn extension_headers(
-    cursor: &mut Cursor<'_>,
+pub fn extension_headers(
+    frame: &Frame<'_>,
+    offset: usize,
     first: u8,
-    mut length: usize,
+    length: usize,
 ) -> Result<Upper, Reason> {
+    let mut cursor = frame.cursor();
+    cursor.skip(offset & 0x7f);
     let mut next = first;
     let mut fragment = false;
+    let mut skipped = 0;
     for position in 0..=MAX_EXTENSION_HEADERS {
         if !matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS) {
             if refused_extension(next) {
                 return Err(Reason::ExtensionHeader);
             }
-            return Ok(Upper { protocol: next, length, fragment });
+            return Ok(Upper { protocol: next, fragment, skipped });
         }
         if position == MAX_EXTENSION_HEADERS {
             return Err(Reason::ExtensionDepth);
@@ -178,10 +214,10 @@ fn extension_headers(
             cursor.skip(more);
             size += more;
         }
-        if size > length {
+        skipped += size;
+        if skipped > length {
             return Err(short);
         }
-        length -= size;
         next = header.byte::<0>();
     }
     Err(Reason::ExtensionDepth)

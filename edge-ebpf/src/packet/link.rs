@@ -3,11 +3,16 @@
 use super::Cursor;
 use crate::verdict::Reason;
 
-pub(super) const IPV4: u16 = 0x0800;
-pub(super) const ARP: u16 = 0x0806;
-pub(super) const IPV6: u16 = 0x86dd;
-pub(super) const SLOW_PROTOCOLS: u16 = 0x8809;
-pub(super) const LLDP: u16 = 0x88cc;
+/// EtherType of IPv4.
+pub const ETHER_TYPE_IPV4: u16 = 0x0800;
+/// EtherType of ARP.
+pub const ETHER_TYPE_ARP: u16 = 0x0806;
+/// EtherType of IPv6.
+pub const ETHER_TYPE_IPV6: u16 = 0x86dd;
+/// EtherType of slow protocols, LACP among them.
+pub const ETHER_TYPE_SLOW_PROTOCOLS: u16 = 0x8809;
+/// EtherType of LLDP.
+pub const ETHER_TYPE_LLDP: u16 = 0x88cc;
 
 /// The low twelve bits of a tag.
 const VLAN_ID: u16 = 0x0fff;
@@ -21,6 +26,8 @@ pub struct Link {
     pub outer: u16,
     /// Inner VLAN id, host order; 0 for a single tag.
     pub inner: u16,
+    /// Bytes of the Ethernet header and its tags.
+    pub length: u8,
 }
 
 const fn is_tag(ether_type: u16) -> bool {
@@ -34,17 +41,19 @@ const fn is_tag(ether_type: u16) -> bool {
 #[inline(always)]
 pub(super) fn parse(cursor: &mut Cursor<'_>) -> Result<Link, Reason> {
     let ethernet = cursor.take::<14>().ok_or(Reason::Truncated)?;
-    let mut link = Link { ether_type: ethernet.number::<12>(), outer: 0, inner: 0 };
+    let mut link = Link { ether_type: ethernet.number::<12>(), outer: 0, inner: 0, length: 14 };
     if !is_tag(link.ether_type) {
         return Ok(link);
     }
     let tag = cursor.take::<4>().ok_or(Reason::Truncated)?;
+    link.length = 18;
     link.outer = tag.number::<0>() & VLAN_ID;
     link.ether_type = tag.number::<2>();
     if !is_tag(link.ether_type) {
         return Ok(link);
     }
     let tag = cursor.take::<4>().ok_or(Reason::Truncated)?;
+    link.length = 22;
     let inner = tag.number::<0>() & VLAN_ID;
     if link.outer == 0 {
         link.outer = inner;

@@ -1,7 +1,7 @@
 //! Cursor parser: Ethernet, VLAN and QinQ, IPv4, IPv6 with extension headers, TCP, UDP, ICMP.
 //!
 //! It looks at headers only, never allocates, and has an answer for every sequence of bytes:
-//! either a [`Packet`] or the [`Reason`] why there is none. What it does not know it refuses;
+//! either the headers or the [`Reason`] why there is none. What it does not know it refuses;
 //! nothing is passed because it could not be read. The same code runs over slices on the host
 //! and over the packet memory of the kernel program.
 //!
@@ -11,43 +11,40 @@ mod cursor;
 mod ip;
 mod link;
 mod quoted;
+mod summary;
 #[cfg(test)]
 mod tests;
 mod transport;
 
 pub use cursor::{Cursor, Frame};
-pub use ip::{MAX_EXTENSION_HEADERS, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP};
-pub use link::Link;
-pub use quoted::{Quoted, quoted};
+pub use ip::{
+    MAX_EXTENSION_HEADERS, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP, Upper,
+    extension_headers,
+};
+pub use link::{
+    ETHER_TYPE_ARP, ETHER_TYPE_IPV4, ETHER_TYPE_IPV6, ETHER_TYPE_LLDP, ETHER_TYPE_SLOW_PROTOCOLS,
+    Link,
+};
+pub use quoted::{Quotable, Quoted, quoted};
+pub use summary::describe;
 pub use transport::{
-    ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, ICMPV6_ECHO_REPLY, ICMPV6_ECHO_REQUEST, TCP_ACK, TCP_FIN,
-    TCP_RST, TCP_SYN, Transport,
+    ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, ICMPV6_ECHO_REPLY, ICMPV6_ECHO_REQUEST, Kind, TCP_ACK,
+    TCP_FIN, TCP_RST, TCP_SYN, Transport,
 };
 
 use crate::verdict::Reason;
 
-/// A packet whose headers are sound.
-#[derive(Clone, Copy, Debug)]
-pub struct Packet<'a> {
-    /// The link layer.
-    pub link: Link,
-    /// What is in it.
-    pub content: Content<'a>,
-}
-
-/// What a frame carries.
-#[derive(Clone, Copy, Debug)]
-pub enum Content<'a> {
-    /// An ARP packet; not looked into.
-    Arp,
-    /// An LLDP frame; not looked into.
-    Lldp,
-    /// A slow-protocols frame (LACP); not looked into.
-    Lacp,
+/// What is done with a frame whose headers are sound. A call for each kind of content, rather
+/// than a value that holds one of them, so that the kernel program never copies it.
+pub trait Handler {
+    /// What comes of it.
+    type Output;
+    /// A frame without IP. The EtherType is for the handler to judge.
+    fn link(self, link: &Link) -> Self::Output;
     /// An IPv4 packet.
-    V4(Ip<'a, [u8; 4]>),
+    fn ipv4(self, link: &Link, ip: &Ip<'_, [u8; 4]>) -> Self::Output;
     /// An IPv6 packet.
-    V6(Ip<'a, [u8; 16]>),
+    fn ipv6(self, link: &Link, ip: &Ip<'_, [u8; 16]>) -> Self::Output;
 }
 
 /// An IP packet of either family.
@@ -64,27 +61,56 @@ pub struct Ip<'a, A> {
     /// Whether the packet is a fragment (the first one; others are refused).
     pub fragment: bool,
     /// The upper-layer header.
-    pub transport: Transport<'a>,
+    pub transport: Transport,
+    /// Where the upper-layer header begins.
+    pub upper: Cursor<'a>,
 }
 
-/// Reads the headers of a frame.
-///
-/// `total` gives the length of the whole frame; it is asked only when the IP header promises
-/// more than the frame's memory holds, as it may where a frame lies in several pieces.
+/// What the parser asks beside the frame's memory.
+pub trait Environment {
+    /// The length of the whole frame. Asked only when the IP header promises more than the
+    /// frame's memory holds, as it may where a frame lies in several pieces.
+    fn total_length(&self) -> usize;
+
+    /// Walks IPv6 extension headers: always [`extension_headers`], which the kernel program
+    /// calls as a function that the verifier proves by itself.
+    ///
+    /// # Errors
+    /// The reason to drop the frame.
+    #[inline(always)]
+    fn extension_headers(
+        &self,
+        frame: &Frame<'_>,
+        offset: usize,
+        first: u8,
+        length: usize,
+    ) -> Result<Upper, Reason> {
+        extension_headers(frame, offset, first, length)
+    }
+}
+
+/// A frame that is all in one piece.
+impl Environment for &[u8] {
+    fn total_length(&self) -> usize {
+        self.len()
+    }
+}
+
+/// Reads the headers of a frame and gives them to the handler.
 ///
 /// # Errors
 /// The reason to drop the frame.
 #[inline(always)]
-pub fn parse<'a>(frame: &Frame<'a>, total: impl Fn() -> usize) -> Result<Packet<'a>, Reason> {
+pub fn parse<H: Handler>(
+    frame: &Frame<'_>,
+    environment: &impl Environment,
+    handler: H,
+) -> Result<H::Output, Reason> {
     let mut cursor = frame.cursor();
     let link = link::parse(&mut cursor)?;
-    let content = match link.ether_type {
-        link::IPV4 => Content::V4(ip::parse4(cursor, frame, &total)?),
-        link::IPV6 => Content::V6(ip::parse6(cursor, frame, &total)?),
-        link::ARP => Content::Arp,
-        link::LLDP => Content::Lldp,
-        link::SLOW_PROTOCOLS => Content::Lacp,
-        _ => return Err(Reason::EtherType),
-    };
-    Ok(Packet { link, content })
+    match link.ether_type {
+        ETHER_TYPE_IPV4 => ip::parse4(cursor, frame, environment, &link, handler),
+        ETHER_TYPE_IPV6 => ip::parse6(cursor, frame, environment, &link, handler),
+        _ => Ok(handler.link(&link)),
+    }
 }

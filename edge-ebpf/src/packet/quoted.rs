@@ -16,10 +16,10 @@ pub struct Quoted<A> {
     pub destination: A,
     /// TCP, UDP, ICMP or ICMPv6.
     pub protocol: u8,
-    /// Source port, or the identifier of an echo request, big-endian.
-    pub source_port: [u8; 2],
-    /// Destination port, big-endian; zero for an echo request.
-    pub destination_port: [u8; 2],
+    /// Source port, or the identifier of an echo request, host order.
+    pub source_port: u16,
+    /// Destination port, host order; zero for an echo request.
+    pub destination_port: u16,
 }
 
 /// An address family that can be quoted.
@@ -60,15 +60,17 @@ impl Quotable for [u8; 16] {
     }
 }
 
-/// Reads the quoted packet, if it is one that could be ours.
+/// Reads the packet that an ICMP error quotes, if it is one that could be ours. The cursor
+/// stands at the ICMP header.
 #[inline(always)]
 pub fn quoted<A: Quotable>(mut cursor: Cursor<'_>) -> Option<Quoted<A>> {
+    cursor.take::<8>()?;
     let (source, destination, protocol) = A::header(&mut cursor)?;
     let start = cursor.take::<8>()?;
     let (source_port, destination_port) = if matches!(protocol, PROTOCOL_TCP | PROTOCOL_UDP) {
-        (start.two::<0>(), start.two::<2>())
+        (start.number::<0>(), start.number::<2>())
     } else if protocol == A::ECHO.0 && start.byte::<0>() == A::ECHO.1 {
-        (start.two::<4>(), [0; 2])
+        (start.number::<4>(), 0)
     } else {
         return None;
     };

@@ -21,58 +21,52 @@ pub const ICMPV6_ECHO_REQUEST: u8 = 128;
 /// ICMPv6 echo reply.
 pub const ICMPV6_ECHO_REPLY: u8 = 129;
 
-/// The upper-layer header.
-#[derive(Clone, Copy, Debug)]
-pub enum Transport<'a> {
+/// Which upper-layer header there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
     /// TCP.
-    Tcp {
-        /// Source port, big-endian.
-        source_port: [u8; 2],
-        /// Destination port, big-endian.
-        destination_port: [u8; 2],
-        /// The flags' byte.
-        flags: u8,
-    },
+    Tcp,
     /// UDP.
-    Udp {
-        /// Source port, big-endian.
-        source_port: [u8; 2],
-        /// Destination port, big-endian.
-        destination_port: [u8; 2],
-    },
+    Udp,
     /// ICMP in IPv4, ICMPv6 in IPv6.
-    Icmp {
-        /// Type.
-        kind: u8,
-        /// Code.
-        code: u8,
-        /// The identifier of an echo.
-        identifier: [u8; 2],
-        /// What comes after the first eight bytes: in an error, the quoted packet.
-        rest: Cursor<'a>,
-    },
+    Icmp,
     /// Any other protocol; not looked into.
     Other,
 }
 
-impl Transport<'_> {
+/// The upper-layer header. One flat record rather than an enum with fields: the kernel program
+/// keeps it in registers.
+#[derive(Clone, Copy, Debug)]
+pub struct Transport {
+    /// Which it is.
+    pub kind: Kind,
+    /// TCP's flags, or the type of an ICMP message; else 0.
+    pub detail: u8,
+    /// Source port in host order; of an ICMP echo its identifier; else 0.
+    pub source_port: u16,
+    /// Destination port in host order; else 0.
+    pub destination_port: u16,
+}
+
+impl Transport {
     /// Whether this is a DHCP client's request, which alone has no source address (RFC 2131).
     #[inline(always)]
     pub(super) fn is_dhcp_request(&self) -> bool {
-        matches!(self, Transport::Udp { source_port: [0, 68], destination_port: [0, 67] })
+        matches!(self.kind, Kind::Udp) && self.source_port == 68 && self.destination_port == 67
     }
 }
 
 /// Reads the upper-layer header. `length` is what the IP header leaves for it; `icmp` is the
 /// protocol number of this family's ICMP.
 #[inline(always)]
-pub(super) fn parse<'a>(
-    cursor: &mut Cursor<'a>,
+pub(super) fn parse(
+    mut cursor: Cursor<'_>,
     protocol: u8,
     length: usize,
     fragment: bool,
     icmp: u8,
-) -> Result<Transport<'a>, Reason> {
+) -> Result<Transport, Reason> {
     // A first fragment too short to be judged (RFC 1858, RFC 7112).
     let short = if fragment { Reason::Fragment } else { Reason::Truncated };
     if protocol == PROTOCOL_TCP {
@@ -86,26 +80,35 @@ pub(super) fn parse<'a>(
         if promised < 8 || (promised > length && !fragment) {
             return Err(Reason::BadLength);
         }
-        Ok(Transport::Udp { source_port: header.two::<0>(), destination_port: header.two::<2>() })
+        Ok(Transport {
+            kind: Kind::Udp,
+            detail: 0,
+            source_port: header.number::<0>(),
+            destination_port: header.number::<2>(),
+        })
     } else if protocol == icmp {
         if length < 8 {
             return Err(short);
         }
         let header = cursor.take::<8>().ok_or(short)?;
-        let (kind, code) = (header.byte::<0>(), header.byte::<1>());
-        Ok(Transport::Icmp { kind, code, identifier: header.two::<4>(), rest: *cursor })
+        Ok(Transport {
+            kind: Kind::Icmp,
+            detail: header.byte::<0>(),
+            source_port: header.number::<4>(),
+            destination_port: 0,
+        })
     } else {
-        Ok(Transport::Other)
+        Ok(Transport { kind: Kind::Other, detail: 0, source_port: 0, destination_port: 0 })
     }
 }
 
 #[inline(always)]
-fn tcp<'a>(
-    cursor: &mut Cursor<'a>,
+fn tcp(
+    mut cursor: Cursor<'_>,
     length: usize,
     fragment: bool,
     short: Reason,
-) -> Result<Transport<'a>, Reason> {
+) -> Result<Transport, Reason> {
     if length < 20 {
         return Err(short);
     }
@@ -124,6 +127,10 @@ fn tcp<'a>(
     {
         return Err(Reason::TcpFlags);
     }
-    let (source_port, destination_port) = (header.two::<0>(), header.two::<2>());
-    Ok(Transport::Tcp { source_port, destination_port, flags })
+    Ok(Transport {
+        kind: Kind::Tcp,
+        detail: flags,
+        source_port: header.number::<0>(),
+        destination_port: header.number::<2>(),
+    })
 }

@@ -1,1 +1,0 @@
-//! The decision: what happens to one packet, generic over the tables it asks.

@@ -1,0 +1,229 @@
+//! The tables as plain collections: for tests, and for the daemon to explain what would happen.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{Family, Tables, Tuple};
+use crate::{
+    abi::{
+        Block, FlowKey, Interface, Rule, SETTING_BLOCKS, SETTING_SHORT_PREFIXES6, SetMask,
+        Settings, VlanKey, presence4, presence6,
+    },
+    packet::{PROTOCOL_TCP, PROTOCOL_UDP},
+};
+
+/// Prefixes of one family, with a value each.
+#[derive(Clone, Debug)]
+pub struct Prefixes<A, V>(HashMap<(u8, A), V>);
+
+impl<A, V> Default for Prefixes<A, V> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+/// The first `length` bits of an address.
+fn masked<const N: usize>(mut address: [u8; N], length: u8) -> [u8; N] {
+    for (position, byte) in address.iter_mut().enumerate() {
+        let bits = usize::from(length).saturating_sub(position * 8).min(8);
+        *byte &= !(0xff_u16 >> bits) as u8;
+    }
+    address
+}
+
+impl<const N: usize, V: Copy> Prefixes<[u8; N], V> {
+    /// Adds a prefix; bits beyond its length count for nothing.
+    pub fn insert(&mut self, address: [u8; N], length: u8, value: V) {
+        self.0.insert((length, masked(address, length)), value);
+    }
+
+    /// The value of the longest prefix that holds this address.
+    pub fn longest(&self, address: &[u8; N]) -> Option<V> {
+        let longest = u8::try_from(N * 8).unwrap_or(u8::MAX);
+        (0..=longest)
+            .rev()
+            .find_map(|length| self.0.get(&(length, masked(*address, length))).copied())
+    }
+
+    /// All prefixes: address, length, value.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8; N], u8, &V)> {
+        self.0.iter().map(|((length, address), value)| (address, *length, value))
+    }
+}
+
+/// One generation of a rule set.
+#[derive(Clone, Debug, Default)]
+pub struct Generation {
+    /// Words by [`crate::abi::port_index`].
+    pub port_words: HashMap<u32, u32>,
+    /// Words by [`crate::abi::protocol_index`].
+    pub protocol_words: HashMap<u32, u32>,
+    /// The rules.
+    pub rules: Vec<Rule>,
+    /// Source sets, IPv4.
+    pub sources4: Prefixes<[u8; 4], SetMask>,
+    /// Source sets, IPv6.
+    pub sources6: Prefixes<[u8; 16], SetMask>,
+    /// Destination sets.
+    pub destinations: HashMap<[u8; 16], SetMask>,
+}
+
+/// All tables. What is not in them is not there.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryTables {
+    /// The settings in force.
+    pub settings: Settings,
+    /// Interfaces by index.
+    pub interfaces: HashMap<u32, Interface>,
+    /// VLANs of trunks.
+    pub vlans: HashMap<VlanKey, Interface>,
+    /// The two generations.
+    pub generations: [Generation; 2],
+    /// Blocked IPv4 addresses.
+    pub blocked4: HashMap<[u8; 4], Block>,
+    /// Blocked IPv4 prefixes.
+    pub blocked4_prefixes: Prefixes<[u8; 4], Block>,
+    /// Blocked IPv6 addresses.
+    pub blocked6: HashMap<[u8; 16], Block>,
+    /// Blocked IPv6 prefixes.
+    pub blocked6_prefixes: Prefixes<[u8; 16], Block>,
+    /// The IPv4 presence bitmap.
+    pub presence4: HashMap<u32, u64>,
+    /// The IPv6 presence bitmap.
+    pub presence6: HashMap<u32, u64>,
+    /// TCP connections that have a socket which is not listening, and UDP sockets that are
+    /// connected.
+    pub sockets: HashSet<FlowKey>,
+    /// Flows remembered at egress.
+    pub flows: HashMap<FlowKey, u64>,
+    /// Seconds since boot.
+    pub now_seconds: u64,
+}
+
+impl MemoryTables {
+    /// Blocks an IPv4 prefix (of 32 bits: an address), presence included.
+    pub fn block4(&mut self, address: [u8; 4], length: u8, block: Block) {
+        if length >= 32 {
+            self.blocked4.insert(address, block);
+        } else {
+            self.blocked4_prefixes.insert(address, length, block);
+        }
+        let first = u32::from_be_bytes(masked(address, length));
+        let nets = 1_u32 << 24_u8.saturating_sub(length);
+        for net in 0..nets {
+            let (slot, bit) = presence4((first | (net << 8)).to_be_bytes());
+            *self.presence4.entry(slot).or_default() |= bit;
+        }
+        self.settings.flags |= SETTING_BLOCKS;
+    }
+
+    /// Blocks an IPv6 prefix (of 128 bits: an address), presence included.
+    pub fn block6(&mut self, address: [u8; 16], length: u8, block: Block) {
+        if length >= 128 {
+            self.blocked6.insert(address, block);
+        } else {
+            self.blocked6_prefixes.insert(address, length, block);
+        }
+        if length < 48 {
+            self.settings.flags |= SETTING_SHORT_PREFIXES6;
+        } else {
+            let (slot, bit) = presence6(address);
+            *self.presence6.entry(slot).or_default() |= bit;
+        }
+        self.settings.flags |= SETTING_BLOCKS;
+    }
+
+    /// Adds a socket: of TCP one that is not listening, of UDP one that is connected.
+    pub fn add_socket(&mut self, key: &FlowKey) {
+        self.sockets.insert(*key);
+    }
+
+    fn generation(&self, generation: u32) -> Option<&Generation> {
+        self.generations.get(usize::try_from(generation).ok()?)
+    }
+}
+
+impl Tables for MemoryTables {
+    fn settings(&self) -> Option<Settings> {
+        Some(self.settings)
+    }
+
+    fn interface(&self, ifindex: u32) -> Option<Interface> {
+        self.interfaces.get(&ifindex).copied()
+    }
+
+    fn vlan(&self, key: &VlanKey) -> Option<Interface> {
+        self.vlans.get(key).copied()
+    }
+
+    fn port_word(&self, generation: u32, index: u32) -> u32 {
+        self.generation(generation).and_then(|g| g.port_words.get(&index)).copied().unwrap_or(0)
+    }
+
+    fn protocol_word(&self, generation: u32, index: u32) -> u32 {
+        self.generation(generation).and_then(|g| g.protocol_words.get(&index)).copied().unwrap_or(0)
+    }
+
+    fn rule(&self, generation: u32, index: u32) -> Option<Rule> {
+        let index = usize::try_from(index).ok()?;
+        if index >= crate::abi::MAX_RULES as usize {
+            return None;
+        }
+        // An array in the kernel: what was never written is zero.
+        Some(self.generation(generation)?.rules.get(index).copied().unwrap_or_default())
+    }
+
+    fn sources4(&self, generation: u32, source: &[u8; 4]) -> SetMask {
+        self.generation(generation).and_then(|g| g.sources4.longest(source)).unwrap_or_default()
+    }
+
+    fn sources6(&self, generation: u32, source: &[u8; 16]) -> SetMask {
+        self.generation(generation).and_then(|g| g.sources6.longest(source)).unwrap_or_default()
+    }
+
+    fn destinations(&self, generation: u32, destination: &[u8; 16]) -> SetMask {
+        self.generation(generation)
+            .and_then(|g| g.destinations.get(destination))
+            .copied()
+            .unwrap_or_default()
+    }
+
+    fn presence4(&self, slot: u32) -> u64 {
+        self.presence4.get(&slot).copied().unwrap_or(0)
+    }
+
+    fn presence6(&self, slot: u32) -> u64 {
+        self.presence6.get(&slot).copied().unwrap_or(0)
+    }
+
+    fn blocked4(&self, source: &[u8; 4]) -> Option<Block> {
+        self.blocked4.get(source).copied()
+    }
+
+    fn blocked4_prefix(&self, source: &[u8; 4]) -> Option<Block> {
+        self.blocked4_prefixes.longest(source)
+    }
+
+    fn blocked6(&self, source: &[u8; 16]) -> Option<Block> {
+        self.blocked6.get(source).copied()
+    }
+
+    fn blocked6_prefix(&self, source: &[u8; 16]) -> Option<Block> {
+        self.blocked6_prefixes.longest(source)
+    }
+
+    fn tcp_socket<A: Family>(&self, tuple: &Tuple<A>) -> bool {
+        self.sockets.contains(&tuple.flow(PROTOCOL_TCP))
+    }
+
+    fn udp_socket<A: Family>(&self, tuple: &Tuple<A>) -> bool {
+        self.sockets.contains(&tuple.flow(PROTOCOL_UDP))
+    }
+
+    fn flow(&self, key: &FlowKey) -> Option<u64> {
+        self.flows.get(key).copied()
+    }
+
+    fn now_seconds(&self) -> u64 {
+        self.now_seconds
+    }
+}

@@ -1,0 +1,264 @@
+//! The decision: what happens to one packet, generic over the tables it asks.
+//!
+//! Order, cheapest and likeliest drop first: headers that make no sense, the zone, what keeps
+//! the link alive, management, blocked sources, rules, replies to what this appliance began,
+//! DHCP, and at last the default, which is to drop. It only reads: counting is the caller's.
+//!
+//! It must never pass a packet for a reason that is not in this file, nor depend on anything
+//! but the packet, the tables and the clock: the daemon asks the same code what it would do.
+
+mod icmp;
+#[cfg(not(target_arch = "bpf"))]
+mod memory;
+mod reply;
+mod tables;
+#[cfg(test)]
+mod tests;
+
+#[cfg(not(target_arch = "bpf"))]
+pub use memory::{Generation, MemoryTables, Prefixes};
+pub use reply::{flow_begun, refresh_flow};
+pub use tables::{Family, Tables, Tuple};
+
+use crate::{
+    abi::{
+        ACTION_PASS, Block, MAX_RULES_PER_WORD, NO_GENERATION, SCHEMA, SCOPE_FEDERATION, SET_ANY,
+        SETTING_BLOCKS, SETTING_DHCP_CLIENT, SETTING_LACP, SETTING_LLDP, SETTING_MONITOR,
+        SOURCE_SET_MANAGEMENT, SetMask, Settings, VlanKey, WORD_FEDERATION, WORD_MANAGEMENT,
+        ZONE_NONE, ZONES, port_index, protocol_index, word_count, word_first,
+    },
+    packet::{self, Environment, Frame, Handler, Ip, Kind, Link},
+    verdict::{Reason, Verdict},
+};
+
+/// No rule decided.
+pub const NO_RULE: u32 = u32::MAX;
+
+/// What happens to a packet, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// Pass or drop; in monitor mode always pass.
+    pub verdict: Verdict,
+    /// Why.
+    pub reason: Reason,
+    /// Id of the rule that decided, or [`NO_RULE`].
+    pub rule: u32,
+    /// Zone of the packet, or [`ZONE_NONE`] when it was dropped before that was known.
+    pub zone: u8,
+}
+
+/// A reason, and the id of the rule it came from or [`NO_RULE`].
+pub type Outcome = (Reason, u32);
+
+const fn without_rule(reason: Reason) -> Outcome {
+    (reason, NO_RULE)
+}
+
+/// Judges one frame that came in on `ifindex`.
+#[inline(always)]
+pub fn judge<T: Tables>(
+    tables: &T,
+    settings: &Settings,
+    frame: &Frame<'_>,
+    environment: &impl Environment,
+    ifindex: u32,
+) -> Decision {
+    let judge = Judge { tables, settings, ifindex };
+    let (reason, rule, zone) = match packet::parse(frame, environment, judge) {
+        Ok(found) => found,
+        Err(reason) => (reason, NO_RULE, ZONE_NONE),
+    };
+    let monitored = settings.flags & SETTING_MONITOR != 0;
+    let verdict = if monitored { Verdict::Pass } else { reason.verdict() };
+    Decision { verdict, reason, rule, zone }
+}
+
+/// Judges packets whose headers are sound.
+struct Judge<'t, T> {
+    tables: &'t T,
+    settings: &'t Settings,
+    ifindex: u32,
+}
+
+impl<T: Tables> Judge<'_, T> {
+    #[inline(always)]
+    fn in_zone(&self, link: &Link, decide: impl FnOnce(u8) -> Outcome) -> (Reason, u32, u8) {
+        match zone_of(self.tables, link, self.ifindex) {
+            Err(reason) => (reason, NO_RULE, ZONE_NONE),
+            Ok(zone) => {
+                let (reason, rule) = decide(zone);
+                (reason, rule, zone)
+            }
+        }
+    }
+}
+
+impl<T: Tables> Handler for Judge<'_, T> {
+    type Output = (Reason, u32, u8);
+
+    #[inline(always)]
+    fn link(self, link: &Link) -> Self::Output {
+        let flags = self.settings.flags;
+        self.in_zone(link, |_zone| {
+            without_rule(match link.ether_type {
+                packet::ETHER_TYPE_ARP => Reason::Arp,
+                packet::ETHER_TYPE_LLDP if flags & SETTING_LLDP != 0 => Reason::LinkControl,
+                packet::ETHER_TYPE_SLOW_PROTOCOLS if flags & SETTING_LACP != 0 => {
+                    Reason::LinkControl
+                }
+                _ => Reason::EtherType,
+            })
+        })
+    }
+
+    #[inline(always)]
+    fn ipv4(self, link: &Link, ip: &Ip<'_, [u8; 4]>) -> Self::Output {
+        self.in_zone(link, |zone| decide(self.tables, self.settings, zone, ip))
+    }
+
+    #[inline(always)]
+    fn ipv6(self, link: &Link, ip: &Ip<'_, [u8; 16]>) -> Self::Output {
+        self.in_zone(link, |zone| match icmp::local_link(ip) {
+            Some(reason) => without_rule(reason),
+            None => decide(self.tables, self.settings, zone, ip),
+        })
+    }
+}
+
+/// The zone of an interface, or of a VLAN of a trunk.
+#[inline(always)]
+fn zone_of<T: Tables>(tables: &T, link: &Link, ifindex: u32) -> Result<u8, Reason> {
+    let interface = tables.interface(ifindex).ok_or(Reason::InterfaceUnknown)?;
+    let (interface, unknown) = if link.outer == 0 {
+        (interface, Reason::InterfaceUnknown)
+    } else if interface.trunk != 0 {
+        let key = VlanKey { ifindex, outer: link.outer, inner: link.inner };
+        (tables.vlan(&key).ok_or(Reason::VlanUnknown)?, Reason::VlanUnknown)
+    } else {
+        return Err(Reason::VlanUnknown);
+    };
+    let zone = interface.zone_plus_one.wrapping_sub(1);
+    if u32::from(zone) < ZONES { Ok(zone) } else { Err(unknown) }
+}
+
+/// Judges an IP packet in its zone.
+#[inline(always)]
+pub fn decide<T: Tables, A: Family>(
+    tables: &T,
+    settings: &Settings,
+    zone: u8,
+    ip: &Ip<'_, A>,
+) -> Outcome {
+    let generation = settings.generation;
+    if settings.schema != SCHEMA || generation >= NO_GENERATION {
+        return without_rule(Reason::NoRuleSet);
+    }
+    let word = word_of(tables, generation, zone, ip);
+    if word & WORD_MANAGEMENT != 0
+        && ip.source.sources(tables, generation).contains(SOURCE_SET_MANAGEMENT)
+    {
+        return without_rule(Reason::Management);
+    }
+    if settings.flags & SETTING_BLOCKS != 0
+        && ip.source.may_be_blocked(tables, settings.flags)
+        && let Some(reason) = blocked(tables, ip, word)
+    {
+        return without_rule(reason);
+    }
+    // Of ICMP, only what asks for something is a matter of rules.
+    if ip.transport.kind == Kind::Icmp && ip.transport.detail != A::ECHO.1 {
+        return without_rule(icmp::answer(tables, ip));
+    }
+    let (reason, rule) = if word == 0 {
+        without_rule(Reason::NoRule)
+    } else {
+        A::rules(tables, generation, word, ip.source, ip.destination)
+    };
+    if matches!(reason, Reason::Rule | Reason::RuleDrop) {
+        return (reason, rule);
+    }
+    match reply::reply(tables, ip) {
+        Some(reply) => without_rule(reply),
+        None if settings.flags & SETTING_DHCP_CLIENT != 0 && reply::is_dhcp_answer(ip) => {
+            without_rule(Reason::Dhcp)
+        }
+        None => without_rule(reason),
+    }
+}
+
+/// The word of the packet's port or protocol.
+#[inline(always)]
+fn word_of<T: Tables, A: Family>(tables: &T, generation: u32, zone: u8, ip: &Ip<'_, A>) -> u32 {
+    let udp = match ip.transport.kind {
+        Kind::Tcp => false,
+        Kind::Udp => true,
+        Kind::Icmp | Kind::Other => {
+            return tables.protocol_word(generation, protocol_index(zone, ip.protocol));
+        }
+    };
+    tables.port_word(generation, port_index(zone, udp, ip.transport.destination_port))
+}
+
+/// Whether the source is blocked for what it asks for: exact entry first, then prefix.
+#[inline(always)]
+fn blocked<T: Tables, A: Family>(tables: &T, ip: &Ip<'_, A>, word: u32) -> Option<Reason> {
+    let in_force = |block: Block| {
+        if block.scope == SCOPE_FEDERATION && word & WORD_FEDERATION == 0 {
+            return None;
+        }
+        if block.expires_at_seconds != 0
+            && tables.now_seconds() >= u64::from(block.expires_at_seconds)
+        {
+            return None;
+        }
+        let domain = block.reason == Reason::BlockedDomain as u8;
+        Some(if domain { Reason::BlockedDomain } else { Reason::BlockedAddress })
+    };
+    if let Some(block) = ip.source.blocked(tables)
+        && let Some(reason) = in_force(block)
+    {
+        return Some(reason);
+    }
+    in_force(ip.source.blocked_prefix(tables)?)
+}
+
+/// The first rule of the word that the packet satisfies decides. When none does, the reason
+/// says how near it came.
+#[inline(always)]
+pub fn rules<T: Tables, A: Family>(
+    tables: &T,
+    generation: u32,
+    word: u32,
+    source: A,
+    destination: A,
+) -> Outcome {
+    let (first, count) = (word_first(word), word_count(word));
+    let mut nearest = Reason::NoRule;
+    let mut sources: Option<SetMask> = None;
+    let mut destinations: Option<SetMask> = None;
+    for position in 0..MAX_RULES_PER_WORD {
+        if position >= count {
+            break;
+        }
+        let Some(rule) = tables.rule(generation, first + position) else { break };
+        if rule.destination_set != SET_ANY
+            && !destinations
+                .get_or_insert_with(|| tables.destinations(generation, &destination.mapped()))
+                .contains(rule.destination_set)
+        {
+            if matches!(nearest, Reason::NoRule) {
+                nearest = Reason::DestinationNotAllowed;
+            }
+        } else if rule.source_set != SET_ANY
+            && !sources
+                .get_or_insert_with(|| source.sources(tables, generation))
+                .contains(rule.source_set)
+        {
+            nearest = Reason::SourceNotAllowed;
+        } else {
+            let passes = rule.action == ACTION_PASS;
+            return (if passes { Reason::Rule } else { Reason::RuleDrop }, rule.id);
+        }
+    }
+    without_rule(nearest)
+}

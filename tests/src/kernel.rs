@@ -1,0 +1,313 @@
+//! The kernel program with maps that are filled by hand: what [`MemoryTables`] say is put into
+//! the maps, and packets are run through the real program with `BPF_PROG_TEST_RUN`. Nothing is
+//! attached or pinned; all is gone when the value is dropped.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use aya::{
+    Ebpf, EbpfLoader, Pod, TestRun as _, TestRunOptions,
+    maps::{
+        Array, ArrayOfMaps, HashMap, IterableMap, LpmTrie, Map, MapData, PerCpuArray, RingBuf,
+        lpm_trie::Key,
+    },
+    programs::{SchedClassifier, Xdp},
+};
+use edge_ebpf::{
+    abi::{
+        Counter, Event, Interface, MAX_RULES, NO_GENERATION, PORT_WORD_SLOTS, PROTOCOL_WORD_SLOTS,
+        Rule, SetMask, map_names,
+    },
+    decide::{Generation, MemoryTables, Prefixes},
+    verdict::{REASON_SLOTS, Reason, Verdict},
+};
+
+/// The interface that a test run pretends packets come in on: the loopback of the namespace.
+pub const TEST_IFINDEX: u32 = 1;
+/// `BPF_F_NO_PREALLOC`, as the inner maps have it.
+const NO_PREALLOC: u32 = 1;
+
+/// The loaded program.
+pub struct Kernel {
+    ebpf: Ebpf,
+}
+
+impl Kernel {
+    /// Loads the object and both programs.
+    ///
+    /// # Errors
+    /// When the kernel refuses it; the verifier's log is in the error.
+    pub fn load(object: &[u8]) -> Result<Self> {
+        let mut ebpf = EbpfLoader::new().load(object).context("loading the object")?;
+        let xdp: &mut Xdp = ebpf.program_mut("edge_xdp").context("edge_xdp")?.try_into()?;
+        xdp.load().context("loading edge_xdp")?;
+        let egress: &mut SchedClassifier =
+            ebpf.program_mut("edge_egress").context("edge_egress")?.try_into()?;
+        egress.load().context("loading edge_egress")?;
+        Ok(Self { ebpf })
+    }
+
+    /// Instructions the verifier looked at, by program.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn verified_instructions(&self) -> Result<Vec<(String, u32)>> {
+        let mut counts = Vec::new();
+        for (name, program) in self.ebpf.programs() {
+            let count = program.info()?.verified_instruction_count().context("no count")?;
+            counts.push((name.to_owned(), count));
+        }
+        Ok(counts)
+    }
+
+    /// Runs one frame through `edge_xdp`.
+    ///
+    /// # Errors
+    /// When the kernel refuses the run.
+    pub fn run(&self, frame: &[u8]) -> Result<Verdict> {
+        Ok(match self.test_run(frame, 1)?.0 {
+            1 => Verdict::Drop,
+            2 => Verdict::Pass,
+            other => anyhow::bail!("edge_xdp answered {other}"),
+        })
+    }
+
+    /// Average time for one packet over this many runs.
+    ///
+    /// # Errors
+    /// When the kernel refuses the run.
+    pub fn time(&self, frame: &[u8], repeat: u32) -> Result<Duration> {
+        Ok(self.test_run(frame, repeat)?.1)
+    }
+
+    fn test_run(&self, frame: &[u8], repeat: u32) -> Result<(u32, Duration)> {
+        let xdp: &Xdp = self.ebpf.program("edge_xdp").context("edge_xdp")?.try_into()?;
+        let options = TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::default() };
+        let result = xdp.test_run(options)?;
+        Ok((result.return_value, result.duration))
+    }
+
+    /// Runs one frame through `edge_egress`.
+    ///
+    /// # Errors
+    /// When the kernel refuses the run.
+    pub fn send(&self, frame: &[u8]) -> Result<()> {
+        let egress: &SchedClassifier =
+            self.ebpf.program("edge_egress").context("edge_egress")?.try_into()?;
+        let options = TestRunOptions { data_in: Some(frame), ..TestRunOptions::default() };
+        egress.test_run(options)?;
+        Ok(())
+    }
+
+    fn map(&mut self, name: &str) -> Result<&mut Map> {
+        self.ebpf.map_mut(name).with_context(|| format!("no map {name}"))
+    }
+
+    fn array<V: Pod>(&mut self, name: &str) -> Result<Array<&mut MapData, V>> {
+        Ok(Array::try_from(self.map(name)?)?)
+    }
+
+    fn hash<K: Pod, V: Pod>(&mut self, name: &str) -> Result<HashMap<&mut MapData, K, V>> {
+        Ok(HashMap::try_from(self.map(name)?)?)
+    }
+
+    /// Writes the settings.
+    ///
+    /// # Errors
+    /// When the kernel refuses the write.
+    pub fn set_settings(&mut self, settings: edge_ebpf::abi::Settings) -> Result<()> {
+        Ok(self.array(map_names::SETTINGS)?.set(0, settings, 0)?)
+    }
+
+    /// Writes an interface.
+    ///
+    /// # Errors
+    /// When the kernel refuses the write.
+    pub fn set_interface(&mut self, ifindex: u32, interface: Interface) -> Result<()> {
+        Ok(self.array(map_names::INTERFACES)?.set(ifindex, interface, 0)?)
+    }
+
+    /// Writes a flow as the egress program does.
+    ///
+    /// # Errors
+    /// When the kernel refuses the write.
+    pub fn set_flow(&mut self, key: edge_ebpf::abi::FlowKey, left_at: u64) -> Result<()> {
+        Ok(self.hash(map_names::FLOWS)?.insert(key, left_at, 0)?)
+    }
+
+    /// The flows that are remembered.
+    ///
+    /// # Errors
+    /// When the kernel refuses the read.
+    pub fn flows(&mut self) -> Result<Vec<(edge_ebpf::abi::FlowKey, u64)>> {
+        let flows = self.hash::<edge_ebpf::abi::FlowKey, u64>(map_names::FLOWS)?;
+        Ok(flows.iter().collect::<Result<_, _>>()?)
+    }
+
+    /// Makes the maps say what `tables` say. Blocks, VLANs, flows and presence bits that are
+    /// not in them are taken away; sockets cannot be made here. The settings come last.
+    ///
+    /// # Errors
+    /// When the kernel refuses a write.
+    pub fn apply(&mut self, tables: &MemoryTables) -> Result<()> {
+        for index in 0..8 {
+            let interface = tables.interfaces.get(&index).copied();
+            let none = Interface { zone_plus_one: 0, trunk: 0, reserved: [0; 2] };
+            self.set_interface(index, interface.unwrap_or(none))?;
+        }
+        replace(&mut self.hash(map_names::VLANS)?, tables.vlans.iter())?;
+        replace(&mut self.hash(map_names::BLOCKED4)?, tables.blocked4.iter())?;
+        replace(&mut self.hash(map_names::BLOCKED6)?, tables.blocked6.iter())?;
+        replace(&mut self.hash(map_names::FLOWS)?, tables.flows.iter())?;
+        let mut trie = LpmTrie::try_from(self.map(map_names::BLOCKED4_PREFIXES)?)?;
+        replace_prefixes(&mut trie, &tables.blocked4_prefixes)?;
+        let mut trie = LpmTrie::try_from(self.map(map_names::BLOCKED6_PREFIXES)?)?;
+        replace_prefixes(&mut trie, &tables.blocked6_prefixes)?;
+        for (slot, word) in &tables.presence4 {
+            self.array(map_names::PRESENCE4)?.set(*slot, *word, 0)?;
+        }
+        for (slot, word) in &tables.presence6 {
+            self.array(map_names::PRESENCE6)?.set(*slot, *word, 0)?;
+        }
+        for (slot, generation) in (0..NO_GENERATION).zip(&tables.generations) {
+            self.apply_generation(slot, generation)?;
+        }
+        self.set_settings(tables.settings)
+    }
+
+    fn apply_generation(&mut self, slot: u32, generation: &Generation) -> Result<()> {
+        let mut words = Array::<MapData, u32>::create(PORT_WORD_SLOTS, 0)?;
+        for (index, word) in &generation.port_words {
+            words.set(*index, *word, 0)?;
+        }
+        self.inner(map_names::PORT_WORDS, slot, &words)?;
+        let mut words = Array::<MapData, u32>::create(PROTOCOL_WORD_SLOTS, 0)?;
+        for (index, word) in &generation.protocol_words {
+            words.set(*index, *word, 0)?;
+        }
+        self.inner(map_names::PROTOCOL_WORDS, slot, &words)?;
+        let mut rules = Array::<MapData, Rule>::create(MAX_RULES, 0)?;
+        for (index, rule) in (0..).zip(&generation.rules) {
+            rules.set(index, *rule, 0)?;
+        }
+        self.inner(map_names::RULES, slot, &rules)?;
+        let mut sources = LpmTrie::<MapData, [u8; 4], SetMask>::create(1024, NO_PREALLOC)?;
+        for (address, length, mask) in generation.sources4.iter() {
+            sources.insert(&Key::new(length.into(), *address), mask, 0)?;
+        }
+        self.inner(map_names::SOURCES4, slot, &sources)?;
+        let mut sources = LpmTrie::<MapData, [u8; 16], SetMask>::create(1024, NO_PREALLOC)?;
+        for (address, length, mask) in generation.sources6.iter() {
+            sources.insert(&Key::new(length.into(), *address), mask, 0)?;
+        }
+        self.inner(map_names::SOURCES6, slot, &sources)?;
+        let mut own = HashMap::<MapData, [u8; 16], SetMask>::create(64, NO_PREALLOC)?;
+        for (address, mask) in &generation.destinations {
+            own.insert(address, mask, 0)?;
+        }
+        self.inner(map_names::DESTINATIONS, slot, &own)
+    }
+
+    fn inner<V: aya::maps::InnerMap>(&mut self, name: &str, slot: u32, map: &V) -> Result<()> {
+        let mut outer = ArrayOfMaps::<_, V>::try_from(self.map(name)?)?;
+        outer.set(slot, map, 0).with_context(|| format!("{name}[{slot}]"))
+    }
+
+    /// Packets and bytes of a reason, all CPUs together.
+    ///
+    /// # Errors
+    /// When the kernel refuses the read.
+    pub fn reason_counter(&mut self, reason: Reason) -> Result<Counter> {
+        self.counter(map_names::REASON_COUNTERS, reason as u32)
+    }
+
+    /// Packets and bytes of a rule, all CPUs together.
+    ///
+    /// # Errors
+    /// When the kernel refuses the read.
+    pub fn rule_counter(&mut self, rule: u32) -> Result<Counter> {
+        self.counter(map_names::RULE_COUNTERS, rule)
+    }
+
+    fn counter(&mut self, name: &str, slot: u32) -> Result<Counter> {
+        let counters = PerCpuArray::<_, Counter>::try_from(self.map(name)?)?;
+        let mut sum = Counter::default();
+        for value in counters.get(&slot, 0)?.iter() {
+            sum.packets += value.packets;
+            sum.bytes += value.bytes;
+        }
+        Ok(sum)
+    }
+
+    /// Runs a frame and tells the verdict and the one reason that was counted for it.
+    ///
+    /// # Errors
+    /// When not exactly one packet was counted.
+    pub fn judge(&mut self, frame: &[u8]) -> Result<(Verdict, Reason)> {
+        let before = self.all_counters()?;
+        let verdict = self.run(frame)?;
+        let after = self.all_counters()?;
+        let mut counted = (0_u8..).zip(after.iter().zip(&before)).filter(|(_, (a, b))| a != b);
+        let (number, (now, earlier)) = counted.next().context("nothing was counted")?;
+        anyhow::ensure!(counted.next().is_none(), "more than one reason was counted");
+        anyhow::ensure!(now.packets == earlier.packets + 1, "not one packet");
+        anyhow::ensure!(now.bytes == earlier.bytes + frame.len() as u64, "not its length");
+        Ok((verdict, Reason::from_number(number).context("a reason without a name")?))
+    }
+
+    fn all_counters(&mut self) -> Result<Vec<Counter>> {
+        (0..REASON_SLOTS)
+            .map(|slot| self.counter(map_names::REASON_COUNTERS, u32::try_from(slot)?))
+            .collect()
+    }
+
+    /// Takes all events out of the ring.
+    ///
+    /// # Errors
+    /// When the ring is not there.
+    pub fn events(&mut self) -> Result<Vec<Event>> {
+        let mut ring = RingBuf::try_from(self.map(map_names::EVENTS)?)?;
+        let mut events = Vec::new();
+        while let Some(item) = ring.next() {
+            anyhow::ensure!(item.len() == size_of::<Event>(), "an event of another size");
+            // SAFETY: as many bytes as an event has, and every bit pattern is a value of it.
+            events.push(unsafe { item.as_ptr().cast::<Event>().read_unaligned() });
+        }
+        Ok(events)
+    }
+}
+
+fn replace<'a, K, V>(
+    map: &mut HashMap<&mut MapData, K, V>,
+    entries: impl Iterator<Item = (&'a K, &'a V)>,
+) -> Result<()>
+where
+    K: Pod + 'a,
+    V: Pod + 'a,
+{
+    let old: Vec<K> = map.keys().collect::<Result<_, _>>()?;
+    for key in &old {
+        map.remove(key)?;
+    }
+    for (key, value) in entries {
+        map.insert(key, value, 0)?;
+    }
+    Ok(())
+}
+
+fn replace_prefixes<const N: usize, V: Pod>(
+    trie: &mut LpmTrie<&mut MapData, [u8; N], V>,
+    prefixes: &Prefixes<[u8; N], V>,
+) -> Result<()>
+where
+    [u8; N]: Pod,
+{
+    let old: Vec<Key<[u8; N]>> = trie.keys().collect::<Result<_, _>>()?;
+    for key in &old {
+        trie.remove(key)?;
+    }
+    for (address, length, value) in prefixes.iter() {
+        trie.insert(&Key::new(length.into(), *address), *value, 0)?;
+    }
+    Ok(())
+}
