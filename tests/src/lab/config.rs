@@ -163,3 +163,26 @@ impl EdgeConfig {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::certs::Identities, *};
+
+    #[test]
+    fn the_labs_files_are_valid_configurations() {
+        let dir = std::env::temp_dir().join(format!("lab-config-{}", std::process::id()));
+        let ids = Identities::create(&dir).unwrap();
+        for (site, identity) in [(Site::Contoso, &ids.contoso), (Site::Fabrikam, &ids.fabrikam)] {
+            let config = EdgeConfig::new(site, identity, &ids.trust)
+                .allow("northwind.example")
+                .allow_server("adatum.example", "sip.adatum.example")
+                .limit("connections = 16");
+            let file = dir.join("edge.toml");
+            let text = config.to_toml(&dir, Path::new("/sys/fs/bpf/edge-never")).unwrap();
+            std::fs::write(&file, text).unwrap();
+            let checked = edge_user::config::check(&file);
+            assert!(checked.config.is_some(), "{}: {}", site.name(), checked.findings);
+        }
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+}

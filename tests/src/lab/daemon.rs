@@ -10,12 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::{
-    Lab, cleanup,
-    config::EdgeConfig,
-    netns::Namespace,
-    process::{Process, wait_for},
-};
+use super::{Lab, cleanup, config::EdgeConfig, netns::Namespace, process::Process};
 
 /// How long a daemon may take until it says that it is ready.
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -73,16 +68,12 @@ impl Edge {
     pub fn run(&mut self) -> Result<()> {
         let mut command = self.namespace.command(binary()?);
         command.arg("run").arg("-c").arg(self.file()).env("NO_COLOR", "1");
-        self.process = Some(Process::spawn("edge", command, &self.log_file())?);
-        wait_for("edge ready", START_LIMIT, || {
-            let process = self.process.as_mut().context("no process")?;
-            if let Some(status) = process.exited() {
-                bail!("edge run: {status}\n{}", process.log_tail());
-            }
-            let status = self.status()?;
-            Ok((status["ready"] == Value::Bool(true)).then_some(()))
-        })
-        .with_context(|| self.process.as_ref().map(Process::log_tail).unwrap_or_default())
+        let mut process = Process::spawn("edge", command, &self.log_file())?;
+        process.wait_ready(START_LIMIT, || {
+            Ok((self.status()?["ready"] == Value::Bool(true)).then_some(()))
+        })?;
+        self.process = Some(process);
+        Ok(())
     }
 
     /// Runs `edge ARGUMENTS -c FILE` to its end.

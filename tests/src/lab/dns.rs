@@ -7,14 +7,10 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use rustix::process::Signal;
 
-use super::{
-    layout::Site,
-    netns::Namespace,
-    process::{Process, wait_for},
-};
+use super::{layout::Site, netns::Namespace, process::Process};
 
 /// The service of SIP federation over TLS.
 pub const FEDERATION_SERVICE: &str = "_sipfederationtls._tcp";
@@ -145,13 +141,11 @@ impl Dns {
     fn wait_serial(&mut self) -> Result<()> {
         let wanted = self.serial;
         let namespace = self.namespace.clone();
-        wait_for("DNS server", Duration::from_secs(10), || {
-            if let Some(status) = self.process.exited() {
-                bail!("nsd ended: {status}\n{}", self.process.log_tail());
-            }
-            Ok((namespace.run(serial)?? == wanted).then_some(()))
-        })
-        .with_context(|| format!("serial {wanted}\n{}", self.process.log_tail()))
+        self.process
+            .wait_ready(Duration::from_secs(10), || {
+                Ok((namespace.run(serial)?? == wanted).then_some(()))
+            })
+            .with_context(|| format!("zone serial {wanted}"))
     }
 }
 

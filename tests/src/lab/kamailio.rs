@@ -6,12 +6,12 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
 use super::{
     Lab,
     layout::Site,
-    process::{Process, tail, wait_for},
+    process::{Process, tail},
     sipp::SERVER_PORT,
 };
 
@@ -52,20 +52,16 @@ impl Kamailio {
             .arg(dir.join("kamailio.cfg"))
             .arg("-Y")
             .arg(dir);
-        let process = Process::spawn("kamailio (package kamailio)", command, &log)?;
-        let mut running = Self { process, log };
+        let mut process = Process::spawn("kamailio (package kamailio)", command, &log)?;
         let outside = SocketAddr::new(IpAddr::V4(Site::Adatum.v4()), 5061);
-        wait_for("Kamailio", Duration::from_secs(10), || {
-            if let Some(status) = running.process.exited() {
-                bail!("{status}\n{}", running.log_tail());
-            }
+        process.wait_ready(Duration::from_secs(10), || {
             namespace.run(|| {
                 std::net::TcpStream::connect_timeout(&outside, Duration::from_millis(200))
                     .map(|_| Some(()))
                     .context("not listening")
             })?
         })?;
-        Ok(running)
+        Ok(Self { process, log })
     }
 
     /// The address its user agents send to.

@@ -76,6 +76,29 @@ impl Process {
         }
     }
 
+    /// Asks again and again until `check` gives something; not once more when the process ends.
+    pub fn wait_ready<T>(
+        &mut self,
+        limit: Duration,
+        mut check: impl FnMut() -> Result<Option<T>>,
+    ) -> Result<T> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let last = check();
+            if let Ok(Some(value)) = last {
+                return Ok(value);
+            }
+            if let Some(status) = self.exited() {
+                bail!("{} ended: {status}\n{}", self.name, self.log_tail());
+            }
+            if Instant::now() >= deadline {
+                let why = last.err().map(|error| format!("{error:#}\n")).unwrap_or_default();
+                bail!("{} not ready within {limit:?}: {why}{}", self.name, self.log_tail());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Ends it at once.
     pub fn kill(&mut self) {
         let _ = self.child.kill();

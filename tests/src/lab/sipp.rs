@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::{
     netns::Namespace,
-    process::{Process, tail, wait_for},
+    process::{Process, tail},
 };
 
 /// What is played.
@@ -101,10 +101,7 @@ pub fn receiver_on(agent: &Agent, dir: &Path, dialogue: &Dialogue, port: u16) ->
     };
     let mut running = start(agent, dir, dialogue, text, port, None)?;
     let (namespace, address, carrier) = (agent.namespace, agent.address, agent.carrier);
-    wait_for("sipp receiver", Duration::from_secs(5), || {
-        if let Some(status) = running.process.exited() {
-            bail!("{status}\n{}", running.process.log_tail());
-        }
+    running.process.wait_ready(Duration::from_secs(5), || {
         namespace.run(|| bound(carrier, address, port))?
     })?;
     Ok(running)
