@@ -1,5 +1,39 @@
 //! Joins `sip` and `federation`: a state machine without sockets. Inputs in, intents out.
+//!
+//! | part | what it does |
+//! | --- | --- |
+//! | `io` | the contract with the shell |
+//! | `proxy` | the state, its doors, what ends when a policy changes |
+//! | `request`, `admit`, `route` | a request comes in: who says it, and where may it go |
+//! | `send`, `dial`, `lookups`, `connections` | the way to the next server: pooled by proven identity, resolved, connected, tried in turn |
+//! | `response`, `timers`, `exchange` | the transactions (RFC 3261 section 17, RFC 6026) |
+//! | `token`, `settings` | how we name ourselves, and what we sign into Record-Route |
+//! | `respond`, `counters` | what a refused sender is told, and what is counted |
+//!
+//! What this module must never do: send a request from outside to the outside, choose a
+//! destination by what a message names, or pass on what its sender has not proved. It knows no
+//! socket, no clock and no log.
 
+mod admit;
+mod base64url;
+mod connections;
+mod counters;
+mod dial;
+mod exchange;
 mod io;
+mod lookups;
+#[expect(clippy::module_inception, reason = "the type that the module is named for")]
+mod proxy;
+mod request;
+mod respond;
+mod response;
+mod route;
+mod send;
+mod settings;
+mod timers;
+mod token;
 
+pub use counters::Counters;
 pub use io::*;
+pub use proxy::{ConnectionStatus, Proxy};
+pub use settings::{Bounds, ProxyConfig};

@@ -85,7 +85,7 @@ pub fn kill(world: &mut World) -> Result<String> {
 /// Northwind is blocked from now on.
 pub fn ensure_blocked(world: &World) -> Result<()> {
     let name = Site::Northwind.domain();
-    if !world.contoso.json(&["domain", "list"])?.to_string().contains("block") {
+    if !world.contoso.domain_is(&name, "blocked")? {
         world.contoso.json(&["domain", "block", &name])?;
     }
     let counters = world.counters()?;

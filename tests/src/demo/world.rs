@@ -3,6 +3,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -84,6 +85,41 @@ impl World {
     /// The kernel counters of Contoso's edge.
     pub fn counters(&self) -> Result<Counters> {
         Counters::open(self.contoso.pins())
+    }
+}
+
+/// A world that the tests of one binary share: raised by the first, taken away at exit.
+pub struct Shared {
+    cell: OnceLock<Result<Mutex<World>, String>>,
+}
+
+impl Shared {
+    /// Not raised yet.
+    pub const fn new() -> Self {
+        Self { cell: OnceLock::new() }
+    }
+
+    /// The world, one test at a time.
+    ///
+    /// # Panics
+    /// When it could not be raised: every test that needs it fails with the reason.
+    pub fn lock(
+        &'static self,
+        raise: impl FnOnce() -> Result<World>,
+    ) -> MutexGuard<'static, World> {
+        let raised = self
+            .cell
+            .get_or_init(|| raise().map(Mutex::new).map_err(|error| format!("no lab: {error:#}")));
+        match raised {
+            Ok(world) => world.lock().unwrap_or_else(PoisonError::into_inner),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

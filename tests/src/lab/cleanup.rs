@@ -54,7 +54,8 @@ pub fn remove(prefix: &str) {
 /// Removes labs whose process is dead, unless they were kept on purpose.
 pub fn remove_stale() {
     let mut prefixes: Vec<String> = Namespace::with_prefix("edge-");
-    prefixes.extend(entries(&std::env::temp_dir(), "edge-").iter().filter_map(file_name));
+    prefixes
+        .extend(entries(&std::env::temp_dir(), "edge-").iter().filter_map(|path| file_name(path)));
     let mut seen: Vec<String> = prefixes.iter().filter_map(|name| lab_prefix(name)).collect();
     seen.sort();
     seen.dedup();
@@ -99,7 +100,7 @@ fn lab_prefix(name: &str) -> Option<String> {
     valid.then(|| format!("{edge}-{tag}-{pid}"))
 }
 
-fn file_name(path: &PathBuf) -> Option<String> {
+fn file_name(path: &Path) -> Option<String> {
     path.file_name().and_then(|name| name.to_str()).map(str::to_owned)
 }
 

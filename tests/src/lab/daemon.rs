@@ -111,6 +111,18 @@ impl Edge {
         Ok(self.status()?["refusals"][reason].as_u64().unwrap_or(0))
     }
 
+    /// The row of `edge domain list` about `name`, if there is one.
+    pub fn domain(&self, name: &str) -> Result<Option<Value>> {
+        let list = self.json(&["domain", "list"])?;
+        let rows = list.as_array().context("edge domain list gives no array")?;
+        Ok(rows.iter().find(|row| row["domain"] == name).cloned())
+    }
+
+    /// Whether `name` is listed as `state` (`allowed`, `blocked`).
+    pub fn domain_is(&self, name: &str, state: &str) -> Result<bool> {
+        Ok(self.domain(name)?.is_some_and(|row| row["state"] == state))
+    }
+
     /// Ends the daemon without warning: `kill -9`.
     pub fn kill(&mut self) -> Result<()> {
         let mut process = self.process.take().context("the daemon does not run")?;

@@ -1,4 +1,4 @@
-//! A small SIP client over TLS for what real user agents do not do: wrong certificates, no
+//! A small SIP client over TLS or TCP for what real user agents do not do: wrong certificates, no
 //! certificate, broken messages, slow writing.
 
 use std::{
@@ -20,10 +20,41 @@ use super::{certs::Identity, netns::Namespace};
 /// How long the client waits for anything.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A TLS connection that speaks SIP.
-pub struct TlsClient {
-    stream: StreamOwned<ClientConnection, TcpStream>,
+/// A connection that speaks SIP.
+pub struct SipClient {
+    carrier: Carrier,
     unread: Vec<u8>,
+}
+
+enum Carrier {
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+    Tcp(TcpStream),
+}
+
+impl Carrier {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Carrier::Tls(stream) => {
+                stream.write_all(bytes)?;
+                stream.flush()
+            }
+            Carrier::Tcp(stream) => stream.write_all(bytes),
+        }
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Carrier::Tls(stream) => stream.read(buffer),
+            Carrier::Tcp(stream) => stream.read(buffer),
+        }
+    }
+
+    fn socket(&self) -> &TcpStream {
+        match self {
+            Carrier::Tls(stream) => &stream.sock,
+            Carrier::Tcp(stream) => stream,
+        }
+    }
 }
 
 /// A SIP response: status and the whole text.
@@ -60,7 +91,7 @@ impl Caller<'_> {
 
     /// Opens TLS; `server` is the SNI and the name the server's certificate must hold. In TLS 1.3
     /// a server's refusal of our certificate shows only at the first read.
-    pub fn tls(&self, to: SocketAddr, server: &str) -> Result<TlsClient> {
+    pub fn tls(&self, to: SocketAddr, server: &str) -> Result<SipClient> {
         let stream = self.tcp(to)?;
         let name = ServerName::try_from(server.to_owned())?;
         let connection = ClientConnection::new(Arc::new(self.tls_config()?), name)?;
@@ -72,7 +103,12 @@ impl Caller<'_> {
             ErrorKind::WouldBlock => Ok((0, 0)),
             _ => Err(error),
         })?;
-        Ok(TlsClient { stream, unread: Vec::new() })
+        Ok(SipClient { carrier: Carrier::Tls(Box::new(stream)), unread: Vec::new() })
+    }
+
+    /// Opens SIP over plain TCP, as an inside server does.
+    pub fn plain(&self, to: SocketAddr) -> Result<SipClient> {
+        Ok(SipClient { carrier: Carrier::Tcp(self.tcp(to)?), unread: Vec::new() })
     }
 
     fn tls_config(&self) -> Result<ClientConfig> {
@@ -92,11 +128,17 @@ impl Caller<'_> {
     }
 }
 
-impl TlsClient {
+impl SipClient {
     /// Writes bytes as they are.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.stream.write_all(bytes)?;
-        self.stream.flush()
+        self.carrier.write(bytes)
+    }
+
+    /// The certificate the other side showed, in DER; empty without TLS.
+    pub fn server_certificate(&self) -> Vec<u8> {
+        let Carrier::Tls(stream) = &self.carrier else { return Vec::new() };
+        let chain = stream.conn.peer_certificates().unwrap_or_default();
+        chain.first().map(|certificate| certificate.to_vec()).unwrap_or_default()
     }
 
     /// Waits for the next response; provisional ones are skipped.
@@ -113,7 +155,7 @@ impl TlsClient {
                 bail!("no response within {PATIENCE:?}");
             }
             let mut buffer = [0_u8; 16 * 1024];
-            match self.stream.read(&mut buffer).context("no response")? {
+            match self.carrier.read(&mut buffer).context("no response")? {
                 0 => bail!("the connection was closed"),
                 length => self.unread.extend_from_slice(&buffer[..length]),
             }
@@ -129,8 +171,8 @@ impl TlsClient {
             if left.is_zero() {
                 return false;
             }
-            let _ = self.stream.sock.set_read_timeout(Some(left));
-            match self.stream.read(&mut buffer) {
+            let _ = self.carrier.socket().set_read_timeout(Some(left));
+            match self.carrier.read(&mut buffer) {
                 Ok(0) => return true,
                 Ok(length) => self.unread.extend_from_slice(&buffer[..length]),
                 Err(error)
@@ -176,9 +218,12 @@ impl TlsClient {
     }
 }
 
-/// A stand-alone request with everything a proxy needs, as `host` would write it.
+/// A stand-alone request with everything a proxy needs, as `host` would write it; its body is
+/// what the receiver of [`super::sipp::Play::Message`] looks for.
 pub fn request(method: &str, from: &str, to: &str, host: &str) -> String {
     let unique = unique();
+    let body = format!("hello from {from} to {to}");
+    let length = body.len();
     format!(
         "{method} sip:{to} SIP/2.0\r\n\
          Via: SIP/2.0/TLS {host}:5061;branch=z9hG4bK{unique}\r\n\
@@ -188,7 +233,7 @@ pub fn request(method: &str, from: &str, to: &str, host: &str) -> String {
          Call-ID: {unique}@{host}\r\n\
          CSeq: 1 {method}\r\n\
          Content-Type: text/plain\r\n\
-         Content-Length: 2\r\n\r\nhi"
+         Content-Length: {length}\r\n\r\n{body}"
     )
 }
 

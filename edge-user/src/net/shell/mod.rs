@@ -1,11 +1,46 @@
-//! Listeners, connections and the task that drives a core with them.
+//! Listeners, connections and the tasks that drive a core with them.
+//!
+//! | part | what it does |
+//! | --- | --- |
+//! | `hub` | the core and the table of connections behind one lock; carries out what the core says |
+//! | `accept` | listeners, limits, the handshake and who is let in |
+//! | `connect` | connections we open |
+//! | `stream` | one TCP or TLS connection in one task |
+//! | `queue` | what waits to be written, bounded |
+//! | `datagram` | UDP inside |
+//! | `bind` | sockets and their options |
+//! | `limits`, `counters` | bounds and counts |
+
+mod accept;
+mod bind;
+mod connect;
+mod counters;
+mod datagram;
+mod hub;
+mod limits;
+mod queue;
+mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::{
+    fmt, io,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
+use tokio::{
+    net::{TcpListener, UdpSocket},
+    sync::watch,
+    task::JoinHandle,
+};
+
+use self::{
+    datagram::DatagramPort,
+    hub::{Hub, Phase, Settings},
+    queue::CloseCause,
+};
 use super::{Core, dns::Resolver, tls::TlsStore};
 use crate::{
     config::{Config, Transport},
@@ -27,6 +62,12 @@ pub struct ShellParts<C> {
     pub resolver: Arc<Resolver>,
     /// Where events go.
     pub events: EventSink,
+}
+
+impl<C> fmt::Debug for ShellParts<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ShellParts").field("tls", &self.tls).finish_non_exhaustive()
+    }
 }
 
 /// A listener cannot be had.
@@ -83,73 +124,235 @@ pub struct Drained {
 /// Counts of what the shell did and refused. Names and values, in a fixed order.
 pub type Counts = Vec<(String, u64)>;
 
+/// How often a stop looks whether work is done.
+const DRAIN_LOOK: Duration = Duration::from_millis(20);
+/// Time for connections to close in the end.
+const CLOSE_TIME: Duration = Duration::from_secs(3);
+
 /// Starts shells.
 #[derive(Debug)]
 pub struct Shell;
 
-/// A running shell. Clones are the same shell.
+/// A running shell. Clones are the same shell; it runs until [`ShellHandle::drain`].
+#[derive(Debug)]
 pub struct ShellHandle<C> {
-    core: Arc<Mutex<C>>,
+    hub: Arc<Hub<C>>,
+    bound: Arc<Mutex<Vec<Bound>>>,
+    /// One change of the listeners at a time.
+    changing: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// A listener, its configured address, and its task.
+#[derive(Debug)]
+struct Bound {
+    configured: (Side, Transport, SocketAddr),
+    listening: Listening,
+    remove: watch::Sender<bool>,
+    task: JoinHandle<()>,
 }
 
 impl Shell {
     /// Binds every listener and starts. When one listener cannot be had, nothing is started.
     pub async fn start<C: Core>(parts: ShellParts<C>) -> Result<ShellHandle<C>, BindError> {
-        Ok(ShellHandle { core: Arc::new(Mutex::new(parts.core)) })
+        let ShellParts { core, config, tls, resolver, events } = parts;
+        let sockets = bind_all(&wanted(&config))?;
+        let hub = Hub::new(core, config, tls, resolver, events);
+        tokio::spawn(Arc::clone(&hub).run_timer());
+        let bound = sockets.into_iter().map(|socket| socket.run(&hub)).collect();
+        Ok(ShellHandle { hub, bound: Arc::new(Mutex::new(bound)), changing: Arc::default() })
+    }
+}
+
+/// What the configuration wants listened on.
+fn wanted(config: &Config) -> Vec<(Side, Transport, SocketAddr)> {
+    let access = config.access.listen.iter().map(|a| (Side::Partner, Transport::Tls, *a));
+    let inside = config.inside.listen.iter().map(|(t, a)| (Side::Inside, *t, *a));
+    access.chain(inside).collect()
+}
+
+/// A socket that is bound and not yet served.
+struct Socket {
+    configured: (Side, Transport, SocketAddr),
+    address: SocketAddr,
+    kind: SocketKind,
+}
+
+enum SocketKind {
+    Stream(TcpListener),
+    Datagram(UdpSocket),
+}
+
+fn bind_all(wanted: &[(Side, Transport, SocketAddr)]) -> Result<Vec<Socket>, BindError> {
+    let bind_one = |&configured: &(Side, Transport, SocketAddr)| {
+        let (_, transport, address) = configured;
+        let fault = |error: io::Error| BindError::new(transport, address, &error);
+        if transport == Transport::Udp {
+            let socket = bind::udp(address)?;
+            let address = socket.local_addr().map_err(fault)?;
+            return Ok(Socket { configured, address, kind: SocketKind::Datagram(socket) });
+        }
+        let listener = bind::tcp(transport, address)?;
+        let address = listener.local_addr().map_err(fault)?;
+        Ok(Socket { configured, address, kind: SocketKind::Stream(listener) })
+    };
+    wanted.iter().map(bind_one).collect()
+}
+
+impl Socket {
+    fn run<C: Core>(self, hub: &Arc<Hub<C>>) -> Bound {
+        let (side, transport, _) = self.configured;
+        let (remove, removed) = watch::channel(false);
+        let hub = Arc::clone(hub);
+        let task = match self.kind {
+            SocketKind::Stream(listener) => {
+                tokio::spawn(accept::run(hub, listener, side, transport, removed))
+            }
+            SocketKind::Datagram(socket) => {
+                let port = DatagramPort::new(socket, self.address);
+                hub.ports.write().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&port));
+                tokio::spawn(datagram::run(hub, port, removed))
+            }
+        };
+        let listening = Listening { side, transport, address: self.address };
+        Bound { configured: self.configured, listening, remove, task }
     }
 }
 
 impl<C: Core> ShellHandle<C> {
     /// Calls the core, under its lock, and carries out what it says. Never block inside.
     pub fn with_core<R>(&self, call: impl FnOnce(&mut C, Instant, &mut Vec<Output>) -> R) -> R {
-        let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
-        call(&mut core, Instant::now(), &mut Vec::new())
+        self.hub.drive(call)
     }
 
     /// Every live connection.
     pub fn connections(&self) -> Vec<ConnectionInfo> {
-        Vec::new()
+        let mut all: Vec<_> = self.hub.links().iter().map(|link| link.info()).collect();
+        all.sort_unstable_by_key(|info| info.id);
+        all
     }
 
-    /// Closes the connections that match; tells how many.
-    pub fn close_where(
-        &self,
-        _matches: impl Fn(&ConnectionInfo) -> bool,
-        _reason: Refusal,
-    ) -> usize {
-        0
+    /// Closes the connections that match, after what is queued is written; tells how many.
+    pub fn close_where(&self, matches: impl Fn(&ConnectionInfo) -> bool, reason: Refusal) -> usize {
+        let links = self.hub.links();
+        let matching = links.iter().filter(|link| matches(&link.info()));
+        matching.map(|link| self.hub.close_link(link, CloseCause::Refused(reason))).count()
     }
 
     /// Takes a new configuration: opens and closes listeners, and closes connections of inside
     /// servers that are no longer listed. Other connections live on. When a new listener cannot be
-    /// had, nothing changes.
-    pub async fn rebind(&self, _config: Arc<Config>) -> Result<(), BindError> {
+    /// had, nothing changes. Certificates are reloaded by [`TlsStore::reload`], before this.
+    pub async fn rebind(&self, config: Arc<Config>) -> Result<(), BindError> {
+        let _changing = self.changing.lock().await;
+        let wanted = wanted(&config);
+        let new: Vec<_> = {
+            let bound = self.lock_bound();
+            let have = |want: &_| bound.iter().any(|b| b.configured == *want);
+            wanted.iter().filter(|want| !have(want)).copied().collect()
+        };
+        let sockets = bind_all(&new)?;
+        let settings = Settings::new(config);
+        self.hub.set_settings(Arc::clone(&settings));
+        let removed: Vec<Bound> = {
+            let mut bound = self.lock_bound();
+            let (kept, removed) = bound.drain(..).partition(|b| wanted.contains(&b.configured));
+            *bound = kept;
+            bound.extend(sockets.into_iter().map(|socket| socket.run(&self.hub)));
+            removed
+        };
+        for old in removed {
+            self.remove(old).await;
+        }
+        for link in self.hub.links() {
+            if link.peer.side == Side::Inside && !link.outbound && !settings.listed(&link.peer) {
+                self.hub.close_link(&link, CloseCause::Refused(Refusal::NotListed));
+            }
+        }
         Ok(())
     }
 
     /// Stops accepting, waits for live work up to `bound`, then closes everything.
-    pub async fn drain(&self, _bound: Duration) -> Drained {
-        Drained { live_left: 0, closed: 0 }
+    pub async fn drain(&self, bound: Duration) -> Drained {
+        let _changing = self.changing.lock().await;
+        let raise = |to: Phase| {
+            self.hub.phase.send_if_modified(|phase| {
+                let raised = *phase < to;
+                *phase = to.max(*phase);
+                raised
+            });
+        };
+        raise(Phase::Draining);
+        let until = Instant::now() + bound;
+        while self.hub.live() > 0 && Instant::now() < until {
+            tokio::time::sleep(DRAIN_LOOK).await;
+        }
+        let live_left = self.hub.live();
+        let links = self.hub.links();
+        for link in &links {
+            self.hub.close_link(link, CloseCause::Stop);
+        }
+        let until = Instant::now() + CLOSE_TIME;
+        while !self.hub.links().is_empty() && Instant::now() < until {
+            tokio::time::sleep(DRAIN_LOOK).await;
+        }
+        raise(Phase::Stopped);
+        let all = std::mem::take(&mut *self.lock_bound());
+        for old in all {
+            self.remove(old).await;
+        }
+        Drained { live_left, closed: links.len() }
     }
 
     /// What is listened on.
     pub fn listening(&self) -> Vec<Listening> {
-        Vec::new()
+        self.lock_bound().iter().map(|bound| bound.listening).collect()
     }
 
     /// Addresses of remote ends of live connections that proved who they are.
     pub fn remotes(&self) -> Vec<IpAddr> {
-        Vec::new()
+        let mut all: Vec<_> = self.hub.links().iter().map(|link| link.peer.remote.ip()).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
     }
 
     /// Counts for metrics and status.
     pub fn counts(&self) -> Counts {
-        Counts::new()
+        let mut counts = self.hub.counters.list();
+        let [access, inside] = &self.hub.places;
+        let outbound = self.hub.outbound.load(std::sync::atomic::Ordering::Relaxed);
+        for (name, value) in [
+            ("open.access", access.total()),
+            ("open.inside", inside.total()),
+            ("open.outbound", outbound),
+        ] {
+            counts.push((name.to_owned(), value as u64));
+        }
+        counts
+    }
+
+    /// Takes a listener away; its address is free afterwards.
+    async fn remove(&self, old: Bound) {
+        old.remove.send_replace(true);
+        if let Err(error) = old.task.await {
+            tracing::error!(%error, "a listener's task failed");
+        }
+        if old.listening.transport == Transport::Udp {
+            let mut ports = self.hub.ports.write().unwrap_or_else(PoisonError::into_inner);
+            ports.retain(|port| port.local() != old.listening.address);
+        }
+    }
+
+    fn lock_bound(&self) -> MutexGuard<'_, Vec<Bound>> {
+        self.bound.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl<C> Clone for ShellHandle<C> {
     fn clone(&self) -> Self {
-        Self { core: Arc::clone(&self.core) }
+        Self {
+            hub: Arc::clone(&self.hub),
+            bound: Arc::clone(&self.bound),
+            changing: Arc::clone(&self.changing),
+        }
     }
 }

@@ -56,6 +56,20 @@ impl HandshakeFault {
         HandshakeFault::Timeout,
     ];
 
+    /// Whether the peer's certificate, or the lack of one, is at fault.
+    pub const fn is_certificate(self) -> bool {
+        matches!(
+            self,
+            HandshakeFault::NoCertificate
+                | HandshakeFault::UnknownAuthority
+                | HandshakeFault::Expired
+                | HandshakeFault::NotYetValid
+                | HandshakeFault::WrongUsage
+                | HandshakeFault::WrongName
+                | HandshakeFault::BadCertificate
+        )
+    }
+
     /// Its name.
     pub const fn name(self) -> &'static str {
         match self {

@@ -1,0 +1,190 @@
+//! Listeners: who is let in, and the handshake that proves it.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
+use tokio_rustls::TlsAcceptor;
+
+use super::{
+    bind,
+    counters::add,
+    hub::{Hub, Phase, Settings, Way, side_index},
+    limits::Place,
+    queue::WriteQueue,
+    stream,
+};
+use crate::{
+    config::Transport,
+    federation::CertificateNames,
+    net::{
+        Core,
+        tls::{HandshakeError, HandshakeFault},
+    },
+    proxy::{Peer, Refusal, Side},
+};
+
+/// A pause after `accept` failed (no file descriptors, no memory).
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Accepts until the listener is taken away or the shell drains.
+pub(super) async fn run<C: Core>(
+    hub: Arc<Hub<C>>,
+    listener: TcpListener,
+    side: Side,
+    transport: Transport,
+    mut remove: watch::Receiver<bool>,
+) {
+    let mut phase = hub.phase.subscribe();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = phase.wait_for(|phase| *phase >= Phase::Draining) => return,
+            _ = remove.wait_for(|remove| *remove) => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, remote)) => admit(&hub, stream, remote, side, transport),
+            Err(error) => {
+                add(&hub.counters.accept_failed);
+                if hub.counters.gate.open() {
+                    tracing::error!(%error, ?side, "no connection can be accepted");
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+fn admit<C: Core>(
+    hub: &Arc<Hub<C>>,
+    stream: TcpStream,
+    remote: SocketAddr,
+    side: Side,
+    transport: Transport,
+) {
+    let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
+    let Ok(local) = stream.local_addr() else { return };
+    let settings = hub.settings();
+    let limits = &settings.config.limits;
+    // Inside servers are few and listed; only their total is bounded.
+    let per_source = match side {
+        Side::Partner => limits.connections_per_source,
+        Side::Inside => limits.connections,
+    };
+    let peer = Peer { side, transport, remote, local, names: Arc::default() };
+    // By prefix at once; by certificate after the handshake.
+    if side == Side::Inside && transport != Transport::Tls && !settings.listed(&peer) {
+        hub.refuse(remote, Refusal::NotListed, not_listed(&peer));
+        return;
+    }
+    let admission = hub.places.get(side_index(side));
+    let entered = admission.map(|a| a.enter(remote.ip(), limits.connections, per_source));
+    match entered {
+        Some(Ok(place)) => {
+            bind::set_stream(&stream);
+            tokio::spawn(serve(Arc::clone(hub), settings, stream, peer, place));
+        }
+        Some(Err(full)) => {
+            hub.counters.full(full);
+            if hub.counters.gate.open() {
+                tracing::warn!(%remote, ?side, ?full, "too many connections: not accepted");
+            }
+        }
+        None => {}
+    }
+}
+
+async fn serve<C: Core>(
+    hub: Arc<Hub<C>>,
+    settings: Arc<Settings>,
+    stream: TcpStream,
+    mut peer: Peer,
+    _place: Place,
+) {
+    if peer.transport != Transport::Tls {
+        drop(settings);
+        return carry(&hub, stream, peer).await;
+    }
+    let (stream, names) = match handshake(&hub, &settings, stream, peer.side).await {
+        Ok(done) => done,
+        Err(error) => return failed(&hub, peer.remote, &error),
+    };
+    peer.names = Arc::new(names);
+    // The list may have changed during the handshake.
+    if peer.side == Side::Inside && !hub.settings().listed(&peer) {
+        hub.refuse(peer.remote, Refusal::NotListed, not_listed(&peer));
+        return;
+    }
+    drop(settings);
+    carry(&hub, stream, peer).await;
+}
+
+async fn carry<S, C>(hub: &Arc<Hub<C>>, io: S, peer: Peer)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    C: Core,
+{
+    let queue = WriteQueue::new(hub.settings().config.limits.write_queue_bytes);
+    let link = hub.open(peer, false, Way::Stream(queue), None);
+    stream::run(hub, &link, io).await;
+}
+
+type ServerStream = tokio_rustls::server::TlsStream<TcpStream>;
+
+async fn handshake<C: Core>(
+    hub: &Arc<Hub<C>>,
+    settings: &Settings,
+    stream: TcpStream,
+    side: Side,
+) -> Result<(ServerStream, CertificateNames), HandshakeError> {
+    let shaking = async {
+        // A peer that says nothing takes no place among the handshakes.
+        stream.readable().await?;
+        let _permit = settings.handshakes.acquire().await;
+        let config = hub.tls.server(side).ok_or_else(|| HandshakeError {
+            fault: HandshakeFault::Protocol,
+            detail: "no TLS files are configured for this side".to_owned(),
+        })?;
+        Ok::<_, HandshakeError>(TlsAcceptor::from(config).accept(stream).await?)
+    };
+    let stream = tokio::time::timeout(settings.config.limits.handshake_timeout, shaking)
+        .await
+        .map_err(|_| HandshakeError::timeout())??;
+    let names = peer_names(stream.get_ref().1.peer_certificates())?;
+    Ok((stream, names))
+}
+
+/// The names of the peer's certificate, which the verifier has accepted.
+pub(super) fn peer_names(
+    chain: Option<&[rustls::pki_types::CertificateDer<'static>]>,
+) -> Result<CertificateNames, HandshakeError> {
+    let fault = |fault: HandshakeFault, detail: String| HandshakeError { fault, detail };
+    let leaf = chain
+        .and_then(<[_]>::first)
+        .ok_or_else(|| fault(HandshakeFault::NoCertificate, "none".to_owned()))?;
+    CertificateNames::from_der(leaf)
+        .map_err(|error| fault(HandshakeFault::BadCertificate, error.to_string()))
+}
+
+/// Counts a failed handshake; a fault of the peer's certificate is a refusal too.
+fn failed<C: Core>(hub: &Arc<Hub<C>>, remote: SocketAddr, error: &HandshakeError) {
+    hub.counters.handshake(error.fault);
+    if error.fault.is_certificate() {
+        hub.refuse(remote, Refusal::NoCertificate, error.to_string());
+    } else if hub.counters.gate.open() {
+        tracing::info!(%remote, fault = error.fault.name(), %error, "TLS handshake failed");
+    }
+}
+
+fn not_listed(peer: &Peer) -> String {
+    if peer.transport == Transport::Tls {
+        let names: Vec<_> = peer.names.all().take(8).map(|name| name.as_str()).collect();
+        format!("no name of its certificate is in [inside] servers: {}", names.join(", "))
+    } else {
+        "its address is in no prefix of [inside] servers".to_owned()
+    }
+}

@@ -1,0 +1,436 @@
+//! What all tasks share: the core and the table of connections behind one lock, settings, counts.
+//!
+//! Outputs for a connection are queued while the lock is held, so that what the core says to one
+//! connection leaves in the order in which it said it. Everything else is done after.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    task::Waker,
+    time::{Duration, Instant, SystemTime},
+};
+
+use bytes::Bytes;
+use tokio::sync::{Notify, Semaphore, watch};
+
+use super::{
+    ConnectionInfo, EventSink,
+    counters::{Counters, add},
+    datagram::DatagramPort,
+    limits::Admission,
+    queue::{CloseCause, WriteQueue},
+};
+use crate::{
+    config::{Config, InsideServer, Transport},
+    net::{Core, dns::Resolver, tls::TlsStore},
+    proxy::{
+        ConnectionId, Event, Input, Output, Peer, QueryId, Question, Refusal, ResolveError, Side,
+    },
+    sip,
+};
+
+/// Questions to DNS the core may have open.
+const MAX_QUESTIONS: usize = 4096;
+/// A timeout that is carried out later than this shows a core that lags.
+const LATE: Duration = Duration::from_millis(20);
+
+/// How far a stop has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Phase {
+    Running,
+    /// No new connections.
+    Draining,
+    /// Every task ends.
+    Stopped,
+}
+
+/// What follows from the configuration.
+#[derive(Debug)]
+pub(super) struct Settings {
+    pub(super) config: Arc<Config>,
+    pub(super) frame: sip::Limits,
+    pub(super) handshakes: Semaphore,
+}
+
+impl Settings {
+    pub(super) fn new(config: Arc<Config>) -> Arc<Self> {
+        let limits = &config.limits;
+        let frame = sip::Limits {
+            head: limits.head_bytes,
+            body: limits.body_bytes,
+            ..sip::Limits::default()
+        };
+        let handshakes = Semaphore::new(limits.handshakes.clamp(1, Semaphore::MAX_PERMITS));
+        Arc::new(Self { frame, handshakes, config })
+    }
+
+    /// Whether an inside server is listed: by a name of its certificate for TLS, by its address
+    /// for TCP and UDP.
+    pub(super) fn listed(&self, peer: &Peer) -> bool {
+        self.config.inside.servers.iter().any(|server| match server {
+            InsideServer::Name(name) => peer.transport == Transport::Tls && peer.names.holds(name),
+            InsideServer::Prefix(prefix) => {
+                peer.transport != Transport::Tls
+                    && prefix.contains(&peer.remote.ip().to_canonical())
+            }
+        })
+    }
+}
+
+/// One connection.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) id: ConnectionId,
+    pub(super) peer: Peer,
+    pub(super) outbound: bool,
+    pub(super) since: SystemTime,
+    pub(super) bytes_in: AtomicU64,
+    pub(super) bytes_out: AtomicU64,
+    pub(super) way: Way,
+}
+
+/// How bytes leave.
+#[derive(Debug)]
+pub(super) enum Way {
+    Stream(WriteQueue),
+    Datagram(Arc<DatagramPort>),
+}
+
+impl Link {
+    pub(super) fn info(&self) -> ConnectionInfo {
+        ConnectionInfo {
+            id: self.id,
+            peer: self.peer.clone(),
+            outbound: self.outbound,
+            since: self.since,
+            bytes_in: self.bytes_in.load(Ordering::Relaxed),
+            bytes_out: self.bytes_out.load(Ordering::Relaxed),
+        }
+    }
+}
+
+struct Inner<C> {
+    core: C,
+    links: HashMap<ConnectionId, Arc<Link>>,
+    armed: Option<Instant>,
+    scratch: Vec<Output>,
+}
+
+pub(super) struct Hub<C> {
+    inner: Mutex<Inner<C>>,
+    timer: Notify,
+    settings: RwLock<Arc<Settings>>,
+    pub(super) tls: Arc<TlsStore>,
+    pub(super) resolver: Arc<Resolver>,
+    events: EventSink,
+    pub(super) counters: Counters,
+    /// Places of the access service and of the internal listener.
+    pub(super) places: [Arc<Admission>; 2],
+    /// Attempts to connect and connections we opened.
+    pub(super) outbound: AtomicUsize,
+    questions: AtomicUsize,
+    pub(super) phase: watch::Sender<Phase>,
+    pub(super) ports: RwLock<Vec<Arc<DatagramPort>>>,
+    next_id: AtomicU64,
+}
+
+/// What is done once the lock is free.
+#[derive(Default)]
+struct After {
+    first: Option<Waker>,
+    wakers: Vec<Waker>,
+    datagrams: Vec<(Arc<Link>, Bytes)>,
+    gone: Vec<(Arc<Link>, CloseCause)>,
+    others: Vec<Output>,
+    rearm: bool,
+}
+
+impl After {
+    fn wake(&mut self, waker: Option<Waker>) {
+        match (waker, &self.first) {
+            (Some(waker), None) => self.first = Some(waker),
+            (Some(waker), Some(_)) => self.wakers.push(waker),
+            (None, _) => {}
+        }
+    }
+
+    fn close(&mut self, link: &Arc<Link>, cause: CloseCause) {
+        match &link.way {
+            Way::Stream(queue) => self.wake(queue.close(cause)),
+            Way::Datagram(_) => self.gone.push((Arc::clone(link), cause)),
+        }
+    }
+}
+
+impl<C: Core> Hub<C> {
+    pub(super) fn new(
+        core: C,
+        config: Arc<Config>,
+        tls: Arc<TlsStore>,
+        resolver: Arc<Resolver>,
+        events: EventSink,
+    ) -> Arc<Self> {
+        let inner = Inner { core, links: HashMap::new(), armed: None, scratch: Vec::new() };
+        Arc::new(Self {
+            inner: Mutex::new(inner),
+            timer: Notify::new(),
+            settings: RwLock::new(Settings::new(config)),
+            tls,
+            resolver,
+            events,
+            counters: Counters::new(),
+            places: Default::default(),
+            outbound: AtomicUsize::new(0),
+            questions: AtomicUsize::new(0),
+            phase: watch::Sender::new(Phase::Running),
+            ports: RwLock::default(),
+            next_id: AtomicU64::new(1),
+        })
+    }
+
+    pub(super) fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn set_settings(&self, settings: Arc<Settings>) {
+        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = settings;
+    }
+
+    pub(super) fn event(&self, event: Event) {
+        (self.events)(event);
+    }
+
+    /// Calls the core and carries out what it says.
+    pub(super) fn drive<R>(
+        self: &Arc<Self>,
+        call: impl FnOnce(&mut C, Instant, &mut Vec<Output>) -> R,
+    ) -> R {
+        let mut after = After::default();
+        let mut inner = self.lock();
+        let result = self.call(&mut inner, call, &mut after);
+        drop(inner);
+        self.finish(after);
+        result
+    }
+
+    /// Hands a few inputs to the core at once.
+    pub(super) fn deliver(self: &Arc<Self>, inputs: &mut Vec<Input>) {
+        self.drive(|core, now, out| {
+            for input in inputs.drain(..) {
+                core.handle(now, input, out);
+            }
+        });
+    }
+
+    /// Enters a connection in the table and tells the core.
+    pub(super) fn open(
+        self: &Arc<Self>,
+        peer: Peer,
+        outbound: bool,
+        way: Way,
+        attempt: Option<crate::proxy::AttemptId>,
+    ) -> Arc<Link> {
+        let id = ConnectionId(self.next_id.fetch_add(1, Ordering::Relaxed));
+        let link = Arc::new(Link {
+            id,
+            peer: peer.clone(),
+            outbound,
+            since: SystemTime::now(),
+            bytes_in: AtomicU64::new(0),
+            bytes_out: AtomicU64::new(0),
+            way,
+        });
+        add(if outbound { &self.counters.opened } else { &self.counters.accepted });
+        let mut after = After::default();
+        let mut inner = self.lock();
+        inner.links.insert(id, Arc::clone(&link));
+        let input = Input::Opened { connection: id, peer, attempt };
+        self.call(&mut inner, |core, now, out| core.handle(now, input, out), &mut after);
+        drop(inner);
+        self.finish(after);
+        link
+    }
+
+    /// Takes a connection off the table and tells the core, once.
+    pub(super) fn gone(self: &Arc<Self>, id: ConnectionId) {
+        let mut after = After::default();
+        let mut inner = self.lock();
+        if inner.links.remove(&id).is_none() {
+            return;
+        }
+        let input = Input::Closed { connection: id };
+        self.call(&mut inner, |core, now, out| core.handle(now, input, out), &mut after);
+        drop(inner);
+        add(&self.counters.closed);
+        self.finish(after);
+    }
+
+    pub(super) fn links(&self) -> Vec<Arc<Link>> {
+        self.lock().links.values().cloned().collect()
+    }
+
+    pub(super) fn live(&self) -> usize {
+        self.lock().core.live()
+    }
+
+    pub(super) fn close_link(self: &Arc<Self>, link: &Arc<Link>, cause: CloseCause) {
+        let mut after = After::default();
+        after.close(link, cause);
+        self.finish(after);
+    }
+
+    /// Counts and logs the end of a connection that we wanted.
+    pub(super) fn closed_by_us(&self, peer: &Peer, cause: CloseCause) {
+        match cause {
+            CloseCause::Refused(reason) => self.counters.refused(reason),
+            CloseCause::Overflow => add(&self.counters.stuck),
+            CloseCause::Stop => return,
+        }
+        if self.counters.gate.open() {
+            let (side, remote) = (peer.side, peer.remote);
+            tracing::info!(%remote, ?side, reason = cause.name(), "connection closed");
+        }
+    }
+
+    /// Counts, logs and tells of a peer that was not let in.
+    pub(super) fn refuse(&self, remote: SocketAddr, reason: Refusal, detail: String) {
+        self.counters.refused(reason);
+        if self.counters.gate.open() {
+            tracing::warn!(%remote, reason = reason.name(), %detail, "refused");
+        }
+        self.event(Event::Refused { reason, remote, domain: None, detail });
+    }
+
+    /// Calls the core when its time has come. Ends with the shell.
+    pub(super) async fn run_timer(self: Arc<Self>) {
+        let mut phase = self.phase.subscribe();
+        loop {
+            let next = {
+                let mut inner = self.lock();
+                inner.armed = inner.core.next_timeout();
+                inner.armed
+            };
+            let due = async {
+                match next {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let late = tokio::select! {
+                () = due => next.map(|at| at.elapsed()).unwrap_or_default(),
+                () = self.timer.notified() => continue,
+                _ = phase.wait_for(|phase| *phase == Phase::Stopped) => return,
+            };
+            self.drive(|core, now, out| core.on_timeout(now, out));
+            // A core that is always late must not take the processor for itself.
+            if late > LATE {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            } else {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner<C>> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn call<R>(
+        &self,
+        inner: &mut Inner<C>,
+        call: impl FnOnce(&mut C, Instant, &mut Vec<Output>) -> R,
+        after: &mut After,
+    ) -> R {
+        let mut out = std::mem::take(&mut inner.scratch);
+        let result = call(&mut inner.core, Instant::now(), &mut out);
+        for output in out.drain(..) {
+            match output {
+                Output::Send { connection, bytes } => match inner.links.get(&connection) {
+                    Some(link) => match &link.way {
+                        Way::Stream(queue) => after.wake(queue.push(bytes)),
+                        Way::Datagram(_) => after.datagrams.push((Arc::clone(link), bytes)),
+                    },
+                    None => add(&self.counters.to_closed),
+                },
+                Output::Close { connection, reason } => {
+                    if let Some(link) = inner.links.get(&connection) {
+                        after.close(link, CloseCause::Refused(reason));
+                    }
+                }
+                other => after.others.push(other),
+            }
+        }
+        inner.scratch = out;
+        if let Some(next) = inner.core.next_timeout()
+            && inner.armed.is_none_or(|armed| next < armed)
+        {
+            inner.armed = Some(next);
+            after.rearm = true;
+        }
+        result
+    }
+
+    fn finish(self: &Arc<Self>, after: After) {
+        if after.rearm {
+            self.timer.notify_one();
+        }
+        for waker in after.first.into_iter().chain(after.wakers) {
+            waker.wake();
+        }
+        for (link, bytes) in after.datagrams {
+            if let Way::Datagram(port) = &link.way
+                && !port.send(&link, &bytes)
+            {
+                add(&self.counters.datagrams_dropped);
+            }
+        }
+        for (link, cause) in after.gone {
+            if let Way::Datagram(port) = &link.way {
+                port.forget(&link);
+            }
+            self.closed_by_us(&link.peer, cause);
+            self.gone(link.id);
+        }
+        for output in after.others {
+            match output {
+                Output::Connect { attempt, target } => {
+                    tokio::spawn(super::connect::connect(Arc::clone(self), attempt, target));
+                }
+                Output::Resolve { query, question, relax_srv_domain } => {
+                    tokio::spawn(Arc::clone(self).resolve(query, question, relax_srv_domain));
+                }
+                Output::Event(event) => self.event(event),
+                Output::Send { .. } | Output::Close { .. } => {}
+            }
+        }
+    }
+
+    async fn resolve(self: Arc<Self>, query: QueryId, question: Question, relax: bool) {
+        let result = if self.questions.fetch_add(1, Ordering::Relaxed) < MAX_QUESTIONS {
+            self.resolver.resolve(&question, relax).await
+        } else {
+            Err(ResolveError::Unavailable)
+        };
+        self.questions.fetch_sub(1, Ordering::Relaxed);
+        self.drive(|core, now, out| core.handle(now, Input::Resolved { query, result }, out));
+    }
+}
+
+/// Index of a side in [`Hub::places`].
+pub(super) const fn side_index(side: Side) -> usize {
+    match side {
+        Side::Partner => 0,
+        Side::Inside => 1,
+    }
+}
+
+impl<C> fmt::Debug for Hub<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hub").field("counters", &self.counters).finish_non_exhaustive()
+    }
+}

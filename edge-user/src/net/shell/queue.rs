@@ -1,0 +1,178 @@
+//! What waits to be written on one connection: bounded in bytes, pushed from any task, taken by
+//! the connection's own task.
+
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, MutexGuard, PoisonError},
+    task::{Context, Waker},
+};
+
+use bytes::{Bytes, BytesMut};
+
+use crate::proxy::Refusal;
+
+/// What an item costs beside its bytes: many small items are bounded too.
+const ITEM_COST: usize = 64;
+/// Small items are joined up to this size: one TLS record, one system call.
+const BATCH: usize = 16 * 1024;
+
+/// Why a connection is closed by us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CloseCause {
+    /// The core, an operator or the shell refuses the peer.
+    Refused(Refusal),
+    /// The peer does not take what we write.
+    Overflow,
+    /// The appliance stops.
+    Stop,
+}
+
+impl CloseCause {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            CloseCause::Refused(reason) => reason.name(),
+            CloseCause::Overflow => "write-queue-full",
+            CloseCause::Stop => "stopping",
+        }
+    }
+}
+
+/// What the connection's task finds.
+pub(super) enum Next {
+    /// Write this.
+    Write(Bytes),
+    /// Nothing for now; the task is woken when that changes.
+    Empty,
+    /// All is written: close.
+    Close(CloseCause),
+}
+
+#[derive(Debug)]
+pub(super) struct WriteQueue {
+    state: Mutex<State>,
+    limit: usize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    items: VecDeque<Bytes>,
+    cost: usize,
+    closing: Option<CloseCause>,
+    waker: Option<Waker>,
+}
+
+impl WriteQueue {
+    pub(super) fn new(limit: usize) -> Self {
+        Self { state: Mutex::default(), limit }
+    }
+
+    /// Queues bytes; returns whom to wake. When the queue would outgrow its bound the connection
+    /// is closed instead: it cannot be known which message the peer could do without.
+    pub(super) fn push(&self, bytes: Bytes) -> Option<Waker> {
+        let mut state = self.lock();
+        if state.closing.is_some() || bytes.is_empty() {
+            return None;
+        }
+        let cost = state.cost.saturating_add(bytes.len()).saturating_add(ITEM_COST);
+        if cost > self.limit {
+            state.items.clear();
+            state.cost = 0;
+            state.closing = Some(CloseCause::Overflow);
+        } else {
+            state.cost = cost;
+            state.items.push_back(bytes);
+        }
+        state.waker.take()
+    }
+
+    /// Asks for the connection to be closed once all is written. The first cause holds.
+    pub(super) fn close(&self, cause: CloseCause) -> Option<Waker> {
+        let mut state = self.lock();
+        state.closing.get_or_insert(cause);
+        state.waker.take()
+    }
+
+    /// Whether a close was asked for.
+    pub(super) fn closing(&self) -> Option<CloseCause> {
+        self.lock().closing
+    }
+
+    /// The next piece to write.
+    pub(super) fn next(&self, cx: &Context<'_>) -> Next {
+        let mut state = self.lock();
+        let Some(first) = state.items.pop_front() else {
+            if let Some(cause) = state.closing {
+                return Next::Close(cause);
+            }
+            if !state.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                state.waker = Some(cx.waker().clone());
+            }
+            return Next::Empty;
+        };
+        state.cost = state.cost.saturating_sub(first.len() + ITEM_COST);
+        let joins = |state: &State, size: usize| {
+            state.items.front().is_some_and(|next| size + next.len() <= BATCH)
+        };
+        if !joins(&state, first.len()) {
+            return Next::Write(first);
+        }
+        let mut batch = BytesMut::with_capacity(BATCH.min(first.len() + state.cost));
+        batch.extend_from_slice(&first);
+        while joins(&state, batch.len()) {
+            let Some(item) = state.items.pop_front() else { break };
+            state.cost = state.cost.saturating_sub(item.len() + ITEM_COST);
+            batch.extend_from_slice(&item);
+        }
+        Next::Write(batch.freeze())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cx() -> Context<'static> {
+        Context::from_waker(Waker::noop())
+    }
+
+    #[test]
+    fn small_items_leave_together_and_in_order() {
+        let queue = WriteQueue::new(1 << 20);
+        for part in ["a", "b", "c"] {
+            queue.push(Bytes::from_static(part.as_bytes()));
+        }
+        queue.push(Bytes::from(vec![b'x'; BATCH]));
+        assert!(matches!(queue.next(&cx()), Next::Write(b) if b == "abc"));
+        assert!(matches!(queue.next(&cx()), Next::Write(b) if b.len() == BATCH));
+        assert!(matches!(queue.next(&cx()), Next::Empty));
+    }
+
+    #[test]
+    fn a_full_queue_closes_and_frees_what_it_held() {
+        for size in [0, 1, 1000] {
+            let queue = WriteQueue::new(10_000);
+            for _ in 0..100_000 {
+                queue.push(Bytes::from(vec![b'x'; size]));
+            }
+            if size > 0 {
+                assert_eq!(queue.closing(), Some(CloseCause::Overflow), "{size}");
+            }
+            assert!(queue.lock().items.len() <= 10_000 / ITEM_COST, "{size}");
+        }
+    }
+
+    #[test]
+    fn what_is_queued_before_a_close_is_still_written() {
+        let queue = WriteQueue::new(1000);
+        queue.push(Bytes::from_static(b"last words"));
+        queue.close(CloseCause::Refused(Refusal::Malformed));
+        queue.push(Bytes::from_static(b"too late"));
+        queue.close(CloseCause::Stop);
+        assert!(matches!(queue.next(&cx()), Next::Write(b) if b == "last words"));
+        assert!(matches!(queue.next(&cx()), Next::Close(CloseCause::Refused(Refusal::Malformed))));
+    }
+}

@@ -1,0 +1,306 @@
+//! One stream connection from its first byte of SIP to its end, in one task: reads, frames, hands
+//! messages to the core, writes what is queued.
+//!
+//! A message must be whole within `message_timeout` of its first byte; a connection on which
+//! nothing comes or goes for `idle_timeout` is closed, and one that takes nothing we write, too.
+
+use std::{
+    pin::{Pin, pin},
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    time::Sleep,
+};
+
+use super::{
+    counters::add,
+    hub::{Hub, Link, Way},
+    queue::{CloseCause, Next, WriteQueue},
+};
+use crate::{
+    net::Core,
+    proxy::{Input, Refusal},
+    sip::{Frame, Framer},
+};
+
+/// What is asked from the system at once. Messages share this memory while they live, so it is
+/// not much more than a message.
+const READ: usize = 4096;
+/// A large message's memory grows by no more than this at once, whatever its length says.
+const GROWTH: usize = 64 * 1024;
+/// Reads before other tasks get their turn.
+const TURNS: usize = 16;
+/// What we write must be taken, at least in part, within this time.
+const WRITE_STALL: Duration = Duration::from_secs(30);
+/// A connection we close has this long to take our last words.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+/// What a peer still sends after we closed is read and thrown away up to here: unread bytes would
+/// make the system reset the connection and our last words would be lost.
+const LEFT_OVERS: usize = 256 * 1024;
+
+/// Why a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// The peer closed it, or it broke.
+    Peer,
+    /// We close it, after what is queued is written.
+    Ours(CloseCause),
+    /// A message came too slowly.
+    Slow,
+    /// Nothing came or went.
+    Idle,
+    /// The peer does not take what we write.
+    Stuck,
+}
+
+/// Runs a connection to its end.
+pub(super) async fn run<S, C>(hub: &Arc<Hub<C>>, link: &Arc<Link>, io: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    C: Core,
+{
+    let Way::Stream(queue) = &link.way else { return };
+    let settings = hub.settings();
+    let now = Instant::now();
+    let mut driver = Driver {
+        hub,
+        link,
+        queue,
+        io,
+        framer: Framer::new(settings.frame.clone()),
+        buffer: BytesMut::new(),
+        writing: Bytes::new(),
+        dirty: false,
+        inputs: Vec::new(),
+        last_activity: now,
+        message_since: None,
+        stalled_since: None,
+        message_timeout: settings.config.limits.message_timeout,
+        idle_timeout: settings.config.limits.idle_timeout,
+    };
+    drop(settings);
+    let end = {
+        let first = driver.message_timeout.min(driver.idle_timeout);
+        let mut sleep = pin!(tokio::time::sleep(first));
+        std::future::poll_fn(|cx| driver.poll(cx, sleep.as_mut())).await
+    };
+    let io = driver.io;
+    match end {
+        End::Ours(cause) => {
+            hub.closed_by_us(&link.peer, cause);
+            // The core need not wait for the peer.
+            hub.gone(link.id);
+            if cause != CloseCause::Overflow {
+                last_words(io).await;
+            }
+            return;
+        }
+        End::Slow => add(&hub.counters.slow),
+        End::Idle => add(&hub.counters.idle),
+        End::Stuck => add(&hub.counters.stuck),
+        End::Peer => {}
+    }
+    tracing::debug!(remote = %link.peer.remote, ?end, "connection ended");
+    hub.gone(link.id);
+}
+
+/// Closes our half, and listens until the peer closes its own or time is up.
+async fn last_words<S: AsyncRead + AsyncWrite + Unpin>(mut io: S) {
+    let closing = async {
+        if io.shutdown().await.is_err() {
+            return;
+        }
+        let mut left = LEFT_OVERS;
+        let mut scratch = vec![0; READ];
+        while let Ok(read @ 1..) = io.read(&mut scratch).await {
+            left = left.saturating_sub(read);
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    // Out of time or not, the socket is closed after this.
+    let _ = tokio::time::timeout(LAST_WORDS, closing).await;
+}
+
+struct Driver<'a, S, C> {
+    hub: &'a Arc<Hub<C>>,
+    link: &'a Arc<Link>,
+    queue: &'a WriteQueue,
+    io: S,
+    framer: Framer,
+    buffer: BytesMut,
+    writing: Bytes,
+    /// Something was written and not flushed.
+    dirty: bool,
+    inputs: Vec<Input>,
+    last_activity: Instant,
+    message_since: Option<Instant>,
+    stalled_since: Option<Instant>,
+    message_timeout: Duration,
+    idle_timeout: Duration,
+}
+
+impl<S, C> Driver<'_, S, C>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    C: Core,
+{
+    fn poll(&mut self, cx: &mut Context<'_>, mut sleep: Pin<&mut Sleep>) -> Poll<End> {
+        for _ in 0..TURNS {
+            match self.poll_write(cx) {
+                Poll::Ready(Some(end)) => return Poll::Ready(end),
+                Poll::Ready(None) => self.stalled_since = None,
+                Poll::Pending => {
+                    if self.stalled_since.is_none() {
+                        self.stalled_since = Some(Instant::now());
+                    }
+                    // A full queue ends it although the peer takes nothing.
+                    if self.queue.closing() == Some(CloseCause::Overflow) {
+                        return Poll::Ready(End::Ours(CloseCause::Overflow));
+                    }
+                }
+            }
+            match self.poll_read(cx) {
+                Poll::Ready(Some(end)) => return Poll::Ready(end),
+                Poll::Ready(None) => {}
+                Poll::Pending => {
+                    if self.buffer.is_empty() {
+                        // An idle connection holds no memory for what may come.
+                        self.buffer = BytesMut::new();
+                    }
+                    return self.poll_time(cx, sleep.as_mut());
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+        self.poll_time(cx, sleep)
+    }
+
+    /// Writes what is queued. `Ready(None)`: all of it.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Option<End>> {
+        loop {
+            while self.writing.has_remaining() {
+                match ready!(Pin::new(&mut self.io).poll_write(cx, &self.writing)) {
+                    Ok(0) | Err(_) => return Poll::Ready(Some(End::Peer)),
+                    Ok(written) => {
+                        self.writing.advance(written);
+                        self.dirty = true;
+                        self.stalled_since = None;
+                        self.last_activity = Instant::now();
+                        self.link.bytes_out.fetch_add(written as u64, Ordering::Relaxed);
+                    }
+                }
+            }
+            match self.queue.next(cx) {
+                Next::Write(bytes) => self.writing = bytes,
+                next => {
+                    if self.dirty {
+                        match ready!(Pin::new(&mut self.io).poll_flush(cx)) {
+                            Ok(()) => self.dirty = false,
+                            Err(_) => return Poll::Ready(Some(End::Peer)),
+                        }
+                    }
+                    return Poll::Ready(match next {
+                        Next::Close(cause) => Some(End::Ours(cause)),
+                        _ => None,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Reads once and hands on what is whole. `Ready(None)`: something came.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<End>> {
+        let spare = self.buffer.capacity() - self.buffer.len();
+        let wanted = self.framer.wants(self.buffer.len()).min(GROWTH);
+        if spare < wanted.max(READ / 4) {
+            self.buffer.reserve(wanted.max(READ));
+        }
+        let read = {
+            let reading = pin!(self.io.read_buf(&mut self.buffer));
+            ready!(reading.poll(cx))
+        };
+        match read {
+            Ok(0) | Err(_) => return Poll::Ready(Some(End::Peer)),
+            Ok(read) => {
+                self.link.bytes_in.fetch_add(read as u64, Ordering::Relaxed);
+                self.last_activity = Instant::now();
+            }
+        }
+        self.take_frames();
+        Poll::Ready(None)
+    }
+
+    fn take_frames(&mut self) {
+        let connection = self.link.id;
+        let mut ping = false;
+        let mut unreadable = false;
+        let mut whole = false;
+        loop {
+            match self.framer.next(&mut self.buffer) {
+                Ok(Some(Frame::Message(message))) => {
+                    whole = true;
+                    self.inputs.push(Input::Message { connection, message });
+                }
+                Ok(Some(Frame::Ping)) => ping = true,
+                Ok(None) => break,
+                Err(error) => {
+                    unreadable = true;
+                    self.inputs.push(Input::Unreadable { connection, error });
+                    break;
+                }
+            }
+        }
+        if ping {
+            // RFC 5626 section 4.4.1. One answer for all that came together.
+            add(&self.hub.counters.pings);
+            self.queue.push(Bytes::from_static(b"\r\n"));
+        }
+        if !self.inputs.is_empty() {
+            let messages = self.inputs.len() as u64;
+            self.hub.counters.messages.fetch_add(messages, Ordering::Relaxed);
+            self.hub.deliver(&mut self.inputs);
+        }
+        if unreadable {
+            self.buffer.clear();
+            self.queue.close(CloseCause::Refused(Refusal::Malformed));
+        }
+        if !self.framer.in_message() {
+            self.message_since = None;
+        } else if whole || self.message_since.is_none() {
+            self.message_since = Some(self.last_activity);
+        }
+    }
+
+    /// Whether time is up, and if not, when it will be.
+    fn poll_time(&self, cx: &mut Context<'_>, mut sleep: Pin<&mut Sleep>) -> Poll<End> {
+        let mut deadline = (self.last_activity + self.idle_timeout, End::Idle);
+        for (since, bound, end) in [
+            (self.message_since, self.message_timeout, End::Slow),
+            (self.stalled_since, WRITE_STALL, End::Stuck),
+        ] {
+            if let Some(since) = since
+                && since + bound < deadline.0
+            {
+                deadline = (since + bound, end);
+            }
+        }
+        // The alarm is set anew only when it would ring too late; ringing early costs little.
+        if tokio::time::Instant::from(deadline.0) < sleep.deadline() {
+            sleep.as_mut().reset(deadline.0.into());
+        }
+        while sleep.as_mut().poll(cx).is_ready() {
+            if Instant::now() >= deadline.0 {
+                return Poll::Ready(deadline.1);
+            }
+            sleep.as_mut().reset(deadline.0.into());
+        }
+        Poll::Pending
+    }
+}

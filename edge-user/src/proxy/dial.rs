@@ -1,0 +1,319 @@
+//! Connections that are made: one at a time for a destination, however many wait for it; each
+//! address in turn; and nothing is sent before the certificate has proved the domain.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    net::SocketAddr,
+    time::Instant,
+};
+
+use super::{
+    AttemptId, ConnectError, ConnectionId, Event, Output, Peer, Question, Refusal, Side, Target,
+    lookups::{Known, Waiter},
+    proxy::{HOP_DOWN, Proxy},
+    respond::Answer,
+    route::Destination,
+};
+use crate::config::{Host, Transport};
+
+/// Addresses that are tried for one destination.
+const MAX_TARGETS: usize = 16;
+
+#[derive(Debug)]
+struct Dial {
+    destination: Destination,
+    question: Option<Question>,
+    targets: VecDeque<Target>,
+    /// Exchanges that wait.
+    waiting: Vec<u64>,
+    /// Addresses that the one exchange it is for has tried in vain.
+    avoid: Vec<SocketAddr>,
+    failure: Answer,
+}
+
+/// Every dial under way. Bounded: one for a destination, and one for a waiting exchange that has
+/// failed before.
+#[derive(Debug, Default)]
+pub(super) struct Dials {
+    next: u64,
+    next_attempt: u64,
+    all: HashMap<u64, Dial>,
+    shared: HashMap<Destination, u64>,
+    by_attempt: HashMap<AttemptId, u64>,
+}
+
+impl Dials {
+    fn remove(&mut self, id: u64) -> Option<Dial> {
+        let dial = self.all.remove(&id)?;
+        if self.shared.get(&dial.destination) == Some(&id) {
+            self.shared.remove(&dial.destination);
+        }
+        Some(dial)
+    }
+}
+
+const UNREACHABLE: Answer = Answer::with(504, "Server Time-out", Refusal::Unreachable);
+
+impl Proxy {
+    /// Has an exchange, whose stage is `Connecting`, wait for a connection to its destination.
+    pub(super) fn dial(
+        &mut self,
+        now: Instant,
+        exchange: u64,
+        destination: Destination,
+        avoid: Vec<SocketAddr>,
+        out: &mut Vec<Output>,
+    ) {
+        if avoid.is_empty()
+            && let Some(dial) = self.dials.shared.get(&destination)
+            && let Some(dial) = self.dials.all.get_mut(dial)
+        {
+            dial.waiting.push(exchange);
+            return;
+        }
+        let id = self.dials.next;
+        self.dials.next += 1;
+        if avoid.is_empty() {
+            self.dials.shared.insert(destination.clone(), id);
+        }
+        let (question, relax) = self.question(&destination);
+        let targets = match (&question, &destination) {
+            (None, Destination::NextHop(index)) => self.next_hop_target(*index),
+            (None, Destination::InsideUdp(address)) => Some(Target {
+                side: Side::Inside,
+                transport: Transport::Udp,
+                address: *address,
+                server_name: None,
+            }),
+            _ => None,
+        };
+        self.dials.all.insert(
+            id,
+            Dial {
+                destination,
+                question: question.clone(),
+                targets: targets.into_iter().collect(),
+                waiting: vec![exchange],
+                avoid,
+                failure: UNREACHABLE,
+            },
+        );
+        match question {
+            None => self.try_next_target(now, id, out),
+            Some(question) => {
+                let waiter = Waiter::Dial(id);
+                if self.lookups.ask(now, &question, relax, waiter, out).is_some() {
+                    self.dial_resolved(now, id, out);
+                }
+            }
+        }
+    }
+
+    /// What DNS must say first.
+    fn question(&self, destination: &Destination) -> (Option<Question>, bool) {
+        match destination {
+            Destination::Partner(domain) => match self.policy.admit(domain) {
+                Ok(entry) => match &entry.proxy_fqdn {
+                    Some(host) => (Some(Question::Host(host.clone(), entry.port)), false),
+                    None => (Some(Question::Federation(domain.clone())), entry.relax_srv_domain),
+                },
+                Err(_) => (None, false),
+            },
+            Destination::NextHop(index) => match self.config.next_hops.get(*index) {
+                Some(hop) if matches!(hop.host, Host::Name(_)) => {
+                    (Some(Question::NextHop(hop.clone())), false)
+                }
+                _ => (None, false),
+            },
+            Destination::InsideUdp(_) => (None, false),
+        }
+    }
+
+    fn next_hop_target(&self, index: usize) -> Option<Target> {
+        let hop = self.config.next_hops.get(index)?;
+        let Host::Address(ip) = hop.host else { return None };
+        Some(Target {
+            side: Side::Inside,
+            transport: hop.transport,
+            address: SocketAddr::new(ip, hop.port),
+            server_name: None,
+        })
+    }
+
+    /// DNS has answered for a dial.
+    pub(super) fn dial_resolved(&mut self, now: Instant, id: u64, out: &mut Vec<Output>) {
+        let Some(dial) = self.dials.all.get(&id) else { return };
+        let answer = dial.question.as_ref().and_then(|question| self.lookups.known(now, question));
+        let targets = match answer {
+            Some(Ok(known)) => self.targets(&dial.destination, &known),
+            _ => VecDeque::new(),
+        };
+        if let Some(dial) = self.dials.all.get_mut(&id) {
+            dial.targets = targets;
+            let avoid = std::mem::take(&mut dial.avoid);
+            dial.targets.retain(|target| !avoid.contains(&target.address));
+            dial.avoid = avoid;
+        }
+        self.try_next_target(now, id, out);
+    }
+
+    fn targets(&self, destination: &Destination, known: &Known) -> VecDeque<Target> {
+        let (side, transport) = match destination {
+            Destination::NextHop(index) => {
+                let hop = self.config.next_hops.get(*index);
+                (Side::Inside, hop.map_or(Transport::Tls, |hop| hop.transport))
+            }
+            _ => (Side::Partner, Transport::Tls),
+        };
+        known
+            .resolved
+            .hosts
+            .iter()
+            .flat_map(|host| {
+                host.addresses.iter().map(move |address| Target {
+                    side,
+                    transport,
+                    address: SocketAddr::new(*address, host.port),
+                    server_name: Some(host.host.clone()),
+                })
+            })
+            .take(MAX_TARGETS)
+            .collect()
+    }
+
+    fn try_next_target(&mut self, now: Instant, id: u64, out: &mut Vec<Output>) {
+        // A connection that is there may prove the domain now that DNS has answered.
+        if let Some(dial) = self.dials.all.get(&id)
+            && let Destination::Partner(domain) = dial.destination.clone()
+        {
+            let open = dial.targets.iter().find_map(|target| {
+                let mut all = self.connections.iter();
+                all.find(|(_, c)| c.peer.side == Side::Partner && c.peer.remote == target.address)
+            });
+            if let Some(open) = open.map(|(open, _)| open)
+                && self.proves_now(now, open, &domain, out)
+            {
+                return self.dialled(now, id, open, true, out);
+            }
+        }
+        let Some(dial) = self.dials.all.get_mut(&id) else { return };
+        match dial.targets.pop_front() {
+            Some(target) => {
+                let attempt = AttemptId(self.dials.next_attempt);
+                self.dials.next_attempt += 1;
+                self.dials.by_attempt.insert(attempt, id);
+                out.push(Output::Connect { attempt, target });
+            }
+            None => self.dial_failed(now, id, out),
+        }
+    }
+
+    fn dial_failed(&mut self, now: Instant, id: u64, out: &mut Vec<Output>) {
+        let Some(dial) = self.dials.remove(id) else { return };
+        if let Destination::NextHop(index) = dial.destination {
+            self.hop_failed(now, index);
+        }
+        for exchange in dial.waiting {
+            self.destination_failed(now, exchange, &dial.destination, dial.failure, out);
+        }
+    }
+
+    pub(super) fn hop_failed(&mut self, now: Instant, index: usize) {
+        if let Some(down) = self.hops_down.get_mut(index) {
+            *down = Some(now + HOP_DOWN);
+        }
+    }
+
+    /// A connection stands: those who wait for it are sent.
+    fn dialled(
+        &mut self,
+        now: Instant,
+        id: u64,
+        connection: ConnectionId,
+        pooled: bool,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(dial) = self.dials.remove(id) else { return };
+        if let Destination::NextHop(index) = dial.destination
+            && let Some(down) = self.hops_down.get_mut(index)
+        {
+            *down = None;
+        }
+        for exchange in dial.waiting {
+            if self
+                .exchanges
+                .get(exchange)
+                .is_some_and(|e| e.waits() && e.destinations.front() == Some(&dial.destination))
+            {
+                self.send_on(now, exchange, connection, pooled, out);
+            }
+        }
+    }
+
+    pub(super) fn connect_failed(
+        &mut self,
+        now: Instant,
+        attempt: AttemptId,
+        error: &ConnectError,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(id) = self.dials.by_attempt.remove(&attempt) else { return };
+        if let Some(dial) = self.dials.all.get_mut(&id) {
+            dial.failure = match error {
+                ConnectError::Limit => Refusal::Overload.into(),
+                _ => UNREACHABLE,
+            };
+        }
+        self.try_next_target(now, id, out);
+    }
+
+    /// A connection was accepted, or one that was dialled stands.
+    pub(super) fn opened(
+        &mut self,
+        now: Instant,
+        connection: ConnectionId,
+        peer: Peer,
+        attempt: Option<AttemptId>,
+        out: &mut Vec<Output>,
+    ) {
+        let dial = attempt.and_then(|attempt| self.dials.by_attempt.remove(&attempt));
+        let destination = dial.and_then(|id| self.dials.all.get(&id)).map(|d| &d.destination);
+        let next_hop = match destination {
+            Some(Destination::NextHop(index)) => Some(*index),
+            _ => None,
+        };
+        let domain = match destination {
+            Some(Destination::Partner(domain)) => Some(domain.clone()),
+            _ => None,
+        };
+        let (side, remote) = (peer.side, peer.remote);
+        self.connections.open(connection, peer.clone(), next_hop);
+        if side == Side::Partner
+            && let Some(blocked) = self.names_a_blocked_domain(connection)
+        {
+            let domain = blocked.clone();
+            out.push(Output::Event(Event::Proved { connection, domain, remote }));
+            let detail = format!("connection of {}", peer.names.description);
+            self.note_refusal(&peer, Refusal::DomainBlocked, Some(blocked), detail, out);
+            self.close(now, connection, Refusal::DomainBlocked, out);
+            if let Some(id) = dial {
+                self.try_next_target(now, id, out);
+            }
+            return;
+        }
+        let Some(id) = dial else { return };
+        match domain {
+            Some(domain) if !self.proves_now(now, connection, &domain, out) => {
+                let detail = format!("{} answered for the domain", peer.names.description);
+                self.note_refusal(&peer, Refusal::IdentityNotProved, Some(domain), detail, out);
+                self.close(now, connection, Refusal::IdentityNotProved, out);
+                if let Some(dial) = self.dials.all.get_mut(&id) {
+                    let reason = Refusal::IdentityNotProved;
+                    dial.failure = Answer::with(504, "Server Time-out", reason);
+                }
+                self.try_next_target(now, id, out);
+            }
+            _ => self.dialled(now, id, connection, false, out),
+        }
+    }
+}

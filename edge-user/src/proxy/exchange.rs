@@ -1,0 +1,338 @@
+//! One request on its way through: the server transaction it came with and the client
+//! transaction it goes out with (RFC 3261 section 17, RFC 6026), joined, since a proxy that does
+//! not fork never has one without the other.
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap, VecDeque},
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+
+use super::{ConnectionId, Peer, respond::Answer, route::Destination};
+use crate::{config::Transport, domain::Domain, sip::Message};
+
+/// RFC 3261 table 4.
+pub(super) const T1: Duration = Duration::from_millis(500);
+pub(super) const T2: Duration = Duration::from_secs(4);
+pub(super) const T4: Duration = Duration::from_secs(5);
+/// Timers B, F, H, J, L, M, D: 64 times T1.
+pub(super) const TRANSACTION: Duration = Duration::from_secs(32);
+/// Timer C: more than three minutes.
+pub(super) const TIMER_C: Duration = Duration::from_secs(185);
+/// An INVITE that nothing answered, not even 100, is tried elsewhere after this, if there is an
+/// elsewhere.
+pub(super) const SILENCE: Duration = Duration::from_secs(4);
+/// Tries of one request in all.
+pub(super) const MAX_ATTEMPTS: u8 = 8;
+
+/// What kind of transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Invite,
+    NonInvite,
+    /// ACK for a 2xx, and Lync's BENOTIFY: nothing comes back.
+    OneWay,
+}
+
+/// The server transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Server {
+    /// No final response yet.
+    Proceeding,
+    /// A final one was sent (for INVITE: not a 2xx, and ACK is awaited).
+    Completed,
+    /// INVITE: ACK came.
+    Confirmed,
+    /// INVITE: a 2xx was passed on (RFC 6026).
+    Accepted,
+}
+
+/// The client transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ClientState {
+    Calling,
+    Proceeding,
+    Completed,
+    Accepted,
+}
+
+#[derive(Debug)]
+pub(super) struct Client {
+    pub connection: ConnectionId,
+    pub remote: SocketAddr,
+    pub reliable: bool,
+    pub state: ClientState,
+    /// The connection was there before the request.
+    pub pooled: bool,
+    /// The request as sent, while it may be needed again.
+    pub sent: Bytes,
+    /// A CANCEL was sent: this.
+    pub cancel: Option<Bytes>,
+}
+
+/// How far the request is.
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// DNS is asked who its sender is.
+    Admitting,
+    /// A connection is made.
+    Connecting,
+    /// It was sent.
+    Sent(Client),
+    /// It will not be sent; only the server side is left.
+    Over,
+}
+
+/// Record-Route values of ours in a response: which text becomes which.
+#[derive(Debug)]
+pub(super) struct Rewrite {
+    pub initial: String,
+    /// For this To tag, with both tags.
+    pub full: Option<(String, String)>,
+}
+
+#[derive(Debug)]
+pub(super) struct Exchange {
+    pub kind: Kind,
+    pub inbound: bool,
+    /// Known once it is admitted.
+    pub partner: Option<Domain>,
+    /// It belongs to a dialog with this partner (by its token).
+    pub dialog: Option<Domain>,
+    pub from: ConnectionId,
+    pub from_peer: Peer,
+    key: Box<str>,
+    pub hash: u32,
+    /// Our tag, for responses of our own.
+    pub tag: String,
+    /// As it came; let go when the final response is through.
+    pub request: Option<Message>,
+    pub remove_routes: usize,
+    pub record: bool,
+    pub destinations: VecDeque<Destination>,
+    pub preferred: Option<ConnectionId>,
+    pub tried: Vec<SocketAddr>,
+    pub attempt: u8,
+    pub failure: Option<Answer>,
+    pub server: Server,
+    pub stage: Stage,
+    pub rewrite: Option<Rewrite>,
+    pub last_response: Option<Bytes>,
+    /// A response other than 100 was passed on.
+    pub answered: bool,
+    pub cancelled: bool,
+    /// Waiting for DNS or a connection, or timers B, C and F.
+    pub timeout: Option<Instant>,
+    pub resend: Option<(Instant, Duration)>,
+    pub server_resend: Option<(Instant, Duration)>,
+    pub end: Option<Instant>,
+}
+
+/// What a new exchange is made from.
+pub(super) struct NewExchange {
+    pub kind: Kind,
+    pub inbound: bool,
+    pub from: ConnectionId,
+    pub from_peer: Peer,
+    pub key: String,
+    pub hash: u32,
+    pub tag: String,
+    pub request: Message,
+    pub remove_routes: usize,
+    pub record: bool,
+    pub destinations: VecDeque<Destination>,
+    pub preferred: Option<ConnectionId>,
+    pub dialog: Option<Domain>,
+    pub partner: Option<Domain>,
+}
+
+impl Exchange {
+    fn new(new: NewExchange) -> Self {
+        Self {
+            kind: new.kind,
+            inbound: new.inbound,
+            partner: new.partner,
+            dialog: new.dialog,
+            from: new.from,
+            from_peer: new.from_peer,
+            key: new.key.into_boxed_str(),
+            hash: new.hash,
+            tag: new.tag,
+            request: Some(new.request),
+            remove_routes: new.remove_routes,
+            record: new.record,
+            destinations: new.destinations,
+            preferred: new.preferred,
+            tried: Vec::new(),
+            attempt: 0,
+            failure: None,
+            server: Server::Proceeding,
+            stage: Stage::Over,
+            rewrite: None,
+            last_response: None,
+            answered: false,
+            cancelled: false,
+            timeout: None,
+            resend: None,
+            server_resend: None,
+            end: None,
+        }
+    }
+
+    /// The earliest thing to happen.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let resend = self.resend.map(|(at, _)| at);
+        let server_resend = self.server_resend.map(|(at, _)| at);
+        [self.timeout, resend, server_resend, self.end].into_iter().flatten().min()
+    }
+
+    pub(super) fn waits(&self) -> bool {
+        matches!(self.stage, Stage::Admitting | Stage::Connecting)
+    }
+
+    pub(super) fn from_reliable(&self) -> bool {
+        self.from_peer.transport != Transport::Udp
+    }
+
+    pub(super) fn client(&self) -> Option<&Client> {
+        match &self.stage {
+            Stage::Sent(client) => Some(client),
+            _ => None,
+        }
+    }
+
+    pub(super) fn client_mut(&mut self) -> Option<&mut Client> {
+        match &mut self.stage {
+            Stage::Sent(client) => Some(client),
+            _ => None,
+        }
+    }
+
+    fn waiting_bytes(&self) -> usize {
+        match (self.waits(), &self.request) {
+            (true, Some(request)) => request.bytes().len(),
+            _ => 0,
+        }
+    }
+}
+
+/// Every live exchange.
+#[derive(Debug)]
+pub(super) struct Exchanges {
+    next: u64,
+    all: HashMap<u64, Exchange>,
+    by_key: HashMap<Box<str>, u64>,
+    timers: BinaryHeap<Reverse<(Instant, u64)>>,
+    pub waiting: usize,
+    pub waiting_bytes: usize,
+}
+
+impl Exchanges {
+    pub(super) fn new(first: u64) -> Self {
+        Self {
+            next: first,
+            all: HashMap::new(),
+            by_key: HashMap::new(),
+            timers: BinaryHeap::new(),
+            waiting: 0,
+            waiting_bytes: 0,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    pub(super) fn insert(&mut self, new: NewExchange) -> u64 {
+        let id = self.next;
+        self.next += 1;
+        let exchange = Exchange::new(new);
+        if exchange.kind != Kind::OneWay {
+            self.by_key.insert(exchange.key.clone(), id);
+        }
+        self.all.insert(id, exchange);
+        id
+    }
+
+    pub(super) fn get(&self, id: u64) -> Option<&Exchange> {
+        self.all.get(&id)
+    }
+
+    /// Changes an exchange, and keeps count of what waits and of its timers.
+    pub(super) fn update<R>(
+        &mut self,
+        id: u64,
+        change: impl FnOnce(&mut Exchange) -> R,
+    ) -> Option<R> {
+        let exchange = self.all.get_mut(&id)?;
+        let (waited, bytes) = (exchange.waits(), exchange.waiting_bytes());
+        let before = exchange.deadline();
+        let result = change(exchange);
+        self.waiting = self.waiting + usize::from(exchange.waits()) - usize::from(waited);
+        self.waiting_bytes = self.waiting_bytes + exchange.waiting_bytes() - bytes;
+        match exchange.deadline() {
+            // Later than before: the entry that is there wakes us, and is put back then.
+            Some(at) if before.is_none_or(|before| at < before) => {
+                self.timers.push(Reverse((at, id)));
+            }
+            _ => {}
+        }
+        Some(result)
+    }
+
+    pub(super) fn remove(&mut self, id: u64) -> Option<Exchange> {
+        let exchange = self.all.remove(&id)?;
+        self.waiting -= usize::from(exchange.waits());
+        self.waiting_bytes -= exchange.waiting_bytes();
+        if self.by_key.get(&exchange.key) == Some(&id) {
+            self.by_key.remove(&exchange.key);
+        }
+        // Old entries go when they outnumber what lives.
+        if self.timers.len() > 4 * self.all.len() + 1024 {
+            let all = &self.all;
+            self.timers = all
+                .iter()
+                .filter_map(|(id, exchange)| Some(Reverse((exchange.deadline()?, *id))))
+                .collect();
+        }
+        Some(exchange)
+    }
+
+    pub(super) fn by_key(&self, key: &str) -> Option<u64> {
+        self.by_key.get(key).copied()
+    }
+
+    pub(super) fn ids(&self, wanted: impl Fn(&Exchange) -> bool) -> Vec<u64> {
+        self.all.iter().filter(|(_, exchange)| wanted(exchange)).map(|(id, _)| *id).collect()
+    }
+
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        self.timers.peek().map(|Reverse((at, _))| *at)
+    }
+
+    /// The next exchange that has something due.
+    pub(super) fn pop_due(&mut self, now: Instant) -> Option<u64> {
+        loop {
+            let Reverse((at, id)) = *self.timers.peek()?;
+            if at > now {
+                return None;
+            }
+            self.timers.pop();
+            match self.all.get(&id).and_then(Exchange::deadline) {
+                Some(due) if due <= now => return Some(id),
+                Some(due) => self.timers.push(Reverse((due, id))),
+                None => {}
+            }
+        }
+    }
+
+    /// After its due things were done: when next.
+    pub(super) fn rearm(&mut self, id: u64) {
+        if let Some(due) = self.all.get(&id).and_then(Exchange::deadline) {
+            self.timers.push(Reverse((due, id)));
+        }
+    }
+}

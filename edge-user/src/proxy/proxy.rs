@@ -1,0 +1,259 @@
+//! The proxy's state and its doors. What it decides is in the files beside this one.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    ConnectionId, Counters, Event, Input, Output, Peer, ProxyConfig, Refusal, Side,
+    connections::Connections,
+    dial::Dials,
+    exchange::{Exchanges, Kind, Server},
+    lookups::{Lookups, Waiter},
+    respond::{self, Answer},
+    settings::first_id,
+    token::TokenKeys,
+};
+use crate::{
+    config::Transport,
+    domain::Domain,
+    federation::Policy,
+    sip::{FrameError, Message},
+};
+
+/// The proxy. No sockets, no clock: inputs and `now` go in, outputs come out.
+pub struct Proxy {
+    pub(super) config: ProxyConfig,
+    pub(super) policy: Arc<Policy>,
+    pub(super) keys: TokenKeys,
+    pub(super) connections: Connections,
+    pub(super) lookups: Lookups,
+    pub(super) dials: Dials,
+    pub(super) exchanges: Exchanges,
+    pub(super) counters: Counters,
+    /// Next hops that failed: not first until then.
+    pub(super) hops_down: Vec<Option<Instant>>,
+}
+
+/// A connection, as `status` shows it.
+#[derive(Clone, Debug)]
+pub struct ConnectionStatus {
+    /// Its id.
+    pub connection: ConnectionId,
+    /// Its side.
+    pub side: Side,
+    /// How it is carried.
+    pub transport: Transport,
+    /// The other end.
+    pub remote: SocketAddr,
+    /// Domains it has proved.
+    pub domains: Vec<Domain>,
+}
+
+/// How long a next hop that failed is tried last.
+pub(super) const HOP_DOWN: Duration = Duration::from_secs(15);
+
+impl Proxy {
+    /// A proxy without connections.
+    pub fn new(now: Instant, config: ProxyConfig, policy: Arc<Policy>) -> Self {
+        Self {
+            keys: TokenKeys::new(&config.token_secret, now, config.unix_time),
+            connections: Connections::default(),
+            lookups: Lookups::default(),
+            dials: Dials::default(),
+            exchanges: Exchanges::new(first_id(config.unix_time)),
+            counters: Counters::default(),
+            hops_down: vec![None; config.next_hops.len()],
+            policy,
+            config,
+        }
+    }
+
+    /// Takes an input.
+    pub fn handle(&mut self, now: Instant, input: Input, out: &mut Vec<Output>) {
+        match input {
+            Input::Opened { connection, peer, attempt } => {
+                self.opened(now, connection, peer, attempt, out);
+            }
+            Input::Message { connection, message } => {
+                self.on_message(now, connection, message, out);
+            }
+            Input::Unreadable { connection, error } => self.unreadable(connection, &error, out),
+            Input::Closed { connection } => self.closed(now, connection, out),
+            Input::Resolved { query, result } => {
+                for waiter in self.lookups.answered(now, query, result) {
+                    match waiter {
+                        Waiter::Admission(id) => self.admit(now, id, out),
+                        Waiter::Dial(id) => self.dial_resolved(now, id, out),
+                    }
+                }
+            }
+            Input::ConnectFailed { attempt, error } => {
+                self.connect_failed(now, attempt, &error, out);
+            }
+        }
+    }
+
+    /// When [`Proxy::on_timeout`] is to be called; perhaps for nothing, never too late.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.exchanges.next_timeout()
+    }
+
+    /// Does what is due.
+    pub fn on_timeout(&mut self, now: Instant, out: &mut Vec<Output>) {
+        while let Some(id) = self.exchanges.pop_due(now) {
+            self.on_timer(now, id, out);
+            self.exchanges.rearm(id);
+        }
+    }
+
+    /// Puts a policy in force: every later request is judged by it, and what is live from a
+    /// domain that is now blocked ends.
+    pub fn set_policy(&mut self, now: Instant, policy: Arc<Policy>, out: &mut Vec<Output>) {
+        self.policy = policy.clone();
+        let blocked = |domain: &Domain| policy.blocked_by(domain).is_some();
+        for id in self.exchanges.ids(|exchange| {
+            exchange.partner.as_ref().or(exchange.dialog.as_ref()).is_some_and(blocked)
+        }) {
+            self.abandon(now, id, Refusal::DomainBlocked, out);
+        }
+        let connections: Vec<_> = self
+            .connections
+            .iter()
+            .filter(|(_, connection)| connection.peer.side == Side::Partner)
+            .map(|(id, _)| id)
+            .collect();
+        for id in connections {
+            let all_blocked = {
+                let mut proved = self.connections.proved(id).peekable();
+                proved.peek().is_some() && proved.all(blocked)
+            };
+            if all_blocked || self.names_a_blocked_domain(id).is_some() {
+                self.close(now, id, Refusal::DomainBlocked, out);
+            }
+        }
+        self.connections.forget_proofs();
+        self.lookups.forget_answers();
+    }
+
+    /// What was counted since the start, and what is live.
+    pub fn counters(&self) -> Counters {
+        let mut counters = self.counters.clone();
+        counters.transactions = self.exchanges.len();
+        counters.waiting = self.exchanges.waiting;
+        counters.partner_connections = self.connections.count(Side::Partner);
+        counters.inside_connections = self.connections.count(Side::Inside);
+        counters
+    }
+
+    /// Every connection with what it has proved.
+    pub fn status(&self) -> Vec<ConnectionStatus> {
+        let status =
+            |(id, connection): (ConnectionId, &super::connections::Connection)| ConnectionStatus {
+                connection: id,
+                side: connection.peer.side,
+                transport: connection.peer.transport,
+                remote: connection.peer.remote,
+                domains: self.connections.proved(id).cloned().collect(),
+            };
+        self.connections.iter().map(status).collect()
+    }
+
+    /// The blocked domain that a partner's certificate names, unless it also is an allowed
+    /// partner's own.
+    pub(super) fn names_a_blocked_domain(&self, id: ConnectionId) -> Option<Domain> {
+        let names = &self.connections.get(id)?.peer.names;
+        let all = || names.sip_uris.iter().chain(&names.dns);
+        let blocked = all().find(|name| self.policy.blocked_by(name).is_some())?;
+        let allowed = all().any(|name| self.policy.admit(name).is_ok())
+            || self.policy.allowed().any(|entry| {
+                self.policy.admit(&entry.domain).is_ok()
+                    && entry.proxy_fqdn.as_ref().is_some_and(|host| all().any(|n| n == host))
+            });
+        (!allowed).then(|| blocked.clone())
+    }
+
+    /// Closes a connection and ends what went over it.
+    pub(super) fn close(
+        &mut self,
+        now: Instant,
+        connection: ConnectionId,
+        reason: Refusal,
+        out: &mut Vec<Output>,
+    ) {
+        if self.connections.get(connection).is_some() {
+            self.closed(now, connection, out);
+            out.push(Output::Close { connection, reason });
+        }
+    }
+
+    fn closed(&mut self, now: Instant, connection: ConnectionId, out: &mut Vec<Output>) {
+        if self.connections.close(connection).is_none() {
+            return;
+        }
+        for id in self.exchanges.ids(|exchange| {
+            exchange.from == connection
+                || exchange.client().is_some_and(|client| client.connection == connection)
+        }) {
+            let Some(exchange) = self.exchanges.get(id) else { continue };
+            if exchange.from == connection {
+                self.sender_left(now, id, out);
+            } else {
+                self.receiver_left(now, id, out);
+            }
+        }
+    }
+
+    /// Nobody waits for the answer any more.
+    fn sender_left(&mut self, now: Instant, id: u64, out: &mut Vec<Output>) {
+        let Some(exchange) = self.exchanges.get(id) else { return };
+        if exchange.kind == Kind::Invite && exchange.client().is_some() {
+            if exchange.server == Server::Proceeding {
+                self.cancel(now, id, out);
+            }
+        } else {
+            self.exchanges.remove(id);
+        }
+    }
+
+    fn unreadable(&mut self, connection: ConnectionId, error: &FrameError, out: &mut Vec<Output>) {
+        let Some(peer) = self.connections.get(connection).map(|c| c.peer.clone()) else { return };
+        self.note_refusal(&peer, Refusal::Malformed, None, error.to_string(), out);
+        if let Some(request) = error.answerable() {
+            let (status, phrase) = error.fault.status();
+            let answer = Answer::with(status, phrase, Refusal::Malformed);
+            self.answer_stateless(connection, &peer, request, answer, out);
+        }
+    }
+
+    /// Counts a refusal and shows it.
+    pub(super) fn note_refusal(
+        &mut self,
+        peer: &Peer,
+        reason: Refusal,
+        domain: Option<Domain>,
+        detail: String,
+        out: &mut Vec<Output>,
+    ) {
+        self.counters.refuse(reason);
+        out.push(Output::Event(Event::Refused { reason, remote: peer.remote, domain, detail }));
+    }
+
+    /// A response for which nothing is kept: asked again, the same is said again.
+    pub(super) fn answer_stateless(
+        &mut self,
+        connection: ConnectionId,
+        peer: &Peer,
+        request: &Message,
+        answer: Answer,
+        out: &mut Vec<Output>,
+    ) {
+        let tag = self.stateless_tag(request);
+        let fqdn = &self.config.fqdn;
+        if let Some(bytes) = respond::answer(request, peer, fqdn, &tag, answer) {
+            out.push(Output::Send { connection, bytes });
+        }
+    }
+}

@@ -1,0 +1,391 @@
+//! Requests that come in, from either side (RFC 3261 sections 16.3 to 16.6).
+
+use std::{
+    collections::VecDeque,
+    fmt::Write as _,
+    hash::{DefaultHasher, Hasher},
+    time::Instant,
+};
+
+use super::{
+    ConnectionId, Output, Peer, Refusal, Side,
+    admit::Judgement,
+    exchange::{Kind, NewExchange, Server, Stage, T4},
+    lookups::Waiter,
+    proxy::Proxy,
+    respond::Answer,
+    route::{Destination, Path},
+};
+use crate::{
+    config::Transport,
+    domain::Domain,
+    sip::{HeaderName, Message, Method},
+};
+
+/// Where a request goes, before its sender is judged.
+struct Plan {
+    destinations: VecDeque<Destination>,
+    preferred: Option<ConnectionId>,
+    partner: Option<Domain>,
+    dialog: Option<Domain>,
+    remove_routes: usize,
+}
+
+type Refused = (Answer, Option<Domain>);
+
+impl Proxy {
+    pub(super) fn on_message(
+        &mut self,
+        now: Instant,
+        connection: ConnectionId,
+        message: Message,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(peer) = self.connections.get(connection).map(|c| c.peer.clone()) else { return };
+        let Some(method) = message.method() else {
+            return self.on_response(now, connection, &peer, message, out);
+        };
+        if let Err(error) = message.validate() {
+            self.note_refusal(&peer, Refusal::Malformed, None, format!("{method}: {error}"), out);
+            if method != Method::Ack && method != Method::Benotify {
+                let answer = Refusal::Malformed.into();
+                self.answer_stateless(connection, &peer, &message, answer, out);
+            }
+            return;
+        }
+        let key = transaction_key(&message, peer.side);
+        let known = self.exchanges.by_key(&key).filter(|id| self.is_sender(*id, connection, &peer));
+        match (method, known) {
+            (Method::Cancel, known) => {
+                return self.on_cancel(now, connection, &peer, &message, known, out);
+            }
+            (Method::Ack, Some(id)) if self.absorbs_ack(now, id) => return,
+            (Method::Ack, _) | (_, None) => {}
+            (_, Some(id)) => {
+                self.counters.retransmissions += 1;
+                if let Some(bytes) = self.exchanges.get(id).and_then(|e| e.last_response.clone()) {
+                    out.push(Output::Send { connection, bytes });
+                }
+                return;
+            }
+        }
+        if method == Method::Ack && self.is_ours_to_drop(&message) {
+            return;
+        }
+        let plan = match self.plan(now, &message, &peer) {
+            Ok(Some(plan)) => plan,
+            Ok(None) => {
+                let answer = Answer::new(200, "OK");
+                return self.answer_stateless(connection, &peer, &message, answer, out);
+            }
+            Err(refused) => {
+                return self.refuse(connection, &peer, &message, refused, out);
+            }
+        };
+        self.begin(now, connection, peer, message, key, plan, out);
+    }
+
+    /// Whether this connection may speak for a transaction: its own, or another from the same
+    /// host on the same side.
+    fn is_sender(&self, id: u64, connection: ConnectionId, peer: &Peer) -> bool {
+        self.exchanges.get(id).is_some_and(|exchange| {
+            exchange.from == connection
+                || (exchange.from_peer.side == peer.side
+                    && exchange.from_peer.remote.ip() == peer.remote.ip()
+                    && exchange.from_peer.names == peer.names)
+        })
+    }
+
+    /// The checks of RFC 3261 section 16.3 and the route; `None` when the request is for this
+    /// appliance itself.
+    fn plan(
+        &mut self,
+        now: Instant,
+        message: &Message,
+        peer: &Peer,
+    ) -> Result<Option<Plan>, Refused> {
+        let of = |answer: Answer| (answer, None);
+        if self.exchanges.len() >= self.config.bounds.transactions
+            || self.exchanges.waiting >= self.config.bounds.waiting
+            || self.exchanges.waiting_bytes >= self.config.bounds.waiting_bytes
+        {
+            return Err(of(Refusal::Overload.into()));
+        }
+        let path = self.path(now, message, peer.side).map_err(|reason| of(reason.into()))?;
+        if path.token.is_none() && self.is_ping(message) {
+            return Ok(None);
+        }
+        if message.max_forwards().ok().flatten() == Some(0) {
+            return Err(of(Refusal::TooManyHops.into()));
+        }
+        if self.config.loops(message, self.config.loop_hash(message)) {
+            return Err(of(Refusal::Loop.into()));
+        }
+        match peer.side {
+            Side::Partner => self.plan_inbound(message, path).map_err(of).map(Some),
+            Side::Inside => self.plan_outbound(now, message, path).map(Some),
+        }
+    }
+
+    /// OPTIONS for the appliance's own name: somebody asks whether it lives.
+    fn is_ping(&self, message: &Message) -> bool {
+        message.method() == Some(Method::Options)
+            && message.request_uri().and_then(Result::ok).is_some_and(|uri| {
+                uri.user().is_none()
+                    && uri.host().is_some_and(|host| self.config.is_me(host, uri.port()))
+                    && !crate::proxy::admit::sip_domain(&uri)
+                        .is_some_and(|domain| self.policy.is_ours(&domain))
+            })
+    }
+
+    fn plan_inbound(&self, message: &Message, path: Path) -> Result<Plan, Answer> {
+        let mut ways = self.ways_inside(message, path.token.as_ref())?;
+        // Hops that failed lately come last, in their order.
+        ways.sort_by_key(|way| match way {
+            Destination::NextHop(index) => {
+                self.hops_down.get(*index).is_some_and(|down| down.is_some())
+            }
+            _ => false,
+        });
+        let token = path.token;
+        let preferred =
+            token.as_ref().filter(|token| token.inside_transport != Transport::Udp).and_then(
+                |token| self.connections.inside_at(token.inside_transport, token.inside_remote),
+            );
+        Ok(Plan {
+            destinations: ways.into(),
+            preferred,
+            partner: None,
+            dialog: token.map(|token| token.partner),
+            remove_routes: path.remove,
+        })
+    }
+
+    fn plan_outbound(
+        &mut self,
+        now: Instant,
+        message: &Message,
+        path: Path,
+    ) -> Result<Plan, Refused> {
+        let partner = self.way_outside(message, path.token.as_ref())?;
+        let preferred = path.token.as_ref().and_then(|token| {
+            self.connections
+                .for_domain(now, &partner)
+                .find(|(_, connection)| connection.peer.remote == token.partner_remote)
+                .map(|(id, _)| id)
+        });
+        Ok(Plan {
+            destinations: VecDeque::from([Destination::Partner(partner.clone())]),
+            preferred,
+            dialog: path.token.map(|token| token.partner),
+            partner: Some(partner),
+            remove_routes: path.remove,
+        })
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the one place where all of it meets")]
+    fn begin(
+        &mut self,
+        now: Instant,
+        connection: ConnectionId,
+        peer: Peer,
+        message: Message,
+        key: String,
+        plan: Plan,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(method) = message.method() else { return };
+        let kind = match method {
+            Method::Invite => Kind::Invite,
+            Method::Ack | Method::Benotify => Kind::OneWay,
+            _ => Kind::NonInvite,
+        };
+        let forms_dialog = method.forms_dialog() && message.to().is_ok_and(|to| to.tag().is_none());
+        let inbound = peer.side == Side::Partner;
+        let id = self.exchanges.insert(NewExchange {
+            kind,
+            inbound,
+            from: connection,
+            hash: self.config.loop_hash(&message),
+            tag: self.stateless_tag(&message),
+            // RFC 6665 section 4.3: a NOTIFY may be what forms the dialog.
+            record: forms_dialog || method == Method::Notify,
+            key,
+            remove_routes: plan.remove_routes,
+            destinations: plan.destinations,
+            preferred: plan.preferred,
+            dialog: plan.dialog,
+            partner: plan.partner,
+            from_peer: peer,
+            request: message,
+        });
+        if inbound {
+            return self.admit(now, id, out);
+        }
+        self.trying(id, out);
+        self.advance(now, id, out);
+    }
+
+    /// Judges an exchange from a partner, now or when DNS has answered.
+    pub(super) fn admit(&mut self, now: Instant, id: u64, out: &mut Vec<Output>) {
+        let Some(exchange) = self.exchanges.get(id) else { return };
+        if !exchange.inbound || exchange.partner.is_some() {
+            return;
+        }
+        let Some(request) = exchange.request.clone() else { return };
+        let (from, dialog) = (exchange.from, exchange.dialog.clone());
+        match self.judge(now, from, &request, dialog.as_ref(), out) {
+            Judgement::Admitted(partner) => {
+                self.exchanges.update(id, |exchange| {
+                    exchange.partner = Some(partner);
+                    exchange.timeout = None;
+                    exchange.stage = Stage::Over;
+                });
+                self.trying(id, out);
+                self.advance(now, id, out);
+            }
+            Judgement::Ask { question, relax } => {
+                let until = now + self.config.bounds.wait;
+                self.exchanges.update(id, |exchange| {
+                    exchange.stage = Stage::Admitting;
+                    exchange.timeout.get_or_insert(until);
+                });
+                let waiter = Waiter::Admission(id);
+                if self.lookups.ask(now, &question, relax, waiter, out).is_some() {
+                    // It was not known a moment ago: cannot be; refuse rather than spin.
+                    self.conclude(now, id, Refusal::IdentityNotProved.into(), out);
+                }
+            }
+            Judgement::Refused(reason, domain) => {
+                self.exchanges.update(id, |exchange| exchange.partner = domain);
+                self.conclude(now, id, reason.into(), out);
+            }
+        }
+    }
+
+    /// 100 at once: what follows may take a while (RFC 3261 section 17.2.1).
+    fn trying(&mut self, id: u64, out: &mut Vec<Output>) {
+        let Some(exchange) = self.exchanges.get(id) else { return };
+        if exchange.kind != Kind::Invite || exchange.last_response.is_some() {
+            return;
+        }
+        let answer = Answer::new(100, "Trying");
+        if let Some(bytes) = self.own_answer(id, answer) {
+            self.exchanges.update(id, |exchange| exchange.last_response = Some(bytes.clone()));
+            self.send_back(id, bytes, out);
+        }
+    }
+
+    /// Refuses a request for which nothing is kept.
+    fn refuse(
+        &mut self,
+        connection: ConnectionId,
+        peer: &Peer,
+        message: &Message,
+        (answer, domain): Refused,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(method) = message.method() else { return };
+        if let Some(reason) = answer.reason {
+            self.note_refusal(peer, reason, domain, refusal_detail(message), out);
+        }
+        if method != Method::Ack && method != Method::Benotify {
+            self.answer_stateless(connection, peer, message, answer, out);
+        }
+    }
+
+    fn on_cancel(
+        &mut self,
+        now: Instant,
+        connection: ConnectionId,
+        peer: &Peer,
+        message: &Message,
+        known: Option<u64>,
+        out: &mut Vec<Output>,
+    ) {
+        let invite = known.filter(|id| {
+            self.exchanges.get(*id).is_some_and(|exchange| exchange.kind == Kind::Invite)
+        });
+        let answer = match invite {
+            Some(_) => Answer::new(200, "OK"),
+            None => Answer::new(481, "Call/Transaction Does Not Exist"),
+        };
+        self.answer_stateless(connection, peer, message, answer, out);
+        if let Some(id) = invite {
+            self.cancel(now, id, out);
+        }
+    }
+
+    /// An ACK for a final response that is not a 2xx ends here (RFC 3261 section 17.2.1).
+    fn absorbs_ack(&mut self, now: Instant, id: u64) -> bool {
+        let Some(exchange) = self.exchanges.get(id) else { return false };
+        match exchange.server {
+            Server::Completed if exchange.kind == Kind::Invite => {}
+            Server::Confirmed => return true,
+            _ => return false,
+        }
+        let client_reliable = exchange.client().is_none_or(|client| client.reliable);
+        if exchange.from_reliable() && client_reliable {
+            self.exchanges.remove(id);
+            return true;
+        }
+        self.exchanges.update(id, |exchange| {
+            exchange.server = Server::Confirmed;
+            exchange.server_resend = None;
+            // Timer I; timer D of an unreliable client side has been running since the answer.
+            if client_reliable {
+                exchange.end = Some(now + T4);
+            }
+        });
+        true
+    }
+
+    /// An ACK for a refusal of ours that nothing was kept for.
+    fn is_ours_to_drop(&self, message: &Message) -> bool {
+        message.to().is_ok_and(|to| to.tag() == Some(self.stateless_tag(message).as_str()))
+    }
+
+    /// Our To tag for a request: the same each time it is asked.
+    pub(super) fn stateless_tag(&self, message: &Message) -> String {
+        let mut hasher = DefaultHasher::new();
+        hasher.write(&self.config.token_secret);
+        hasher.write(message.text(HeaderName::CallId).unwrap_or_default().as_bytes());
+        hasher.write_u8(0);
+        let tag = message.header(HeaderName::From).map_or(&b""[..], |header| header.value);
+        hasher.write(tag);
+        format!("edge{:016x}", hasher.finish())
+    }
+}
+
+/// For people: the method and where the request wanted to go.
+pub(super) fn refusal_detail(message: &Message) -> String {
+    let method = message.method().map_or("", |method| method.as_str());
+    match message.request_uri() {
+        Some(Ok(uri)) => match uri.host() {
+            Some(host) => format!("{method} to {host}"),
+            None => format!("{method} to another scheme"),
+        },
+        _ => method.to_owned(),
+    }
+}
+
+/// What identifies a server transaction (RFC 3261 section 17.2.3): branch and sent-by of the top
+/// Via, and the method, where ACK and CANCEL count as INVITE.
+fn transaction_key(message: &Message, side: Side) -> String {
+    let mut key = String::with_capacity(96);
+    let method = match message.method() {
+        Some(Method::Ack | Method::Cancel) | None => "INVITE",
+        Some(method) => method.as_str(),
+    };
+    let side = if side == Side::Partner { 'p' } else { 'i' };
+    let Ok(via) = message.via() else { return key };
+    let branch = via.branch.unwrap_or_default();
+    let _ = write!(key, "{side}{method} {} {}:{}", branch, via.host, via.port.unwrap_or(0));
+    if via.unique_branch().is_none() {
+        // RFC 2543: the branch says nothing.
+        let number = message.cseq().map_or(0, |cseq| cseq.number);
+        let tag = message.from().ok().and_then(|from| from.tag()).unwrap_or_default();
+        let _ = write!(key, " {} {number} {tag}", message.call_id().unwrap_or_default());
+    }
+    key
+}

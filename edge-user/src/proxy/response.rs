@@ -1,0 +1,260 @@
+//! Responses that come in (RFC 3261 section 16.7): only on the connection their request went to.
+
+use std::time::Instant;
+
+use super::{
+    ConnectionId, Output, Peer, Refusal, Side,
+    exchange::{ClientState, Kind, Server, Stage, T2, TIMER_C, TRANSACTION},
+    proxy::Proxy,
+    respond::Answer,
+    send::own_limits,
+    settings::Branch,
+};
+use crate::sip::{Edit, ForwardResponse, HeaderName, Message, Method, NameAddr, build};
+
+impl Proxy {
+    pub(super) fn on_response(
+        &mut self,
+        now: Instant,
+        connection: ConnectionId,
+        peer: &Peer,
+        message: Message,
+        out: &mut Vec<Output>,
+    ) {
+        if let Err(error) = message.validate() {
+            let detail = format!("response: {error}");
+            return self.note_refusal(peer, Refusal::Malformed, None, detail, out);
+        }
+        let branch = message.via().ok().and_then(|via| via.branch).and_then(Branch::parse);
+        let Some(branch) = branch.filter(|branch| self.expects(now, *branch, connection, &message))
+        else {
+            // A duplicate inside that came late over UDP is no offence.
+            if peer.side == Side::Partner {
+                let detail = format!("response {}", message.status().unwrap_or_default());
+                self.note_refusal(peer, Refusal::StrayResponse, None, detail, out);
+            }
+            return;
+        };
+        let id = branch.exchange;
+        let current = self.exchanges.get(id).is_some_and(|e| e.attempt == branch.attempt);
+        let method = message.cseq().ok().map(|cseq| cseq.method);
+        if method == Some(Method::Cancel) {
+            // Our CANCEL was taken: it is not sent again.
+            self.exchanges.update(id, |exchange| {
+                if exchange.client().is_some_and(|client| client.cancel.is_some()) {
+                    exchange.resend = None;
+                }
+            });
+        } else if current {
+            self.take_response(now, id, message, out);
+        }
+    }
+
+    /// Whether a response belongs to a request of ours, comes from where that went, and copies
+    /// what a response copies.
+    fn expects(
+        &self,
+        now: Instant,
+        branch: Branch,
+        connection: ConnectionId,
+        message: &Message,
+    ) -> bool {
+        let Some(exchange) = self.exchanges.get(branch.exchange) else { return false };
+        let Some(client) = exchange.client() else { return false };
+        let same = client.connection == connection
+            || (!exchange.inbound
+                && exchange
+                    .partner
+                    .as_ref()
+                    .is_some_and(|domain| self.connections.has_proved(now, connection, domain)));
+        let Some(request) = &exchange.request else { return same && branch.hash == exchange.hash };
+        let method = message.cseq().map(|cseq| (cseq.number, cseq.method));
+        let asked = request.cseq().map(|cseq| (cseq.number, cseq.method));
+        let cancel = asked.map(|(number, _)| (number, Method::Cancel));
+        same && branch.hash == exchange.hash
+            && (method == asked || (method == cancel && exchange.cancelled))
+            && message.call_id() == request.call_id()
+            && message.from().ok().and_then(|from| from.tag())
+                == request.from().ok().and_then(|from| from.tag())
+    }
+
+    fn take_response(&mut self, now: Instant, id: u64, message: Message, out: &mut Vec<Output>) {
+        let Some(status) = message.status() else { return };
+        let Some(exchange) = self.exchanges.get(id) else { return };
+        let Some(client) = exchange.client() else { return };
+        match (client.state, status) {
+            (ClientState::Completed, 300..) if exchange.kind == Kind::Invite => {
+                // Our ACK was lost.
+                self.acknowledge(id, &message, out);
+            }
+            (ClientState::Accepted, 200..300) => {
+                if let Some(bytes) = self.returning(now, id, &message) {
+                    self.send_back(id, bytes, out);
+                }
+            }
+            (ClientState::Completed | ClientState::Accepted, _) => {}
+            (_, 100..200) => self.provisional(now, id, status, &message, out),
+            _ => self.final_response(now, id, status, &message, out),
+        }
+    }
+
+    fn provisional(
+        &mut self,
+        now: Instant,
+        id: u64,
+        status: u16,
+        message: &Message,
+        out: &mut Vec<Output>,
+    ) {
+        let cancel = self.exchanges.update(id, |exchange| {
+            let kind = exchange.kind;
+            let Some(client) = exchange.client_mut() else { return false };
+            client.state = ClientState::Proceeding;
+            let (reliable, cancelling) = (client.reliable, client.cancel.is_some());
+            match kind {
+                Kind::Invite if cancelling => {}
+                Kind::Invite => {
+                    exchange.timeout = Some(now + TIMER_C);
+                    exchange.resend = None;
+                }
+                _ if !reliable => exchange.resend = Some((now + T2, T2)),
+                _ => {}
+            }
+            exchange.cancelled && !cancelling
+        });
+        if cancel == Some(true) {
+            self.send_cancel(now, id, out);
+        }
+        let waits = self.exchanges.get(id).is_some_and(|e| e.server == Server::Proceeding);
+        if status > 100
+            && waits
+            && let Some(bytes) = self.returning(now, id, message)
+        {
+            self.exchanges.update(id, |exchange| {
+                exchange.answered = true;
+                exchange.last_response = Some(bytes.clone());
+            });
+            self.send_back(id, bytes, out);
+            self.counters.responses += 1;
+        }
+    }
+
+    fn final_response(
+        &mut self,
+        now: Instant,
+        id: u64,
+        status: u16,
+        message: &Message,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(exchange) = self.exchanges.get(id) else { return };
+        let invite = exchange.kind == Kind::Invite;
+        if invite && status >= 300 {
+            self.acknowledge(id, message, out);
+        }
+        if exchange_is_over(self, id) {
+            // It was answered by us (blocked, timed out): a call that was accepted all the same
+            // has nobody to hang it up here; its 2xx goes no further.
+            self.exchanges.update(id, |exchange| {
+                exchange.timeout = None;
+                exchange.resend = None;
+                exchange.end.get_or_insert(now + TRANSACTION);
+                exchange.stage = Stage::Over;
+            });
+            return;
+        }
+        if status == 503 {
+            let remote = self.exchanges.get(id).and_then(|e| e.client().map(|c| c.remote));
+            let failure = Answer::new(500, "Server Internal Error");
+            return self.try_elsewhere(now, id, remote, failure, out);
+        }
+        let Some(bytes) = self.returning(now, id, message) else {
+            return self.conclude(now, id, Answer::new(502, "Bad Gateway"), out);
+        };
+        self.exchanges.update(id, |exchange| {
+            exchange.timeout = None;
+            exchange.resend = None;
+            if let Some(client) = exchange.client_mut() {
+                let accepted = invite && status < 300;
+                client.state =
+                    if accepted { ClientState::Accepted } else { ClientState::Completed };
+                if accepted || !invite || client.reliable {
+                    client.sent = bytes::Bytes::new();
+                }
+            }
+        });
+        self.counters.responses += 1;
+        self.finish(now, id, status, bytes, out);
+    }
+
+    /// ACK for a final response other than 2xx (RFC 3261 section 17.1.1.3).
+    fn acknowledge(&mut self, id: u64, response: &Message, out: &mut Vec<Output>) {
+        let Some(client) = self.exchanges.get(id).and_then(|exchange| exchange.client()) else {
+            return;
+        };
+        let ack = Message::parse_datagram(client.sent.clone(), &own_limits())
+            .ok()
+            .and_then(|invite| build::ack(&invite, response).ok());
+        if let Some(bytes) = ack {
+            out.push(Output::Send { connection: client.connection, bytes });
+        }
+    }
+
+    /// The response as it goes back: our Via off, our Record-Route values with both tags.
+    fn returning(&mut self, now: Instant, id: u64, message: &Message) -> Option<bytes::Bytes> {
+        let exchange = self.exchanges.get(id)?;
+        let inbound = exchange.inbound;
+        let remove: &[HeaderName] =
+            if inbound { &[] } else { &[HeaderName::MsEdgeProxyMessageTrust] };
+        let tag = message.to().ok().and_then(|to| to.tag()).map(str::to_owned);
+        let Some((initial, full)) = self.rewrite(now, id, tag, message) else {
+            let mut edit = Edit::new(message);
+            edit.remove_front(HeaderName::Via, 1);
+            for name in remove {
+                edit.remove(*name);
+            }
+            return edit.finish().ok();
+        };
+        let mut changed: Vec<(usize, String)> = Vec::with_capacity(2);
+        for (place, element) in message.list(HeaderName::RecordRoute).enumerate() {
+            let ours = NameAddr::parse(element.value)
+                .is_ok_and(|value| value.uri.user() == Some(initial.as_str()));
+            if ours && let Ok(text) = std::str::from_utf8(element.value) {
+                changed.push((place, text.replacen(&initial, &full, 1)));
+            }
+        }
+        let changed: Vec<(usize, &str)> =
+            changed.iter().map(|(place, text)| (*place, text.as_str())).collect();
+        let forward = ForwardResponse { record_routes: &changed, remove, add: &[] };
+        forward.apply(message).ok()
+    }
+
+    /// Which Record-Route text becomes which, for a response with this To tag.
+    fn rewrite(
+        &mut self,
+        now: Instant,
+        id: u64,
+        tag: Option<String>,
+        message: &Message,
+    ) -> Option<(String, String)> {
+        let tag = tag?;
+        let rewrite = self.exchanges.get(id)?.rewrite.as_ref()?;
+        let initial = rewrite.initial.clone();
+        if let Some((known, full)) = &rewrite.full
+            && *known == tag
+        {
+            return Some((initial, full.clone()));
+        }
+        let (tag, full) = self.full_token(now, id, message)?;
+        self.exchanges.update(id, |exchange| {
+            if let Some(rewrite) = &mut exchange.rewrite {
+                rewrite.full = Some((tag, full.clone()));
+            }
+        });
+        Some((initial, full))
+    }
+}
+
+fn exchange_is_over(proxy: &Proxy, id: u64) -> bool {
+    proxy.exchanges.get(id).is_none_or(|exchange| exchange.server != Server::Proceeding)
+}

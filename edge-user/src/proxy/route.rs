@@ -1,0 +1,151 @@
+//! Where a request may go (trust rules, section 4): to the next hops of one of our domains, to an
+//! allowed partner, or along a Route that is ours and verifies. Nothing else that a message names
+//! chooses a destination.
+
+use std::{net::SocketAddr, time::Instant};
+
+use super::{Refusal, Side, proxy::Proxy, respond::Answer, token::Token};
+use crate::{
+    config::Transport,
+    domain::Domain,
+    sip::{HeaderName, Message, NameAddr},
+};
+
+use super::admit::sip_domain;
+
+/// Whom to send to. What the addresses are is found out later.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Destination {
+    /// A partner's edges.
+    Partner(Domain),
+    /// One of our next hops, by its place in the list.
+    NextHop(usize),
+    /// A server inside that a verified token names; UDP has no connection that would end.
+    InsideUdp(SocketAddr),
+}
+
+/// The Route headers, read.
+#[derive(Debug)]
+pub(super) struct Path {
+    /// The dialog, when it is one of ours.
+    pub token: Option<Token>,
+    /// Route values to take off: ours.
+    pub remove: usize,
+}
+
+impl Proxy {
+    /// Reads the Route headers: none, or ours first.
+    pub(super) fn path(
+        &mut self,
+        now: Instant,
+        message: &Message,
+        side: Side,
+    ) -> Result<Path, Refusal> {
+        let mut routes = message.list(HeaderName::Route);
+        let Some(mut first) = routes.next() else { return Ok(Path { token: None, remove: 0 }) };
+        let mut remove = 1;
+        if self.is_bare(first.value) {
+            // An outbound proxy that is preloaded: us. It says nothing.
+            match routes.next() {
+                None => return Ok(Path { token: None, remove }),
+                Some(next) => first = next,
+            }
+            remove += 1;
+        }
+        let route = NameAddr::parse(first.value).map_err(|_| Refusal::Malformed)?;
+        let text = route.uri.user().ok_or(Refusal::ForeignRoute)?;
+        let from = message.from().map_err(|_| Refusal::Malformed)?;
+        let to = message.to().map_err(|_| Refusal::Malformed)?;
+        let call_id = message.call_id().map_err(|_| Refusal::Malformed)?;
+        let token = self
+            .keys
+            .verify(now, text, side == Side::Partner, call_id, &from, &to)
+            .ok_or(Refusal::ForeignRoute)?;
+        // We wrote two, one for each side (RFC 5658): the second goes too.
+        if let Some(second) = routes.next()
+            && let Ok(second) = NameAddr::parse(second.value)
+        {
+            if second.uri.user() == Some(text) {
+                remove += 1;
+            } else if second.uri.host().is_some_and(|h| self.config.is_me(h, second.uri.port())) {
+                return Err(Refusal::ForeignRoute);
+            }
+        }
+        Ok(Path { token: Some(token), remove })
+    }
+
+    /// A Route value that names us and no user.
+    fn is_bare(&self, value: &[u8]) -> bool {
+        NameAddr::parse(value).is_ok_and(|route| {
+            route.uri.user().is_none()
+                && route.uri.host().is_some_and(|host| self.config.is_me(host, route.uri.port()))
+        })
+    }
+
+    /// Destinations of a request from a partner.
+    pub(super) fn ways_inside(
+        &self,
+        message: &Message,
+        token: Option<&Token>,
+    ) -> Result<Vec<Destination>, Answer> {
+        let mut ways = Vec::with_capacity(self.config.next_hops.len() + 1);
+        let uri = message.request_uri().and_then(Result::ok).ok_or(Refusal::Malformed)?;
+        match token {
+            Some(token) if token.inside_transport == Transport::Udp => {
+                ways.push(Destination::InsideUdp(token.inside_remote));
+            }
+            Some(_) => {}
+            None if !uri.is_sip() => {
+                return Err(Answer::with(404, "Not Found", Refusal::Transit));
+            }
+            None if !sip_domain(&uri).is_some_and(|domain| self.policy.is_ours(&domain)) => {
+                return Err(Refusal::Transit.into());
+            }
+            None => {}
+        }
+        // `sips:` says TLS on every hop (RFC 3261 section 26.2.2).
+        let secure = uri.scheme() == crate::sip::Scheme::Sips;
+        if secure {
+            ways.clear();
+        }
+        ways.extend(
+            self.config
+                .next_hops
+                .iter()
+                .enumerate()
+                .filter(|(_, hop)| !secure || hop.transport == Transport::Tls)
+                .map(|(index, _)| Destination::NextHop(index)),
+        );
+        if ways.is_empty() {
+            return Err(Answer::with(480, "Temporarily Unavailable", Refusal::Unreachable));
+        }
+        Ok(ways)
+    }
+
+    /// The partner that a request from inside goes to.
+    pub(super) fn way_outside(
+        &self,
+        message: &Message,
+        token: Option<&Token>,
+    ) -> Result<Domain, (Answer, Option<Domain>)> {
+        let domain = match token {
+            Some(token) => token.partner.clone(),
+            None => {
+                self.judge_inside(message).map_err(|reason| (reason.into(), None))?;
+                let uri = message
+                    .request_uri()
+                    .and_then(Result::ok)
+                    .ok_or((Refusal::Malformed.into(), None))?;
+                if !uri.is_sip() {
+                    let answer = Answer::with(404, "Not Found", Refusal::DomainNotAllowed);
+                    return Err((answer, None));
+                }
+                sip_domain(&uri).ok_or((Refusal::DomainNotAllowed.into(), None))?
+            }
+        };
+        match self.policy.admit(&domain) {
+            Ok(_) => Ok(domain),
+            Err(reason) => Err((reason.into(), Some(domain))),
+        }
+    }
+}

@@ -1,0 +1,422 @@
+//! Sending a request on, to the first destination that takes it (RFC 3261 sections 16.6, 16.9),
+//! and ending it when none does.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::{
+    ConnectionId, Event, Output, Peer, Refusal, Side,
+    exchange::{
+        Client, ClientState, Exchange, Kind, MAX_ATTEMPTS, Rewrite, SILENCE, Server, Stage, T1,
+        TRANSACTION,
+    },
+    proxy::Proxy,
+    request::refusal_detail,
+    respond::{self, Answer},
+    route::Destination,
+    settings::Branch,
+    token::{Dialog, Token},
+};
+use crate::{
+    config::Transport,
+    sip::{ForwardRequest, HeaderName, Limits, Message, build},
+};
+
+impl Proxy {
+    /// Sends an exchange to its next destination, or has it wait for one; concludes it when
+    /// there is none left.
+    pub(super) fn advance(&mut self, now: Instant, id: u64, out: &mut Vec<Output>) {
+        let Some(exchange) = self.exchanges.get(id) else { return };
+        let (preferred, inbound) = (exchange.preferred, exchange.inbound);
+        let next = exchange.destinations.front().cloned();
+        let (tried, partner) = (exchange.tried.clone(), exchange.partner.clone());
+        let exhausted = exchange.attempt >= MAX_ATTEMPTS;
+        if let Some(connection) = preferred {
+            self.exchanges.update(id, |exchange| exchange.preferred = None);
+            let proved = match (inbound, &partner) {
+                (false, Some(partner)) => self.connections.has_proved(now, connection, partner),
+                _ => self.connections.get(connection).is_some(),
+            };
+            if proved {
+                return self.send_on(now, id, connection, true, out);
+            }
+        }
+        let Some(destination) = next.filter(|_| !exhausted) else {
+            let failure = self.exchanges.get(id).and_then(|exchange| exchange.failure);
+            return self.conclude(now, id, failure.unwrap_or(Refusal::Unreachable.into()), out);
+        };
+        let untried =
+            |connection: &super::connections::Connection| !tried.contains(&connection.peer.remote);
+        let pooled = match &destination {
+            Destination::Partner(domain) => {
+                self.connections.for_domain(now, domain).find(|(_, c)| untried(c)).map(|(id, _)| id)
+            }
+            Destination::NextHop(index) => {
+                self.connections.for_next_hop(*index).find(|(_, c)| untried(c)).map(|(id, _)| id)
+            }
+            Destination::InsideUdp(address) => self.connections.inside_at(Transport::Udp, *address),
+        };
+        if let Some(connection) = pooled {
+            return self.send_on(now, id, connection, true, out);
+        }
+        let until = now + self.config.bounds.wait;
+        self.exchanges.update(id, |exchange| {
+            exchange.stage = Stage::Connecting;
+            exchange.timeout = Some(until);
+        });
+        self.dial(now, id, destination, tried, out);
+    }
+
+    /// A destination cannot be reached: the next one.
+    pub(super) fn destination_failed(
+        &mut self,
+        now: Instant,
+        id: u64,
+        destination: &Destination,
+        failure: Answer,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(exchange) = self.exchanges.get(id) else { return };
+        if !exchange.waits() || exchange.destinations.front() != Some(destination) {
+            return;
+        }
+        self.exchanges.update(id, |exchange| {
+            // What a server answered says more than that another was not there.
+            exchange.failure.get_or_insert(failure);
+            exchange.destinations.pop_front();
+        });
+        self.advance(now, id, out);
+    }
+
+    /// Sends the request over a connection.
+    pub(super) fn send_on(
+        &mut self,
+        now: Instant,
+        id: u64,
+        connection: ConnectionId,
+        pooled: bool,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(peer) = self.connections.get(connection).map(|c| c.peer.clone()) else { return };
+        let Some((bytes, rewrite)) = self.outgoing(now, id, &peer) else {
+            return self.conclude(now, id, Refusal::Malformed.into(), out);
+        };
+        out.push(Output::Send { connection, bytes: bytes.clone() });
+        self.note_forwarded(id, out);
+        let reliable = peer.transport != Transport::Udp;
+        let kind = self.exchanges.update(id, |exchange| {
+            exchange.attempt += 1;
+            exchange.rewrite = rewrite;
+            exchange.stage = Stage::Sent(Client {
+                connection,
+                remote: peer.remote,
+                reliable,
+                state: ClientState::Calling,
+                pooled,
+                sent: if reliable && exchange.kind != Kind::Invite { Bytes::new() } else { bytes },
+                cancel: None,
+            });
+            let elsewhere = exchange.kind == Kind::Invite && exchange.destinations.len() > 1;
+            exchange.timeout = Some(now + if elsewhere { SILENCE } else { TRANSACTION });
+            exchange.resend = (!reliable).then_some((now + T1, T1));
+            exchange.kind
+        });
+        if kind == Some(Kind::OneWay) {
+            self.exchanges.remove(id);
+        }
+    }
+
+    fn note_forwarded(&mut self, id: u64, out: &mut Vec<Output>) {
+        let Some(exchange) = self.exchanges.get(id).filter(|exchange| exchange.attempt == 0) else {
+            return;
+        };
+        let Some(method) = exchange.request.as_ref().and_then(Message::method) else { return };
+        self.counters.forward(method, exchange.inbound);
+        if let Some(partner) = exchange.partner.clone() {
+            let (method, inbound) = (method.as_str().to_owned(), exchange.inbound);
+            out.push(Output::Event(Event::Forwarded { method, partner, inbound }));
+        }
+    }
+
+    /// The request as it goes out to a peer, with the Record-Route text to rewrite later.
+    fn outgoing(&mut self, now: Instant, id: u64, peer: &Peer) -> Option<(Bytes, Option<Rewrite>)> {
+        let exchange = self.exchanges.get(id)?;
+        let request = exchange.request.as_ref()?;
+        let attempt = exchange.attempt + 1;
+        let branch = Branch { exchange: id, attempt, hash: exchange.hash }.text();
+        let via = self.config.via(peer, &branch);
+        let hops = request.max_forwards().ok()?.map_or(70, |hops| hops.saturating_sub(1));
+        let mut forward = ForwardRequest::new(&via, hops);
+        forward.received = Some(respond::received(&exchange.from_peer));
+        forward.remove_routes = exchange.remove_routes;
+        if exchange.inbound {
+            // Only an edge says this to the inside (MS-SIPRE section 2.2.15); no partner does.
+            forward.remove = &[HeaderName::MsEdgeProxyMessageTrust];
+        }
+        if !exchange.record {
+            return Some((forward.apply(request).ok()?, None));
+        }
+        let token = token_for(exchange, peer)?;
+        let (caller, callee) = (request.from().ok()?, request.to().ok()?);
+        let dialog = Dialog { call_id: request.call_id().ok()?, caller: &caller, callee: &callee };
+        let text = self.keys.sign(now, &token, &dialog);
+        let to_them = self.config.record_route(peer, &text);
+        let to_sender = self.config.record_route(&exchange.from_peer, &text);
+        let values = [to_them.as_str(), to_sender.as_str()];
+        forward.record_routes = &values;
+        let bytes = forward.apply(request).ok()?;
+        Some((bytes, Some(Rewrite { initial: text, full: None })))
+    }
+
+    /// Signs the dialog again, with the callee's tag that a response brings. Call-ID, From and
+    /// the rest of To are the request's: a response chooses nothing but its tag.
+    pub(super) fn full_token(
+        &mut self,
+        now: Instant,
+        id: u64,
+        response: &Message,
+    ) -> Option<(String, String)> {
+        let exchange = self.exchanges.get(id)?;
+        let request = exchange.request.as_ref()?;
+        let peer = &self.connections.get(exchange.client()?.connection)?.peer;
+        let to = response.to().ok()?;
+        let tag = to.tag()?.to_owned();
+        let token = token_for(exchange, peer)?;
+        let (caller, mut callee) = (request.from().ok()?, request.to().ok()?);
+        callee.params = to.params;
+        let dialog = Dialog { call_id: request.call_id().ok()?, caller: &caller, callee: &callee };
+        Some((tag, self.keys.sign(now, &token, &dialog)))
+    }
+
+    /// A final response of our own; the request goes no further.
+    pub(super) fn conclude(
+        &mut self,
+        now: Instant,
+        id: u64,
+        answer: Answer,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(exchange) = self.exchanges.get(id) else { return };
+        if exchange.server != Server::Proceeding {
+            return;
+        }
+        if let (Some(reason), Some(request)) = (answer.reason, &exchange.request) {
+            let (peer, domain) = (exchange.from_peer.clone(), exchange.partner.clone());
+            let detail = refusal_detail(request);
+            self.note_refusal(&peer, reason, domain, detail, out);
+        }
+        let bytes = self.own_answer(id, answer);
+        let keeps_client = self
+            .exchanges
+            .get(id)
+            .is_some_and(|exchange| exchange.kind == Kind::Invite && exchange.client().is_some());
+        if !keeps_client {
+            self.exchanges.update(id, |exchange| exchange.stage = Stage::Over);
+        }
+        match bytes {
+            Some(bytes) => self.finish(now, id, answer.status, bytes, out),
+            None => {
+                self.exchanges.remove(id);
+            }
+        }
+    }
+
+    /// A response of our own; none to what takes none.
+    pub(super) fn own_answer(&self, id: u64, answer: Answer) -> Option<Bytes> {
+        let exchange = self.exchanges.get(id).filter(|exchange| exchange.kind != Kind::OneWay)?;
+        let request = exchange.request.as_ref()?;
+        respond::answer(request, &exchange.from_peer, &self.config.fqdn, &exchange.tag, answer)
+    }
+
+    /// Sends towards the sender, if it is still there.
+    pub(super) fn send_back(&self, id: u64, bytes: Bytes, out: &mut Vec<Output>) {
+        if let Some(exchange) = self.exchanges.get(id)
+            && self.connections.get(exchange.from).is_some()
+        {
+            out.push(Output::Send { connection: exchange.from, bytes });
+        }
+    }
+
+    /// Sends the final response and keeps what its transaction still needs.
+    pub(super) fn finish(
+        &mut self,
+        now: Instant,
+        id: u64,
+        status: u16,
+        bytes: Bytes,
+        out: &mut Vec<Output>,
+    ) {
+        self.send_back(id, bytes.clone(), out);
+        let stays = self.exchanges.update(id, |exchange| {
+            exchange.answered = true;
+            exchange.end = Some(now + TRANSACTION);
+            let accepted = exchange.kind == Kind::Invite && status < 300;
+            if accepted {
+                // RFC 6026: retransmitted 2xx pass through; nothing of the request is needed.
+                exchange.server = Server::Accepted;
+                exchange.last_response = None;
+                exchange.request = None;
+                exchange.timeout = None;
+                return true;
+            }
+            exchange.server = Server::Completed;
+            let invite = exchange.kind == Kind::Invite;
+            let unreliable = !exchange.from_reliable();
+            exchange.last_response = Some(bytes);
+            exchange.server_resend = (invite && unreliable).then_some((now + T1, T1));
+            // A cancelled or late client side still waits for its own end.
+            let open = exchange.client().is_some_and(|client| {
+                invite && matches!(client.state, ClientState::Calling | ClientState::Proceeding)
+            });
+            if !open {
+                exchange.request = None;
+                exchange.timeout = None;
+                exchange.resend = None;
+            }
+            invite || unreliable
+        });
+        if stays == Some(false) {
+            self.exchanges.remove(id);
+        }
+    }
+
+    /// Ends an exchange because its partner may no longer speak.
+    pub(super) fn abandon(
+        &mut self,
+        now: Instant,
+        id: u64,
+        reason: Refusal,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(exchange) = self.exchanges.get(id) else { return };
+        if exchange.server != Server::Proceeding {
+            return;
+        }
+        self.send_cancel(now, id, out);
+        self.conclude(now, id, reason.into(), out);
+    }
+
+    /// The sender gave up, or timer C fired: the INVITE is cancelled downstream.
+    pub(super) fn cancel(&mut self, now: Instant, id: u64, out: &mut Vec<Output>) {
+        let Some(exchange) = self.exchanges.get(id) else { return };
+        if exchange.server != Server::Proceeding || exchange.kind != Kind::Invite {
+            return;
+        }
+        match exchange.client() {
+            None => self.conclude(now, id, Answer::new(487, "Request Terminated"), out),
+            Some(_) => self.send_cancel(now, id, out),
+        }
+    }
+
+    /// Sends CANCEL once the INVITE has a provisional response; before, it is remembered (RFC
+    /// 3261 section 9.1).
+    pub(super) fn send_cancel(&mut self, now: Instant, id: u64, out: &mut Vec<Output>) {
+        self.exchanges.update(id, |exchange| exchange.cancelled = true);
+        let Some(exchange) = self.exchanges.get(id) else { return };
+        let Some(client) = exchange.client() else { return };
+        if exchange.kind != Kind::Invite
+            || client.state != ClientState::Proceeding
+            || client.cancel.is_some()
+        {
+            return;
+        }
+        let Some(bytes) = Message::parse_datagram(client.sent.clone(), &own_limits())
+            .ok()
+            .and_then(|invite| build::cancel(&invite).ok())
+        else {
+            return;
+        };
+        out.push(Output::Send { connection: client.connection, bytes: bytes.clone() });
+        self.exchanges.update(id, |exchange| {
+            exchange.timeout = Some(now + TRANSACTION);
+            if let Some(client) = exchange.client_mut() {
+                let reliable = client.reliable;
+                client.cancel = Some(bytes);
+                exchange.resend = (!reliable).then_some((now + T1, T1));
+            }
+        });
+    }
+
+    /// The connection a request was sent on is gone: as if 503 had come (RFC 3261 section 16.9).
+    pub(super) fn receiver_left(&mut self, now: Instant, id: u64, out: &mut Vec<Output>) {
+        let Some(exchange) = self.exchanges.get(id) else { return };
+        let Some(client) = exchange.client() else { return };
+        if matches!(client.state, ClientState::Completed | ClientState::Accepted) {
+            return;
+        }
+        // One that had been lying idle may have been closed as we wrote: once more, afresh.
+        let blame = (!client.pooled).then_some(client.remote);
+        self.try_elsewhere(now, id, blame, Answer::from(Refusal::Unreachable), out);
+    }
+
+    /// This destination failed after the request went out: the next one, unless something was
+    /// passed back already.
+    pub(super) fn try_elsewhere(
+        &mut self,
+        now: Instant,
+        id: u64,
+        blame: Option<std::net::SocketAddr>,
+        failure: Answer,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(exchange) = self.exchanges.get(id) else { return };
+        let final_now = exchange.answered || exchange.cancelled;
+        let over = exchange.server != Server::Proceeding;
+        let hop = match exchange.destinations.front() {
+            Some(Destination::NextHop(index)) => Some(*index),
+            _ => None,
+        };
+        if over {
+            self.exchanges.update(id, |exchange| {
+                exchange.stage = Stage::Over;
+                exchange.timeout = None;
+                exchange.resend = None;
+            });
+            return;
+        }
+        self.exchanges.update(id, |exchange| {
+            exchange.stage = Stage::Over;
+            exchange.resend = None;
+            exchange.timeout = None;
+            exchange.failure = Some(failure);
+            exchange.tried.extend(blame);
+            if blame.is_some()
+                && !matches!(exchange.destinations.front(), Some(Destination::Partner(_)))
+            {
+                exchange.destinations.pop_front();
+            }
+        });
+        if let (Some(index), Some(_)) = (hop, blame) {
+            self.hop_failed(now, index);
+        }
+        if final_now {
+            let answer = match self.exchanges.get(id).map(|exchange| exchange.cancelled) {
+                Some(true) => Answer::new(487, "Request Terminated"),
+                _ => Answer { status: 500, phrase: "Server Internal Error", ..failure },
+            };
+            return self.conclude(now, id, answer, out);
+        }
+        self.advance(now, id, out);
+    }
+}
+
+/// The dialog between a request's sender and the peer it goes to.
+fn token_for(exchange: &Exchange, peer: &Peer) -> Option<Token> {
+    let (partner, inside) = match peer.side {
+        Side::Partner => (peer, &exchange.from_peer),
+        Side::Inside => (&exchange.from_peer, peer),
+    };
+    Some(Token {
+        inbound: exchange.inbound,
+        partner: exchange.partner.clone()?,
+        partner_remote: partner.remote,
+        inside_transport: inside.transport,
+        inside_remote: inside.remote,
+    })
+}
+
+/// For messages that we wrote: they were within the peer's limits, and grew by a little.
+pub(super) fn own_limits() -> Limits {
+    Limits { head: 256 * 1024, body: 16 * 1024 * 1024, headers: 1024, line: 64 * 1024 }
+}

@@ -1,0 +1,229 @@
+//! What the proxy is told about itself, and how it names itself (RFC 3261 sections 16.6 and
+//! 18.1.1): outside by the FQDN that its certificate holds, inside by its listener.
+
+use std::{
+    fmt::Write as _,
+    hash::{DefaultHasher, Hasher},
+    net::SocketAddr,
+    time::Duration,
+};
+
+use super::{Peer, Side};
+use crate::{
+    config::{Config, NextHop, Transport},
+    domain::Domain,
+    sip::{Host, Message, Via},
+};
+
+/// Settings of a proxy.
+#[derive(Clone, Debug)]
+pub struct ProxyConfig {
+    /// Our name outside.
+    pub fqdn: Domain,
+    /// The access service's addresses, and those by which the outside knows it.
+    pub outside: Vec<SocketAddr>,
+    /// The internal listeners.
+    pub inside: Vec<(Transport, SocketAddr)>,
+    /// Where requests from outside go, in this order.
+    pub next_hops: Vec<NextHop>,
+    /// Bounds.
+    pub bounds: Bounds,
+    /// Signs Record-Route; the same for every member of a pool. Random; never logged.
+    pub token_secret: [u8; 32],
+    /// Wall clock when the proxy starts, seconds since 1970.
+    pub unix_time: u64,
+}
+
+/// What the outside can make us hold at most.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Live transactions.
+    pub transactions: usize,
+    /// Requests that wait for DNS or a connection.
+    pub waiting: usize,
+    /// Bytes of them.
+    pub waiting_bytes: usize,
+    /// How long one waits.
+    pub wait: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            transactions: 100_000,
+            waiting: 4096,
+            waiting_bytes: 32 * 1024 * 1024,
+            wait: Duration::from_secs(10),
+        }
+    }
+}
+
+impl ProxyConfig {
+    /// From the file's settings.
+    pub fn new(config: &Config, token_secret: [u8; 32], unix_time: u64) -> Self {
+        let mut outside = config.access.listen.clone();
+        for address in &config.access.advertise {
+            for listen in &config.access.listen {
+                outside.push(SocketAddr::new(*address, listen.port()));
+            }
+        }
+        Self {
+            fqdn: config.fqdn.clone(),
+            outside,
+            inside: config.inside.listen.clone(),
+            next_hops: config.inside.next_hops.clone(),
+            bounds: Bounds { transactions: config.limits.transactions, ..Bounds::default() },
+            token_secret,
+            unix_time,
+        }
+    }
+
+    fn outside_port(&self) -> u16 {
+        self.outside.first().map_or(5061, SocketAddr::port)
+    }
+
+    /// Our listener that a peer inside reaches us by: the one its connection came in on, else
+    /// the first with its transport (and family, if there is one).
+    fn inside_name(&self, peer: &Peer) -> SocketAddr {
+        let fits = |exact: bool| {
+            self.inside.iter().find(move |(transport, address)| {
+                *transport == peer.transport
+                    && (!exact || address.is_ipv4() == peer.local.is_ipv4())
+            })
+        };
+        if self.inside.contains(&(peer.transport, peer.local)) {
+            return peer.local;
+        }
+        let Some((_, listener)) = fits(true).or_else(|| fits(false)) else { return peer.local };
+        // A listener on every address is named by the address that the peer sees.
+        match listener.ip().is_unspecified() {
+            true => SocketAddr::new(peer.local.ip(), listener.port()),
+            false => *listener,
+        }
+    }
+
+    /// `host:port` by which this peer knows us.
+    fn host_port(&self, peer: &Peer) -> String {
+        match peer.side {
+            Side::Partner => format!("{}:{}", self.fqdn, self.outside_port()),
+            Side::Inside => self.inside_name(peer).to_string(),
+        }
+    }
+
+    /// Our Via towards a peer.
+    pub(super) fn via(&self, peer: &Peer, branch: &str) -> String {
+        let transport = match peer.transport {
+            Transport::Udp => "UDP",
+            Transport::Tcp => "TCP",
+            Transport::Tls => "TLS",
+        };
+        let mut via = format!("SIP/2.0/{transport} {};branch={branch}", self.host_port(peer));
+        if peer.side == Side::Inside && peer.transport == Transport::Udp {
+            via.push_str(";rport");
+        }
+        via
+    }
+
+    /// Our Record-Route value towards a peer, with a token.
+    pub(super) fn record_route(&self, peer: &Peer, token: &str) -> String {
+        let transport = match peer.transport {
+            Transport::Udp => "udp",
+            Transport::Tcp => "tcp",
+            Transport::Tls => "tls",
+        };
+        let mut value = String::with_capacity(token.len() + 64);
+        let _ = write!(value, "<sip:{token}@{};transport={transport};lr>", self.host_port(peer));
+        value
+    }
+
+    /// Whether a host and port name this appliance.
+    pub(super) fn is_me(&self, host: Host<'_>, port: Option<u16>) -> bool {
+        if host.is(&self.fqdn) {
+            return true;
+        }
+        let Some(ip) = host.ip() else { return false };
+        let port_fits = |own: u16| port.is_none_or(|port| port == own);
+        self.outside.iter().any(|own| own.ip() == ip && port_fits(own.port()))
+            || self.inside.iter().any(|(_, own)| {
+                (own.ip() == ip || own.ip().is_unspecified()) && port_fits(own.port())
+            })
+    }
+
+    /// A hash of what decides where a request goes: the same again means a loop (RFC 3261
+    /// section 16.6 step 8).
+    pub(super) fn loop_hash(&self, message: &Message) -> u32 {
+        use crate::sip::HeaderName as Name;
+        let mut hasher = DefaultHasher::new();
+        hasher.write(&self.token_secret);
+        let mut part = |bytes: &[u8]| {
+            hasher.write_usize(bytes.len());
+            hasher.write(bytes);
+        };
+        if let Some(Ok(uri)) = message.request_uri() {
+            part(uri.as_str().as_bytes());
+        }
+        for name in [Name::From, Name::To] {
+            let tag = message.header(name).and_then(|header| {
+                crate::sip::NameAddr::parse(header.value).ok().and_then(|value| value.tag())
+            });
+            part(tag.unwrap_or_default().as_bytes());
+        }
+        part(message.text(Name::CallId).unwrap_or_default().as_bytes());
+        part(&message.cseq().map_or(0, |cseq| cseq.number).to_be_bytes());
+        for route in message.list(Name::Route) {
+            part(route.value);
+        }
+        let hash = hasher.finish();
+        (hash ^ (hash >> 32)) as u32
+    }
+
+    /// Whether the request has been here before, with nothing changed that decides where it goes.
+    pub(super) fn loops(&self, message: &Message, hash: u32) -> bool {
+        message.list(crate::sip::HeaderName::Via).any(|element| {
+            Via::parse(element.value).is_ok_and(|via| {
+                self.is_me(via.host, via.port)
+                    && via.branch.and_then(Branch::parse).is_some_and(|own| own.hash == hash)
+            })
+        })
+    }
+}
+
+/// The branch of a request that we sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Branch {
+    /// The exchange it belongs to.
+    pub exchange: u64,
+    /// Which try of it.
+    pub attempt: u8,
+    /// [`ProxyConfig::loop_hash`] of the request as it came in.
+    pub hash: u32,
+}
+
+impl Branch {
+    /// As text, magic cookie first.
+    pub(super) fn text(self) -> String {
+        format!("z9hG4bK{:016x}{:02x}{:08x}", self.exchange, self.attempt, self.hash)
+    }
+
+    /// Reads a branch; `None` when it is none of ours.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let (cookie, digits) = text.split_at_checked(7)?;
+        if !cookie.eq_ignore_ascii_case("z9hG4bK")
+            || digits.len() != 26
+            || !digits.bytes().all(|b| b.is_ascii_hexdigit())
+        {
+            return None;
+        }
+        Some(Self {
+            exchange: u64::from_str_radix(&digits[..16], 16).ok()?,
+            attempt: u8::from_str_radix(&digits[16..18], 16).ok()?,
+            hash: u32::from_str_radix(&digits[18..], 16).ok()?,
+        })
+    }
+}
+
+/// The first exchange's id. Ids of one run never meet those of the run before, so a late
+/// response finds nothing.
+pub(super) fn first_id(unix_time: u64) -> u64 {
+    unix_time << 24
+}

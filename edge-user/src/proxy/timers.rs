@@ -1,0 +1,115 @@
+//! What time does to an exchange: retransmissions over UDP, timers B, C, D, F, G, H, I, J, L
+//! and M of RFC 3261 and RFC 6026, and the bound on waiting.
+
+use std::time::Instant;
+
+use super::{
+    Output, Refusal,
+    exchange::{ClientState, Kind, Server, Stage, T2},
+    proxy::Proxy,
+    respond::Answer,
+    route::Destination,
+};
+
+impl Proxy {
+    pub(super) fn on_timer(&mut self, now: Instant, id: u64, out: &mut Vec<Output>) {
+        let Some(exchange) = self.exchanges.get(id) else { return };
+        if exchange.end.is_some_and(|at| at <= now) {
+            self.exchanges.remove(id);
+            return;
+        }
+        if exchange.timeout.is_some_and(|at| at <= now) {
+            self.exchanges.update(id, |exchange| exchange.timeout = None);
+            self.timed_out(now, id, out);
+        }
+        self.resend(now, id, out);
+    }
+
+    fn resend(&mut self, now: Instant, id: u64, out: &mut Vec<Output>) {
+        let Some(exchange) = self.exchanges.get(id) else { return };
+        if let Some((at, interval)) = exchange.resend
+            && at <= now
+            && let Some(client) = exchange.client()
+        {
+            let connection = client.connection;
+            let bytes = client.cancel.as_ref().unwrap_or(&client.sent).clone();
+            out.push(Output::Send { connection, bytes });
+            self.exchanges.update(id, |exchange| {
+                let calling = exchange.kind == Kind::Invite
+                    && exchange.client().is_some_and(|client| client.cancel.is_none());
+                // Timer A doubles without a bound, timer E up to T2.
+                let next = if calling { interval * 2 } else { (interval * 2).min(T2) };
+                exchange.resend = Some((now + next, next));
+            });
+        }
+        let Some(exchange) = self.exchanges.get(id) else { return };
+        if let Some((at, interval)) = exchange.server_resend
+            && at <= now
+        {
+            if let Some(bytes) = exchange.last_response.clone() {
+                self.send_back(id, bytes, out);
+            }
+            let next = (interval * 2).min(T2);
+            self.exchanges.update(id, |exchange| exchange.server_resend = Some((now + next, next)));
+        }
+    }
+
+    fn timed_out(&mut self, now: Instant, id: u64, out: &mut Vec<Output>) {
+        let Some(exchange) = self.exchanges.get(id) else { return };
+        let (kind, cancelled) = (exchange.kind, exchange.cancelled);
+        let Some(client) = exchange.client() else {
+            let answer = match (&exchange.stage, kind) {
+                (Stage::Connecting, Kind::Invite) => {
+                    Answer::with(408, "Request Timeout", Refusal::Unreachable)
+                }
+                _ => Refusal::Unreachable.into(),
+            };
+            return self.conclude(now, id, answer, out);
+        };
+        let (state, remote) = (client.state, client.remote);
+        let cancel_sent = client.cancel.is_some();
+        let elsewhere = exchange.destinations.len() > 1;
+        let over = exchange.server != Server::Proceeding;
+        let hop = match exchange.destinations.front() {
+            Some(Destination::NextHop(index)) => Some(*index),
+            _ => None,
+        };
+        match (kind, state) {
+            _ if over => {
+                self.exchanges.update(id, |exchange| {
+                    exchange.resend = None;
+                    exchange.stage = Stage::Over;
+                });
+            }
+            (Kind::Invite, ClientState::Calling) if elsewhere && !cancelled => {
+                // Silence: the next hop, if there is one.
+                let failure = Answer::with(408, "Request Timeout", Refusal::Unreachable);
+                self.try_elsewhere(now, id, Some(remote), failure, out);
+            }
+            (Kind::Invite, ClientState::Proceeding) if !cancel_sent => {
+                self.send_cancel(now, id, out);
+            }
+            (Kind::Invite, _) => {
+                if state == ClientState::Calling
+                    && let Some(index) = hop
+                {
+                    self.hop_failed(now, index);
+                }
+                self.exchanges.update(id, |exchange| {
+                    exchange.resend = None;
+                    exchange.stage = Stage::Over;
+                });
+                let answer = match cancelled {
+                    true => Answer::new(487, "Request Terminated"),
+                    false => Answer::with(408, "Request Timeout", Refusal::Unreachable),
+                };
+                self.conclude(now, id, answer, out);
+            }
+            // RFC 4320 section 4.2: no 408 to anything but INVITE; the sender's own timer has
+            // fired by now.
+            _ => {
+                self.exchanges.remove(id);
+            }
+        }
+    }
+}

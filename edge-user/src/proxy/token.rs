@@ -1,0 +1,338 @@
+//! The token in our Record-Route URIs: what a dialog was when it was formed, authenticated, so
+//! that an in-dialog request can be judged without keeping any state for the dialog.
+//!
+//! It carries the direction and both proven peers; the code over it (HMAC-SHA-256, cut to 128
+//! bits) also covers Call-ID, tags, From and To, which the request itself must bring. A token
+//! opens nothing by itself: the connection must prove the same partner again, and policy is
+//! judged again. Keys are derived from one secret by time, so they rotate by themselves, overlap,
+//! and are the same all over a pool that shares the secret.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use ring::hmac;
+
+use super::base64url;
+use crate::{
+    config::Transport,
+    domain::Domain,
+    sip::{NameAddr, Uri},
+};
+
+/// A key signs for this long.
+const EPOCH: Duration = Duration::from_secs(6 * 3600);
+/// So many former keys still verify: a week. A dialog must not live longer without a new one.
+const OVERLAP: u32 = 28;
+const VERSION: u8 = 1;
+const INBOUND: u8 = 1;
+const BOTH_TAGS: u8 = 2;
+const CODE_BYTES: usize = 16;
+/// No token is longer, whatever a peer sends.
+const MAX_TEXT: usize = 512;
+
+/// A dialog, as it was when it was formed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token {
+    /// The partner sent the first request; otherwise we did.
+    pub inbound: bool,
+    /// The partner's domain, proved by its connection.
+    pub partner: Domain,
+    /// The partner's edge.
+    pub partner_remote: SocketAddr,
+    /// How the inside server is reached.
+    pub inside_transport: Transport,
+    /// The inside server's end of its connection.
+    pub inside_remote: SocketAddr,
+}
+
+/// What the code covers beside the token's own content.
+#[derive(Clone, Copy, Debug)]
+pub struct Dialog<'a> {
+    /// Call-ID.
+    pub call_id: &'a str,
+    /// From of the request that formed the dialog.
+    pub caller: &'a NameAddr<'a>,
+    /// To of it.
+    pub callee: &'a NameAddr<'a>,
+}
+
+/// Signs and verifies tokens.
+pub struct TokenKeys {
+    secret: hmac::Key,
+    started: Instant,
+    unix_time: u64,
+    /// Keys made so far, by epoch; few.
+    made: Vec<(u32, hmac::Key)>,
+}
+
+impl TokenKeys {
+    /// `secret`: the same for every member of a pool. `unix_time`: wall clock at `now`.
+    pub fn new(secret: &[u8; 32], now: Instant, unix_time: u64) -> Self {
+        Self {
+            secret: hmac::Key::new(hmac::HMAC_SHA256, secret),
+            started: now,
+            unix_time,
+            made: Vec::new(),
+        }
+    }
+
+    fn epoch(&self, now: Instant) -> u32 {
+        let seconds = self.unix_time + now.saturating_duration_since(self.started).as_secs();
+        u32::try_from(seconds / EPOCH.as_secs()).unwrap_or(u32::MAX)
+    }
+
+    fn key(&mut self, epoch: u32) -> &hmac::Key {
+        let at = match self.made.iter().position(|(made, _)| *made == epoch) {
+            Some(at) => at,
+            None => {
+                if self.made.len() > OVERLAP as usize + 2 {
+                    self.made.clear();
+                }
+                let mut context = hmac::Context::with_key(&self.secret);
+                context.update(b"edge record-route key");
+                context.update(&epoch.to_be_bytes());
+                let key = hmac::Key::new(hmac::HMAC_SHA256, context.sign().as_ref());
+                self.made.push((epoch, key));
+                self.made.len() - 1
+            }
+        };
+        &self.made[at].1
+    }
+
+    /// The token's text. The callee's tag is covered when the dialog has one.
+    pub fn sign(&mut self, now: Instant, token: &Token, dialog: &Dialog<'_>) -> String {
+        let epoch = self.epoch(now);
+        let both = dialog.callee.tag().is_some();
+        let mut bytes = Vec::with_capacity(64 + token.partner.as_str().len());
+        let flags = if token.inbound { INBOUND } else { 0 } | if both { BOTH_TAGS } else { 0 };
+        bytes.extend_from_slice(&[VERSION, flags]);
+        bytes.extend_from_slice(&epoch.to_be_bytes());
+        bytes.push(match token.inside_transport {
+            Transport::Udp => 0,
+            Transport::Tcp => 1,
+            Transport::Tls => 2,
+        });
+        put_address(&mut bytes, token.inside_remote);
+        put_address(&mut bytes, token.partner_remote);
+        bytes.extend_from_slice(token.partner.as_str().as_bytes());
+        let code = cover(self.key(epoch), &bytes, dialog, both).sign();
+        bytes.extend_from_slice(&code.as_ref()[..CODE_BYTES]);
+        let mut text = String::with_capacity(bytes.len() * 4 / 3 + 2);
+        base64url::encode(&bytes, &mut text);
+        text
+    }
+
+    /// Reads a token that came with an in-dialog request. `from_partner`: on which side it came.
+    /// `None` for anything that we did not sign for this very dialog.
+    pub fn verify(
+        &mut self,
+        now: Instant,
+        text: &str,
+        from_partner: bool,
+        call_id: &str,
+        from: &NameAddr<'_>,
+        to: &NameAddr<'_>,
+    ) -> Option<Token> {
+        if text.len() > MAX_TEXT || from.tag().is_none() || to.tag().is_none() {
+            return None;
+        }
+        let bytes = base64url::decode(text)?;
+        let (content, code) = bytes.split_at_checked(bytes.len().checked_sub(CODE_BYTES)?)?;
+        let (head, rest) = content.split_first_chunk::<7>()?;
+        let [version, flags, e0, e1, e2, e3, transport] = *head;
+        let epoch = u32::from_be_bytes([e0, e1, e2, e3]);
+        let current = self.epoch(now);
+        // One ahead: another member's clock.
+        if version != VERSION || epoch > current + 1 || current.saturating_sub(epoch) > OVERLAP {
+            return None;
+        }
+        let inbound = flags & INBOUND != 0;
+        let (caller, callee) = if inbound == from_partner { (from, to) } else { (to, from) };
+        let dialog = Dialog { call_id, caller, callee };
+        let expected = cover(self.key(epoch), content, &dialog, flags & BOTH_TAGS != 0).sign();
+        if !same_code(&expected.as_ref()[..CODE_BYTES], code) {
+            return None;
+        }
+        let inside_transport = match transport {
+            0 => Transport::Udp,
+            1 => Transport::Tcp,
+            2 => Transport::Tls,
+            _ => return None,
+        };
+        let (inside_remote, rest) = take_address(rest)?;
+        let (partner_remote, rest) = take_address(rest)?;
+        let partner = std::str::from_utf8(rest).ok()?.parse().ok()?;
+        Some(Token { inbound, partner, partner_remote, inside_transport, inside_remote })
+    }
+}
+
+/// Compares every byte, so that the time says nothing about where two codes differ.
+fn same_code(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
+}
+
+/// The code's input: every part with its length, so that no two inputs look alike.
+fn cover(key: &hmac::Key, content: &[u8], dialog: &Dialog<'_>, both: bool) -> hmac::Context {
+    let mut context = hmac::Context::with_key(key);
+    put(&mut context, content);
+    put(&mut context, dialog.call_id.as_bytes());
+    put(&mut context, dialog.caller.tag().unwrap_or_default().as_bytes());
+    let callee_tag = if both { dialog.callee.tag() } else { None };
+    put(&mut context, callee_tag.unwrap_or_default().as_bytes());
+    put_party(&mut context, &dialog.caller.uri);
+    put_party(&mut context, &dialog.callee.uri);
+    context
+}
+
+fn put(context: &mut hmac::Context, part: &[u8]) {
+    context.update(&(part.len() as u64).to_be_bytes());
+    context.update(part);
+}
+
+/// User and host: parameters of the address may change within a dialog, these may not.
+fn put_party(context: &mut hmac::Context, uri: &Uri<'_>) {
+    put(context, uri.user().unwrap_or_default().as_bytes());
+    match uri.host() {
+        Some(host) => put(context, host.to_string().to_ascii_lowercase().as_bytes()),
+        None => put(context, uri.as_str().as_bytes()),
+    }
+}
+
+fn put_address(bytes: &mut Vec<u8>, address: SocketAddr) {
+    match address.ip() {
+        IpAddr::V4(ip) => {
+            bytes.push(4);
+            bytes.extend_from_slice(&ip.octets());
+        }
+        IpAddr::V6(ip) => {
+            bytes.push(6);
+            bytes.extend_from_slice(&ip.octets());
+        }
+    }
+    bytes.extend_from_slice(&address.port().to_be_bytes());
+}
+
+fn take_address(bytes: &[u8]) -> Option<(SocketAddr, &[u8])> {
+    let (ip, rest) = match bytes.split_first()? {
+        (4, rest) => {
+            let (ip, rest) = rest.split_first_chunk::<4>()?;
+            (IpAddr::from(*ip), rest)
+        }
+        (6, rest) => {
+            let (ip, rest) = rest.split_first_chunk::<16>()?;
+            (IpAddr::from(*ip), rest)
+        }
+        _ => return None,
+    };
+    let (port, rest) = rest.split_first_chunk::<2>()?;
+    Some((SocketAddr::new(ip, u16::from_be_bytes(*port)), rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALICE: &[u8] = b"<sip:alice@contoso.example>;tag=a1";
+    const BOB: &[u8] = b"Bob <sip:bob@fabrikam.example>;tag=b1";
+    const BOB_UNTAGGED: &[u8] = b"Bob <sip:bob@fabrikam.example>";
+
+    fn token(inbound: bool) -> Token {
+        Token {
+            inbound,
+            partner: "fabrikam.example".parse().unwrap(),
+            partner_remote: "[2001:db8::5]:5061".parse().unwrap(),
+            inside_transport: Transport::Tcp,
+            inside_remote: "10.0.0.5:40000".parse().unwrap(),
+        }
+    }
+
+    fn address(text: &[u8]) -> NameAddr<'_> {
+        NameAddr::parse(text).unwrap()
+    }
+
+    fn keys(now: Instant) -> TokenKeys {
+        TokenKeys::new(&[7; 32], now, 1_700_000_000)
+    }
+
+    #[test]
+    fn a_token_verifies_for_both_sides_of_its_dialog_only() {
+        let now = Instant::now();
+        let mut keys = keys(now);
+        for callee in [BOB, BOB_UNTAGGED] {
+            let dialog =
+                Dialog { call_id: "c1", caller: &address(ALICE), callee: &address(callee) };
+            let text = keys.sign(now, &token(false), &dialog);
+            let (alice, bob) = (address(ALICE), address(BOB));
+            // Alice is inside, and called.
+            assert_eq!(keys.verify(now, &text, false, "c1", &alice, &bob), Some(token(false)));
+            assert_eq!(keys.verify(now, &text, true, "c1", &bob, &alice), Some(token(false)));
+            // Each other combination is another dialog.
+            let other_tag = address(b"<sip:alice@contoso.example>;tag=a2");
+            let other_user = address(b"<sip:eve@contoso.example>;tag=a1");
+            let other_host = address(b"<sip:alice@it.contoso.example>;tag=a1");
+            assert_eq!(keys.verify(now, &text, false, "c2", &alice, &bob), None);
+            assert_eq!(keys.verify(now, &text, true, "c1", &alice, &bob), None);
+            assert_eq!(keys.verify(now, &text, false, "c1", &bob, &alice), None);
+            assert_eq!(keys.verify(now, &text, false, "c1", &other_tag, &bob), None);
+            assert_eq!(keys.verify(now, &text, false, "c1", &other_user, &bob), None);
+            assert_eq!(keys.verify(now, &text, false, "c1", &other_host, &bob), None);
+            assert_eq!(
+                keys.verify(now, &text, false, "c1", &alice, &address(BOB_UNTAGGED)),
+                None,
+                "no To tag, no dialog"
+            );
+        }
+    }
+
+    #[test]
+    fn the_callees_tag_is_bound_once_it_is_known() {
+        let now = Instant::now();
+        let mut keys = keys(now);
+        let other = address(b"<sip:bob@fabrikam.example>;tag=b2");
+        for (callee, expected) in [(BOB, None), (BOB_UNTAGGED, Some(token(true)))] {
+            let dialog =
+                Dialog { call_id: "c1", caller: &address(ALICE), callee: &address(callee) };
+            let text = keys.sign(now, &token(true), &dialog);
+            assert_eq!(keys.verify(now, &text, true, "c1", &address(ALICE), &other), expected);
+        }
+    }
+
+    #[test]
+    fn every_changed_character_breaks_a_token() {
+        let now = Instant::now();
+        let mut keys = keys(now);
+        let (alice, bob) = (address(ALICE), address(BOB));
+        let dialog = Dialog { call_id: "c1", caller: &alice, callee: &bob };
+        let text = keys.sign(now, &token(false), &dialog);
+        for at in 0..text.len() {
+            let mut bytes = text.clone().into_bytes();
+            bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
+            let changed = String::from_utf8(bytes).unwrap();
+            assert_eq!(keys.verify(now, &changed, false, "c1", &alice, &bob), None, "{at}");
+        }
+        for cut in 0..text.len() {
+            assert_eq!(keys.verify(now, &text[..cut], false, "c1", &alice, &bob), None, "{cut}");
+        }
+    }
+
+    #[test]
+    fn keys_rotate_overlap_expire_and_are_shared_by_a_pool() {
+        let now = Instant::now();
+        let (alice, bob) = (address(ALICE), address(BOB));
+        let dialog = Dialog { call_id: "c1", caller: &alice, callee: &bob };
+        let mut ours = keys(now);
+        let mut member = keys(now);
+        let mut stranger = TokenKeys::new(&[8; 32], now, 1_700_000_000);
+        let first = ours.sign(now, &token(false), &dialog);
+        let later = now + EPOCH;
+        assert_ne!(first, ours.sign(later, &token(false), &dialog));
+        for (at, expected) in [(now, true), (later, true), (now + EPOCH * (OVERLAP + 2), false)] {
+            for keys in [&mut ours, &mut member] {
+                assert_eq!(keys.verify(at, &first, false, "c1", &alice, &bob).is_some(), expected);
+            }
+            assert_eq!(stranger.verify(at, &first, false, "c1", &alice, &bob), None);
+        }
+    }
+}

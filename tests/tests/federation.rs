@@ -1,0 +1,244 @@
+//! Two organisations federate through two daemons: the demo's steps, who is refused, and what
+//! an administrator may change while the daemon runs.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{net::SocketAddr, sync::MutexGuard, time::Duration};
+
+use edge_tests::{
+    demo::{
+        self,
+        world::{Shared, World, contoso_access, user},
+    },
+    lab::{
+        certs::Identity,
+        layout::Site,
+        sipp::{self, Carrier, Dialogue, Play, SERVER_PORT},
+        tls_client::{SipClient, request},
+    },
+};
+
+static WORLD: Shared = Shared::new();
+
+fn world() -> MutexGuard<'static, World> {
+    WORLD.lock(|| World::raise("fed"))
+}
+
+/// A partner's connection to Contoso, from the site's own place.
+fn connect(world: &World, site: Site, identity: &Identity) -> SipClient {
+    let caller = world.caller(site, Some(identity));
+    caller.tls(contoso_access()[0], &Site::Contoso.host()).unwrap()
+}
+
+#[test]
+fn every_step_of_the_demo_holds() {
+    let report = demo::play(&mut world(), |_, _| {});
+    assert!(report.ok(), "\n{}", report.to_table());
+}
+
+#[test]
+fn a_user_agent_on_udp_reaches_a_partner() {
+    let world = world();
+    for play in [Play::Message, Play::Call] {
+        world.play(play, Site::Contoso, Site::Fabrikam, Carrier::Udp).unwrap();
+    }
+}
+
+#[test]
+fn a_trusted_certificate_that_does_not_prove_the_from_domain_is_refused() {
+    let world = world();
+    let ids = &world.lab.identities;
+    let message = || request("MESSAGE", &user(Site::Fabrikam), &user(Site::Contoso), "edge");
+    for (what, identity) in [
+        ("a host of another domain that begins alike", &ids.evil),
+        ("a domain that ends alike", &ids.look_alike),
+        ("a host of the domain that no SRV record names", &ids.other_host),
+    ] {
+        let before = world.contoso.refusals("identity-not-proved").unwrap();
+        let answer = connect(&world, Site::Evil, identity).ask(&message()).unwrap();
+        assert_eq!(answer.status, 403, "{what}: {}", answer.text);
+        let after = world.contoso.refusals("identity-not-proved").unwrap();
+        assert_eq!(after, before + 1, "{what}");
+    }
+}
+
+#[test]
+fn a_certificate_that_does_not_validate_gets_no_session() {
+    let world = world();
+    let ids = &world.lab.identities;
+    for (what, identity) in [
+        ("expired", &ids.expired),
+        ("self-signed", &ids.self_signed),
+        ("of an unknown authority", &ids.unknown_authority),
+    ] {
+        for to in contoso_access() {
+            let caller = world.caller(Site::Fabrikam, Some(identity));
+            let message = request("MESSAGE", &user(Site::Fabrikam), &user(Site::Contoso), "edge");
+            let outcome =
+                caller.tls(to, &Site::Contoso.host()).and_then(|mut tls| tls.ask(&message));
+            assert!(outcome.is_err(), "{what}: {outcome:?}");
+        }
+    }
+}
+
+#[test]
+fn what_a_partner_may_not_say_is_refused_with_its_reason() {
+    let world = world();
+    let ids = &world.lab.identities;
+    let (contoso, fabrikam) = (user(Site::Contoso), user(Site::Fabrikam));
+    let northwind = user(Site::Northwind);
+    let rows: [(Site, &Identity, &str, &str, &str); 4] = [
+        (Site::Fabrikam, &ids.fabrikam, &contoso, &contoso, "spoofed"),
+        (Site::Fabrikam, &ids.fabrikam, &northwind, &contoso, "identity-not-proved"),
+        (Site::Fabrikam, &ids.fabrikam, &fabrikam, &northwind, "transit"),
+        (Site::Evil, &ids.evil, "mallory@evil.example", &contoso, "domain-not-allowed"),
+    ];
+    for (site, identity, from, to, reason) in rows {
+        let before = world.contoso.refusals(reason).unwrap();
+        let message = request("MESSAGE", from, to, &site.host());
+        let answer = connect(&world, site, identity).ask(&message).unwrap();
+        assert_eq!(answer.status, 403, "{from} to {to}: {}", answer.text);
+        assert_eq!(world.contoso.refusals(reason).unwrap(), before + 1, "{from} to {to}");
+    }
+}
+
+#[test]
+fn an_inside_server_speaks_for_our_domains_only() {
+    let world = world();
+    let caller = edge_tests::lab::tls_client::Caller {
+        namespace: world.lab.inside(Site::Contoso),
+        ..world.caller(Site::Contoso, None)
+    };
+    let mut client = caller.plain(world.contoso.config.inside_address()).unwrap();
+    let before = world.contoso.refusals("not-our-user").unwrap();
+    let message =
+        request("MESSAGE", &user(Site::Northwind), &user(Site::Fabrikam), "server.contoso.example")
+            .replace("SIP/2.0/TLS", "SIP/2.0/TCP");
+    assert_eq!(client.ask(&message).unwrap().status, 403);
+    assert_eq!(world.contoso.refusals("not-our-user").unwrap(), before + 1);
+}
+
+#[test]
+fn domains_changed_at_runtime_stay_changed_after_a_restart() {
+    let mut world = world();
+    let edge = &world.contoso;
+    edge.json(&["domain", "allow", "new.example", "--server", "sip.new.example"]).unwrap();
+    edge.json(&["domain", "block", "adatum.example"]).unwrap();
+    edge.json(&["domain", "remove", "fabrikam.example"]).unwrap();
+    world.contoso.stop().unwrap();
+    world.contoso.run().unwrap();
+
+    let edge = &world.contoso;
+    let new = edge.domain("new.example").unwrap().unwrap();
+    assert_eq!((&new["state"], &new["server"]), (&"allowed".into(), &"sip.new.example".into()));
+    assert!(edge.domain_is("adatum.example", "blocked").unwrap());
+    assert!(!edge.domain_is("fabrikam.example", "allowed").unwrap());
+    let dump = edge.json(&["map", "dump", "BLOCKED4"]).unwrap().to_string();
+    assert!(dump.contains(&Site::Adatum.v4().to_string()), "{dump}");
+
+    edge.json(&["domain", "unblock", "adatum.example"]).unwrap();
+    edge.json(&["domain", "remove", "new.example"]).unwrap();
+    edge.json(&["domain", "allow", "fabrikam.example"]).unwrap();
+    assert!(edge.domain("new.example").unwrap().is_none());
+    assert!(!edge.domain_is("adatum.example", "blocked").unwrap());
+    world.play(Play::Message, Site::Fabrikam, Site::Contoso, Carrier::Tcp).unwrap();
+}
+
+#[test]
+fn a_reload_drops_no_connection_and_a_bad_file_changes_nothing() {
+    let mut world = world();
+    let fabrikam = world.lab.identities.fabrikam.clone();
+    let mut partner = connect(&world, Site::Fabrikam, &fabrikam);
+    let dialogue = Dialogue {
+        count: 3,
+        ..Dialogue::once(Play::Message, &user(Site::Fabrikam), &user(Site::Contoso))
+    };
+    let agent = world.agent(Site::Contoso, Carrier::Tcp);
+    let receiver = sipp::receiver(&agent, world.lab.dir(), &dialogue).unwrap();
+    let say = |partner: &mut SipClient| {
+        let message =
+            request("MESSAGE", &user(Site::Fabrikam), &user(Site::Contoso), &Site::Fabrikam.host());
+        partner.ask(&message).unwrap().status
+    };
+    assert_eq!(say(&mut partner), 200);
+
+    let plain = world.contoso.config.clone();
+    world.contoso.config = plain.clone().allow("later.example");
+    world.contoso.write_config().unwrap();
+    world.contoso.json(&["reload"]).unwrap();
+    assert!(world.contoso.domain_is("later.example", "allowed").unwrap());
+    assert_eq!(say(&mut partner), 200, "after a good reload");
+
+    std::fs::write(world.contoso.file(), "[edge\nfqdn = 1").unwrap();
+    let answer = world.contoso.command(&["reload"]).unwrap();
+    assert_ne!(answer.code, 0);
+    world.contoso.write_config().unwrap();
+    assert!(world.contoso.domain_is("later.example", "allowed").unwrap());
+    assert_eq!(say(&mut partner), 200, "after a bad reload");
+    receiver.finish(Duration::from_secs(5)).unwrap();
+
+    world.contoso.config = plain;
+    world.contoso.write_config().unwrap();
+    world.contoso.json(&["reload"]).unwrap();
+    assert!(world.contoso.domain("later.example").unwrap().is_none());
+}
+
+#[test]
+fn a_reload_shows_a_new_certificate_and_keeps_the_old_when_the_new_is_bad() {
+    let world = world();
+    let ids = &world.lab.identities;
+    let shown = || connect(&world, Site::Fabrikam, &ids.fabrikam).server_certificate();
+    let old = shown();
+    // The daemon's own files, so that the shared identities stay as they are.
+    let renewed = ids.authority.issue("renewed", &["sip.contoso.example", "contoso.example"], &[]);
+    let renewed = renewed.unwrap();
+    let keep = [&ids.contoso.certificate, &ids.contoso.key].map(|f| std::fs::read(f).unwrap());
+    std::fs::copy(&renewed.certificate, &ids.contoso.certificate).unwrap();
+    assert_ne!(world.contoso.command(&["reload"]).unwrap().code, 0, "key and certificate differ");
+    assert_eq!(shown(), old);
+    std::fs::copy(&renewed.key, &ids.contoso.key).unwrap();
+    world.contoso.json(&["reload"]).unwrap();
+    assert_ne!(shown(), old);
+    for (file, bytes) in [&ids.contoso.certificate, &ids.contoso.key].iter().zip(keep) {
+        std::fs::write(file, bytes).unwrap();
+    }
+    world.contoso.json(&["reload"]).unwrap();
+    assert_eq!(shown(), old);
+}
+
+#[test]
+fn the_next_next_hop_is_tried_when_one_fails() {
+    let mut world = world();
+    let plain = world.contoso.config.clone();
+    let dead = format!("sip:{}:5999;transport=tcp", Site::Contoso.server4());
+    world.contoso.config.next_hops.insert(0, dead);
+    world.contoso.write_config().unwrap();
+    world.contoso.json(&["reload"]).unwrap();
+    let outcome = world.play(Play::Message, Site::Fabrikam, Site::Contoso, Carrier::Tcp);
+    world.contoso.config = plain;
+    world.contoso.write_config().unwrap();
+    world.contoso.json(&["reload"]).unwrap();
+    outcome.unwrap();
+}
+
+#[test]
+fn a_blocked_domain_is_refused_in_both_directions_and_let_in_again_after_unblock() {
+    let world = world();
+    let name = Site::Fabrikam.domain();
+    world.contoso.json(&["domain", "block", &name]).unwrap();
+    let caller = edge_tests::lab::tls_client::Caller {
+        namespace: world.lab.inside(Site::Contoso),
+        ..world.caller(Site::Contoso, None)
+    };
+    let inside: SocketAddr = world.contoso.config.inside_address();
+    let message = request("MESSAGE", &user(Site::Contoso), &user(Site::Fabrikam), "server")
+        .replace("SIP/2.0/TLS", "SIP/2.0/TCP");
+    let out = caller.plain(inside).and_then(|mut client| client.ask(&message));
+    let partner = world.caller(Site::Fabrikam, Some(&world.lab.identities.fabrikam));
+    let tls = partner.tls(contoso_access()[0], &Site::Contoso.host());
+    world.contoso.json(&["domain", "unblock", &name]).unwrap();
+    assert_eq!(out.unwrap().status, 403);
+    assert!(tls.is_err(), "a blocked domain's edge must not reach the port");
+    world.play(Play::Message, Site::Fabrikam, Site::Contoso, Carrier::Tcp).unwrap();
+    assert_eq!(inside.port(), SERVER_PORT);
+}
