@@ -7,6 +7,8 @@
 pub mod dns;
 pub mod local;
 pub mod shell;
+#[cfg(test)]
+mod testing;
 pub mod tls;
 
 use std::time::Instant;

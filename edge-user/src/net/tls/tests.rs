@@ -1,1 +1,202 @@
+use std::{io::Write, time::Duration};
 
+use rustls::{ClientConnection, HandshakeKind, ServerConnection, version};
+
+use super::*;
+use crate::{
+    config::tests_support::Folder,
+    net::testing::{Authority, Issued, Leaf, write_files},
+};
+
+struct Made {
+    folder: Folder,
+    authority: Authority,
+    own: Issued,
+    files: TlsFiles,
+}
+
+fn made() -> Made {
+    let folder = Folder::new();
+    let authority = Authority::new("test root");
+    let own = authority.dns(&["edge.contoso.example"]);
+    let files = write_files(&folder, "edge", &own, &authority.pem);
+    Made { folder, authority, own, files }
+}
+
+#[test]
+fn bad_files_are_refused_with_the_file_and_the_mend() {
+    let made = made();
+    let other = made.authority.dns(&["edge.contoso.example"]);
+    let expired = made.authority.issue(&Leaf {
+        dns: &["edge.contoso.example"],
+        expired: true,
+        ..Leaf::default()
+    });
+    let certificate = &made.own.certificate;
+    let half = &certificate[..certificate.len() / 2];
+    for (file, content, expected) in [
+        ("edge.key", other.key.as_str(), "does not belong"),
+        ("edge.key", "", "no private key"),
+        ("edge.key", certificate, "no private key"),
+        ("edge.pem", "", "no certificate"),
+        ("edge.pem", half, "edge.pem"),
+        ("edge.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "edge.pem"),
+        ("edge.pem", &expired.certificate, "renew"),
+        ("edge-trust.pem", "nothing", "no certificate"),
+        ("edge-trust.pem", half, "edge-trust.pem"),
+    ] {
+        write_files(&made.folder, "edge", &made.own, &made.authority.pem);
+        assert!(TlsStore::load_files(&made.files, None).is_ok());
+        made.folder.write(file, content, 0o600);
+        let fault = TlsStore::load_files(&made.files, None).unwrap_err().to_string();
+        assert!(fault.contains(expected) && fault.contains(file), "{file}: {fault}");
+        assert!(!fault.contains("PRIVATE KEY"), "{fault}");
+    }
+    for missing in ["edge.pem", "edge.key", "edge-trust.pem"] {
+        write_files(&made.folder, "edge", &made.own, &made.authority.pem);
+        std::fs::remove_file(made.folder.0.join(missing)).unwrap();
+        let fault = TlsStore::load_files(&made.files, None).unwrap_err().to_string();
+        assert!(fault.contains(missing) && fault.contains("cannot be read"), "{fault}");
+    }
+}
+
+#[test]
+fn a_bad_reload_keeps_the_old_and_is_told_once() {
+    let made = made();
+    let store = TlsStore::load_files(&made.files, None).unwrap();
+    let before = store.loaded();
+    assert_eq!(store.reload_if_changed(), None, "nothing changed");
+
+    made.folder.write("edge.pem", "half-written", 0o644);
+    assert!(matches!(store.reload_if_changed(), Some(Err(_))));
+    assert_eq!(store.loaded(), before);
+    assert!(store.server(Side::Partner).is_some());
+    assert_eq!(store.reload_if_changed(), None, "told already");
+
+    let new = made.authority.dns(&["edge.contoso.example"]);
+    write_files(&made.folder, "edge", &new, &made.authority.pem);
+    let loaded = store.reload_if_changed().unwrap().unwrap();
+    assert_ne!(loaded.access, before.access, "another serial");
+    assert_eq!(store.loaded(), loaded);
+}
+
+#[tokio::test]
+async fn changed_files_are_noticed() {
+    let made = made();
+    let store = Arc::new(TlsStore::load_files(&made.files, None).unwrap());
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let watching = tokio::spawn(Arc::clone(&store).watch(Duration::from_millis(20), move |r| {
+        let _ = tell.send(r);
+    }));
+    let new = made.authority.dns(&["edge.contoso.example", "new.contoso.example"]);
+    write_files(&made.folder, "edge", &new, &made.authority.pem);
+    let told = tokio::time::timeout(Duration::from_secs(20), async {
+        // A file may be seen between two writes: the pair does not match then.
+        loop {
+            if let Some(Ok(loaded)) = told.recv().await {
+                return loaded;
+            }
+        }
+    });
+    assert_eq!(told.await.unwrap(), store.loaded());
+    watching.abort();
+}
+
+/// Shakes hands in memory; the client's and the server's view of it.
+fn shake(client: ClientConfig, server: Arc<ServerConfig>) -> (HandshakeKind, HandshakeKind) {
+    let name = ServerName::try_from("edge.contoso.example").unwrap();
+    let mut client = ClientConnection::new(Arc::new(client), name).unwrap();
+    let mut server = ServerConnection::new(server).unwrap();
+    let mut wire = Vec::new();
+    // A few rounds beyond the handshake, so that tickets would arrive.
+    for _ in 0..10 {
+        let _ = client.writer().write(b"x");
+        while client.wants_write() {
+            client.write_tls(&mut wire).unwrap();
+        }
+        let mut bytes = &wire[..];
+        while !bytes.is_empty() {
+            server.read_tls(&mut bytes).unwrap();
+            server.process_new_packets().unwrap();
+        }
+        wire.clear();
+        while server.wants_write() {
+            server.write_tls(&mut wire).unwrap();
+        }
+        let mut bytes = &wire[..];
+        while !bytes.is_empty() {
+            client.read_tls(&mut bytes).unwrap();
+            client.process_new_packets().unwrap();
+        }
+        wire.clear();
+    }
+    (client.handshake_kind().unwrap(), server.handshake_kind().unwrap())
+}
+
+/// A client that resumes whenever it can.
+fn eager_client(made: &Made, version: &'static rustls::SupportedProtocolVersion) -> ClientConfig {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(made.authority.der.clone()).unwrap();
+    ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_protocol_versions(&[version])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(made.own.chain(), made.own.key())
+        .unwrap()
+}
+
+#[test]
+fn a_session_is_never_resumed() {
+    let made = made();
+    for version in [&version::TLS12, &version::TLS13] {
+        // The client alone would resume: with a server that allows it, it does.
+        let eager = eager_client(&made, version);
+        let lax = Arc::new(
+            ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_no_client_auth()
+                .with_single_cert(made.own.chain(), made.own.key())
+                .unwrap(),
+        );
+        shake(eager.clone(), Arc::clone(&lax));
+        assert_eq!(shake(eager, lax).0, HandshakeKind::Resumed, "{version:?}");
+
+        let eager = eager_client(&made, version);
+        let store = TlsStore::load_files(&made.files, None).unwrap();
+        for _ in 0..3 {
+            let server = store.server(Side::Partner).unwrap();
+            let kinds = shake(eager.clone(), server);
+            assert_eq!(kinds, (HandshakeKind::Full, HandshakeKind::Full), "{version:?}");
+        }
+    }
+}
+
+#[test]
+fn we_never_resume_as_a_client() {
+    let made = made();
+    let lax = Arc::new(
+        ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(made.own.chain(), made.own.key())
+            .unwrap(),
+    );
+    let store = TlsStore::load_files(&made.files, None).unwrap();
+    for _ in 0..3 {
+        let client = store.client(Side::Partner).unwrap();
+        let kinds = shake((*client).clone(), Arc::clone(&lax));
+        assert_eq!(kinds, (HandshakeKind::Full, HandshakeKind::Full));
+    }
+}
+
+#[test]
+fn every_fault_has_a_name_and_words_of_its_own() {
+    let names: std::collections::HashSet<_> =
+        HandshakeFault::ALL.iter().map(|f| f.name()).collect();
+    let words: std::collections::HashSet<_> =
+        HandshakeFault::ALL.iter().map(|f| f.words()).collect();
+    assert_eq!(names.len(), HandshakeFault::ALL.len());
+    assert_eq!(words.len(), HandshakeFault::ALL.len());
+}

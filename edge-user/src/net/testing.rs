@@ -1,0 +1,197 @@
+//! For tests: authorities, certificates, a configuration on loopback and a core that does little.
+
+use std::{sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    SanType, date_time_ymd, string::Ia5String,
+};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use tokio::sync::mpsc;
+
+use super::Core;
+use crate::{
+    config::{Config, TlsFiles, tests_support::Folder},
+    proxy::{AttemptId, ConnectError, ConnectionId, Input, Output, Peer, Refusal, ResolveError},
+    sip::Message,
+};
+
+pub(super) use crate::config::tests_support;
+
+/// A certificate authority.
+pub(super) struct Authority {
+    pub(super) pem: String,
+    pub(super) der: CertificateDer<'static>,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+/// A certificate and its key.
+#[derive(Clone)]
+pub(super) struct Issued {
+    pub(super) certificate: String,
+    pub(super) key: String,
+}
+
+/// What a certificate is to say.
+#[derive(Default)]
+pub(super) struct Leaf<'a> {
+    pub(super) dns: &'a [&'a str],
+    pub(super) uri: &'a [&'a str],
+    pub(super) usages: &'a [ExtendedKeyUsagePurpose],
+    pub(super) expired: bool,
+}
+
+impl Authority {
+    pub(super) fn new(name: &str) -> Self {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        Self {
+            pem: certificate.pem(),
+            der: certificate.der().clone(),
+            issuer: Issuer::new(params, key),
+        }
+    }
+
+    pub(super) fn issue(&self, leaf: &Leaf<'_>) -> Issued {
+        let mut params = CertificateParams::default();
+        let name = |text: &&str| Ia5String::try_from(*text).unwrap();
+        params.subject_alt_names = leaf.dns.iter().map(|n| SanType::DnsName(name(n))).collect();
+        params.subject_alt_names.extend(leaf.uri.iter().map(|n| SanType::URI(name(n))));
+        params.extended_key_usages = leaf.usages.to_vec();
+        if leaf.expired {
+            params.not_before = date_time_ymd(2020, 1, 1);
+            params.not_after = date_time_ymd(2021, 1, 1);
+        }
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        Issued { certificate: certificate.pem(), key: key.serialize_pem() }
+    }
+
+    pub(super) fn dns(&self, names: &[&str]) -> Issued {
+        self.issue(&Leaf { dns: names, ..Leaf::default() })
+    }
+}
+
+impl Issued {
+    pub(super) fn chain(&self) -> Vec<CertificateDer<'static>> {
+        vec![CertificateDer::from_pem_slice(self.certificate.as_bytes()).unwrap()]
+    }
+
+    pub(super) fn key(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap()
+    }
+}
+
+/// Writes `NAME.pem`, `NAME.key` and `NAME-trust.pem`.
+pub(super) fn write_files(folder: &Folder, name: &str, own: &Issued, trust: &str) -> TlsFiles {
+    folder.write(&format!("{name}.pem"), &own.certificate, 0o644);
+    folder.write(&format!("{name}.key"), &own.key, 0o600);
+    folder.write(&format!("{name}-trust.pem"), trust, 0o644);
+    TlsFiles {
+        certificate: folder.0.join(format!("{name}.pem")),
+        key: folder.0.join(format!("{name}.key")),
+        trust: folder.0.join(format!("{name}-trust.pem")),
+    }
+}
+
+/// A configuration with one access listener on loopback and nothing inside.
+pub(super) fn loopback(files: TlsFiles) -> Config {
+    let mut config = tests_support::config();
+    config.access.listen = vec!["127.0.0.1:0".parse().unwrap()];
+    config.access.advertise = Vec::new();
+    config.access.tls = files;
+    config.inside.listen = Vec::new();
+    config.inside.tls = None;
+    config.inside.servers = Vec::new();
+    // Nobody listens there: a test that does not want DNS gets none.
+    config.dns.servers = vec!["127.0.0.1:9".parse().unwrap()];
+    config
+}
+
+/// What a test's core saw.
+#[derive(Debug)]
+pub(super) enum Seen {
+    Opened(ConnectionId, Peer, Option<AttemptId>),
+    Message(ConnectionId, Message),
+    Unreadable(ConnectionId),
+    Closed(ConnectionId),
+    Resolved(Result<crate::proxy::Resolved, ResolveError>),
+    ConnectFailed(ConnectError),
+    Timeout,
+}
+
+/// Tells what it sees, and sends each message back as it came.
+pub(super) struct TestCore {
+    seen: mpsc::UnboundedSender<Seen>,
+    pub(super) timeout: Option<Instant>,
+    pub(super) live: usize,
+}
+
+impl TestCore {
+    pub(super) fn new() -> (Self, mpsc::UnboundedReceiver<Seen>) {
+        let (seen, receiver) = mpsc::unbounded_channel();
+        (Self { seen, timeout: None, live: 0 }, receiver)
+    }
+}
+
+impl Core for TestCore {
+    fn handle(&mut self, _now: Instant, input: Input, out: &mut Vec<Output>) {
+        let seen = match input {
+            Input::Opened { connection, peer, attempt } => Seen::Opened(connection, peer, attempt),
+            Input::Message { connection, message } => {
+                out.push(Output::Send { connection, bytes: message.bytes().clone() });
+                Seen::Message(connection, message)
+            }
+            Input::Unreadable { connection, .. } => {
+                let bytes = Bytes::from_static(b"SIP/2.0 400 Bad Request\r\n\r\n");
+                out.push(Output::Send { connection, bytes });
+                Seen::Unreadable(connection)
+            }
+            Input::Closed { connection } => Seen::Closed(connection),
+            Input::Resolved { result, .. } => Seen::Resolved(result),
+            Input::ConnectFailed { error, .. } => Seen::ConnectFailed(error),
+        };
+        let _ = self.seen.send(seen);
+    }
+
+    fn next_timeout(&self) -> Option<Instant> {
+        self.timeout
+    }
+
+    fn on_timeout(&mut self, _now: Instant, _out: &mut Vec<Output>) {
+        self.timeout = None;
+        let _ = self.seen.send(Seen::Timeout);
+    }
+
+    fn live(&self) -> usize {
+        self.live
+    }
+}
+
+/// A small whole message.
+pub(super) fn message(number: usize) -> String {
+    format!(
+        "MESSAGE sip:bob@contoso.example SIP/2.0\r\n\
+         Via: SIP/2.0/TLS sip.fabrikam.example;branch=z9hG4bK{number}\r\n\
+         From: <sip:alice@fabrikam.example>;tag=a\r\n\
+         To: <sip:bob@contoso.example>\r\n\
+         Call-ID: {number}@fabrikam.example\r\n\
+         CSeq: {number} MESSAGE\r\n\
+         Content-Length: 2\r\n\r\nhi"
+    )
+}
+
+/// Shorter than waiting for a human, longer than a busy machine needs.
+pub(super) const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
+
+/// A refusal that a test closes connections with.
+pub(super) const REASON: Refusal = Refusal::DomainBlocked;
+
+/// Shared.
+pub(super) fn arc<T>(value: T) -> Arc<T> {
+    Arc::new(value)
+}
