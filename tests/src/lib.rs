@@ -4,3 +4,4 @@ pub mod demo;
 pub mod kernel;
 pub mod lab;
 pub mod packets;
+pub mod wire;

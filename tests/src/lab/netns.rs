@@ -47,6 +47,11 @@ impl Namespace {
         Ok(namespace)
     }
 
+    /// One that is there already, by its full name.
+    pub fn existing(name: &str) -> Self {
+        Self { name: name.to_owned() }
+    }
+
     /// Its full name, as `ip netns` shows it.
     pub fn name(&self) -> &str {
         &self.name

@@ -1,0 +1,165 @@
+//! Two namespaces and a veth pair between them, for tests and benchmarks of the firewall alone:
+//! `edge0` is ours, `peer0` is the outside. Everything goes when the guard is dropped.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use edge_user::config::{
+    AccessService, Config, Dns, Federation, Firewall, Host, Inside, InsideServer, Interface,
+    Limits, Log, Management, NextHop, Paths, TlsFiles, Transport, Zone,
+};
+
+use crate::lab::netns::Namespace;
+
+/// The device that carries the program.
+pub const DEVICE: &str = "edge0";
+/// Our address.
+pub const EDGE4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+/// Our address.
+pub const EDGE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+/// The outside's address.
+pub const PEER4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
+/// The outside's address.
+pub const PEER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// The pair of namespaces.
+#[derive(Debug)]
+pub struct Wire {
+    /// Ours.
+    pub edge: Namespace,
+    /// The outside.
+    pub peer: Namespace,
+    /// A pin folder of our own.
+    pub pins: PathBuf,
+    /// A state folder of our own.
+    pub state: PathBuf,
+}
+
+impl Wire {
+    /// Makes both, with addresses and the link up.
+    pub fn new(tag: &str) -> Result<Self> {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("edge-{tag}-{}-{number}", std::process::id());
+        let edge = Namespace::create(&format!("{name}-edge"))?;
+        let peer = Namespace::create(&format!("{name}-peer"))?;
+        let state = std::env::temp_dir().join(&name);
+        std::fs::create_dir_all(&state).with_context(|| state.display().to_string())?;
+        let wire = Self { edge, peer, pins: Path::new("/sys/fs/bpf").join(&name), state };
+        wire.edge.ip_batch(&format!(
+            "link add {DEVICE} type veth peer name peer0 netns {}\n\
+             addr add {EDGE4}/24 dev {DEVICE}\n\
+             addr add {EDGE6}/64 dev {DEVICE} nodad\n\
+             link set {DEVICE} up\n",
+            wire.peer.name()
+        ))?;
+        wire.peer.ip_batch(&format!(
+            "addr add {PEER4}/24 dev peer0\n\
+             addr add {PEER6}/64 dev peer0 nodad\n\
+             link set peer0 up\n"
+        ))?;
+        Ok(wire)
+    }
+
+    /// A small valid configuration: SIP on 5061 from everywhere, ssh from a management prefix.
+    pub fn config(&self) -> Config {
+        let name = |text: &str| text.parse().expect("a domain name");
+        let tls = TlsFiles { certificate: "c".into(), key: "k".into(), trust: "t".into() };
+        let second = Duration::from_secs(1);
+        Config {
+            file: "edge.toml".into(),
+            fqdn: name("edge.contoso.example"),
+            domains: vec![name("contoso.example")],
+            paths: Paths {
+                state: self.state.clone(),
+                run: self.state.clone(),
+                pins: self.pins.clone(),
+            },
+            interfaces: vec![Interface {
+                device: DEVICE.to_owned(),
+                vlan: None,
+                zone: Zone::External,
+            }],
+            management: Management {
+                ports: vec![22],
+                from: vec!["192.0.2.0/28".parse().expect("a prefix")],
+                zone: Zone::External,
+            },
+            access: AccessService {
+                listen: vec![
+                    SocketAddr::new(IpAddr::V4(EDGE4), 5061),
+                    SocketAddr::new(IpAddr::V6(EDGE6), 5061),
+                ],
+                advertise: Vec::new(),
+                tls: tls.clone(),
+            },
+            inside: Inside {
+                listen: vec![(Transport::Tls, SocketAddr::from(([10, 0, 0, 10], 5061)))],
+                tls: Some(tls),
+                servers: vec![InsideServer::Name(name("director.contoso.example"))],
+                next_hops: vec![NextHop {
+                    host: Host::Name(name("director.contoso.example")),
+                    port: 5061,
+                    transport: Transport::Tls,
+                }],
+            },
+            federation: Federation {
+                enabled: true,
+                allowed_domains: Vec::new(),
+                blocked_domains: Vec::new(),
+                allow_addresses: Vec::new(),
+            },
+            firewall: Firewall {
+                monitor: false,
+                allow_generic: false,
+                lldp: false,
+                lacp: false,
+                dhcp_client: false,
+                events_per_second: 10,
+                max_blocked_addresses: 10_000,
+                max_blocked_prefixes: 10_000,
+                rules: Vec::new(),
+                blocks: Vec::new(),
+            },
+            dns: Dns { servers: Vec::new(), timeout: second },
+            limits: Limits {
+                connections: 1,
+                connections_per_source: 1,
+                handshakes: 1,
+                handshake_timeout: second,
+                message_timeout: second,
+                idle_timeout: second,
+                head_bytes: 1,
+                body_bytes: 1,
+                transactions: 1,
+                write_queue_bytes: 1,
+            },
+            log: Log { json: false, filter: "info".to_owned() },
+        }
+    }
+
+    /// The configuration with changes, shared as the firewall wants it.
+    pub fn config_with(&self, change: impl FnOnce(&mut Config)) -> Arc<Config> {
+        let mut config = self.config();
+        change(&mut config);
+        Arc::new(config)
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        let _ = edge_user::firewall::detach(&self.pins, true);
+        Namespace::delete(self.edge.name());
+        Namespace::delete(self.peer.name());
+        let _ = std::fs::remove_dir_all(&self.state);
+    }
+}

@@ -1,0 +1,359 @@
+//! The firewall on real devices: veth pairs in namespaces of their own, native XDP, real pins.
+
+use std::{
+    net::{IpAddr, UdpSocket},
+    process::{Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use edge_tests::wire::{DEVICE, EDGE4, EDGE6, PEER4, PEER6, Wire};
+use edge_user::{
+    config::{Config, FirewallRule, Protocol, Zone},
+    firewall::{
+        self, AttachMode, BlockOwner, BlockRequest, FirewallError, FirewallHandle, Intent,
+        LoadSource, Owner, OwnerOptions, StartReport, events, inspect,
+    },
+};
+use ipnet::IpNet;
+
+const PORT: u16 = 7000;
+
+/// Starts an owner inside the wire's edge namespace.
+fn start(wire: &Wire, config: Arc<Config>) -> Result<(FirewallHandle, StartReport), FirewallError> {
+    wire.edge.run(move || Owner::start(OwnerOptions::new(&config), config)).unwrap()
+}
+
+fn rule(name: &str, port: u16) -> FirewallRule {
+    FirewallRule {
+        name: name.to_owned(),
+        zone: Zone::External,
+        protocol: Protocol::Udp,
+        ports: vec![(port, port)],
+        to: Vec::new(),
+        from: Vec::new(),
+        drop: false,
+    }
+}
+
+/// SIP, ssh, and one UDP port from everywhere.
+fn open_port(config: &mut Config) {
+    config.firewall.rules.push(rule("test", PORT));
+}
+
+fn block(prefix: IpNet, owner: BlockOwner, expires_at: Option<SystemTime>) -> Intent {
+    Intent::Block(BlockRequest { prefix, owner, comment: None, expires_at })
+}
+
+fn count(wire: &Wire, reason: &str) -> u64 {
+    let rows = inspect::reasons(&wire.pins).unwrap();
+    rows.iter().find(|row| row.name == reason).unwrap().packets
+}
+
+/// Waits until `check` holds; packets take a moment.
+fn eventually(what: &str, check: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !check() {
+        assert!(began.elapsed() < Duration::from_secs(5), "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Sends one datagram from outside and says whether it arrives.
+fn passes(wire: &Wire, from: IpAddr, to: IpAddr) -> bool {
+    let receiver = wire.edge.run(|| UdpSocket::bind((to, PORT)).unwrap()).unwrap();
+    receiver.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    let sender = wire.peer.run(|| UdpSocket::bind((from, 0)).unwrap()).unwrap();
+    sender.send_to(b"hello", (to, PORT)).unwrap();
+    receiver.recv(&mut [0; 16]).is_ok()
+}
+
+fn wait_lock_free(wire: &Wire) {
+    eventually("the lock is free", || !inspect::status(&wire.pins).unwrap().daemon);
+}
+
+/// Not a test by itself: the process that `kill -9` ends (see below).
+#[test]
+fn daemon_process_for_other_tests() {
+    let Ok(pins) = std::env::var("EDGE_TEST_PINS") else { return };
+    // The wire of the parent, without its guard.
+    let wire = std::mem::ManuallyDrop::new(Wire {
+        edge: edge_tests::lab::netns::Namespace::existing(&std::env::var("EDGE_TEST_NS").unwrap()),
+        peer: edge_tests::lab::netns::Namespace::existing("none"),
+        pins: pins.into(),
+        state: std::env::var("EDGE_TEST_STATE").unwrap().into(),
+    });
+    let (handle, _) = start(&wire, wire.config_with(open_port)).unwrap();
+    let prefix = IpNet::from(IpAddr::V4(PEER4));
+    handle.apply_blocking(vec![block(prefix, BlockOwner::Administrator, None)]).unwrap();
+    std::fs::write(wire.state.join("ready"), "").unwrap();
+    std::thread::sleep(Duration::from_secs(60));
+}
+
+#[test]
+fn drops_go_on_after_kill_9_and_the_next_daemon_adopts_them() {
+    let wire = Wire::new("fwk").unwrap();
+    let mut daemon = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "daemon_process_for_other_tests", "--nocapture"])
+        .env("EDGE_TEST_PINS", &wire.pins)
+        .env("EDGE_TEST_NS", wire.edge.name())
+        .env("EDGE_TEST_STATE", &wire.state)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    eventually("the daemon is ready", || wire.state.join("ready").exists());
+    assert!(inspect::status(&wire.pins).unwrap().daemon);
+    assert!(!passes(&wire, PEER4.into(), EDGE4.into()));
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+
+    let before = count(&wire, "blocked-address");
+    assert!(!passes(&wire, PEER4.into(), EDGE4.into()), "blocked without a daemon");
+    assert!(passes(&wire, PEER6.into(), EDGE6.into()), "the rule is in force without a daemon");
+    assert!(count(&wire, "blocked-address") > before);
+    assert!(!inspect::status(&wire.pins).unwrap().daemon);
+    let dead = inspect::status(&wire.pins).unwrap();
+
+    let dropped = count(&wire, "blocked-address");
+    let (handle, report) = start(&wire, wire.config_with(open_port)).unwrap();
+    assert!(report.adopted && report.attached[0].adopted, "{report:?}");
+    assert_eq!(report.attached[0].link_id, dead.attached[0].link_id);
+    assert_ne!(report.attached[0].program_id, dead.attached[0].program_id);
+    assert_eq!(report.adopted_blocks, 1);
+    assert!(count(&wire, "blocked-address") >= dropped, "counters are kept");
+    assert!(!passes(&wire, PEER4.into(), EDGE4.into()));
+    let settled = handle.settle_blocking().unwrap();
+    assert_eq!(settled.removed, 1, "nobody claimed it");
+    assert!(passes(&wire, PEER4.into(), EDGE4.into()));
+}
+
+#[test]
+fn a_blocked_source_is_dropped_in_the_driver_until_its_block_goes_or_expires() {
+    let wire = Wire::new("fwb").unwrap();
+    let (handle, report) = start(&wire, wire.config_with(open_port)).unwrap();
+    assert_eq!(report.attached[0].mode, AttachMode::Native);
+    assert!(report.warnings.is_empty(), "{:?}", report.warnings);
+    let owner = BlockOwner::Administrator;
+    for (from, to, shorter) in [
+        (IpAddr::V4(PEER4), IpAddr::V4(EDGE4), "198.51.100.0/24"),
+        (IpAddr::V6(PEER6), IpAddr::V6(EDGE6), "2001:db8::/40"),
+    ] {
+        assert!(passes(&wire, from, to), "{from} before");
+        for prefix in [IpNet::from(from), shorter.parse().unwrap()] {
+            let applied = handle.apply_blocking(vec![block(prefix, owner.clone(), None)]).unwrap();
+            assert_eq!(applied.added, 1);
+            let before = count(&wire, "blocked-address");
+            assert!(!passes(&wire, from, to), "{prefix} blocked");
+            assert!(count(&wire, "blocked-address") > before, "{prefix}");
+            let gone = Intent::Unblock { prefix, owner: owner.clone() };
+            assert_eq!(handle.apply_blocking(vec![gone]).unwrap().removed, 1);
+            assert!(passes(&wire, from, to), "{prefix} unblocked");
+        }
+        let soon = SystemTime::now() + Duration::from_millis(900);
+        let applied = vec![block(IpNet::from(from), owner.clone(), Some(soon))];
+        handle.apply_blocking(applied).unwrap();
+        assert!(!passes(&wire, from, to), "{from} blocked for a while");
+        eventually("expired", || inspect::blocks(&wire.pins).unwrap().is_empty());
+        assert!(passes(&wire, from, to), "{from} expired");
+    }
+}
+
+#[test]
+fn a_blocked_domain_is_dropped_at_federation_ports_only() {
+    let wire = Wire::new("fwd").unwrap();
+    let (handle, _) = start(&wire, wire.config_with(open_port)).unwrap();
+    let owner = BlockOwner::Domain("bad.example".parse().unwrap());
+    let prefix = IpNet::from(IpAddr::V4(PEER4));
+    handle.apply_blocking(vec![block(prefix, owner, None)]).unwrap();
+    assert!(passes(&wire, PEER4.into(), EDGE4.into()), "another port");
+    let connect = wire.peer.run(|| {
+        let address = (IpAddr::V4(EDGE4), 5061).into();
+        std::net::TcpStream::connect_timeout(&address, Duration::from_millis(300))
+    });
+    assert!(connect.unwrap().is_err());
+    assert!(count(&wire, "blocked-domain") > 0);
+}
+
+#[test]
+fn management_cannot_be_blocked_and_says_why() {
+    let wire = Wire::new("fwm").unwrap();
+    let (handle, _) = start(&wire, wire.config_with(|_| ())).unwrap();
+    let prefix = "192.0.2.3/32".parse().unwrap();
+    let refused = handle.apply_blocking(vec![block(prefix, BlockOwner::Administrator, None)]);
+    assert!(refused.unwrap_err().to_string().contains("management"));
+    assert!(inspect::blocks(&wire.pins).unwrap().is_empty());
+}
+
+#[test]
+fn a_second_daemon_is_refused_and_a_foreign_program_is_named() {
+    let wire = Wire::new("fws").unwrap();
+    let (_handle, _) = start(&wire, wire.config_with(|_| ())).unwrap();
+    let same = start(&wire, wire.config_with(|_| ()));
+    assert!(matches!(same, Err(FirewallError::Locked { .. })), "{same:?}");
+    let other_pins = wire
+        .pins
+        .with_extension("")
+        .with_file_name(format!("{}-2", wire.pins.file_name().unwrap().to_string_lossy()));
+    let other = start(&wire, wire.config_with(|config| config.paths.pins = other_pins.clone()));
+    firewall::detach(&other_pins, true).unwrap();
+    match other {
+        Err(FirewallError::ForeignProgram { device, program }) => {
+            assert_eq!(device, DEVICE);
+            assert!(program.contains("edge_xdp"), "{program}");
+        }
+        other => panic!("{other:?}"),
+    }
+    let held = firewall::detach(&wire.pins, false);
+    assert!(matches!(held, Err(FirewallError::Locked { .. })), "{held:?}");
+}
+
+#[test]
+fn detach_leaves_nothing() {
+    let wire = Wire::new("fwx").unwrap();
+    let (handle, _) = start(&wire, wire.config_with(|_| ())).unwrap();
+    drop(handle);
+    wait_lock_free(&wire);
+    let report = firewall::detach(&wire.pins, false).unwrap();
+    assert_eq!(report.devices, [DEVICE]);
+    assert!(!wire.pins.exists());
+    eventually("the program is off", || {
+        let output = wire.edge.command("ip").args(["link", "show", DEVICE]).output().unwrap();
+        !String::from_utf8_lossy(&output.stdout).contains("xdp")
+    });
+    assert!(passes(&wire, PEER4.into(), EDGE4.into()), "no firewall any more");
+    assert_eq!(firewall::detach(&wire.pins, false).unwrap().pins, 0);
+}
+
+#[test]
+fn vlan_offload_is_turned_off() {
+    let wire = Wire::new("fwv").unwrap();
+    let offload = || {
+        let output = wire.edge.command("ethtool").args(["-k", DEVICE]).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text.lines().find(|line| line.contains("rx-vlan-offload")).unwrap().to_owned()
+    };
+    assert!(offload().contains(": on"), "{}", offload());
+    let (_handle, _) = start(&wire, wire.config_with(|_| ())).unwrap();
+    assert!(offload().contains(": off"), "{}", offload());
+}
+
+#[test]
+fn a_swap_of_the_rules_keeps_counters_by_name() {
+    let wire = Wire::new("fwg").unwrap();
+    let (handle, report) = start(&wire, wire.config_with(open_port)).unwrap();
+    assert!(passes(&wire, PEER4.into(), EDGE4.into()));
+    let of = |name: &str| {
+        let rows = inspect::rules(&wire.pins, &wire.state).unwrap();
+        rows.into_iter().find(|row| row.rule.name == name).unwrap()
+    };
+    let before = of("test");
+    assert!(before.packets > 0);
+    // Another rule stands before it now; the generation is the other one.
+    let config = wire.config_with(|config| {
+        config.firewall.rules.push(rule("before", 7001));
+        open_port(config);
+    });
+    handle.apply_blocking(vec![Intent::SetConfig(config)]).unwrap();
+    let status = inspect::status(&wire.pins).unwrap();
+    assert_ne!(status.generation, Some(report.generation));
+    let after = of("test");
+    assert_eq!((after.rule.id, after.packets), (before.rule.id, before.packets));
+    assert!(passes(&wire, PEER4.into(), EDGE4.into()));
+    assert!(of("test").packets > before.packets);
+    assert_eq!(of("before").packets, 0);
+    // A rule that goes closes its port.
+    handle.apply_blocking(vec![Intent::SetConfig(wire.config_with(|_| ()))]).unwrap();
+    assert!(!passes(&wire, PEER4.into(), EDGE4.into()));
+    assert!(count(&wire, "no-rule") > 0);
+}
+
+#[test]
+fn pins_of_another_schema_or_shape_are_refused_with_the_mend() {
+    let wire = Wire::new("fwp").unwrap();
+    std::fs::create_dir_all(wire.pins.join("v999")).unwrap();
+    let refused = start(&wire, wire.config_with(|_| ())).unwrap_err();
+    assert!(matches!(refused, FirewallError::Schema { .. }), "{refused}");
+    assert!(refused.to_string().contains("edge detach"));
+    firewall::detach(&wire.pins, false).unwrap();
+
+    let folder = wire.pins.join(format!("v{}", edge_ebpf::abi::SCHEMA));
+    std::fs::create_dir_all(&folder).unwrap();
+    aya::maps::Array::<_, u64>::create(1, 0).unwrap().pin(folder.join("BLOCKED4")).unwrap();
+    let refused = start(&wire, wire.config_with(|_| ())).unwrap_err();
+    assert!(matches!(refused, FirewallError::Shape { .. }), "{refused}");
+    assert!(refused.to_string().contains("edge detach"));
+    firewall::detach(&wire.pins, false).unwrap();
+    start(&wire, wire.config_with(|_| ())).unwrap();
+}
+
+#[test]
+fn at_boot_the_last_good_rules_come_back_without_a_good_file() {
+    let wire = Wire::new("fwl").unwrap();
+    let options = OwnerOptions::new(&wire.config());
+    let load = |config| {
+        let options = options.clone();
+        wire.edge.run(move || firewall::load_last_good(options, config)).unwrap()
+    };
+    let none = load(None);
+    assert!(matches!(none, Err(FirewallError::NoLastGood { .. })), "{none:?}");
+    let config = wire.config_with(|config| {
+        open_port(config);
+        config.interfaces.push(edge_user::config::Interface {
+            device: "later0".to_owned(),
+            vlan: None,
+            zone: Zone::Internal,
+        });
+    });
+    let report = load(Some(config)).unwrap();
+    assert_eq!((report.source, report.start.missing), (LoadSource::Config, vec!["later0".into()]));
+    // A reboot: the pins are gone, the state folder is not.
+    firewall::detach(&wire.pins, false).unwrap();
+    let report = load(None).unwrap();
+    assert_eq!(report.source, LoadSource::LastGood);
+    assert!(!inspect::status(&wire.pins).unwrap().daemon);
+    assert!(passes(&wire, PEER4.into(), EDGE4.into()));
+    assert!(inspect::rules(&wire.pins, &wire.state).unwrap().iter().any(|r| r.rule.name == "test"));
+}
+
+#[test]
+fn every_map_can_be_listed_and_dumped_and_drops_are_told() {
+    let wire = Wire::new("fwi").unwrap();
+    let (handle, _) = start(&wire, wire.config_with(open_port)).unwrap();
+    let mut drops = events::subscribe(&wire.pins, 64).unwrap();
+    let blocks = ["198.51.100.2/32", "203.0.113.0/24", "2001:db8:9::9/128", "2001:db8:8::/48"]
+        .map(|text| block(text.parse().unwrap(), BlockOwner::File, None));
+    handle.apply_blocking(blocks.to_vec()).unwrap();
+    assert!(!passes(&wire, PEER4.into(), EDGE4.into()));
+    let drops = std::cell::RefCell::new(&mut drops);
+    eventually("the drop is told", || {
+        drops.borrow_mut().try_recv().is_ok_and(|event| {
+            event.reason == "blocked-address" && event.source == Some(IpAddr::V4(PEER4))
+        })
+    });
+    let maps = inspect::maps(&wire.pins).unwrap();
+    assert_eq!(maps.len(), 20);
+    for map in &maps {
+        assert!(map.bytes > 0 || map.name == "EVENTS", "{map:?}");
+        let rows = inspect::dump(&wire.pins, &map.name).unwrap();
+        let filled = [
+            "SETTINGS",
+            "INTERFACES",
+            "PORT_WORDS",
+            "RULES",
+            "SOURCES4",
+            "DESTINATIONS",
+            "BLOCKED4",
+            "BLOCKED4_PREFIXES",
+            "BLOCKED6",
+            "BLOCKED6_PREFIXES",
+            "PRESENCE4",
+            "PRESENCE6",
+            "REASON_COUNTERS",
+        ];
+        assert!(!rows.is_empty() || !filled.contains(&map.name.as_str()), "{}", map.name);
+    }
+    assert_eq!(inspect::dump(&wire.pins, "BLOCKED4").unwrap()[0]["prefix"], "198.51.100.2/32");
+    assert_eq!(inspect::dump(&wire.pins, "INTERFACES").unwrap()[0]["zone"], "external");
+    let unknown = inspect::dump(&wire.pins, "NOPE");
+    assert!(matches!(unknown, Err(FirewallError::NoSuchMap { .. })));
+}
