@@ -3,10 +3,12 @@
 //!
 //! Everything that is decided on the host is decided by `templates/install.sh`, which is sent
 //! along: it checks first, keeps the former version, and puts it back when the new one does not
-//! start. So an archive installed by hand goes the same way.
+//! start or when we cannot reach the host with it running. An archive installed by hand goes the
+//! same way.
 
 use std::{
     env, fs,
+    io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::{Command, ExitCode, ExitStatus, Stdio},
 };
@@ -19,6 +21,9 @@ use crate::{
     setup::{self, Purpose},
     shell::{as_root, quote, say, show},
 };
+
+/// How long the host waits for a new connection before it takes the new version back.
+const CONFIRM_SECONDS: u32 = 20;
 
 /// Where to, and how.
 #[derive(Args, Debug)]
@@ -52,7 +57,8 @@ fn host(text: &str) -> Result<String, String> {
 }
 
 /// Builds, sends, installs. The exit code is the installer's: 0 installed, 2 refused and nothing
-/// changed, 3 the former version is back, 4 it did not start and there was none.
+/// changed, 3 the former version is back, 4 it did not start and none ran before, 5 it started but
+/// the host could not be reached any more, and it was taken back.
 pub fn command(arguments: &Arguments) -> Result<ExitCode> {
     let binary = match &arguments.binary {
         Some(file) => fs::canonicalize(file).with_context(|| file.display().to_string())?,
@@ -99,7 +105,8 @@ fn into_root(root: &Path, folder: &Path) -> Result<ExitStatus> {
 }
 
 /// The archive goes through the connection's standard input, and one command on the host unpacks
-/// it, runs the installer and removes it again.
+/// it, runs the installer and removes it again. When the installer asks for it, a new connection
+/// proves that the host can still be reached.
 fn over_ssh(arguments: &Arguments, host: &str, parent: &Path) -> Result<ExitStatus> {
     let mut tar = package::pack(parent);
     let mut tar = tar
@@ -110,8 +117,22 @@ fn over_ssh(arguments: &Arguments, host: &str, parent: &Path) -> Result<ExitStat
     let archive = tar.stdout.take().context("tar has no output")?;
     let mut ssh = ssh(arguments, host);
     say(format!("$ {}   (the archive, unpacked and installed there)", show(&ssh)));
-    ssh.arg(remote_script()).stdin(archive);
-    let status = ssh.status().context("cannot start ssh (package openssh-client)")?;
+    let mut child = ssh
+        .arg(remote_script())
+        .stdin(archive)
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start ssh (package openssh-client)")?;
+    let words = child.stdout.take().context("ssh has no output")?;
+    for line in BufReader::new(words).split(b'\n') {
+        let line = line?;
+        let line = String::from_utf8_lossy(&line);
+        println!("{line}");
+        if line.contains("waiting for a new connection") {
+            confirm(arguments, host);
+        }
+    }
+    let status = child.wait()?;
     let packed = tar.wait()?;
     if status.success() && !packed.success() {
         bail!("tar failed ({packed})");
@@ -119,9 +140,24 @@ fn over_ssh(arguments: &Arguments, host: &str, parent: &Path) -> Result<ExitStat
     Ok(status)
 }
 
+/// Connects anew and says so to the installer. When that fails, the installer draws the
+/// conclusion, not we.
+fn confirm(arguments: &Arguments, host: &str) {
+    let script = "as=; [ \"$(id -u)\" = 0 ] || as=\"sudo -n\"; \
+                  exec $as touch /usr/local/lib/edge/confirmed";
+    let mut ssh = ssh(arguments, host);
+    ssh.arg(format!("exec sh -c {}", quote(script))).stdin(Stdio::null());
+    let outcome = ssh.status();
+    if !outcome.is_ok_and(|status| status.success()) {
+        say(
+            "error: a new connection to the host does not come about: it will take the new version back",
+        );
+    }
+}
+
 fn ssh(arguments: &Arguments, host: &str) -> Command {
     let mut ssh = Command::new("ssh");
-    ssh.args(["-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=15"]);
+    ssh.args(["-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10"]);
     ssh.args(["-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=12"]);
     if let Some(port) = arguments.port {
         ssh.args(["-p", &port.to_string()]);
@@ -144,7 +180,8 @@ fn remote_script() -> String {
         "set -eu; umask 022; mkdir -p /usr/local/lib/edge; \
          dir=$(mktemp -d /usr/local/lib/edge/incoming.XXXXXX); trap 'rm -rf \"$dir\"' EXIT; \
          trap '' HUP PIPE; tar -xzf - --no-same-owner -C \"$dir\"; \
-         sh \"$dir/{name}/install.sh\" --management-source \"$1\"",
+         sh \"$dir/{name}/install.sh\" --confirm-within {CONFIRM_SECONDS} \
+         --management-source \"$1\"",
         name = package::name(),
     );
     let user_part = format!(

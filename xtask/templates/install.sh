@@ -6,13 +6,16 @@ set -eu
 
 usage() {
     cat <<'TEXT'
-usage: install.sh [--root DIR] [--management-source ADDRESS]
+usage: install.sh [--root DIR] [--management-source ADDRESS] [--confirm-within SECONDS]
   --root DIR                   install into a file system that is not running: no service is
                                restarted there
   --management-source ADDRESS  refuse when ADDRESS is not inside the configuration's
                                management prefixes (an ssh session gives its own)
+  --confirm-within SECONDS     wait for /usr/local/lib/edge/confirmed to be made, over a new
+                               connection, and take the new version back when it is not
 exit codes: 0 installed, 1 not installed, 2 refused and nothing changed,
-            3 did not start and the former version is back, 4 did not start and there was none
+            3 did not start and the former version is back, 4 did not start and none ran before,
+            5 started, but was not confirmed, and is taken back
 TEXT
 }
 
@@ -20,11 +23,12 @@ TEXT
 say() { echo "edge: $*" || true; }
 fail() { code=$1; shift; echo "edge: error: $*" >&2 || true; exit "$code"; }
 
-root='' source=''
+root='' source='' seconds=0
 while [ $# -gt 0 ]; do
     case "$1" in
         --root) root=${2:?--root needs a folder}; shift 2 ;;
         --management-source) source=${2-}; [ -n "$source" ] || fail 2 "the ssh session does not say where it comes from"; shift 2 ;;
+        --confirm-within) seconds=${2:?--confirm-within needs seconds}; shift 2 ;;
         --help) usage; exit 0 ;;
         *) usage >&2; exit 1 ;;
     esac
@@ -158,6 +162,48 @@ start() {
         [ "$(systemctl show -P MainPID edge.service)" = "$process" ]
 }
 
+# A host that can no longer be reached is worse than an old version.
+confirmed() { # SECONDS
+    rm -f "$library/confirmed"
+    say "running; waiting for a new connection (at most $1 s)"
+    left=$(($1 * 5))
+    while [ "$left" -gt 0 ]; do
+        [ ! -e "$library/confirmed" ] || return 0
+        sleep 0.2
+        left=$((left - 1))
+    done
+    return 1
+}
+
+# Nothing of it runs, now or at boot, and the kernel drops nothing for it.
+open_up() {
+    systemctl --quiet disable --now edge.service edge-load.service || true
+    /usr/local/sbin/edge detach -c "$config" >/dev/null ||
+        /usr/local/sbin/edge detach -c "$config" --force || true
+}
+
+take_back() { # to before, when nothing ran
+    open_up
+    [ -z "$former" ] || put_former_back
+    systemctl daemon-reload
+}
+
+take_back_unreachable() {
+    why="nobody could connect with the new version running"
+    if [ -z "$running_before" ]; then
+        take_back
+        fail 5 "$why: it is stopped and its firewall detached; look at [management] in $config"
+    fi
+    put_former_back
+    systemctl daemon-reload
+    # Longer: the old connection has to find its way back first.
+    if start && confirmed 60; then
+        fail 5 "$why; the former version is back and running"
+    fi
+    open_up
+    fail 5 "$why, nor with the former: it is back, but stopped and its firewall detached; look at [management] in $config"
+}
+
 last_words() {
     echo "the journal's last lines:" >&2
     journalctl --no-pager --quiet -u edge.service --since "@$began" -n 30 -o cat >&2 || true
@@ -171,6 +217,10 @@ enable_units() {
     fi
 }
 
+running_before=''
+if [ -z "$offline" ] && [ "$(systemctl is-active edge.service)" = active ]; then
+    running_before=yes
+fi
 check
 keep_former
 put_new
@@ -189,13 +239,14 @@ fi
 
 began=$(date +%s)
 if start; then
+    [ "$seconds" -eq 0 ] || confirmed "$seconds" || take_back_unreachable
     say "installed and running: $(/usr/local/sbin/edge --version)"
     exit 0
 fi
 last_words
-if [ -z "$former" ]; then
-    systemctl --quiet disable --now edge.service || true
-    fail 4 "the new version did not start and there is no former one to put back: it is installed and disabled"
+if [ -z "$running_before" ]; then
+    take_back
+    fail 4 "the new version did not start; none ran before, so none runs now"
 fi
 put_former_back
 systemctl daemon-reload
