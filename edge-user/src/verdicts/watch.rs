@@ -220,10 +220,11 @@ impl Watches {
             }
             Err(error) => {
                 watch.error = Some(error);
-                if error == ResolveError::Unavailable {
-                    watch.absent_since = None;
-                } else if now.saturating_duration_since(*watch.absent_since.get_or_insert(now))
-                    >= ABSENT_FOR
+                // That DNS fails says nothing; that it says "there is none" counts from the first time.
+                let absent = error != ResolveError::Unavailable;
+                if absent
+                    && now.saturating_duration_since(*watch.absent_since.get_or_insert(now))
+                        >= ABSENT_FOR
                 {
                     watch.addresses = Vec::new();
                     watch.known = true;
