@@ -1,3 +1,7 @@
 //! The `edge` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    edge_user::admin::main()
+}

@@ -1,7 +1,5 @@
 //! What each command does: asks the daemon or reads the pins, and gives a table and JSON.
 
-use std::path::{Path, PathBuf};
-
 use serde_json::{Value, json};
 
 use super::{
@@ -421,18 +419,4 @@ pub fn load(paths: Paths, config: Option<Config>) -> Outcome {
         text.push_str(&format!("warning: {warning}\n"));
     }
     Ok(Report::new(text, json!(report)))
-}
-
-/// The folders a client command uses when the file cannot even be read for `[paths]`.
-pub fn default_paths() -> Paths {
-    Paths {
-        state: PathBuf::from("/var/lib/edge"),
-        run: PathBuf::from("/run/edge"),
-        pins: PathBuf::from("/sys/fs/bpf/edge"),
-    }
-}
-
-/// Whether the file exists at all: a missing default file is no error for reading commands.
-pub fn exists(path: &Path) -> bool {
-    path.exists()
 }

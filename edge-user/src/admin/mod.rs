@@ -9,3 +9,127 @@ pub mod commands;
 pub mod protocol;
 pub mod server;
 pub mod table;
+
+use std::{
+    io::{IsTerminal as _, Write as _},
+    process::ExitCode,
+};
+
+use clap::Parser as _;
+use serde_json::json;
+
+use self::{
+    cli::{CheckArguments, Cli, Command, Global, exit},
+    commands::{CommandError, Report},
+};
+use crate::{
+    config::{self, Checked, ConfigErrors, Config},
+    daemon,
+};
+
+/// The `edge` command: reads the command line, does what it says, and gives the exit code.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let code = match cli.command {
+        Command::Run => run(&cli.global),
+        Command::Check(arguments) => check(&cli.global, &arguments),
+        command => {
+            let result = ask(&cli.global, command);
+            print(&cli.global, result)
+        }
+    };
+    ExitCode::from(code)
+}
+
+fn run(global: &Global) -> u8 {
+    let Checked { config, findings } = config::check(&global.config);
+    report_findings(&findings);
+    let Some(config) = config else { return exit::BAD_CONFIGURATION };
+    match daemon::run(config) {
+        Ok(()) => exit::OK,
+        Err(error) => {
+            eprintln!("edge: {error:#}");
+            exit::FAILED
+        }
+    }
+}
+
+fn check(global: &Global, arguments: &CheckArguments) -> u8 {
+    let Checked { config, findings } = config::check(&global.config);
+    let outside = config.as_ref().zip(arguments.management_source).and_then(|(config, source)| {
+        let inside = config.management.from.iter().any(|prefix| prefix.contains(&source));
+        (!inside).then(|| {
+            format!("{source} is not inside [management] from: it would be locked out; add it")
+        })
+    });
+    if global.json {
+        let errors = json!({
+            "ok": config.is_some() && outside.is_none(),
+            "file": global.config,
+            "errors": findings.errors,
+            "warnings": findings.warnings,
+            "management_source": outside,
+        });
+        print_text(&format!("{errors}\n"));
+    } else {
+        report_findings(&findings);
+        if let Some(fault) = &outside {
+            eprintln!("{}: error: {fault}", global.config.display());
+        }
+        if config.is_some() && outside.is_none() {
+            print_text(&format!("{}: the configuration is good\n", global.config.display()));
+        }
+    }
+    if config.is_some() && outside.is_none() { exit::OK } else { exit::BAD_CONFIGURATION }
+}
+
+fn report_findings(findings: &ConfigErrors) {
+    let _ = write!(std::io::stderr(), "{}", findings.render(std::io::stderr().is_terminal()));
+}
+
+fn ask(global: &Global, command: Command) -> Result<Report, CommandError> {
+    let paths = config::paths_only(&global.config);
+    match command {
+        Command::Run | Command::Check(_) => Err(CommandError::Form),
+        Command::Load => commands::load(paths, good_config(global)),
+        Command::Detach { force } => commands::detach(&paths, force),
+        Command::Status => commands::status(&paths),
+        Command::Reload => commands::reload(&paths),
+        Command::Map(command) => commands::map(&paths, &command),
+        Command::Block(command) => commands::block(&paths, &command),
+        Command::Rule(command) => commands::rule(&paths, &command),
+        Command::Domain(command) => commands::domain(&paths, &command),
+    }
+}
+
+/// The configuration when it is valid; what is wrong with it is said all the same.
+fn good_config(global: &Global) -> Option<Config> {
+    let Checked { config, findings } = config::check(&global.config);
+    report_findings(&findings);
+    config
+}
+
+fn print(global: &Global, result: Result<Report, CommandError>) -> u8 {
+    match result {
+        Ok(report) if global.json => {
+            print_text(&format!("{}\n", report.json));
+            report.code
+        }
+        Ok(report) => {
+            print_text(&report.text);
+            report.code
+        }
+        Err(error) => {
+            if global.json {
+                print_text(&format!("{}\n", json!({"error": error.to_string()})));
+            }
+            eprintln!("edge: {error}");
+            error.code()
+        }
+    }
+}
+
+/// Standard output may be a pipe that is closed already (`edge map dump … | head`).
+fn print_text(text: &str) {
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+}

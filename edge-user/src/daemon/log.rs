@@ -1,0 +1,86 @@
+//! The daemon's log: structured, on standard error, without bodies, keys or passwords.
+
+use std::{
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+use tracing::{debug, info, warn};
+use tracing_subscriber::EnvFilter;
+
+use crate::{config::Log, proxy::Event};
+
+/// Starts logging. A filter that cannot be read falls back to `info`, and says so.
+pub fn start(log: &Log) {
+    let (filter, fault) = match EnvFilter::try_new(&log.filter) {
+        Ok(filter) => (filter, None),
+        Err(error) => (EnvFilter::new("info"), Some(error.to_string())),
+    };
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A second start in one process (tests) keeps the first.
+    let _ = if log.json {
+        builder.json().flatten_event(true).try_init()
+    } else {
+        builder.with_ansi(false).with_target(false).try_init()
+    };
+    if let Some(error) = fault {
+        warn!(filter = log.filter, error, "[log] filter cannot be read; `info` is used");
+    }
+}
+
+/// Lines of one kind in a second, at most; the rest are counted.
+const LINES_PER_SECOND: u32 = 20;
+
+/// Keeps what strangers can cause from filling the log.
+#[derive(Debug, Default)]
+pub struct Limiter(Mutex<Option<(Instant, u32, u64)>>);
+
+impl Limiter {
+    /// Whether a line may be written now, and how many were left out before it.
+    pub fn admit(&self, now: Instant) -> Option<u64> {
+        let mut slot = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let (began, written, dropped) = slot.get_or_insert((now, 0, 0));
+        if now.duration_since(*began) >= Duration::from_secs(1) {
+            (*began, *written) = (now, 0);
+        }
+        if *written < LINES_PER_SECOND {
+            *written += 1;
+            Some(std::mem::take(dropped))
+        } else {
+            *dropped += 1;
+            None
+        }
+    }
+}
+
+/// Writes a proxy event.
+pub fn event(limiter: &Limiter, event: &Event) {
+    match event {
+        Event::Refused { reason, remote, domain, detail } => {
+            if let Some(left_out) = limiter.admit(Instant::now()) {
+                let domain = domain.as_ref().map(|d| d.as_str());
+                warn!(reason = reason.name(), %remote, domain, detail, left_out, "refused");
+            }
+        }
+        Event::Forwarded { method, partner, inbound } => {
+            debug!(method, %partner, inbound, "forwarded");
+        }
+        Event::Proved { connection, domain, remote } => {
+            info!(connection = connection.0, %domain, %remote, "a connection proved a domain");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_of_lines_is_cut_and_counted() {
+        let limiter = Limiter::default();
+        let start = Instant::now();
+        let written = (0..100).filter(|_| limiter.admit(start).is_some()).count();
+        assert_eq!(written, LINES_PER_SECOND as usize);
+        assert_eq!(limiter.admit(start + Duration::from_secs(1)), Some(80));
+    }
+}
