@@ -23,7 +23,7 @@ use self::{
     commands::{CommandError, Report},
 };
 use crate::{
-    config::{self, Checked, ConfigErrors, Config},
+    config::{self, Checked, Config, ConfigErrors},
     daemon,
 };
 
