@@ -1,6 +1,8 @@
 //! `edge run`: joins configuration, firewall, proxy, verdicts and control.
 
 pub mod log;
+mod notify;
+mod secret;
 
 use anyhow::Result;
 

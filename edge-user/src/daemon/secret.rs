@@ -1,0 +1,95 @@
+//! The secret that signs Record-Route: made once, kept in the state folder, never logged.
+//!
+//! Members of a pool share the file, so that one accepts what another signed; it outlives a
+//! restart, so that calls do too.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use ring::rand::{SecureRandom as _, SystemRandom};
+
+const NAME: &str = "route.key";
+
+/// Why there is no secret.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretError {
+    /// The file cannot be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file is not one of ours.
+    #[error("{0}: not a key of 32 bytes: remove it, a new one is made (live calls will end)")]
+    Form(PathBuf),
+    /// Others may read it.
+    #[error("{0}: others may read this key: run `chmod 600` on it")]
+    Readable(PathBuf),
+    /// The system has no randomness.
+    #[error("the system gave no random bytes")]
+    Random,
+}
+
+/// Reads the secret, or makes one.
+pub fn route_secret(state: &Path) -> Result<[u8; 32], SecretError> {
+    let path = state.join(NAME);
+    let io = |source| SecretError::Io { path: path.clone(), source };
+    match File::open(&path) {
+        Ok(file) => {
+            if file.metadata().map_err(io)?.mode() & 0o007 != 0 {
+                return Err(SecretError::Readable(path));
+            }
+            let mut bytes = Vec::new();
+            file.take(33).read_to_end(&mut bytes).map_err(io)?;
+            bytes.try_into().map_err(|_| SecretError::Form(path))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let mut secret = [0; 32];
+            SystemRandom::new().fill(&mut secret).map_err(|_| SecretError::Random)?;
+            // Whole or not at all: written aside, then moved.
+            let aside = state.join(format!(".{NAME}.{}", std::process::id()));
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&aside)
+                .map_err(io)?;
+            file.write_all(&secret).and_then(|()| file.sync_all()).map_err(io)?;
+            std::fs::rename(&aside, &path).map_err(io)?;
+            Ok(secret)
+        }
+        Err(error) => Err(io(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn the_secret_is_made_once_and_never_for_others_to_read() {
+        let state = std::env::temp_dir().join(format!("edge-secret-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&state);
+        std::fs::create_dir_all(&state).unwrap();
+        let first = route_secret(&state).unwrap();
+        assert_eq!(route_secret(&state).unwrap(), first);
+        assert_ne!(first, [0; 32]);
+        let path = state.join(NAME);
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o604)).unwrap();
+        assert!(matches!(route_secret(&state), Err(SecretError::Readable(_))));
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        std::fs::write(&path, b"short").unwrap();
+        assert!(matches!(route_secret(&state), Err(SecretError::Form(_))));
+        std::fs::remove_dir_all(state).unwrap();
+    }
+}
