@@ -1,15 +1,271 @@
 //! `edge run`: joins configuration, firewall, proxy, verdicts and control.
+//!
+//! Order of a start: what can fail without touching anything (files, certificates, sockets'
+//! names) comes first, the firewall next, the network last. Order of a stop: the network drains,
+//! the firewall stays as it is.
 
+mod blocks;
+mod control;
 pub mod log;
 mod notify;
 mod secret;
 
-use anyhow::Result;
+use std::{
+    fs::DirBuilder,
+    os::unix::fs::DirBuilderExt as _,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError, RwLock},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
-use crate::config::Config;
+use anyhow::{Context as _, Result};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{error, info, warn};
+
+use self::blocks::{BlockTask, BlockTaskHandle};
+use crate::{
+    admin::server::ControlSocket,
+    config::{self, Checked, Config, Paths},
+    federation::Policy,
+    firewall::{FirewallHandle, Intent, Owner, OwnerOptions},
+    net::{
+        dns::Resolver,
+        shell::{Shell, ShellHandle, ShellParts},
+        tls::TlsStore,
+    },
+    proxy::{Event, Proxy, ProxyConfig},
+    state::{Store, effective},
+};
+
+/// How long a stop waits for live transactions.
+const DRAIN: Duration = Duration::from_secs(10);
+/// How often files are looked at for new certificates.
+const TLS_WATCH: Duration = Duration::from_secs(5);
+
+/// What a running daemon is made of.
+struct Daemon {
+    config: RwLock<Arc<Config>>,
+    store: Mutex<Store>,
+    firewall: FirewallHandle,
+    shell: ShellHandle<Proxy>,
+    resolver: Arc<Resolver>,
+    tls: Arc<TlsStore>,
+    blocks: BlockTaskHandle,
+    secret: [u8; 32],
+    started: Instant,
+    alarms: Vec<String>,
+    warnings: Mutex<Vec<String>>,
+    /// One change at a time.
+    change: tokio::sync::Mutex<()>,
+}
 
 /// Runs the daemon until SIGTERM or SIGINT.
 pub fn run(config: Config) -> Result<()> {
     log::start(&config.log);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("edge-net")
+        .build()
+        .context("no threads for the network")?;
+    runtime.block_on(serve(Arc::new(config)))
+}
+
+async fn serve(config: Arc<Config>) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let daemon = start(config).await?;
+    let socket = ControlSocket::bind(&daemon.config().paths.run)
+        .context("the control socket cannot be had")?;
+    let control = tokio::spawn(socket.serve(Arc::clone(&daemon)));
+    let tls = tokio::spawn(Arc::clone(&daemon.tls).watch(TLS_WATCH, |loaded| match loaded {
+        Ok(loaded) => info!(access = loaded.access, "new certificates are in use"),
+        Err(error) => error!(%error, "new certificate files cannot be used; the old stay"),
+    }));
+    let alive = Arc::clone(&daemon);
+    let watchdog = tokio::spawn(async move { notify::watchdog(|| alive.alive()).await });
+    let ready = format!("federating for {}", daemon.config().domains[0]);
+    notify::ready(&ready);
+    info!("ready");
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => {
+                notify::reloading();
+                if let Err(error) = daemon.reload().await {
+                    error!(error, "the configuration was not reloaded");
+                }
+                notify::ready(&ready);
+            }
+        }
+    }
+    notify::stopping();
+    info!("stopping; what the firewall enforces stays in force");
+    control.abort();
+    let _ = control.await;
+    let drained = daemon.shell.drain(DRAIN).await;
+    info!(live_left = drained.live_left, closed = drained.closed, "stopped");
+    tls.abort();
+    watchdog.abort();
     Ok(())
+}
+
+async fn start(config: Arc<Config>) -> Result<Arc<Daemon>> {
+    make_folders(&config.paths)?;
+    let (store, alarms) = Store::open(&config.paths.state);
+    let mut alarms: Vec<String> = alarms.iter().map(ToString::to_string).collect();
+    for alarm in &alarms {
+        error!(alarm, "ALARM");
+    }
+    let secret = secret::route_secret(&config.paths.state)?;
+    let tls = Arc::new(TlsStore::load(&config)?);
+    let resolver = Resolver::new(&config)?;
+    let now_in_force = effective(&config, &store, SystemTime::now());
+
+    let options = OwnerOptions::new(&config);
+    let plan = Arc::clone(&config);
+    let (firewall, report) =
+        tokio::task::spawn_blocking(move || Owner::start(options, plan)).await??;
+    for warning in &report.warnings {
+        warn!(warning, "firewall");
+    }
+    for device in &report.attached {
+        info!(device = device.device, mode = ?device.mode, adopted = device.adopted, "attached");
+    }
+    alarms.extend(
+        report
+            .attached
+            .iter()
+            .filter(|device| device.mode == crate::firewall::AttachMode::Generic)
+            .map(|device| format!("{}: generic XDP: slow, behind the driver", device.device)),
+    );
+    let owner = crate::firewall::BlockOwner::Administrator;
+    let administrator =
+        Intent::SetOwnerBlocks { owner, blocks: now_in_force.administrator_blocks };
+    firewall.apply(vec![administrator]).await?;
+
+    let policy = Arc::new(Policy::new(&config.domains, &now_in_force.federation));
+    let proxy_config = ProxyConfig::new(&config, secret, unix_seconds());
+    let proxy = Proxy::new(Instant::now(), proxy_config, policy);
+    let (task, blocks) = BlockTask::new(&config, &store, now_in_force.federation.clone());
+    let limiter = log::Limiter::default();
+    let sink = blocks.clone();
+    let shell = Shell::start(ShellParts {
+        core: proxy,
+        config: Arc::clone(&config),
+        tls: Arc::clone(&tls),
+        resolver: Arc::clone(&resolver),
+        events: Arc::new(move |event: Event| {
+            log::event(&limiter, &event);
+            sink.event(&event);
+        }),
+    })
+    .await?;
+    let daemon = Arc::new(Daemon {
+        config: RwLock::new(config),
+        store: Mutex::new(store),
+        firewall,
+        shell,
+        resolver,
+        tls,
+        blocks,
+        secret,
+        started: Instant::now(),
+        alarms,
+        warnings: Mutex::new(report.warnings),
+        change: tokio::sync::Mutex::new(()),
+    });
+    tokio::spawn(task.run(Arc::downgrade(&daemon)));
+    Ok(daemon)
+}
+
+impl Daemon {
+    fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The proxy answers: its lock can be had. The watchdog's question.
+    fn alive(&self) -> bool {
+        self.shell.with_core(|proxy, _, _| proxy.next_timeout());
+        true
+    }
+
+    /// Reads the file again. When anything in it is wrong, nothing changes.
+    async fn reload(&self) -> Result<Vec<String>, String> {
+        let _one = self.change.lock().await;
+        let old = self.config();
+        let file = old.file.clone();
+        let checked = tokio::task::spawn_blocking(move || config::check(&file)).await;
+        let Checked { config, findings } = checked.map_err(|error| error.to_string())?;
+        let Some(config) = config.map(Arc::new) else { return Err(findings.to_string()) };
+        if config.paths != old.paths {
+            return Err("[paths] cannot change while the daemon runs: restart it".to_owned());
+        }
+        // Certificates first: they are all or nothing, and nothing else has changed yet.
+        self.tls.reload(&config).map_err(|error| error.to_string())?;
+        let compile = Intent::SetConfig(Arc::clone(&config));
+        self.firewall.apply(vec![compile]).await.map_err(|error| error.to_string())?;
+        if let Err(error) = self.shell.rebind(Arc::clone(&config)).await {
+            let back = Intent::SetConfig(old);
+            self.firewall.apply(vec![back]).await.map_err(|error| error.to_string())?;
+            return Err(error.to_string());
+        }
+        self.resolver.reconfigure(&config).map_err(|error| error.to_string())?;
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&config);
+        let proxy_config = ProxyConfig::new(&config, self.secret, unix_seconds());
+        self.shell.with_core(|proxy, now, out| proxy.set_config(now, proxy_config, out));
+        if let Err(error) = self.store().tidy(&config, SystemTime::now()) {
+            warn!(%error, "the store was not tidied");
+        }
+        self.enforce().await?;
+        let warnings = findings.warnings.iter().map(|finding| {
+            format!("{}:{}: {}; {}", finding.line, finding.column, finding.message, finding.mend)
+        });
+        Ok(warnings.collect())
+    }
+
+    /// Puts what file and administrator say about domains and addresses in force.
+    async fn enforce(&self) -> Result<blocks::Outcome, String> {
+        let config = self.config();
+        let now_in_force = effective(&config, &self.store(), SystemTime::now());
+        let policy = Arc::new(Policy::new(&config.domains, &now_in_force.federation));
+        // Who speaks for a domain that ends now is seen before its connection is closed.
+        let (seen, closed) = self.shell.with_core(|proxy, now, out| {
+            let seen = blocks::seen(proxy, &policy);
+            let before = out.len();
+            proxy.set_policy(now, policy, out);
+            let is_close = |output: &&_| matches!(output, crate::proxy::Output::Close { .. });
+            (seen, out[before..].iter().filter(is_close).count())
+        });
+        let mut outcome = self.blocks.set_policy(now_in_force.federation, seen).await?;
+        outcome.connections_closed = closed;
+        let owner = crate::firewall::BlockOwner::Administrator;
+        let blocks = now_in_force.administrator_blocks;
+        self.firewall
+            .apply(vec![Intent::SetOwnerBlocks { owner, blocks }])
+            .await
+            .map_err(|error| error.to_string())?;
+        Ok(outcome)
+    }
+
+    fn store(&self) -> std::sync::MutexGuard<'_, Store> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn make_folders(paths: &Paths) -> Result<()> {
+    let make = |path: &Path, mode: u32| {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(mode)
+            .create(path)
+            .with_context(|| format!("{}: the folder cannot be made", path.display()))
+    };
+    make(&paths.run, 0o755)?;
+    make(&paths.state, 0o700)
+}
+
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }

@@ -1,0 +1,248 @@
+//! What the daemon does when it is asked through the control socket.
+
+use std::{sync::PoisonError, time::{Duration, Instant, SystemTime}};
+
+use serde_json::{Value, json};
+
+use super::Daemon;
+use crate::{
+    admin::{
+        protocol::Request,
+        server::{Caller, Handler},
+    },
+    config::{AllowedDomain, BlockedDomain},
+    domain::Domain,
+    firewall::{BlockOwner, BlockRequest, Intent},
+    proxy::Refusal,
+    state::{Author, StoreError, effective},
+};
+
+/// Connections that a status lists at most.
+const LISTED_CONNECTIONS: usize = 1000;
+
+impl Handler for Daemon {
+    async fn handle(&self, caller: Caller, request: Request) -> Result<Value, String> {
+        let author = Author::new(&caller.to_string(), SystemTime::now());
+        match request {
+            Request::Status => self.status().await,
+            Request::Reload => self.reload().await.map(|warnings| json!({"warnings": warnings})),
+            Request::DomainList => self.domains().await,
+            Request::DomainAllow { domain, server, port } => {
+                let entry = AllowedDomain {
+                    domain,
+                    proxy_fqdn: server,
+                    port: port.unwrap_or(5061),
+                    relax_srv_domain: false,
+                    allow_anonymous: false,
+                };
+                self.change(|store, config| store.domain_allow(config, entry, &author)).await
+            }
+            Request::DomainBlock { domain, subdomains } => {
+                self.block_domain(BlockedDomain { domain, subdomains }, &author).await
+            }
+            Request::DomainUnblock { domain } => {
+                self.change(|store, config| store.domain_unblock(config, &domain, &author)).await
+            }
+            Request::DomainRemove { domain } => {
+                self.change(|store, config| store.domain_remove(config, &domain, &author)).await
+            }
+            Request::BlockAdd { prefix, comment, seconds } => {
+                self.block_address(prefix, comment, seconds, &author).await
+            }
+            Request::BlockRemove { prefix } => self.unblock_address(prefix).await,
+        }
+    }
+}
+
+impl Daemon {
+    /// Makes a change in the store and puts it in force.
+    async fn change(
+        &self,
+        make: impl FnOnce(&mut crate::state::Store, &crate::config::Config) -> Result<(), StoreError>,
+    ) -> Result<Value, String> {
+        let _one = self.change.lock().await;
+        let config = self.config();
+        tokio::task::block_in_place(|| make(&mut self.store(), &config))
+            .map_err(|error| error.to_string())?;
+        let outcome = self.enforce().await?;
+        Ok(json!({ "took_microseconds": outcome.took.as_micros() as u64 }))
+    }
+
+    async fn block_domain(&self, entry: BlockedDomain, author: &Author) -> Result<Value, String> {
+        let _one = self.change.lock().await;
+        let config = self.config();
+        let domain = entry.domain.clone();
+        let began = Instant::now();
+        tokio::task::block_in_place(|| self.store().domain_block(&config, entry, author))
+            .map_err(|error| error.to_string())?;
+        let outcome = self.enforce().await?;
+        let took = began.elapsed();
+        // The kernel holds what is known; DNS may know more, and is given a moment.
+        let state = self.blocks.resolved(&domain).await;
+        Ok(json!({
+            "domain": domain,
+            "addresses": state.addresses,
+            "refused": state.refused,
+            "connections_closed": outcome.connections_closed,
+            "took_microseconds": took.as_micros() as u64,
+        }))
+    }
+
+    async fn block_address(
+        &self,
+        prefix: ipnet::IpNet,
+        comment: Option<String>,
+        seconds: Option<u64>,
+        author: &Author,
+    ) -> Result<Value, String> {
+        let _one = self.change.lock().await;
+        let expires_at =
+            seconds.and_then(|s| SystemTime::now().checked_add(Duration::from_secs(s)));
+        let request = BlockRequest {
+            prefix: prefix.trunc(),
+            owner: BlockOwner::Administrator,
+            comment: comment.clone(),
+            expires_at,
+        };
+        // The kernel first: it refuses what would lock the administrator out.
+        let applied = self
+            .firewall
+            .apply(vec![Intent::Block(request)])
+            .await
+            .map_err(|error| error.to_string())?;
+        let kept = tokio::task::block_in_place(|| {
+            self.store().block_add(prefix, comment.as_deref(), expires_at, author)
+        });
+        if let Err(error) = kept {
+            let owner = BlockOwner::Administrator;
+            let back = Intent::Unblock { prefix: prefix.trunc(), owner };
+            let _ = self.firewall.apply(vec![back]).await;
+            return Err(error.to_string());
+        }
+        Ok(json!({"prefix": prefix, "took_microseconds": applied.took.as_micros() as u64}))
+    }
+
+    async fn unblock_address(&self, prefix: ipnet::IpNet) -> Result<Value, String> {
+        let _one = self.change.lock().await;
+        let config = self.config();
+        tokio::task::block_in_place(|| self.store().block_remove(&config, prefix))
+            .map_err(|error| error.to_string())?;
+        let owner = BlockOwner::Administrator;
+        let applied = self
+            .firewall
+            .apply(vec![Intent::Unblock { prefix: prefix.trunc(), owner }])
+            .await
+            .map_err(|error| error.to_string())?;
+        Ok(json!({"prefix": prefix, "took_microseconds": applied.took.as_micros() as u64}))
+    }
+
+    async fn status(&self) -> Result<Value, String> {
+        let config = self.config();
+        let differences: Vec<String> = effective(&config, &self.store(), SystemTime::now())
+            .differences
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        let counters = self.shell.with_core(|proxy, _, _| proxy.counters());
+        let counts = self.shell.counts();
+        let mut refusals: serde_json::Map<String, Value> = counters
+            .refusals()
+            .map(|(reason, count)| (reason.name().to_owned(), json!(count)))
+            .collect();
+        // What the shell refuses never reaches the core.
+        for reason in [Refusal::NotListed, Refusal::NoCertificate, Refusal::Overload] {
+            let shell = counts.iter().find(|(name, _)| name == reason.name());
+            if let (Some((_, count)), Some(total)) = (shell, refusals.get_mut(reason.name())) {
+                *total = json!(total.as_u64().unwrap_or(0) + count);
+            }
+        }
+        let forwarded: Vec<Value> = counters
+            .forwarded()
+            .map(|(method, inbound, count)| {
+                json!({"method": method, "inbound": inbound, "count": count})
+            })
+            .collect();
+        let blocks = self.firewall.blocks().await.map_err(|error| error.to_string())?;
+        let loaded = self.tls.loaded();
+        let warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Ok(json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "fqdn": config.fqdn,
+            "file": config.file,
+            "uptime_seconds": self.started.elapsed().as_secs(),
+            "listening": self.shell.listening().iter().map(|listener| json!({
+                "side": format!("{:?}", listener.side).to_lowercase(),
+                "transport": listener.transport,
+                "address": listener.address,
+            })).collect::<Vec<_>>(),
+            "connections": self.connections(),
+            "transactions": counters.transactions,
+            "refusals": refusals,
+            "forwarded": forwarded,
+            "counts": counts.into_iter().collect::<std::collections::BTreeMap<_, _>>(),
+            "certificate": {"access": loaded.access, "inside": loaded.inside,
+                            "expires_at": loaded.expires_at},
+            "blocks": blocks,
+            "alarms": self.alarms,
+            "differences": differences,
+            "warnings": warnings,
+        }))
+    }
+
+    fn connections(&self) -> Vec<Value> {
+        let list = self.shell.connections();
+        list.iter()
+            .take(LISTED_CONNECTIONS)
+            .map(|connection| {
+                let names = &connection.peer.names;
+                let since = connection.since.duration_since(SystemTime::UNIX_EPOCH);
+                json!({
+                    "id": connection.id.0,
+                    "side": format!("{:?}", connection.peer.side).to_lowercase(),
+                    "transport": connection.peer.transport,
+                    "remote": connection.peer.remote,
+                    "local": connection.peer.local,
+                    "names": names.sip_uris.iter().chain(&names.dns).collect::<Vec<&Domain>>(),
+                    "outbound": connection.outbound,
+                    "since": since.unwrap_or_default().as_secs(),
+                    "bytes_in": connection.bytes_in,
+                    "bytes_out": connection.bytes_out,
+                })
+            })
+            .collect()
+    }
+
+    /// Allowed and blocked domains: file and runtime, with what the kernel drops for each.
+    async fn domains(&self) -> Result<Value, String> {
+        let config = self.config();
+        let now_in_force = effective(&config, &self.store(), SystemTime::now());
+        let file = &config.federation;
+        let mut rows = Vec::new();
+        for entry in &now_in_force.federation.allowed_domains {
+            let origin = if file.allowed_domains.contains(entry) { "file" } else { "runtime" };
+            rows.push(json!({
+                "domain": entry.domain, "state": "allowed", "server": entry.proxy_fqdn,
+                "origin": origin, "addresses": [], "notes": [],
+            }));
+        }
+        for entry in &now_in_force.federation.blocked_domains {
+            let origin = if file.blocked_domains.contains(entry) { "file" } else { "runtime" };
+            let state = self.blocks.state(&entry.domain).await;
+            rows.push(json!({
+                "domain": entry.domain, "state": "blocked", "subdomains": entry.subdomains,
+                "origin": origin, "addresses": state.addresses, "notes": state.refused,
+            }));
+        }
+        for difference in &now_in_force.differences {
+            let row = rows.iter_mut().find(|row| row["domain"] == difference.domain.as_str());
+            match row.and_then(|row| row["notes"].as_array_mut()) {
+                Some(notes) => notes.push(json!(difference.to_string())),
+                None => rows.push(json!({
+                    "domain": difference.domain, "state": "neither", "origin": "runtime",
+                    "addresses": [], "notes": [difference.to_string()],
+                })),
+            }
+        }
+        Ok(Value::Array(rows))
+    }
+}
