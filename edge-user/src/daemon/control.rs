@@ -1,6 +1,10 @@
 //! What the daemon does when it is asked through the control socket.
 
-use std::{sync::PoisonError, time::{Duration, Instant, SystemTime}};
+use std::{
+    net::IpAddr,
+    sync::PoisonError,
+    time::{Duration, Instant, SystemTime},
+};
 
 use serde_json::{Value, json};
 
@@ -15,6 +19,7 @@ use crate::{
     firewall::{BlockOwner, BlockRequest, Intent},
     proxy::Refusal,
     state::{Author, StoreError, effective},
+    verdicts::DomainReport,
 };
 
 /// Connections that a status lists at most.
@@ -78,11 +83,12 @@ impl Daemon {
         let outcome = self.enforce().await?;
         let took = began.elapsed();
         // The kernel holds what is known; DNS may know more, and is given a moment.
-        let state = self.blocks.resolved(&domain).await;
+        let report = self.blocks.resolved(&domain).await;
+        let (addresses, notes) = report.map_or_else(Default::default, |r| summary(&r));
         Ok(json!({
             "domain": domain,
-            "addresses": state.addresses,
-            "refused": state.refused,
+            "addresses": addresses,
+            "refused": notes,
             "connections_closed": outcome.connections_closed,
             "took_microseconds": took.as_micros() as u64,
         }))
@@ -143,7 +149,7 @@ impl Daemon {
             .iter()
             .map(ToString::to_string)
             .collect();
-        let counters = self.shell.with_core(|proxy, _, _| proxy.counters());
+        let counters = self.shell.with_core(|core, _, _| core.proxy.counters());
         let counts = self.shell.counts();
         let mut refusals: serde_json::Map<String, Value> = counters
             .refusals()
@@ -225,12 +231,14 @@ impl Daemon {
                 "origin": origin, "addresses": [], "notes": [],
             }));
         }
+        let reports = self.blocks.report().await;
         for entry in &now_in_force.federation.blocked_domains {
             let origin = if file.blocked_domains.contains(entry) { "file" } else { "runtime" };
-            let state = self.blocks.state(&entry.domain).await;
+            let report = reports.iter().find(|report| report.domain == *entry);
+            let (addresses, notes) = report.map_or_else(Default::default, summary);
             rows.push(json!({
                 "domain": entry.domain, "state": "blocked", "subdomains": entry.subdomains,
-                "origin": origin, "addresses": state.addresses, "notes": state.refused,
+                "origin": origin, "addresses": addresses, "notes": notes,
             }));
         }
         for difference in &now_in_force.differences {
@@ -245,4 +253,11 @@ impl Daemon {
         }
         Ok(Value::Array(rows))
     }
+}
+
+/// A blocked domain's addresses, and what is to be said about those that are not dropped.
+fn summary(report: &DomainReport) -> (Vec<IpAddr>, Vec<String>) {
+    let refused = report.refused.iter().map(|r| format!("{}: {}", r.address, r.why));
+    let error = report.dns_error.iter().map(|error| format!("DNS: {error}"));
+    (report.blocked.clone(), refused.chain(error).collect())
 }

@@ -22,18 +22,19 @@ use anyhow::{Context as _, Result};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
-use self::blocks::{BlockTask, BlockTaskHandle};
+use self::blocks::{BlockTask, BlockTaskHandle, Outcome, Watched};
 use crate::{
     admin::server::ControlSocket,
     config::{self, Checked, Config, Paths},
     federation::Policy,
-    firewall::{FirewallHandle, Intent, Owner, OwnerOptions},
+    firewall::{AttachMode, BlockOwner, FirewallHandle, Intent, Owner, OwnerOptions},
     net::{
+        Core as _,
         dns::Resolver,
         shell::{Shell, ShellHandle, ShellParts},
         tls::TlsStore,
     },
-    proxy::{Event, Proxy, ProxyConfig},
+    proxy::{Event, Output, Proxy, ProxyConfig},
     state::{Store, effective},
 };
 
@@ -47,7 +48,7 @@ struct Daemon {
     config: RwLock<Arc<Config>>,
     store: Mutex<Store>,
     firewall: FirewallHandle,
-    shell: ShellHandle<Proxy>,
+    shell: ShellHandle<Watched>,
     resolver: Arc<Resolver>,
     tls: Arc<TlsStore>,
     blocks: BlockTaskHandle,
@@ -137,22 +138,27 @@ async fn start(config: Arc<Config>) -> Result<Arc<Daemon>> {
         report
             .attached
             .iter()
-            .filter(|device| device.mode == crate::firewall::AttachMode::Generic)
+            .filter(|device| device.mode == AttachMode::Generic)
             .map(|device| format!("{}: generic XDP: slow, behind the driver", device.device)),
     );
-    let owner = crate::firewall::BlockOwner::Administrator;
-    let administrator =
-        Intent::SetOwnerBlocks { owner, blocks: now_in_force.administrator_blocks };
+    let owner = BlockOwner::Administrator;
+    let administrator = Intent::SetOwnerBlocks { owner, blocks: now_in_force.administrator_blocks };
     firewall.apply(vec![administrator]).await?;
 
     let policy = Arc::new(Policy::new(&config.domains, &now_in_force.federation));
     let proxy_config = ProxyConfig::new(&config, secret, unix_seconds());
     let proxy = Proxy::new(Instant::now(), proxy_config, policy);
-    let (task, blocks) = BlockTask::new(&config, &store, now_in_force.federation.clone());
+    let (task, blocks) = BlockTask::new(
+        &config,
+        &store,
+        now_in_force.federation,
+        Arc::clone(&resolver),
+        firewall.clone(),
+    );
     let limiter = log::Limiter::default();
     let sink = blocks.clone();
     let shell = Shell::start(ShellParts {
-        core: proxy,
+        core: Watched { proxy, blocks: blocks.clone() },
         config: Arc::clone(&config),
         tls: Arc::clone(&tls),
         resolver: Arc::clone(&resolver),
@@ -187,7 +193,7 @@ impl Daemon {
 
     /// The proxy answers: its lock can be had. The watchdog's question.
     fn alive(&self) -> bool {
-        self.shell.with_core(|proxy, _, _| proxy.next_timeout());
+        self.shell.with_core(|core, _, _| core.next_timeout());
         true
     }
 
@@ -214,7 +220,7 @@ impl Daemon {
         self.resolver.reconfigure(&config).map_err(|error| error.to_string())?;
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&config);
         let proxy_config = ProxyConfig::new(&config, self.secret, unix_seconds());
-        self.shell.with_core(|proxy, now, out| proxy.set_config(now, proxy_config, out));
+        self.shell.with_core(|core, _, _| core.proxy.set_config(proxy_config));
         if let Err(error) = self.store().tidy(&config, SystemTime::now()) {
             warn!(%error, "the store was not tidied");
         }
@@ -226,21 +232,19 @@ impl Daemon {
     }
 
     /// Puts what file and administrator say about domains and addresses in force.
-    async fn enforce(&self) -> Result<blocks::Outcome, String> {
+    async fn enforce(&self) -> Result<Outcome, String> {
         let config = self.config();
         let now_in_force = effective(&config, &self.store(), SystemTime::now());
         let policy = Arc::new(Policy::new(&config.domains, &now_in_force.federation));
-        // Who speaks for a domain that ends now is seen before its connection is closed.
-        let (seen, closed) = self.shell.with_core(|proxy, now, out| {
-            let seen = blocks::seen(proxy, &policy);
+        // The kernel first, while the connections that prove who is who are still there.
+        let mut outcome = self.blocks.set(&config, now_in_force.federation).await?;
+        outcome.connections_closed = self.shell.with_core(|core, now, out| {
             let before = out.len();
-            proxy.set_policy(now, policy, out);
-            let is_close = |output: &&_| matches!(output, crate::proxy::Output::Close { .. });
-            (seen, out[before..].iter().filter(is_close).count())
+            core.proxy.set_policy(now, policy, out);
+            let is_close = |output: &&Output| matches!(output, Output::Close { .. });
+            out[before..].iter().filter(is_close).count()
         });
-        let mut outcome = self.blocks.set_policy(now_in_force.federation, seen).await?;
-        outcome.connections_closed = closed;
-        let owner = crate::firewall::BlockOwner::Administrator;
+        let owner = BlockOwner::Administrator;
         let blocks = now_in_force.administrator_blocks;
         self.firewall
             .apply(vec![Intent::SetOwnerBlocks { owner, blocks }])

@@ -11,6 +11,8 @@ pub mod shell;
 mod testing;
 pub mod tls;
 
+pub use local::own_addresses;
+
 use std::time::Instant;
 
 use crate::proxy::{Input, Output};

@@ -145,6 +145,13 @@ impl Connections {
         ids.filter_map(|id| Some((*id, self.all.get(id)?)))
     }
 
+    /// The list of next hops changed: says where each stands now, if it still does.
+    pub(super) fn renumber_next_hops(&mut self, place: impl Fn(usize) -> Option<usize>) {
+        for connection in self.all.values_mut() {
+            connection.next_hop = connection.next_hop.and_then(&place);
+        }
+    }
+
     pub(super) fn count(&self, side: Side) -> usize {
         self.all.values().filter(|connection| connection.peer.side == side).count()
     }

@@ -109,6 +109,19 @@ impl Proxy {
         }
     }
 
+    /// Takes other settings (names, next hops, bounds). What is live goes on.
+    pub fn set_config(&mut self, config: ProxyConfig) {
+        if config.next_hops != self.config.next_hops {
+            self.hops_down = vec![None; config.next_hops.len()];
+            let old = &self.config.next_hops;
+            self.connections.renumber_next_hops(|index| {
+                let hop = old.get(index)?;
+                config.next_hops.iter().position(|other| other == hop)
+            });
+        }
+        self.config = config;
+    }
+
     /// Puts a policy in force: every later request is judged by it, and what is live from a
     /// domain that is now blocked ends.
     pub fn set_policy(&mut self, now: Instant, policy: Arc<Policy>, out: &mut Vec<Output>) {

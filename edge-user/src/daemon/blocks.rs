@@ -1,0 +1,275 @@
+//! The task that drives the verdicts: DNS answers and proven connections in, blocks out.
+
+use std::{
+    net::IpAddr,
+    sync::{Arc, Weak},
+    time::{Duration, Instant, SystemTime},
+};
+
+use tokio::sync::{mpsc, oneshot};
+use tracing::{error, info, warn};
+
+use super::Daemon;
+use crate::{
+    config::{Config, Federation},
+    domain::Domain,
+    firewall::{FirewallHandle, Intent},
+    net::{Core, dns::Resolver, own_addresses},
+    proxy::{self, Event, Proxy, Side},
+    state::Store,
+    verdicts::{DomainBlocks, DomainReport, Input, Output, Setting},
+};
+
+/// Inputs that may wait. Connections that prove themselves faster than this are not blocked any
+/// later for it: the task looks at each in microseconds.
+const QUEUE: usize = 16_384;
+/// How long a command waits for DNS to name a blocked domain's edges.
+const DNS_MOMENT: Duration = Duration::from_secs(2);
+
+/// What came of a change.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Outcome {
+    /// Time from the change to the last kernel write.
+    pub took: Duration,
+    /// Connections that were closed.
+    pub connections_closed: usize,
+}
+
+enum Command {
+    Input(Input),
+    /// A new setting; answered when the kernel holds what is known.
+    Setting(Box<Setting>, oneshot::Sender<Result<(), String>>),
+    Report(oneshot::Sender<Vec<DomainReport>>),
+}
+
+/// The way to the task.
+#[derive(Clone)]
+pub(super) struct BlockTaskHandle(mpsc::Sender<Command>);
+
+impl BlockTaskHandle {
+    /// Puts other lists in force; returns when the kernel holds what is known of them.
+    pub async fn set(&self, config: &Config, federation: Federation) -> Result<Outcome, String> {
+        let began = Instant::now();
+        let (answer, done) = oneshot::channel();
+        let command = Command::Setting(Box::new(setting(config, federation)), answer);
+        self.0.send(command).await.map_err(|_| stopped())?;
+        done.await.map_err(|_| stopped())??;
+        Ok(Outcome { took: began.elapsed(), connections_closed: 0 })
+    }
+
+    /// How every blocked domain stands.
+    pub async fn report(&self) -> Vec<DomainReport> {
+        let (answer, report) = oneshot::channel();
+        if self.0.send(Command::Report(answer)).await.is_err() {
+            return Vec::new();
+        }
+        report.await.unwrap_or_default()
+    }
+
+    /// How a blocked domain stands once DNS has spoken, or after a moment.
+    pub async fn resolved(&self, domain: &Domain) -> Option<DomainReport> {
+        let until = Instant::now() + DNS_MOMENT;
+        loop {
+            let report = self.report().await.into_iter().find(|r| r.domain.domain == *domain)?;
+            let silent = report.blocked.is_empty() && report.refused.is_empty();
+            if !(silent && report.dns_error.is_none()) || Instant::now() >= until {
+                return Some(report);
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    fn tell(&self, input: Input) {
+        // Full: the daemon is flooded with connections. What is lost here is seen again at the
+        // next proof; the proxy refuses in any case.
+        if self.0.try_send(Command::Input(input)).is_err() {
+            warn!("a connection's proof was not looked at: too many at once");
+        }
+    }
+
+    /// Takes from the proxy's events what matters here.
+    pub fn event(&self, event: &Event) {
+        if let Event::Proved { connection, domain, remote } = event {
+            self.tell(Input::Proved {
+                connection: *connection,
+                domain: domain.clone(),
+                remote: remote.ip(),
+            });
+        }
+    }
+}
+
+fn stopped() -> String {
+    "the daemon is stopping".to_owned()
+}
+
+fn setting(config: &Config, federation: Federation) -> Setting {
+    let mut setting = Setting::new(config, federation);
+    setting.own = own_addresses(config);
+    setting
+}
+
+/// The proxy as the shell drives it, with an eye on who comes and goes.
+pub(super) struct Watched {
+    pub proxy: Proxy,
+    pub blocks: BlockTaskHandle,
+}
+
+impl Watched {
+    fn closed(&self, out: &[proxy::Output]) {
+        for output in out {
+            if let proxy::Output::Close { connection, .. } = output {
+                self.blocks.tell(Input::Closed { connection: *connection });
+            }
+        }
+    }
+}
+
+impl Core for Watched {
+    fn handle(&mut self, now: Instant, input: proxy::Input, out: &mut Vec<proxy::Output>) {
+        match &input {
+            proxy::Input::Opened { connection, peer, .. } if peer.side == Side::Inside => {
+                let (connection, remote) = (*connection, peer.remote.ip());
+                self.blocks.tell(Input::InsideOpened { connection, remote });
+            }
+            proxy::Input::Closed { connection } => {
+                self.blocks.tell(Input::Closed { connection: *connection });
+            }
+            _ => {}
+        }
+        let before = out.len();
+        self.proxy.handle(now, input, out);
+        self.closed(&out[before..]);
+    }
+
+    fn next_timeout(&self) -> Option<Instant> {
+        self.proxy.next_timeout()
+    }
+
+    fn on_timeout(&mut self, now: Instant, out: &mut Vec<proxy::Output>) {
+        let before = out.len();
+        self.proxy.on_timeout(now, out);
+        self.closed(&out[before..]);
+    }
+
+    fn live(&self) -> usize {
+        self.proxy.counters().transactions
+    }
+}
+
+/// The task: owns the state machine.
+pub(super) struct BlockTask {
+    core: DomainBlocks,
+    commands: mpsc::Receiver<Command>,
+    handle: mpsc::WeakSender<Command>,
+    resolver: Arc<Resolver>,
+    firewall: FirewallHandle,
+}
+
+impl BlockTask {
+    /// A task that knows the lists in force and the last good addresses.
+    pub fn new(
+        config: &Config,
+        store: &Store,
+        federation: Federation,
+        resolver: Arc<Resolver>,
+        firewall: FirewallHandle,
+    ) -> (Self, BlockTaskHandle) {
+        let (sender, commands) = mpsc::channel(QUEUE);
+        let mut core = DomainBlocks::new();
+        let now = Instant::now();
+        core.handle(now, Input::Setting(Box::new(setting(config, federation))));
+        for (domain, last) in store.last_good() {
+            let (domain, addresses) = (domain.clone(), last.addresses.clone());
+            core.handle(now, Input::LastGood { domain, addresses });
+        }
+        let handle = sender.downgrade();
+        (Self { core, commands, handle, resolver, firewall }, BlockTaskHandle(sender))
+    }
+
+    /// Runs until the daemon is gone.
+    pub async fn run(mut self, daemon: Weak<Daemon>) {
+        loop {
+            if let Err(error) = self.carry_out(&daemon).await {
+                error!(error, "blocks could not be put in force");
+            }
+            let timeout = self.core.next_timeout().map(tokio::time::Instant::from_std);
+            let wait = async {
+                match timeout {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                command = self.commands.recv() => match command {
+                    Some(command) => self.command(command, &daemon).await,
+                    None => return,
+                },
+                () = wait => self.core.handle_timeout(Instant::now()),
+            }
+        }
+    }
+
+    async fn command(&mut self, command: Command, daemon: &Weak<Daemon>) {
+        match command {
+            Command::Input(input) => self.core.handle(Instant::now(), input),
+            Command::Setting(setting, answer) => {
+                self.core.handle(Instant::now(), Input::Setting(setting));
+                let _ = answer.send(self.carry_out(daemon).await);
+            }
+            Command::Report(answer) => {
+                let _ = answer.send(self.core.report());
+            }
+        }
+    }
+
+    /// Does what the state machine says: all kernel writes in one go.
+    async fn carry_out(&mut self, daemon: &Weak<Daemon>) -> Result<(), String> {
+        let mut intents = Vec::new();
+        while let Some(output) = self.core.poll() {
+            match output {
+                Output::Query { question, relax_srv_domain } => {
+                    let (resolver, handle) = (Arc::clone(&self.resolver), self.handle.clone());
+                    tokio::spawn(async move {
+                        let result = resolver.resolve(&question, relax_srv_domain).await;
+                        if let Some(handle) = handle.upgrade() {
+                            let input = Input::Resolved { question, result };
+                            let _ = handle.send(Command::Input(input)).await;
+                        }
+                    });
+                }
+                Output::Apply(intent) => {
+                    log_intent(&intent);
+                    intents.push(intent);
+                }
+                Output::Persist { domain, addresses } => persist(daemon, domain, addresses),
+                Output::NotBlocked { domain, address, why } => {
+                    info!(%domain, %address, %why, "an address of a blocked domain is not blocked");
+                }
+            }
+        }
+        if intents.is_empty() {
+            return Ok(());
+        }
+        self.firewall.apply(intents).await.map(|_| ()).map_err(|error| error.to_string())
+    }
+}
+
+fn log_intent(intent: &Intent) {
+    if let Intent::SetOwnerBlocks { owner, blocks } = intent {
+        let prefixes: Vec<String> = blocks.iter().map(|b| b.prefix.to_string()).collect();
+        info!(?owner, blocks = prefixes.join(" "), "blocks");
+    }
+}
+
+/// Waits for the disk: away from the threads of the network.
+fn persist(daemon: &Weak<Daemon>, domain: Domain, addresses: Vec<IpAddr>) {
+    let daemon = daemon.clone();
+    tokio::task::spawn_blocking(move || {
+        let Some(daemon) = daemon.upgrade() else { return };
+        let kept = daemon.store().set_last_good(&domain, &addresses, SystemTime::now());
+        if let Err(error) = kept {
+            warn!(%domain, %error, "the domain's last good addresses were not kept");
+        }
+    });
+}
