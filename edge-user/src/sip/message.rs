@@ -110,6 +110,9 @@ impl Message {
         while bytes.starts_with(b"\r\n") {
             bytes = bytes.slice(2..);
         }
+        if matches!(&bytes[..], [b'\n', ..] | [b'\r', _, ..]) {
+            return Err(FrameError::new(Fault::BareLineEnd));
+        }
         let mut head = Head::default();
         let body = match head.advance(&bytes, limits) {
             Ok(Some(body)) => body,
@@ -351,7 +354,8 @@ impl Message {
             }
         }
         match self.request_uri() {
-            Some(Err(error)) => Err(ValueError::Uri(error)),
+            Some(Err(error)) => Err(error.into()),
+            Some(Ok(uri)) if uri.headers().is_some() => Err(UriError::Headers.into()),
             _ => Ok(()),
         }
     }

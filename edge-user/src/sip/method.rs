@@ -39,12 +39,12 @@ pub enum Method<'a> {
     Benotify,
     /// Lync: compression and keep-alive negotiation (MS-CONMGMT).
     Negotiate,
-    /// Any other token of up to 32 bytes.
+    /// Any other token of up to 64 bytes.
     Other(&'a str),
 }
 
-/// The longest method that is read.
-pub(super) const MAX_METHOD: usize = 32;
+/// The longest method that is read; RFC 4475 section 3.1.1.2 has one of 43 bytes.
+pub(super) const MAX_METHOD: usize = 64;
 
 const KNOWN: &[(&str, Method<'static>)] = &[
     ("INVITE", Method::Invite),

@@ -12,6 +12,7 @@
 //! holds a CR, LF or NUL, or read a value in two ways.
 
 pub mod build;
+pub mod compat;
 mod edit;
 mod forward;
 mod framer;

@@ -50,13 +50,15 @@ pub enum UriError {
     /// A parameter without a name, one that appears twice, or too many.
     #[error("the URI's parameters are not well formed")]
     Params,
+    /// Headers (`?Route=...`) in a Request-URI (RFC 3261 section 19.1.1).
+    #[error("a Request-URI holds no headers")]
+    Headers,
 }
 
 impl<'a> Uri<'a> {
     /// Reads a whole text as a URI.
     pub fn parse(raw: &'a str) -> Result<Self, UriError> {
-        if let Some(bad) = raw.bytes().find(|b| !is_uri_byte(*b)) {
-            let _ = bad;
+        if !raw.bytes().all(is_uri_byte) {
             return Err(UriError::Character);
         }
         let (scheme, rest) = raw.split_once(':').ok_or(UriError::Scheme)?;

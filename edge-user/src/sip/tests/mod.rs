@@ -1,4 +1,9 @@
-//! First checks: a message in, a message out.
+//! Messages as they come: the torture tests of RFC 4475 and RFC 5118, any chunking, any bytes.
+
+mod fuzz;
+mod ipv6;
+mod torture;
+mod values;
 
 use bytes::{Bytes, BytesMut};
 
