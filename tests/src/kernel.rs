@@ -8,8 +8,7 @@ use anyhow::{Context as _, Result};
 use aya::{
     Ebpf, EbpfLoader, Pod, TestRun as _, TestRunOptions,
     maps::{
-        Array, ArrayOfMaps, HashMap, IterableMap, LpmTrie, Map, MapData, PerCpuArray, RingBuf,
-        lpm_trie::Key,
+        Array, ArrayOfMaps, HashMap, LpmTrie, Map, MapData, PerCpuArray, RingBuf, lpm_trie::Key,
     },
     programs::{SchedClassifier, Xdp},
 };
@@ -30,6 +29,8 @@ const NO_PREALLOC: u32 = 1;
 /// The loaded program.
 pub struct Kernel {
     ebpf: Ebpf,
+    /// What is in the two slots of the generations, so that it is not written again.
+    generations: [Option<Generation>; 2],
 }
 
 impl Kernel {
@@ -44,7 +45,7 @@ impl Kernel {
         let egress: &mut SchedClassifier =
             ebpf.program_mut("edge_egress").context("edge_egress")?.try_into()?;
         egress.load().context("loading edge_egress")?;
-        Ok(Self { ebpf })
+        Ok(Self { ebpf, generations: [None, None] })
     }
 
     /// Instructions the verifier looked at, by program.
@@ -97,6 +98,11 @@ impl Kernel {
         let options = TestRunOptions { data_in: Some(frame), ..TestRunOptions::default() };
         egress.test_run(options)?;
         Ok(())
+    }
+
+    /// Names of all maps of the object.
+    pub fn map_names(&self) -> Vec<String> {
+        self.ebpf.maps().map(|(name, _)| name.to_owned()).collect()
     }
 
     fn map(&mut self, name: &str) -> Result<&mut Map> {
@@ -170,7 +176,12 @@ impl Kernel {
             self.array(map_names::PRESENCE6)?.set(*slot, *word, 0)?;
         }
         for (slot, generation) in (0..NO_GENERATION).zip(&tables.generations) {
-            self.apply_generation(slot, generation)?;
+            let index = usize::try_from(slot)?;
+            if self.generations[index].as_ref() != Some(generation) {
+                self.generations[index] = None;
+                self.apply_generation(slot, generation)?;
+                self.generations[index] = Some(generation.clone());
+            }
         }
         self.set_settings(tables.settings)
     }

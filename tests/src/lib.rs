@@ -1,5 +1,6 @@
 //! The lab, the demo and what the end-to-end tests share.
 
+pub mod bare;
 pub mod demo;
 pub mod kernel;
 pub mod lab;

@@ -1,6 +1,9 @@
 //! The tables as plain collections: for tests, and for the daemon to explain what would happen.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    hash::Hash,
+};
 
 use super::{Family, Tables, Tuple};
 use crate::{
@@ -12,10 +15,10 @@ use crate::{
 };
 
 /// Prefixes of one family, with a value each.
-#[derive(Clone, Debug)]
-pub struct Prefixes<A, V>(HashMap<(u8, A), V>);
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prefixes<A: Eq + Hash, V>(HashMap<(u8, A), V>);
 
-impl<A, V> Default for Prefixes<A, V> {
+impl<A: Eq + Hash, V> Default for Prefixes<A, V> {
     fn default() -> Self {
         Self(HashMap::new())
     }
@@ -51,7 +54,7 @@ impl<const N: usize, V: Copy> Prefixes<[u8; N], V> {
 }
 
 /// One generation of a rule set.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Generation {
     /// Words by [`crate::abi::port_index`].
     pub port_words: HashMap<u32, u32>,

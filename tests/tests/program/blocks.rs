@@ -1,0 +1,108 @@
+//! Blocked sources: exact and prefix, expiry, scope, and what comes before them.
+
+use std::net::IpAddr;
+
+use edge_ebpf::{
+    abi::{
+        Block, SETTING_BLOCKS, WORD_FEDERATION, WORD_MANAGEMENT, ZONE_EXTERNAL, port_index, word,
+    },
+    verdict::Reason,
+};
+use edge_tests::packets::*;
+
+use crate::fixture::*;
+
+fn syn(from: IpAddr, to: IpAddr, port: u16) -> Vec<u8> {
+    frame(from, to, 6, &tcp(4000, port, SYN))
+}
+
+#[test]
+fn a_prefix_blocks_every_address_in_it_and_none_beside_it() {
+    in_namespace(|| {
+        let mut bench = Bench::new();
+        let [four, six] = sides();
+        // (prefix, length, inside, beside)
+        let table = [
+            (four, "198.19.0.0", 16, "198.19.200.1", "198.20.0.1"),
+            (four, "198.51.101.128", 25, "198.51.101.200", "198.51.101.1"),
+            (four, "100.64.0.0", 10, "100.127.0.1", "100.128.0.1"),
+            (six, "2001:db8:aaaa::", 48, "2001:db8:aaaa:1::1", "2001:db8:aaab::1"),
+            (six, "2001:db8:bbbb:1::", 64, "2001:db8:bbbb:1::9", "2001:db8:bbbb:2::9"),
+            (six, "2a00::", 12, "2a0f:1::1", "2a10::1"),
+        ];
+        for (side, prefix, length, inside, beside) in table {
+            let parsed = |text: &str| text.parse::<IpAddr>().unwrap();
+            bench.both_say(&syn(parsed(inside), side.me, 1), Reason::NoRule);
+            bench.change(|tables| block(tables, parsed(prefix), length, FOREVER));
+            bench.both_say(&syn(parsed(inside), side.me, 1), Reason::BlockedAddress);
+            bench.both_say(&syn(parsed(beside), side.me, 1), Reason::NoRule);
+        }
+    });
+}
+
+#[test]
+fn a_block_ends_when_its_time_has_come() {
+    in_namespace(|| {
+        let mut bench = Bench::new();
+        let now = u32::try_from(now_seconds()).unwrap();
+        for side in sides() {
+            let packet = syn(side.stranger, side.me, FEDERATION_PORT);
+            let host = if side.me.is_ipv4() { 32 } else { 128 };
+            let until = |expires_at_seconds| Block { expires_at_seconds, ..FOREVER };
+            bench.change(|tables| block(tables, side.stranger, host, until(now + 1000)));
+            bench.both_say(&packet, Reason::BlockedAddress);
+            bench.change(|tables| block(tables, side.stranger, host, until(now - 1)));
+            bench.both_say(&packet, Reason::Rule);
+            // An address whose own block has ended is still in a blocked prefix.
+            bench.change(|tables| block(tables, side.stranger, host - 8, FOREVER));
+            bench.both_say(&packet, Reason::BlockedAddress);
+        }
+    });
+}
+
+#[test]
+fn a_domains_block_drops_at_federation_ports_only() {
+    in_namespace(|| {
+        let mut bench = Bench::new();
+        for side in sides() {
+            let from = side.blocked_domain;
+            bench.both_say(&syn(from, side.me, FEDERATION_PORT), Reason::BlockedDomain);
+            bench.both_say(&syn(from, side.second, SECOND_PORT), Reason::Rule);
+            let established = frame(from, side.me, 6, &tcp(1, FEDERATION_PORT, ACK));
+            bench.both_say(&established, Reason::BlockedDomain);
+        }
+    });
+}
+
+#[test]
+fn management_comes_before_blocks_but_only_at_its_ports() {
+    in_namespace(|| {
+        let mut bench = Bench::new();
+        for side in sides() {
+            let host = if side.me.is_ipv4() { 32 } else { 128 };
+            bench.change(|tables| block(tables, side.management, host, FOREVER));
+            bench.both_say(&syn(side.management, side.me, MANAGEMENT_PORT), Reason::Management);
+            bench.both_say(&syn(side.management, side.me, FEDERATION_PORT), Reason::BlockedAddress);
+        }
+        // A port can be for management and for others.
+        bench.change(|tables| {
+            let both = word(0, 1, WORD_MANAGEMENT | WORD_FEDERATION);
+            let index = port_index(ZONE_EXTERNAL, false, MANAGEMENT_PORT);
+            tables.generations[1].port_words.insert(index, both);
+        });
+        for side in sides() {
+            bench.both_say(&syn(side.stranger, side.me, MANAGEMENT_PORT), Reason::Rule);
+        }
+    });
+}
+
+#[test]
+fn without_the_switch_no_block_is_asked() {
+    in_namespace(|| {
+        let mut bench = Bench::new();
+        bench.change(|tables| tables.settings.flags &= !SETTING_BLOCKS);
+        for side in sides() {
+            bench.both_say(&syn(side.blocked, side.me, FEDERATION_PORT), Reason::Rule);
+        }
+    });
+}

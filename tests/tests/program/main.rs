@@ -1,0 +1,9 @@
+//! The kernel program, run packet by packet with `BPF_PROG_TEST_RUN`. Everything runs in network
+//! namespaces of its own and nothing is attached or pinned. Needs root.
+
+mod blocks;
+mod budget;
+mod differential;
+mod fixture;
+mod reasons;
+mod replies;
