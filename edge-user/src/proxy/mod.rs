@@ -30,6 +30,8 @@ mod response;
 mod route;
 mod send;
 mod settings;
+#[cfg(test)]
+mod tests;
 mod timers;
 mod token;
 

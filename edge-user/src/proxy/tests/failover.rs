@@ -1,0 +1,208 @@
+//! What fails is tried elsewhere, before anything was passed back.
+
+use std::time::Duration;
+
+use super::*;
+use crate::config::Transport;
+
+fn invite_from_partner(world: &mut World) -> ConnectionId {
+    let partner = world.partner(CONTOSO, "203.0.113.20:5000", &["fabrikam.example"]);
+    world.say(CONTOSO, partner, &Req::new("INVITE", "fabrikam.example", "contoso.example").text());
+    partner
+}
+
+#[test]
+fn a_next_hop_that_cannot_be_reached_is_passed_over() {
+    let mut world = World::new();
+    world.listeners.remove(&address("10.0.0.21:5060"));
+    invite_from_partner(&mut world);
+    let hops = [address("10.0.0.21:5060"), address("10.0.0.22:5060")];
+    assert_eq!(world.edges[CONTOSO].connects, hops);
+    assert!(world.mail(CONTOSO)[1].1.starts_with("INVITE "));
+}
+
+#[test]
+fn no_next_hop_at_all_is_504() {
+    let mut world = World::new();
+    world.listeners.clear();
+    let partner = invite_from_partner(&mut world);
+    let mail = world.mail(CONTOSO);
+    assert!(mail[1].0 == partner && mail[1].1.starts_with("SIP/2.0 504 "), "{mail:?}");
+    assert_eq!(world.refused(CONTOSO, Refusal::Unreachable), 1);
+}
+
+#[test]
+fn a_next_hop_that_answers_503_is_passed_over_and_the_last_503_becomes_500() {
+    let mut world = World::new();
+    let partner = invite_from_partner(&mut world);
+    let (first, got) = world.mail(CONTOSO).remove(1);
+    world.say(CONTOSO, first, &answer(&got, "503 Service Unavailable", Some("x")));
+    let mail = world.mail(CONTOSO);
+    assert!(mail[0].0 == first && mail[0].1.starts_with("ACK "), "{mail:?}");
+    let (second, again) = mail[1].clone();
+    assert_ne!(first, second);
+    assert_ne!(headers(&got, "Via")[0], headers(&again, "Via")[0], "another branch");
+    world.say(CONTOSO, second, &answer(&again, "503 Service Unavailable", Some("y")));
+    let mail = world.mail(CONTOSO);
+    assert!(mail[1].0 == partner && mail[1].1.starts_with("SIP/2.0 500 "), "{mail:?}");
+}
+
+#[test]
+fn a_silent_next_hop_is_passed_over_for_an_invite() {
+    let mut world = World::new();
+    invite_from_partner(&mut world);
+    let first = world.mail(CONTOSO).remove(1).0;
+    world.pass(Duration::from_secs(5));
+    let (second, got) = world.one(CONTOSO);
+    assert_ne!(first, second);
+    assert!(got.starts_with("INVITE "));
+    // It is remembered: the next request goes there first.
+    let partner = world.partner(CONTOSO, "203.0.113.20:5001", &["fabrikam.example"]);
+    let next = Req::new("MESSAGE", "fabrikam.example", "contoso.example").branch("n");
+    world.say(CONTOSO, partner, &next.text());
+    assert_eq!(world.one(CONTOSO).0, second);
+}
+
+#[test]
+fn a_lost_next_hop_is_replaced_only_before_anything_was_passed_back() {
+    for ringing in [false, true] {
+        let mut world = World::new();
+        let partner = invite_from_partner(&mut world);
+        let (first, got) = world.mail(CONTOSO).remove(1);
+        if ringing {
+            world.say(CONTOSO, first, &answer(&got, "180 Ringing", Some("x")));
+            world.expect(CONTOSO, partner, "SIP/2.0 180 ");
+        }
+        world.cut(CONTOSO, first);
+        let (at, got) = world.one(CONTOSO);
+        match ringing {
+            true => assert!(at == partner && got.starts_with("SIP/2.0 500 "), "{got}"),
+            false => assert!(at != partner && got.starts_with("INVITE "), "{got}"),
+        }
+    }
+}
+
+/// fabrikam's edges as DNS names them: both families, two hosts.
+fn two_hosts(world: &mut World) -> ConnectionId {
+    let hosts = vec![
+        host("sip1.fabrikam.example", &["203.0.113.31", "2001:db8::31"]),
+        host("sip2.fabrikam.example", &["203.0.113.32"]),
+    ];
+    world.dns.insert(Question::Federation(domain("fabrikam.example")), Ok(hosts));
+    world.inside(CONTOSO, Transport::Tcp, "10.0.0.5:40000")
+}
+
+fn message() -> String {
+    Req::new("MESSAGE", "contoso.example", "fabrikam.example").text()
+}
+
+#[test]
+fn every_address_of_a_partner_is_tried_in_order() {
+    let mut world = World::new();
+    let alice = two_hosts(&mut world);
+    let last = Listener::Script(names(&["sip2.fabrikam.example"]));
+    world.listeners.insert(address("203.0.113.32:5061"), last);
+    world.say(CONTOSO, alice, &message());
+    let expected = ["203.0.113.31:5061", "[2001:db8::31]:5061", "203.0.113.32:5061"].map(address);
+    assert_eq!(world.edges[CONTOSO].connects, expected);
+    assert!(world.one(CONTOSO).1.starts_with("MESSAGE "));
+}
+
+#[test]
+fn an_address_that_does_not_prove_the_domain_is_passed_over() {
+    let mut world = World::new();
+    let alice = two_hosts(&mut world);
+    for (at, name) in [
+        ("203.0.113.31:5061", "sip1.fabrikam.example.evil.example"),
+        ("203.0.113.32:5061", "sip2.fabrikam.example"),
+    ] {
+        world.listeners.insert(address(at), Listener::Script(names(&[name])));
+    }
+    world.say(CONTOSO, alice, &message());
+    assert!(world.one(CONTOSO).1.starts_with("MESSAGE "));
+    assert_eq!(world.refused(CONTOSO, Refusal::IdentityNotProved), 1);
+    assert_eq!(world.edges[CONTOSO].closed.len(), 1);
+}
+
+#[test]
+fn a_partner_that_dns_does_not_know_is_504_without_a_connection() {
+    for error in [
+        ResolveError::NotFound,
+        ResolveError::NoService,
+        ResolveError::ForeignTarget,
+        ResolveError::ForbiddenAddress,
+        ResolveError::Unavailable,
+    ] {
+        let mut world = World::new();
+        let alice = world.inside(CONTOSO, Transport::Tcp, "10.0.0.5:40000");
+        world.dns.insert(Question::Federation(domain("fabrikam.example")), Err(error));
+        world.say(CONTOSO, alice, &message());
+        world.expect(CONTOSO, alice, "SIP/2.0 504 ");
+        assert_eq!(world.edges[CONTOSO].connects, []);
+    }
+}
+
+#[test]
+fn a_lost_partner_connection_is_made_again_for_the_request_on_it() {
+    let mut world = World::new();
+    let alice = two_hosts(&mut world);
+    let first = Listener::Script(names(&["sip1.fabrikam.example"]));
+    world.listeners.insert(address("203.0.113.31:5061"), first);
+    world.say(CONTOSO, alice, &message());
+    let (old, got) = world.one(CONTOSO);
+    world.say(CONTOSO, old, &answer(&got, "200 OK", Some("b")));
+    world.expect(CONTOSO, alice, "SIP/2.0 200 ");
+    // The connection had been lying idle, and goes as the next request is written.
+    world.say(
+        CONTOSO,
+        alice,
+        &Req::new("MESSAGE", "contoso.example", "fabrikam.example").branch("2").text(),
+    );
+    assert_eq!(world.one(CONTOSO).0, old);
+    world.cut(CONTOSO, old);
+    let (new, got) = world.one(CONTOSO);
+    assert_ne!(new, old);
+    world.say(CONTOSO, new, &answer(&got, "200 OK", Some("b")));
+    world.expect(CONTOSO, alice, "SIP/2.0 200 ");
+}
+
+#[test]
+fn a_pinned_server_is_looked_up_by_its_own_name() {
+    let mut world = World::new();
+    let alice = world.inside(CONTOSO, Transport::Tcp, "10.0.0.5:40000");
+    let mut entry = allow("fabrikam.example");
+    entry.proxy_fqdn = Some(domain("edge.hoster.example"));
+    entry.port = 5091;
+    world.set_policy(CONTOSO, policy("contoso.example", &[entry], &[]));
+    let question = Question::Host(domain("edge.hoster.example"), 5091);
+    let mut hosts = vec![host("edge.hoster.example", &["2001:db8::40"])];
+    hosts[0].port = 5091;
+    world.dns.insert(question.clone(), Ok(hosts));
+    let pinned = Listener::Script(names(&["edge.hoster.example"]));
+    world.listeners.insert(address("[2001:db8::40]:5091"), pinned);
+    world.say(CONTOSO, alice, &message());
+    assert!(world.one(CONTOSO).1.starts_with("MESSAGE "));
+    assert_eq!(world.edges[CONTOSO].questions, [question]);
+}
+
+#[test]
+fn many_requests_wait_for_one_connection() {
+    let mut world = World::new();
+    let alice = world.inside(CONTOSO, Transport::Tcp, "10.0.0.5:40000");
+    let answer = world.dns.remove(&Question::Federation(domain("fabrikam.example"))).unwrap();
+    for branch in ["1", "2", "3"] {
+        let request = Req::new("MESSAGE", "contoso.example", "fabrikam.example").branch(branch);
+        world.say(CONTOSO, alice, &request.text());
+    }
+    let edge = &world.edges[CONTOSO];
+    assert_eq!((edge.questions.len(), edge.connects.len()), (1, 0));
+    world.dns.insert(
+        Question::Federation(domain("contoso.example")),
+        Ok(vec![host("edge.contoso.example", &["203.0.113.10"])]),
+    );
+    let valid_until = world.now + Duration::from_secs(60);
+    let result = answer.map(|hosts| Resolved { hosts, valid_until });
+    world.input(CONTOSO, Input::Resolved { query: QueryId(0), result });
+    assert_eq!(world.edges[CONTOSO].connects.len(), 1);
+    assert_eq!(world.mail(FABRIKAM).len(), 3);
+}

@@ -1,0 +1,216 @@
+//! Transactions from their beginning to their end, and what a changed policy ends.
+
+use std::time::Duration;
+
+use super::*;
+use crate::config::Transport;
+
+/// An INVITE from a partner that waits inside for an answer: partner, server, INVITE as got.
+pub(crate) fn invited() -> (World, ConnectionId, ConnectionId, String) {
+    let mut world = World::new();
+    let partner = world.partner(CONTOSO, "203.0.113.20:5000", &["fabrikam.example"]);
+    world.say(CONTOSO, partner, &Req::new("INVITE", "fabrikam.example", "contoso.example").text());
+    let mut mail = world.mail(CONTOSO);
+    assert_eq!(mail.len(), 2);
+    assert!(mail[0].1.starts_with("SIP/2.0 100 "), "100 at once");
+    let (server, got) = mail.remove(1);
+    (world, partner, server, got)
+}
+
+fn cancel() -> String {
+    Req::new("CANCEL", "fabrikam.example", "contoso.example").text()
+}
+
+#[test]
+fn a_cancel_waits_for_a_provisional_response_and_follows_the_invite() {
+    for ringing_first in [true, false] {
+        let (mut world, partner, server, got) = invited();
+        let ring = answer(&got, "180 Ringing", Some("b1"));
+        if ringing_first {
+            world.say(CONTOSO, server, &ring);
+            world.expect(CONTOSO, partner, "SIP/2.0 180 ");
+        }
+        world.say(CONTOSO, partner, &cancel());
+        let mail = world.mail(CONTOSO);
+        assert!(mail[0].1.starts_with("SIP/2.0 200 OK\r\n"), "{mail:?}");
+        let cancelled = if ringing_first {
+            mail[1].1.clone()
+        } else {
+            assert_eq!(mail.len(), 1);
+            world.say(CONTOSO, server, &ring);
+            world.mail(CONTOSO)[0].1.clone()
+        };
+        assert!(cancelled.starts_with("CANCEL sip:bob@contoso.example SIP/2.0\r\n"), "{cancelled}");
+        assert_eq!(headers(&cancelled, "Via"), headers(&got, "Via")[..1]);
+        world.say(CONTOSO, server, &answer(&cancelled, "200 OK", Some("b1")));
+        assert_eq!(world.mail(CONTOSO), []);
+        world.say(CONTOSO, server, &answer(&got, "487 Request Terminated", Some("b1")));
+        let mail = world.mail(CONTOSO);
+        assert!(mail[0].0 == server && mail[0].1.starts_with("ACK "), "{mail:?}");
+        assert!(mail[1].0 == partner && mail[1].1.starts_with("SIP/2.0 487 "), "{mail:?}");
+        world.say(CONTOSO, partner, &cancel().replace("CANCEL", "ACK"));
+        assert_eq!(world.live(), 0);
+    }
+}
+
+#[test]
+fn a_cancel_for_nothing_is_told_so_and_nobody_cancels_for_another() {
+    let (mut world, _, server, got) = invited();
+    world.say(CONTOSO, server, &answer(&got, "180 Ringing", Some("b1")));
+    world.mail(CONTOSO);
+    let other = world.partner(CONTOSO, "203.0.113.99:5000", &["third.example"]);
+    world.say(CONTOSO, other, &cancel());
+    world.expect(CONTOSO, other, "SIP/2.0 481 ");
+    assert_eq!(world.live(), 1);
+}
+
+#[test]
+fn a_cancel_reaches_a_request_that_still_waits() {
+    let mut world = World::new();
+    world.dns.clear();
+    let partner = world.partner(CONTOSO, "203.0.113.20:5000", &["sip.fabrikam.example"]);
+    world.say(CONTOSO, partner, &Req::new("INVITE", "fabrikam.example", "contoso.example").text());
+    assert_eq!(world.mail(CONTOSO), []);
+    world.say(CONTOSO, partner, &cancel());
+    let mail = world.mail(CONTOSO);
+    assert!(mail[0].1.starts_with("SIP/2.0 200 "), "{mail:?}");
+    assert!(mail[1].1.starts_with("SIP/2.0 487 "), "{mail:?}");
+    let question = Question::Federation(domain("fabrikam.example"));
+    assert_eq!(world.edges[CONTOSO].questions, [question]);
+    world
+        .input(CONTOSO, Input::Resolved { query: QueryId(0), result: Err(ResolveError::NotFound) });
+    assert_eq!(world.mail(CONTOSO), []);
+}
+
+#[test]
+fn an_ack_for_a_refusal_ends_at_the_edge() {
+    let (mut world, partner, server, got) = invited();
+    world.say(CONTOSO, server, &answer(&got, "486 Busy Here", Some("b1")));
+    let mail = world.mail(CONTOSO);
+    assert!(mail[0].0 == server && mail[0].1.starts_with("ACK sip:bob@contoso.example "));
+    assert!(mail[1].0 == partner && mail[1].1.starts_with("SIP/2.0 486 "));
+    world.say(CONTOSO, partner, &cancel().replace("CANCEL", "ACK"));
+    assert_eq!(world.mail(CONTOSO), []);
+    assert_eq!(world.live(), 0);
+}
+
+#[test]
+fn an_ack_for_a_refusal_of_ours_is_no_offence() {
+    let mut world = World::new();
+    let partner = world.partner(CONTOSO, "203.0.113.20:5000", &["fabrikam.example"]);
+    let mut invite = Req::new("INVITE", "fabrikam.example", "third.example");
+    world.say(CONTOSO, partner, &invite.text());
+    let refused = world.expect(CONTOSO, partner, "SIP/2.0 403 ");
+    invite.method = "ACK";
+    invite.to = headers(&refused, "To")[0].into();
+    world.say(CONTOSO, partner, &invite.text());
+    assert_eq!(world.mail(CONTOSO), []);
+    assert_eq!(world.refused(CONTOSO, Refusal::Transit), 1);
+}
+
+#[test]
+fn an_invite_that_nobody_answers_ends_with_408_and_other_requests_silently() {
+    for (method, expected) in [("INVITE", 1), ("MESSAGE", 0)] {
+        let mut world = World::new();
+        world.configure(CONTOSO, |config| config.next_hops.truncate(1));
+        let partner = world.partner(CONTOSO, "203.0.113.20:5000", &["fabrikam.example"]);
+        world.say(
+            CONTOSO,
+            partner,
+            &Req::new(method, "fabrikam.example", "contoso.example").text(),
+        );
+        world.mail(CONTOSO);
+        world.pass(Duration::from_secs(40));
+        let late: Vec<_> = world.mail(CONTOSO);
+        assert_eq!(late.len(), expected, "{late:?}");
+        assert!(late.iter().all(|(at, got)| *at == partner && got.starts_with("SIP/2.0 408 ")));
+        world.pass(Duration::from_secs(40));
+        assert_eq!(world.live(), 0);
+    }
+}
+
+#[test]
+fn timer_c_cancels_a_call_that_rings_for_ever() {
+    let (mut world, partner, server, got) = invited();
+    world.say(CONTOSO, server, &answer(&got, "180 Ringing", Some("b1")));
+    world.mail(CONTOSO);
+    world.pass(Duration::from_secs(100));
+    world.say(CONTOSO, server, &answer(&got, "180 Ringing", Some("b1")));
+    world.mail(CONTOSO);
+    world.pass(Duration::from_secs(180));
+    assert_eq!(world.mail(CONTOSO), [], "each provisional response starts it again");
+    world.pass(Duration::from_secs(10));
+    world.expect(CONTOSO, server, "CANCEL ");
+    world.pass(Duration::from_secs(40));
+    world.expect(CONTOSO, partner, "SIP/2.0 487 ");
+    world.pass(Duration::from_secs(40));
+    assert_eq!(world.live(), 0);
+}
+
+#[test]
+fn a_lost_sender_cancels_its_call() {
+    let (mut world, partner, server, got) = invited();
+    world.say(CONTOSO, server, &answer(&got, "180 Ringing", Some("b1")));
+    world.mail(CONTOSO);
+    world.cut(CONTOSO, partner);
+    world.expect(CONTOSO, server, "CANCEL ");
+    world.say(CONTOSO, server, &answer(&got, "487 Request Terminated", Some("b1")));
+    world.expect(CONTOSO, server, "ACK ");
+    world.pass(Duration::from_secs(40));
+    assert_eq!(world.live(), 0);
+}
+
+#[test]
+fn a_block_ends_what_is_live_from_the_domain() {
+    let (mut world, partner, server, got) = invited();
+    world.say(CONTOSO, server, &answer(&got, "180 Ringing", Some("b1")));
+    world.mail(CONTOSO);
+    let both = world.partner(CONTOSO, "203.0.113.30:5000", &["fabrikam.example", "third.example"]);
+    let lists = [allow("fabrikam.example"), allow("third.example")];
+    world.set_policy(CONTOSO, policy("contoso.example", &lists, &["fabrikam.example"]));
+    let mail = world.mail(CONTOSO);
+    assert!(mail[0].0 == server && mail[0].1.starts_with("CANCEL "), "{mail:?}");
+    assert!(mail[1].0 == partner && mail[1].1.starts_with("SIP/2.0 403 "), "{mail:?}");
+    assert_eq!(world.edges[CONTOSO].closed, [(partner, Refusal::DomainBlocked)]);
+    // One that also proves somebody else stays, and speaks for that one only.
+    for (from, expected) in [("fabrikam.example", "SIP/2.0 403 "), ("third.example", "MESSAGE ")] {
+        world.say(CONTOSO, both, &Req::new("MESSAGE", from, "contoso.example").branch(from).text());
+        let (_, got) = world.one(CONTOSO);
+        assert!(got.starts_with(expected), "{got}");
+    }
+}
+
+#[test]
+fn a_connection_of_a_blocked_domain_is_closed_when_it_comes() {
+    let mut world = World::new();
+    world.set_policy(CONTOSO, policy("contoso.example", &[], &["bad.example"]));
+    for sans in [&["bad.example"][..], &["sip.bad.example"]] {
+        let at = world.partner(CONTOSO, "203.0.113.66:5000", sans);
+        let edge = &world.edges[CONTOSO];
+        assert_eq!(edge.closed.last(), Some(&(at, Refusal::DomainBlocked)), "{sans:?}");
+        assert!(edge.events.iter().any(|event| matches!(event, Event::Proved { .. })));
+    }
+    assert_eq!(world.edges[CONTOSO].proxy.counters().partner_connections, 0);
+}
+
+#[test]
+fn an_unreadable_request_is_answered_when_it_can_be() {
+    let mut world = World::new();
+    let partner = world.partner(CONTOSO, "203.0.113.20:5000", &["fabrikam.example"]);
+    let text =
+        Req::new("MESSAGE", "fabrikam.example", "contoso.example").with("Content-Length: 7").text();
+    world.say(CONTOSO, partner, &text);
+    world.expect(CONTOSO, partner, "SIP/2.0 400 ");
+    world.say(CONTOSO, partner, "garbage\r\n\r\n");
+    assert_eq!(world.mail(CONTOSO), []);
+    assert_eq!(world.refused(CONTOSO, Refusal::Malformed), 2);
+}
+
+#[test]
+fn an_inside_connection_knows_nothing_of_domains() {
+    let mut world = World::new();
+    world.inside(CONTOSO, Transport::Tls, "10.0.0.5:40000");
+    let status = world.edges[CONTOSO].proxy.status();
+    assert_eq!(status.len(), 1);
+    assert!(status[0].domains.is_empty() && status[0].side == Side::Inside);
+}

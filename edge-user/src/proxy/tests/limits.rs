@@ -1,0 +1,121 @@
+//! What the outside can make us hold is bounded.
+
+use std::time::Duration;
+
+use super::*;
+use crate::config::Transport;
+
+fn request(branch: usize) -> Req {
+    Req::new("MESSAGE", "fabrikam.example", "contoso.example").branch(&branch.to_string())
+}
+
+#[test]
+fn beyond_the_bound_requests_get_503() {
+    type Bound = fn(&mut Bounds);
+    let bounds: [(&str, Bound, bool); 3] = [
+        ("transactions", |bounds| bounds.transactions = 3, true),
+        ("waiting", |bounds| bounds.waiting = 3, false),
+        ("waiting bytes", |bounds| bounds.waiting_bytes = 700, false),
+    ];
+    for (why, bound, answered) in bounds {
+        let mut world = World::new();
+        world.configure(CONTOSO, |config| bound(&mut config.bounds));
+        if !answered {
+            world.dns.clear();
+        }
+        let partner = world.partner(CONTOSO, "203.0.113.20:5000", &["sip.fabrikam.example"]);
+        for branch in 0..8 {
+            world.say(CONTOSO, partner, &request(branch).text());
+        }
+        let refused = world.mail(CONTOSO);
+        let refused = refused.iter().filter(|(at, _)| *at == partner).collect::<Vec<_>>();
+        assert_eq!(refused.len(), 5, "{why}: {refused:#?}");
+        assert!(refused.iter().all(|(_, got)| got.starts_with("SIP/2.0 503 ")), "{why}");
+        assert!(refused.iter().all(|(_, got)| headers(got, "Retry-After") == ["10"]), "{why}");
+        assert_eq!(world.refused(CONTOSO, Refusal::Overload), 5);
+        world.pass(Duration::from_secs(60));
+        assert_eq!(world.live(), 0, "{why}");
+        let counters = world.edges[CONTOSO].proxy.counters();
+        assert_eq!(counters.waiting, 0, "{why}");
+    }
+}
+
+#[test]
+fn what_waits_too_long_is_told_so() {
+    let mut world = World::new();
+    world.dns.clear();
+    let alice = world.inside(CONTOSO, Transport::Tcp, "10.0.0.5:40000");
+    let partner = world.partner(CONTOSO, "203.0.113.20:5000", &["sip.fabrikam.example"]);
+    let invite = Req::new("INVITE", "contoso.example", "fabrikam.example");
+    world.say(CONTOSO, alice, &invite.text());
+    world.expect(CONTOSO, alice, "SIP/2.0 100 ");
+    world.say(CONTOSO, partner, &request(1).text());
+    world.pass(Duration::from_secs(11));
+    let mail = world.mail(CONTOSO);
+    assert_eq!(mail.len(), 2, "{mail:?}");
+    for (at, got) in mail {
+        let status = if at == alice { "SIP/2.0 408 " } else { "SIP/2.0 504 " };
+        assert!(got.starts_with(status), "{got}");
+    }
+}
+
+#[test]
+fn a_lookup_that_ends_late_finds_nobody() {
+    let mut world = World::new();
+    world.dns.clear();
+    let partner = world.partner(CONTOSO, "203.0.113.20:5000", &["sip.fabrikam.example"]);
+    world.say(CONTOSO, partner, &request(1).text());
+    world.cut(CONTOSO, partner);
+    let valid_until = world.now + Duration::from_secs(60);
+    let hosts = vec![host("sip.fabrikam.example", &["203.0.113.20"])];
+    world.input(
+        CONTOSO,
+        Input::Resolved { query: QueryId(0), result: Ok(Resolved { hosts, valid_until }) },
+    );
+    assert_eq!(world.mail(CONTOSO), []);
+    assert_eq!(world.live(), 0);
+}
+
+#[test]
+fn answers_to_nothing_are_ignored() {
+    let mut world = World::new();
+    let unknown = ConnectionId(999);
+    world.input(CONTOSO, Input::Closed { connection: unknown });
+    world
+        .input(CONTOSO, Input::Resolved { query: QueryId(9), result: Err(ResolveError::NotFound) });
+    world
+        .input(CONTOSO, Input::ConnectFailed { attempt: AttemptId(9), error: ConnectError::Limit });
+    world.say(CONTOSO, unknown, &request(1).text());
+    assert_eq!(world.mail(CONTOSO), []);
+}
+
+#[test]
+fn mutated_messages_never_panic() {
+    let mut world = World::new();
+    let partner = world.partner(CONTOSO, "203.0.113.20:5000", &["fabrikam.example"]);
+    let alice = world.inside(CONTOSO, Transport::Udp, "10.0.0.5:5060");
+    let text = Req::new("INVITE", "fabrikam.example", "contoso.example")
+        .with("Route: <sip:AQAAAAAA@edge.contoso.example;lr>")
+        .with("Record-Route: <sip:x@y.example;lr>")
+        .text();
+    let mut state = 0x2545_f491_4f6c_dd1du64;
+    for _ in 0..3000 {
+        let mut bytes = text.clone().into_bytes();
+        for _ in 0..3 {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            let at = (state >> 8) as usize % bytes.len();
+            match state & 3 {
+                0 => bytes[at] = (state >> 32) as u8,
+                1 => drop(bytes.remove(at)),
+                2 => bytes.insert(at, b";<>@,: \r"[(state >> 40) as usize % 8]),
+                _ => bytes.truncate(at.max(20)),
+            }
+        }
+        world.say_bytes(CONTOSO, partner, &bytes);
+        world.say_bytes(CONTOSO, alice, &bytes);
+    }
+    world.pass(Duration::from_secs(400));
+    assert_eq!(world.live(), 0);
+}

@@ -1,0 +1,18 @@
+//! The rules of the proxy, played through without a socket and in virtual time: one or two edges,
+//! and whoever stands around them scripted by the test.
+
+mod dialogs;
+mod failover;
+mod lifecycle;
+mod limits;
+mod messages;
+mod routing;
+mod trust;
+mod udp;
+mod world;
+
+pub(crate) use crate::proxy::{
+    AttemptId, Bounds, ConnectError, ConnectionId, Event, Input, QueryId, Question, Refusal,
+    ResolveError, Resolved, Side,
+};
+pub(crate) use world::*;
