@@ -193,7 +193,7 @@ impl Exchange {
         matches!(self.stage, Stage::Admitting | Stage::Connecting)
     }
 
-    pub(super) fn from_reliable(&self) -> bool {
+    pub(super) fn sender_is_reliable(&self) -> bool {
         self.from_peer.transport != Transport::Udp
     }
 

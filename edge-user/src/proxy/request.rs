@@ -325,7 +325,7 @@ impl Proxy {
             _ => return false,
         }
         let client_reliable = exchange.client().is_none_or(|client| client.reliable);
-        if exchange.from_reliable() && client_reliable {
+        if exchange.sender_is_reliable() && client_reliable {
             self.exchanges.remove(id);
             return true;
         }

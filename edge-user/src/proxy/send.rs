@@ -262,7 +262,7 @@ impl Proxy {
             }
             exchange.server = Server::Completed;
             let invite = exchange.kind == Kind::Invite;
-            let unreliable = !exchange.from_reliable();
+            let unreliable = !exchange.sender_is_reliable();
             exchange.last_response = Some(bytes);
             exchange.server_resend = (invite && unreliable).then_some((now + T1, T1));
             // A cancelled or late client side still waits for its own end.

@@ -152,7 +152,8 @@ fn a_subscription_and_its_notifies_pass_in_the_dialog() {
 
 #[test]
 fn a_token_is_good_for_its_own_dialog_only() {
-    let spoil: &[(&str, fn(&mut Req))] = &[
+    type Change = fn(&mut Req);
+    let spoil: &[(&str, Change)] = &[
         ("another Call-ID", |r| r.call_id = "call-9".into()),
         ("another From tag", |r| r.from = r.from.replace("tag=a1", "tag=a9")),
         ("another To tag", |r| r.to = r.to.replace("tag=b1", "tag=b9")),
