@@ -156,8 +156,9 @@ impl Daemon {
             .map(|(reason, count)| (reason.name().to_owned(), json!(count)))
             .collect();
         // What the shell refuses never reaches the core.
-        for reason in [Refusal::NotListed, Refusal::NoCertificate, Refusal::Overload] {
-            let shell = counts.iter().find(|(name, _)| name == reason.name());
+        for reason in [Refusal::NotListed, Refusal::NoCertificate] {
+            let wanted = format!("closed.{}", reason.name());
+            let shell = counts.iter().find(|(name, _)| *name == wanted);
             if let (Some((_, count)), Some(total)) = (shell, refusals.get_mut(reason.name())) {
                 *total = json!(total.as_u64().unwrap_or(0) + count);
             }

@@ -300,9 +300,6 @@ impl<C: Core> Hub<C> {
     /// Counts, logs and tells of a peer that was not let in.
     pub(super) fn refuse(&self, remote: SocketAddr, reason: Refusal, detail: String) {
         self.counters.refused(reason);
-        if self.counters.gate.open() {
-            tracing::warn!(%remote, reason = reason.name(), %detail, "refused");
-        }
         self.event(Event::Refused { reason, remote, domain: None, detail });
     }
 
