@@ -1,6 +1,6 @@
 //! For tests: authorities, certificates, a configuration on loopback and a core that does little.
 
-use std::{sync::Arc, time::Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use rcgen::{
@@ -125,6 +125,7 @@ pub(super) enum Seen {
 }
 
 /// Tells what it sees, and sends each message back as it came.
+#[derive(Debug)]
 pub(super) struct TestCore {
     seen: mpsc::UnboundedSender<Seen>,
     pub(super) timeout: Option<Instant>,
@@ -190,8 +191,3 @@ pub(super) const PATIENCE: std::time::Duration = std::time::Duration::from_secs(
 
 /// A refusal that a test closes connections with.
 pub(super) const REASON: Refusal = Refusal::DomainBlocked;
-
-/// Shared.
-pub(super) fn arc<T>(value: T) -> Arc<T> {
-    Arc::new(value)
-}

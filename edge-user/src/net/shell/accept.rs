@@ -143,7 +143,7 @@ async fn handshake<C: Core>(
 ) -> Result<(ServerStream, CertificateNames), HandshakeError> {
     let shaking = async {
         // A peer that says nothing takes no place among the handshakes.
-        stream.readable().await?;
+        stream.peek(&mut [0]).await?;
         let _permit = settings.handshakes.acquire().await;
         let config = hub.tls.server(side).ok_or_else(|| HandshakeError {
             fault: HandshakeFault::Protocol,
