@@ -175,7 +175,8 @@ async fn a_domains_edges_are_found_and_lies_are_left_out() {
     use ResolveError as E;
     let server = server(zone, 300).await;
     let resolver = resolver(server.address);
-    let rows: [(&str, bool, Result<&[&str], E>); 11] = [
+    type Row<'a> = (&'a str, bool, Result<&'a [&'a str], E>);
+    let rows: [Row<'_>; 11] = [
         (
             "good.example",
             false,

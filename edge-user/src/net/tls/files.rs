@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::Read,
-    path::{Path, PathBuf},
+    path::Path,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -56,27 +56,27 @@ impl Identity {
 }
 
 /// The roots of a trust store.
-pub(super) fn trust_anchors(file: &PathBuf) -> Result<Vec<TrustAnchor<'static>>, TlsError> {
+pub(super) fn trust_anchors(file: &Path) -> Result<Vec<TrustAnchor<'static>>, TlsError> {
     let mut anchors = Vec::new();
     for (index, certificate) in certificates(file)?.iter().enumerate() {
         let anchor =
             webpki::anchor_from_trusted_cert(certificate).map_err(|error| TlsError::Damaged {
-                file: file.clone(),
+                file: file.to_owned(),
                 fault: format!("certificate {} is no root: {error}", index + 1),
             })?;
         anchors.push(anchor.to_owned());
     }
     if anchors.is_empty() {
-        return Err(TlsError::Empty { file: file.clone(), what: "certificate" });
+        return Err(TlsError::Empty { file: file.to_owned(), what: "certificate" });
     }
     Ok(anchors)
 }
 
-fn certificates(file: &PathBuf) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let pem = read(file)?;
     CertificateDer::pem_slice_iter(&pem)
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| TlsError::Damaged { file: file.clone(), fault: error.to_string() })
+        .map_err(|error| TlsError::Damaged { file: file.to_owned(), fault: error.to_string() })
 }
 
 /// The end of the certificate's time; it must be in it now.
