@@ -1,1 +1,167 @@
+use super::*;
+use crate::abi::{
+    ACTION_DROP, Block, FLOW_SECONDS, FlowKey, Interface, Rule, SCOPE_ALL, ZONE_EXTERNAL,
+    ZONE_INTERNAL, mapped, word,
+};
 
+const ME: [u8; 4] = [192, 0, 2, 1];
+const STRANGER: [u8; 4] = [203, 0, 113, 9];
+
+fn frame(from: [u8; 4], to: [u8; 4], protocol: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0, 0x45, 0];
+    let total = u16::try_from(20 + payload.len()).unwrap();
+    frame.extend_from_slice(&total.to_be_bytes());
+    frame.extend_from_slice(&[0, 1, 0, 0, 64, protocol, 0, 0]);
+    frame.extend_from_slice(&from);
+    frame.extend_from_slice(&to);
+    frame.extend_from_slice(payload);
+    frame
+}
+
+fn tcp(from: u16, to: u16, flags: u8) -> Vec<u8> {
+    let ([a, b], [c, d]) = (from.to_be_bytes(), to.to_be_bytes());
+    vec![a, b, c, d, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, flags, 1, 0, 0, 0, 0, 0]
+}
+
+fn rule(id: u32, source_set: u8, destination_set: u8, action: u8) -> Rule {
+    Rule { id, source_set, destination_set, action, reserved: 0 }
+}
+
+fn tables(rules: &[Rule]) -> MemoryTables {
+    let mut tables = MemoryTables { now_seconds: 1000, ..MemoryTables::default() };
+    tables.settings.schema = SCHEMA;
+    let interface = |zone| Interface { zone_plus_one: zone + 1, trunk: 0, reserved: [0; 2] };
+    tables.interfaces.insert(2, interface(ZONE_EXTERNAL));
+    tables.interfaces.insert(3, interface(ZONE_INTERNAL));
+    let generation = &mut tables.generations[0];
+    generation.rules = rules.to_vec();
+    let count = u32::try_from(rules.len()).unwrap();
+    generation.port_words.insert(port_index(ZONE_EXTERNAL, false, 443), word(0, count, 0));
+    generation.sources4.insert([203, 0, 0, 0], 8, SetMask::default().with(4));
+    generation.sources4.insert([203, 0, 113, 0], 24, SetMask::default().with(5));
+    generation.destinations.insert(mapped(ME), SetMask::default().with(33));
+    tables
+}
+
+fn outcome(tables: &MemoryTables, ifindex: u32, bytes: &[u8]) -> Outcome {
+    let decision = judge(tables, &tables.settings, &Frame::new(bytes), &bytes, ifindex);
+    (decision.reason, decision.rule)
+}
+
+#[test]
+fn the_first_rule_that_fits_decides_and_none_says_how_near_it_came() {
+    let (pass, drop) = (ACTION_PASS, ACTION_DROP);
+    let any = SET_ANY;
+    let table: [(&[Rule], Outcome); 10] = [
+        (&[], (Reason::NoRule, NO_RULE)),
+        (&[rule(1, any, any, pass)], (Reason::Rule, 1)),
+        (&[rule(1, any, any, drop), rule(2, any, any, pass)], (Reason::RuleDrop, 1)),
+        (&[rule(1, 5, any, pass), rule(2, any, any, drop)], (Reason::Rule, 1)),
+        (&[rule(1, 6, any, pass), rule(2, any, any, drop)], (Reason::RuleDrop, 2)),
+        (&[rule(1, 6, any, pass)], (Reason::SourceNotAllowed, NO_RULE)),
+        (&[rule(1, any, 34, pass)], (Reason::DestinationNotAllowed, NO_RULE)),
+        (&[rule(1, any, 34, pass), rule(2, 6, 33, pass)], (Reason::SourceNotAllowed, NO_RULE)),
+        (&[rule(1, 5, 33, pass)], (Reason::Rule, 1)),
+        // The longest prefix has the say: it is in set 5 only.
+        (&[rule(1, 4, any, pass)], (Reason::SourceNotAllowed, NO_RULE)),
+    ];
+    for (number, (rules, expected)) in table.into_iter().enumerate() {
+        let syn = frame(STRANGER, ME, 6, &tcp(1, 443, 2));
+        assert_eq!(outcome(&tables(rules), 2, &syn), expected, "row {number}");
+    }
+}
+
+#[test]
+fn a_rule_of_one_zone_says_nothing_in_another() {
+    let tables = tables(&[rule(1, SET_ANY, SET_ANY, ACTION_PASS)]);
+    let syn = frame(STRANGER, ME, 6, &tcp(1, 443, 2));
+    assert_eq!(outcome(&tables, 2, &syn).0, Reason::Rule);
+    assert_eq!(outcome(&tables, 3, &syn).0, Reason::NoRule);
+    assert_eq!(outcome(&tables, 4, &syn).0, Reason::InterfaceUnknown);
+}
+
+#[test]
+fn settings_of_another_schema_are_no_rule_set() {
+    let mut tables = tables(&[rule(1, SET_ANY, SET_ANY, ACTION_PASS)]);
+    let syn = frame(STRANGER, ME, 6, &tcp(1, 443, 2));
+    for (schema, generation) in [(0, 0), (SCHEMA + 1, 0), (SCHEMA, NO_GENERATION), (SCHEMA, 7)] {
+        (tables.settings.schema, tables.settings.generation) = (schema, generation);
+        assert_eq!(outcome(&tables, 2, &syn).0, Reason::NoRuleSet);
+    }
+}
+
+#[test]
+fn a_bare_syn_is_never_a_reply() {
+    let mut tables = tables(&[]);
+    let key = Tuple::new(STRANGER, 5061, ME, 40_000).flow(6);
+    tables.add_socket(&key);
+    for (flags, reason) in [(0x10, Reason::ReplyTcp), (0x12, Reason::ReplyTcp), (2, Reason::NoRule)]
+    {
+        let segment = frame(STRANGER, ME, 6, &tcp(5061, 40_000, flags));
+        assert_eq!(outcome(&tables, 2, &segment).0, reason, "flags {flags:#x}");
+    }
+}
+
+#[test]
+fn a_flow_is_remembered_for_a_minute() {
+    let mut tables = tables(&[]);
+    let key = Tuple::new(STRANGER, 53, ME, 700).flow(17);
+    let answer = frame(STRANGER, ME, 17, &[0, 53, 2, 188, 0, 8, 0, 0]);
+    let rows = [
+        (1000, Reason::ReplyRemembered),
+        (1001, Reason::ReplyRemembered),
+        (1000 - FLOW_SECONDS, Reason::ReplyRemembered),
+        (999 - FLOW_SECONDS, Reason::NoRule),
+    ];
+    for (left_at, reason) in rows {
+        tables.flows.insert(key, left_at);
+        assert_eq!(outcome(&tables, 2, &answer).0, reason, "left at {left_at}");
+    }
+    assert!(refresh_flow(None, 5) && refresh_flow(Some(3), 5) && !refresh_flow(Some(4), 5));
+}
+
+#[test]
+fn an_outgoing_packet_names_the_flow_that_its_answer_will_have() {
+    let query = frame(ME, STRANGER, 17, &[2, 188, 0, 53, 0, 8, 0, 0]);
+    let key = flow_begun(&Frame::new(&query), &&query[..]);
+    let expected = FlowKey {
+        local: mapped(ME),
+        remote: mapped(STRANGER),
+        local_port: 700_u16.to_be_bytes(),
+        remote_port: 53_u16.to_be_bytes(),
+        protocol: 17,
+        reserved: [0; 3],
+    };
+    assert_eq!(key, Some(expected));
+    let syn = frame(ME, STRANGER, 6, &tcp(1, 443, 2));
+    assert_eq!(flow_begun(&Frame::new(&syn), &&syn[..]), None);
+    // An answer that leaves begins nothing.
+    let reply = frame(ME, STRANGER, 1, &[0, 0, 0, 0, 0, 9, 0, 1]);
+    assert_eq!(flow_begun(&Frame::new(&reply), &&reply[..]), None);
+}
+
+#[test]
+fn a_block_counts_as_the_domains_only_when_it_says_so() {
+    let mut tables = tables(&[rule(1, SET_ANY, SET_ANY, ACTION_PASS)]);
+    let syn = frame(STRANGER, ME, 6, &tcp(1, 443, 2));
+    for (number, reason) in
+        [(33, Reason::BlockedDomain), (32, Reason::BlockedAddress), (7, Reason::BlockedAddress)]
+    {
+        let block = Block { scope: SCOPE_ALL, reason: number, owners: 1, expires_at_seconds: 0 };
+        tables.block4(STRANGER, 32, block);
+        assert_eq!(outcome(&tables, 2, &syn), (reason, NO_RULE));
+    }
+}
+
+#[test]
+fn short_prefixes_reach_every_bit_of_the_presence_bitmap() {
+    let mut tables = tables(&[]);
+    let block = Block { scope: SCOPE_ALL, reason: 32, owners: 1, expires_at_seconds: 0 };
+    tables.block4([203, 0, 0, 0], 8, block);
+    for last in [[203, 0, 0, 0], [203, 0, 113, 9], [203, 255, 255, 255]] {
+        let syn = frame(last, ME, 6, &tcp(1, 443, 2));
+        assert_eq!(outcome(&tables, 2, &syn).0, Reason::BlockedAddress, "{last:?}");
+    }
+    let syn = frame([204, 0, 0, 1], ME, 6, &tcp(1, 443, 2));
+    assert_eq!(outcome(&tables, 2, &syn).0, Reason::NoRule);
+}
