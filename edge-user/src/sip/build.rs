@@ -42,15 +42,7 @@ pub fn response(request: &Message, response: &Response<'_>) -> Result<Bytes, Edi
     let mut out = Vec::with_capacity(512);
     push(&mut out, &[b"SIP/2.0 ", response.status.to_string().as_bytes(), b" "]);
     push(&mut out, &[response.reason.as_bytes(), b"\r\n"]);
-    let mut top = true;
-    for via in request.list(HeaderName::Via) {
-        let noted = match response.received.filter(|_| std::mem::take(&mut top)) {
-            Some(received) => via_with_received(via.value, received),
-            None => None,
-        };
-        let value = noted.as_ref().map_or(via.value, |text| text.as_bytes());
-        push(&mut out, &[b"Via: ", value, b"\r\n"]);
-    }
+    copy_via(&mut out, request, response.received);
     copy(&mut out, request, HeaderName::From)?;
     let to = request.header(HeaderName::To).ok_or(EditError::NoSuchPlace)?.value;
     let untagged = NameAddr::parse(to).is_ok_and(|to| !to.params.has("tag"));
@@ -110,6 +102,23 @@ fn hop_by_hop(invite: &Message, method: &str, to: &[u8]) -> Result<Bytes, EditEr
     push(&mut out, &[b"CSeq: ", number.to_string().as_bytes(), b" ", method.as_bytes()]);
     push(&mut out, &[b"\r\nContent-Length: 0\r\n\r\n"]);
     Ok(Bytes::from(out))
+}
+
+/// Every Via line as it came, but for what we note in the top value. Lines, not values: a line of
+/// commas must not make a response longer than its request.
+fn copy_via(out: &mut Vec<u8>, request: &Message, received: Option<Received>) {
+    let top = request.list(HeaderName::Via).next();
+    for line in request.headers(HeaderName::Via) {
+        let top = top.as_ref().filter(|top| top.header == line.index);
+        let noted = top.and_then(|top| via_with_received(top.value, received?));
+        match (noted, top) {
+            (Some(noted), Some(top)) => {
+                let rest = line.value.get(top.value.len()..).unwrap_or(&[]);
+                push(out, &[b"Via: ", noted.as_bytes(), rest, b"\r\n"]);
+            }
+            _ => push(out, &[b"Via: ", line.value, b"\r\n"]),
+        }
+    }
 }
 
 fn copy(out: &mut Vec<u8>, from: &Message, name: HeaderName) -> Result<(), EditError> {

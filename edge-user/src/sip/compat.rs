@@ -63,10 +63,10 @@ pub fn uri(uri: &Uri<'_>) -> Result<rsip::Uri, CompatError> {
 
 /// Whether both read the same scheme, user, host and port, and as many parameters.
 fn same_uri(ours: &Uri<'_>, theirs: &rsip::Uri) -> bool {
-    let scheme = match (ours.scheme(), &theirs.scheme) {
-        (Scheme::Sip, Some(rsip::Scheme::Sip)) | (Scheme::Sips, Some(rsip::Scheme::Sips)) => true,
-        _ => false,
-    };
+    let scheme = matches!(
+        (ours.scheme(), &theirs.scheme),
+        (Scheme::Sip, Some(rsip::Scheme::Sip)) | (Scheme::Sips, Some(rsip::Scheme::Sips))
+    );
     scheme
         && ours.user() == theirs.user()
         && ours.host().is_some_and(|host| host.to_string() == theirs.host().to_string())

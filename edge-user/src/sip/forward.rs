@@ -75,7 +75,7 @@ impl<'a> ForwardRequest<'a> {
             edit.remove_front(HeaderName::Route, self.remove_routes);
         }
         edit.set(HeaderName::MaxForwards, self.max_forwards.to_string());
-        add_and_remove(&mut edit, self.remove, self.add);
+        finish_headers(&mut edit, message, self.remove, self.add);
         edit.finish()
     }
 }
@@ -101,12 +101,22 @@ impl ForwardResponse<'_> {
                 message.list(HeaderName::RecordRoute).nth(*place).ok_or(EditError::NoSuchPlace)?;
             edit.replace_element(&element, value);
         }
-        add_and_remove(&mut edit, self.remove, self.add);
+        finish_headers(&mut edit, message, self.remove, self.add);
         edit.finish()
     }
 }
 
-fn add_and_remove(edit: &mut Edit<'_>, remove: &[HeaderName], add: &[(&str, &str)]) {
+/// Takes away, adds, and says how long the body is where a datagram did not: the message may go
+/// on over a stream, which needs it (RFC 3261 section 18.3).
+fn finish_headers(
+    edit: &mut Edit<'_>,
+    message: &Message,
+    remove: &[HeaderName],
+    add: &[(&str, &str)],
+) {
+    if message.header(HeaderName::ContentLength).is_none() {
+        edit.append(HeaderName::ContentLength.as_str(), message.body().len().to_string());
+    }
     for name in remove {
         edit.remove(*name);
     }

@@ -257,21 +257,21 @@ impl Head {
 
     fn fold(&mut self, bytes: &[u8], end: usize) -> Result<(), Fault> {
         let Some(entry) = self.entries.last_mut() else { return Err(Fault::Folding) };
-        let line = bytes.get(entry.end as usize..end).unwrap_or(&[]);
+        // Only the new line is looked at: a header of many folds costs what its bytes cost.
+        let (start, line_end) = trim(bytes, entry.end as usize, end);
         // Some parsers take a line of white space for the end of the head.
-        if line.trim_ascii().is_empty() {
+        if start == line_end {
             return Err(Fault::Folding);
         }
-        // From the colon on: the value may have been empty so far.
-        let colon = memchr::memchr(b':', bytes.get(entry.name_end as usize..end).unwrap_or(&[]));
-        let from = entry.name_end as usize + colon.unwrap_or(0) + 1;
-        let (value, value_end) = trim(bytes, from, end);
-        entry.value = offset32(value);
-        entry.value_end = offset32(value_end);
+        if entry.value == entry.value_end {
+            entry.value = offset32(start);
+        }
+        entry.value_end = offset32(line_end);
         entry.end = offset32(end);
+        let (name, value) = (entry.name, entry.value as usize..line_end);
         self.folded = true;
-        if entry.name == HeaderName::ContentLength {
-            self.read_content_length(bytes.get(value..value_end).unwrap_or(&[]));
+        if name == HeaderName::ContentLength {
+            self.read_content_length(bytes.get(value).unwrap_or(&[]));
         }
         Ok(())
     }

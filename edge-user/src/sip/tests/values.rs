@@ -328,3 +328,39 @@ fn the_source_of_a_request_is_noted_as_we_saw_it() {
         assert_eq!(answer.to().unwrap().tag(), None);
     }
 }
+
+#[test]
+fn a_message_from_a_datagram_says_its_length_when_it_goes_on() {
+    let text = INVITE.replace("Content-Length: 4\r\n", "");
+    let request = message(&text);
+    assert_eq!(request.body(), b"v=0\n");
+    let sent = ForwardRequest::new("SIP/2.0/TLS e.example;branch=z9hG4bKx", 9).apply(&request);
+    let mut framer = Framer::new(Limits::default());
+    let mut buffer = BytesMut::from(&sent.unwrap()[..]);
+    let Ok(Some(Frame::Message(sent))) = framer.next(&mut buffer) else { panic!("not framed") };
+    assert_eq!(sent.body(), b"v=0\n");
+}
+
+#[test]
+fn a_header_of_many_folds_costs_what_its_bytes_cost() {
+    let folds = format!("X:{}\r\n{}", " ".repeat(16_000), " a\r\n".repeat(10_000));
+    let text = INVITE.replace("X-Foreign:", &format!("{folds}X-Foreign:"));
+    let took = |text: &str| {
+        let started = std::time::Instant::now();
+        let read = message(text);
+        assert_eq!(read.headers_named("X").next().unwrap().value.len(), 10_000 * 4 - 3);
+        started.elapsed()
+    };
+    // The best of a few, since the machine may be busy. Quadratic, each is over half a second.
+    let best = (0..5).map(|_| took(&text)).min().unwrap();
+    assert!(best < std::time::Duration::from_millis(150), "{best:?}");
+}
+
+#[test]
+fn a_refusal_is_no_longer_than_what_it_refuses() {
+    let text = INVITE.replace("X-Foreign:", &format!("Via: {}\r\nX-Foreign:", "a,".repeat(8000)));
+    let request = message(&text);
+    let received = Some(Received { address: [192, 0, 2, 1].into(), port: 1 });
+    let response = build::Response { received, ..build::Response::new(400, "Bad Request") };
+    assert!(build::response(&request, &response).unwrap().len() < text.len() + 64);
+}
