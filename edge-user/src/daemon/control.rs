@@ -18,7 +18,7 @@ use crate::{
     domain::Domain,
     firewall::{BlockOwner, BlockRequest, Intent},
     proxy::Refusal,
-    state::{Author, StoreError, effective},
+    state::{Author, Store, StoreError, effective},
     verdicts::DomainReport,
 };
 
@@ -63,7 +63,7 @@ impl Daemon {
     /// Makes a change in the store and puts it in force.
     async fn change(
         &self,
-        make: impl FnOnce(&mut crate::state::Store, &crate::config::Config) -> Result<(), StoreError>,
+        make: impl FnOnce(&mut Store, &crate::config::Config) -> Result<(), StoreError>,
     ) -> Result<Value, String> {
         let _one = self.change.lock().await;
         let config = self.config();
@@ -77,11 +77,24 @@ impl Daemon {
         let _one = self.change.lock().await;
         let config = self.config();
         let domain = entry.domain.clone();
+        Store::may_block(&config, &entry).map_err(|error| error.to_string())?;
         let began = Instant::now();
-        tokio::task::block_in_place(|| self.store().domain_block(&config, entry, author))
-            .map_err(|error| error.to_string())?;
-        let outcome = self.enforce().await?;
+        // The kernel first: a disk may take longer than an attacker needs.
+        let mut federation = effective(&config, &self.store(), SystemTime::now()).federation;
+        federation.blocked_domains.retain(|other| other.domain != domain);
+        federation.allowed_domains.retain(|allowed| match entry.subdomains {
+            true => !allowed.domain.is_within(&domain),
+            false => allowed.domain != domain,
+        });
+        federation.blocked_domains.push(entry.clone());
+        let outcome = self.enforce_domains(federation).await?;
         let took = began.elapsed();
+        let kept =
+            tokio::task::block_in_place(|| self.store().domain_block(&config, entry, author));
+        // What is kept is what holds: the same again, or what was before.
+        let again = self.enforce().await;
+        kept.map_err(|error| error.to_string())?;
+        again?;
         // The kernel holds what is known; DNS may know more, and is given a moment.
         let report = self.blocks.resolved(&domain).await;
         let (addresses, notes) = report.map_or_else(Default::default, |r| summary(&r));

@@ -25,7 +25,7 @@ use tracing::{error, info, warn};
 use self::blocks::{BlockTask, BlockTaskHandle, Outcome, Watched};
 use crate::{
     admin::server::ControlSocket,
-    config::{self, Checked, Config, Paths},
+    config::{self, Checked, Config, Federation, Paths},
     federation::Policy,
     firewall::{AttachMode, BlockOwner, FirewallHandle, Intent, Owner, OwnerOptions},
     net::{
@@ -233,23 +233,29 @@ impl Daemon {
 
     /// Puts what file and administrator say about domains and addresses in force.
     async fn enforce(&self) -> Result<Outcome, String> {
-        let config = self.config();
-        let now_in_force = effective(&config, &self.store(), SystemTime::now());
-        let policy = Arc::new(Policy::new(&config.domains, &now_in_force.federation));
-        // The kernel first, while the connections that prove who is who are still there.
-        let mut outcome = self.blocks.set(&config, now_in_force.federation).await?;
-        outcome.connections_closed = self.shell.with_core(|core, now, out| {
-            let before = out.len();
-            core.proxy.set_policy(now, policy, out);
-            let is_close = |output: &&Output| matches!(output, Output::Close { .. });
-            out[before..].iter().filter(is_close).count()
-        });
+        let now_in_force = effective(&self.config(), &self.store(), SystemTime::now());
+        let outcome = self.enforce_domains(now_in_force.federation).await?;
         let owner = BlockOwner::Administrator;
         let blocks = now_in_force.administrator_blocks;
         self.firewall
             .apply(vec![Intent::SetOwnerBlocks { owner, blocks }])
             .await
             .map_err(|error| error.to_string())?;
+        Ok(outcome)
+    }
+
+    /// Puts these lists in force: kernel, then proxy.
+    async fn enforce_domains(&self, federation: Federation) -> Result<Outcome, String> {
+        let config = self.config();
+        let policy = Arc::new(Policy::new(&config.domains, &federation));
+        // The kernel first, while the connections that prove who is who are still there.
+        let mut outcome = self.blocks.set(&config, federation).await?;
+        outcome.connections_closed = self.shell.with_core(|core, now, out| {
+            let before = out.len();
+            core.proxy.set_policy(now, policy, out);
+            let is_close = |output: &&Output| matches!(output, Output::Close { .. });
+            out[before..].iter().filter(is_close).count()
+        });
         Ok(outcome)
     }
 

@@ -271,6 +271,20 @@ impl Store {
         })
     }
 
+    /// Whether this domain may be blocked at all: none of ours, nor one of ours below it.
+    pub fn may_block(config: &Config, entry: &BlockedDomain) -> Result<(), StoreError> {
+        if config.domains.contains(&entry.domain) || config.fqdn == entry.domain {
+            return Err(StoreError::Ours(entry.domain.clone()));
+        }
+        let mut ours = config.domains.iter().chain([&config.fqdn]);
+        match ours.find(|ours| entry.subdomains && ours.is_within(&entry.domain)) {
+            Some(ours) => {
+                Err(StoreError::CoversOurs { ours: ours.clone(), domain: entry.domain.clone() })
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Blocks a domain. An allowance of the same name, or below it with `subdomains`, does not
     /// count while the block lasts.
     pub fn domain_block(
@@ -279,15 +293,7 @@ impl Store {
         entry: BlockedDomain,
         author: &Author,
     ) -> Result<(), StoreError> {
-        if config.domains.contains(&entry.domain) || config.fqdn == entry.domain {
-            return Err(StoreError::Ours(entry.domain));
-        }
-        let mut ours = config.domains.iter().chain([&config.fqdn]);
-        if entry.subdomains
-            && let Some(ours) = ours.find(|ours| ours.is_within(&entry.domain))
-        {
-            return Err(StoreError::CoversOurs { ours: ours.clone(), domain: entry.domain });
-        }
+        Self::may_block(config, &entry)?;
         self.change(|changes| {
             let state = changes.domains.entry(entry.domain.clone()).or_default();
             state.blockage = Some(said(Blockage::Blocked(entry), author));
