@@ -15,6 +15,10 @@ mod services;
 mod values;
 
 #[cfg(test)]
+mod certificate_tests;
+#[cfg(test)]
+mod test_cases;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 pub(crate) mod tests_support;

@@ -42,6 +42,15 @@ impl<'a> Section<'a> {
         self.table.is_some_and(|table| table.iter().any(|(k, _)| k.get_ref().as_ref() == key))
     }
 
+    /// Whether the key holds a list without anything in it.
+    pub fn is_empty(&self, key: &'static str) -> bool {
+        let list = |value: &Spanned<DeValue<'_>>| match value.get_ref() {
+            DeValue::Array(items) => items.is_empty(),
+            _ => false,
+        };
+        self.value(key).is_some_and(list)
+    }
+
     fn value(&self, key: &'static str) -> Option<&'a Spanned<DeValue<'a>>> {
         self.known.borrow_mut().push(key);
         self.table?.iter().find(|(k, _)| k.get_ref().as_ref() == key).map(|(_, value)| value)

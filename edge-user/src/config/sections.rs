@@ -29,7 +29,7 @@ pub(super) fn edge(root: &Section<'_>) -> Edge {
     section.require("domains", "add domains = [\"contoso.example\"], the SIP domains served here");
     let fqdn = section.parsed("fqdn", values::domain);
     let domains = section.parsed_list("domains", values::domain);
-    if section.has("domains") && section.texts("domains").is_empty() {
+    if section.is_empty("domains") {
         section.sink.error(&section.span, "edge.domains is empty", "name at least one SIP domain");
     }
     no_duplicates(&section, &domains, "the domain");
@@ -177,8 +177,8 @@ pub(super) fn management(root: &Section<'_>, interfaces: &[Interface]) -> Option
             "join them into wider ones",
         );
     }
-    for (key, empty) in [("ports", ports.is_empty()), ("from", from.is_empty())] {
-        if section.has(key) && empty && !section.sink.failed() {
+    for key in ["ports", "from"] {
+        if section.is_empty(key) {
             section.sink.error(
                 &section.span,
                 format!("management.{key} is empty"),

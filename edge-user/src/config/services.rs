@@ -68,7 +68,7 @@ pub(super) fn access(root: &Section<'_>, base: &Path) -> Access {
     section.require("key", "add key = \"edge.key\", the certificate's private key");
     section.require("trust", "add trust = \"partners.pem\", the roots that partners chain to");
     let listen = section.parsed_list("listen", |text| values::listen(text, 5061));
-    if section.has("listen") && section.texts("listen").is_empty() {
+    if section.is_empty("listen") {
         section.sink.error(&section.span, "service.access.listen is empty", "name an address");
     }
     for item in &listen {
@@ -142,7 +142,7 @@ pub(super) fn inside(
     let next_hops = section.parsed_list("next_hops", values::next_hop);
     check_next_hops(&section, edge, access, &listen, &next_hops);
     for key in ["listen", "servers", "next_hops"] {
-        if section.has(key) && section.texts(key).is_empty() {
+        if section.is_empty(key) {
             section.sink.error(
                 &section.key_span(key),
                 format!("inside.{key} is empty"),

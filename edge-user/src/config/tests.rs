@@ -2,8 +2,11 @@
 
 use std::path::Path;
 
+use proptest::prelude::*;
+
 use super::{
-    tests_support::{example, good_files},
+    test_cases::{Case, ERRORS, WARNINGS},
+    tests_support::{Folder, example, good_files},
     *,
 };
 
@@ -22,9 +25,176 @@ fn the_example_file_is_valid_and_without_warning() {
 }
 
 #[test]
-fn a_missing_file_is_an_error_and_paths_fall_back_to_their_defaults() {
+fn the_example_s_limits_and_settings_are_the_defaults() {
+    let folder = good_files();
+    let path = folder.0.join("edge.toml");
+    let text = example();
+    let full = parse(&text, &path).unwrap();
+    let mut short = text.clone();
+    for section in ["[paths]", "[firewall]", "[limits]", "[log]"] {
+        short = without(&short, section);
+    }
+    let mut short = parse(&short, &path).unwrap();
+    short.firewall.rules.clone_from(&full.firewall.rules);
+    short.firewall.blocks.clone_from(&full.firewall.blocks);
+    assert_eq!(short, full);
+}
+
+/// The text without a section and its subsections.
+fn without(text: &str, header: &str) -> String {
+    let name = header.trim_matches(['[', ']']);
+    let mut keep = true;
+    let mut lines = Vec::new();
+    for line in text.lines() {
+        if let Some(rest) = line.trim().strip_prefix('[') {
+            let of = rest.trim_start_matches('[').split(']').next().unwrap_or("");
+            keep = of != name && !of.starts_with(&format!("{name}."));
+        }
+        if keep {
+            lines.push(line);
+        }
+    }
+    lines.join("\n") + "\n"
+}
+
+/// Line and column of the `n`th occurrence of `needle`.
+fn place(text: &str, needle: &str, n: usize) -> (usize, usize) {
+    let (at, _) = text.match_indices(needle).nth(n).unwrap_or_else(|| panic!("no {needle:?}"));
+    let line = text[..at].matches('\n').count() + 1;
+    let column = text[..at].rsplit('\n').next().unwrap().chars().count() + 1;
+    (line, column)
+}
+
+/// The example with one edit.
+fn edited(find: &str, replace: &str) -> String {
+    let example = example();
+    assert!(example.contains(find), "the example has no {find:?}");
+    example.replacen(find, replace, 1)
+}
+
+#[test]
+fn every_error_is_found_at_its_place_with_its_mend() {
+    let folder = good_files();
+    let faults: Vec<String> =
+        ERRORS.iter().filter_map(|case| fault(&folder, case, "error").err()).collect();
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn warnings_are_told_apart_and_leave_the_file_valid() {
+    let folder = good_files();
+    let faults: Vec<String> =
+        WARNINGS.iter().filter_map(|case| fault(&folder, case, "warning").err()).collect();
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+/// What is not as the case says.
+fn fault(folder: &Folder, case: &Case, kind: &str) -> Result<(), String> {
+    let (find, replace, (needle, nth), words) = case;
+    let text = edited(find, replace);
+    let checked = check_text(&text, &folder.0.join("edge.toml"), SystemTime::now());
+    let rendered = checked.findings.render(false);
+    if checked.config.is_some() != (kind == "warning") {
+        return Err(format!("{replace:?} gives no {kind}: {rendered}"));
+    }
+    let (line, column) = place(&text, needle, *nth);
+    let expected = format!("edge.toml:{line}:{column}: {kind}: ");
+    if !rendered.lines().any(|l| l.contains(&expected) && l.contains(words)) {
+        return Err(format!("{replace:?}: no {words:?} at {line}:{column} in\n{rendered}"));
+    }
+    let errors = &checked.findings.errors;
+    if errors.len() > 2 || errors.iter().any(|e| e.mend.is_empty() || e.message.is_empty()) {
+        return Err(format!("{replace:?} gives too many errors, or one without mend: {rendered}"));
+    }
+    Ok(())
+}
+
+#[test]
+fn every_missing_section_is_told_and_all_errors_at_once() {
+    let folder = good_files();
+    let errors = parse("", &folder.0.join("edge.toml")).unwrap_err();
+    for section in ["[edge]", "[[interface]]", "[management]", "[service.access]", "[inside]"] {
+        let told = errors.errors.iter().any(|e| e.message == format!("{section} is missing"));
+        assert!(told, "{section}: {errors}");
+    }
+    assert_eq!(errors.errors.len(), 5, "{errors}");
+}
+
+#[test]
+fn a_finding_shows_line_column_mend_and_a_caret() {
+    let text = "\n[edge]\n\tfqdn = \"é\u{1b}[2J\"\n".replace('\u{1b}', "\\u001b");
+    let errors = parse(&text, Path::new("/nowhere/edge.toml")).unwrap_err();
+    let rendered = errors.render(true);
+    let expected = "/nowhere/edge.toml:3:9: error: \"é\u{fffd}[2J\" is no domain name: a domain name \
+                    holds letters, digits, hyphens and dots only; mend: write a full name such as \
+                    \"contoso.example\"\n  3 |  fqdn = \"é\\u001b[2J\"\n    |         ^^^^^^^^^^^^\n";
+    assert!(rendered.contains(expected), "{rendered}");
+    assert!(!errors.to_string().contains('^'));
+}
+
+#[test]
+fn next_hops_are_read_in_every_form() {
+    let host = |text: &str| Host::Name(text.parse().unwrap());
+    let address = |text: &str| Host::Address(text.parse().unwrap());
+    let cases: &[(&str, Host, u16, Transport)] = &[
+        ("sip:d.contoso.example", host("d.contoso.example"), 5061, Transport::Tls),
+        ("sip:d.contoso.example;transport=tcp", host("d.contoso.example"), 5060, Transport::Tcp),
+        ("sip:10.0.0.9;transport=udp", address("10.0.0.9"), 5060, Transport::Udp),
+        ("sip:10.0.0.9:5080;transport=tls", address("10.0.0.9"), 5080, Transport::Tls),
+        ("sip:[fd00::9];transport=tcp", address("fd00::9"), 5060, Transport::Tcp),
+        ("sip:[fd00::9]:5081;transport=tls", address("fd00::9"), 5081, Transport::Tls),
+    ];
+    for (text, host, port, transport) in cases {
+        let expected = NextHop { host: host.clone(), port: *port, transport: *transport };
+        assert_eq!(values::next_hop(text), Ok(expected), "{text}");
+    }
+}
+
+#[test]
+fn files_that_cannot_be_read_are_errors_and_paths_fall_back_to_their_defaults() {
     let path = Path::new("/nonexistent/edge.toml");
     let errors = load(path).unwrap_err();
     assert!(errors.to_string().starts_with("/nonexistent/edge.toml:1:1: error: the file cannot"));
     assert_eq!(paths_only(path).run, Path::new("/run/edge"));
+    let folder = Folder::new();
+    let errors = load(&folder.0).unwrap_err().to_string();
+    assert!(errors.contains("this is no file"), "{errors}");
+    folder.write("edge.toml", b"[edge]\n# \xc3\xa9 \xff\n", 0o644);
+    let errors = load(&folder.0.join("edge.toml")).unwrap_err().to_string();
+    assert!(errors.contains(":2:5: error: this is no UTF-8 text"), "{errors}");
+    folder.write("edge.toml", "[paths]\nrun = \"below\"\npins = 7\n[broken\n", 0o644);
+    let paths = paths_only(&folder.0.join("edge.toml"));
+    assert_eq!(paths.run, folder.0.join("below"));
+    assert_eq!(paths.pins, Path::new("/sys/fs/bpf/edge"));
+}
+
+#[test]
+fn resolvers_of_the_system_are_read() {
+    let text = "# x\nnameserver 192.0.2.53\nsearch a\nnameserver ::1 # y\nnameserver nonsense\n";
+    let expected = ["192.0.2.53:53", "[::1]:53"].map(|a| a.parse::<SocketAddr>().unwrap());
+    assert_eq!(resolvers(text), expected);
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_it_panic(text in "\\PC*", wild in any::<String>()) {
+        let path = Path::new("/nonexistent/edge.toml");
+        prop_assert!(parse(&text, path).is_err());
+        prop_assert!(parse(&wild, path).is_err());
+    }
+
+    #[test]
+    fn no_change_of_the_example_makes_it_panic(
+        cuts in proptest::collection::vec((0usize..5000, 0usize..40, "[\\[\\]\"=.,:;{}\\\\a-z0-9/ \n\u{e9}\u{0}-]{0,12}"), 1..6),
+    ) {
+        let mut text = example();
+        for (at, length, put) in cuts {
+            let floor = |n: usize| (0..=n.min(text.len())).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+            let (from, to) = (floor(at), floor(at + length));
+            text.replace_range(from..to.max(from), &put);
+        }
+        let checked = check_text(&text, Path::new("/nonexistent/edge.toml"), SystemTime::UNIX_EPOCH);
+        prop_assert!(checked.config.is_none());
+        let _ = checked.findings.render(true);
+    }
 }

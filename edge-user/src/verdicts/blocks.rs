@@ -244,7 +244,7 @@ impl DomainBlocks {
         self.unprotect(&role, &before);
         if let Role::Blocked(domain) = role {
             if addresses != before {
-                let addresses = self.from_dns(&domain).collect();
+                let addresses = self.dns_addresses(&domain).collect();
                 self.outputs.push_back(Output::Persist { domain: domain.clone(), addresses });
             }
             self.judge(&domain);
@@ -336,7 +336,7 @@ impl DomainBlocks {
     }
 
     /// What DNS says (or said last) about a blocked domain and the names seen below it.
-    fn from_dns(&self, domain: &Domain) -> impl Iterator<Item = IpAddr> {
+    fn dns_addresses(&self, domain: &Domain) -> impl Iterator<Item = IpAddr> {
         let names = self.blocked.get(domain).into_iter().flat_map(|b| &b.names);
         names
             .filter_map(|name| self.watches.get(&Question::Federation(name.clone())))
@@ -352,7 +352,7 @@ impl DomainBlocks {
         let seen = entry.seen.iter().rev().map(|(address, _)| *address);
         let mut once = HashSet::new();
         let candidates: Vec<IpAddr> =
-            seen.chain(self.from_dns(domain)).filter(|a| once.insert(*a)).collect();
+            seen.chain(self.dns_addresses(domain)).filter(|a| once.insert(*a)).collect();
         let (mut blocked, mut refused) = (Vec::new(), Vec::new());
         for address in &candidates {
             let allow = &setting.federation.allow_addresses;
