@@ -48,15 +48,18 @@ fn holds(config: &Config, store: &Store) -> (Vec<String>, Vec<String>, Vec<Strin
         federation.allowed_domains.iter().map(|a| a.domain.to_string()).collect();
     let mut blocked: Vec<_> =
         federation.blocked_domains.iter().map(|b| b.domain.to_string()).collect();
-    (allowed.sort(), blocked.sort());
+    allowed.sort();
+    blocked.sort();
     (allowed, blocked, differences.iter().map(|d| format!("{:?} {}", d.kind, d.domain)).collect())
 }
 
+/// What it is about, the changes, and then: allowed, blocked, differences.
+type Case<'a> = (&'a str, &'a [Step], &'a [&'a str], &'a [&'a str], &'a [&'a str]);
 type Step = fn(&mut Store, &Config) -> Result<(), StoreError>;
 
 #[test]
 fn a_runtime_change_holds_over_the_file_and_the_later_over_the_earlier() {
-    let cases: &[(&str, &[Step], &[&str], &[&str], &[&str])] = &[
+    let cases: &[Case] = &[
         ("nothing", &[], &["fabrikam.example"], &["bad.example", "worse.example"], &[]),
         (
             "allow another",
