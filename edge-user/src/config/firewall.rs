@@ -14,6 +14,7 @@ use super::{
     reader::Section,
     values,
 };
+use crate::firewall::plan;
 
 /// Addresses that words in a rule's `to` stand for, and that a block should not hold.
 pub(super) struct Known {
@@ -111,9 +112,8 @@ fn rule<'a>(section: Section<'a>, known: &Known) -> Option<Named<'a>> {
     Some((place, rule))
 }
 
-/// Names of an administrator's rules. The rules that services imply have a dot or a slash in
-/// their name, or one of these names.
-const IMPLIED: &[&str] = &["management", "access", "inside", "sip-federation"];
+/// Names of the rules that services imply.
+const IMPLIED: &[&str] = &[plan::ROW_MANAGEMENT, plan::RULE_ACCESS, plan::RULE_INSIDE];
 
 fn rule_name(text: &str) -> Result<String, Fault> {
     let fine = (1..=48).contains(&text.len())
@@ -268,10 +268,10 @@ fn check_block(
     }
     let managed = management.iter().flat_map(|m| &m.from);
     if let Some(from) = managed.into_iter().find(|m| block.contains(*m) || m.contains(block)) {
-        section.sink.warn(
+        section.sink.error(
             &net.span(),
             format!("the block {block} overlaps the management prefix {from}"),
-            "management ports stay open; take it out if more is needed from there",
+            "take it out: who manages the appliance is not blocked",
         );
     }
 }

@@ -446,6 +446,12 @@ pub(super) const ERRORS: &[Case] = &[
         ("1\n\n[[firewall.rule]]", 0),
         "out of range",
     ),
+    (
+        "prefix = \"198.51.100.66\"",
+        "prefix = \"192.0.2.4\"",
+        ("\"192.0.2.4\"", 0),
+        "overlaps the management prefix 192.0.2.0/28",
+    ),
     // DNS.
     (
         "servers = [\"192.0.2.53\"]",
@@ -504,11 +510,5 @@ pub(super) const WARNINGS: &[Case] = &[
         "prefix = \"203.0.113.0/24\"",
         ("\"203.0.113.0/24\"", 0),
         "holds our own address 203.0.113.10",
-    ),
-    (
-        "prefix = \"198.51.100.66\"",
-        "prefix = \"192.0.2.4\"",
-        ("\"192.0.2.4\"", 0),
-        "overlaps the management prefix 192.0.2.0/28",
     ),
 ];

@@ -22,6 +22,10 @@ use crate::{
 
 /// Domains that one connection is remembered to have proved.
 const MAX_PROVED: usize = 8;
+/// Connections remembered.
+const MAX_LIVE: usize = 65_536;
+/// Connections remembered after they went.
+const MAX_GONE: usize = 1024;
 
 /// A blocked domain.
 #[derive(Debug)]
@@ -46,7 +50,9 @@ pub struct DomainBlocks {
     blocked: BTreeMap<Domain, Blocked>,
     watches: Watches,
     protected: Protected,
-    live: HashMap<ConnectionId, Vec<(Domain, IpAddr)>>,
+    live: BTreeMap<ConnectionId, Vec<(Domain, IpAddr)>>,
+    /// The last connections that went: what they proved may be told after that.
+    gone: VecDeque<ConnectionId>,
     inside: HashMap<ConnectionId, IpAddr>,
     /// At start: nothing is told before this time, unless all that is protected is known.
     wait_until: Option<Instant>,
@@ -104,6 +110,14 @@ impl DomainBlocks {
     pub fn next_timeout(&self) -> Option<Instant> {
         let seen = self.blocked.values().flat_map(|b| b.seen.iter().map(|(_, until)| *until)).min();
         [self.watches.next_timeout(), seen, self.wait_until].into_iter().flatten().min()
+    }
+
+    /// Tells everything again: the firewall could not do what it was told.
+    pub fn tell_again(&mut self) {
+        for blocked in self.blocked.values_mut() {
+            blocked.told = None;
+        }
+        self.judge_all();
     }
 
     /// How every blocked domain stands, in the order of their names.
@@ -288,6 +302,14 @@ impl DomainBlocks {
             }
             self.judge(&by);
         }
+        if self.gone.contains(&connection) {
+            return;
+        }
+        if self.live.len() >= MAX_LIVE
+            && let Some(oldest) = self.live.keys().next().copied()
+        {
+            self.closed(oldest);
+        }
         let proved = self.live.entry(connection).or_default();
         let pair = (domain.clone(), remote);
         if proved.len() >= MAX_PROVED || proved.contains(&pair) {
@@ -300,6 +322,10 @@ impl DomainBlocks {
     }
 
     fn closed(&mut self, connection: ConnectionId) {
+        if self.gone.len() >= MAX_GONE {
+            self.gone.pop_front();
+        }
+        self.gone.push_back(connection);
         for (domain, remote) in self.live.remove(&connection).into_iter().flatten() {
             self.protected.remove(remote, &Protection::LivePartner(domain));
         }

@@ -300,6 +300,30 @@ fn a_partner_proven_on_a_live_connection_protects_its_address_while_it_lives() {
 }
 
 #[test]
+fn a_proof_told_after_its_connection_went_protects_nothing() {
+    let mut w = World::new(&[BAD], &["fabrikam.example"]);
+    w.answer(ask("fabrikam.example"), &[], 300);
+    w.answer(ask(BAD), &[A], 300);
+    w.told();
+    w.put(Input::Closed { connection: ConnectionId(1) });
+    w.proved(1, "fabrikam.example", A);
+    assert_eq!(w.told(), []);
+    // What a blocked domain gave away counts all the same.
+    w.proved(1, BAD, "8.8.4.7");
+    assert_eq!(w.blocked(BAD), [ip("8.8.4.7"), ip(A)]);
+}
+
+#[test]
+fn what_the_firewall_could_not_do_is_told_again() {
+    let mut w = World::new(&[BAD], &[]);
+    w.answer(ask(BAD), &[A], 300);
+    w.told();
+    w.blocks.tell_again();
+    w.set(|_| {});
+    assert_eq!(w.told(), [(BAD.to_owned(), vec![ip(A)])]);
+}
+
+#[test]
 fn addresses_and_subdomains_seen_in_certificates_are_taken_in_for_a_while() {
     let mut w = World::new(&[BAD], &[]);
     w.set(|s| s.federation.blocked_domains.push(block("only.example", false)));
