@@ -1,7 +1,12 @@
 //! Who is connected, and which domains each connection has proved (RFC 5923: a connection is
 //! used both ways, for the identities that were proved on it).
 
-use std::{collections::HashMap, net::SocketAddr, time::Instant};
+use std::{
+    collections::HashMap,
+    hash::{DefaultHasher, Hash, Hasher},
+    net::SocketAddr,
+    time::Instant,
+};
 
 use super::{ConnectionId, Peer, Side};
 use crate::{config::Transport, domain::Domain};
@@ -13,6 +18,9 @@ const MAX_PROOFS: usize = 64;
 #[derive(Debug)]
 pub(super) struct Connection {
     pub peer: Peer,
+    /// Who is there, as a number: the same for every connection of one certificate, or inside of
+    /// one host. Transactions of one scope are invisible to every other.
+    pub scope: u64,
     /// Domain, and until when its proof holds (`None`: as long as the policy does).
     proofs: Vec<(Domain, Option<Instant>)>,
     /// One of our next hops: which.
@@ -36,7 +44,8 @@ impl Connections {
         if let Some(index) = next_hop {
             self.by_next_hop.entry(index).or_default().push(id);
         }
-        self.all.insert(id, Connection { peer, proofs: Vec::new(), next_hop });
+        let scope = scope(id, &peer);
+        self.all.insert(id, Connection { peer, scope, proofs: Vec::new(), next_hop });
     }
 
     pub(super) fn close(&mut self, id: ConnectionId) -> Option<Connection> {
@@ -155,6 +164,19 @@ impl Connections {
     pub(super) fn count(&self, side: Side) -> usize {
         self.all.values().filter(|connection| connection.peer.side == side).count()
     }
+}
+
+fn scope(id: ConnectionId, peer: &Peer) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    peer.side.hash(&mut hasher);
+    match peer.side {
+        Side::Inside => peer.remote.ip().hash(&mut hasher),
+        Side::Partner if peer.names.dns.is_empty() && peer.names.sip_uris.is_empty() => {
+            id.hash(&mut hasher);
+        }
+        Side::Partner => (&peer.names.dns, &peer.names.sip_uris).hash(&mut hasher),
+    }
+    hasher.finish()
 }
 
 fn remove(index: &mut HashMap<Domain, Vec<ConnectionId>>, domain: &Domain, id: ConnectionId) {

@@ -16,6 +16,9 @@ use super::{
 };
 use crate::config::{Host, Transport};
 
+/// So many wait for one connection; who comes later is told when its own time is over.
+const MAX_WAITING: usize = 8192;
+
 /// Addresses that are tried for one destination.
 const MAX_TARGETS: usize = 16;
 
@@ -68,7 +71,9 @@ impl Proxy {
             && let Some(dial) = self.dials.shared.get(&destination)
             && let Some(dial) = self.dials.all.get_mut(dial)
         {
-            dial.waiting.push(exchange);
+            if dial.waiting.len() < MAX_WAITING {
+                dial.waiting.push(exchange);
+            }
             return;
         }
         let id = self.dials.next;

@@ -15,6 +15,9 @@ use crate::domain::Domain;
 /// How long a failure is believed.
 const FAILURE_HOLDS: Duration = Duration::from_secs(15);
 
+/// So many wait for one answer; who comes later is told when its own time is over.
+const MAX_WAITERS: usize = 8192;
+
 /// Who waits for an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Waiter {
@@ -69,7 +72,9 @@ impl Lookups {
             return Some(answer);
         }
         if let Some(Entry::Asked(waiters)) = self.entries.get_mut(question) {
-            waiters.push(waiter);
+            if waiters.len() < MAX_WAITERS {
+                waiters.push(waiter);
+            }
             return None;
         }
         let query = QueryId(self.next);

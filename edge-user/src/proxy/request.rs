@@ -29,6 +29,7 @@ struct Plan {
     partner: Option<Domain>,
     dialog: Option<Domain>,
     remove_routes: usize,
+    hash: u32,
 }
 
 type Refused = (Answer, Option<Domain>);
@@ -41,7 +42,11 @@ impl Proxy {
         message: Message,
         out: &mut Vec<Output>,
     ) {
-        let Some(peer) = self.connections.get(connection).map(|c| c.peer.clone()) else { return };
+        let Some((peer, scope)) =
+            self.connections.get(connection).map(|c| (c.peer.clone(), c.scope))
+        else {
+            return;
+        };
         let Some(method) = message.method() else {
             return self.on_response(now, connection, &peer, message, out);
         };
@@ -53,8 +58,8 @@ impl Proxy {
             }
             return;
         }
-        let key = transaction_key(&message, peer.side);
-        let known = self.exchanges.by_key(&key).filter(|id| self.is_sender(*id, connection, &peer));
+        let key = transaction_key(&message, scope);
+        let known = self.exchanges.by_key(&key);
         match (method, known) {
             (Method::Cancel, known) => {
                 return self.on_cancel(now, connection, &peer, &message, known, out);
@@ -85,17 +90,6 @@ impl Proxy {
         self.begin(now, connection, peer, message, key, plan, out);
     }
 
-    /// Whether this connection may speak for a transaction: its own, or another from the same
-    /// host on the same side.
-    fn is_sender(&self, id: u64, connection: ConnectionId, peer: &Peer) -> bool {
-        self.exchanges.get(id).is_some_and(|exchange| {
-            exchange.from == connection
-                || (exchange.from_peer.side == peer.side
-                    && exchange.from_peer.remote.ip() == peer.remote.ip()
-                    && exchange.from_peer.names == peer.names)
-        })
-    }
-
     /// The checks of RFC 3261 section 16.3 and the route; `None` when the request is for this
     /// appliance itself.
     fn plan(
@@ -118,12 +112,13 @@ impl Proxy {
         if message.max_forwards().ok().flatten() == Some(0) {
             return Err(of(Refusal::TooManyHops.into()));
         }
-        if self.config.loops(message, self.config.loop_hash(message)) {
+        let hash = self.config.loop_hash(message);
+        if self.config.loops(message, hash) {
             return Err(of(Refusal::Loop.into()));
         }
         match peer.side {
-            Side::Partner => self.plan_inbound(message, path).map_err(of).map(Some),
-            Side::Inside => self.plan_outbound(now, message, path).map(Some),
+            Side::Partner => self.plan_inbound(now, message, path, hash).map_err(of).map(Some),
+            Side::Inside => self.plan_outbound(now, message, path, hash).map(Some),
         }
     }
 
@@ -138,12 +133,18 @@ impl Proxy {
             })
     }
 
-    fn plan_inbound(&self, message: &Message, path: Path) -> Result<Plan, Answer> {
+    fn plan_inbound(
+        &self,
+        now: Instant,
+        message: &Message,
+        path: Path,
+        hash: u32,
+    ) -> Result<Plan, Answer> {
         let mut ways = self.ways_inside(message, path.token.as_ref())?;
         // Hops that failed lately come last, in their order.
         ways.sort_by_key(|way| match way {
             Destination::NextHop(index) => {
-                self.hops_down.get(*index).is_some_and(|down| down.is_some())
+                self.hops_down.get(*index).is_some_and(|down| down.is_some_and(|until| now < until))
             }
             _ => false,
         });
@@ -158,6 +159,7 @@ impl Proxy {
             partner: None,
             dialog: token.map(|token| token.partner),
             remove_routes: path.remove,
+            hash,
         })
     }
 
@@ -166,6 +168,7 @@ impl Proxy {
         now: Instant,
         message: &Message,
         path: Path,
+        hash: u32,
     ) -> Result<Plan, Refused> {
         let partner = self.way_outside(message, path.token.as_ref())?;
         let preferred = path.token.as_ref().and_then(|token| {
@@ -180,6 +183,7 @@ impl Proxy {
             dialog: path.token.map(|token| token.partner),
             partner: Some(partner),
             remove_routes: path.remove,
+            hash,
         })
     }
 
@@ -206,7 +210,7 @@ impl Proxy {
             kind,
             inbound,
             from: connection,
-            hash: self.config.loop_hash(&message),
+            hash: plan.hash,
             tag: self.stateless_tag(&message),
             // RFC 6665 section 4.3: a NOTIFY may be what forms the dialog.
             record: forms_dialog || method == Method::Notify,
@@ -369,18 +373,17 @@ pub(super) fn refusal_detail(message: &Message) -> String {
     }
 }
 
-/// What identifies a server transaction (RFC 3261 section 17.2.3): branch and sent-by of the top
-/// Via, and the method, where ACK and CANCEL count as INVITE.
-fn transaction_key(message: &Message, side: Side) -> String {
+/// What identifies a server transaction (RFC 3261 section 17.2.3): who sent it, branch and sent-by
+/// of the top Via, and the method, where ACK and CANCEL count as INVITE.
+fn transaction_key(message: &Message, scope: u64) -> String {
     let mut key = String::with_capacity(96);
     let method = match message.method() {
         Some(Method::Ack | Method::Cancel) | None => "INVITE",
         Some(method) => method.as_str(),
     };
-    let side = if side == Side::Partner { 'p' } else { 'i' };
     let Ok(via) = message.via() else { return key };
     let branch = via.branch.unwrap_or_default();
-    let _ = write!(key, "{side}{method} {} {}:{}", branch, via.host, via.port.unwrap_or(0));
+    let _ = write!(key, "{scope:x} {method} {} {}:{}", branch, via.host, via.port.unwrap_or(0));
     if via.unique_branch().is_none() {
         // RFC 2543: the branch says nothing.
         let number = message.cseq().map_or(0, |cseq| cseq.number);

@@ -206,3 +206,18 @@ fn many_requests_wait_for_one_connection() {
     assert_eq!(world.edges[CONTOSO].connects.len(), 1);
     assert_eq!(world.mail(FABRIKAM).len(), 3);
 }
+
+#[test]
+fn a_next_hop_that_failed_is_first_again_after_a_while() {
+    let mut world = World::new();
+    let first = world.listeners.remove(&address("10.0.0.21:5060")).unwrap();
+    let partner = invite_from_partner(&mut world);
+    world.mail(CONTOSO);
+    world.listeners.insert(address("10.0.0.21:5060"), first);
+    let request = Req::new("MESSAGE", "fabrikam.example", "contoso.example");
+    world.say(CONTOSO, partner, &request.clone().branch("2").text());
+    assert_eq!(world.edges[CONTOSO].connects.len(), 2, "the other one still");
+    world.pass(Duration::from_secs(16));
+    world.say(CONTOSO, partner, &request.branch("3").text());
+    assert_eq!(world.edges[CONTOSO].connects.last(), Some(&address("10.0.0.21:5060")));
+}

@@ -214,3 +214,23 @@ fn an_inside_connection_knows_nothing_of_domains() {
     assert_eq!(status.len(), 1);
     assert!(status[0].domains.is_empty() && status[0].side == Side::Inside);
 }
+
+#[test]
+fn a_branch_that_another_partner_uses_too_disturbs_nobody() {
+    let (mut world, partner, server, got) = invited();
+    world.say(CONTOSO, server, &answer(&got, "180 Ringing", Some("b1")));
+    world.mail(CONTOSO);
+    let lists = [allow("fabrikam.example"), allow("third.example")];
+    world.set_policy(CONTOSO, policy("contoso.example", &lists, &[]));
+    let other = world.partner(CONTOSO, "203.0.113.20:6000", &["third.example"]);
+    world.say(CONTOSO, other, &Req::new("INVITE", "third.example", "contoso.example").text());
+    assert_eq!(world.mail(CONTOSO).len(), 2, "100 and its own INVITE");
+    // The first partner's CANCEL, on a second connection of the same certificate.
+    let again = world.partner(CONTOSO, "203.0.113.20:5002", &["fabrikam.example"]);
+    world.say(CONTOSO, again, &cancel());
+    let mail = world.mail(CONTOSO);
+    assert!(mail[0].0 == again && mail[0].1.starts_with("SIP/2.0 200 "), "{mail:?}");
+    assert_eq!(headers(&mail[1].1, "Via"), headers(&got, "Via")[..1], "its own INVITE's");
+    world.say(CONTOSO, server, &answer(&got, "487 Request Terminated", Some("b1")));
+    assert!(world.mail(CONTOSO).iter().any(|(at, got)| *at == partner && got.contains(" 487 ")));
+}
