@@ -1,6 +1,7 @@
 //! The lab, the demo and what the end-to-end tests share.
 
 pub mod bare;
+pub mod bench;
 pub mod demo;
 pub mod kernel;
 pub mod lab;

@@ -1,2 +1,37 @@
-//! The bench.
-fn main() {}
+//! `bench NAME [--json]`: measures us beside our peers.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use edge_tests::bench;
+
+/// Measures us beside our peers, turn by turn, in namespaces of its own.
+#[derive(Parser)]
+struct Arguments {
+    /// Which one: xdp
+    name: String,
+    /// One JSON object on standard output and nothing else there
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let say = |text: &str| eprintln!("bench {}: {text}", arguments.name);
+    let rows = match arguments.name.as_str() {
+        "xdp" => bench::xdp::bench(&say),
+        other => {
+            eprintln!("no benchmark `{other}`: there is xdp");
+            return ExitCode::from(2);
+        }
+    };
+    match rows {
+        Ok(rows) if arguments.json => println!("{}", bench::as_json(&arguments.name, &rows)),
+        Ok(rows) => print!("{}", bench::as_table(&rows)),
+        Err(fault) => {
+            eprintln!("bench {}: {fault:#}", arguments.name);
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}

@@ -197,3 +197,6 @@ pub enum PlanError {
 pub fn compile(config: &Config) -> Result<RuleSet, PlanError> {
     compile_with(config, &mut RuleIds::default())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,77 @@
+//! Benchmarks. Every figure is compared with a peer that was measured in the same call, turn by
+//! turn, since machines are shared and differ.
+
+pub mod raw;
+pub mod xdp;
+
+use serde_json::{Value, json};
+
+/// One comparison.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// What is measured.
+    pub path: String,
+    /// Of both figures.
+    pub unit: &'static str,
+    /// Ours.
+    pub ours: f64,
+    /// With whom it is compared.
+    pub peer: &'static str,
+    /// The peer's figure.
+    pub peer_value: f64,
+}
+
+impl Row {
+    /// Ours to the peer's.
+    pub fn ratio(&self) -> f64 {
+        self.ours / self.peer_value
+    }
+}
+
+/// The one object for machines.
+pub fn as_json(bench: &str, rows: &[Row]) -> Value {
+    let rows: Vec<Value> = rows
+        .iter()
+        .map(|row| {
+            json!({
+                "path": row.path,
+                "unit": row.unit,
+                "ours": round(row.ours),
+                "peer": row.peer,
+                "peer_value": round(row.peer_value),
+                "ratio": round(row.ratio()),
+            })
+        })
+        .collect();
+    json!({ "bench": bench, "rows": rows })
+}
+
+fn round(value: f64) -> f64 {
+    (value * 1000.0).round() / 1000.0
+}
+
+/// The table for people.
+pub fn as_table(rows: &[Row]) -> String {
+    let mut text = format!(
+        "{:<24} {:>12} {:>10}  {:<14} {:>10} {:>8}\n",
+        "path", "unit", "ours", "peer", "peer's", "ratio"
+    );
+    for row in rows {
+        text += &format!(
+            "{:<24} {:>12} {:>10.3}  {:<14} {:>10.3} {:>8.3}\n",
+            row.path,
+            row.unit,
+            row.ours,
+            row.peer,
+            row.peer_value,
+            row.ratio()
+        );
+    }
+    text
+}
+
+/// The value in the middle.
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
