@@ -53,6 +53,7 @@ pub fn find() -> Result<Found, String> {
     for name in names {
         match inspect(&name) {
             Ok(found) => return Ok(found),
+            Err(fault) if faults.contains(&fault) => {}
             Err(fault) => faults.push(fault),
         }
     }

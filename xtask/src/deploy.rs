@@ -108,7 +108,7 @@ fn into_root(root: &Path, folder: &Path) -> Result<ExitStatus> {
 /// it, runs the installer and removes it again. When the installer asks for it, a new connection
 /// proves that the host can still be reached.
 fn over_ssh(arguments: &Arguments, host: &str, parent: &Path) -> Result<ExitStatus> {
-    let mut tar = package::pack(parent);
+    let mut tar = package::pack(parent, "gzip -1");
     let mut tar = tar
         .args(["--file", "-", &package::name()])
         .stdout(Stdio::piped())

@@ -38,14 +38,15 @@ pub fn archive(binary: &Path) -> Result<PathBuf> {
     let parent = target.join("package");
     stage(binary, &parent)?;
     let archive = parent.join(format!("{}-linux-{}.tar.gz", name(), env::consts::ARCH));
-    run(pack(&parent).arg("--file").arg(&archive).arg(name()))?;
+    run(pack(&parent, "gzip -9").arg("--file").arg(&archive).arg(name()))?;
     Ok(archive)
 }
 
 /// A tar command that packs what [`stage`] made; `--file` and [`name`] are to follow.
-pub fn pack(parent: &Path) -> Command {
+pub fn pack(parent: &Path, compressor: &str) -> Command {
     let mut command = Command::new("tar");
-    command.args(["--create", "--gzip", "--sort=name", "--owner=root:0", "--group=root:0"]);
+    command.args(["--create", "--sort=name", "--owner=root:0", "--group=root:0"]);
+    command.args(["--use-compress-program", compressor]);
     command.arg("--directory").arg(parent);
     command
 }
