@@ -38,6 +38,7 @@ pub(super) struct Issued {
 pub(super) struct Leaf<'a> {
     pub(super) dns: &'a [&'a str],
     pub(super) uri: &'a [&'a str],
+    pub(super) ip: &'a [&'a str],
     pub(super) usages: &'a [ExtendedKeyUsagePurpose],
     pub(super) expired: bool,
 }
@@ -61,6 +62,8 @@ impl Authority {
         let name = |text: &&str| Ia5String::try_from(*text).unwrap();
         params.subject_alt_names = leaf.dns.iter().map(|n| SanType::DnsName(name(n))).collect();
         params.subject_alt_names.extend(leaf.uri.iter().map(|n| SanType::URI(name(n))));
+        let addresses = leaf.ip.iter().map(|ip| SanType::IpAddress(ip.parse().unwrap()));
+        params.subject_alt_names.extend(addresses);
         params.extended_key_usages = leaf.usages.to_vec();
         if leaf.expired {
             params.not_before = date_time_ymd(2020, 1, 1);
@@ -143,6 +146,9 @@ impl Core for TestCore {
     fn handle(&mut self, _now: Instant, input: Input, out: &mut Vec<Output>) {
         let seen = match input {
             Input::Opened { connection, peer, attempt } => Seen::Opened(connection, peer, attempt),
+            Input::Message { message, .. } if message.bytes().starts_with(b"PANIC") => {
+                panic!("a fault of ours");
+            }
             Input::Message { connection, message } => {
                 out.push(Output::Send { connection, bytes: message.bytes().clone() });
                 Seen::Message(connection, message)

@@ -76,7 +76,13 @@ impl DatagramPort {
         }
     }
 
-    /// The connection for a remote address, new or known. `None`: the table is full.
+    /// Whether we opened the pair of this remote address.
+    fn is_next_hop(&self, remote: SocketAddr) -> bool {
+        self.pairs().get(&remote).is_some_and(|pair| pair.link.outbound)
+    }
+
+    /// The connection for a remote address, new or known. A known one is told to the core again
+    /// when it is asked for by an attempt: the same id, with that attempt. `None`: the table is full.
     pub(super) fn open<C: Core>(
         self: &Arc<Self>,
         hub: &Arc<Hub<C>>,
@@ -184,17 +190,20 @@ fn take<C: Core>(
         return;
     }
     let settings = hub.settings();
-    let probe = Peer {
-        side: Side::Inside,
-        transport: Transport::Udp,
-        remote,
-        local: port.local,
-        names: Arc::default(),
-    };
-    if !settings.listed(&probe) {
-        let detail = "its address is in no prefix of [inside] servers".to_owned();
-        hub.refuse(remote, Refusal::NotListed, detail);
-        return;
+    // One that we sent to first is a next hop: its answers are welcome.
+    if !port.is_next_hop(remote) {
+        let probe = Peer {
+            side: Side::Inside,
+            transport: Transport::Udp,
+            remote,
+            local: port.local,
+            names: Arc::default(),
+        };
+        if !settings.listed(&probe) {
+            let detail = "its address is in no prefix of [inside] servers".to_owned();
+            hub.refuse(remote, Refusal::NotListed, detail);
+            return;
+        }
     }
     let Some(link) = port.open(hub, remote, None) else {
         add(&hub.counters.datagrams_dropped);

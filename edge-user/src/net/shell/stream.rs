@@ -65,6 +65,7 @@ where
     C: Core,
 {
     let Way::Stream(queue) = &link.way else { return };
+    let _entry = Entry { hub, link };
     let settings = hub.settings();
     let now = Instant::now();
     let mut driver = Driver {
@@ -106,7 +107,24 @@ where
         End::Peer => {}
     }
     tracing::debug!(remote = %link.peer.remote, ?end, "connection ended");
-    hub.gone(link.id);
+}
+
+/// A connection's place in the table: given up whatever ends the task, a fault of ours included.
+struct Entry<'a, C: Core> {
+    hub: &'a Arc<Hub<C>>,
+    link: &'a Arc<Link>,
+}
+
+impl<C: Core> Drop for Entry<'_, C> {
+    fn drop(&mut self) {
+        let (hub, id) = (Arc::clone(self.hub), self.link.id);
+        if std::thread::panicking() {
+            // Not here: a second fault during the first would end the process.
+            tokio::spawn(async move { hub.gone(id) });
+        } else {
+            hub.gone(id);
+        }
+    }
 }
 
 /// Closes our half, and listens until the peer closes its own or time is up.

@@ -150,11 +150,15 @@ async fn what_is_no_good_tls_is_named_and_disturbs_nobody() {
     let (mut honest, _) = lab.partner_connected().await;
     let mut truncated = cbc_only_hello();
     truncated.truncate(40);
-    let rows: [(&str, Vec<u8>, bool, &str); 6] = [
+    let mut old = cbc_only_hello();
+    // The version in the hello itself: TLS 1.0.
+    old[10] = 1;
+    let rows: [(&str, Vec<u8>, bool, &str); 7] = [
         ("plain SIP", message(1).into_bytes(), false, "not-tls"),
         ("garbage", vec![0xff; 5000], false, "not-tls"),
         ("a record of nonsense", vec![0x16, 3, 1, 0, 4, 9, 9, 9, 9], false, "not-tls"),
         ("CBC only", cbc_only_hello(), false, "no-common-cipher-suite"),
+        ("TLS 1.0", old, false, "no-common-version"),
         ("truncated, then closed", truncated.clone(), true, "closed-by-peer"),
         ("truncated, then silence", truncated, false, "handshake-timeout"),
     ];

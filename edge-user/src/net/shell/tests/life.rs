@@ -201,3 +201,22 @@ async fn a_start_that_fails_names_the_address_and_leaves_nothing() {
     assert_eq!(error.address, taken);
     std::net::TcpListener::bind(free).expect("free again");
 }
+
+#[tokio::test]
+async fn a_fault_of_ours_ends_one_connection_and_no_other() {
+    let mut lab = lab(|_| ()).await;
+    let (mut good, _) = lab.partner_connected().await;
+    let (mut bad, bad_id) = lab.partner_connected().await;
+    bad.write_all(message(1).replace("MESSAGE", "PANIC").as_bytes()).await.unwrap();
+    assert!(rest(&mut bad).await.is_empty());
+    assert_eq!(lab.closed().await, bad_id);
+    echo(&mut good, 1).await;
+    assert_eq!(lab.shell.connections().len(), 1);
+    lab.counted("open.access", 1).await;
+    let waiting = async {
+        while lab.count("open.access") > 1 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, waiting).await.expect("its place is free");
+}

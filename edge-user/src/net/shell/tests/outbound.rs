@@ -14,11 +14,11 @@ use crate::{
 
 /// A partner's server: echoes, and tells the SNI it got and the certificate it was shown.
 async fn partner_server(
-    lab: &Lab,
+    trust: &Authority,
     own: &Issued,
 ) -> (SocketAddr, UnboundedReceiver<(Option<String>, usize)>) {
     let mut roots = RootCertStore::empty();
-    roots.add(lab.ours.der.clone()).unwrap();
+    roots.add(trust.der.clone()).unwrap();
     let provider = Arc::new(ring::default_provider());
     // The list of authorities names somebody else: we present our certificate all the same.
     let foreign = RootCertStore {
@@ -95,7 +95,7 @@ impl Lab {
 #[tokio::test]
 async fn we_send_sni_show_our_certificate_and_talk() {
     let mut lab = lab(|_| ()).await;
-    let (address, mut told) = partner_server(&lab, &lab.partner()).await;
+    let (address, mut told) = partner_server(&lab.ours, &lab.partner()).await;
     let (id, peer) = lab.connect_to(target(address, Some(PARTNER))).await.unwrap();
     assert_eq!(told.recv().await.unwrap(), (Some(PARTNER.to_owned()), 1));
     assert_eq!(peer.remote, address);
@@ -135,7 +135,7 @@ async fn the_certificate_must_hold_exactly_the_host_that_was_looked_up() {
         ),
     ];
     for (why, own, name, expected) in rows {
-        let (address, _told) = partner_server(&lab, &own).await;
+        let (address, _told) = partner_server(&lab.ours, &own).await;
         match lab.connect_to(target(address, name)).await {
             Err(ConnectError::Tls(words)) => assert!(words.contains(expected), "{why}: {words}"),
             other => panic!("{why}: {other:?}"),
@@ -143,7 +143,7 @@ async fn the_certificate_must_hold_exactly_the_host_that_was_looked_up() {
     }
     let uri = Leaf { uri: &["sip:sip.fabrikam.example"], ..Leaf::default() };
     let own = lab.partners.issue(&uri);
-    let (address, _told) = partner_server(&lab, &own).await;
+    let (address, _told) = partner_server(&lab.ours, &own).await;
     lab.connect_to(target(address, Some(PARTNER))).await.expect("a URI name counts");
 }
 
@@ -173,7 +173,7 @@ async fn what_does_not_answer_is_reported_in_time() {
 #[tokio::test]
 async fn connections_we_open_are_bounded() {
     let mut lab = lab(|config| config.limits.connections = 1).await;
-    let (address, _told) = partner_server(&lab, &lab.partner()).await;
+    let (address, _told) = partner_server(&lab.ours, &lab.partner()).await;
     lab.connect_to(target(address, Some(PARTNER))).await.unwrap();
     let error = lab.connect_to(target(address, Some(PARTNER))).await.unwrap_err();
     assert_eq!(error, ConnectError::Limit);
@@ -206,6 +206,14 @@ async fn inside_goes_by_tcp_and_udp_too() {
             length
         };
         assert_eq!(&buffer[..length], message(3).as_bytes());
+        if transport == Transport::Udp {
+            // In no listed prefix, but we spoke first.
+            udp.send_to(message(4).as_bytes(), lab.address(Side::Inside, Transport::Udp))
+                .await
+                .unwrap();
+            // The TCP connection of before is closed meanwhile.
+            while !matches!(lab.next().await, Seen::Message(from, _) if from == connection) {}
+        }
     }
     let target = Target {
         side: Side::Inside,
@@ -235,4 +243,21 @@ async fn questions_are_answered() {
     });
     let Seen::Resolved(result) = lab.next().await else { panic!("no answer") };
     assert_eq!(result, Err(crate::proxy::ResolveError::Unavailable));
+}
+
+#[tokio::test]
+async fn a_next_hop_given_by_address_shows_it_in_its_certificate() {
+    let folder = Folder::new();
+    let inside = Authority::new("inside root");
+    let files = write_files(&folder, "inside", &inside.dns(&[OUR_NAME]), &inside.pem);
+    let mut lab = lab(|config| config.inside.tls = Some(files)).await;
+    for (own, good) in [
+        (Leaf { ip: &["127.0.0.1"], ..Leaf::default() }, true),
+        (Leaf { ip: &["127.0.0.2"], ..Leaf::default() }, false),
+        (Leaf { dns: &["director.contoso.example"], ..Leaf::default() }, false),
+    ] {
+        let (address, _told) = partner_server(&inside, &inside.issue(&own)).await;
+        let target = Target { side: Side::Inside, ..target(address, None) };
+        assert_eq!(lab.connect_to(target).await.is_ok(), good, "{:?} {:?}", own.ip, own.dns);
+    }
 }
