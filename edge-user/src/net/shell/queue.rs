@@ -61,6 +61,14 @@ struct State {
     waker: Option<Waker>,
 }
 
+impl State {
+    fn register(&mut self, cx: &Context<'_>) {
+        if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            self.waker = Some(cx.waker().clone());
+        }
+    }
+}
+
 impl WriteQueue {
     pub(super) fn new(limit: usize) -> Self {
         Self { state: Mutex::default(), limit }
@@ -92,9 +100,12 @@ impl WriteQueue {
         state.waker.take()
     }
 
-    /// Whether a close was asked for.
-    pub(super) fn closing(&self) -> Option<CloseCause> {
-        self.lock().closing
+    /// For a task that cannot write on: whether a close was asked for. It is woken when that
+    /// changes.
+    pub(super) fn stalled(&self, cx: &Context<'_>) -> Option<CloseCause> {
+        let mut state = self.lock();
+        state.register(cx);
+        state.closing
     }
 
     /// The next piece to write.
@@ -104,9 +115,7 @@ impl WriteQueue {
             if let Some(cause) = state.closing {
                 return Next::Close(cause);
             }
-            if !state.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-                state.waker = Some(cx.waker().clone());
-            }
+            state.register(cx);
             return Next::Empty;
         };
         state.cost = state.cost.saturating_sub(first.len() + ITEM_COST);
@@ -159,7 +168,7 @@ mod tests {
                 queue.push(Bytes::from(vec![b'x'; size]));
             }
             if size > 0 {
-                assert_eq!(queue.closing(), Some(CloseCause::Overflow), "{size}");
+                assert_eq!(queue.lock().closing, Some(CloseCause::Overflow), "{size}");
             }
             assert!(queue.lock().items.len() <= 10_000 / ITEM_COST, "{size}");
         }

@@ -81,6 +81,7 @@ where
         last_activity: now,
         message_since: None,
         stalled_since: None,
+        closing: None,
         message_timeout: settings.config.limits.message_timeout,
         idle_timeout: settings.config.limits.idle_timeout,
     };
@@ -160,6 +161,8 @@ struct Driver<'a, S, C> {
     last_activity: Instant,
     message_since: Option<Instant>,
     stalled_since: Option<Instant>,
+    /// A close was asked for, and the peer does not take what is queued.
+    closing: Option<(Instant, CloseCause)>,
     message_timeout: Duration,
     idle_timeout: Duration,
 }
@@ -178,9 +181,16 @@ where
                     if self.stalled_since.is_none() {
                         self.stalled_since = Some(Instant::now());
                     }
-                    // A full queue ends it although the peer takes nothing.
-                    if self.queue.closing() == Some(CloseCause::Overflow) {
-                        return Poll::Ready(End::Ours(CloseCause::Overflow));
+                    match self.queue.stalled(cx) {
+                        Some(CloseCause::Overflow) => {
+                            return Poll::Ready(End::Ours(CloseCause::Overflow));
+                        }
+                        // Nothing is read any more, and the peer has not for ever to take the rest.
+                        Some(cause) => {
+                            self.closing.get_or_insert((Instant::now(), cause));
+                            return self.poll_time(cx, sleep);
+                        }
+                        None => {}
                     }
                 }
             }
@@ -299,9 +309,11 @@ where
     /// Whether time is up, and if not, when it will be.
     fn poll_time(&self, cx: &mut Context<'_>, mut sleep: Pin<&mut Sleep>) -> Poll<End> {
         let mut deadline = (self.last_activity + self.idle_timeout, End::Idle);
+        let closing = self.closing.unwrap_or((self.last_activity, CloseCause::Stop));
         for (since, bound, end) in [
             (self.message_since, self.message_timeout, End::Slow),
             (self.stalled_since, WRITE_STALL, End::Stuck),
+            (self.closing.map(|(since, _)| since), LAST_WORDS, End::Ours(closing.1)),
         ] {
             if let Some(since) = since
                 && since + bound < deadline.0

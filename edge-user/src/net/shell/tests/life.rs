@@ -76,24 +76,53 @@ async fn every_connection_of_a_domain_can_be_closed_and_others_stay() {
     assert_eq!(lab.shell.connections().len(), 1);
 }
 
-#[tokio::test]
-async fn a_peer_that_does_not_read_is_closed_and_its_queue_freed() {
-    let mut lab = lab(|config| config.limits.write_queue_bytes = 64 * 1024).await;
-    let (client, connection) = lab.partner_connected().await;
-    let (mut other, _) = lab.partner_connected().await;
-    let filler = bytes::Bytes::from(vec![b'x'; 32 * 1024]);
-    for _ in 0..2000 {
-        let bytes = filler.clone();
-        lab.shell.with_core(|_, _, out| out.push(Output::Send { connection, bytes }));
-        if lab.count("closed.slow-receiver") > 0 {
-            break;
+impl Lab {
+    /// Sends until a connection's peer, which reads nothing, takes no more.
+    async fn stuff(&self, connection: ConnectionId) {
+        let bytes = bytes::Bytes::from(vec![b'x'; 32 * 1024]);
+        let mut sent = 0;
+        loop {
+            let bytes = bytes.clone();
+            self.shell.with_core(|_, _, out| out.push(Output::Send { connection, bytes }));
+            // The task has turns enough to write what can be written.
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+            let all = self.shell.connections();
+            let Some(info) = all.iter().find(|info| info.id == connection) else { return };
+            if info.bytes_out == sent {
+                return;
+            }
+            sent = info.bytes_out;
         }
-        tokio::task::yield_now().await;
     }
+}
+
+#[tokio::test]
+async fn a_peer_that_does_not_read_is_closed_at_once_when_its_queue_is_full() {
+    let mut lab = lab(|config| config.limits.write_queue_bytes = 64 * 1024).await;
+    let (_client, connection) = lab.partner_connected().await;
+    let (mut other, _) = lab.partner_connected().await;
+    lab.stuff(connection).await;
+    let started = Instant::now();
+    lab.stuff(connection).await;
+    lab.stuff(connection).await;
     assert_eq!(lab.closed().await, connection);
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
     assert_eq!(lab.count("closed.slow-receiver"), 1);
-    drop(client);
     echo(&mut other, 1).await;
+}
+
+#[tokio::test]
+async fn a_block_ends_a_connection_whose_peer_does_not_read() {
+    let mut lab = lab(|_| ()).await;
+    let (_client, connection) = lab.partner_connected().await;
+    lab.stuff(connection).await;
+    let started = Instant::now();
+    assert_eq!(lab.shell.close_where(|_| true, REASON), 1);
+    assert_eq!(lab.closed().await, connection);
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    assert_eq!(lab.count("closed.domain-blocked"), 1);
 }
 
 #[tokio::test]
