@@ -5,10 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::sync::broadcast::{self, error::RecvError};
 use tracing::{debug, info, warn};
 use tracing_subscriber::EnvFilter;
 
-use crate::{config::Log, proxy::Event};
+use crate::{config::Log, firewall::events::DropEvent, proxy::Event};
 
 /// Starts logging. A filter that cannot be read falls back to `info`, and says so.
 pub fn start(log: &Log) {
@@ -68,6 +69,39 @@ pub fn event(limiter: &Limiter, event: &Event) {
         Event::Proved { connection, domain, remote } => {
             info!(connection = connection.0, %domain, %remote, "a connection proved a domain");
         }
+    }
+}
+
+/// Writes the kernel's sampled drops as long as the daemon lives. The kernel bounds them for each
+/// reason; what comes faster than the log takes is counted, not kept.
+pub async fn drops(mut events: broadcast::Receiver<DropEvent>) {
+    let limiter = Limiter::default();
+    let mut missed = 0;
+    loop {
+        let event = match events.recv().await {
+            Ok(event) => event,
+            Err(RecvError::Lagged(count)) => {
+                missed += count;
+                continue;
+            }
+            Err(RecvError::Closed) => return,
+        };
+        let Some(left_out) = limiter.admit(Instant::now()) else { continue };
+        info!(
+            target: "edge_user::drops",
+            reason = event.reason,
+            zone = event.zone,
+            source = event.source.map(tracing::field::display),
+            source_port = event.source_port,
+            destination = event.destination.map(tracing::field::display),
+            destination_port = event.destination_port,
+            protocol = event.protocol,
+            rule = event.rule,
+            length = event.length,
+            monitored = event.monitored,
+            left_out = left_out + std::mem::take(&mut missed),
+            "dropped in the driver"
+        );
     }
 }
 

@@ -27,7 +27,7 @@ use crate::{
     admin::server::ControlSocket,
     config::{self, Checked, Config, Federation, Paths},
     federation::Policy,
-    firewall::{AttachMode, BlockOwner, FirewallHandle, Intent, Owner, OwnerOptions},
+    firewall::{self, AttachMode, BlockOwner, FirewallHandle, Intent, Owner, OwnerOptions},
     net::{
         Core as _,
         dns::Resolver,
@@ -42,6 +42,9 @@ use crate::{
 const DRAIN: Duration = Duration::from_secs(10);
 /// How often files are looked at for new certificates.
 const TLS_WATCH: Duration = Duration::from_secs(5);
+
+/// Sampled drops that may wait for the log.
+const DROP_EVENTS: usize = 1024;
 
 /// What a running daemon is made of.
 struct Daemon {
@@ -85,6 +88,8 @@ async fn serve(config: Arc<Config>) -> Result<()> {
     }));
     let alive = Arc::clone(&daemon);
     let watchdog = tokio::spawn(async move { notify::watchdog(|| alive.alive()).await });
+    let drops = firewall::events::subscribe(&daemon.config().paths.pins, DROP_EVENTS)?;
+    let drops = tokio::spawn(log::drops(drops));
     let ready = format!("federating for {}", daemon.config().domains[0]);
     notify::ready(&ready);
     info!("ready");
@@ -109,6 +114,7 @@ async fn serve(config: Arc<Config>) -> Result<()> {
     info!(live_left = drained.live_left, closed = drained.closed, "stopped");
     tls.abort();
     watchdog.abort();
+    drops.abort();
     Ok(())
 }
 
@@ -124,7 +130,9 @@ async fn start(config: Arc<Config>) -> Result<Arc<Daemon>> {
     let resolver = Resolver::new(&config)?;
     let now_in_force = effective(&config, &store, SystemTime::now());
 
-    let options = OwnerOptions::new(&config);
+    let mut options = OwnerOptions::new(&config);
+    // The kernel program speaks only where the log's filter names it.
+    options.debug_log = config.log.filter.contains("edge_xdp");
     let plan = Arc::clone(&config);
     let (firewall, report) =
         tokio::task::spawn_blocking(move || Owner::start(options, plan)).await??;
