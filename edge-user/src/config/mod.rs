@@ -39,6 +39,7 @@ use toml::{
 pub use findings::{ConfigErrors, Finding};
 pub use model::*;
 
+use crate::firewall::plan;
 use findings::Sink;
 use reader::Section;
 
@@ -168,7 +169,9 @@ fn check_text(text: &str, path: &Path, now: SystemTime) -> Checked {
     let sink = Sink::new(text);
     let (root, syntax) = DeTable::parse_recoverable(text);
     let config = if syntax.is_empty() {
-        read(&Reading { sink: &sink, root: &root, path, now }).filter(|_| !sink.failed())
+        read(&Reading { sink: &sink, root: &root, path, now })
+            .filter(|_| !sink.failed())
+            .filter(|config| fits_the_kernel(&sink, root.get_ref(), config))
     } else {
         for error in syntax.iter().take(20) {
             let span = error.span().unwrap_or(0..0);
@@ -180,6 +183,17 @@ fn check_text(text: &str, path: &Path, now: SystemTime) -> Checked {
         sink.error(&(0..0), "the configuration is incomplete", "compare it with the example file");
     }
     Checked { config, findings: sink.into_errors(path.to_owned()) }
+}
+
+/// Whether the rules fit the kernel's tables.
+fn fits_the_kernel(sink: &Sink<'_>, root: &DeTable<'_>, config: &Config) -> bool {
+    let Err(error) = plan::compile(config) else { return true };
+    let key = root.iter().find(|(key, _)| key.get_ref().as_ref() == "firewall");
+    let span = key.map_or(0..0, |(key, _)| key.span());
+    let text = error.to_string();
+    let (fault, mend) = text.rsplit_once(": ").unwrap_or((&text, "use fewer rules"));
+    sink.error(&span, fault, mend);
+    false
 }
 
 struct Reading<'a> {

@@ -110,6 +110,24 @@ fn fault(folder: &Folder, case: &Case, kind: &str) -> Result<(), String> {
 }
 
 #[test]
+fn rules_that_do_not_fit_the_kernel_s_tables_are_an_error() {
+    let folder = good_files();
+    let rule = |n: u8| {
+        format!(
+            "[[firewall.rule]]\nname = \"r{n}\"\nzone = \"external\"\nprotocol = \"tcp\"\n\
+             ports = [443]\nfrom = [\"198.51.{n}.0/24\"]\n"
+        )
+    };
+    let text = example() + &(0..40).map(rule).collect::<String>();
+    let errors = parse(&text, &folder.0.join("edge.toml")).unwrap_err();
+    let (line, column) = place(&text, "[firewall]", 0);
+    let [error] = errors.errors.as_slice() else { panic!("{errors}") };
+    assert_eq!((error.line, error.column), (line, column + 1));
+    assert!(error.message.contains("port 443"), "{errors}");
+    assert_eq!(error.mend, "merge their sources");
+}
+
+#[test]
 fn every_missing_section_is_told_and_all_errors_at_once() {
     let folder = good_files();
     let errors = parse("", &folder.0.join("edge.toml")).unwrap_err();
