@@ -13,6 +13,7 @@ use edge_tests::{
     lab::{
         certs::Identity,
         layout::Site,
+        recorder::Recorder,
         sipp::{self, Carrier, Dialogue, Play, SERVER_PORT},
         tls_client::{SipClient, request},
     },
@@ -34,6 +35,42 @@ fn connect(world: &World, site: Site, identity: &Identity) -> SipClient {
 fn every_step_of_the_demo_holds() {
     let report = demo::play(&mut world(), |_, _| {});
     assert!(report.ok(), "\n{}", report.to_table());
+}
+
+#[test]
+fn either_side_may_hang_up_and_a_caller_may_give_up() {
+    let world = world();
+    for (from, to) in [(Site::Contoso, Site::Fabrikam), (Site::Fabrikam, Site::Contoso)] {
+        for play in [Play::HangUp, Play::Cancel] {
+            let result = world.play(play, from, to, Carrier::Tcp);
+            assert!(result.is_ok(), "{play:?} from {}: {result:?}", from.name());
+        }
+    }
+}
+
+#[test]
+fn any_method_passes_and_foreign_headers_and_bodies_arrive_byte_for_byte() {
+    let world = world();
+    let at = SocketAddr::new(Site::Contoso.server4().into(), SERVER_PORT);
+    let recorder = Recorder::start(world.lab.inside(Site::Contoso), at).unwrap();
+    let mut partner = connect(&world, Site::Fabrikam, &world.lab.identities.fabrikam);
+    let foreign = "X-Odd :  two  spaces\tand a tab \r\nms-thing: a;b=\"c, d\"\r\n continued\r\n";
+    let body = b"\x00\xff\r\n\r\nno text \x80 at all";
+    for method in ["SERVICE", "BENOTIFY", "NEGOTIATE", "XYZZY", "INFO"] {
+        let text =
+            request(method, &user(Site::Fabrikam), &user(Site::Contoso), &Site::Fabrikam.host());
+        let (head, _) = text.split_once("Content-Length").unwrap();
+        let mut message = format!("{head}{foreign}Content-Length: {}\r\n\r\n", body.len());
+        message = message.replace("text/plain", "application/octet-stream");
+        partner.write(message.as_bytes()).unwrap();
+        partner.write(body).unwrap();
+        let received = recorder.next(Duration::from_secs(3)).unwrap();
+        let has = |part: &[u8]| received.windows(part.len()).any(|window| window == part);
+        assert!(received.starts_with(format!("{method} ").as_bytes()), "{method}");
+        assert!(has(foreign.as_bytes()) && received.ends_with(body), "{method}");
+        // RFC 6665 knows no response to BENOTIFY; the recorder answers all the same.
+        assert_eq!(partner.response().unwrap().status, 200, "{method}");
+    }
 }
 
 #[test]

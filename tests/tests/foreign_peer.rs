@@ -24,7 +24,7 @@ fn messages_and_calls_go_through_kamailio_both_ways() {
         carrier: Carrier::Tcp,
     };
     let (adatum, own) = (agent(Site::Adatum), agent(Site::Contoso));
-    for play in [Play::Message, Play::Call] {
+    for play in [Play::Message, Play::Call, Play::HangUp, Play::Cancel] {
         let inbound = Dialogue::once(play, &user(Site::Adatum), &user(Site::Contoso));
         let result = sipp::play(&adatum, Kamailio::inside_address(), &own, lab.dir(), &inbound);
         let logs = || format!("{}\n{}", contoso.log(), kamailio.log_tail());

@@ -44,7 +44,7 @@ fn a_lab_routes_answers_carries_sip_and_leaves_nothing_behind() {
         ),
     ];
     for (carrier, from, to) in servers {
-        for play in [Play::Message, Play::Call] {
+        for play in [Play::Message, Play::Call, Play::HangUp, Play::Cancel] {
             let dialogue = Dialogue::once(play, "alice@contoso.example", "bob@contoso.example");
             let from = Agent { namespace: contoso, address: from, carrier };
             let agent = Agent { namespace: server, address: to, carrier };

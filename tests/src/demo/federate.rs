@@ -92,7 +92,8 @@ fn dialogue(world: &World, play: Play, from: Site, to: Site) -> Result<String> {
     let took = world.play(play, from, to, Carrier::Tcp)?;
     let what = match play {
         Play::Message => "MESSAGE and 200",
-        Play::Call => "INVITE, 180, 200, ACK, BYE, 200",
+        Play::Call | Play::HangUp => "INVITE, 180, 200, ACK, BYE, 200",
+        Play::Cancel => "INVITE, 180, CANCEL, 200, 487, ACK",
     };
     let peers = proved(world)?;
     Ok(format!(

@@ -44,8 +44,14 @@ impl Kamailio {
     fn try_start(lab: &Lab, dir: &Path) -> Result<Self> {
         let namespace = lab.site(Site::Adatum);
         let log = dir.join("kamailio.log");
-        let mut command = namespace.command("kamailio");
+        // The lab's DNS, for this process only: a mount namespace of its own.
+        let with_dns = format!(
+            "mount --bind '{}' /etc/resolv.conf && exec kamailio \"$@\"",
+            dir.join("resolv.conf").display()
+        );
+        let mut command = namespace.command("unshare");
         command
+            .args(["--mount", "sh", "-c", &with_dns, "kamailio"])
             .args(["-DD", "-E", "-m", "64", "-M", "8", "-w"])
             .arg(dir)
             .arg("-f")
@@ -91,6 +97,7 @@ fn write_files(lab: &Lab, dir: &Path, partner: SocketAddr) -> Result<()> {
             lab.identities.trust.display()
         )
     };
+    std::fs::write(dir.join("resolv.conf"), format!("nameserver {}\n", Site::Dns.v4()))?;
     let tls = dir.join("tls.cfg");
     std::fs::write(&tls, section("server") + &section("client"))?;
     let site = Site::Adatum;

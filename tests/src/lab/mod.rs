@@ -11,6 +11,7 @@ pub mod kamailio;
 pub mod layout;
 pub mod netns;
 pub mod process;
+pub mod recorder;
 pub mod scan;
 pub mod sipp;
 pub mod tls_client;

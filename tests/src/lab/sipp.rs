@@ -22,6 +22,30 @@ pub enum Play {
     Message,
     /// INVITE, 180, 200, ACK, BYE, 200.
     Call,
+    /// The same, but the callee sends the BYE.
+    HangUp,
+    /// INVITE, 180, CANCEL, 200, 487, ACK.
+    Cancel,
+}
+
+impl Play {
+    const fn sender(self) -> &'static str {
+        match self {
+            Play::Message => include_str!("scenarios/message_uac.xml"),
+            Play::Call => include_str!("scenarios/call_uac.xml"),
+            Play::HangUp => include_str!("scenarios/hangup_uac.xml"),
+            Play::Cancel => include_str!("scenarios/cancel_uac.xml"),
+        }
+    }
+
+    const fn receiver(self) -> &'static str {
+        match self {
+            Play::Message => include_str!("scenarios/message_uas.xml"),
+            Play::Call => include_str!("scenarios/call_uas.xml"),
+            Play::HangUp => include_str!("scenarios/hangup_uas.xml"),
+            Play::Cancel => include_str!("scenarios/cancel_uas.xml"),
+        }
+    }
 }
 
 /// How the user agent reaches its server.
@@ -95,11 +119,7 @@ pub fn receiver(agent: &Agent, dir: &Path, dialogue: &Dialogue) -> Result<Runnin
 
 /// The same, on another port.
 pub fn receiver_on(agent: &Agent, dir: &Path, dialogue: &Dialogue, port: u16) -> Result<Running> {
-    let text = match dialogue.play {
-        Play::Message => include_str!("scenarios/message_uas.xml"),
-        Play::Call => include_str!("scenarios/call_uas.xml"),
-    };
-    let mut running = start(agent, dir, dialogue, text, port, None)?;
+    let mut running = start(agent, dir, dialogue, dialogue.play.receiver(), port, None)?;
     let (namespace, address, carrier) = (agent.namespace, agent.address, agent.carrier);
     running.process.wait_ready(Duration::from_secs(5), || {
         namespace.run(|| bound(carrier, address, port))?
@@ -114,13 +134,9 @@ pub fn sender(
     dialogue: &Dialogue,
     server: SocketAddr,
 ) -> Result<Running> {
-    let text = match dialogue.play {
-        Play::Message => include_str!("scenarios/message_uac.xml"),
-        Play::Call => include_str!("scenarios/call_uac.xml"),
-    };
     // A port of its own for each run, so that none waits for another's TIME_WAIT.
     let port = 20_000 + NUMBER.fetch_add(1, Ordering::Relaxed) % 20_000;
-    start(agent, dir, dialogue, text, port, Some(server))
+    start(agent, dir, dialogue, dialogue.play.sender(), port, Some(server))
 }
 
 impl Running {

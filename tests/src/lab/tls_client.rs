@@ -99,10 +99,7 @@ impl Caller<'_> {
         while stream.conn.is_handshaking() {
             stream.conn.complete_io(&mut stream.sock)?;
         }
-        stream.conn.complete_io(&mut stream.sock).or_else(|error| match error.kind() {
-            ErrorKind::WouldBlock => Ok((0, 0)),
-            _ => Err(error),
-        })?;
+        stream.flush()?;
         Ok(SipClient { carrier: Carrier::Tls(Box::new(stream)), unread: Vec::new() })
     }
 
