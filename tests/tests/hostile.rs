@@ -359,7 +359,7 @@ fn a_second_daemon_is_refused_and_the_first_goes_on() {
         // The same configuration: the same folders.
         let (code, said) = to_the_end(&world, world.contoso.cli(&["run"]).unwrap());
         assert!(code.is_some_and(|code| code != 0), "{said}");
-        assert!(said.contains("already"), "{said}");
+        assert!(said.contains("another edge daemon is running"), "{said}");
 
         // Its own folders and ports, but the same interface.
         let dir = world.lab.dir().join("second");

@@ -12,6 +12,9 @@ use crate::lab::{
     tls_client::request,
 };
 
+/// The daemon's counter of handshakes that ended for want of a certificate.
+const NO_CERTIFICATE: &str = "handshake.no-certificate";
+
 /// An instant message from a partner's user.
 pub fn message_in(world: &mut World) -> Result<String> {
     dialogue(world, Play::Message, Site::Fabrikam, Site::Contoso)
@@ -51,7 +54,7 @@ pub fn message_ipv6(world: &mut World) -> Result<String> {
 
 /// A peer without a certificate gets no session.
 pub fn refuse_no_certificate(world: &mut World) -> Result<String> {
-    let before = world.contoso.refusals("no-certificate")?;
+    let before = world.contoso.count(NO_CERTIFICATE)?;
     let mut seen = Vec::new();
     for to in contoso_access() {
         let caller = world.caller(Site::Stranger, None);
@@ -63,10 +66,10 @@ pub fn refuse_no_certificate(world: &mut World) -> Result<String> {
             Err(error) => seen.push(root(&error)),
         }
     }
-    let refused = world.contoso.refusals("no-certificate")? - before;
-    ensure!(refused >= 2, "refusals[no-certificate] went up by {refused} only");
+    let refused = world.contoso.count(NO_CERTIFICATE)? - before;
+    ensure!(refused >= 2, "{NO_CERTIFICATE} went up by {refused} only");
     seen.dedup();
-    Ok(format!("TLS: {}; counter no-certificate +{refused} (IPv4 and IPv6)", seen.join(", ")))
+    Ok(format!("TLS: {}; counter {NO_CERTIFICATE} +{refused} (IPv4 and IPv6)", seen.join(", ")))
 }
 
 /// A good certificate of somebody else: `sip.fabrikam.example.evil.example` as Fabrikam.

@@ -111,6 +111,11 @@ impl Edge {
         Ok(self.status()?["refusals"][reason].as_u64().unwrap_or(0))
     }
 
+    /// A count of the network shell: `handshake.no-certificate`, `refused.table-full` and so on.
+    pub fn count(&self, name: &str) -> Result<u64> {
+        self.status()?["counts"][name].as_u64().with_context(|| format!("no count {name}"))
+    }
+
     /// The row of `edge domain list` about `name`, if there is one.
     pub fn domain(&self, name: &str) -> Result<Option<Value>> {
         let list = self.json(&["domain", "list"])?;

@@ -177,12 +177,14 @@ pub fn play(
     let sender = sender(from, dir, dialogue, server)?;
     let limit = Duration::from_secs(20) + dialogue.talk * dialogue.count;
     let sent = sender.finish(limit).context("the sender failed");
-    let received = receiver.finish(match sent {
-        Ok(()) => Duration::from_secs(5),
-        Err(_) => Duration::from_millis(200),
-    });
-    sent?;
-    received.context("the receiver failed")
+    let received = receiver
+        .finish(if sent.is_ok() { Duration::from_secs(5) } else { Duration::from_millis(200) })
+        .context("the receiver failed");
+    match (sent, received) {
+        (Ok(()), received) => received,
+        (Err(sent), Ok(())) => Err(sent),
+        (Err(sent), Err(received)) => Err(sent.context(format!("{received:#}"))),
+    }
 }
 
 fn start(
