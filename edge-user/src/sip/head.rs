@@ -343,7 +343,7 @@ fn check_characters(line: &[u8]) -> Result<(), Fault> {
     }
 }
 
-const TOKEN: [bool; 256] = {
+static TOKEN: [bool; 256] = {
     let mut table = [false; 256];
     let mut b = 0;
     while b < 256 {

@@ -138,19 +138,12 @@ impl HeaderName {
         if token.len() == 1 {
             return COMPACT.get(usize::from(first)).copied().unwrap_or(HeaderName::Other);
         }
-        let bucket = BY_FIRST[usize::from(first) & 31];
         // Names are grouped by first letter in a table made at compile time.
-        for &name in bucket.iter() {
-            if name as u8 == HeaderName::Other as u8 {
-                break;
-            }
-            if name.as_str().len() == token.len()
-                && name.as_str().as_bytes().eq_ignore_ascii_case(token)
-            {
-                return name;
-            }
-        }
-        HeaderName::Other
+        BY_FIRST[usize::from(first) & 31]
+            .iter()
+            .take_while(|(text, _)| !text.is_empty())
+            .find(|(text, _)| text.as_bytes().eq_ignore_ascii_case(token))
+            .map_or(HeaderName::Other, |(_, name)| *name)
     }
 
     /// Whether a message holds it at most once, and a second one is an attack or a fault
@@ -176,18 +169,18 @@ impl HeaderName {
 /// Names that begin with one letter; the longest group has room to spare.
 const GROUP: usize = 10;
 
-const BY_FIRST: [[HeaderName; GROUP]; 32] = group_by_first();
-const COMPACT: [HeaderName; 128] = group_compact();
+static BY_FIRST: [[(&str, HeaderName); GROUP]; 32] = group_by_first();
+static COMPACT: [HeaderName; 128] = group_compact();
 
-const fn group_by_first() -> [[HeaderName; GROUP]; 32] {
-    let mut table = [[HeaderName::Other; GROUP]; 32];
+const fn group_by_first() -> [[(&'static str, HeaderName); GROUP]; 32] {
+    let mut table = [[("", HeaderName::Other); GROUP]; 32];
     let mut used = [0; 32];
     let mut i = 0;
     while i < HeaderName::KNOWN.len() {
         let name = HeaderName::KNOWN[i];
         let slot = (name.as_str().as_bytes()[0].to_ascii_lowercase() & 31) as usize;
         // Evaluated by the compiler: a group that overflows does not build.
-        table[slot][used[slot]] = name;
+        table[slot][used[slot]] = (name.as_str(), name);
         used[slot] += 1;
         i += 1;
     }

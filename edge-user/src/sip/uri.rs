@@ -58,7 +58,7 @@ pub enum UriError {
 impl<'a> Uri<'a> {
     /// Reads a whole text as a URI.
     pub fn parse(raw: &'a str) -> Result<Self, UriError> {
-        if !raw.bytes().all(is_uri_byte) {
+        if !raw.bytes().all(|b| ALLOWED[usize::from(b)] & ANYWHERE != 0) {
             return Err(UriError::Character);
         }
         let (scheme, rest) = raw.split_once(':').ok_or(UriError::Scheme)?;
@@ -107,8 +107,8 @@ impl<'a> Uri<'a> {
                     None => (userinfo, None),
                 };
                 if user.is_empty()
-                    || !is_escaped_text(user, is_user_byte)
-                    || !password.is_none_or(|p| is_escaped_text(p, is_password_byte))
+                    || !is_escaped_text(user, USER)
+                    || !password.is_none_or(|p| is_escaped_text(p, PASSWORD))
                 {
                     return Err(UriError::User);
                 }
@@ -120,7 +120,7 @@ impl<'a> Uri<'a> {
             Some((rest, headers)) => (rest, Some(headers)),
             None => (rest, None),
         };
-        if !headers.is_none_or(|h| !h.is_empty() && is_escaped_text(h, is_header_byte)) {
+        if !headers.is_none_or(|h| !h.is_empty() && is_escaped_text(h, HEADER)) {
             return Err(UriError::Character);
         }
         uri.headers = headers;
@@ -207,54 +207,60 @@ fn uri_params(text: &str) -> Result<Params<'_>, UriError> {
     if text.is_empty() {
         return Ok(Params::EMPTY);
     }
-    if !is_escaped_text(text, is_param_byte) {
+    if !is_escaped_text(text, PARAM) {
         return Err(UriError::Params);
     }
-    Params::parse(text).filter(Params::names_are_unique).ok_or(UriError::Params)
+    Params::parse(text).ok_or(UriError::Params)
 }
 
-/// Visible ASCII without the delimiters that RFC 3261 section 25.1 never lets stand in a URI.
-fn is_uri_byte(b: u8) -> bool {
-    b.is_ascii_graphic()
-        && !matches!(b, b'<' | b'>' | b'"' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}')
-}
+// Which bytes may stand where (RFC 3261 section 25.1), one bit a place.
+const ANYWHERE: u8 = 1;
+const USER: u8 = 2;
+const PASSWORD: u8 = 4;
+const PARAM: u8 = 8;
+const HEADER: u8 = 16;
 
-fn is_unreserved(b: u8) -> bool {
-    b.is_ascii_alphanumeric()
-        || matches!(b, b'-' | b'_' | b'.' | b'!' | b'~' | b'*' | b'\'' | b'(' | b')')
-}
-
-fn is_user_byte(b: u8) -> bool {
+static ALLOWED: [u8; 256] = {
+    let mut table = [0; 256];
+    let mut b = 0x21;
+    while b < 0x7f {
+        let c = b as u8;
+        if !matches!(c, b'<' | b'>' | b'"' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}') {
+            table[b] = ANYWHERE;
+        }
+        b += 1;
+    }
+    let alphanumeric = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
+    table = allow(table, alphanumeric, USER | PASSWORD | PARAM | HEADER);
+    table = allow(table, b"-_.!~*'()", USER | PASSWORD | PARAM | HEADER);
     // `#` is not in the grammar, but phones send it and it delimits nothing here.
-    is_unreserved(b) || matches!(b, b'&' | b'=' | b'+' | b'$' | b',' | b';' | b'?' | b'/' | b'#')
+    table = allow(table, b"&=+$,;?/#", USER);
+    table = allow(table, b"&=+$,", PASSWORD);
+    table = allow(table, b"[]/:&+$;=,#", PARAM);
+    allow(table, b"[]/?:+$=&;,", HEADER)
+};
+
+const fn allow(mut table: [u8; 256], bytes: &[u8], places: u8) -> [u8; 256] {
+    let mut i = 0;
+    while i < bytes.len() {
+        table[bytes[i] as usize] |= places;
+        i += 1;
+    }
+    table
 }
 
-fn is_password_byte(b: u8) -> bool {
-    is_unreserved(b) || matches!(b, b'&' | b'=' | b'+' | b'$' | b',')
-}
-
-fn is_param_byte(b: u8) -> bool {
-    is_unreserved(b)
-        || matches!(b, b'[' | b']' | b'/' | b':' | b'&' | b'+' | b'$' | b';' | b'=' | b',' | b'#')
-}
-
-fn is_header_byte(b: u8) -> bool {
-    is_unreserved(b)
-        || matches!(b, b'[' | b']' | b'/' | b'?' | b':' | b'+' | b'$' | b'=' | b'&' | b';' | b',')
-}
-
-/// Every byte is allowed, or a `%` with two hex digits.
-fn is_escaped_text(text: &str, allowed: fn(u8) -> bool) -> bool {
+/// Every byte may stand there, or is a `%` with two hex digits.
+fn is_escaped_text(text: &str, place: u8) -> bool {
     let bytes = text.as_bytes();
     let mut i = 0;
     while let Some(&b) = bytes.get(i) {
-        if b == b'%' {
+        if ALLOWED[usize::from(b)] & place != 0 {
+            i += 1;
+        } else if b == b'%' {
             match bytes.get(i + 1..i + 3) {
                 Some(hex) if hex.iter().all(u8::is_ascii_hexdigit) => i += 3,
                 _ => return false,
             }
-        } else if allowed(b) {
-            i += 1;
         } else {
             return false;
         }

@@ -48,18 +48,22 @@ impl<'a> Params<'a> {
     /// None at all.
     pub const EMPTY: Params<'static> = Params("");
 
-    /// Reads a text that begins with `;` (white space around it allowed) or is empty.
+    /// Reads a text that begins with `;` (white space around it allowed) or is empty. A name that
+    /// stands twice, or more than 32 names, is a fault.
     pub(super) fn parse(text: &'a str) -> Option<Self> {
         let params = Params(trim(text));
+        let mut names = [""; MAX_PARAMS];
         let mut rest = params.0;
         let mut count = 0;
         while !rest.is_empty() {
-            let (_, _, after) = next_param(rest)?;
-            rest = after;
-            count += 1;
-            if count > MAX_PARAMS {
+            let (name, _, after) = next_param(rest)?;
+            let known = names.get(..count)?;
+            // No name twice: two tags would make two dialogs of one.
+            if known.iter().any(|other| other.eq_ignore_ascii_case(name)) {
                 return None;
             }
+            *names.get_mut(count)? = name;
+            (rest, count) = (after, count + 1);
         }
         Some(params)
     }
@@ -90,13 +94,6 @@ impl<'a> Params<'a> {
     /// The text, from the first `;`.
     pub fn as_str(&self) -> &'a str {
         self.0
-    }
-
-    /// Whether no name stands twice.
-    pub(super) fn names_are_unique(&self) -> bool {
-        self.iter().enumerate().all(|(i, (name, _))| {
-            !self.iter().take(i).any(|(other, _)| other.eq_ignore_ascii_case(name))
-        })
     }
 }
 
@@ -142,7 +139,12 @@ fn quoted_end(text: &[u8]) -> Option<usize> {
     }
 }
 
+/// Without spaces and tabs around it; mostly there are none.
 pub(super) fn trim(text: &str) -> &str {
+    let is_space = |b: Option<&u8>| matches!(b, Some(b' ' | b'\t'));
+    if !is_space(text.as_bytes().first()) && !is_space(text.as_bytes().last()) {
+        return text;
+    }
     text.trim_matches([' ', '\t'])
 }
 
@@ -261,9 +263,9 @@ impl<'a> NameAddr<'a> {
     }
 }
 
-/// Parameters of a header, no name twice (two tags would make two dialogs of one).
+/// Parameters of a header.
 pub(super) fn header_params(text: &str) -> Result<Params<'_>, ValueError> {
-    Params::parse(text).filter(Params::names_are_unique).ok_or(ValueError::Params)
+    Params::parse(text).ok_or(ValueError::Params)
 }
 
 /// CSeq (RFC 3261 section 20.16).

@@ -50,18 +50,18 @@ impl<'a> Via<'a> {
         let (sent_by, params) = rest.split_at(rest.find(';').unwrap_or(rest.len()));
         let (host, port_number) = sent_by_parts(trim(sent_by))?;
         let params = header_params(params).ok()?;
-        let received = match params.has("received") {
-            true => Some(address(params.get("received")?)?),
-            false => None,
-        };
-        let rport = match (params.has("rport"), params.get("rport")) {
-            (true, Some(text)) => Some(Some(port(text)?)),
-            (true, None) => Some(None),
-            _ => None,
-        };
-        let branch = params.get("branch");
-        if params.has("branch") && branch.is_none() {
-            return None;
+        let (mut branch, mut received, mut rport) = (None, None, None);
+        for (name, value) in params.iter() {
+            if name.eq_ignore_ascii_case("branch") {
+                branch = Some(value?);
+            } else if name.eq_ignore_ascii_case("received") {
+                received = Some(address(value?)?);
+            } else if name.eq_ignore_ascii_case("rport") {
+                rport = match value {
+                    Some(text) => Some(Some(port(text)?)),
+                    None => Some(None),
+                };
+            }
         }
         Some(Self { transport, host, port: port_number, branch, received, rport, params })
     }
