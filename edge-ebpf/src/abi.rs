@@ -137,7 +137,7 @@ pub const SETTING_DHCP_CLIENT: u32 = 1 << 4;
 pub const SETTING_BLOCKS: u32 = 1 << 5;
 
 /// An interface, or a VLAN of a trunk.
-#[repr(C)]
+#[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interface {
     /// `ZONE_*`. In a fresh map all bytes are zero, so this is the zone plus one.
@@ -290,8 +290,9 @@ pub struct Event {
     pub reserved: [u8; 8],
 }
 
-/// A flow that this appliance began, remembered when its packet left.
-#[repr(C)]
+/// A flow that this appliance began, remembered when its packet left. Aligned, so that the kernel
+/// program writes it in words.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FlowKey {
     /// Our address; IPv4 as `::ffff:a.b.c.d`.
@@ -318,7 +319,7 @@ pub const PRESENCE6_SLOTS: u32 = 1 << 18;
 
 /// Slot and bit of an IPv4 address in `PRESENCE4`.
 pub const fn presence4(address: [u8; 4]) -> (u32, u64) {
-    let net = ((address[0] as u32) << 16) | ((address[1] as u32) << 8) | address[2] as u32;
+    let net = u32::from_be_bytes(address) >> 8;
     (net >> 6, 1 << (net & 63))
 }
 
@@ -335,8 +336,8 @@ pub const fn presence6(address: [u8; 16]) -> (u32, u64) {
 
 /// An IPv4 address in the 16-byte form used by keys that serve both families.
 pub const fn mapped(address: [u8; 4]) -> [u8; 16] {
-    let [a, b, c, d] = address;
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+    // As one number, so that the kernel program writes it with two stores.
+    ((0xffff_u128 << 32) | u32::from_be_bytes(address) as u128).to_be_bytes()
 }
 
 #[cfg(feature = "user")]
@@ -361,7 +362,7 @@ mod tests {
     #[test]
     fn layouts_have_no_padding() {
         assert_eq!(size_of::<Settings>(), 16);
-        assert_eq!(size_of::<Interface>(), 4);
+        assert_eq!((size_of::<Interface>(), align_of::<Interface>()), (4, 4));
         assert_eq!(size_of::<VlanKey>(), 8);
         assert_eq!(size_of::<Rule>(), 8);
         assert_eq!((size_of::<SetMask>(), align_of::<SetMask>()), (8, 4));
@@ -369,7 +370,7 @@ mod tests {
         assert_eq!(size_of::<Counter>(), 16);
         assert_eq!(size_of::<EventBudget>(), 16);
         assert_eq!(size_of::<Event>(), 8 + 32 + 12 + 4 + 8 + 8);
-        assert_eq!((size_of::<FlowKey>(), align_of::<FlowKey>()), (40, 1));
+        assert_eq!((size_of::<FlowKey>(), align_of::<FlowKey>()), (40, 8));
     }
 
     #[test]
@@ -386,6 +387,12 @@ mod tests {
         assert!(protocol_index(ZONE_INTERNAL, 255) < PROTOCOL_WORD_SLOTS);
         assert!(presence4([255; 4]).0 < PRESENCE4_SLOTS);
         assert!(presence6([255; 16]).0 < PRESENCE6_SLOTS);
+    }
+
+    #[test]
+    fn an_ipv4_address_has_its_mapped_form() {
+        let expected = std::net::Ipv4Addr::new(192, 0, 2, 1).to_ipv6_mapped().octets();
+        assert_eq!(mapped([192, 0, 2, 1]), expected);
     }
 
     #[test]
