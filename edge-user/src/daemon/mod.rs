@@ -11,8 +11,8 @@ mod notify;
 mod secret;
 
 use std::{
-    fs::DirBuilder,
-    os::unix::fs::DirBuilderExt as _,
+    fs::{DirBuilder, File, OpenOptions},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::Path,
     sync::{Arc, Mutex, PoisonError, RwLock},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -43,6 +43,8 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// How often files are looked at for new certificates.
 const TLS_WATCH: Duration = Duration::from_secs(5);
 
+/// How often ended blocks are taken out of the store.
+const TIDY: Duration = Duration::from_secs(600);
 /// Sampled drops that may wait for the log.
 const DROP_EVENTS: usize = 1024;
 
@@ -61,6 +63,8 @@ struct Daemon {
     warnings: Mutex<Vec<String>>,
     /// One change at a time.
     change: tokio::sync::Mutex<()>,
+    /// The run folder, and with it the control socket, is ours.
+    _run_lock: File,
 }
 
 /// Runs the daemon until SIGTERM or SIGINT.
@@ -88,6 +92,7 @@ async fn serve(config: Arc<Config>) -> Result<()> {
     }));
     let alive = Arc::clone(&daemon);
     let watchdog = tokio::spawn(async move { notify::watchdog(|| alive.alive()).await });
+    let tidying = tokio::spawn(Arc::clone(&daemon).keep_tidy());
     let drops = firewall::events::subscribe(&daemon.config().paths.pins, DROP_EVENTS)?;
     let drops = tokio::spawn(log::drops(drops));
     let ready = format!("federating for {}", daemon.config().domains[0]);
@@ -115,16 +120,19 @@ async fn serve(config: Arc<Config>) -> Result<()> {
     tls.abort();
     watchdog.abort();
     drops.abort();
+    tidying.abort();
     Ok(())
 }
 
 async fn start(config: Arc<Config>) -> Result<Arc<Daemon>> {
     make_folders(&config.paths)?;
-    let (store, alarms) = Store::open(&config.paths.state);
+    let run_lock = lock(&config.paths.run)?;
+    let (mut store, alarms) = Store::open(&config.paths.state);
     let mut alarms: Vec<String> = alarms.iter().map(ToString::to_string).collect();
     for alarm in &alarms {
         error!(alarm, "ALARM");
     }
+    tidy(&mut store, &config);
     let secret = secret::route_secret(&config.paths.state)?;
     let tls = Arc::new(TlsStore::load(&config)?);
     let resolver = Resolver::new(&config)?;
@@ -189,6 +197,7 @@ async fn start(config: Arc<Config>) -> Result<Arc<Daemon>> {
         alarms,
         warnings: Mutex::new(report.warnings),
         change: tokio::sync::Mutex::new(()),
+        _run_lock: run_lock,
     });
     tokio::spawn(task.run(Arc::downgrade(&daemon)));
     Ok(daemon)
@@ -229,9 +238,7 @@ impl Daemon {
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&config);
         let proxy_config = ProxyConfig::new(&config, self.secret, unix_seconds());
         self.shell.with_core(|core, _, _| core.proxy.set_config(proxy_config));
-        if let Err(error) = self.store().tidy(&config, SystemTime::now()) {
-            warn!(%error, "the store was not tidied");
-        }
+        tokio::task::block_in_place(|| tidy(&mut self.store(), &config));
         self.enforce().await?;
         let warnings = findings.warnings.iter().map(|finding| {
             format!("{}:{}: {}; {}", finding.line, finding.column, finding.message, finding.mend)
@@ -267,9 +274,43 @@ impl Daemon {
         Ok(outcome)
     }
 
+    /// Takes ended blocks out of the store; the kernel looks at the time by itself.
+    async fn keep_tidy(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(TIDY);
+        ticks.tick().await;
+        loop {
+            ticks.tick().await;
+            let _one = self.change.lock().await;
+            let config = self.config();
+            tokio::task::block_in_place(|| tidy(&mut self.store(), &config));
+        }
+    }
+
     fn store(&self) -> std::sync::MutexGuard<'_, Store> {
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn tidy(store: &mut Store, config: &Config) {
+    if let Err(error) = store.tidy(config, SystemTime::now()) {
+        warn!(%error, "the store was not tidied");
+    }
+}
+
+/// One daemon for each run folder: its control socket must not be taken over.
+fn lock(run: &Path) -> Result<File> {
+    let path = run.join("lock");
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .with_context(|| format!("{}: cannot be opened", path.display()))?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).with_context(
+        || format!("{}: another edge daemon runs with this folder: stop it first", run.display()),
+    )?;
+    Ok(file)
 }
 
 fn make_folders(paths: &Paths) -> Result<()> {
