@@ -9,15 +9,12 @@ use std::{
 
 use super::{
     AttemptId, ConnectError, ConnectionId, Event, Output, Peer, Question, Refusal, Side, Target,
-    lookups::{Known, Waiter},
+    lookups::{Asked, Known, Waiter},
     proxy::{HOP_DOWN, Proxy},
     respond::Answer,
     route::Destination,
 };
 use crate::config::{Host, Transport};
-
-/// So many wait for one connection; who comes later is told when its own time is over.
-const MAX_WAITING: usize = 8192;
 
 /// Addresses that are tried for one destination.
 const MAX_TARGETS: usize = 16;
@@ -71,8 +68,10 @@ impl Proxy {
             && let Some(dial) = self.dials.shared.get(&destination)
             && let Some(dial) = self.dials.all.get_mut(dial)
         {
-            if dial.waiting.len() < MAX_WAITING {
+            if dial.waiting.len() < self.config.bounds.waiting_for_one() {
                 dial.waiting.push(exchange);
+            } else {
+                self.conclude(now, exchange, Refusal::Overload.into(), out);
             }
             return;
         }
@@ -107,8 +106,11 @@ impl Proxy {
             None => self.try_next_target(now, id, out),
             Some(question) => {
                 let waiter = Waiter::Dial(id);
-                if self.lookups.ask(now, &question, relax, waiter, out).is_some() {
-                    self.dial_resolved(now, id, out);
+                let limit = self.config.bounds.waiting_for_one();
+                match self.lookups.ask(now, &question, relax, waiter, limit, out) {
+                    Asked::Waits => {}
+                    Asked::Known => self.dial_resolved(now, id, out),
+                    Asked::Full => self.dial_failed(now, id, out),
                 }
             }
         }

@@ -105,6 +105,7 @@ pub(super) struct Exchange {
     pub from: ConnectionId,
     pub from_peer: Peer,
     key: Box<str>,
+    scope: u64,
     pub hash: u32,
     /// Our tag, for responses of our own.
     pub tag: String,
@@ -138,6 +139,7 @@ pub(super) struct NewExchange {
     pub from: ConnectionId,
     pub from_peer: Peer,
     pub key: String,
+    pub scope: u64,
     pub hash: u32,
     pub tag: String,
     pub request: Message,
@@ -159,6 +161,7 @@ impl Exchange {
             from: new.from,
             from_peer: new.from_peer,
             key: new.key.into_boxed_str(),
+            scope: new.scope,
             hash: new.hash,
             tag: new.tag,
             request: Some(new.request),
@@ -225,6 +228,7 @@ pub(super) struct Exchanges {
     next: u64,
     all: HashMap<u64, Exchange>,
     by_key: HashMap<Box<str>, u64>,
+    by_scope: HashMap<u64, usize>,
     timers: BinaryHeap<Reverse<(Instant, u64)>>,
     pub waiting: usize,
     pub waiting_bytes: usize,
@@ -236,6 +240,7 @@ impl Exchanges {
             next: first,
             all: HashMap::new(),
             by_key: HashMap::new(),
+            by_scope: HashMap::new(),
             timers: BinaryHeap::new(),
             waiting: 0,
             waiting_bytes: 0,
@@ -253,6 +258,7 @@ impl Exchanges {
         if exchange.kind != Kind::OneWay {
             self.by_key.insert(exchange.key.clone(), id);
         }
+        *self.by_scope.entry(exchange.scope).or_default() += 1;
         self.all.insert(id, exchange);
         id
     }
@@ -285,6 +291,12 @@ impl Exchanges {
 
     pub(super) fn remove(&mut self, id: u64) -> Option<Exchange> {
         let exchange = self.all.remove(&id)?;
+        if let Some(live) = self.by_scope.get_mut(&exchange.scope) {
+            *live -= 1;
+            if *live == 0 {
+                self.by_scope.remove(&exchange.scope);
+            }
+        }
         self.waiting -= usize::from(exchange.waits());
         self.waiting_bytes -= exchange.waiting_bytes();
         if self.by_key.get(&exchange.key) == Some(&id) {
@@ -299,6 +311,11 @@ impl Exchanges {
                 .collect();
         }
         Some(exchange)
+    }
+
+    /// How many came from one sender.
+    pub(super) fn live_of(&self, scope: u64) -> usize {
+        self.by_scope.get(&scope).copied().unwrap_or(0)
     }
 
     pub(super) fn by_key(&self, key: &str) -> Option<u64> {

@@ -15,9 +15,6 @@ use crate::domain::Domain;
 /// How long a failure is believed.
 const FAILURE_HOLDS: Duration = Duration::from_secs(15);
 
-/// So many wait for one answer; who comes later is told when its own time is over.
-const MAX_WAITERS: usize = 8192;
-
 /// Who waits for an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Waiter {
@@ -35,6 +32,17 @@ pub(super) struct Known {
 }
 
 pub(super) type Answer = Result<Arc<Known>, ResolveError>;
+
+/// What asking gave.
+#[derive(Debug)]
+pub(super) enum Asked {
+    /// The answer is known.
+    Known,
+    /// The waiter is told.
+    Waits,
+    /// Too many wait for this answer already.
+    Full,
+}
 
 #[derive(Debug)]
 enum Entry {
@@ -59,30 +67,33 @@ impl Lookups {
         }
     }
 
-    /// The valid answer; otherwise the waiter is told when there is one.
+    /// Has the waiter told when there is a valid answer, unless there is one now, or `limit`
+    /// others wait for it.
     pub(super) fn ask(
         &mut self,
         now: Instant,
         question: &Question,
         relax_srv_domain: bool,
         waiter: Waiter,
+        limit: usize,
         out: &mut Vec<Output>,
-    ) -> Option<Answer> {
-        if let Some(answer) = self.known(now, question) {
-            return Some(answer);
+    ) -> Asked {
+        if self.known(now, question).is_some() {
+            return Asked::Known;
         }
         if let Some(Entry::Asked(waiters)) = self.entries.get_mut(question) {
-            if waiters.len() < MAX_WAITERS {
-                waiters.push(waiter);
+            if waiters.len() >= limit {
+                return Asked::Full;
             }
-            return None;
+            waiters.push(waiter);
+            return Asked::Waits;
         }
         let query = QueryId(self.next);
         self.next += 1;
         self.entries.insert(question.clone(), Entry::Asked(vec![waiter]));
         self.queries.insert(query, question.clone());
         out.push(Output::Resolve { query, question: question.clone(), relax_srv_domain });
-        None
+        Asked::Waits
     }
 
     /// Takes an answer; gives those who waited for it.

@@ -11,7 +11,7 @@ use super::{
     ConnectionId, Output, Peer, Refusal, Side,
     admit::Judgement,
     exchange::{Kind, NewExchange, Server, Stage, T4},
-    lookups::Waiter,
+    lookups::{Asked, Waiter},
     proxy::Proxy,
     respond::Answer,
     route::{Destination, Path},
@@ -77,7 +77,7 @@ impl Proxy {
         if method == Method::Ack && self.is_ours_to_drop(&message) {
             return;
         }
-        let plan = match self.plan(now, &message, &peer) {
+        let plan = match self.plan(now, &message, &peer, scope) {
             Ok(Some(plan)) => plan,
             Ok(None) => {
                 let answer = Answer::new(200, "OK");
@@ -87,7 +87,7 @@ impl Proxy {
                 return self.refuse(connection, &peer, &message, refused, out);
             }
         };
-        self.begin(now, connection, peer, message, key, plan, out);
+        self.begin(now, connection, scope, peer, message, key, plan, out);
     }
 
     /// The checks of RFC 3261 section 16.3 and the route; `None` when the request is for this
@@ -97,11 +97,14 @@ impl Proxy {
         now: Instant,
         message: &Message,
         peer: &Peer,
+        scope: u64,
     ) -> Result<Option<Plan>, Refused> {
         let of = |answer: Answer| (answer, None);
         if self.exchanges.len() >= self.config.bounds.transactions
             || self.exchanges.waiting >= self.config.bounds.waiting
             || self.exchanges.waiting_bytes >= self.config.bounds.waiting_bytes
+            || (peer.side == Side::Partner
+                && self.exchanges.live_of(scope) >= self.config.bounds.transactions_of_one())
         {
             return Err(of(Refusal::Overload.into()));
         }
@@ -192,6 +195,7 @@ impl Proxy {
         &mut self,
         now: Instant,
         connection: ConnectionId,
+        scope: u64,
         peer: Peer,
         message: Message,
         key: String,
@@ -210,6 +214,7 @@ impl Proxy {
             kind,
             inbound,
             from: connection,
+            scope,
             hash: plan.hash,
             tag: self.stateless_tag(&message),
             // RFC 6665 section 4.3: a NOTIFY may be what forms the dialog.
@@ -255,9 +260,14 @@ impl Proxy {
                     exchange.timeout.get_or_insert(until);
                 });
                 let waiter = Waiter::Admission(id);
-                if self.lookups.ask(now, &question, relax, waiter, out).is_some() {
+                let limit = self.config.bounds.waiting_for_one();
+                match self.lookups.ask(now, &question, relax, waiter, limit, out) {
+                    Asked::Waits => {}
+                    Asked::Full => self.conclude(now, id, Refusal::Overload.into(), out),
                     // It was not known a moment ago: cannot be; refuse rather than spin.
-                    self.conclude(now, id, Refusal::IdentityNotProved.into(), out);
+                    Asked::Known => {
+                        self.conclude(now, id, Refusal::IdentityNotProved.into(), out);
+                    }
                 }
             }
             Judgement::Refused(reason, domain) => {

@@ -47,6 +47,19 @@ pub struct Bounds {
     pub wait: Duration,
 }
 
+impl Bounds {
+    /// Of them, waiting for one answer or one connection: one partner that cannot be reached
+    /// leaves room for the others.
+    pub fn waiting_for_one(&self) -> usize {
+        self.waiting.div_ceil(4)
+    }
+
+    /// Of them, from one partner's certificate.
+    pub fn transactions_of_one(&self) -> usize {
+        self.transactions.div_ceil(2)
+    }
+}
+
 impl Default for Bounds {
     fn default() -> Self {
         Self {

@@ -13,8 +13,8 @@ fn request(branch: usize) -> Req {
 fn beyond_the_bound_requests_get_503() {
     type Bound = fn(&mut Bounds);
     let bounds: [(&str, Bound, bool); 3] = [
-        ("transactions", |bounds| bounds.transactions = 3, true),
-        ("waiting", |bounds| bounds.waiting = 3, false),
+        ("transactions", |bounds| bounds.transactions = 6, true),
+        ("waiting", |bounds| bounds.waiting = 12, false),
         ("waiting bytes", |bounds| bounds.waiting_bytes = 700, false),
     ];
     for (why, bound, answered) in bounds {
@@ -118,4 +118,46 @@ fn mutated_messages_never_panic() {
     }
     world.pass(Duration::from_secs(400));
     assert_eq!(world.live(), 0);
+}
+
+#[test]
+fn one_partner_leaves_room_for_the_others() {
+    let mut world = World::new();
+    world.configure(CONTOSO, |config| config.bounds.transactions = 6);
+    let lists = [allow("fabrikam.example"), allow("third.example")];
+    world.set_policy(CONTOSO, policy("contoso.example", &lists, &[]));
+    let greedy = world.partner(CONTOSO, "203.0.113.20:5000", &["fabrikam.example"]);
+    let again = world.partner(CONTOSO, "203.0.113.20:5001", &["fabrikam.example"]);
+    let third = world.partner(CONTOSO, "203.0.113.30:5000", &["third.example"]);
+    for branch in 0..3 {
+        world.say(CONTOSO, greedy, &request(branch).text());
+        world.say(CONTOSO, again, &request(branch + 10).text());
+    }
+    let refused = world.mail(CONTOSO).iter().filter(|(_, got)| got.contains(" 503 ")).count();
+    assert_eq!(refused, 3);
+    let honest = Req::new("MESSAGE", "third.example", "contoso.example").branch("t");
+    world.say(CONTOSO, third, &honest.text());
+    assert!(world.one(CONTOSO).1.starts_with("MESSAGE "));
+}
+
+#[test]
+fn a_partner_that_cannot_be_reached_leaves_room_for_the_others() {
+    let mut world = World::new();
+    world.configure(CONTOSO, |config| config.bounds.waiting = 12);
+    let lists = [allow("fabrikam.example"), allow("third.example")];
+    world.set_policy(CONTOSO, policy("contoso.example", &lists, &[]));
+    world.dns.remove(&Question::Federation(domain("fabrikam.example")));
+    let alice = world.inside(CONTOSO, Transport::Tcp, "10.0.0.5:40000");
+    for branch in 0..6 {
+        let request = Req::new("MESSAGE", "contoso.example", "fabrikam.example");
+        world.say(CONTOSO, alice, &request.branch(&branch.to_string()).text());
+    }
+    assert_eq!(world.mail(CONTOSO).len(), 3, "503 for those beyond a quarter");
+    let third = vec![host("sip.third.example", &["203.0.113.30"])];
+    world.dns.insert(Question::Federation(domain("third.example")), Ok(third));
+    let listener = Listener::Script(names(&["sip.third.example"]));
+    world.listeners.insert(address("203.0.113.30:5061"), listener);
+    let request = Req::new("MESSAGE", "contoso.example", "third.example").branch("t");
+    world.say(CONTOSO, alice, &request.text());
+    assert!(world.one(CONTOSO).1.starts_with("MESSAGE "));
 }
