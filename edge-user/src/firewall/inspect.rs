@@ -109,7 +109,7 @@ pub fn status(pins: &Path) -> Result<Status, FirewallError> {
     let reasons = reasons(pins)?;
     let sum = |verdict| reasons.iter().filter(|r| r.verdict == verdict).map(|r| r.packets).sum();
     Ok(Status {
-        daemon: sys::lock(pins)?.is_none(),
+        daemon: sys::is_locked(pins)?,
         schema: settings.schema,
         generation: (settings.schema != 0 && settings.generation < NO_GENERATION)
             .then_some(settings.generation),

@@ -98,11 +98,26 @@ fn on_bpffs(path: &Path) -> bool {
 }
 
 /// Takes the lock on the pin folder itself, so that it means the same for everybody. `None`:
-/// somebody else has it.
+/// somebody else has it. Tries for a moment, since [`is_locked`] holds it for an instant.
 pub(super) fn lock(pins: &Path) -> Result<Option<File>, FirewallError> {
+    for _ in 0..20 {
+        if let Some(lock) = try_lock(pins, FlockOperation::NonBlockingLockExclusive)? {
+            return Ok(Some(lock));
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    Ok(None)
+}
+
+/// Whether a daemon has the lock.
+pub(super) fn is_locked(pins: &Path) -> Result<bool, FirewallError> {
+    Ok(try_lock(pins, FlockOperation::NonBlockingLockShared)?.is_none())
+}
+
+fn try_lock(pins: &Path, operation: FlockOperation) -> Result<Option<File>, FirewallError> {
     let fault = |fault| FirewallError::io(pins.display().to_string(), fault);
     let folder = File::open(pins).map_err(fault)?;
-    match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+    match flock(&folder, operation) {
         Ok(()) => Ok(Some(folder)),
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
         Err(errno) => Err(fault(errno.into())),
