@@ -22,6 +22,7 @@ use ipnet::IpNet;
 use super::{
     FirewallError, KERNEL_OBJECT,
     blocks::{BlockSink, Presence, Room},
+    debug_log::{self, DebugLog},
     plan::RuleSet,
     shape::{self, INNER_DESTINATIONS, INNER_SOURCES, NO_PREALLOC, SHAPES},
 };
@@ -32,6 +33,8 @@ type Outer<V> = ArrayOfMaps<MapData, V>;
 pub(super) struct Kernel {
     /// Holds the programs.
     pub ebpf: Ebpf,
+    /// Reads the program's debug messages, when they are asked for.
+    _debug_log: Option<DebugLog>,
     settings: Array<MapData, Settings>,
     interfaces: Array<MapData, Interface>,
     vlans: HashMap<MapData, VlanKey, Interface>,
@@ -94,10 +97,9 @@ impl Kernel {
         xdp.load().map_err(|fault| FirewallError::Load(chain(&fault)))?;
         let egress: &mut SchedClassifier = program(&mut ebpf, "edge_egress")?;
         egress.load().map_err(|fault| FirewallError::Load(chain(&fault)))?;
-        if debug_log && ebpf.map("AYA_LOGS").is_none() {
-            tracing::warn!("this build of the kernel program has no debug messages");
-        }
+        let debug_log = debug_log.then(|| debug_log::start(&mut ebpf)).transpose()?;
         Ok(Self {
+            _debug_log: debug_log,
             ebpf,
             settings: open(pins, names::SETTINGS)?,
             interfaces: open(pins, names::INTERFACES)?,

@@ -16,6 +16,7 @@ pub mod plan;
 
 mod attach;
 mod blocks;
+mod debug_log;
 mod decode;
 mod engine;
 mod error;
