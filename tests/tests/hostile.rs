@@ -357,7 +357,9 @@ fn a_second_daemon_is_refused_and_the_first_goes_on() {
     let world = world();
     withstand(&world, "second daemon", || {
         // The same configuration: the same folders.
-        let (code, said) = to_the_end(&world, world.contoso.cli(&["run"]).unwrap());
+        let mut command = world.contoso.namespace().command(binary().unwrap());
+        command.args(["run", "-c"]).arg(world.contoso.file());
+        let (code, said) = to_the_end(&world, command);
         assert!(code.is_some_and(|code| code != 0), "{said}");
         assert!(said.contains("another edge daemon is running"), "{said}");
 

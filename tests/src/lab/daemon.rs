@@ -94,9 +94,9 @@ impl Edge {
             .with_context(|| format!("edge {}: {}", arguments.join(" "), answer.stdout))
     }
 
-    /// The command, not yet run.
+    /// The command, not yet run, outside the namespace: the control socket and the pins are files.
     pub fn cli(&self, arguments: &[&str]) -> Result<Command> {
-        let mut command = self.namespace.command(binary()?);
+        let mut command = Command::new(binary()?);
         command.args(arguments).arg("-c").arg(self.file());
         Ok(command)
     }
