@@ -216,6 +216,10 @@ impl SetMask {
 }
 
 /// A blocked address or prefix.
+///
+/// The kernel asks the entry of exactly the address and then the longest prefix that holds it,
+/// no other: an entry hides every shorter prefix around it. Whoever writes the tables gives a
+/// prefix inside another one the wider scope and the later expiry of the two.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Block {
