@@ -23,6 +23,11 @@ impl Proxy {
             self.timed_out(now, id, out);
         }
         self.resend(now, id, out);
+        // Whatever was due is done: nothing may be left that would wake us for ever.
+        self.exchanges.update(id, |exchange| {
+            exchange.resend = exchange.resend.filter(|(at, _)| *at > now);
+            exchange.server_resend = exchange.server_resend.filter(|(at, _)| *at > now);
+        });
     }
 
     fn resend(&mut self, now: Instant, id: u64, out: &mut Vec<Output>) {
