@@ -53,7 +53,7 @@ enum Task {
     Test,
     /// Measure against real peers, side by side
     Bench {
-        /// Which one: `cargo xtask bench help` lists them
+        /// Which one, such as `xdp`; a name that does not exist is answered with those that do
         name: String,
         /// One JSON object on standard output and nothing else
         #[arg(long)]

@@ -83,3 +83,30 @@ fn install(file: &Path, content: &[u8], mode: u32) -> Result<()> {
 fn shown(file: &Path) -> String {
     file.display().to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shell::output;
+
+    #[test]
+    fn the_archive_holds_all_that_the_installer_installs() {
+        let target = env::temp_dir().join(format!("edge-package-{}", std::process::id()));
+        let binary = target.join("release/edge");
+        fs::create_dir_all(target.join("release")).expect("folder");
+        fs::write(&binary, "a program").expect("file");
+        let archive = archive(&binary).expect("archive");
+        let list = output(Command::new("tar").arg("-tzf").arg(&archive)).expect("tar");
+        fs::remove_dir_all(&target).expect("clean up");
+        let installer = include_str!("../templates/install.sh");
+        let files = installer.split("files='").nth(1).and_then(|rest| rest.split('\'').next());
+        for file in files.expect("the installer's list").split_whitespace() {
+            let base = match file {
+                "etc/sysusers.d/edge.conf" => "edge.sysusers",
+                _ => file.rsplit('/').next().unwrap_or(file),
+            };
+            let entry = format!("{}/{base}", name());
+            assert!(list.lines().any(|line| line == entry), "{entry} is not in:\n{list}");
+        }
+    }
+}
