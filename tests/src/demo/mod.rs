@@ -15,6 +15,7 @@ use self::{
     report::{Outcome, Report},
     world::World,
 };
+use crate::lab::cleanup;
 
 /// One step: what is to be shown, and how. The text it returns is the evidence.
 pub struct Step {
@@ -43,6 +44,9 @@ pub const STEPS: &[Step] = &[
 pub fn play(world: &mut World, mut progress: impl FnMut(&str, Option<&Outcome>)) -> Report {
     let mut report = Report::default();
     for step in STEPS {
+        if cleanup::ending() {
+            break;
+        }
         progress(step.name, None);
         let begun = Instant::now();
         let result = (step.play)(world);

@@ -3,7 +3,10 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Mutex, Once},
+    sync::{
+        Mutex, Once,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -16,6 +19,12 @@ pub const BPFFS: &str = "/sys/fs/bpf";
 
 static LIVE: Mutex<Vec<String>> = Mutex::new(Vec::new());
 static HOOKS: Once = Once::new();
+static ENDING: AtomicBool = AtomicBool::new(false);
+
+/// The process was told to end: nothing new is to be started.
+pub fn ending() -> bool {
+    ENDING.load(Ordering::Relaxed)
+}
 
 /// The lab called `prefix` exists from now on, until [`remove`].
 pub fn register(prefix: &str) {
@@ -137,8 +146,15 @@ fn end_processes(namespaces: &[String]) {
 
 fn remove_all() {
     let live = LIVE.lock().map(|live| live.clone()).unwrap_or_default();
-    for prefix in live {
-        remove(&prefix);
+    for prefix in &live {
+        remove(prefix);
+    }
+    // A thread that was at work may have made a folder since.
+    for _ in 0..if ending() { 5 } else { 0 } {
+        std::thread::sleep(Duration::from_millis(100));
+        for prefix in &live {
+            remove(prefix);
+        }
     }
 }
 
@@ -162,6 +178,7 @@ fn end_on_signal() {
             _ = terminate.recv() => {}
         }
     });
+    ENDING.store(true, Ordering::Relaxed);
     eprintln!("interrupted: taking the lab away");
     std::process::exit(130);
 }

@@ -11,6 +11,8 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::cleanup;
+
 /// How long a child may take to end by itself after SIGTERM.
 const GRACE: Duration = Duration::from_secs(20);
 
@@ -25,6 +27,9 @@ pub struct Process {
 impl Process {
     /// Starts `command`, both outputs going to `log` (appended).
     pub fn spawn(name: &str, mut command: Command, log: &Path) -> Result<Self> {
+        if cleanup::ending() {
+            bail!("interrupted");
+        }
         let file = File::options()
             .create(true)
             .append(true)
