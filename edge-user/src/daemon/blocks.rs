@@ -26,6 +26,9 @@ const QUEUE: usize = 16_384;
 /// How long a command waits for DNS to name a blocked domain's edges.
 const DNS_MOMENT: Duration = Duration::from_secs(2);
 
+/// How long after a failure the firewall is told again.
+const RETRY: Duration = Duration::from_secs(5);
+
 /// What came of a change.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Outcome {
@@ -164,6 +167,8 @@ pub(super) struct BlockTask {
     handle: mpsc::WeakSender<Command>,
     resolver: Arc<Resolver>,
     firewall: FirewallHandle,
+    /// When to tell the firewall everything again, after it failed.
+    retry_at: Option<Instant>,
 }
 
 impl BlockTask {
@@ -184,19 +189,20 @@ impl BlockTask {
             core.handle(now, Input::LastGood { domain, addresses });
         }
         let handle = sender.downgrade();
-        (Self { core, commands, handle, resolver, firewall }, BlockTaskHandle(sender))
+        let task = Self { core, commands, handle, resolver, firewall, retry_at: None };
+        (task, BlockTaskHandle(sender))
     }
 
     /// Runs until the daemon is gone.
     pub async fn run(mut self, daemon: Weak<Daemon>) {
         loop {
             if let Err(error) = self.carry_out(&daemon).await {
-                error!(error, "blocks could not be put in force");
+                error!(error, "blocks could not be put in force; trying again soon");
             }
-            let timeout = self.core.next_timeout().map(tokio::time::Instant::from_std);
+            let timeout = [self.core.next_timeout(), self.retry_at].into_iter().flatten().min();
             let wait = async {
                 match timeout {
-                    Some(at) => tokio::time::sleep_until(at).await,
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
                     None => std::future::pending().await,
                 }
             };
@@ -205,9 +211,16 @@ impl BlockTask {
                     Some(command) => self.command(command, &daemon).await,
                     None => return,
                 },
-                () = wait => self.core.handle_timeout(Instant::now()),
+                () = wait => self.timeout(Instant::now()),
             }
         }
+    }
+
+    fn timeout(&mut self, now: Instant) {
+        if self.retry_at.take_if(|at| *at <= now).is_some() {
+            self.core.tell_again();
+        }
+        self.core.handle_timeout(now);
     }
 
     async fn command(&mut self, command: Command, daemon: &Weak<Daemon>) {
@@ -251,7 +264,13 @@ impl BlockTask {
         if intents.is_empty() {
             return Ok(());
         }
-        self.firewall.apply(intents).await.map(|_| ()).map_err(|error| error.to_string())
+        match self.firewall.apply(intents).await {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                self.retry_at = Some(Instant::now() + RETRY);
+                Err(error.to_string())
+            }
+        }
     }
 }
 
