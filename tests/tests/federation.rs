@@ -12,6 +12,8 @@ use edge_tests::{
     },
     lab::{
         certs::Identity,
+        dns::Record,
+        impostor::Impostor,
         layout::Site,
         recorder::Recorder,
         sipp::{self, Carrier, Dialogue, Play, SERVER_PORT},
@@ -158,6 +160,33 @@ fn an_inside_server_speaks_for_our_domains_only() {
             .replace("SIP/2.0/TLS", "SIP/2.0/TCP");
     assert_eq!(client.ask(&message).unwrap().status, 403);
     assert_eq!(world.contoso.refusals("not-our-user").unwrap(), before + 1);
+}
+
+#[test]
+fn an_impostor_at_a_partners_address_is_told_nothing() {
+    let mut world = world();
+    let (domain, host) = ("wingtip.example", "sip.wingtip.example");
+    let address = Site::Evil.v4().into();
+    let records = vec![Record::federation(domain, host, 5061), Record::address(host, address)];
+    world.lab.dns.replace(records).unwrap();
+    world.contoso.json(&["domain", "allow", domain]).unwrap();
+    let at = SocketAddr::new(address, 5061);
+    let evil = world.lab.site(Site::Evil);
+    let impostor = Impostor::start(evil, at, &world.lab.identities.evil).unwrap();
+
+    let caller = edge_tests::lab::tls_client::Caller {
+        namespace: world.lab.inside(Site::Contoso),
+        ..world.caller(Site::Contoso, None)
+    };
+    let message = request("MESSAGE", &user(Site::Contoso), "erin@wingtip.example", "server")
+        .replace("SIP/2.0/TLS", "SIP/2.0/TCP");
+    let before = world.contoso.refusals("unreachable").unwrap();
+    let mut client = caller.plain(world.contoso.config.inside_address()).unwrap();
+    let answer = client.ask(&message).unwrap();
+    assert!(answer.status >= 400, "{}", answer.text);
+    assert_eq!(world.contoso.refusals("unreachable").unwrap(), before + 1);
+    assert_eq!(String::from_utf8_lossy(&impostor.told().unwrap()), "");
+    world.contoso.json(&["domain", "remove", domain]).unwrap();
 }
 
 #[test]

@@ -7,6 +7,7 @@ pub mod config;
 pub mod counters;
 pub mod daemon;
 pub mod dns;
+pub mod impostor;
 pub mod kamailio;
 pub mod layout;
 pub mod netns;
