@@ -67,15 +67,14 @@ fn time_for_one_packet_is_told_beside_a_bare_drop() {
             for (name, from, port, flags, reason) in cases {
                 let packet = frame(from, side.me, 6, &tcp(4000, port, flags));
                 bench.both_say(&packet, reason);
-                let mut times = [[Duration::ZERO; 5]; 2];
-                for round in 0..5 {
-                    times[0][round] = bare.time(&packet, REPEAT).unwrap();
-                    times[1][round] = bench.kernel.time(&packet, REPEAT).unwrap();
+                let (mut bare_times, mut our_times) = (Vec::new(), Vec::new());
+                for _round in 0..5 {
+                    bare_times.push(bare.time(&packet, REPEAT).unwrap());
+                    our_times.push(bench.kernel.time(&packet, REPEAT).unwrap());
                 }
-                let [bare, ours] = times.map(|mut times| {
-                    times.sort();
-                    times[2]
-                });
+                bare_times.sort();
+                our_times.sort();
+                let (bare, ours) = (bare_times[2], our_times[2]);
                 println!("{name}, from {from}: {ours:?}, bare drop {bare:?}");
                 assert!(ours < Duration::from_micros(5), "{name}: {ours:?}");
             }

@@ -1,5 +1,6 @@
 //! The kernel program, run packet by packet with `BPF_PROG_TEST_RUN`. Everything runs in network
 //! namespaces of its own and nothing is attached or pinned. Needs root.
+#![expect(clippy::unwrap_used, reason = "what a test cannot do fails it")]
 
 mod blocks;
 mod budget;

@@ -130,11 +130,11 @@ fn peculiar() -> Vec<(Reason, Vec<u8>)> {
     ]
 }
 
-/// Real sockets of one family, kept open, and the frames that belong to them.
-fn with_sockets(
-    bench: &mut Bench,
-    side: Side,
-) -> (Vec<(Reason, Vec<u8>)>, (TcpListener, TcpStream, UdpSocket)) {
+/// Sockets that are kept open while their frames are judged.
+type Sockets = (TcpListener, TcpStream, UdpSocket);
+
+/// Real sockets of one family, and the frames that belong to them.
+fn with_sockets(bench: &mut Bench, side: Side) -> (Vec<(Reason, Vec<u8>)>, Sockets) {
     let listener = TcpListener::bind((side.second, 0)).unwrap();
     let server = listener.local_addr().unwrap().port();
     let stream = TcpStream::connect((side.second, server)).unwrap();
