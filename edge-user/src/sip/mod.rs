@@ -6,7 +6,6 @@
 //! | [`Message`], [`Framer`] | find where a message ends and index its headers, in one pass and with one piece of code, so that the two can never disagree | RFC 3261 sections 7, 18.3; RFC 5626 section 4.4.1 |
 //! | [`Uri`], [`NameAddr`], [`Via`], [`CSeq`] | typed values, read from slices of the message, without copies | RFC 3261 sections 19.1, 20, 25.1 |
 //! | [`Edit`], [`ForwardRequest`], [`ForwardResponse`] | change a few ranges, keep every foreign byte | RFC 3261 section 16.6, 16.7 |
-//! | [`compat`] | the only user of rsip: messages of our own, single typed values, and an oracle for tests | |
 //! | [`build`] | responses, ACK and CANCEL of our own | RFC 3261 sections 8.2.6, 9.1, 17.1.1.3 |
 //! | [`compat`] | the only user of rsip: messages of our own, single typed values, and the oracle of differential tests | |
 //!
