@@ -49,7 +49,11 @@ impl Proxy {
         out: &mut Vec<Output>,
     ) -> Judgement {
         if let Some(partner) = dialog {
-            // From and To are covered by the token.
+            // From and To are covered by the token, an asserted identity is not.
+            let mut speaker = Some(partner.clone());
+            if let Err(refused) = self.asserted(message, &mut speaker) {
+                return refused;
+            }
             return self.judge_domain(now, connection, partner, Refusal::WrongDialogPeer, out);
         }
         let Some(from) = message.from().ok().and_then(|from| sip_domain(&from.uri)) else {
@@ -60,24 +64,8 @@ impl Proxy {
         }
         let anonymous = from.as_str() == ANONYMOUS;
         let mut speaker = (!anonymous).then_some(from);
-        // An asserted identity is one more From: it must be proved too, and be the same.
-        for asserted in message.list(HeaderName::PAssertedIdentity) {
-            let Ok(asserted) = NameAddr::parse(asserted.value) else {
-                return Judgement::Refused(Refusal::Malformed, speaker);
-            };
-            if !asserted.uri.is_sip() {
-                continue;
-            }
-            let Some(domain) = sip_domain(&asserted.uri) else {
-                return Judgement::Refused(Refusal::IdentityNotProved, speaker);
-            };
-            if self.policy.is_ours(&domain) {
-                return Judgement::Refused(Refusal::Spoofed, Some(domain));
-            }
-            if speaker.as_ref().is_some_and(|speaker| *speaker != domain) {
-                return Judgement::Refused(Refusal::IdentityNotProved, Some(domain));
-            }
-            speaker = Some(domain);
+        if let Err(refused) = self.asserted(message, &mut speaker) {
+            return refused;
         }
         match speaker {
             Some(domain) => {
@@ -85,6 +73,30 @@ impl Proxy {
             }
             None => self.judge_anonymous(now, connection, out),
         }
+    }
+
+    /// An asserted identity is one more From: it must be proved too, and be the same; behind an
+    /// anonymous From it is the speaker.
+    fn asserted(&self, message: &Message, speaker: &mut Option<Domain>) -> Result<(), Judgement> {
+        for asserted in message.list(HeaderName::PAssertedIdentity) {
+            let Ok(asserted) = NameAddr::parse(asserted.value) else {
+                return Err(Judgement::Refused(Refusal::Malformed, speaker.clone()));
+            };
+            if !asserted.uri.is_sip() {
+                continue;
+            }
+            let Some(domain) = sip_domain(&asserted.uri) else {
+                return Err(Judgement::Refused(Refusal::IdentityNotProved, speaker.clone()));
+            };
+            if self.policy.is_ours(&domain) {
+                return Err(Judgement::Refused(Refusal::Spoofed, Some(domain)));
+            }
+            if speaker.as_ref().is_some_and(|speaker| *speaker != domain) {
+                return Err(Judgement::Refused(Refusal::IdentityNotProved, Some(domain)));
+            }
+            *speaker = Some(domain);
+        }
+        Ok(())
     }
 
     fn judge_domain(

@@ -156,8 +156,16 @@ impl Connections {
 
     /// The list of next hops changed: says where each stands now, if it still does.
     pub(super) fn renumber_next_hops(&mut self, place: impl Fn(usize) -> Option<usize>) {
-        for connection in self.all.values_mut() {
+        self.by_next_hop.clear();
+        let mut places = Vec::new();
+        for (id, connection) in &mut self.all {
             connection.next_hop = connection.next_hop.and_then(&place);
+            places.extend(connection.next_hop.map(|index| (index, *id)));
+        }
+        // The newest stays the first to be used.
+        places.sort_unstable();
+        for (index, id) in places {
+            self.by_next_hop.entry(index).or_default().push(id);
         }
     }
 

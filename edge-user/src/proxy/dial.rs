@@ -50,6 +50,18 @@ impl Dials {
         }
         Some(dial)
     }
+
+    /// The list of next hops changed: says where each stands now, if it still does.
+    pub(super) fn renumber_next_hops(&mut self, place: impl Fn(usize) -> Option<usize>) {
+        for dial in self.all.values_mut() {
+            dial.destination.renumber(&place);
+        }
+        let shared = std::mem::take(&mut self.shared);
+        self.shared.extend(shared.into_iter().filter_map(|(mut destination, id)| {
+            destination.renumber(&place);
+            (destination != Destination::NextHop(usize::MAX)).then_some((destination, id))
+        }));
+    }
 }
 
 const UNREACHABLE: Answer = Answer::with(504, "Server Time-out", Refusal::Unreachable);
@@ -286,7 +298,7 @@ impl Proxy {
         let dial = attempt.and_then(|attempt| self.dials.by_attempt.remove(&attempt));
         let destination = dial.and_then(|id| self.dials.all.get(&id)).map(|d| &d.destination);
         let next_hop = match destination {
-            Some(Destination::NextHop(index)) => Some(*index),
+            Some(Destination::NextHop(index)) => Some(*index).filter(|index| *index != usize::MAX),
             _ => None,
         };
         let domain = match destination {

@@ -326,6 +326,13 @@ impl Exchanges {
         self.all.iter().filter(|(_, exchange)| wanted(exchange)).map(|(id, _)| *id).collect()
     }
 
+    /// The list of next hops changed: says where each stands now, if it still does.
+    pub(super) fn renumber_next_hops(&mut self, place: impl Fn(usize) -> Option<usize>) {
+        for exchange in self.all.values_mut() {
+            exchange.destinations.iter_mut().for_each(|way| way.renumber(&place));
+        }
+    }
+
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         self.timers.peek().map(|Reverse((at, _))| *at)
     }

@@ -114,10 +114,13 @@ impl Proxy {
         if config.next_hops != self.config.next_hops {
             self.hops_down = vec![None; config.next_hops.len()];
             let old = &self.config.next_hops;
-            self.connections.renumber_next_hops(|index| {
+            let place = |index: usize| {
                 let hop = old.get(index)?;
                 config.next_hops.iter().position(|other| other == hop)
-            });
+            };
+            self.connections.renumber_next_hops(place);
+            self.exchanges.renumber_next_hops(place);
+            self.dials.renumber_next_hops(place);
         }
         self.config = config;
     }

@@ -24,6 +24,16 @@ pub(super) enum Destination {
     InsideUdp(SocketAddr),
 }
 
+impl Destination {
+    /// The list of next hops changed. One that is gone becomes a place that there is not: what
+    /// waits for it goes on to the next.
+    pub(super) fn renumber(&mut self, place: impl Fn(usize) -> Option<usize>) {
+        if let Destination::NextHop(index) = self {
+            *index = place(*index).unwrap_or(usize::MAX);
+        }
+    }
+}
+
 /// The Route headers, read.
 #[derive(Debug)]
 pub(super) struct Path {

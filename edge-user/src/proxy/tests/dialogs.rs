@@ -214,6 +214,33 @@ fn an_in_dialog_request_needs_the_dialogs_partner() {
 }
 
 #[test]
+fn an_identity_asserted_in_a_dialog_is_judged_too() {
+    for (asserted, expected) in [
+        ("<sip:alice@fabrikam.example>", None),
+        ("\"A\" <sip:al@fabrikam.example>, <tel:+1555>", None),
+        ("<sip:ceo@contoso.example>", Some(Refusal::Spoofed)),
+        ("<sip:alice@fabrikam.example>, <sip:ceo@contoso.example>", Some(Refusal::Spoofed)),
+        ("<sip:x@third.example>", Some(Refusal::IdentityNotProved)),
+        ("<sip:x@203.0.113.1>", Some(Refusal::IdentityNotProved)),
+    ] {
+        let mut call = call(FABRIKAM);
+        let (to, callee) = call.callee;
+        let mut update = call.by_caller("UPDATE", 2);
+        update.headers.drain(1..3);
+        update.headers.push(format!("P-Asserted-Identity: {asserted}"));
+        let partner = call.world.partner(to, "203.0.113.20:7000", &["fabrikam.example"]);
+        call.world.say(to, partner, &update.text());
+        match expected {
+            None => drop(call.world.expect(to, callee, "UPDATE ")),
+            Some(reason) => {
+                call.world.expect(to, partner, "SIP/2.0 403 ");
+                assert_eq!(call.world.refused(to, reason), 1, "{asserted}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_partner_blocked_in_mid_dialog_is_refused_both_ways() {
     let mut call = call(FABRIKAM);
     let (to, callee) = call.callee;

@@ -221,3 +221,49 @@ fn a_next_hop_that_failed_is_first_again_after_a_while() {
     world.say(CONTOSO, partner, &request.branch("3").text());
     assert_eq!(world.edges[CONTOSO].connects.last(), Some(&address("10.0.0.21:5060")));
 }
+
+#[test]
+fn a_next_hop_that_was_taken_out_gets_nothing_more() {
+    let tcp = Transport::Tcp;
+    let mut world = World::new();
+    let partner = world.partner(CONTOSO, "203.0.113.20:5000", &["fabrikam.example"]);
+    let message = Req::new("MESSAGE", "fabrikam.example", "contoso.example");
+    world.say(CONTOSO, partner, &message.text());
+    let (old, _) = world.one(CONTOSO);
+    // The first goes, the second moves to its place, and back.
+    world.reconfigure(CONTOSO, |config| config.next_hops = vec![hop("10.0.0.22:5060", tcp)]);
+    world.say(CONTOSO, partner, &message.clone().branch("2").text());
+    let (new, _) = world.one(CONTOSO);
+    assert_ne!(old, new, "the connection of the old next hop is not used");
+    let hops = [hop("10.0.0.21:5060", tcp), hop("10.0.0.22:5060", tcp)];
+    world.reconfigure(CONTOSO, |config| config.next_hops = hops.to_vec());
+    world.say(CONTOSO, partner, &message.clone().branch("3").text());
+    assert_ne!(world.one(CONTOSO).0, new, "the first is the first again");
+    let connects = ["10.0.0.21:5060", "10.0.0.22:5060", "10.0.0.21:5060"].map(address);
+    assert_eq!(world.edges[CONTOSO].connects, connects);
+}
+
+#[test]
+fn a_request_that_waits_for_a_next_hop_that_is_taken_out_goes_to_another() {
+    let mut world = World::new();
+    let tcp = Transport::Tcp;
+    let named = crate::config::NextHop {
+        host: crate::config::Host::Name(domain("pool.contoso.example")),
+        port: 5060,
+        transport: tcp,
+    };
+    let question = Question::NextHop(named.clone());
+    let hops = [named, hop("10.0.0.22:5060", tcp)];
+    world.configure(CONTOSO, |config| config.next_hops = hops.to_vec());
+    let partner = invite_from_partner(&mut world);
+    world.expect(CONTOSO, partner, "SIP/2.0 100 ");
+    assert_eq!(world.edges[CONTOSO].questions, [question]);
+    world.reconfigure(CONTOSO, |config| config.next_hops = vec![hop("10.0.0.22:5060", tcp)]);
+    let hosts = vec![host("pool.contoso.example", &["10.0.0.21"])];
+    let valid_until = world.now + Duration::from_secs(300);
+    let result = Ok(Resolved { hosts, valid_until });
+    world.input(CONTOSO, Input::Resolved { query: QueryId(0), result });
+    let mail = world.mail(CONTOSO);
+    assert!(mail.iter().any(|(_, got)| got.starts_with("INVITE ")), "{mail:?}");
+    assert_eq!(world.edges[CONTOSO].connects.last(), Some(&address("10.0.0.22:5060")));
+}

@@ -193,6 +193,13 @@ impl World {
         self.edges[edge].proxy = Proxy::new(self.now, config, policy);
     }
 
+    /// Changes an edge's settings while it runs.
+    pub(crate) fn reconfigure(&mut self, edge: usize, change: impl FnOnce(&mut ProxyConfig)) {
+        let mut config = self.edges[edge].proxy.config.clone();
+        change(&mut config);
+        self.edges[edge].proxy.set_config(config);
+    }
+
     pub(crate) fn set_policy(&mut self, edge: usize, policy: Arc<Policy>) {
         let mut out = vec![];
         self.edges[edge].proxy.set_policy(self.now, policy, &mut out);
