@@ -19,7 +19,7 @@ use super::{
 use crate::{
     config::Transport,
     domain::Domain,
-    federation::Policy,
+    federation::{CertificateNames, Policy},
     sip::{FrameError, Message},
 };
 
@@ -181,14 +181,37 @@ impl Proxy {
     /// partner's own.
     pub(super) fn names_a_blocked_domain(&self, id: ConnectionId) -> Option<Domain> {
         let names = &self.connections.get(id)?.peer.names;
-        let all = || names.sip_uris.iter().chain(&names.dns);
-        let blocked = all().find(|name| self.policy.blocked_by(name).is_some())?;
-        let allowed = all().any(|name| self.policy.admit(name).is_ok())
+        let blocked = names.all().find(|name| self.policy.blocked_by(name).is_some())?;
+        (!self.names_an_allowed_partner(names)).then(|| blocked.clone())
+    }
+
+    fn names_an_allowed_partner(&self, names: &CertificateNames) -> bool {
+        names.all().any(|name| self.policy.admit(name).is_ok())
             || self.policy.allowed().any(|entry| {
                 self.policy.admit(&entry.domain).is_ok()
-                    && entry.proxy_fqdn.as_ref().is_some_and(|host| all().any(|n| n == host))
-            });
-        (!allowed).then(|| blocked.clone())
+                    && entry.proxy_fqdn.as_ref().is_some_and(|host| names.holds(host))
+            })
+    }
+
+    /// A connection spoke for a blocked domain. When its certificate is of a host in that domain
+    /// (real edges' certificates name the host, not the domain), it is the blocked domain's own:
+    /// it is closed, and its address is told. Not when an allowed partner uses it too.
+    pub(super) fn spoke_for_blocked(
+        &mut self,
+        now: Instant,
+        connection: ConnectionId,
+        domain: Domain,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(peer) = self.connections.get(connection).map(|c| &c.peer) else { return };
+        let (names, remote) = (peer.names.clone(), peer.remote);
+        let policy = self.policy.clone();
+        let others = self.connections.proved(connection).any(|d| policy.blocked_by(d).is_none());
+        let own = names.all().any(|name| name.is_within(&domain));
+        if own && !others && !self.names_an_allowed_partner(&names) {
+            out.push(Output::Event(Event::Proved { connection, domain, remote }));
+            self.close(now, connection, Refusal::DomainBlocked, out);
+        }
     }
 
     /// Closes a connection and ends what went over it.

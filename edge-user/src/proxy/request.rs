@@ -271,8 +271,12 @@ impl Proxy {
                 }
             }
             Judgement::Refused(reason, domain) => {
+                let blocked = domain.clone().filter(|_| reason == Refusal::DomainBlocked);
                 self.exchanges.update(id, |exchange| exchange.partner = domain);
                 self.conclude(now, id, reason.into(), out);
+                if let Some(domain) = blocked {
+                    self.spoke_for_blocked(now, from, domain, out);
+                }
             }
         }
     }

@@ -1,9 +1,12 @@
 //! Transactions from their beginning to their end, and what a changed policy ends.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::*;
-use crate::config::Transport;
+use crate::{
+    config::{BlockedDomain, Federation, Transport},
+    federation::Policy,
+};
 
 /// An INVITE from a partner that waits inside for an answer: partner, server, INVITE as got.
 pub(crate) fn invited() -> (World, ConnectionId, ConnectionId, String) {
@@ -233,4 +236,35 @@ fn a_branch_that_another_partner_uses_too_disturbs_nobody() {
     assert_eq!(headers(&mail[1].1, "Via"), headers(&got, "Via")[..1], "its own INVITE's");
     world.say(CONTOSO, server, &answer(&got, "487 Request Terminated", Some("b1")));
     assert!(world.mail(CONTOSO).iter().any(|(at, got)| *at == partner && got.contains(" 487 ")));
+}
+
+#[test]
+fn a_blocked_domains_host_that_speaks_for_it_is_closed_and_its_address_is_told() {
+    for (sans, from, closed) in [
+        (&["sip.bad.example"][..], "bad.example", true),
+        (&["a.b.bad.example"], "bad.example", true),
+        // No host of the blocked domain: anybody can write its name into From.
+        (&["sip.third.example"], "bad.example", false),
+        (&["xbad.example"], "bad.example", false),
+        (&["bad.example.third.example"], "bad.example", false),
+        // An allowed partner's own certificate; and a neighbour that did not speak for it.
+        (&["sip.bad.example", "fabrikam.example"], "bad.example", false),
+        (&["sip.bad.example"], "it.bad.example", false),
+    ] {
+        let mut world = World::new();
+        let lists = federation(&[allow("fabrikam.example")], &[]);
+        let blocked_domains =
+            vec![BlockedDomain { domain: domain("bad.example"), subdomains: false }];
+        let lists = Federation { blocked_domains, ..lists };
+        world.set_policy(CONTOSO, Arc::new(Policy::new(&[domain("contoso.example")], &lists)));
+        let at = world.partner(CONTOSO, "203.0.113.66:5000", sans);
+        assert_eq!(world.edges[CONTOSO].closed, [], "{sans:?}");
+        world.say(CONTOSO, at, &Req::new("MESSAGE", from, "contoso.example").text());
+        world.expect(CONTOSO, at, "SIP/2.0 403 ");
+        let edge = &world.edges[CONTOSO];
+        let expected: &[_] = if closed { &[(at, Refusal::DomainBlocked)] } else { &[] };
+        assert_eq!(edge.closed, expected, "{sans:?}");
+        let told = edge.events.iter().any(|event| matches!(event, Event::Proved { .. }));
+        assert_eq!(told, closed, "{sans:?}");
+    }
 }
