@@ -39,14 +39,12 @@ pub mod map_names {
     pub const PRESENCE4: &str = "PRESENCE4";
     /// Array of `u64`: one bit for each hash of an IPv6 /48, see [`super::presence6`].
     pub const PRESENCE6: &str = "PRESENCE6";
-    /// Per-CPU array of [`super::Counter`], indexed by reason number.
+    /// Per-CPU array of [`super::ReasonCounter`], indexed by reason number.
     pub const REASON_COUNTERS: &str = "REASON_COUNTERS";
     /// Per-CPU array of [`super::Counter`], indexed by rule id.
     pub const RULE_COUNTERS: &str = "RULE_COUNTERS";
     /// Ring buffer of [`super::Event`].
     pub const EVENTS: &str = "EVENTS";
-    /// Per-CPU array of [`super::EventBudget`], indexed by reason number.
-    pub const EVENT_BUDGETS: &str = "EVENT_BUDGETS";
     /// LRU hash of [`super::FlowKey`] to seconds since boot (`u64`), written at egress.
     pub const FLOWS: &str = "FLOWS";
 }
@@ -248,14 +246,29 @@ pub struct Counter {
     pub bytes: u64,
 }
 
-/// How many events of one reason this CPU has sent in this second.
+/// Packets and bytes of a reason, and how many events of it this CPU has sent in this second: in
+/// one value, so that a dropped packet costs one look-up.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct EventBudget {
+pub struct ReasonCounter {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes, Ethernet header included.
+    pub bytes: u64,
+    /// The kernel's tick (jiffies) at which the second was last looked at. The coarse clock moves
+    /// with it and not between, so within one tick the clock has nothing new to say.
+    pub tick: u64,
     /// Seconds since boot.
-    pub second: u64,
+    pub second: u32,
     /// Events sent in that second.
-    pub sent: u64,
+    pub sent: u32,
+}
+
+impl ReasonCounter {
+    /// What was counted, without the events.
+    pub const fn counted(self) -> Counter {
+        Counter { packets: self.packets, bytes: self.bytes }
+    }
 }
 
 /// A sampled packet that was dropped (or would have been, in monitor mode).
@@ -347,7 +360,7 @@ pub const fn mapped(address: [u8; 4]) -> [u8; 16] {
 #[cfg(feature = "user")]
 mod user {
     use super::{
-        Block, Counter, Event, EventBudget, FlowKey, Interface, Rule, SetMask, Settings, VlanKey,
+        Block, Counter, Event, FlowKey, Interface, ReasonCounter, Rule, SetMask, Settings, VlanKey,
     };
     macro_rules! pod {
         ($($name:ident),+) => { $(
@@ -356,7 +369,18 @@ mod user {
             unsafe impl aya::Pod for $name {}
         )+ };
     }
-    pod!(Block, Counter, Event, EventBudget, FlowKey, Interface, Rule, SetMask, Settings, VlanKey);
+    pod!(
+        Block,
+        Counter,
+        Event,
+        FlowKey,
+        Interface,
+        ReasonCounter,
+        Rule,
+        SetMask,
+        Settings,
+        VlanKey
+    );
 }
 
 #[cfg(test)]
@@ -372,7 +396,7 @@ mod tests {
         assert_eq!((size_of::<SetMask>(), align_of::<SetMask>()), (8, 4));
         assert_eq!((size_of::<Block>(), align_of::<Block>()), (8, 4));
         assert_eq!(size_of::<Counter>(), 16);
-        assert_eq!(size_of::<EventBudget>(), 16);
+        assert_eq!(size_of::<ReasonCounter>(), 32);
         assert_eq!(size_of::<Event>(), 8 + 32 + 12 + 4 + 8 + 8);
         assert_eq!((size_of::<FlowKey>(), align_of::<FlowKey>()), (40, 8));
     }

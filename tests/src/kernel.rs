@@ -15,7 +15,7 @@ use aya::{
 use edge_ebpf::{
     abi::{
         Counter, Event, Interface, MAX_RULES, NO_GENERATION, PORT_WORD_SLOTS, PROTOCOL_WORD_SLOTS,
-        Rule, SetMask, map_names,
+        ReasonCounter, Rule, SetMask, map_names,
     },
     decide::{Generation, MemoryTables, Prefixes},
     verdict::{REASON_SLOTS, Reason, Verdict},
@@ -229,7 +229,7 @@ impl Kernel {
     /// # Errors
     /// When the kernel refuses the read.
     pub fn reason_counter(&mut self, reason: Reason) -> Result<Counter> {
-        self.counter(map_names::REASON_COUNTERS, reason as u32)
+        self.counter(map_names::REASON_COUNTERS, reason as u32, ReasonCounter::counted)
     }
 
     /// Packets and bytes of a rule, all CPUs together.
@@ -237,13 +237,18 @@ impl Kernel {
     /// # Errors
     /// When the kernel refuses the read.
     pub fn rule_counter(&mut self, rule: u32) -> Result<Counter> {
-        self.counter(map_names::RULE_COUNTERS, rule)
+        self.counter(map_names::RULE_COUNTERS, rule, |counter| counter)
     }
 
-    fn counter(&mut self, name: &str, slot: u32) -> Result<Counter> {
-        let counters = PerCpuArray::<_, Counter>::try_from(self.map(name)?)?;
+    fn counter<V: Pod>(
+        &mut self,
+        name: &str,
+        slot: u32,
+        counted: impl Fn(V) -> Counter,
+    ) -> Result<Counter> {
+        let counters = PerCpuArray::<_, V>::try_from(self.map(name)?)?;
         let mut sum = Counter::default();
-        for value in counters.get(&slot, 0)?.iter() {
+        for value in counters.get(&slot, 0)?.iter().copied().map(counted) {
             sum.packets += value.packets;
             sum.bytes += value.bytes;
         }
@@ -268,7 +273,10 @@ impl Kernel {
 
     fn all_counters(&mut self) -> Result<Vec<Counter>> {
         (0..REASON_SLOTS)
-            .map(|slot| self.counter(map_names::REASON_COUNTERS, u32::try_from(slot)?))
+            .map(|slot| {
+                let slot = u32::try_from(slot)?;
+                self.counter(map_names::REASON_COUNTERS, slot, ReasonCounter::counted)
+            })
             .collect()
     }
 

@@ -14,7 +14,7 @@ use aya::{
 };
 use edge_ebpf::{
     abi::{
-        ACTION_DROP, Block, Counter, EventBudget, FlowKey, Interface, NO_GENERATION, Rule,
+        ACTION_DROP, Block, Counter, FlowKey, Interface, NO_GENERATION, ReasonCounter, Rule,
         SCOPE_ALL, SET_ANY, SetMask, Settings, VlanKey, WORD_FEDERATION, WORD_MANAGEMENT,
         ZONE_EXTERNAL, ZONE_INTERNAL, map_names as names, word_count, word_first,
     },
@@ -122,20 +122,13 @@ pub(super) fn dump(pins: &Path, name: &str) -> Rows {
                 json!({ "slot": slot, "bits": format!("{bits:#018x}"), "cells": bits.count_ones() })
             })
         }),
-        names::REASON_COUNTERS => per_cpu(pins, name, |index, values: PerCpuValues<Counter>| {
-            let total = add(&values)?;
-            Some(merge(json!({ "reason": reason(index as u8), "number": index }), total))
+        names::REASON_COUNTERS => per_cpu(pins, name, |index, values: PerCpuValues<_>| {
+            let total = add(values.iter().copied().map(ReasonCounter::counted))?;
+            let key = json!({ "reason": reason(index as u8), "number": index });
+            Some(merge(merge(key, total), json!({ "events": events(&values) })))
         }),
         names::RULE_COUNTERS => per_cpu(pins, name, |index, values: PerCpuValues<Counter>| {
-            Some(merge(json!({ "rule": index }), add(&values)?))
-        }),
-        names::EVENT_BUDGETS => per_cpu(pins, name, |index, values: PerCpuValues<EventBudget>| {
-            let cpus: Vec<Value> = values
-                .iter()
-                .map(|cpu| json!({ "second": cpu.second, "sent": cpu.sent }))
-                .collect();
-            let used = values.iter().any(|cpu| cpu.second != 0);
-            used.then(|| json!({ "reason": reason(index as u8), "number": index, "cpus": cpus }))
+            Some(merge(json!({ "rule": index }), add(values.iter().copied())?))
         }),
         names::FLOWS => hash(pins, name, |key: FlowKey, seconds: u64| {
             json!({
@@ -351,7 +344,12 @@ fn blocks(pins: &Path, name: &str) -> Rows {
     Ok(mine.map(row).collect())
 }
 
-fn add(values: &PerCpuValues<Counter>) -> Option<Value> {
+/// Of each CPU, the last second in which it sent events, and how many.
+fn events(values: &PerCpuValues<ReasonCounter>) -> Vec<Value> {
+    values.iter().map(|cpu| json!({ "second": cpu.second, "sent": cpu.sent })).collect()
+}
+
+fn add(values: impl Iterator<Item = Counter>) -> Option<Value> {
     let total = inspect::total(values);
     let used = total != Counter::default();
     used.then(|| json!({ "packets": total.packets, "bytes": total.bytes }))

@@ -5,9 +5,12 @@ use std::{
     path::Path,
 };
 
-use aya::maps::{Array, MapData, MapError, PerCpuArray, PerCpuValues};
+use aya::{
+    Pod,
+    maps::{Array, MapData, MapError, PerCpuArray},
+};
 use edge_ebpf::{
-    abi::{Counter, NO_GENERATION, SETTING_MONITOR, Settings, map_names as names},
+    abi::{Counter, NO_GENERATION, ReasonCounter, SETTING_MONITOR, Settings, map_names as names},
     verdict::{Reason, Verdict},
 };
 use ipnet::IpNet;
@@ -123,9 +126,10 @@ pub fn status(pins: &Path) -> Result<Status, FirewallError> {
 
 /// Every reason with its counters.
 pub fn reasons(pins: &Path) -> Result<Vec<ReasonRow>, FirewallError> {
-    let map: PerCpuArray<MapData, Counter> = open(pins, names::REASON_COUNTERS)?;
+    let map: PerCpuArray<MapData, ReasonCounter> = open(pins, names::REASON_COUNTERS)?;
     let row = |reason: &Reason| {
-        let counter = sum(&map, u32::from(*reason as u8), names::REASON_COUNTERS)?;
+        let (slot, name) = (u32::from(*reason as u8), names::REASON_COUNTERS);
+        let counter = sum(&map, slot, name, ReasonCounter::counted)?;
         Ok(ReasonRow {
             name: reason.name(),
             verdict: match reason.verdict() {
@@ -144,11 +148,14 @@ pub fn reasons(pins: &Path) -> Result<Vec<ReasonRow>, FirewallError> {
 /// share one counter. Management is counted by its reason.
 pub fn rules(pins: &Path, state: &Path) -> Result<Vec<RuleCount>, FirewallError> {
     let map: PerCpuArray<MapData, Counter> = open(pins, names::RULE_COUNTERS)?;
-    let by_reason: PerCpuArray<MapData, Counter> = open(pins, names::REASON_COUNTERS)?;
+    let by_reason: PerCpuArray<MapData, ReasonCounter> = open(pins, names::REASON_COUNTERS)?;
     let row = |rule: RuleRow| {
         let counter = match rule.id {
-            Some(id) => sum(&map, id, names::RULE_COUNTERS)?,
-            None => sum(&by_reason, u32::from(Reason::Management as u8), names::REASON_COUNTERS)?,
+            Some(id) => sum(&map, id, names::RULE_COUNTERS, |counter| counter)?,
+            None => {
+                let slot = u32::from(Reason::Management as u8);
+                sum(&by_reason, slot, names::REASON_COUNTERS, ReasonCounter::counted)?
+            }
         };
         Ok(RuleCount { rule, packets: counter.packets, bytes: counter.bytes })
     };
@@ -157,17 +164,19 @@ pub fn rules(pins: &Path, state: &Path) -> Result<Vec<RuleCount>, FirewallError>
 }
 
 /// Adds up the CPUs of one slot.
-fn sum(
-    map: &PerCpuArray<MapData, Counter>,
+fn sum<V: Pod>(
+    map: &PerCpuArray<MapData, V>,
     index: u32,
     name: &str,
+    counted: impl Fn(V) -> Counter,
 ) -> Result<Counter, FirewallError> {
-    map.get(&index, 0).map(|values| total(&values)).map_err(|e| FirewallError::map(name, e))
+    let values = map.get(&index, 0).map_err(|e| FirewallError::map(name, e))?;
+    Ok(total(values.iter().copied().map(counted)))
 }
 
 /// All CPUs together.
-pub(super) fn total(values: &PerCpuValues<Counter>) -> Counter {
-    values.iter().fold(Counter::default(), |total, cpu| Counter {
+pub(super) fn total(values: impl Iterator<Item = Counter>) -> Counter {
+    values.fold(Counter::default(), |total, cpu| Counter {
         packets: total.packets.wrapping_add(cpu.packets),
         bytes: total.bytes.wrapping_add(cpu.bytes),
     })

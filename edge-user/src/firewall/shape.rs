@@ -6,8 +6,8 @@ use std::path::Path;
 use aya::maps::{MapInfo, MapType};
 use edge_ebpf::{
     abi::{
-        Block, Counter, EventBudget, FlowKey, Interface, MAX_IFINDEX, MAX_RULE_IDS,
-        PRESENCE4_SLOTS, PRESENCE6_SLOTS, SCHEMA, SetMask, Settings, VlanKey, map_names as names,
+        Block, Counter, FlowKey, Interface, MAX_IFINDEX, MAX_RULE_IDS, PRESENCE4_SLOTS,
+        PRESENCE6_SLOTS, ReasonCounter, SCHEMA, SetMask, Settings, VlanKey, map_names as names,
     },
     verdict::REASON_SLOTS,
 };
@@ -73,20 +73,12 @@ pub(super) const SHAPES: &[Shape] = &[
         names::REASON_COUNTERS,
         MapType::PerCpuArray,
         4,
-        size_of::<Counter>(),
+        size_of::<ReasonCounter>(),
         REASON_SLOTS as u32,
         0,
     ),
     shape(names::RULE_COUNTERS, MapType::PerCpuArray, 4, size_of::<Counter>(), MAX_RULE_IDS, 0),
     shape(names::EVENTS, MapType::RingBuf, 0, 0, 262_144, 0),
-    shape(
-        names::EVENT_BUDGETS,
-        MapType::PerCpuArray,
-        4,
-        size_of::<EventBudget>(),
-        REASON_SLOTS as u32,
-        0,
-    ),
     shape(names::FLOWS, MapType::LruHash, size_of::<FlowKey>(), 8, 65_536, 0),
 ];
 

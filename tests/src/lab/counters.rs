@@ -6,13 +6,13 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use aya::maps::{Map, MapData, PerCpuArray};
 use edge_ebpf::{
-    abi::{Counter, map_names},
+    abi::{ReasonCounter, map_names},
     verdict::Reason,
 };
 
 /// The per-reason counters of one appliance.
 pub struct Counters {
-    map: PerCpuArray<MapData, Counter>,
+    map: PerCpuArray<MapData, ReasonCounter>,
 }
 
 impl Counters {

@@ -43,7 +43,6 @@ fn every_map_of_the_layout_is_in_the_program() {
         map_names::REASON_COUNTERS,
         map_names::RULE_COUNTERS,
         map_names::EVENTS,
-        map_names::EVENT_BUDGETS,
         map_names::FLOWS,
     ] {
         assert!(names.iter().any(|there| there == name), "{name} is not in {names:?}");
@@ -111,5 +110,32 @@ fn events_are_sampled_by_reason_and_off_by_default() {
         assert_eq!((first.ether_type, first.vlan, first.zone), ([8, 0], 0, 0));
         assert_eq!((first.monitored, first.rule), (0, u32::MAX));
         assert_eq!(first.length as usize, drops[0].len());
+    });
+}
+
+#[test]
+fn a_new_second_has_events_again_after_one_that_used_them_up() {
+    in_namespace(|| {
+        stay_on_one_cpu();
+        let mut bench = Bench::new();
+        bench.change(|tables| tables.settings.events_per_second = 2);
+        let [side, _] = sides();
+        let packet = frame(side.blocked, side.me, 17, &udp(99, 81, &[]));
+        let mut drop = |count| {
+            for _ in 0..count {
+                bench.kernel.run(&packet).unwrap();
+            }
+            bench.kernel.events().unwrap().len()
+        };
+        // From the beginning of a second on, so that all fall into one.
+        let began = now_seconds();
+        while now_seconds() == began {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(drop(1), 1);
+        assert_eq!(drop(200), 1);
+        assert_eq!(drop(1), 0);
+        std::thread::sleep(Duration::from_millis(1100));
+        assert_eq!(drop(1), 1);
     });
 }

@@ -250,3 +250,14 @@ fn ip(arguments: &[&str]) {
     let done = Command::new("ip").args(arguments).status().expect("the ip command");
     assert!(done.success(), "ip {arguments:?}");
 }
+
+/// Keeps this thread on one CPU: what is kept for each CPU is then kept once.
+pub fn stay_on_one_cpu() {
+    // SAFETY: the set is plain data, initialised before it is handed over.
+    let done = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(usize::try_from(libc::sched_getcpu()).expect("a CPU"), &mut set);
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set)
+    };
+    assert_eq!(done, 0, "the thread stays where it is");
+}

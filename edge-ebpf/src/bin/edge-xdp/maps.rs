@@ -10,9 +10,9 @@ use aya_ebpf::{
 };
 use edge_ebpf::{
     abi::{
-        Block, Counter, Event, EventBudget, FlowKey, Interface, MAX_IFINDEX, MAX_RULE_IDS,
-        MAX_RULES, PORT_WORD_SLOTS, PRESENCE4_SLOTS, PRESENCE6_SLOTS, PROTOCOL_WORD_SLOTS, Rule,
-        SetMask, Settings, VlanKey,
+        Block, Counter, Event, FlowKey, Interface, MAX_IFINDEX, MAX_RULE_IDS, MAX_RULES,
+        PORT_WORD_SLOTS, PRESENCE4_SLOTS, PRESENCE6_SLOTS, PROTOCOL_WORD_SLOTS, ReasonCounter,
+        Rule, SetMask, Settings, VlanKey,
     },
     verdict::REASON_SLOTS,
 };
@@ -89,16 +89,13 @@ pub static PRESENCE4: Array<u64, { PRESENCE4_SLOTS as usize }> = Array::new();
 pub static PRESENCE6: Array<u64, { PRESENCE6_SLOTS as usize }> = Array::new();
 /// See [`edge_ebpf::abi::map_names::REASON_COUNTERS`].
 #[btf_map]
-pub static REASON_COUNTERS: PerCpuArray<Counter, REASON_SLOTS> = PerCpuArray::new();
+pub static REASON_COUNTERS: PerCpuArray<ReasonCounter, REASON_SLOTS> = PerCpuArray::new();
 /// See [`edge_ebpf::abi::map_names::RULE_COUNTERS`].
 #[btf_map]
 pub static RULE_COUNTERS: PerCpuArray<Counter, { MAX_RULE_IDS as usize }> = PerCpuArray::new();
 /// See [`edge_ebpf::abi::map_names::EVENTS`].
 #[btf_map]
 pub static EVENTS: RingBuf<Event, EVENT_BYTES> = RingBuf::new();
-/// See [`edge_ebpf::abi::map_names::EVENT_BUDGETS`].
-#[btf_map]
-pub static EVENT_BUDGETS: PerCpuArray<EventBudget, REASON_SLOTS> = PerCpuArray::new();
 /// See [`edge_ebpf::abi::map_names::FLOWS`].
 #[btf_map]
 pub static FLOWS: LruHashMap<FlowKey, u64, FLOW_ENTRIES> = LruHashMap::new();

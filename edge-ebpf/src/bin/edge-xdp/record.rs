@@ -1,9 +1,9 @@
 //! What is kept of a decision: counters always, an event of some drops, a log line in debugging.
 
-use aya_ebpf::{Global, btf_maps::PerCpuArray, programs::XdpContext};
+use aya_ebpf::{Global, bindings::xdp_md, helpers::bpf_jiffies64, programs::XdpContext};
 use aya_log_ebpf::info;
 use edge_ebpf::{
-    abi::{Counter, Settings},
+    abi::Settings,
     decide::{Decision, NO_RULE},
     packet::{Frame, describe},
     verdict::Verdict,
@@ -19,8 +19,8 @@ const NANOSECONDS: u64 = 1_000_000_000;
 static DEBUG_LOG: Global<u8> = Global::new(0);
 
 #[inline(always)]
-fn count<const SLOTS: usize>(counters: &PerCpuArray<Counter, SLOTS>, slot: u32, length: u64) {
-    if let Some(counter) = counters.get_ptr_mut(slot) {
+fn count_rule(slot: u32, length: u64) {
+    if let Some(counter) = maps::RULE_COUNTERS.get_ptr_mut(slot) {
         // SAFETY: the pointer comes from a per-CPU map, and no other program on this CPU writes
         // while this one runs.
         unsafe {
@@ -34,14 +34,28 @@ fn count<const SLOTS: usize>(counters: &PerCpuArray<Counter, SLOTS>, slot: u32, 
 /// up.
 #[inline(always)]
 pub fn record(context: &XdpContext, settings: &Settings, decision: &Decision, length: u64) {
-    count(&maps::REASON_COUNTERS, decision.reason as u32, length);
     if decision.rule != NO_RULE {
-        count(&maps::RULE_COUNTERS, decision.rule, length);
+        count_rule(decision.rule, length);
     }
-    if settings.events_per_second != 0 && decision.reason.verdict() == Verdict::Drop {
-        sample(context, decision, settings.events_per_second, length as u32);
+    let Some(counter) = maps::REASON_COUNTERS.get_ptr_mut(decision.reason as u32) else { return };
+    // SAFETY: as in `count_rule`.
+    unsafe {
+        (*counter).packets = (*counter).packets.wrapping_add(1);
+        (*counter).bytes = (*counter).bytes.wrapping_add(length);
     }
-    if DEBUG_LOG.load() != 0 && decision.reason.verdict() == Verdict::Drop {
+    let (budget, verdict) = (settings.events_per_second, decision.reason.verdict());
+    if budget != 0 && verdict == Verdict::Drop {
+        // The tick is one load from memory, the clock a call and a division.
+        // SAFETY: as in `count_rule`, and a helper without arguments.
+        let used_up = unsafe { (*counter).sent >= budget && (*counter).tick == bpf_jiffies64() };
+        if !used_up {
+            let decided = u32::from(decision.reason as u8)
+                | u32::from(decision.zone) << 8
+                | u32::from(decision.verdict == Verdict::Pass) << 16;
+            edge_sample(context.ctx, budget, length as u32, decided, decision.rule);
+        }
+    }
+    if DEBUG_LOG.load() != 0 && verdict == Verdict::Drop {
         log(context, decision.reason as u8, decision.rule);
     }
 }
@@ -51,24 +65,38 @@ fn log(context: &XdpContext, reason: u8, rule: u32) {
     info!(context, "dropped: reason {}, rule {}", reason, rule);
 }
 
-/// Sends an event, if the budget of its reason on this CPU has room in this second.
+/// Sends an event, if the budget of its reason on this CPU has room in this second. Of `decided`,
+/// the low byte is the reason, the next the zone, and bit 16 says that the packet passes all the
+/// same. A function that the verifier proves by itself; its answer means nothing.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn sample(context: &XdpContext, decision: &Decision, events_per_second: u32, length: u32) {
-    let Some(budget) = maps::EVENT_BUDGETS.get_ptr_mut(decision.reason as u32) else { return };
+extern "C" fn edge_sample(
+    context: *mut xdp_md,
+    events_per_second: u32,
+    length: u32,
+    decided: u32,
+    rule: u32,
+) -> u32 {
+    let Some(counter) = maps::REASON_COUNTERS.get_ptr_mut(decided & 0xff) else { return 0 };
+    // SAFETY: a helper without arguments. The tick comes before the clock: should it move in
+    // between, the clock is only read once more.
+    let tick = unsafe { bpf_jiffies64() };
     let now = now_nanoseconds();
-    let second = now / NANOSECONDS;
-    // SAFETY: the pointer comes from a per-CPU map; see `count`.
+    let second = (now / NANOSECONDS) as u32;
+    // SAFETY: as in `count_rule`.
     unsafe {
-        if (*budget).second != second {
-            (*budget).second = second;
-            (*budget).sent = 0;
+        (*counter).tick = tick;
+        if (*counter).second != second {
+            (*counter).second = second;
+            (*counter).sent = 0;
         }
-        if (*budget).sent >= u64::from(events_per_second) {
-            return;
+        if (*counter).sent >= events_per_second {
+            return 0;
         }
-        (*budget).sent = (*budget).sent.wrapping_add(1);
+        (*counter).sent = (*counter).sent.wrapping_add(1);
     }
-    let Some(mut entry) = maps::EVENTS.reserve(0) else { return };
+    let Some(mut entry) = maps::EVENTS.reserve(0) else { return 0 };
+    let context = XdpContext::new(context);
     // SAFETY: the packet lies between these two for as long as the program runs.
     let frame =
         unsafe { Frame::from_raw(context.data() as *const u8, context.data_end() as *const u8) };
@@ -80,10 +108,11 @@ fn sample(context: &XdpContext, decision: &Decision, events_per_second: u32, len
     event.at_nanoseconds = now;
     event.ifindex = context.ingress_ifindex() as u32;
     event.length = length;
-    event.rule = decision.rule;
-    event.reason = decision.reason as u8;
-    event.zone = decision.zone;
-    event.monitored = u8::from(decision.verdict == Verdict::Pass);
+    event.rule = rule;
+    event.reason = decided as u8;
+    event.zone = (decided >> 8) as u8;
+    event.monitored = (decided >> 16) as u8 & 1;
     describe(&frame, event);
     entry.submit(0);
+    1
 }
