@@ -209,6 +209,43 @@ fn a_second_daemon_is_refused_and_a_foreign_program_is_named() {
 }
 
 #[test]
+fn a_configuration_that_fails_half_way_leaves_the_former_in_force() {
+    let wire = Wire::new("fwr").unwrap();
+    let (handle, _) = start(&wire, wire.config_with(open_port)).unwrap();
+    // A second device, where somebody else's program is.
+    wire.edge.ip_batch("link add edge1 type veth peer name peer1\nlink set edge1 up\n").unwrap();
+    let name = format!("{}-2", wire.pins.file_name().unwrap().to_string_lossy());
+    let (pins, state) = (wire.pins.with_file_name(&name), wire.state.join("other"));
+    let both = |config: &mut Config| {
+        let mut second = config.interfaces[0].clone();
+        second.device = "edge1".to_owned();
+        config.interfaces.push(second);
+    };
+    let (other, _) = start(
+        &wire,
+        wire.config_with(|config| {
+            both(config);
+            config.interfaces.remove(0);
+            (config.paths.pins, config.paths.state) = (pins.clone(), state.clone());
+        }),
+    )
+    .unwrap();
+    // Taking the second device fails after the rules were swapped: the port would be closed.
+    let refused = handle.apply_blocking(vec![Intent::SetConfig(wire.config_with(both))]);
+    drop(other);
+    let pinned = std::fs::read_dir(wire.pins.join("egress")).unwrap().count();
+    firewall::detach(&pins, true).unwrap();
+    assert!(matches!(refused, Err(FirewallError::ForeignProgram { .. })), "{refused:?}");
+    assert!(passes(&wire, PEER4.into(), EDGE4.into()), "the former rules hold");
+    assert_eq!(inspect::status(&wire.pins).unwrap().attached.len(), 1);
+    assert_eq!(pinned, 1, "nothing of ours is left on the device that was not ours");
+    // Free, it is taken.
+    handle.apply_blocking(vec![Intent::SetConfig(wire.config_with(both))]).unwrap();
+    assert_eq!(inspect::status(&wire.pins).unwrap().attached.len(), 2);
+    assert!(!passes(&wire, PEER4.into(), EDGE4.into()));
+}
+
+#[test]
 fn detach_leaves_nothing() {
     let wire = Wire::new("fwx").unwrap();
     let (handle, _) = start(&wire, wire.config_with(|_| ())).unwrap();

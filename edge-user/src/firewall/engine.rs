@@ -115,7 +115,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Applies the intents in their order.
+    /// Applies the intents in their order. One that fails does not stop the others.
     pub fn apply(&mut self, intents: Vec<Intent>) -> Result<Applied, FirewallError> {
         let began = Instant::now();
         let mut total = Applied::default();
@@ -131,11 +131,10 @@ impl Engine {
                 Intent::SetConfig(config) => self.set_config(&config, &mut total),
             };
             if let Err(found) = done {
-                fault = Some(found);
-                break;
+                fault.get_or_insert(found);
             }
         }
-        // What came before a fault is put in force all the same.
+        // What had no fault is put in force all the same.
         let flushed = self.flush();
         if let Some(fault) = fault {
             return Err(fault);
@@ -178,11 +177,13 @@ impl Engine {
         let resolved = resolve(&plan, Devices::All)?;
         let fresh = ids.changed_since(&self.ids);
         let before = std::mem::replace(&mut self.ids, ids);
+        let former = self.plan.clone();
         let mut report = StartReport::default();
         match self.put_in_force(plan, &resolved, &fresh, &mut report) {
             Ok(applied) => add(total, applied),
             Err(fault) => {
                 self.ids = before;
+                self.put_back(former);
                 return Err(fault);
             }
         }
@@ -190,6 +191,17 @@ impl Engine {
             tracing::warn!("{warning}");
         }
         Ok(())
+    }
+
+    /// A configuration failed half-way: what was in force before it is again, and devices that it
+    /// had taken are let go.
+    fn put_back(&mut self, former: RuleSet) {
+        let mut report = StartReport::default();
+        let done = resolve(&former, Devices::Existing)
+            .and_then(|resolved| self.put_in_force(former, &resolved, &[], &mut report));
+        if let Err(fault) = done {
+            tracing::error!(%fault, "the former rules could not be put back whole: reload again");
+        }
     }
 
     /// The order matters: blocks and rules are there before the swap, the swap before a new

@@ -124,8 +124,8 @@ pub struct FirewallHandle {
 }
 
 impl FirewallHandle {
-    /// Applies the intents in their order. When one fails, those before it are in force, and
-    /// those after it are not.
+    /// Applies the intents in their order. One that fails does not stop the others (a full table
+    /// must not keep other blocks out); the first fault is given back.
     pub async fn apply(&self, intents: Vec<Intent>) -> Result<Applied, FirewallError> {
         self.ask(|answer| Request::Apply(intents, answer)).await
     }

@@ -247,9 +247,10 @@ impl BlockTable {
         });
     }
 
-    /// Exactly these are the owner's blocks. All are checked before the first is taken in; a
-    /// domain's block that touches a management prefix is left out with a line in the log, since
-    /// a partner's DNS must not be able to stop the others.
+    /// Exactly these are the owner's blocks. All are checked before the first is taken in. One that
+    /// touches a management prefix is left out with a line in the log: a partner's DNS must not be
+    /// able to stop the others, nor a block from before the prefix became a management prefix. For
+    /// the file's own it is an error, since both stand in the same file.
     pub fn set_owner(
         &mut self,
         owner: &BlockOwner,
@@ -259,10 +260,8 @@ impl BlockTable {
         for block in blocks {
             match self.check(&block.prefix) {
                 Ok(()) => wanted.push(block),
-                Err(fault) if matches!(owner, BlockOwner::Domain(_)) => {
-                    tracing::warn!(%fault, "a blocked domain's address is left out");
-                }
-                Err(fault) => return Err(fault),
+                Err(fault) if *owner == BlockOwner::File => return Err(fault),
+                Err(fault) => tracing::warn!(%fault, ?owner, "a block is left out"),
             }
         }
         let keep: BTreeSet<Key> = wanted.iter().map(|block| Key::new(&block.prefix)).collect();
@@ -278,10 +277,13 @@ impl BlockTable {
         for key in gone {
             self.release(key, |hold| hold.owner.as_ref() == Some(owner));
         }
+        // A full table of one kind leaves the other kinds room.
+        let mut result = Ok(());
         for block in wanted {
-            self.block(&BlockRequest { owner: owner.clone(), ..block.clone() })?;
+            let taken = self.block(&BlockRequest { owner: owner.clone(), ..block.clone() });
+            result = result.and(taken);
         }
-        Ok(())
+        result
     }
 
     /// Lets go of what was found in the kernel and claimed by nobody.

@@ -175,8 +175,14 @@ fn management_prefixes_cannot_be_blocked() {
         );
         let all = table.set_owner(&BlockOwner::File, std::slice::from_ref(&request));
         assert!(all.is_err(), "{prefix}");
-        // A domain's other addresses are blocked all the same.
-        table.set_owner(&domain("bad.example"), &[request]).unwrap();
+        // Others' other addresses are blocked all the same.
+        for owner in [domain("bad.example"), BlockOwner::Administrator] {
+            let good = self::request("198.51.100.7/32", owner.clone(), None);
+            table.set_owner(&owner, &[request.clone(), good]).unwrap();
+            assert_eq!(table.entries.len(), 1, "{prefix}");
+            table.set_owner(&owner, &[]).unwrap();
+            table.flush(moment(0), &mut Tables::default()).unwrap();
+        }
     }
     table.block(&request("192.0.2.16/28", BlockOwner::Administrator, None)).unwrap();
 }
@@ -195,6 +201,13 @@ fn a_full_table_refuses_and_says_which() {
         table.block(&request(first, BlockOwner::File, None)).unwrap();
         let full = table.block(&request(second, BlockOwner::File, None));
         assert!(matches!(full, Err(FirewallError::BlocksFull { .. })), "{second}");
+        // What is full leaves the rest its room.
+        let rest = ["203.0.113.1/32", "203.0.113.0/24", "3fff::1/128", "3fff::/32"];
+        let all: Vec<_> =
+            rest.iter().map(|p| request(p, BlockOwner::Administrator, None)).collect();
+        let full = table.set_owner(&BlockOwner::Administrator, &all);
+        assert!(matches!(full, Err(FirewallError::BlocksFull { .. })), "{second}");
+        assert_eq!(table.entries.len(), 4, "{second}");
     }
 }
 
