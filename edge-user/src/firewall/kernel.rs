@@ -3,7 +3,12 @@
 //! A rule set is written into fresh inner maps in the slot that is not in force; one store into
 //! `SETTINGS` swaps it in. Nothing here decides what should be in force.
 
-use std::{collections::BTreeMap, net::IpAddr, path::Path};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
+};
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
@@ -25,6 +30,7 @@ use super::{
     debug_log::{self, DebugLog},
     plan::RuleSet,
     shape::{self, INNER_DESTINATIONS, INNER_SOURCES, NO_PREALLOC, SHAPES},
+    sys,
 };
 
 type Outer<V> = ArrayOfMaps<MapData, V>;
@@ -57,6 +63,7 @@ pub(super) struct BlockMaps {
     prefixes6: LpmTrie<MapData, [u8; 16], Block>,
     presence4: Array<MapData, u64>,
     presence6: Array<MapData, u64>,
+    folder: PathBuf,
 }
 
 /// Opens a pinned map as `T`.
@@ -242,6 +249,7 @@ impl BlockMaps {
             prefixes6: open(pins, names::BLOCKED6_PREFIXES)?,
             presence4: open(pins, names::PRESENCE4)?,
             presence6: open(pins, names::PRESENCE6)?,
+            folder: shape::map_folder(pins),
         })
     }
 
@@ -283,9 +291,14 @@ impl BlockMaps {
     pub fn repair_presence(&mut self, presence: &Presence) -> Result<u64, FirewallError> {
         let mut repaired = 0;
         for v6 in [false, true] {
-            for (slot, word) in (0u32..).zip(presence.words(v6)) {
-                let map = if v6 { &self.presence6 } else { &self.presence4 };
-                if map.get(&slot, 0).map_err(at(names::PRESENCE4))? != *word {
+            let name = if v6 { names::PRESENCE6 } else { names::PRESENCE4 };
+            let words = presence.words(v6);
+            let slots = u32::try_from(words.len()).unwrap_or(u32::MAX);
+            let map = MapData::from_pin(self.folder.join(name)).map_err(at(name))?;
+            let pinned = sys::array_words(map.fd().as_fd(), slots)
+                .map_err(|fault| FirewallError::map(name, fault))?;
+            for ((slot, word), pinned) in (0u32..).zip(words).zip(pinned) {
+                if pinned != *word {
                     self.presence(v6, slot, *word)?;
                     repaired += 1;
                 }

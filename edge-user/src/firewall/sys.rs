@@ -5,7 +5,7 @@ use std::{
     ffi::CString,
     fs::File,
     io,
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
+    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -17,6 +17,7 @@ use super::{AttachMode, FirewallError, blocks::Moment};
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 
 /// Both clocks now.
 pub(super) fn now() -> Moment {
@@ -140,6 +141,44 @@ fn bpf(command: libc::c_long, attributes: &mut [u64; 16]) -> io::Result<libc::c_
         libc::syscall(libc::SYS_bpf, command, attributes.as_mut_ptr(), size_of_val(attributes))
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// All words of an array map of `u64`, in a few calls. aya has no batch calls (kernel 5.6).
+pub(super) fn array_words(map: BorrowedFd<'_>, slots: u32) -> io::Result<Vec<u64>> {
+    let mut keys = vec![0u32; slots as usize];
+    let mut words = vec![0u64; slots as usize];
+    let (mut cursor, mut done) = (0u32, 0usize);
+    while done < words.len() {
+        // in_batch, out_batch, keys, values, then count and map_fd (u32 each).
+        let mut attributes = [0u64; 16];
+        let into = &raw mut cursor as u64;
+        attributes[0] = if done == 0 { 0 } else { into };
+        attributes[1] = into;
+        attributes[2] = keys[done..].as_mut_ptr() as u64;
+        attributes[3] = words[done..].as_mut_ptr() as u64;
+        let (count, fd) = ((words.len() - done) as u64, u64::from(map.as_raw_fd() as u32));
+        attributes[4] =
+            if cfg!(target_endian = "little") { count | fd << 32 } else { count << 32 | fd };
+        let result = bpf(BPF_MAP_LOOKUP_BATCH, &mut attributes);
+        let copied = if cfg!(target_endian = "little") {
+            attributes[4] & u64::from(u32::MAX)
+        } else {
+            attributes[4] >> 32
+        };
+        done += copied as usize;
+        match result {
+            Ok(_) if copied > 0 => {}
+            // The end of the map.
+            Err(fault) if fault.raw_os_error() == Some(libc::ENOENT) && done == words.len() => {}
+            Ok(_) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Err(fault) => return Err(fault),
+        }
+    }
+    if keys.iter().zip(0u32..).all(|(key, slot)| *key == slot) {
+        Ok(words)
+    } else {
+        Err(io::ErrorKind::InvalidData.into())
+    }
 }
 
 /// Reads a pinned link. `struct bpf_link_info`: type, id, prog_id, padding, then the union; for
