@@ -10,7 +10,7 @@ use std::{
 
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
-    net::{UnixListener, UnixStream, unix::UCred},
+    net::{UnixListener, UnixStream},
     sync::Semaphore,
 };
 use tracing::{info, warn};
@@ -128,7 +128,7 @@ async fn answer<H: Handler>(
 ) -> Result<serde_json::Value, String> {
     let credentials = stream.peer_cred().map_err(|error| format!("who asks? {error}"))?;
     let caller = Caller { uid: credentials.uid(), pid: credentials.pid() };
-    if !allowed(&credentials, group) {
+    if !allowed(credentials.uid(), credentials.gid(), group) {
         warn!(%caller, "a control request was refused");
         return Err("only root, the daemon's own user and group `edge` may ask".to_owned());
     }
@@ -156,10 +156,10 @@ async fn answer<H: Handler>(
 }
 
 /// Root, the daemon's own user, and the socket's group.
-fn allowed(peer: &UCred, group: Option<u32>) -> bool {
-    peer.uid() == 0
-        || peer.uid() == rustix::process::getuid().as_raw()
-        || group.is_some_and(|gid| peer.gid() == gid || in_group(peer.uid(), gid))
+fn allowed(uid: u32, gid: u32, group: Option<u32>) -> bool {
+    uid == 0
+        || uid == rustix::process::getuid().as_raw()
+        || group.is_some_and(|group| gid == group || in_group(uid, group))
 }
 
 /// The group's id, from /etc/group.
@@ -235,6 +235,43 @@ mod tests {
         server.abort();
         let _ = server.await;
         assert!(!run.join(SOCKET_NAME).exists(), "the socket's file goes with it");
+        std::fs::remove_dir_all(run).unwrap();
+    }
+
+    #[test]
+    fn only_root_the_daemons_user_and_the_group_may_ask() {
+        let us = rustix::process::getuid().as_raw();
+        let group = 4_000_000_001;
+        for (uid, gid, allowed_group, expected) in [
+            (0, 0, None, true),
+            (us, 65534, None, true),
+            (65534, 65534, None, us == 65534),
+            (65534, 65534, Some(group), us == 65534),
+            (65534, group, Some(group), true),
+            (65534, group, None, us == 65534),
+        ] {
+            let result = allowed(uid, gid, allowed_group);
+            assert_eq!(result, expected, "{uid} {gid} {allowed_group:?}");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_caller_is_known_by_what_the_kernel_says() {
+        struct Who;
+        impl Handler for Who {
+            async fn handle(&self, caller: Caller, _request: Request) -> Result<Value, String> {
+                Ok(json!(caller.to_string()))
+            }
+        }
+        let run = folder("caller");
+        let server = tokio::spawn(ControlSocket::bind(&run).unwrap().serve(Arc::new(Who)));
+        let path = run.clone();
+        let who = tokio::task::spawn_blocking(move || client::ask(&path, &Request::Status));
+        let uid = rustix::process::getuid().as_raw();
+        let expected = json!(format!("uid {uid} pid {}", std::process::id()));
+        assert_eq!(who.await.unwrap().unwrap(), expected);
+        server.abort();
+        let _ = server.await;
         std::fs::remove_dir_all(run).unwrap();
     }
 

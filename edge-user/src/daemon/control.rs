@@ -87,13 +87,15 @@ impl Daemon {
             false => allowed.domain != domain,
         });
         federation.blocked_domains.push(entry.clone());
-        let outcome = self.enforce_domains(federation).await?;
+        let enforced = self.enforce_domains(federation).await;
         let took = began.elapsed();
         let kept =
             tokio::task::block_in_place(|| self.store().domain_block(&config, entry, author));
-        // What is kept is what holds: the same again, or what was before.
+        // What is kept is what holds: the same again, or what was before. A kernel that fails is
+        // tried again; it is no reason to forget the block.
         let again = self.enforce().await;
         kept.map_err(|error| error.to_string())?;
+        let outcome = enforced?;
         again?;
         // The kernel holds what is known; DNS may know more, and is given a moment.
         let report = self.blocks.resolved(&domain).await;
@@ -115,6 +117,7 @@ impl Daemon {
         author: &Author,
     ) -> Result<Value, String> {
         let _one = self.change.lock().await;
+        Store::may_block_address(prefix).map_err(|error| error.to_string())?;
         let expires_at =
             seconds.and_then(|s| SystemTime::now().checked_add(Duration::from_secs(s)));
         let request = BlockRequest {
@@ -133,8 +136,10 @@ impl Daemon {
             self.store().block_add(prefix, comment.as_deref(), expires_at, author)
         });
         if let Err(error) = kept {
+            // What the store holds is what holds: the prefix may have been blocked before.
             let owner = BlockOwner::Administrator;
-            let back = Intent::Unblock { prefix: prefix.trunc(), owner };
+            let blocks = self.store().block_requests(SystemTime::now());
+            let back = Intent::SetOwnerBlocks { owner, blocks };
             let _ = self.firewall.apply(vec![back]).await;
             return Err(error.to_string());
         }

@@ -67,7 +67,10 @@ pub fn event(limiter: &Limiter, event: &Event) {
             debug!(method, %partner, inbound, "forwarded");
         }
         Event::Proved { connection, domain, remote } => {
-            info!(connection = connection.0, %domain, %remote, "a connection proved a domain");
+            if let Some(left_out) = limiter.admit(Instant::now()) {
+                let connection = connection.0;
+                info!(connection, %domain, %remote, left_out, "a connection proved a domain");
+            }
         }
     }
 }

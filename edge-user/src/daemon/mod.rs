@@ -8,24 +8,27 @@ mod blocks;
 mod control;
 pub mod log;
 mod notify;
+mod reload;
 mod secret;
 
 use std::{
+    collections::BTreeSet,
     fs::{DirBuilder, File, OpenOptions},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::Path,
     sync::{Arc, Mutex, PoisonError, RwLock},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
 use self::blocks::{BlockTask, BlockTaskHandle, Outcome, Watched};
 use crate::{
     admin::server::ControlSocket,
-    config::{self, Checked, Config, Federation, Paths},
+    config::{Config, Federation, Paths},
+    domain::Domain,
     federation::Policy,
     firewall::{self, AttachMode, BlockOwner, FirewallHandle, Intent, Owner, OwnerOptions},
     net::{
@@ -159,7 +162,11 @@ async fn start(config: Arc<Config>) -> Result<Arc<Daemon>> {
     );
     let owner = BlockOwner::Administrator;
     let administrator = Intent::SetOwnerBlocks { owner, blocks: now_in_force.administrator_blocks };
-    firewall.apply(vec![administrator]).await?;
+    // A block that does not fit any more must not keep the appliance down; those that do, hold.
+    if let Err(error) = firewall.apply(vec![administrator]).await {
+        error!(%error, "ALARM");
+        alarms.push(format!("not every block of the store is in force: {error}"));
+    }
 
     let policy = Arc::new(Policy::new(&config.domains, &now_in_force.federation));
     let proxy_config = ProxyConfig::new(&config, secret, unix_seconds());
@@ -214,64 +221,34 @@ impl Daemon {
         true
     }
 
-    /// Reads the file again. When anything in it is wrong, nothing changes.
-    async fn reload(&self) -> Result<Vec<String>, String> {
-        let _one = self.change.lock().await;
-        let old = self.config();
-        let file = old.file.clone();
-        let checked = tokio::task::spawn_blocking(move || config::check(&file)).await;
-        let Checked { config, findings } = checked.map_err(|error| error.to_string())?;
-        let Some(config) = config.map(Arc::new) else { return Err(findings.to_string()) };
-        if config.paths != old.paths {
-            return Err("[paths] cannot change while the daemon runs: restart it".to_owned());
-        }
-        // Certificates first: they are all or nothing, and nothing else has changed yet.
-        self.tls.reload(&config).map_err(|error| error.to_string())?;
-        let compile = Intent::SetConfig(Arc::clone(&config));
-        self.firewall.apply(vec![compile]).await.map_err(|error| error.to_string())?;
-        if let Err(error) = self.shell.rebind(Arc::clone(&config)).await {
-            let back = Intent::SetConfig(old);
-            self.firewall.apply(vec![back]).await.map_err(|error| error.to_string())?;
-            return Err(error.to_string());
-        }
-        self.resolver.reconfigure(&config).map_err(|error| error.to_string())?;
-        *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&config);
-        let proxy_config = ProxyConfig::new(&config, self.secret, unix_seconds());
-        self.shell.with_core(|core, _, _| core.proxy.set_config(proxy_config));
-        tokio::task::block_in_place(|| tidy(&mut self.store(), &config));
-        self.enforce().await?;
-        let warnings = findings.warnings.iter().map(|finding| {
-            format!("{}:{}: {}; {}", finding.line, finding.column, finding.message, finding.mend)
-        });
-        Ok(warnings.collect())
-    }
-
     /// Puts what file and administrator say about domains and addresses in force.
     async fn enforce(&self) -> Result<Outcome, String> {
         let now_in_force = effective(&self.config(), &self.store(), SystemTime::now());
-        let outcome = self.enforce_domains(now_in_force.federation).await?;
+        let outcome = self.enforce_domains(now_in_force.federation).await;
         let owner = BlockOwner::Administrator;
         let blocks = now_in_force.administrator_blocks;
-        self.firewall
-            .apply(vec![Intent::SetOwnerBlocks { owner, blocks }])
-            .await
-            .map_err(|error| error.to_string())?;
-        Ok(outcome)
+        // Whatever became of the one, the other is tried.
+        let blocks = self.firewall.apply(vec![Intent::SetOwnerBlocks { owner, blocks }]).await;
+        let outcome = outcome?;
+        blocks.map(|_| outcome).map_err(|error| error.to_string())
     }
 
     /// Puts these lists in force: kernel, then proxy.
     async fn enforce_domains(&self, federation: Federation) -> Result<Outcome, String> {
         let config = self.config();
         let policy = Arc::new(Policy::new(&config.domains, &federation));
-        // The kernel first, while the connections that prove who is who are still there.
-        let mut outcome = self.blocks.set(&config, federation).await?;
-        outcome.connections_closed = self.shell.with_core(|core, now, out| {
+        // The kernel first, while the connections that prove who is who are still there. What it
+        // cannot take is refused by the proxy all the same.
+        let told = self.blocks.set(&config, federation).await;
+        let connections_closed = self.shell.with_core(|core, now, out| {
             let before = out.len();
             core.proxy.set_policy(now, policy, out);
             let is_close = |output: &&Output| matches!(output, Output::Close { .. });
             out[before..].iter().filter(is_close).count()
         });
-        Ok(outcome)
+        told.map(|outcome| Outcome { connections_closed, ..outcome }).map_err(|error| {
+            format!("in force in the proxy, but not in the kernel, which is tried again: {error}")
+        })
     }
 
     /// Takes ended blocks out of the store; the kernel looks at the time by itself.
@@ -292,7 +269,13 @@ impl Daemon {
 }
 
 fn tidy(store: &mut Store, config: &Config) {
-    if let Err(error) = store.tidy(config, SystemTime::now()) {
+    let now = SystemTime::now();
+    let tidied = store.tidy(config, now).and_then(|_| {
+        let blocked = effective(config, store, now).federation.blocked_domains;
+        let blocked: BTreeSet<Domain> = blocked.into_iter().map(|entry| entry.domain).collect();
+        store.keep_last_good(|domain| blocked.contains(domain))
+    });
+    if let Err(error) = tidied {
         warn!(%error, "the store was not tidied");
     }
 }
@@ -322,9 +305,66 @@ fn make_folders(paths: &Paths) -> Result<()> {
             .with_context(|| format!("{}: the folder cannot be made", path.display()))
     };
     make(&paths.run, 0o755)?;
-    make(&paths.state, 0o700)
+    make(&paths.state, 0o700)?;
+    [&paths.run, &paths.state].into_iter().try_for_each(|path| only_ours(path))
+}
+
+/// Whoever else may write in these folders could put links there and have us write elsewhere.
+fn only_ours(path: &Path) -> Result<()> {
+    let found = path.metadata().with_context(|| path.display().to_string())?;
+    let us = rustix::process::geteuid().as_raw();
+    let (owner, mode) = (found.uid(), found.mode() & 0o7777);
+    if (owner != us && owner != 0) || mode & 0o022 != 0 {
+        bail!(
+            "{}: others may write there (owner {owner}, mode {mode:o}): run `chown root` and \
+             `chmod go-w` on it, or name another folder under [paths]",
+            path.display()
+        );
+    }
+    Ok(())
 }
 
 fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn folders_that_others_may_write_in_are_refused() {
+        let base = std::env::temp_dir().join(format!("edge-folders-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&base);
+        let paths =
+            Paths { run: base.join("run"), state: base.join("state"), pins: base.join("pins") };
+        make_folders(&paths).unwrap();
+        let mode = |path: &Path| path.metadata().unwrap().mode() & 0o777;
+        assert_eq!((mode(&paths.run), mode(&paths.state)), (0o755, 0o700));
+        for folder in [&paths.run, &paths.state] {
+            for (mode, good) in [(0o777, false), (0o1777, false), (0o775, false), (0o750, true)] {
+                std::fs::set_permissions(folder, std::fs::Permissions::from_mode(mode)).unwrap();
+                assert_eq!(make_folders(&paths).is_ok(), good, "{mode:o}");
+            }
+        }
+        let _ = std::os::unix::fs::chown(&paths.run, Some(65534), None);
+        if paths.run.metadata().unwrap().uid() == 65534 {
+            let refused = make_folders(&paths).unwrap_err().to_string();
+            assert!(refused.contains("chown"), "{refused}");
+        }
+        std::fs::remove_dir_all(base).unwrap();
+    }
+
+    #[test]
+    fn one_daemon_for_each_run_folder() {
+        let run = std::env::temp_dir().join(format!("edge-run-lock-{}", std::process::id()));
+        std::fs::create_dir_all(&run).unwrap();
+        let first = lock(&run).unwrap();
+        assert!(lock(&run).unwrap_err().to_string().contains("another edge daemon"));
+        drop(first);
+        lock(&run).unwrap();
+        std::fs::remove_dir_all(run).unwrap();
+    }
 }

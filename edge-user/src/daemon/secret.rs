@@ -54,10 +54,10 @@ pub fn route_secret(state: &Path) -> Result<[u8; 32], SecretError> {
             SystemRandom::new().fill(&mut secret).map_err(|_| SecretError::Random)?;
             // Whole or not at all: written aside, then moved.
             let aside = state.join(format!(".{NAME}.{}", std::process::id()));
+            let _ = std::fs::remove_file(&aside);
             let mut file = OpenOptions::new()
                 .write(true)
-                .create(true)
-                .truncate(true)
+                .create_new(true)
                 .mode(0o600)
                 .open(&aside)
                 .map_err(io)?;

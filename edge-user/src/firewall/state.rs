@@ -6,6 +6,7 @@
 use std::{
     fs,
     io::Write as _,
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -83,7 +84,13 @@ pub(super) fn write(state: &Path, ids: &RuleIds, plan: &RuleSet) -> Result<(), F
     let text = serde_json::to_string(&Envelope { sha256, content }).map_err(|e| fault(e.into()))?;
     fs::create_dir_all(state).map_err(fault)?;
     let new = state.join("firewall.json.new");
-    let mut file = fs::File::create(&new).map_err(fault)?;
+    // What a crash left behind goes; a link that somebody put there is not followed.
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(fault(error)),
+        _ => {}
+    }
+    let mut options = fs::OpenOptions::new();
+    let mut file = options.write(true).create_new(true).mode(0o600).open(&new).map_err(fault)?;
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(fault)?;
     fs::rename(&new, &path).map_err(fault)
 }

@@ -348,6 +348,11 @@ impl Store {
         })
     }
 
+    /// Whether this prefix may be blocked at all: it is not everybody.
+    pub fn may_block_address(prefix: IpNet) -> Result<(), StoreError> {
+        if prefix.prefix_len() == 0 { Err(StoreError::Everybody(prefix.trunc())) } else { Ok(()) }
+    }
+
     /// Blocks an address or prefix, or changes its comment and expiry.
     pub fn block_add(
         &mut self,
@@ -357,9 +362,7 @@ impl Store {
         author: &Author,
     ) -> Result<(), StoreError> {
         let prefix = prefix.trunc();
-        if prefix.prefix_len() == 0 {
-            return Err(StoreError::Everybody(prefix));
-        }
+        Self::may_block_address(prefix)?;
         let block = AdministratorBlock {
             comment: comment.map(words),
             expires_at: expires_at.map(unix),

@@ -94,6 +94,15 @@ struct State {
     config: Config,
 }
 
+/// A configuration's resolver that is not in use yet.
+pub struct PreparedResolver(Arc<State>);
+
+impl fmt::Debug for PreparedResolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("PreparedResolver").field(&self.0.servers).finish()
+    }
+}
+
 /// Addresses, and until when they hold.
 type Found = Result<(Vec<IpAddr>, Instant), ResolveError>;
 
@@ -117,10 +126,19 @@ impl Resolver {
     /// Uses another configuration from now on; forgets what was cached. When it is bad,
     /// everything stays as it was.
     pub fn reconfigure(&self, config: &Config) -> Result<(), ResolverError> {
-        let state = Arc::new(State::new(config, &self.files)?);
-        *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
-        self.flush();
+        self.install(self.prepare(config)?);
         Ok(())
+    }
+
+    /// Sets another configuration up; nothing is changed yet.
+    pub fn prepare(&self, config: &Config) -> Result<PreparedResolver, ResolverError> {
+        Ok(PreparedResolver(Arc::new(State::new(config, &self.files)?)))
+    }
+
+    /// Uses what was prepared from now on; forgets what was cached.
+    pub fn install(&self, prepared: PreparedResolver) {
+        *self.state.write().unwrap_or_else(PoisonError::into_inner) = prepared.0;
+        self.flush();
     }
 
     /// Answers a question: from the cache, together with others who ask the same, or from DNS.

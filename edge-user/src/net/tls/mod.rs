@@ -116,6 +116,19 @@ pub struct TlsStore {
     source: Mutex<Source>,
 }
 
+/// Files that were read and found good, and are not in use yet.
+pub struct PreparedTls {
+    current: Arc<Current>,
+    source: Source,
+}
+
+impl fmt::Debug for PreparedTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PreparedTls").field("loaded", &self.current.loaded).finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone)]
 struct Source {
     access: TlsFiles,
     inside: Option<TlsFiles>,
@@ -135,14 +148,29 @@ impl TlsStore {
         Ok(Self { current: RwLock::new(Arc::new(current)), source: Mutex::new(source) })
     }
 
+    /// Reads the files that the configuration names now; nothing is changed yet.
+    pub fn prepare(config: &Config) -> Result<PreparedTls, TlsError> {
+        let source = Source::new(&config.access.tls, config.inside.tls.as_ref());
+        Ok(PreparedTls { current: Arc::new(source.read()?), source })
+    }
+
+    /// Uses what was prepared, from the next handshake on; gives back what was in use.
+    pub fn exchange(&self, prepared: PreparedTls) -> PreparedTls {
+        let mut kept = self.source.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        PreparedTls {
+            source: std::mem::replace(&mut *kept, prepared.source),
+            current: std::mem::replace(&mut *current, prepared.current),
+        }
+    }
+
     /// Loads the files that the configuration names now. When anything is wrong, everything stays
     /// as it was.
     pub fn reload(&self, config: &Config) -> Result<Loaded, TlsError> {
-        let source = Source::new(&config.access.tls, config.inside.tls.as_ref());
-        let mut kept = self.source.lock().unwrap_or_else(PoisonError::into_inner);
-        let current = source.read()?;
-        *kept = source;
-        Ok(self.install(current))
+        let prepared = Self::prepare(config)?;
+        let loaded = prepared.current.loaded.clone();
+        self.exchange(prepared);
+        Ok(loaded)
     }
 
     /// Loads the files again if one of them changed since the last time. `None`: nothing changed.

@@ -1,0 +1,65 @@
+//! A changed file is taken over without dropping a connection: whole, or not at all.
+//!
+//! What can fail without a change comes first; then the two steps that change something and can
+//! fail, the firewall (which puts itself back) and the listeners, with a way back; then what cannot
+//! fail. Blocks come last: one that the kernel cannot take is tried again, and is a warning.
+
+use std::sync::{Arc, PoisonError};
+
+use super::{Daemon, tidy, unix_seconds};
+use crate::{
+    config::{self, Checked, Config},
+    firewall::Intent,
+    net::tls::TlsStore,
+    proxy::ProxyConfig,
+};
+
+impl Daemon {
+    /// Reads the file again. When anything in it is wrong, or cannot be had, nothing changes.
+    pub(super) async fn reload(&self) -> Result<Vec<String>, String> {
+        let _one = self.change.lock().await;
+        let old = self.config();
+        let file = old.file.clone();
+        let checked = tokio::task::spawn_blocking(move || config::check(&file)).await;
+        let Checked { config, findings } = checked.map_err(text)?;
+        let Some(config) = config.map(Arc::new) else { return Err(findings.to_string()) };
+        if config.paths != old.paths {
+            return Err("[paths] cannot change while the daemon runs: restart it".to_owned());
+        }
+        let tls = tokio::task::block_in_place(|| TlsStore::prepare(&config)).map_err(text)?;
+        let resolver = self.resolver.prepare(&config).map_err(text)?;
+
+        self.set_rules(&config).await?;
+        let former = self.tls.exchange(tls);
+        if let Err(error) = self.shell.rebind(Arc::clone(&config)).await {
+            self.tls.exchange(former);
+            return Err(match self.set_rules(&old).await {
+                Ok(()) => error.to_string(),
+                Err(second) => format!(
+                    "{error}; and the former firewall rules could not be put back: {second}; \
+                     mend both and reload again"
+                ),
+            });
+        }
+
+        self.resolver.install(resolver);
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&config);
+        let proxy_config = ProxyConfig::new(&config, self.secret, unix_seconds());
+        self.shell.with_core(|core, _, _| core.proxy.set_config(proxy_config));
+        tokio::task::block_in_place(|| tidy(&mut self.store(), &config));
+        let blocks = self.enforce().await.err();
+        let warnings = findings.warnings.iter().map(|finding| {
+            format!("{}:{}: {}; {}", finding.line, finding.column, finding.message, finding.mend)
+        });
+        Ok(warnings.chain(blocks).collect())
+    }
+
+    async fn set_rules(&self, config: &Arc<Config>) -> Result<(), String> {
+        let rules = Intent::SetConfig(Arc::clone(config));
+        self.firewall.apply(vec![rules]).await.map(drop).map_err(text)
+    }
+}
+
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
