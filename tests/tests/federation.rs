@@ -255,6 +255,33 @@ fn a_reload_drops_no_connection_and_a_bad_file_changes_nothing() {
 }
 
 #[test]
+fn a_reload_whose_listener_cannot_be_had_changes_nothing() {
+    let world = world();
+    let ids = &world.lab.identities;
+    let shown = || connect(&world, Site::Fabrikam, &ids.fabrikam).server_certificate();
+    let old = shown();
+    let renewed = ids.authority.issue("unused", &["sip.contoso.example", "contoso.example"], &[]);
+    let renewed = renewed.unwrap();
+    let good = std::fs::read_to_string(world.contoso.file()).unwrap();
+    let path = |path: &std::path::Path| path.display().to_string();
+    let bad = good
+        .replace(&format!("\"{}:5061\"", Site::Contoso.v4()), "\"192.0.2.77:5061\"")
+        .replace(&path(&ids.contoso.certificate), &path(&renewed.certificate))
+        .replace(&path(&ids.contoso.key), &path(&renewed.key))
+        + "\n[[firewall.rule]]\nname = \"never\"\nzone = \"external\"\nprotocol = \"tcp\"\n\
+           ports = [4444]\n[[federation.allowed_domain]]\ndomain = \"never.example\"\n";
+    std::fs::write(world.contoso.file(), bad).unwrap();
+    let answer = world.contoso.command(&["reload"]).unwrap();
+    world.contoso.write_config().unwrap();
+    assert_eq!(answer.code, 1);
+    assert!(answer.stderr.contains("192.0.2.77:5061"), "{}", answer.stderr);
+    assert_eq!(shown(), old, "the certificate is the old one, at the old address");
+    let rules = world.contoso.json(&["rule", "list"]).unwrap().to_string();
+    assert!(rules.contains("5061") && !rules.contains("never"), "{rules}");
+    assert!(world.contoso.domain("never.example").unwrap().is_none());
+}
+
+#[test]
 fn a_reload_shows_a_new_certificate_and_keeps_the_old_when_the_new_is_bad() {
     let world = world();
     let ids = &world.lab.identities;
