@@ -117,6 +117,10 @@ pub struct Settings {
     pub flags: u32,
     /// Sampled events per second, CPU and reason. 0 switches events off.
     pub events_per_second: u32,
+    /// Another number after every change of the block tables, and 0 while they change. A block
+    /// that the program has found is remembered under it and counts for nothing under any other;
+    /// under 0 nothing is remembered.
+    pub block_epoch: u64,
 }
 
 /// No rule set has been written yet.
@@ -229,6 +233,35 @@ pub struct Block {
     pub owners: u16,
     /// Seconds since boot (`CLOCK_MONOTONIC`) when it ends; 0: never.
     pub expires_at_seconds: u32,
+}
+
+/// A block that the program found a moment ago, kept for each CPU so that a source which goes on
+/// sending costs one array look-up. Not pinned: it belongs to one loaded program.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RememberedBlock<A> {
+    /// [`Settings::block_epoch`] when it was found.
+    pub epoch: u64,
+    /// The source.
+    pub source: A,
+    /// What the tables said of it.
+    pub block: Block,
+}
+
+/// Slots for remembered blocks of each family. A power of two.
+pub const REMEMBERED_BLOCKS: u32 = 256;
+
+/// Slot of an IPv4 source among the remembered blocks.
+pub const fn remembered4(source: [u8; 4]) -> u32 {
+    // Fibonacci hashing, as for the presence bitmap.
+    u32::from_ne_bytes(source).wrapping_mul(0x9e37_79b1) >> 24
+}
+
+/// Slot of an IPv6 source among the remembered blocks.
+pub const fn remembered6(source: [u8; 16]) -> u32 {
+    let all = u128::from_ne_bytes(source);
+    let (one, other) = (all as u64, (all >> 64) as u64);
+    ((one ^ other.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u32
 }
 
 /// Everything from this source is dropped.
@@ -389,12 +422,13 @@ mod tests {
 
     #[test]
     fn layouts_have_no_padding() {
-        assert_eq!(size_of::<Settings>(), 16);
+        assert_eq!(size_of::<Settings>(), 24);
         assert_eq!((size_of::<Interface>(), align_of::<Interface>()), (4, 4));
         assert_eq!(size_of::<VlanKey>(), 8);
         assert_eq!(size_of::<Rule>(), 8);
         assert_eq!((size_of::<SetMask>(), align_of::<SetMask>()), (8, 4));
         assert_eq!((size_of::<Block>(), align_of::<Block>()), (8, 4));
+        assert_eq!(size_of::<RememberedBlock<[u8; 16]>>(), 32);
         assert_eq!(size_of::<Counter>(), 16);
         assert_eq!(size_of::<ReasonCounter>(), 32);
         assert_eq!(size_of::<Event>(), 8 + 32 + 12 + 4 + 8 + 8);
@@ -415,6 +449,13 @@ mod tests {
         assert!(protocol_index(ZONE_INTERNAL, 255) < PROTOCOL_WORD_SLOTS);
         assert!(presence4([255; 4]).0 < PRESENCE4_SLOTS);
         assert!(presence6([255; 16]).0 < PRESENCE6_SLOTS);
+        for byte in 0..=255 {
+            assert!(remembered4([byte; 4]) < REMEMBERED_BLOCKS);
+            assert!(
+                remembered6([0, byte, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2, 3, 4])
+                    < REMEMBERED_BLOCKS
+            );
+        }
     }
 
     #[test]

@@ -14,8 +14,8 @@ use aya::{
 };
 use edge_ebpf::{
     abi::{
-        Counter, Event, Interface, MAX_RULES, NO_GENERATION, PORT_WORD_SLOTS, PROTOCOL_WORD_SLOTS,
-        ReasonCounter, Rule, SetMask, map_names,
+        Block, Counter, Event, Interface, MAX_RULES, NO_GENERATION, PORT_WORD_SLOTS,
+        PROTOCOL_WORD_SLOTS, ReasonCounter, Rule, SetMask, Settings, map_names,
     },
     decide::{Generation, MemoryTables, Prefixes},
     verdict::{REASON_SLOTS, Reason, Verdict},
@@ -31,6 +31,8 @@ pub struct Kernel {
     ebpf: Ebpf,
     /// What is in the two slots of the generations, so that it is not written again.
     generations: [Option<Generation>; 2],
+    /// Another one each time the tables are written.
+    epoch: u64,
 }
 
 impl Kernel {
@@ -45,7 +47,7 @@ impl Kernel {
         let egress: &mut SchedClassifier =
             ebpf.program_mut("edge_egress").context("edge_egress")?.try_into()?;
         egress.load().context("loading edge_egress")?;
-        Ok(Self { ebpf, generations: [None, None] })
+        Ok(Self { ebpf, generations: [None, None], epoch: 0 })
     }
 
     /// Instructions the verifier looked at, by program.
@@ -121,7 +123,7 @@ impl Kernel {
     ///
     /// # Errors
     /// When the kernel refuses the write.
-    pub fn set_settings(&mut self, settings: edge_ebpf::abi::Settings) -> Result<()> {
+    pub fn set_settings(&mut self, settings: Settings) -> Result<()> {
         Ok(self.array(map_names::SETTINGS)?.set(0, settings, 0)?)
     }
 
@@ -131,6 +133,22 @@ impl Kernel {
     /// When the kernel refuses the write.
     pub fn set_interface(&mut self, ifindex: u32, interface: Interface) -> Result<()> {
         Ok(self.array(map_names::INTERFACES)?.set(ifindex, interface, 0)?)
+    }
+
+    /// Takes the block of exactly this address out of the kernel's table, and changes nothing else.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn forget_block(&mut self, address: std::net::IpAddr) -> Result<()> {
+        match address {
+            std::net::IpAddr::V4(address) => {
+                self.hash::<[u8; 4], Block>(map_names::BLOCKED4)?.remove(&address.octets())?;
+            }
+            std::net::IpAddr::V6(address) => {
+                self.hash::<[u8; 16], Block>(map_names::BLOCKED6)?.remove(&address.octets())?;
+            }
+        }
+        Ok(())
     }
 
     /// Writes a flow as the egress program does.
@@ -183,7 +201,8 @@ impl Kernel {
                 self.generations[index] = Some(generation.clone());
             }
         }
-        self.set_settings(tables.settings)
+        self.epoch += 1;
+        self.set_settings(Settings { block_epoch: self.epoch, ..tables.settings })
     }
 
     fn apply_generation(&mut self, slot: u32, generation: &Generation) -> Result<()> {

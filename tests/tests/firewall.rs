@@ -160,6 +160,28 @@ fn a_blocked_source_is_dropped_in_the_driver_until_its_block_goes_or_expires() {
 }
 
 #[test]
+fn an_unblocked_source_passes_at_once_though_its_neighbour_stays_blocked() {
+    let wire = Wire::new("fwn").unwrap();
+    let (handle, _) = start(&wire, wire.config_with(open_port)).unwrap();
+    let owner = BlockOwner::Administrator;
+    for (from, to, neighbour) in [
+        (IpAddr::V4(PEER4), IpAddr::V4(EDGE4), "198.51.100.200/32"),
+        (IpAddr::V6(PEER6), IpAddr::V6(EDGE6), "2001:db8::77/128"),
+    ] {
+        let neighbour = block(neighbour.parse().unwrap(), owner.clone(), None);
+        handle.apply_blocking(vec![neighbour]).unwrap();
+        let prefix = IpNet::from(from);
+        for round in 0..3 {
+            handle.apply_blocking(vec![block(prefix, owner.clone(), None)]).unwrap();
+            assert!(!passes(&wire, from, to), "{from} blocked, round {round}");
+            let gone = Intent::Unblock { prefix, owner: owner.clone() };
+            handle.apply_blocking(vec![gone]).unwrap();
+            assert!(passes(&wire, from, to), "{from} unblocked, round {round}");
+        }
+    }
+}
+
+#[test]
 fn a_blocked_domain_is_dropped_at_federation_ports_only() {
     let wire = Wire::new("fwd").unwrap();
     let (handle, _) = start(&wire, wire.config_with(open_port)).unwrap();

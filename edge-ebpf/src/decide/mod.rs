@@ -2,7 +2,8 @@
 //!
 //! Order, cheapest and likeliest drop first: headers that make no sense, the zone, what keeps
 //! the link alive, management, blocked sources, rules, replies to what this appliance began,
-//! DHCP, and at last the default, which is to drop. It only reads: counting is the caller's.
+//! DHCP, and at last the default, which is to drop. It only reads, but for the memory of blocks
+//! just found, which changes no answer: counting is the caller's.
 //!
 //! It must never pass a packet for a reason that is not in this file, nor depend on anything
 //! but the packet, the tables and the clock: the daemon asks the same code what it would do.
@@ -161,7 +162,7 @@ pub fn decide<T: Tables, A: Family>(
     }
     if settings.flags & SETTING_BLOCKS != 0
         && ip.source.may_be_blocked(tables, settings.flags)
-        && let Some(reason) = blocked(tables, ip, word)
+        && let Some(reason) = blocked(tables, ip, word, settings.block_epoch)
     {
         return without_rule(reason);
     }
@@ -200,8 +201,16 @@ fn word_of<T: Tables, A: Family>(tables: &T, generation: u32, zone: u8, ip: &Ip<
 }
 
 /// Whether the source is blocked for what it asks for: exact entry first, then prefix.
+///
+/// What is found is remembered, and asked first: the exact entry, or the prefix when there is no
+/// exact entry, so that what is remembered is always what would be found first.
 #[inline(always)]
-fn blocked<T: Tables, A: Family>(tables: &T, ip: &Ip<'_, A>, word: u32) -> Option<Reason> {
+fn blocked<T: Tables, A: Family>(
+    tables: &T,
+    ip: &Ip<'_, A>,
+    word: u32,
+    epoch: u64,
+) -> Option<Reason> {
     let in_force = |block: Block| {
         if block.scope == SCOPE_FEDERATION && word & WORD_FEDERATION == 0 {
             return None;
@@ -214,12 +223,28 @@ fn blocked<T: Tables, A: Family>(tables: &T, ip: &Ip<'_, A>, word: u32) -> Optio
         let domain = block.reason == Reason::BlockedDomain as u8;
         Some(if domain { Reason::BlockedDomain } else { Reason::BlockedAddress })
     };
-    if let Some(block) = ip.source.blocked(tables)
+    let source = ip.source;
+    if epoch != 0
+        && let Some(block) = source.remembered_block(tables, epoch)
         && let Some(reason) = in_force(block)
     {
         return Some(reason);
     }
-    in_force(ip.source.blocked_prefix(tables)?)
+    let exact = source.blocked(tables);
+    if let Some(block) = exact
+        && let Some(reason) = in_force(block)
+    {
+        if epoch != 0 {
+            source.remember_block(tables, epoch, block);
+        }
+        return Some(reason);
+    }
+    let block = source.blocked_prefix(tables)?;
+    let reason = in_force(block)?;
+    if epoch != 0 && exact.is_none() {
+        source.remember_block(tables, epoch, block);
+    }
+    Some(reason)
 }
 
 /// The first rule of the word that the packet satisfies decides. When none does, the reason

@@ -43,7 +43,8 @@ impl<A: Family> Tuple<A> {
     }
 }
 
-/// The tables. An implementation looks up and nothing else: every rule is in the decision.
+/// The tables. An implementation looks up and nothing else: every rule is in the decision. What
+/// it may remember of the block tables changes no answer.
 pub trait Tables: Sized {
     /// The settings in force.
     fn settings(&self) -> Option<Settings>;
@@ -75,6 +76,23 @@ pub trait Tables: Sized {
     fn blocked6(&self, source: &[u8; 16]) -> Option<Block>;
     /// The block of the longest prefix that holds this address.
     fn blocked6_prefix(&self, source: &[u8; 16]) -> Option<Block>;
+    /// A block that [`Tables::remember_block4`] was given for exactly this address and epoch, if
+    /// it is still known.
+    #[inline(always)]
+    fn remembered_block4(&self, _epoch: u64, _source: &[u8; 4]) -> Option<Block> {
+        None
+    }
+    /// The block tables said this of the address. It may be remembered under the epoch, no longer.
+    #[inline(always)]
+    fn remember_block4(&self, _epoch: u64, _source: &[u8; 4], _block: Block) {}
+    /// As [`Tables::remembered_block4`].
+    #[inline(always)]
+    fn remembered_block6(&self, _epoch: u64, _source: &[u8; 16]) -> Option<Block> {
+        None
+    }
+    /// As [`Tables::remember_block4`].
+    #[inline(always)]
+    fn remember_block6(&self, _epoch: u64, _source: &[u8; 16], _block: Block) {}
     /// Whether there is a TCP socket for this connection that is not listening.
     fn tcp_socket<A: Family>(&self, tuple: &Tuple<A>) -> bool;
     /// Whether there is a UDP socket that is connected to exactly this other side.
@@ -122,6 +140,10 @@ pub trait Family: packet::Quotable + PartialEq {
     fn blocked<T: Tables>(&self, tables: &T) -> Option<Block>;
     /// The block of the longest prefix that holds this address.
     fn blocked_prefix<T: Tables>(&self, tables: &T) -> Option<Block>;
+    /// What was remembered of this source under this epoch.
+    fn remembered_block<T: Tables>(&self, tables: &T, epoch: u64) -> Option<Block>;
+    /// Gives a block away to be remembered.
+    fn remember_block<T: Tables>(&self, tables: &T, epoch: u64, block: Block);
     /// Walks the rules of a word.
     fn rules<T: Tables>(
         tables: &T,
@@ -159,6 +181,16 @@ impl Family for [u8; 4] {
     #[inline(always)]
     fn blocked_prefix<T: Tables>(&self, tables: &T) -> Option<Block> {
         tables.blocked4_prefix(self)
+    }
+
+    #[inline(always)]
+    fn remembered_block<T: Tables>(&self, tables: &T, epoch: u64) -> Option<Block> {
+        tables.remembered_block4(epoch, self)
+    }
+
+    #[inline(always)]
+    fn remember_block<T: Tables>(&self, tables: &T, epoch: u64, block: Block) {
+        tables.remember_block4(epoch, self, block);
     }
 
     #[inline(always)]
@@ -200,6 +232,16 @@ impl Family for [u8; 16] {
     #[inline(always)]
     fn blocked_prefix<T: Tables>(&self, tables: &T) -> Option<Block> {
         tables.blocked6_prefix(self)
+    }
+
+    #[inline(always)]
+    fn remembered_block<T: Tables>(&self, tables: &T, epoch: u64) -> Option<Block> {
+        tables.remembered_block6(epoch, self)
+    }
+
+    #[inline(always)]
+    fn remember_block<T: Tables>(&self, tables: &T, epoch: u64, block: Block) {
+        tables.remember_block6(epoch, self, block);
     }
 
     #[inline(always)]

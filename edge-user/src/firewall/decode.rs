@@ -217,6 +217,7 @@ fn settings(value: Settings) -> Value {
         "generation": value.generation,
         "flags": flags,
         "events_per_second": value.events_per_second,
+        "block_epoch": value.block_epoch,
     })
 }
 

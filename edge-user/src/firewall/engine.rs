@@ -228,6 +228,7 @@ impl Engine {
             })
             .collect();
         self.table.set_owner(&BlockOwner::File, &blocks)?;
+        self.write_settings(Settings { block_epoch: 0, ..self.settings })?;
         let applied = self.table.flush(sys::now(), &mut self.kernel.blocks)?;
         self.kernel.write_interfaces(&resolved.devices, &resolved.vlans)?;
         let settings = Settings {
@@ -235,9 +236,9 @@ impl Engine {
             generation: idle,
             flags: plan.flags | self.table.flags(),
             events_per_second: plan.events_per_second,
+            block_epoch: block_epoch(),
         };
-        self.kernel.set_settings(settings)?;
-        self.settings = settings;
+        self.write_settings(settings)?;
         self.plan = plan.clone();
         report.generation = idle;
         for (device, ifindex) in &resolved.names {
@@ -267,21 +268,31 @@ impl Engine {
     }
 
     /// Writes the blocks that changed, and the settings when the tables became empty or not.
+    ///
+    /// While the tables change, the program remembers no block; afterwards what it remembered
+    /// before counts for nothing. Should this fail on the way, it goes on without remembering.
     fn flush(&mut self) -> Result<Applied, FirewallError> {
-        self.write_flags(self.settings.flags | self.table.flags())?;
+        let flags = self.settings.flags | self.table.flags();
+        self.write_settings(Settings { flags, block_epoch: 0, ..self.settings })?;
         let applied = self.table.flush(sys::now(), &mut self.kernel.blocks)?;
-        self.write_flags(self.plan.flags | self.table.flags())?;
+        let flags = self.plan.flags | self.table.flags();
+        self.write_settings(Settings { flags, block_epoch: block_epoch(), ..self.settings })?;
         Ok(applied)
     }
 
-    fn write_flags(&mut self, flags: u32) -> Result<(), FirewallError> {
-        if flags != self.settings.flags {
-            let settings = Settings { flags, ..self.settings };
+    fn write_settings(&mut self, settings: Settings) -> Result<(), FirewallError> {
+        if settings != self.settings {
             self.kernel.set_settings(settings)?;
             self.settings = settings;
         }
         Ok(())
     }
+}
+
+/// A number that no block was ever remembered under: nanoseconds since boot, which pins and
+/// programs do not outlive. Never 0.
+fn block_epoch() -> u64 {
+    sys::monotonic_nanoseconds().max(1)
 }
 
 fn add(total: &mut Applied, more: Applied) {

@@ -1,11 +1,12 @@
 //! Blocked sources: exact and prefix, expiry, scope, and what comes before them.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use edge_ebpf::{
     abi::{
         Block, SETTING_BLOCKS, WORD_FEDERATION, WORD_MANAGEMENT, ZONE_EXTERNAL, port_index, word,
     },
+    decide::MemoryTables,
     verdict::Reason,
 };
 use edge_tests::packets::*;
@@ -103,6 +104,79 @@ fn without_the_switch_no_block_is_asked() {
         bench.change(|tables| tables.settings.flags &= !SETTING_BLOCKS);
         for side in sides() {
             bench.both_say(&syn(side.blocked, side.me, FEDERATION_PORT), Reason::Rule);
+        }
+    });
+}
+
+/// Both times alike: from the tables, and as it was remembered.
+fn twice(bench: &mut Bench, packet: &[u8], reason: Reason) {
+    bench.both_say(packet, reason);
+    bench.both_say(packet, reason);
+}
+
+#[test]
+fn a_remembered_block_says_what_the_tables_say() {
+    in_namespace(|| {
+        stay_on_one_cpu();
+        let mut bench = Bench::new();
+        for side in sides() {
+            let host = if side.me.is_ipv4() { 32 } else { 128 };
+            let federation = syn(side.stranger, side.me, FEDERATION_PORT);
+            let other = syn(side.stranger, side.me, 81);
+            // A domain's address in a prefix that is blocked altogether: each port its reason.
+            bench.change(|tables| {
+                block(tables, side.stranger, host - 8, FOREVER);
+                block(tables, side.stranger, host, DOMAIN);
+            });
+            twice(&mut bench, &other, Reason::BlockedAddress);
+            twice(&mut bench, &federation, Reason::BlockedDomain);
+            twice(&mut bench, &other, Reason::BlockedAddress);
+            // The prefix alone.
+            let exact = |tables: &mut MemoryTables| {
+                tables.blocked4.clear();
+                tables.blocked6.clear();
+            };
+            bench.change(exact);
+            twice(&mut bench, &federation, Reason::BlockedAddress);
+            // Remembered or not, it ends when its time has come.
+            let soon = u32::try_from(now_seconds()).unwrap() + 2;
+            let ends = Block { expires_at_seconds: soon, ..FOREVER };
+            bench.change(|tables| block(tables, side.stranger, host - 8, ends));
+            twice(&mut bench, &federation, Reason::BlockedAddress);
+            while now_seconds() <= u64::from(soon) {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            twice(&mut bench, &federation, Reason::Rule);
+        }
+    });
+}
+
+#[test]
+fn a_change_of_the_tables_ends_what_was_remembered() {
+    in_namespace(|| {
+        stay_on_one_cpu();
+        let mut bench = Bench::new();
+        for side in sides() {
+            let packet = syn(side.blocked, side.me, FEDERATION_PORT);
+            twice(&mut bench, &packet, Reason::BlockedAddress);
+            let kept = bench.tables.clone();
+            bench.change(|tables| {
+                tables.blocked4.clear();
+                tables.blocked6.clear();
+            });
+            twice(&mut bench, &packet, Reason::Rule);
+            bench.change(|tables| *tables = kept.clone());
+            twice(&mut bench, &packet, Reason::BlockedAddress);
+            // While the tables are being written nothing is remembered, and nothing is asked
+            // that was.
+            bench.change(|tables| *tables = kept.clone());
+            let settings = bench.tables.settings;
+            assert_eq!(settings.block_epoch, 0);
+            bench.kernel.set_settings(settings).unwrap();
+            twice(&mut bench, &packet, Reason::BlockedAddress);
+            bench.kernel.forget_block(side.blocked).unwrap();
+            bench.kernel_says(&packet, Reason::Rule);
+            bench.change(|tables| *tables = kept);
         }
     });
 }

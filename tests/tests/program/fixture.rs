@@ -125,7 +125,7 @@ pub const DOMAIN: Block = Block {
 /// The rule set of the tests, in generation 1.
 pub fn tables() -> MemoryTables {
     let mut tables = MemoryTables {
-        settings: Settings { schema: SCHEMA, generation: 1, flags: 0, events_per_second: 0 },
+        settings: Settings { schema: SCHEMA, generation: 1, ..Settings::default() },
         now_seconds: now_seconds(),
         ..MemoryTables::default()
     };

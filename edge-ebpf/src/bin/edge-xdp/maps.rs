@@ -2,7 +2,8 @@
 //!
 //! All are BTF maps: `bpftool map dump` shows them with the names of their fields. The maps of
 //! maps hold two generations of a rule set each; one store into `SETTINGS` swaps them. What is
-//! counted stands outside the generations, so that a swap loses no count.
+//! counted stands outside the generations, so that a swap loses no count. Those that are not
+//! named there are the program's own and not pinned.
 
 use aya_ebpf::{
     btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
@@ -11,8 +12,8 @@ use aya_ebpf::{
 use edge_ebpf::{
     abi::{
         Block, Counter, Event, FlowKey, Interface, MAX_IFINDEX, MAX_RULE_IDS, MAX_RULES,
-        PORT_WORD_SLOTS, PRESENCE4_SLOTS, PRESENCE6_SLOTS, PROTOCOL_WORD_SLOTS, ReasonCounter,
-        Rule, SetMask, Settings, VlanKey,
+        PORT_WORD_SLOTS, PRESENCE4_SLOTS, PRESENCE6_SLOTS, PROTOCOL_WORD_SLOTS, REMEMBERED_BLOCKS,
+        ReasonCounter, RememberedBlock, Rule, SetMask, Settings, VlanKey,
     },
     verdict::REASON_SLOTS,
 };
@@ -81,6 +82,14 @@ pub static BLOCKED6: HashMap<[u8; 16], Block, BLOCKS, NO_PREALLOC> = HashMap::ne
 /// See [`edge_ebpf::abi::map_names::BLOCKED6_PREFIXES`].
 #[btf_map]
 pub static BLOCKED6_PREFIXES: LpmTrie<[u8; 16], Block, BLOCKS> = LpmTrie::new();
+/// See [`edge_ebpf::abi::RememberedBlock`].
+#[btf_map]
+pub static REMEMBERED4: PerCpuArray<RememberedBlock<[u8; 4]>, { REMEMBERED_BLOCKS as usize }> =
+    PerCpuArray::new();
+/// See [`edge_ebpf::abi::RememberedBlock`].
+#[btf_map]
+pub static REMEMBERED6: PerCpuArray<RememberedBlock<[u8; 16]>, { REMEMBERED_BLOCKS as usize }> =
+    PerCpuArray::new();
 /// See [`edge_ebpf::abi::map_names::PRESENCE4`].
 #[btf_map]
 pub static PRESENCE4: Array<u64, { PRESENCE4_SLOTS as usize }> = Array::new();

@@ -10,7 +10,10 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use edge_ebpf::{
-    abi::{Block, FlowKey, Interface, Rule, SetMask, Settings, VlanKey},
+    abi::{
+        Block, FlowKey, Interface, RememberedBlock, Rule, SetMask, Settings, VlanKey, remembered4,
+        remembered6,
+    },
     decide::{Family, Outcome, Tables, Tuple, rules},
     packet::{Environment, Frame, Upper, extension_headers},
     verdict::Reason,
@@ -150,6 +153,38 @@ impl Tables for KernelTables {
     #[inline(always)]
     fn blocked6_prefix(&self, source: &[u8; 16]) -> Option<Block> {
         maps::BLOCKED6_PREFIXES.get(&Key::new(128, *source)).copied()
+    }
+
+    #[inline(always)]
+    fn remembered_block4(&self, epoch: u64, source: &[u8; 4]) -> Option<Block> {
+        let slot = maps::REMEMBERED4.get_ptr_mut(remembered4(*source))?;
+        // SAFETY: the pointer comes from a per-CPU map that only this program writes.
+        let found = unsafe { &*slot };
+        (found.epoch == epoch && found.source == *source).then_some(found.block)
+    }
+
+    #[inline(always)]
+    fn remember_block4(&self, epoch: u64, source: &[u8; 4], block: Block) {
+        if let Some(slot) = maps::REMEMBERED4.get_ptr_mut(remembered4(*source)) {
+            // SAFETY: as above.
+            unsafe { *slot = RememberedBlock { epoch, source: *source, block } };
+        }
+    }
+
+    #[inline(always)]
+    fn remembered_block6(&self, epoch: u64, source: &[u8; 16]) -> Option<Block> {
+        let slot = maps::REMEMBERED6.get_ptr_mut(remembered6(*source))?;
+        // SAFETY: the pointer comes from a per-CPU map that only this program writes.
+        let found = unsafe { &*slot };
+        (found.epoch == epoch && found.source == *source).then_some(found.block)
+    }
+
+    #[inline(always)]
+    fn remember_block6(&self, epoch: u64, source: &[u8; 16], block: Block) {
+        if let Some(slot) = maps::REMEMBERED6.get_ptr_mut(remembered6(*source)) {
+            // SAFETY: as above.
+            unsafe { *slot = RememberedBlock { epoch, source: *source, block } };
+        }
     }
 
     #[inline(always)]
