@@ -1,6 +1,6 @@
 //! IPv4 (RFC 791) and IPv6 with extension headers (RFC 8200).
 
-use super::{Cursor, Environment, Frame, Handler, Ip, Link, transport};
+use super::{Cursor, Environment, Frame, Handler, Ip, Link, Transport, transport};
 use crate::verdict::Reason;
 
 /// IP protocol number of ICMP.
@@ -90,7 +90,8 @@ pub(super) fn parse4<E: Environment, H: Handler>(
     }
     let fragment = fragment & MORE_FRAGMENTS != 0;
     let protocol = header.byte::<9>();
-    let transport = transport::parse(cursor, protocol, length - options, fragment, PROTOCOL_ICMP)?;
+    let (length, mut transport) = (length - options, Transport::OTHER);
+    transport::parse(cursor, protocol, length, fragment, PROTOCOL_ICMP, &mut transport)?;
     let source = header.four::<12>();
     if bad_source4(source) && !(source == [0; 4] && transport.is_dhcp_request()) {
         return Err(Reason::BadSource);
@@ -124,7 +125,8 @@ pub(super) fn parse6<E: Environment, H: Handler>(
         length = length.saturating_sub(skipped);
         cursor.skip(skipped);
     }
-    let transport = transport::parse(cursor, protocol, length, fragment, PROTOCOL_ICMPV6)?;
+    let mut transport = Transport::OTHER;
+    transport::parse(cursor, protocol, length, fragment, PROTOCOL_ICMPV6, &mut transport)?;
     let source = header.sixteen::<8, 16>();
     if bad_source6(source) && !(source == [0; 16] && protocol == PROTOCOL_ICMPV6) {
         return Err(Reason::BadSource);

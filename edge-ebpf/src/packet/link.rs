@@ -38,19 +38,23 @@ const fn is_tag(ether_type: u16) -> bool {
 ///
 /// A tag with the id 0 carries a priority and no VLAN: the kernel takes it away as if it were
 /// not there, so it names no VLAN here either; it does count as a tag.
+///
+/// The answer goes into an empty link of the caller's, so that its fields stay apart in the
+/// kernel program's registers.
 #[inline(always)]
-pub(super) fn parse(cursor: &mut Cursor<'_>) -> Result<Link, Reason> {
+pub(super) fn parse(cursor: &mut Cursor<'_>, link: &mut Link) -> Result<(), Reason> {
     let ethernet = cursor.take::<14>().ok_or(Reason::Truncated)?;
-    let mut link = Link { ether_type: ethernet.number::<12>(), outer: 0, inner: 0, length: 14 };
+    link.ether_type = ethernet.number::<12>();
+    link.length = 14;
     if !is_tag(link.ether_type) {
-        return Ok(link);
+        return Ok(());
     }
     let tag = cursor.take::<4>().ok_or(Reason::Truncated)?;
     link.length = 18;
     link.outer = tag.number::<0>() & VLAN_ID;
     link.ether_type = tag.number::<2>();
     if !is_tag(link.ether_type) {
-        return Ok(link);
+        return Ok(());
     }
     let tag = cursor.take::<4>().ok_or(Reason::Truncated)?;
     link.length = 22;
@@ -61,5 +65,5 @@ pub(super) fn parse(cursor: &mut Cursor<'_>) -> Result<Link, Reason> {
         link.inner = inner;
     }
     link.ether_type = tag.number::<2>();
-    if is_tag(link.ether_type) { Err(Reason::VlanDepth) } else { Ok(link) }
+    if is_tag(link.ether_type) { Err(Reason::VlanDepth) } else { Ok(()) }
 }

@@ -107,7 +107,8 @@ pub fn parse<H: Handler>(
     handler: H,
 ) -> Result<H::Output, Reason> {
     let mut cursor = frame.cursor();
-    let link = link::parse(&mut cursor)?;
+    let mut link = Link::default();
+    link::parse(&mut cursor, &mut link)?;
     match link.ether_type {
         ETHER_TYPE_IPV4 => ip::parse4(cursor, frame, environment, &link, handler),
         ETHER_TYPE_IPV6 => ip::parse6(cursor, frame, environment, &link, handler),

@@ -2,8 +2,8 @@
 //! an error. Nothing is decided by it.
 
 use super::{
-    Cursor, ETHER_TYPE_IPV4, ETHER_TYPE_IPV6, Frame, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP,
-    PROTOCOL_UDP, link,
+    Cursor, ETHER_TYPE_IPV4, ETHER_TYPE_IPV6, Frame, Link, PROTOCOL_ICMP, PROTOCOL_ICMPV6,
+    PROTOCOL_TCP, PROTOCOL_UDP, link,
 };
 use crate::abi::{Event, mapped};
 
@@ -12,7 +12,10 @@ use crate::abi::{Event, mapped};
 #[inline(always)]
 pub fn describe(frame: &Frame<'_>, event: &mut Event) {
     let mut cursor = frame.cursor();
-    let Ok(link) = link::parse(&mut cursor) else { return };
+    let mut link = Link::default();
+    if link::parse(&mut cursor, &mut link).is_err() {
+        return;
+    }
     event.ether_type = link.ether_type.to_be_bytes();
     event.vlan = link.outer;
     match link.ether_type {

@@ -50,6 +50,10 @@ pub struct Transport {
 }
 
 impl Transport {
+    /// A header that is not looked into.
+    pub(super) const OTHER: Self =
+        Self { kind: Kind::Other, detail: 0, source_port: 0, destination_port: 0 };
+
     /// Whether this is a DHCP client's request, which alone has no source address (RFC 2131).
     #[inline(always)]
     pub(super) fn is_dhcp_request(&self) -> bool {
@@ -58,7 +62,8 @@ impl Transport {
 }
 
 /// Reads the upper-layer header. `length` is what the IP header leaves for it; `icmp` is the
-/// protocol number of this family's ICMP.
+/// protocol number of this family's ICMP. The answer goes into a place of the caller's, so that
+/// its fields stay apart in the kernel program's registers.
 #[inline(always)]
 pub(super) fn parse(
     mut cursor: Cursor<'_>,
@@ -66,11 +71,12 @@ pub(super) fn parse(
     length: usize,
     fragment: bool,
     icmp: u8,
-) -> Result<Transport, Reason> {
+    transport: &mut Transport,
+) -> Result<(), Reason> {
     // A first fragment too short to be judged (RFC 1858, RFC 7112).
     let short = if fragment { Reason::Fragment } else { Reason::Truncated };
     if protocol == PROTOCOL_TCP {
-        tcp(cursor, length, fragment, short)
+        tcp(cursor, length, fragment, short, transport)
     } else if protocol == PROTOCOL_UDP {
         if length < 8 {
             return Err(short);
@@ -80,25 +86,21 @@ pub(super) fn parse(
         if promised < 8 || (promised > length && !fragment) {
             return Err(Reason::BadLength);
         }
-        Ok(Transport {
-            kind: Kind::Udp,
-            detail: 0,
-            source_port: header.number::<0>(),
-            destination_port: header.number::<2>(),
-        })
+        transport.kind = Kind::Udp;
+        transport.source_port = header.number::<0>();
+        transport.destination_port = header.number::<2>();
+        Ok(())
     } else if protocol == icmp {
         if length < 8 {
             return Err(short);
         }
         let header = cursor.take::<8>().ok_or(short)?;
-        Ok(Transport {
-            kind: Kind::Icmp,
-            detail: header.byte::<0>(),
-            source_port: header.number::<4>(),
-            destination_port: 0,
-        })
+        transport.kind = Kind::Icmp;
+        transport.detail = header.byte::<0>();
+        transport.source_port = header.number::<4>();
+        Ok(())
     } else {
-        Ok(Transport { kind: Kind::Other, detail: 0, source_port: 0, destination_port: 0 })
+        Ok(())
     }
 }
 
@@ -108,7 +110,8 @@ fn tcp(
     length: usize,
     fragment: bool,
     short: Reason,
-) -> Result<Transport, Reason> {
+    transport: &mut Transport,
+) -> Result<(), Reason> {
     if length < 20 {
         return Err(short);
     }
@@ -127,10 +130,9 @@ fn tcp(
     {
         return Err(Reason::TcpFlags);
     }
-    Ok(Transport {
-        kind: Kind::Tcp,
-        detail: flags,
-        source_port: header.number::<0>(),
-        destination_port: header.number::<2>(),
-    })
+    transport.kind = Kind::Tcp;
+    transport.detail = flags;
+    transport.source_port = header.number::<0>();
+    transport.destination_port = header.number::<2>();
+    Ok(())
 }
