@@ -83,6 +83,23 @@ impl Policy {
         self.allowed.get(domain).ok_or(Refusal::DomainNotAllowed)
     }
 
+    /// Whether this host lies in the domain of an allowed partner (by name alone: whether it
+    /// speaks for it, DNS says).
+    pub fn in_an_allowed_domain(&self, host: &Domain) -> bool {
+        let mut name = host.as_str();
+        loop {
+            if let Some((domain, _)) = self.allowed.get_key_value(name)
+                && self.admit(domain).is_ok()
+            {
+                return true;
+            }
+            match name.split_once('.') {
+                Some((_, parent)) => name = parent,
+                None => return false,
+            }
+        }
+    }
+
     /// The organisation's switch.
     pub fn enabled(&self) -> bool {
         self.enabled

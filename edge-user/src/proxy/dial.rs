@@ -308,7 +308,7 @@ impl Proxy {
         let (side, remote) = (peer.side, peer.remote);
         self.connections.open(connection, peer.clone(), next_hop);
         if side == Side::Partner
-            && let Some(blocked) = self.names_a_blocked_domain(connection)
+            && let Some(blocked) = self.names_a_blocked_domain(now, connection)
         {
             let domain = blocked.clone();
             out.push(Output::Event(Event::Proved { connection, domain, remote }));

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    ConnectionId, Counters, Event, Input, Output, Peer, ProxyConfig, Refusal, Side,
+    ConnectionId, Counters, Event, Input, Output, Peer, ProxyConfig, Question, Refusal, Side,
     connections::Connections,
     dial::Dials,
     exchange::{Exchanges, Kind, Server},
@@ -17,7 +17,7 @@ use super::{
     token::TokenKeys,
 };
 use crate::{
-    config::Transport,
+    config::{AllowedDomain, Transport},
     domain::Domain,
     federation::{CertificateNames, Policy},
     sip::{FrameError, Message},
@@ -146,7 +146,7 @@ impl Proxy {
                 let mut proved = self.connections.proved(id).peekable();
                 proved.peek().is_some() && proved.all(blocked)
             };
-            if all_blocked || self.names_a_blocked_domain(id).is_some() {
+            if all_blocked || self.names_a_blocked_domain(now, id).is_some() {
                 self.close(now, id, Refusal::DomainBlocked, out);
             }
         }
@@ -177,19 +177,27 @@ impl Proxy {
         self.connections.iter().map(status).collect()
     }
 
-    /// The blocked domain that a partner's certificate names, unless it also is an allowed
-    /// partner's own.
-    pub(super) fn names_a_blocked_domain(&self, id: ConnectionId) -> Option<Domain> {
+    /// The blocked domain that a partner's certificate names, unless it also is, or may be, an
+    /// allowed partner's own.
+    pub(super) fn names_a_blocked_domain(&self, now: Instant, id: ConnectionId) -> Option<Domain> {
         let names = &self.connections.get(id)?.peer.names;
         let blocked = names.all().find(|name| self.policy.blocked_by(name).is_some())?;
-        (!self.names_an_allowed_partner(names)).then(|| blocked.clone())
+        (!self.names_an_allowed_partner(now, names)).then(|| blocked.clone())
     }
 
-    fn names_an_allowed_partner(&self, names: &CertificateNames) -> bool {
-        names.all().any(|name| self.policy.admit(name).is_ok())
+    /// Whether a name is an allowed partner's domain, a host in it, its pinned host, or, where its
+    /// entry relaxes that, a host that its SRV record is known to name.
+    fn names_an_allowed_partner(&self, now: Instant, names: &CertificateNames) -> bool {
+        let srv_target = |entry: &AllowedDomain| {
+            let question = Question::Federation(entry.domain.clone());
+            let known = self.lookups.known(now, &question).and_then(Result::ok);
+            known.is_some_and(|known| known.hosts.iter().any(|host| names.holds(host)))
+        };
+        names.all().any(|name| self.policy.in_an_allowed_domain(name))
             || self.policy.allowed().any(|entry| {
-                self.policy.admit(&entry.domain).is_ok()
-                    && entry.proxy_fqdn.as_ref().is_some_and(|host| names.holds(host))
+                (entry.proxy_fqdn.as_ref().is_some_and(|host| names.holds(host))
+                    || (entry.relax_srv_domain && srv_target(entry)))
+                    && self.policy.admit(&entry.domain).is_ok()
             })
     }
 
@@ -208,7 +216,7 @@ impl Proxy {
         let policy = self.policy.clone();
         let others = self.connections.proved(connection).any(|d| policy.blocked_by(d).is_none());
         let own = names.all().any(|name| name.is_within(&domain));
-        if own && !others && !self.names_an_allowed_partner(&names) {
+        if own && !others && !self.names_an_allowed_partner(now, &names) {
             out.push(Output::Event(Event::Proved { connection, domain, remote }));
             self.close(now, connection, Refusal::DomainBlocked, out);
         }

@@ -197,6 +197,49 @@ fn a_connection_of_a_blocked_domain_is_closed_when_it_comes() {
 }
 
 #[test]
+fn a_shared_certificate_stays_as_long_as_an_allowed_partner_may_use_it() {
+    // A hoster's edge: hosts of several domains in one certificate, one of them blocked.
+    for (sans, stays) in [
+        (&["sip.bad.example", "sip.fabrikam.example"][..], true),
+        (&["sip.bad.example", "fabrikam.example"], true),
+        (&["sip.bad.example", "xfabrikam.example"], false),
+        (&["sip.bad.example", "fabrikam.example.evil.example"], false),
+    ] {
+        let mut world = World::new();
+        let lists = [allow("fabrikam.example")];
+        world.set_policy(CONTOSO, policy("contoso.example", &lists, &["bad.example"]));
+        let at = world.partner(CONTOSO, "203.0.113.66:5000", sans);
+        assert_eq!(world.edges[CONTOSO].closed.is_empty(), stays, "{sans:?}");
+        if stays {
+            for (from, expected) in [("bad.example", "SIP/2.0 403 "), ("fabrikam.example", "MESS")]
+            {
+                let message = Req::new("MESSAGE", from, "contoso.example").branch(from);
+                world.say(CONTOSO, at, &message.text());
+                let (_, got) = world.one(CONTOSO);
+                assert!(got.starts_with(expected), "{sans:?} {from}: {got}");
+            }
+            assert_eq!(world.edges[CONTOSO].closed, [], "{sans:?}");
+        }
+    }
+}
+
+#[test]
+fn a_partner_that_is_taken_off_the_list_is_refused_on_its_live_connection() {
+    let mut world = World::new();
+    let at = world.partner(CONTOSO, "203.0.113.20:5000", &["fabrikam.example"]);
+    let alice = world.inside(CONTOSO, Transport::Tcp, "10.0.0.5:40000");
+    let message = Req::new("MESSAGE", "fabrikam.example", "contoso.example");
+    world.say(CONTOSO, at, &message.text());
+    assert!(world.one(CONTOSO).1.starts_with("MESSAGE "));
+    world.set_policy(CONTOSO, policy("contoso.example", &[], &[]));
+    world.say(CONTOSO, at, &message.branch("2").text());
+    world.expect(CONTOSO, at, "SIP/2.0 403 ");
+    world.say(CONTOSO, alice, &Req::new("MESSAGE", "contoso.example", "fabrikam.example").text());
+    world.expect(CONTOSO, alice, "SIP/2.0 403 ");
+    assert_eq!(world.refused(CONTOSO, Refusal::DomainNotAllowed), 2);
+}
+
+#[test]
 fn an_unreadable_request_is_answered_when_it_can_be() {
     let mut world = World::new();
     let partner = world.partner(CONTOSO, "203.0.113.20:5000", &["fabrikam.example"]);
