@@ -196,7 +196,34 @@ fn domains_changed_at_runtime_stay_changed_after_a_restart() {
     edge.json(&["domain", "allow", "new.example", "--server", "sip.new.example"]).unwrap();
     edge.json(&["domain", "block", "adatum.example"]).unwrap();
     edge.json(&["domain", "remove", "fabrikam.example"]).unwrap();
+    let told = edge.json(&["status"]).unwrap()["differences"].to_string();
+    for name in ["new.example", "adatum.example", "fabrikam.example"] {
+        assert!(told.contains(name), "status lists what is not as in the file: {told}");
+    }
     world.contoso.stop().unwrap();
+    // Without a daemon the pins can be read, and nothing can be changed.
+    for (command, code) in [
+        (&["status"][..], 3),
+        (&["map", "list"], 0),
+        (&["map", "dump", "BLOCKED4"], 0),
+        (&["rule", "list"], 0),
+        (&["block", "list"], 0),
+        (&["domain", "block", "x.example"], 3),
+        (&["block", "add", "203.0.113.9"], 3),
+        (&["reload"], 3),
+    ] {
+        let answer = world.contoso.command(command).unwrap();
+        assert_eq!(answer.code, code, "{command:?}: {}", answer.stderr);
+    }
+    let status = world.contoso.command(&["status"]).unwrap().stdout;
+    assert!(status.contains("not running") && status.contains("enforcing"), "{status}");
+    // Every change is in the log with who asked for it; questions are not.
+    let log = world.contoso.log();
+    let changes = || log.lines().filter(|line| line.contains("an administrator changed"));
+    for change in ["DomainAllow", "DomainBlock", "DomainRemove"] {
+        assert!(changes().any(|l| l.contains("uid 0 pid ") && l.contains(change)), "{log}");
+    }
+    assert!(!changes().any(|line| line.contains("Status")), "{log}");
     world.contoso.run().unwrap();
 
     let edge = &world.contoso;

@@ -298,6 +298,15 @@ fn vlan_offload_is_turned_off() {
 }
 
 #[test]
+fn a_device_that_is_up_and_not_configured_is_named_in_a_warning() {
+    let wire = Wire::new("fwu").unwrap();
+    wire.edge.ip_batch("link add edge1 type veth peer name peer1\nlink set edge1 up\n").unwrap();
+    let (_handle, report) = start(&wire, wire.config_with(|_| ())).unwrap();
+    assert_eq!(report.warnings.len(), 1, "{:?}", report.warnings);
+    assert!(report.warnings[0].contains("`edge1`"), "{:?}", report.warnings);
+}
+
+#[test]
 fn a_swap_of_the_rules_keeps_counters_by_name() {
     let wire = Wire::new("fwg").unwrap();
     let (handle, report) = start(&wire, wire.config_with(open_port)).unwrap();
