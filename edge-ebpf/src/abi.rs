@@ -174,9 +174,21 @@ pub struct Rule {
     pub destination_set: u8,
     /// `ACTION_*`.
     pub action: u8,
+    /// `RULE_*` bits.
+    pub flags: u8,
+    /// One IPv6 address of the destination set, in words as it stands in the packet, so that the
+    /// set need not be asked about it. Counts only with [`RULE_DESTINATION6`].
+    pub destination6: [u64; 2],
+    /// One IPv4 address of the destination set, likewise, with [`RULE_DESTINATION4`].
+    pub destination4: u32,
     /// Zero.
-    pub reserved: u8,
+    pub reserved: u32,
 }
+
+/// The rule names an IPv4 address of its destination set.
+pub const RULE_DESTINATION4: u8 = 1;
+/// The rule names an IPv6 address of its destination set.
+pub const RULE_DESTINATION6: u8 = 2;
 
 /// The rule passes the packet.
 pub const ACTION_PASS: u8 = 0;
@@ -242,7 +254,7 @@ pub struct Block {
 pub struct RememberedBlock<A> {
     /// [`Settings::block_epoch`] when it was found.
     pub epoch: u64,
-    /// The source.
+    /// The source, in words as it stands in the packet.
     pub source: A,
     /// What the tables said of it.
     pub block: Block,
@@ -384,6 +396,17 @@ pub const fn presence6(address: [u8; 16]) -> (u32, u64) {
     (hash >> 6, 1 << (hash & 63))
 }
 
+/// An IPv4 address in one word, as it stands in the packet.
+pub const fn word4(address: [u8; 4]) -> u32 {
+    u32::from_ne_bytes(address)
+}
+
+/// An IPv6 address in two words, as it stands in the packet.
+pub const fn words6(address: [u8; 16]) -> [u64; 2] {
+    // SAFETY: sixteen bytes either way, and every bit pattern is a value of both.
+    unsafe { core::mem::transmute(address) }
+}
+
 /// An IPv4 address in the 16-byte form used by keys that serve both families.
 pub const fn mapped(address: [u8; 4]) -> [u8; 16] {
     // As one number, so that the kernel program writes it with two stores.
@@ -425,10 +448,10 @@ mod tests {
         assert_eq!(size_of::<Settings>(), 24);
         assert_eq!((size_of::<Interface>(), align_of::<Interface>()), (4, 4));
         assert_eq!(size_of::<VlanKey>(), 8);
-        assert_eq!(size_of::<Rule>(), 8);
+        assert_eq!((size_of::<Rule>(), align_of::<Rule>()), (32, 8));
         assert_eq!((size_of::<SetMask>(), align_of::<SetMask>()), (8, 4));
         assert_eq!((size_of::<Block>(), align_of::<Block>()), (8, 4));
-        assert_eq!(size_of::<RememberedBlock<[u8; 16]>>(), 32);
+        assert_eq!(size_of::<RememberedBlock<[u64; 2]>>(), 32);
         assert_eq!(size_of::<Counter>(), 16);
         assert_eq!(size_of::<ReasonCounter>(), 32);
         assert_eq!(size_of::<Event>(), 8 + 32 + 12 + 4 + 8 + 8);

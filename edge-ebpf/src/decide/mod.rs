@@ -267,6 +267,7 @@ pub fn rules<T: Tables, A: Family>(
         }
         let Some(rule) = tables.rule(generation, first + position) else { break };
         if rule.destination_set != SET_ANY
+            && !destination.is_named(&rule)
             && !destinations
                 .get_or_insert_with(|| tables.destinations(generation, &destination.mapped()))
                 .contains(rule.destination_set)

@@ -2,7 +2,7 @@
 
 use crate::{
     abi::{Block, FlowKey, Interface, Rule, SETTING_SHORT_PREFIXES6, SetMask, Settings, VlanKey},
-    abi::{mapped, presence4, presence6},
+    abi::{RULE_DESTINATION4, RULE_DESTINATION6, mapped, presence4, presence6, word4, words6},
     packet,
 };
 
@@ -132,6 +132,8 @@ pub trait Family: packet::Quotable + PartialEq {
     const ICMP: u8;
     /// The address in the 16-byte form.
     fn mapped(self) -> [u8; 16];
+    /// Whether this is the address of the destination set that the rule itself names.
+    fn is_named(&self, rule: &Rule) -> bool;
     /// The sets of a source.
     fn sources<T: Tables>(&self, tables: &T, generation: u32) -> SetMask;
     /// Whether the source can be blocked at all; `false` is proof that it is not.
@@ -160,6 +162,11 @@ impl Family for [u8; 4] {
     #[inline(always)]
     fn mapped(self) -> [u8; 16] {
         mapped(self)
+    }
+
+    #[inline(always)]
+    fn is_named(&self, rule: &Rule) -> bool {
+        rule.flags & RULE_DESTINATION4 != 0 && rule.destination4 == word4(*self)
     }
 
     #[inline(always)]
@@ -211,6 +218,14 @@ impl Family for [u8; 16] {
     #[inline(always)]
     fn mapped(self) -> [u8; 16] {
         self
+    }
+
+    #[inline(always)]
+    fn is_named(&self, rule: &Rule) -> bool {
+        let [first, second] = words6(*self);
+        rule.flags & RULE_DESTINATION6 != 0
+            && rule.destination6[0] == first
+            && rule.destination6[1] == second
     }
 
     #[inline(always)]

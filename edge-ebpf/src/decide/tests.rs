@@ -1,7 +1,7 @@
 use super::*;
 use crate::abi::{
-    ACTION_DROP, Block, FLOW_SECONDS, FlowKey, Interface, Rule, SCOPE_ALL, ZONE_EXTERNAL,
-    ZONE_INTERNAL, mapped, word,
+    ACTION_DROP, Block, FLOW_SECONDS, FlowKey, Interface, RULE_DESTINATION4, RULE_DESTINATION6,
+    Rule, SCOPE_ALL, ZONE_EXTERNAL, ZONE_INTERNAL, mapped, word, word4,
 };
 
 const ME: [u8; 4] = [192, 0, 2, 1];
@@ -24,7 +24,7 @@ fn tcp(from: u16, to: u16, flags: u8) -> Vec<u8> {
 }
 
 fn rule(id: u32, source_set: u8, destination_set: u8, action: u8) -> Rule {
-    Rule { id, source_set, destination_set, action, reserved: 0 }
+    Rule { id, source_set, destination_set, action, ..Rule::default() }
 }
 
 fn tables(rules: &[Rule]) -> MemoryTables {
@@ -68,6 +68,34 @@ fn the_first_rule_that_fits_decides_and_none_says_how_near_it_came() {
     for (number, (rules, expected)) in table.into_iter().enumerate() {
         let syn = frame(STRANGER, ME, 6, &tcp(1, 443, 2));
         assert_eq!(outcome(&tables(rules), 2, &syn), expected, "row {number}");
+    }
+}
+
+#[test]
+fn an_address_that_a_rule_names_is_in_its_set_and_no_other_is_let_in_by_it() {
+    let other = [192, 0, 2, 2];
+    let named = |flags, address| Rule {
+        flags,
+        destination4: word4(address),
+        // The same number in the other family's place says nothing.
+        destination6: [0, u64::from(word4(address)) << 32],
+        ..rule(1, SET_ANY, 34, ACTION_PASS)
+    };
+    let table = [
+        (named(RULE_DESTINATION4, ME), ME, Reason::Rule),
+        (named(RULE_DESTINATION4, ME), other, Reason::DestinationNotAllowed),
+        (named(RULE_DESTINATION6, ME), ME, Reason::DestinationNotAllowed),
+        (named(0, ME), ME, Reason::DestinationNotAllowed),
+        // Without the flag, even zeroes are no address.
+        (named(0, [0; 4]), [0; 4], Reason::DestinationNotAllowed),
+        // Addresses that are not named are still asked of the set.
+        (Rule { destination_set: 33, ..named(RULE_DESTINATION4, other) }, ME, Reason::Rule),
+        // A named address lets in no source that the rule does not.
+        (Rule { source_set: 6, ..named(RULE_DESTINATION4, ME) }, ME, Reason::SourceNotAllowed),
+    ];
+    for (number, (rule, to, reason)) in table.into_iter().enumerate() {
+        let syn = frame(STRANGER, to, 6, &tcp(1, 443, 2));
+        assert_eq!(outcome(&tables(&[rule]), 2, &syn).0, reason, "row {number}");
     }
 }
 

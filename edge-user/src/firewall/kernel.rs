@@ -156,13 +156,7 @@ impl Kernel {
         self.protocol_words.set(generation, &words, 0).map_err(at(names::PROTOCOL_WORDS))?;
         let mut rules = Array::create(MAX_RULES, 0).map_err(at(names::RULES))?;
         for (index, rule) in (0u32..).zip(&plan.rules) {
-            let rule = Rule {
-                id: rule.id,
-                source_set: rule.source_set,
-                destination_set: rule.destination_set,
-                action: rule.action,
-                reserved: 0,
-            };
+            let rule = plan.kernel_rule(rule);
             rules.set(index, rule, 0).map_err(at(names::RULES))?;
         }
         self.rules.set(generation, &rules, 0).map_err(at(names::RULES))?;

@@ -4,8 +4,9 @@ use std::net::IpAddr;
 
 use edge_ebpf::{
     abi::{
-        Block, Interface, Rule, SET_ANY, SETTING_DHCP_CLIENT, SETTING_LACP, SETTING_LLDP, SetMask,
-        VlanKey, port_index, protocol_index, word,
+        Block, Interface, RULE_DESTINATION4, RULE_DESTINATION6, Rule, SET_ANY, SETTING_DHCP_CLIENT,
+        SETTING_LACP, SETTING_LLDP, SetMask, VlanKey, port_index, protocol_index, word, word4,
+        words6,
     },
     decide::MemoryTables,
     verdict::Reason,
@@ -56,6 +57,21 @@ fn any_address(random: &mut Random, four: bool) -> IpAddr {
     }
 }
 
+/// The rule itself names the address, whether or not its set has it: the kernel and the host
+/// must read it alike.
+fn name_one(rule: &mut Rule, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => {
+            rule.flags |= RULE_DESTINATION4;
+            rule.destination4 = word4(address.octets());
+        }
+        IpAddr::V6(address) => {
+            rule.flags |= RULE_DESTINATION6;
+            rule.destination6 = words6(address.octets());
+        }
+    }
+}
+
 fn any_tables(random: &mut Random) -> MemoryTables {
     let mut tables = tables();
     tables.settings.flags |=
@@ -75,7 +91,7 @@ fn any_tables(random: &mut Random) -> MemoryTables {
             source_set: random.pick(&[SET_ANY, 0, 1, 2, 33]),
             destination_set: random.pick(&[SET_ANY, SET_ANY, 3, 63]),
             action: random.pick(&[0, 0, 0, 1]),
-            reserved: 0,
+            ..Rule::default()
         })
         .collect();
     for zone in 0..2 {
@@ -105,6 +121,10 @@ fn any_tables(random: &mut Random) -> MemoryTables {
         }
         let own = SetMask { low: 8, high: random.pick(&[0, 1 << 31]) };
         generation.destinations.insert(sixteen(any_address(random, four)), own);
+    }
+    for rule in &mut generation.rules {
+        let four = random.below(2) == 0;
+        name_one(rule, any_address(random, four));
     }
     let now = u32::try_from(now_seconds()).unwrap();
     for _ in 0..6 {

@@ -88,7 +88,7 @@ pub fn sixteen(address: IpAddr) -> [u8; 16] {
 }
 
 fn rule(id: u32, source_set: u8, destination_set: u8, action: u8) -> Rule {
-    Rule { id, source_set, destination_set, action, reserved: 0 }
+    Rule { id, source_set, destination_set, action, ..Rule::default() }
 }
 
 fn sources(generation: &mut Generation, address: IpAddr, length: [u8; 2], set: u8) {

@@ -84,11 +84,11 @@ pub static BLOCKED6: HashMap<[u8; 16], Block, BLOCKS, NO_PREALLOC> = HashMap::ne
 pub static BLOCKED6_PREFIXES: LpmTrie<[u8; 16], Block, BLOCKS> = LpmTrie::new();
 /// See [`edge_ebpf::abi::RememberedBlock`].
 #[btf_map]
-pub static REMEMBERED4: PerCpuArray<RememberedBlock<[u8; 4]>, { REMEMBERED_BLOCKS as usize }> =
+pub static REMEMBERED4: PerCpuArray<RememberedBlock<u32>, { REMEMBERED_BLOCKS as usize }> =
     PerCpuArray::new();
 /// See [`edge_ebpf::abi::RememberedBlock`].
 #[btf_map]
-pub static REMEMBERED6: PerCpuArray<RememberedBlock<[u8; 16]>, { REMEMBERED_BLOCKS as usize }> =
+pub static REMEMBERED6: PerCpuArray<RememberedBlock<[u64; 2]>, { REMEMBERED_BLOCKS as usize }> =
     PerCpuArray::new();
 /// See [`edge_ebpf::abi::map_names::PRESENCE4`].
 #[btf_map]

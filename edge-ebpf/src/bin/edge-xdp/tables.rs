@@ -12,7 +12,7 @@ use aya_ebpf::{
 use edge_ebpf::{
     abi::{
         Block, FlowKey, Interface, RememberedBlock, Rule, SetMask, Settings, VlanKey, remembered4,
-        remembered6,
+        remembered6, word4, words6,
     },
     decide::{Family, Outcome, Tables, Tuple, rules},
     packet::{Environment, Frame, Upper, extension_headers},
@@ -160,30 +160,32 @@ impl Tables for KernelTables {
         let slot = maps::REMEMBERED4.get_ptr_mut(remembered4(*source))?;
         // SAFETY: the pointer comes from a per-CPU map that only this program writes.
         let found = unsafe { &*slot };
-        (found.epoch == epoch && found.source == *source).then_some(found.block)
+        (found.epoch == epoch && found.source == word4(*source)).then_some(found.block)
     }
 
     #[inline(always)]
     fn remember_block4(&self, epoch: u64, source: &[u8; 4], block: Block) {
         if let Some(slot) = maps::REMEMBERED4.get_ptr_mut(remembered4(*source)) {
             // SAFETY: as above.
-            unsafe { *slot = RememberedBlock { epoch, source: *source, block } };
+            unsafe { *slot = RememberedBlock { epoch, source: word4(*source), block } };
         }
     }
 
     #[inline(always)]
     fn remembered_block6(&self, epoch: u64, source: &[u8; 16]) -> Option<Block> {
         let slot = maps::REMEMBERED6.get_ptr_mut(remembered6(*source))?;
-        // SAFETY: the pointer comes from a per-CPU map that only this program writes.
+        // SAFETY: as above.
         let found = unsafe { &*slot };
-        (found.epoch == epoch && found.source == *source).then_some(found.block)
+        let [first, second] = words6(*source);
+        let same = found.source[0] == first && found.source[1] == second;
+        (found.epoch == epoch && same).then_some(found.block)
     }
 
     #[inline(always)]
     fn remember_block6(&self, epoch: u64, source: &[u8; 16], block: Block) {
         if let Some(slot) = maps::REMEMBERED6.get_ptr_mut(remembered6(*source)) {
             // SAFETY: as above.
-            unsafe { *slot = RememberedBlock { epoch, source: *source, block } };
+            unsafe { *slot = RememberedBlock { epoch, source: words6(*source), block } };
         }
     }
 
@@ -247,8 +249,8 @@ impl Tables for KernelTables {
         source: [u8; 16],
         destination: [u8; 16],
     ) -> Outcome {
-        let [source_first, source_second] = halves(source);
-        let [destination_first, destination_second] = halves(destination);
+        let [source_first, source_second] = words6(source);
+        let [destination_first, destination_second] = words6(destination);
         outcome(edge_rules6(
             (u64::from(generation) << 32) | u64::from(word),
             source_first,
@@ -257,12 +259,6 @@ impl Tables for KernelTables {
             destination_second,
         ))
     }
-}
-
-#[inline(always)]
-fn halves(address: [u8; 16]) -> [u64; 2] {
-    // SAFETY: sixteen bytes either way, and every bit pattern is a value of both.
-    unsafe { core::mem::transmute(address) }
 }
 
 #[inline(always)]

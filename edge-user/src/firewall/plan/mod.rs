@@ -6,6 +6,7 @@
 
 use std::net::IpAddr;
 
+use edge_ebpf::abi::{MAX_SETS, RULE_DESTINATION4, RULE_DESTINATION6, Rule, word4, words6};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -56,6 +57,38 @@ pub struct RuleSet {
     pub management: Vec<IpNet>,
     /// Blocks of the file.
     pub blocks: Vec<IpNet>,
+}
+
+impl RuleSet {
+    /// A rule in the kernel's form: with the first address of its destination set in each family,
+    /// so that the kernel need not ask the set about it.
+    pub(super) fn kernel_rule(&self, rule: &PlanRule) -> Rule {
+        let mut kernel = Rule {
+            id: rule.id,
+            source_set: rule.source_set,
+            destination_set: rule.destination_set,
+            action: rule.action,
+            ..Rule::default()
+        };
+        if rule.destination_set >= MAX_SETS {
+            return kernel;
+        }
+        let in_set = |mask: u64| mask >> rule.destination_set & 1 != 0;
+        for (address, _) in self.destinations.iter().filter(|(_, mask)| in_set(*mask)) {
+            match address {
+                IpAddr::V4(address) if kernel.flags & RULE_DESTINATION4 == 0 => {
+                    kernel.flags |= RULE_DESTINATION4;
+                    kernel.destination4 = word4(address.octets());
+                }
+                IpAddr::V6(address) if kernel.flags & RULE_DESTINATION6 == 0 => {
+                    kernel.flags |= RULE_DESTINATION6;
+                    kernel.destination6 = words6(address.octets());
+                }
+                _ => {}
+            }
+        }
+        kernel
+    }
 }
 
 /// A device, or a VLAN of one, and its zone.

@@ -259,3 +259,34 @@ fn a_rules_id_follows_its_name() {
     wanted.push("one too many");
     assert!(ids.assign(&wanted).is_err());
 }
+
+#[test]
+fn a_rule_names_addresses_of_its_own_set_only() {
+    let mut config = config();
+    config.firewall.rules = vec![FirewallRule {
+        to: vec!["203.0.113.99".parse().unwrap(), "203.0.113.98".parse().unwrap()],
+        ..rule("two", Protocol::Tcp, &[(7000, 7000)], &[])
+    }];
+    let set = compile(&config).unwrap();
+    let mut both = 0;
+    for rule in &set.rules {
+        let kernel = set.kernel_rule(rule);
+        assert_eq!((kernel.id, kernel.action), (rule.id, rule.action));
+        let members: Vec<IpAddr> = set
+            .destinations
+            .iter()
+            .filter(|(_, mask)| rule.destination_set < 64 && mask >> rule.destination_set & 1 == 1)
+            .map(|(address, _)| *address)
+            .collect();
+        let four = kernel.flags & abi::RULE_DESTINATION4 != 0;
+        let six = kernel.flags & abi::RULE_DESTINATION6 != 0;
+        assert_eq!(four, members.iter().any(IpAddr::is_ipv4), "{rule:?}");
+        assert_eq!(six, members.iter().any(IpAddr::is_ipv6), "{rule:?}");
+        let holds = |address: IpAddr| members.contains(&address);
+        assert!(!four || holds(kernel.destination4.to_ne_bytes().into()), "{rule:?}");
+        let words = kernel.destination6.map(u64::to_ne_bytes).concat();
+        assert!(!six || holds(<[u8; 16]>::try_from(words).unwrap().into()), "{rule:?}");
+        both += usize::from(four && six);
+    }
+    assert!(both > 0, "the access service listens on both families");
+}
