@@ -159,3 +159,28 @@ fn a_strict_routers_request_is_refused() {
     assert_eq!(call.world.refused(to, Refusal::ForeignRoute), 1);
     assert_eq!(call.world.edges[to].connects, [address("10.0.0.21:5060")], "only the call's own");
 }
+
+#[test]
+fn the_advertised_address_is_ours_too() {
+    // Behind a 1:1 NAT the outside knows another address than the one that is listened on.
+    let mut config = crate::config::tests_support::config();
+    for (advertise, route) in [("198.51.100.10", "198.51.100.10"), ("2001:db8::9", "[2001:db8::9]")]
+    {
+        config.access.advertise = vec![advertise.parse().unwrap()];
+        let port = config.access.listen[0].port();
+        let outside = crate::proxy::ProxyConfig::new(&config, [0; 32], 0).outside;
+        assert!(outside.contains(&address(&format!("{route}:{port}"))), "{outside:?}");
+        for known in [true, false] {
+            let mut world = World::new();
+            if known {
+                world.configure(CONTOSO, |settings| settings.outside.clone_from(&outside));
+            }
+            let at = world.partner(CONTOSO, "203.0.113.20:5000", &["fabrikam.example"]);
+            let message = Req::new("MESSAGE", "fabrikam.example", "contoso.example")
+                .with(format!("Route: <sip:{route}:{port};lr>"));
+            world.say(CONTOSO, at, &message.text());
+            let refused = world.refused(CONTOSO, Refusal::ForeignRoute);
+            assert_eq!(refused, u64::from(!known), "{route}");
+        }
+    }
+}
