@@ -117,6 +117,8 @@ pub(super) struct Exchange {
     pub preferred: Option<ConnectionId>,
     pub tried: Vec<SocketAddr>,
     pub attempt: u8,
+    /// Clients that were silent and were given up, by their attempt: at most [`MAX_ATTEMPTS`].
+    pub left: Vec<(u8, Client)>,
     pub failure: Option<Answer>,
     pub server: Server,
     pub stage: Stage,
@@ -171,6 +173,7 @@ impl Exchange {
             preferred: new.preferred,
             tried: Vec::new(),
             attempt: 0,
+            left: Vec::new(),
             failure: None,
             server: Server::Proceeding,
             stage: Stage::Over,

@@ -21,6 +21,7 @@ mod counters;
 mod dial;
 mod exchange;
 mod io;
+mod late;
 mod lookups;
 #[expect(clippy::module_inception, reason = "the type that the module is named for")]
 mod proxy;

@@ -26,6 +26,9 @@ impl Proxy {
             return self.note_refusal(peer, Refusal::Malformed, None, detail, out);
         }
         let branch = message.via().ok().and_then(|via| via.branch).and_then(Branch::parse);
+        if let Some(branch) = branch.filter(|branch| self.is_late(*branch, connection, &message)) {
+            return self.on_late(now, branch, message, out);
+        }
         let Some(branch) = branch.filter(|branch| self.expects(now, *branch, connection, &message))
         else {
             // A duplicate inside that came late over UDP is no offence.
@@ -78,7 +81,13 @@ impl Proxy {
                 == request.from().ok().and_then(|from| from.tag())
     }
 
-    fn take_response(&mut self, now: Instant, id: u64, message: Message, out: &mut Vec<Output>) {
+    pub(super) fn take_response(
+        &mut self,
+        now: Instant,
+        id: u64,
+        message: Message,
+        out: &mut Vec<Output>,
+    ) {
         let Some(status) = message.status() else { return };
         let Some(exchange) = self.exchanges.get(id) else { return };
         let Some(client) = exchange.client() else { return };

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::{
     Output, Refusal,
-    exchange::{ClientState, Kind, Server, Stage, T2},
+    exchange::{ClientState, Exchange, Kind, Server, Stage, T2},
     proxy::Proxy,
     respond::Answer,
     route::Destination,
@@ -89,6 +89,7 @@ impl Proxy {
             (Kind::Invite, ClientState::Calling) if elsewhere && !cancelled => {
                 // Silence: the next hop, if there is one.
                 let failure = Answer::with(408, "Request Timeout", Refusal::Unreachable);
+                self.exchanges.update(id, Exchange::leave_client);
                 self.try_elsewhere(now, id, Some(remote), failure, out);
             }
             (Kind::Invite, ClientState::Proceeding) if !cancel_sent => {

@@ -267,3 +267,74 @@ fn a_request_that_waits_for_a_next_hop_that_is_taken_out_goes_to_another() {
     assert!(mail.iter().any(|(_, got)| got.starts_with("INVITE ")), "{mail:?}");
     assert_eq!(world.edges[CONTOSO].connects.last(), Some(&address("10.0.0.22:5060")));
 }
+
+/// An INVITE whose first next hop was silent and that is with the second: partner, the first hop's
+/// connection and INVITE, the second's.
+fn passed_over() -> (World, ConnectionId, (ConnectionId, String), (ConnectionId, String)) {
+    let mut world = World::new();
+    let partner = invite_from_partner(&mut world);
+    let first = world.mail(CONTOSO).remove(1);
+    world.pass(Duration::from_secs(5));
+    let second = world.one(CONTOSO);
+    (world, partner, first, second)
+}
+
+#[test]
+fn a_next_hop_that_rings_too_late_is_called_off() {
+    let (mut world, partner, (first, late), (second, got)) = passed_over();
+    world.say(CONTOSO, first, &answer(&late, "180 Ringing", Some("l1")));
+    let cancel = world.expect(CONTOSO, first, "CANCEL ");
+    assert_eq!(headers(&cancel, "Via"), headers(&late, "Via")[..1], "of its own INVITE");
+    world.say(CONTOSO, first, &answer(&late, "180 Ringing", Some("l1")));
+    world.say(CONTOSO, first, &answer(&cancel, "200 OK", Some("l1")));
+    assert_eq!(world.mail(CONTOSO), [], "once");
+    world.say(CONTOSO, first, &answer(&late, "487 Request Terminated", Some("l1")));
+    world.expect(CONTOSO, first, "ACK ");
+    world.say(CONTOSO, second, &answer(&got, "200 OK", Some("b1")));
+    world.expect(CONTOSO, partner, "SIP/2.0 200 OK");
+    world.pass(Duration::from_secs(40));
+    assert_eq!(world.live(), 0);
+}
+
+#[test]
+fn a_2xx_that_comes_late_is_not_lost() {
+    for rings in [true, false] {
+        let (mut world, partner, (first, late), (second, got)) = passed_over();
+        if rings {
+            world.say(CONTOSO, second, &answer(&got, "180 Ringing", Some("b1")));
+            world.expect(CONTOSO, partner, "SIP/2.0 180 ");
+        }
+        world.say(CONTOSO, first, &answer(&late, "200 OK", Some("l1")));
+        let mail = world.mail(CONTOSO);
+        let ok = mail.iter().find(|(at, _)| *at == partner).unwrap();
+        assert!(ok.1.starts_with("SIP/2.0 200 ") && headers(&ok.1, "To")[0].ends_with("l1"));
+        let called_off =
+            |mail: &[(_, String)]| mail.iter().any(|(at, m)| *at == second && m.starts_with("CAN"));
+        assert_eq!(called_off(&mail), rings, "{mail:?}");
+        if !rings {
+            world.say(CONTOSO, second, &answer(&got, "180 Ringing", Some("b1")));
+            assert!(called_off(&world.mail(CONTOSO)));
+        }
+        world.say(CONTOSO, second, &answer(&got, "487 Request Terminated", Some("b1")));
+        world.expect(CONTOSO, second, "ACK ");
+        // Again, as long as its ACK has not come.
+        world.say(CONTOSO, first, &answer(&late, "200 OK", Some("l1")));
+        world.expect(CONTOSO, partner, "SIP/2.0 200 OK");
+        world.pass(Duration::from_secs(40));
+        assert_eq!(world.live(), 0);
+    }
+}
+
+#[test]
+fn of_two_answers_both_reach_the_caller() {
+    let (mut world, partner, (first, late), (second, got)) = passed_over();
+    world.say(CONTOSO, second, &answer(&got, "200 OK", Some("b1")));
+    world.expect(CONTOSO, partner, "SIP/2.0 200 OK");
+    // Not from anybody else.
+    world.say(CONTOSO, second, &answer(&late, "200 OK", Some("l1")));
+    assert_eq!(world.mail(CONTOSO), []);
+    world.say(CONTOSO, first, &answer(&late, "200 OK", Some("l1")));
+    let ok = world.expect(CONTOSO, partner, "SIP/2.0 200 OK");
+    assert!(headers(&ok, "To")[0].ends_with("l1"));
+    assert_eq!(headers(&ok, "Via").len(), 1, "ours is off");
+}

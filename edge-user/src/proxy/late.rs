@@ -1,0 +1,135 @@
+//! Next hops that were silent for too long, and speak after all: the INVITE has gone to another by
+//! then. What they begin is cancelled; but a 2xx is never lost (RFC 3261 section 16.7 step 5), or
+//! somebody would sit in a call that nobody hears.
+
+use std::time::Instant;
+
+use super::{
+    ConnectionId, Output,
+    exchange::{Client, ClientState, Exchange, Server, Stage},
+    proxy::Proxy,
+    send::own_limits,
+    settings::Branch,
+};
+use crate::sip::{Edit, HeaderName, Message, Method, build};
+
+impl Exchange {
+    /// Gives the current client up, but remembers it.
+    pub(super) fn leave_client(&mut self) {
+        if let Stage::Sent(client) = std::mem::replace(&mut self.stage, Stage::Over) {
+            self.left.push((self.attempt, client));
+        }
+    }
+}
+
+impl Proxy {
+    /// Whether a response is of a client that was given up, and comes from where that is.
+    pub(super) fn is_late(
+        &self,
+        branch: Branch,
+        connection: ConnectionId,
+        message: &Message,
+    ) -> bool {
+        self.exchanges.get(branch.exchange).is_some_and(|exchange| {
+            let from = |(attempt, client): &(u8, Client)| {
+                *attempt == branch.attempt && client.connection == connection
+            };
+            let same_call = exchange.request.as_ref().is_none_or(|request| {
+                request.call_id() == message.call_id()
+                    && request.cseq().map(|c| c.number) == message.cseq().map(|c| c.number)
+            });
+            same_call && branch.hash == exchange.hash && exchange.left.iter().any(from)
+        })
+    }
+
+    /// Takes such a response.
+    pub(super) fn on_late(
+        &mut self,
+        now: Instant,
+        branch: Branch,
+        message: Message,
+        out: &mut Vec<Output>,
+    ) {
+        let (id, attempt) = (branch.exchange, branch.attempt);
+        let Some(status) = message.status() else { return };
+        if message.cseq().map(|cseq| cseq.method) != Ok(Method::Invite) {
+            return;
+        }
+        match status {
+            100..200 => {
+                self.exchanges.update(id, |exchange| {
+                    let left = exchange.left.iter_mut().find(|(of, _)| *of == attempt);
+                    if let Some((_, client)) = left {
+                        client.state = ClientState::Proceeding;
+                        cancel(client, out);
+                    }
+                });
+            }
+            200..300 => self.late_2xx(now, id, attempt, message, out),
+            _ => {
+                let Some(exchange) = self.exchanges.get(id) else { return };
+                let left = exchange.left.iter().find(|(of, _)| *of == attempt);
+                if let Some((_, client)) = left
+                    && let Some(invite) = sent(client)
+                    && let Ok(bytes) = build::ack(&invite, &message)
+                {
+                    out.push(Output::Send { connection: client.connection, bytes });
+                }
+            }
+        }
+    }
+
+    fn late_2xx(
+        &mut self,
+        now: Instant,
+        id: u64,
+        attempt: u8,
+        message: Message,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(exchange) = self.exchanges.get(id) else { return };
+        match exchange.server {
+            // It is the answer; whoever has the INVITE now is called off.
+            Server::Proceeding => {
+                self.exchanges.update(id, |exchange| {
+                    let Some(at) = exchange.left.iter().position(|(of, _)| *of == attempt) else {
+                        return;
+                    };
+                    let (_, winner) = exchange.left.swap_remove(at);
+                    exchange.leave_client();
+                    if let Some((_, other)) = exchange.left.last_mut() {
+                        cancel(other, out);
+                    }
+                    exchange.stage = Stage::Sent(winner);
+                    exchange.attempt = attempt;
+                });
+                self.take_response(now, id, message, out);
+            }
+            // A second answer: the caller's to hang up, as with a forking proxy.
+            Server::Accepted => {
+                let mut edit = Edit::new(&message);
+                edit.remove_front(HeaderName::Via, 1);
+                if let Ok(bytes) = edit.finish() {
+                    self.send_back(id, bytes, out);
+                }
+            }
+            // The caller was told a final "no" and is gone; without an ACK the callee hangs up.
+            Server::Completed | Server::Confirmed => {}
+        }
+    }
+}
+
+fn sent(client: &Client) -> Option<Message> {
+    Message::parse_datagram(client.sent.clone(), &own_limits()).ok()
+}
+
+/// CANCEL, once there was a provisional response (RFC 3261 section 9.1), and once only.
+fn cancel(client: &mut Client, out: &mut Vec<Output>) {
+    if client.state != ClientState::Proceeding || client.cancel.is_some() {
+        return;
+    }
+    if let Some(bytes) = sent(client).and_then(|invite| build::cancel(&invite).ok()) {
+        out.push(Output::Send { connection: client.connection, bytes: bytes.clone() });
+        client.cancel = Some(bytes);
+    }
+}
