@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::*;
 use crate::{
-    config::{BlockedDomain, Federation, Transport},
+    config::{AllowedDomain, BlockedDomain, Federation, Transport},
     federation::Policy,
 };
 
@@ -237,6 +237,40 @@ fn a_partner_that_is_taken_off_the_list_is_refused_on_its_live_connection() {
     world.say(CONTOSO, alice, &Req::new("MESSAGE", "contoso.example", "fabrikam.example").text());
     world.expect(CONTOSO, alice, "SIP/2.0 403 ");
     assert_eq!(world.refused(CONTOSO, Refusal::DomainNotAllowed), 2);
+}
+
+/// A partner's connection whose certificate names its host only, proved by DNS.
+fn proved_by_host() -> (World, ConnectionId) {
+    let mut world = World::new();
+    let at = world.partner(CONTOSO, "203.0.113.20:5000", &["sip.fabrikam.example"]);
+    let message = Req::new("MESSAGE", "fabrikam.example", "contoso.example");
+    world.say(CONTOSO, at, &message.text());
+    assert!(world.one(CONTOSO).1.starts_with("MESSAGE "));
+    (world, at)
+}
+
+#[test]
+fn a_block_closes_the_connection_of_a_host_that_proved_the_domain() {
+    let (mut world, at) = proved_by_host();
+    let blocked_domains =
+        vec![BlockedDomain { domain: domain("fabrikam.example"), subdomains: false }];
+    let lists = Federation { blocked_domains, ..federation(&[], &[]) };
+    world.set_policy(CONTOSO, Arc::new(Policy::new(&[domain("contoso.example")], &lists)));
+    assert_eq!(world.edges[CONTOSO].closed, [(at, Refusal::DomainBlocked)]);
+}
+
+#[test]
+fn a_proof_made_under_another_entry_does_not_hold() {
+    let (mut world, at) = proved_by_host();
+    let pinned = AllowedDomain {
+        proxy_fqdn: Some(domain("edge.fabrikam.example")),
+        ..allow("fabrikam.example")
+    };
+    world.set_policy(CONTOSO, policy("contoso.example", &[pinned], &[]));
+    let message = Req::new("MESSAGE", "fabrikam.example", "contoso.example").branch("2");
+    world.say(CONTOSO, at, &message.text());
+    world.expect(CONTOSO, at, "SIP/2.0 403 ");
+    assert_eq!(world.refused(CONTOSO, Refusal::IdentityNotProved), 1);
 }
 
 #[test]
