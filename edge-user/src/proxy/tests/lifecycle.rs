@@ -224,6 +224,24 @@ fn a_shared_certificate_stays_as_long_as_an_allowed_partner_may_use_it() {
 }
 
 #[test]
+fn a_hosters_edge_counts_where_the_entry_relaxes_the_domain_and_dns_named_it() {
+    let mut world = World::new();
+    let relaxed = AllowedDomain { relax_srv_domain: true, ..allow("fabrikam.example") };
+    world.set_policy(CONTOSO, policy("contoso.example", &[relaxed], &["bad.example"]));
+    let hosts = vec![host("edge.hoster.example", &["203.0.113.20"])];
+    world.dns.insert(Question::Federation(domain("fabrikam.example")), Ok(hosts));
+    let first = world.partner(CONTOSO, "203.0.113.20:5000", &["edge.hoster.example"]);
+    let message = Req::new("MESSAGE", "fabrikam.example", "contoso.example");
+    world.say(CONTOSO, first, &message.text());
+    assert!(world.one(CONTOSO).1.starts_with("MESSAGE "));
+    for (host, stays) in [("edge.hoster.example", true), ("evil.hoster.example", false)] {
+        let at = world.partner(CONTOSO, "203.0.113.20:5001", &[host, "sip.bad.example"]);
+        let closed = world.edges[CONTOSO].closed.contains(&(at, Refusal::DomainBlocked));
+        assert_eq!(closed, !stays, "{host}");
+    }
+}
+
+#[test]
 fn a_partner_that_is_taken_off_the_list_is_refused_on_its_live_connection() {
     let mut world = World::new();
     let at = world.partner(CONTOSO, "203.0.113.20:5000", &["fabrikam.example"]);
