@@ -25,6 +25,9 @@ pub struct CertificateNames {
     pub dns: Vec<Domain>,
     /// Evidence for the log: subject, issuer and serial as text.
     pub description: String,
+    /// When the certificate expires, in seconds since 1970: it proves nothing from then on, on
+    /// live connections too.
+    pub expires_at: Option<u64>,
 }
 
 /// Why a certificate's names cannot be read.
@@ -50,7 +53,8 @@ impl CertificateNames {
     /// Reads the names of a certificate that was validated.
     pub fn from_der(der: &CertificateDer<'_>) -> Result<Self, NamesError> {
         let certificate = EndEntityCert::try_from(der).map_err(|_| NamesError::Unreadable)?;
-        let mut names = Self { description: describe(der), ..Self::default() };
+        let (description, expires_at) = describe(der);
+        let mut names = Self { description, expires_at, ..Self::default() };
         for uri in certificate.valid_uri_names().take(MAX_NAMES) {
             if let Some(domain) = sip_identity(uri)
                 && !names.sip_uris.contains(&domain)
@@ -132,18 +136,21 @@ fn sip_identity(uri: &str) -> Option<Domain> {
     if host.ends_with('.') { None } else { host.parse().ok() }
 }
 
-/// Subject, issuer and serial for people. Control characters cannot reach the log.
-fn describe(der: &CertificateDer<'_>) -> String {
+/// Subject, issuer and serial for people, and when it expires. Control characters cannot reach the
+/// log.
+fn describe(der: &CertificateDer<'_>) -> (String, Option<u64>) {
     use x509_parser::prelude::FromDer;
     let Ok((_, certificate)) = x509_parser::certificate::X509Certificate::from_der(der) else {
-        return "unreadable".to_owned();
+        return ("unreadable".to_owned(), None);
     };
-    format!(
+    let expires_at = u64::try_from(certificate.validity().not_after.timestamp()).ok();
+    let text = format!(
         "subject \"{}\", issuer \"{}\", serial {}",
         printable(&certificate.subject().to_string()),
         printable(&certificate.issuer().to_string()),
         printable(&certificate.raw_serial_as_string()),
-    )
+    );
+    (text, expires_at)
 }
 
 fn printable(text: &str) -> String {

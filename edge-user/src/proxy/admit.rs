@@ -1,7 +1,7 @@
 //! Who is speaking: From by situation (trust rules, sections 2 and 3). Decides, changes nothing
 //! but the note of what a connection has proved.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{ConnectionId, Event, Output, Question, Refusal, ResolveError, proxy::Proxy};
 use crate::{
@@ -158,9 +158,15 @@ impl Proxy {
         let Some(names) = self.connections.get(connection).map(|c| c.peer.names.clone()) else {
             return Standing::NotProved;
         };
+        let left = names.expires_at.map(|at| at.saturating_sub(self.keys.unix(now)));
+        if left == Some(0) {
+            return Standing::NotProved;
+        }
+        // A certificate proves nothing beyond its own time.
+        let expires = left.and_then(|left| now.checked_add(Duration::from_secs(left)));
         let pinned = entry.proxy_fqdn.as_ref();
         if proves(&names, &entry.domain, pinned, &[], false).is_some() {
-            return Standing::Proved { until: None };
+            return Standing::Proved { until: expires };
         }
         // An allowed server is the pinned host and no other; and DNS is asked only when its
         // answer could make one of the certificate's names a proof.
@@ -175,7 +181,10 @@ impl Proxy {
             Some(Err(ResolveError::Unavailable)) => Standing::Unknown,
             Some(Err(_)) => Standing::NotProved,
             Some(Ok(known)) => match proves(&names, &entry.domain, None, &known.hosts, relax) {
-                Some(_) => Standing::Proved { until: Some(known.resolved.valid_until) },
+                Some(_) => {
+                    let record = known.resolved.valid_until;
+                    Standing::Proved { until: Some(expires.map_or(record, |at| at.min(record))) }
+                }
                 None => Standing::NotProved,
             },
         }

@@ -78,9 +78,13 @@ impl TokenKeys {
         }
     }
 
+    /// Wall clock, seconds since 1970.
+    pub fn unix(&self, now: Instant) -> u64 {
+        self.unix_time.saturating_add(now.saturating_duration_since(self.started).as_secs())
+    }
+
     fn epoch(&self, now: Instant) -> u32 {
-        let seconds = self.unix_time + now.saturating_duration_since(self.started).as_secs();
-        u32::try_from(seconds / EPOCH.as_secs()).unwrap_or(u32::MAX)
+        u32::try_from(self.unix(now) / EPOCH.as_secs()).unwrap_or(u32::MAX)
     }
 
     fn key(&mut self, epoch: u32) -> &hmac::Key {
@@ -145,7 +149,10 @@ impl TokenKeys {
         let epoch = u32::from_be_bytes([e0, e1, e2, e3]);
         let current = self.epoch(now);
         // One ahead: another member's clock.
-        if version != VERSION || epoch > current + 1 || current.saturating_sub(epoch) > OVERLAP {
+        if version != VERSION
+            || epoch > current.saturating_add(1)
+            || current.saturating_sub(epoch) > OVERLAP
+        {
             return None;
         }
         let inbound = flags & INBOUND != 0;

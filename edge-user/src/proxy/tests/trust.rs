@@ -1,7 +1,10 @@
 //! The trust rules, sections 1 to 3: who may say what.
 
 use super::*;
-use crate::config::{AllowedDomain, Transport};
+use crate::{
+    config::{AllowedDomain, Transport},
+    federation::CertificateNames,
+};
 
 /// A partner's script at contoso, whose SRV record names `sip.fabrikam.example`.
 fn partner(sans: &[&str]) -> (World, ConnectionId) {
@@ -112,6 +115,28 @@ fn a_proof_by_dns_ends_with_its_record() {
     world.pass(std::time::Duration::from_secs(301));
     let got = outcome(&mut world, at, &request.branch("3"));
     assert_eq!(got, Err("identity-not-proved".into()));
+}
+
+#[test]
+fn a_certificate_that_expires_proves_nothing_any_more_on_a_live_connection() {
+    for sans in [&["fabrikam.example"][..], &["sip.fabrikam.example"]] {
+        let mut world = World::new();
+        let unix = world.edges[CONTOSO].proxy.config.unix_time;
+        let names = CertificateNames { expires_at: Some(unix + 600), ..(*names(sans)).clone() };
+        let at = world.partner_named(CONTOSO, "203.0.113.20:5000", names);
+        let alice = world.inside(CONTOSO, Transport::Tcp, "10.0.0.5:40000");
+        let request = Req::new("MESSAGE", "fabrikam.example", "contoso.example");
+        assert_eq!(outcome(&mut world, at, &request), Ok(()), "{sans:?}");
+        world.pass(std::time::Duration::from_secs(590));
+        assert_eq!(outcome(&mut world, at, &request.clone().branch("2")), Ok(()), "{sans:?}");
+        world.pass(std::time::Duration::from_secs(11));
+        let got = outcome(&mut world, at, &request.branch("3"));
+        assert_eq!(got, Err("identity-not-proved".into()), "{sans:?}");
+        // Nor is it used the other way.
+        let back = Req::new("MESSAGE", "contoso.example", "fabrikam.example");
+        world.say(CONTOSO, alice, &back.text());
+        assert!(world.mail(CONTOSO).iter().all(|(to, _)| *to != at), "{sans:?}");
+    }
 }
 
 #[test]

@@ -240,6 +240,17 @@ impl World {
         self.opened(edge, Side::Partner, Transport::Tls, remote, names, None)
     }
 
+    /// The same, with all of its certificate.
+    pub(crate) fn partner_named(
+        &mut self,
+        edge: usize,
+        remote: &str,
+        names: CertificateNames,
+    ) -> ConnectionId {
+        let (remote, names) = (address(remote), Arc::new(names));
+        self.opened(edge, Side::Partner, Transport::Tls, remote, names, None)
+    }
+
     /// A server inside connects.
     pub(crate) fn inside(&mut self, edge: usize, transport: Transport, at: &str) -> ConnectionId {
         self.opened(edge, Side::Inside, transport, address(at), names(&[]), None)
