@@ -92,6 +92,19 @@ pub const WORD_MANAGEMENT: u32 = 1 << 31;
 /// Word: the port is a federation port; a blocked domain's addresses are dropped here.
 pub const WORD_FEDERATION: u32 = 1 << 30;
 
+/// Word: one rule decides, and it passes every packet: see [`open_word`].
+pub const WORD_OPEN: u32 = 1 << 29;
+
+/// The word of a port or protocol that one rule opens to every source and for every address of
+/// ours: it holds the rule's id, and the rules need not be asked.
+pub const fn open_word(rule: u32, flags: u32) -> u32 {
+    flags | WORD_OPEN | rule
+}
+/// Id of the rule that opens the port or protocol of this word, if one does.
+pub const fn word_open_rule(word: u32) -> Option<u32> {
+    if word & WORD_OPEN != 0 { Some(word & 0xffff) } else { None }
+}
+
 /// A port or protocol word: `count` rules from `first` on, and flags. Zero means no rule.
 pub const fn word(first: u32, count: u32, flags: u32) -> u32 {
     flags | (count << 16) | first
@@ -463,6 +476,10 @@ mod tests {
         let word = word(4095, 32, WORD_FEDERATION);
         assert_eq!((word_first(word), word_count(word)), (4095, 32));
         assert_ne!(word & WORD_FEDERATION, 0);
+        assert_eq!(word_open_rule(word), None);
+        let open = open_word(MAX_RULE_IDS - 1, WORD_MANAGEMENT);
+        assert_eq!((word_open_rule(open), word_count(open)), (Some(MAX_RULE_IDS - 1), 0));
+        assert_ne!(open & WORD_MANAGEMENT, 0);
         assert_eq!(word & WORD_MANAGEMENT, 0);
     }
 

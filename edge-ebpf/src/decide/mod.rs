@@ -26,7 +26,7 @@ use crate::{
         ACTION_PASS, Block, MAX_RULES_PER_WORD, NO_GENERATION, SCHEMA, SCOPE_FEDERATION, SET_ANY,
         SETTING_BLOCKS, SETTING_DHCP_CLIENT, SETTING_LACP, SETTING_LLDP, SETTING_MONITOR,
         SOURCE_SET_MANAGEMENT, SetMask, Settings, VlanKey, WORD_FEDERATION, WORD_MANAGEMENT,
-        ZONE_NONE, ZONES, port_index, protocol_index, word_count, word_first,
+        ZONE_NONE, ZONES, port_index, protocol_index, word_count, word_first, word_open_rule,
     },
     packet::{self, Environment, Frame, Handler, Ip, Kind, Link},
     verdict::{Reason, Verdict},
@@ -172,6 +172,8 @@ pub fn decide<T: Tables, A: Family>(
     }
     let (reason, rule) = if word == 0 {
         without_rule(Reason::NoRule)
+    } else if let Some(rule) = word_open_rule(word) {
+        (Reason::Rule, rule)
     } else {
         A::rules(tables, generation, word, ip.source, ip.destination)
     };

@@ -16,7 +16,7 @@ use edge_ebpf::{
     abi::{
         ACTION_DROP, Block, Counter, FlowKey, Interface, NO_GENERATION, ReasonCounter, Rule,
         SCOPE_ALL, SET_ANY, SetMask, Settings, VlanKey, WORD_FEDERATION, WORD_MANAGEMENT,
-        ZONE_EXTERNAL, ZONE_INTERNAL, map_names as names, word_count, word_first,
+        ZONE_EXTERNAL, ZONE_INTERNAL, map_names as names, word_count, word_first, word_open_rule,
     },
     verdict::Reason,
 };
@@ -228,12 +228,15 @@ fn interface(value: Interface) -> Option<Value> {
 }
 
 fn word(value: u32) -> Value {
-    json!({
-        "first_rule": word_first(value),
-        "rules": word_count(value),
+    let flags = json!({
         "management": value & WORD_MANAGEMENT != 0,
         "federation": value & WORD_FEDERATION != 0,
-    })
+    });
+    if let Some(rule) = word_open_rule(value) {
+        return merge(json!({ "open_to_all_by_rule": rule }), flags);
+    }
+    let rules = json!({ "first_rule": word_first(value), "rules": word_count(value) });
+    merge(rules, flags)
 }
 
 /// Ports with the same word in a row are one entry.

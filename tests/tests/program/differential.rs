@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use edge_ebpf::{
     abi::{
         Block, Interface, RULE_DESTINATION4, RULE_DESTINATION6, Rule, SET_ANY, SETTING_DHCP_CLIENT,
-        SETTING_LACP, SETTING_LLDP, SetMask, VlanKey, port_index, protocol_index, word, word4,
-        words6,
+        SETTING_LACP, SETTING_LLDP, SetMask, VlanKey, open_word, port_index, protocol_index, word,
+        word4, words6,
     },
     decide::MemoryTables,
     verdict::Reason,
@@ -98,6 +98,8 @@ fn any_tables(random: &mut Random) -> MemoryTables {
         for _ in 0..12 {
             let flags = (random.below(4) as u32) << 30;
             let some = word(random.below(30) as u32, random.below(8) as u32, flags);
+            let open = open_word(random.below(30) as u32, flags);
+            let some = random.pick(&[some, some, open]);
             let udp = random.below(2) == 0;
             generation.port_words.insert(port_index(zone, udp, random.pick(&PORTS)), some);
         }

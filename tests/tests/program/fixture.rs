@@ -6,7 +6,7 @@ use edge_ebpf::{
     abi::{
         ACTION_DROP, ACTION_PASS, Block, Interface, Rule, SCHEMA, SCOPE_ALL, SCOPE_FEDERATION,
         SET_ANY, SOURCE_SET_MANAGEMENT, SetMask, Settings, VlanKey, WORD_FEDERATION,
-        WORD_MANAGEMENT, ZONE_EXTERNAL, mapped, port_index, protocol_index, word,
+        WORD_MANAGEMENT, ZONE_EXTERNAL, mapped, open_word, port_index, protocol_index, word,
     },
     decide::{Decision, Generation, MemoryTables, judge},
     packet::Frame,
@@ -147,7 +147,7 @@ pub fn tables() -> MemoryTables {
         let mut port = |port, word| {
             generation.port_words.insert(port_index(ZONE_EXTERNAL, udp, port), word);
         };
-        port(FEDERATION_PORT, word(0, 1, WORD_FEDERATION));
+        port(FEDERATION_PORT, open_word(RULE_IDS[0], WORD_FEDERATION));
         port(PARTNER_PORT, word(1, 1, 0));
         port(SECOND_PORT, word(2, 1, 0));
         port(CLOSED_PORT, word(3, 1, 0));

@@ -438,7 +438,7 @@ impl<'a> Words<'a> {
         for (draft, rule) in self.drafts.iter().zip(self.rules) {
             if draft.zone == zone && draft.protocol == protocol && covers(draft) {
                 run.push(*rule);
-                if rule.source_set == abi::SET_ANY && rule.destination_set == abi::SET_ANY {
+                if takes_all(rule) {
                     break;
                 }
             }
@@ -455,6 +455,10 @@ impl<'a> Words<'a> {
                 max: abi::MAX_RULES_PER_WORD,
             });
         }
+        let open = match run[..] {
+            [only] if takes_all(&only) && only.action == abi::ACTION_PASS => Some(only.id),
+            _ => None,
+        };
         let first = match self.runs.get(&run) {
             Some(first) => *first,
             None => {
@@ -468,6 +472,15 @@ impl<'a> Words<'a> {
                 first as u32
             }
         };
+        // An open rule has its slot all the same, where people find it.
+        if let Some(rule) = open {
+            return Ok(abi::open_word(rule, flags));
+        }
         Ok(abi::word(first, count as u32, flags))
     }
+}
+
+/// Whether every packet satisfies the rule.
+fn takes_all(rule: &PlanRule) -> bool {
+    rule.source_set == abi::SET_ANY && rule.destination_set == abi::SET_ANY
 }

@@ -92,10 +92,15 @@ fn look_up(set: &RuleSet, zone: u8, udp: bool, port: u16) -> (u32, Vec<String>) 
     let found = set.port_words.iter().find(|(first, last, _)| (*first..=*last).contains(&index));
     let word = found.map_or(0, |(_, _, word)| *word);
     let first = abi::word_first(word) as usize;
-    let rules = &set.rules[first..first + abi::word_count(word) as usize];
-    let name =
-        |rule: &PlanRule| set.rows.iter().find(|row| row.id == Some(rule.id)).unwrap().name.clone();
-    (word, rules.iter().map(name).collect())
+    let ids: Vec<u32> = match abi::word_open_rule(word) {
+        Some(rule) => vec![rule],
+        None => {
+            let rules = &set.rules[first..first + abi::word_count(word) as usize];
+            rules.iter().map(|rule| rule.id).collect()
+        }
+    };
+    let name = |id: &u32| set.rows.iter().find(|row| row.id == Some(*id)).unwrap().name.clone();
+    (word, ids.iter().map(name).collect())
 }
 
 fn sets_of(set: &RuleSet, prefix: &str) -> u64 {
@@ -289,4 +294,38 @@ fn a_rule_names_addresses_of_its_own_set_only() {
         both += usize::from(four && six);
     }
     assert!(both > 0, "the access service listens on both families");
+}
+
+#[test]
+fn a_word_says_open_only_when_one_rule_passes_everything() {
+    let udp = |name, port, from: &[&str]| rule(name, Protocol::Udp, &[(port, port)], from);
+    let mut config = config();
+    config.firewall.rules = vec![
+        udp("all", 1, &[]),
+        udp("whole", 2, &["0.0.0.0/0", "::/0"]),
+        udp("some", 3, &["203.0.113.0/24"]),
+        udp("four", 4, &["0.0.0.0/0"]),
+        FirewallRule { to: vec!["203.0.113.10".parse().unwrap()], ..udp("one", 5, &[]) },
+        FirewallRule { drop: true, ..udp("closed", 6, &[]) },
+        udp("first", 7, &["203.0.113.0/24"]),
+        udp("then", 7, &[]),
+        // What comes after a rule that takes all is never asked.
+        udp("all-first", 8, &[]),
+        udp("never", 8, &["203.0.113.0/24"]),
+    ];
+    let set = compile(&config).unwrap();
+    for (port, open) in [
+        (1, true),
+        (2, true),
+        (3, false),
+        (4, false),
+        (5, false),
+        (6, false),
+        (7, false),
+        (8, true),
+    ] {
+        let (word, _) = look_up(&set, abi::ZONE_EXTERNAL, true, port);
+        assert_eq!(abi::word_open_rule(word).is_some(), open, "port {port}");
+    }
+    assert_eq!(look_up(&set, abi::ZONE_EXTERNAL, true, 8).1, ["all-first"]);
 }
