@@ -41,6 +41,21 @@ fn beyond_the_bound_requests_get_503() {
 }
 
 #[test]
+fn many_partners_together_wait_within_the_bound() {
+    let mut world = World::new();
+    world.configure(CONTOSO, |config| config.bounds.waiting = 2);
+    let partners = ["one.example", "two.example", "three.example"];
+    world.set_policy(CONTOSO, policy("contoso.example", &partners.map(allow), &[]));
+    let alice = world.inside(CONTOSO, Transport::Tcp, "10.0.0.5:40000");
+    for (partner, refused) in partners.into_iter().zip([0, 0, 1]) {
+        let request = Req::new("MESSAGE", "contoso.example", partner).branch(partner);
+        world.say(CONTOSO, alice, &request.text());
+        assert_eq!(world.refused(CONTOSO, Refusal::Overload), refused, "{partner}");
+    }
+    world.expect(CONTOSO, alice, "SIP/2.0 503 ");
+}
+
+#[test]
 fn what_waits_too_long_is_told_so() {
     let mut world = World::new();
     world.dns.clear();
