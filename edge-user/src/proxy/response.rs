@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::{
     ConnectionId, Output, Peer, Refusal, Side,
+    admit::sip_domain,
     exchange::{ClientState, Kind, Server, Stage, T2, TIMER_C, TRANSACTION},
     proxy::Proxy,
     respond::Answer,
@@ -213,8 +214,13 @@ impl Proxy {
     fn returning(&mut self, now: Instant, id: u64, message: &Message) -> Option<bytes::Bytes> {
         let exchange = self.exchanges.get(id)?;
         let inbound = exchange.inbound;
-        let remove: &[HeaderName] =
-            if inbound { &[] } else { &[HeaderName::MsEdgeProxyMessageTrust] };
+        let remove: &[HeaderName] = match inbound {
+            true => &[],
+            false if self.asserts_ours(message) => {
+                &[HeaderName::MsEdgeProxyMessageTrust, HeaderName::PAssertedIdentity]
+            }
+            false => &[HeaderName::MsEdgeProxyMessageTrust],
+        };
         let tag = message.to().ok().and_then(|to| to.tag()).map(str::to_owned);
         let Some((initial, full)) = self.rewrite(now, id, tag, message) else {
             let mut edit = Edit::new(message);
@@ -236,6 +242,16 @@ impl Proxy {
             changed.iter().map(|(place, text)| (*place, text.as_str())).collect();
         let forward = ForwardResponse { record_routes: &changed, remove, add: &[] };
         forward.apply(message).ok()
+    }
+
+    /// Whether somebody outside says that one of our users answered (or something unreadable): the
+    /// caller would be shown it. The response itself is honest, so only that is taken out.
+    fn asserts_ours(&self, message: &Message) -> bool {
+        message.list(HeaderName::PAssertedIdentity).any(|value| {
+            NameAddr::parse(value.value).map_or(true, |asserted| {
+                sip_domain(&asserted.uri).is_some_and(|domain| self.policy.is_ours(&domain))
+            })
+        })
     }
 
     /// Which Record-Route text becomes which, for a response with this To tag.

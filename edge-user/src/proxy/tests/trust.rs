@@ -363,3 +363,31 @@ fn a_response_counts_only_from_where_its_request_went() {
     world.say(CONTOSO, fabrikam, &reply);
     world.expect(CONTOSO, alice, "SIP/2.0 200 OK");
 }
+
+#[test]
+fn nobody_outside_answers_as_one_of_our_users() {
+    for (asserted, stays) in [
+        ("<sip:bob@fabrikam.example>", true),
+        ("<sip:bob@fabrikam.example>, <tel:+1555>", true),
+        ("<sip:ceo@contoso.example>", false),
+        ("<sip:bob@fabrikam.example>, \"Boss\" <sip:ceo@CONTOSO.example>", false),
+        ("<sip:ceo@contoso.example", false),
+    ] {
+        for method in ["MESSAGE", "INVITE"] {
+            let mut world = World::new();
+            let alice = world.inside(CONTOSO, Transport::Tcp, "10.0.0.5:40000");
+            let honest = Listener::Script(names(&["sip.fabrikam.example"]));
+            world.listeners.insert(address("203.0.113.20:5061"), honest);
+            let request = Req::new(method, "contoso.example", "fabrikam.example");
+            world.say(CONTOSO, alice, &request.text());
+            let mail = world.mail(CONTOSO);
+            let (at, got) = mail.iter().find(|(at, _)| *at != alice).unwrap();
+            let line = format!("P-Asserted-Identity: {asserted}\r\nContent-Length: 0");
+            let reply = answer(got, "200 OK", Some("b1")).replace("Content-Length: 0", &line);
+            world.say(CONTOSO, *at, &reply);
+            let ok = world.expect(CONTOSO, alice, "SIP/2.0 200 OK");
+            let expected: &[&str] = if stays { &[asserted] } else { &[] };
+            assert_eq!(headers(&ok, "P-Asserted-Identity"), expected, "{method}");
+        }
+    }
+}
