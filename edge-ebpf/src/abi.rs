@@ -294,6 +294,12 @@ pub const SCOPE_ALL: u8 = 0;
 /// Only what goes to federation ports is dropped.
 pub const SCOPE_FEDERATION: u8 = 1;
 
+/// Only in the kernel program's memory: no table says anything of this source.
+pub const SCOPE_NONE: u8 = 0xff;
+/// What is remembered of a source of which no table says anything.
+pub const NOT_BLOCKED: Block =
+    Block { scope: SCOPE_NONE, reason: 0, owners: 0, expires_at_seconds: 0 };
+
 /// Packets and bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -23,10 +23,11 @@ pub use tables::{Family, Tables, Tuple};
 
 use crate::{
     abi::{
-        ACTION_PASS, Block, MAX_RULES_PER_WORD, NO_GENERATION, SCHEMA, SCOPE_FEDERATION, SET_ANY,
-        SETTING_BLOCKS, SETTING_DHCP_CLIENT, SETTING_LACP, SETTING_LLDP, SETTING_MONITOR,
-        SOURCE_SET_MANAGEMENT, SetMask, Settings, VlanKey, WORD_FEDERATION, WORD_MANAGEMENT,
-        ZONE_NONE, ZONES, port_index, protocol_index, word_count, word_first, word_open_rule,
+        ACTION_PASS, Block, MAX_RULES_PER_WORD, NO_GENERATION, NOT_BLOCKED, SCHEMA,
+        SCOPE_FEDERATION, SCOPE_NONE, SET_ANY, SETTING_BLOCKS, SETTING_DHCP_CLIENT, SETTING_LACP,
+        SETTING_LLDP, SETTING_MONITOR, SOURCE_SET_MANAGEMENT, SetMask, Settings, VlanKey,
+        WORD_FEDERATION, WORD_MANAGEMENT, ZONE_NONE, ZONES, port_index, protocol_index, word_count,
+        word_first, word_open_rule,
     },
     packet::{self, Environment, Frame, Handler, Ip, Kind, Link},
     verdict::{Reason, Verdict},
@@ -205,7 +206,8 @@ fn word_of<T: Tables, A: Family>(tables: &T, generation: u32, zone: u8, ip: &Ip<
 /// Whether the source is blocked for what it asks for: exact entry first, then prefix.
 ///
 /// What is found is remembered, and asked first: the exact entry, or the prefix when there is no
-/// exact entry, so that what is remembered is always what would be found first.
+/// exact entry, so that what is remembered is always what would be found first; or that there
+/// is neither.
 #[inline(always)]
 fn blocked<T: Tables, A: Family>(
     tables: &T,
@@ -228,9 +230,13 @@ fn blocked<T: Tables, A: Family>(
     let source = ip.source;
     if epoch != 0
         && let Some(block) = source.remembered_block(tables, epoch)
-        && let Some(reason) = in_force(block)
     {
-        return Some(reason);
+        if block.scope == SCOPE_NONE {
+            return None;
+        }
+        if let Some(reason) = in_force(block) {
+            return Some(reason);
+        }
     }
     let exact = source.blocked(tables);
     if let Some(block) = exact
@@ -241,12 +247,13 @@ fn blocked<T: Tables, A: Family>(
         }
         return Some(reason);
     }
-    let block = source.blocked_prefix(tables)?;
-    let reason = in_force(block)?;
-    if epoch != 0 && exact.is_none() {
-        source.remember_block(tables, epoch, block);
+    let prefix = source.blocked_prefix(tables);
+    let reason = prefix.and_then(in_force);
+    // A block that is not in force for this packet is not remembered: it may be for the next.
+    if epoch != 0 && exact.is_none() && (reason.is_some() || prefix.is_none()) {
+        source.remember_block(tables, epoch, prefix.unwrap_or(NOT_BLOCKED));
     }
-    Some(reason)
+    reason
 }
 
 /// The first rule of the word that the packet satisfies decides. When none does, the reason

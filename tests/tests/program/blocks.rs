@@ -164,6 +164,7 @@ fn a_change_of_the_tables_ends_what_was_remembered() {
                 tables.blocked4.clear();
                 tables.blocked6.clear();
             });
+            // The neighbourhood is still marked, so this too is remembered, and ended below.
             twice(&mut bench, &packet, Reason::Rule);
             bench.change(|tables| *tables = kept.clone());
             twice(&mut bench, &packet, Reason::BlockedAddress);
