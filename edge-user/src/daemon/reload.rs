@@ -51,7 +51,9 @@ impl Daemon {
         let warnings = findings.warnings.iter().map(|finding| {
             format!("{}:{}: {}; {}", finding.line, finding.column, finding.message, finding.mend)
         });
-        Ok(warnings.chain(blocks).collect())
+        let log = (config.log != old.log)
+            .then(|| "[log] takes effect when the daemon is started again".to_owned());
+        Ok(warnings.chain(log).chain(blocks).collect())
     }
 
     async fn set_rules(&self, config: &Arc<Config>) -> Result<(), String> {
