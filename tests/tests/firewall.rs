@@ -310,6 +310,26 @@ fn vlan_offload_is_turned_off() {
     assert!(offload().contains(": off"), "{}", offload());
 }
 
+/// A macvlan has no XDP in its driver, as many virtual devices.
+#[test]
+fn generic_mode_is_only_for_those_who_ask_and_is_said_loudly() {
+    let wire = Wire::new("fwm").unwrap();
+    wire.edge.ip_batch(&format!("link add link {DEVICE} name mac0 type macvlan\n")).unwrap();
+    let on_macvlan = |allow_generic| {
+        wire.config_with(|config| {
+            config.interfaces[0].device = "mac0".to_owned();
+            config.firewall.allow_generic = allow_generic;
+        })
+    };
+    let refused = start(&wire, on_macvlan(false)).unwrap_err();
+    assert!(matches!(refused, FirewallError::NoNative { .. }), "{refused}");
+    assert!(refused.to_string().contains("allow_generic = true"), "{refused}");
+    wait_lock_free(&wire);
+    let (_handle, report) = start(&wire, on_macvlan(true)).unwrap();
+    assert_eq!(report.attached[0].mode, AttachMode::Generic);
+    assert!(report.warnings.iter().any(|w| w.contains("GENERIC MODE")), "{:?}", report.warnings);
+}
+
 #[test]
 fn a_device_that_is_up_and_not_configured_is_named_in_a_warning() {
     let wire = Wire::new("fwu").unwrap();
