@@ -25,7 +25,7 @@ mod tests;
 
 use std::{
     fmt, io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
@@ -305,14 +305,6 @@ impl<C: Core> ShellHandle<C> {
     /// What is listened on.
     pub fn listening(&self) -> Vec<Listening> {
         self.lock_bound().iter().map(|bound| bound.listening).collect()
-    }
-
-    /// Addresses of remote ends of live connections that proved who they are.
-    pub fn remotes(&self) -> Vec<IpAddr> {
-        let mut all: Vec<_> = self.hub.links().iter().map(|link| link.peer.remote.ip()).collect();
-        all.sort_unstable();
-        all.dedup();
-        all
     }
 
     /// Counts for metrics and status.

@@ -299,5 +299,5 @@ async fn ipv6_is_served_as_ipv4_is() {
     let mut lab = lab(|config| config.access.listen = vec!["[::1]:0".parse().unwrap()]).await;
     let (mut client, _) = lab.partner_connected().await;
     echo(&mut client, 1).await;
-    assert!(lab.shell.remotes()[0].is_ipv6());
+    assert!(lab.shell.connections()[0].peer.remote.is_ipv6());
 }
