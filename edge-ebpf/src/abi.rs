@@ -4,8 +4,10 @@
 //! keys are big-endian bytes, as they stand in the packet; counters and flags are native.
 //! A change of any layout here must raise [`SCHEMA`].
 
+use crate::verdict::REASON_SLOTS;
+
 /// Version of all layouts in this file. Pins with another number are refused, never reused.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// Names of the maps, in the program and under the pin directory.
 pub mod map_names {
@@ -15,17 +17,17 @@ pub mod map_names {
     pub const INTERFACES: &str = "INTERFACES";
     /// Hash of [`super::VlanKey`] to [`super::Interface`], asked only on trunk interfaces.
     pub const VLANS: &str = "VLANS";
-    /// Two generations of arrays of port words (`u32`), see [`super::port_index`].
+    /// Generations of arrays of port words (`u32`), see [`super::port_index`].
     pub const PORT_WORDS: &str = "PORT_WORDS";
-    /// Two generations of arrays of words (`u32`) by IP protocol, see [`super::protocol_index`].
+    /// Generations of arrays of words (`u32`) by IP protocol, see [`super::protocol_index`].
     pub const PROTOCOL_WORDS: &str = "PROTOCOL_WORDS";
-    /// Two generations of arrays of [`super::Rule`].
+    /// Generations of arrays of [`super::Rule`].
     pub const RULES: &str = "RULES";
-    /// Two generations of LPM tries: IPv4 source prefix to [`super::SetMask`].
+    /// Generations of LPM tries: IPv4 source prefix to [`super::SetMask`].
     pub const SOURCES4: &str = "SOURCES4";
-    /// Two generations of LPM tries: IPv6 source prefix to [`super::SetMask`].
+    /// Generations of LPM tries: IPv6 source prefix to [`super::SetMask`].
     pub const SOURCES6: &str = "SOURCES6";
-    /// Two generations of hashes: our own address (16 bytes) to [`super::SetMask`].
+    /// Generations of hashes: our own address (16 bytes) to [`super::SetMask`].
     pub const DESTINATIONS: &str = "DESTINATIONS";
     /// Hash: IPv4 address to [`super::Block`].
     pub const BLOCKED4: &str = "BLOCKED4";
@@ -39,8 +41,27 @@ pub mod map_names {
     pub const PRESENCE4: &str = "PRESENCE4";
     /// Array of `u64`: one bit for each hash of an IPv6 /48, see [`super::presence6`].
     pub const PRESENCE6: &str = "PRESENCE6";
-    /// Per-CPU array of [`super::ReasonCounter`], indexed by reason number.
+    /// Per-CPU array of [`super::ReasonCounter`], indexed by [`super::reason_slot`].
     pub const REASON_COUNTERS: &str = "REASON_COUNTERS";
+    /// Generations of arrays of [`super::RuleLimits`], indexed by [`super::Rule::limits`].
+    pub const RATES: &str = "RATES";
+    /// Array of [`super::Bucket`]: sources nobody has vouched for, see [`super::bucket_index`].
+    pub const SOURCE_BUCKETS: &str = "SOURCE_BUCKETS";
+    /// Array of [`super::Bucket`]: rules in all, by rule id, then zones, by
+    /// [`super::zone_bucket`].
+    pub const TOTAL_BUCKETS: &str = "TOTAL_BUCKETS";
+    /// LRU hash of [`super::KnownKey`] to [`super::Bucket`]: sources that have proved who they
+    /// are, with a bucket of their own. Only the daemon adds entries.
+    pub const KNOWN_SOURCES: &str = "KNOWN_SOURCES";
+    /// LRU hash of [`super::FragmentKey`] to [`super::Fragment`]: first fragments that passed.
+    pub const FRAGMENTS: &str = "FRAGMENTS";
+    /// Per-CPU array of [`super::Flood`], indexed by zone.
+    pub const FLOODS: &str = "FLOODS";
+    /// Per-CPU array of [`super::Counter`]: what the shadow generation would have done
+    /// otherwise, see [`super::shadow_slot`].
+    pub const SHADOW_COUNTERS: &str = "SHADOW_COUNTERS";
+    /// Array of programs for rare work, see [`super::PROGRAM_SHADOW`].
+    pub const PROGRAMS: &str = "PROGRAMS";
     /// Per-CPU array of [`super::Counter`], indexed by rule id.
     pub const RULE_COUNTERS: &str = "RULE_COUNTERS";
     /// Ring buffer of [`super::Event`].
@@ -74,8 +95,37 @@ pub const MAX_RULES_PER_WORD: u32 = 32;
 pub const MAX_SETS: u8 = 64;
 /// The source set of the management prefixes.
 pub const SOURCE_SET_MANAGEMENT: u8 = 0;
+/// The source set of the partners' addresses: who is not in it is dropped under a reason of its
+/// own.
+pub const SOURCE_SET_PARTNERS: u8 = 1;
 /// A rule that any source, or any destination, satisfies.
 pub const SET_ANY: u8 = 0xff;
+
+/// Generations of a rule set: two that take turns, and the shadow.
+pub const GENERATIONS: u32 = 3;
+/// The slot of the shadow: a rule set that only counts what it would have done otherwise.
+pub const GENERATION_SHADOW: u32 = 2;
+/// Slots for interfaces in `REASON_COUNTERS`. Slot 0 is for frames of no configured interface.
+pub const INTERFACE_SLOTS: u32 = 32;
+/// Entries of `RATES` in one generation. Entry 0 stays unused.
+pub const MAX_RATES: u32 = 512;
+
+/// Index into `REASON_COUNTERS`.
+pub const fn reason_slot(interface_slot: u8, reason: u8) -> u32 {
+    ((interface_slot as u32) % INTERFACE_SLOTS) * REASON_SLOTS as u32
+        + (reason as u32) % REASON_SLOTS as u32
+}
+
+/// Index into `SHADOW_COUNTERS`: first what passes and the shadow would drop, by the shadow's
+/// reason; then what is dropped and the shadow would pass, by the reason in force.
+pub const fn shadow_slot(shadow_drops: bool, reason: u8) -> u32 {
+    (if shadow_drops { 0 } else { REASON_SLOTS as u32 }) + (reason as u32) % REASON_SLOTS as u32
+}
+
+/// Slot of `PROGRAMS`: judges a packet by the shadow generation.
+pub const PROGRAM_SHADOW: u32 = 0;
+/// Slot of `PROGRAMS`: answers a SYN with a SYN cookie.
+pub const PROGRAM_SYN_COOKIE: u32 = 1;
 
 /// Index of a port's word. `port` in host order.
 pub const fn port_index(zone: u8, udp: bool, port: u16) -> u32 {
@@ -134,10 +184,26 @@ pub struct Settings {
     /// that the program has found is remembered under it and counts for nothing under any other;
     /// under 0 nothing is remembered.
     pub block_epoch: u64,
+    /// A number that only this appliance's owner knows, for trial runs: see [`Trial`].
+    pub trial: u64,
+    /// Packets that may reach the stack, by zone.
+    pub ceilings: [Limit; ZONES as usize],
+    /// Blocks that begin with a later version are not in force yet: see [`Block`].
+    pub block_version: u32,
+    /// [`GENERATION_SHADOW`] while a shadow counts, else [`NO_GENERATION`].
+    pub shadow: u32,
+    /// New connections a second on one CPU beyond which SYNs are answered with cookies; 0: never.
+    pub flood_syns: u32,
+    /// Secret of the hash of [`bucket_index`].
+    pub hash_seed: u32,
+    /// Bytes of a frame that an event takes along, at most [`EVENT_DATA`].
+    pub event_bytes: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// No rule set has been written yet.
-pub const NO_GENERATION: u32 = 2;
+pub const NO_GENERATION: u32 = GENERATIONS;
 /// Count drops, but pass the packets (monitor-only).
 pub const SETTING_MONITOR: u32 = 1;
 /// Blocked IPv6 prefixes shorter than /48 exist: the presence bitmap cannot answer for them.
@@ -159,8 +225,10 @@ pub struct Interface {
     pub zone_plus_one: u8,
     /// 1: tagged frames are looked up in `VLANS`.
     pub trunk: u8,
+    /// Its slot in `REASON_COUNTERS`, 1 to 31; 0 when there are more interfaces than slots.
+    pub slot: u8,
     /// Zero.
-    pub reserved: [u8; 2],
+    pub reserved: u8,
 }
 
 /// Key of `VLANS`.
@@ -194,9 +262,195 @@ pub struct Rule {
     pub destination6: [u64; 2],
     /// One IPv4 address of the destination set, likewise, with [`RULE_DESTINATION4`].
     pub destination4: u32,
+    /// Index into `RATES`; 0: no limits.
+    pub limits: u16,
+    /// `CONTENT_*`: what the payload must look like.
+    pub content: u8,
+    /// Zero.
+    pub reserved: u8,
+}
+
+/// The payload is not looked at.
+pub const CONTENT_ANY: u8 = 0;
+/// The payload is SIP in the clear, or a keep-alive (RFC 3261, RFC 5626).
+pub const CONTENT_SIP: u8 = 1;
+/// The payload is STUN or TURN channel data (RFC 7983).
+pub const CONTENT_STUN: u8 = 2;
+/// The payload is STUN, ZRTP, DTLS, TURN channel data, RTP or RTCP (RFC 7983).
+pub const CONTENT_MEDIA: u8 = 3;
+
+/// A limit by the generic cell rate algorithm (ITU-T I.371): time is in 1/256 ns, so that a unit
+/// may cost less than a nanosecond. The theoretical arrival time of the next unit is all the
+/// state there is.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limit {
+    /// Time a unit costs; 0: no limit.
+    pub increment: u64,
+    /// How far ahead of the clock the arrival time may run: the burst.
+    pub tolerance: u64,
+}
+
+/// Fractions of a nanosecond in a [`Limit`].
+pub const LIMIT_SCALE: u64 = 256;
+
+impl Limit {
+    /// A limit of `per_second` units and a burst of `burst` units on top of an even flow.
+    /// `per_second` of 0 means no limit.
+    pub const fn new(per_second: u64, burst: u64) -> Self {
+        if per_second == 0 {
+            return Self { increment: 0, tolerance: 0 };
+        }
+        let increment = LIMIT_SCALE * 1_000_000_000 / per_second;
+        let increment = if increment == 0 { 1 } else { increment };
+        Self { increment, tolerance: increment.saturating_mul(burst) }
+    }
+}
+
+/// Limits of one rule, for each source or in all.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// New TCP connections.
+    pub new: Limit,
+    /// Packets.
+    pub packets: Limit,
+    /// Bytes of frames.
+    pub bytes: Limit,
+}
+
+/// An entry of `RATES`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RuleLimits {
+    /// For each source (IPv6: each /64).
+    pub source: Limits,
+    /// For all sources together.
+    pub total: Limits,
+}
+
+/// Arrival times, one for each limit of [`Limits`], in the units of [`Limit`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bucket {
+    /// Of the next new connection.
+    pub new: u64,
+    /// Of the next packet.
+    pub packets: u64,
+    /// Of the next byte.
+    pub bytes: u64,
+    /// Zero.
+    pub reserved: u64,
+}
+
+/// Buckets in one of the two rows of `SOURCE_BUCKETS`. A power of two.
+pub const SOURCE_BUCKETS_ROW: u32 = 32_768;
+
+/// The two buckets of a source under a rule: one in each row. A source is limited only when both
+/// are used up, so that two sources disturb each other only when they meet twice.
+pub const fn bucket_index(seed: u32, source: [u64; 2], rule: u32) -> (u32, u32) {
+    let mixed = (source[0] ^ (seed as u64)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mixed = (mixed ^ (mixed >> 29) ^ source[1]).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ (mixed >> 32) ^ ((rule as u64) << 20) ^ ((seed as u64) << 32))
+        .wrapping_mul(0x94d0_49bb_1331_11eb);
+    let mixed = mixed ^ (mixed >> 31);
+    let row = SOURCE_BUCKETS_ROW - 1;
+    ((mixed as u32) & row, SOURCE_BUCKETS_ROW + ((mixed >> 32) as u32 & row))
+}
+
+/// Index of a zone's bucket in `TOTAL_BUCKETS`.
+pub const fn zone_bucket(zone: u8) -> u32 {
+    MAX_RULE_IDS + (zone as u32) % ZONES
+}
+
+/// Key of `KNOWN_SOURCES`.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct KnownKey {
+    /// The source; IPv4 as `::ffff:a.b.c.d`, of IPv6 the first 64 bits, the others zero.
+    pub source: [u8; 16],
+    /// Id of the rule.
+    pub rule: u32,
     /// Zero.
     pub reserved: u32,
 }
+
+/// Key of `FRAGMENTS`: what all fragments of a packet have in common (RFC 791, RFC 8200).
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FragmentKey {
+    /// Source; IPv4 as `::ffff:a.b.c.d`.
+    pub source: [u8; 16],
+    /// Destination, likewise.
+    pub destination: [u8; 16],
+    /// Identification, host order.
+    pub id: u32,
+    /// IP protocol; of IPv6 the number after the fragment header.
+    pub protocol: u8,
+    /// The zone it came in by.
+    pub zone: u8,
+    /// Zero.
+    pub reserved: [u8; 2],
+}
+
+/// How far the fragments of a packet have come.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fragment {
+    /// End of what was seen, in bytes of the packet's payload; [`FRAGMENT_SPOILED`]: they
+    /// overlapped, and no more pass.
+    pub end: u32,
+    /// Seconds since boot when the first came.
+    pub seconds: u32,
+}
+
+/// See [`Fragment::end`].
+pub const FRAGMENT_SPOILED: u32 = u32::MAX;
+/// How long fragments may follow their first, in seconds. The stack waits as long.
+pub const FRAGMENT_SECONDS: u32 = 30;
+/// First fragments that are remembered a second, on each CPU.
+pub const FRAGMENTS_PER_SECOND: u32 = 4096;
+
+/// What one CPU sees of a zone in this second.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flood {
+    /// The second, since boot.
+    pub second: u32,
+    /// New connections that rules passed in it.
+    pub syns: u32,
+    /// Cookies are sent up to and with this second.
+    pub cookies_until: u32,
+    /// First fragments remembered in it.
+    pub fragments: u32,
+    /// SYNs that were answered with cookies, ever.
+    pub cookies: u64,
+}
+
+/// A trial run: 32 bytes of metadata in front of the frame, given with `BPF_PROG_TEST_RUN`. Real
+/// traffic brings no metadata, and cannot know the number. The program changes nothing in a trial
+/// and writes its answer over the question.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Trial {
+    /// [`Settings::trial`]; in the answer [`TRIAL_ANSWERED`].
+    pub magic: u64,
+    /// Id of the rule that decided, or `u32::MAX`.
+    pub rule: u32,
+    /// Number of the reason.
+    pub reason: u8,
+    /// 0 pass, 1 drop, 2 answered with a cookie.
+    pub verdict: u8,
+    /// Zone, or `ZONE_NONE`.
+    pub zone: u8,
+    /// 1: passed in monitor mode only.
+    pub monitored: u8,
+    /// Zero.
+    pub reserved: [u64; 2],
+}
+
+/// See [`Trial::magic`].
+pub const TRIAL_ANSWERED: u64 = u64::from_be_bytes(*b"answered");
 
 /// The rule names an IPv4 address of its destination set.
 pub const RULE_DESTINATION4: u8 = 1;
@@ -258,6 +512,22 @@ pub struct Block {
     pub owners: u16,
     /// Seconds since boot (`CLOCK_MONOTONIC`) when it ends; 0: never.
     pub expires_at_seconds: u32,
+    /// In force from this [`Settings::block_version`] on; 0: at once.
+    pub from_version: u32,
+    /// In force before this version only; 0: no end.
+    pub until_version: u32,
+}
+
+impl Block {
+    /// A block that is in force at once.
+    pub const fn new(scope: u8, reason: u8, owners: u16, expires_at_seconds: u32) -> Self {
+        Self { scope, reason, owners, expires_at_seconds, from_version: 0, until_version: 0 }
+    }
+
+    /// Whether it is in force in this version of the block lists.
+    pub const fn in_version(&self, version: u32) -> bool {
+        self.from_version <= version && (self.until_version == 0 || version < self.until_version)
+    }
 }
 
 /// A block that the program found a moment ago, kept for each CPU so that a source which goes on
@@ -297,8 +567,7 @@ pub const SCOPE_FEDERATION: u8 = 1;
 /// Only in the kernel program's memory: no table says anything of this source.
 pub const SCOPE_NONE: u8 = 0xff;
 /// What is remembered of a source of which no table says anything.
-pub const NOT_BLOCKED: Block =
-    Block { scope: SCOPE_NONE, reason: 0, owners: 0, expires_at_seconds: 0 };
+pub const NOT_BLOCKED: Block = Block::new(SCOPE_NONE, 0, 0, 0);
 
 /// Packets and bytes.
 #[repr(C)]
@@ -308,6 +577,15 @@ pub struct Counter {
     pub packets: u64,
     /// Bytes, Ethernet header included.
     pub bytes: u64,
+}
+
+impl core::iter::Sum for Counter {
+    fn sum<I: Iterator<Item = Self>>(counters: I) -> Self {
+        counters.fold(Self::default(), |total, counter| Self {
+            packets: total.packets.wrapping_add(counter.packets),
+            bytes: total.bytes.wrapping_add(counter.bytes),
+        })
+    }
 }
 
 /// Packets and bytes of a reason, and how many events of it this CPU has sent in this second: in
@@ -367,9 +645,16 @@ pub struct Event {
     pub monitored: u8,
     /// EtherType, big-endian.
     pub ether_type: [u8; 2],
+    /// Bytes of the frame in `data`.
+    pub captured: u16,
     /// Zero.
-    pub reserved: [u8; 8],
+    pub reserved: [u8; 6],
+    /// The frame's first bytes.
+    pub data: [u8; EVENT_DATA],
 }
+
+/// Room for a frame's first bytes in an event.
+pub const EVENT_DATA: usize = 160;
 
 /// A flow that this appliance began, remembered when its packet left. Aligned, so that the kernel
 /// program writes it in words.
@@ -435,7 +720,8 @@ pub const fn mapped(address: [u8; 4]) -> [u8; 16] {
 #[cfg(feature = "user")]
 mod user {
     use super::{
-        Block, Counter, Event, FlowKey, Interface, ReasonCounter, Rule, SetMask, Settings, VlanKey,
+        Block, Bucket, Counter, Event, Flood, FlowKey, Fragment, FragmentKey, Interface, KnownKey,
+        ReasonCounter, Rule, RuleLimits, SetMask, Settings, Trial, VlanKey,
     };
     macro_rules! pod {
         ($($name:ident),+) => { $(
@@ -446,14 +732,21 @@ mod user {
     }
     pod!(
         Block,
+        Bucket,
         Counter,
         Event,
+        Flood,
         FlowKey,
+        Fragment,
+        FragmentKey,
         Interface,
+        KnownKey,
         ReasonCounter,
         Rule,
+        RuleLimits,
         SetMask,
         Settings,
+        Trial,
         VlanKey
     );
 }
@@ -464,16 +757,23 @@ mod tests {
 
     #[test]
     fn layouts_have_no_padding() {
-        assert_eq!(size_of::<Settings>(), 24);
+        assert_eq!((size_of::<Settings>(), align_of::<Settings>()), (88, 8));
         assert_eq!((size_of::<Interface>(), align_of::<Interface>()), (4, 4));
         assert_eq!(size_of::<VlanKey>(), 8);
         assert_eq!((size_of::<Rule>(), align_of::<Rule>()), (32, 8));
         assert_eq!((size_of::<SetMask>(), align_of::<SetMask>()), (8, 4));
-        assert_eq!((size_of::<Block>(), align_of::<Block>()), (8, 4));
-        assert_eq!(size_of::<RememberedBlock<[u64; 2]>>(), 32);
+        assert_eq!((size_of::<Block>(), align_of::<Block>()), (16, 4));
+        assert_eq!(size_of::<RememberedBlock<[u64; 2]>>(), 40);
         assert_eq!(size_of::<Counter>(), 16);
         assert_eq!(size_of::<ReasonCounter>(), 32);
-        assert_eq!(size_of::<Event>(), 8 + 32 + 12 + 4 + 8 + 8);
+        assert_eq!(size_of::<Event>(), 8 + 32 + 12 + 4 + 8 + 8 + EVENT_DATA);
+        assert_eq!(size_of::<RuleLimits>(), 96);
+        assert_eq!(size_of::<Bucket>(), 32);
+        assert_eq!((size_of::<KnownKey>(), align_of::<KnownKey>()), (24, 8));
+        assert_eq!((size_of::<FragmentKey>(), align_of::<FragmentKey>()), (40, 8));
+        assert_eq!(size_of::<Fragment>(), 8);
+        assert_eq!(size_of::<Flood>(), 24);
+        assert_eq!(size_of::<Trial>(), 32);
         assert_eq!((size_of::<FlowKey>(), align_of::<FlowKey>()), (40, 8));
     }
 

@@ -8,6 +8,19 @@ pub enum Verdict {
     Pass,
     /// The packet is dropped in the driver.
     Drop,
+    /// The packet is answered in the driver, and does not go on.
+    Answer,
+}
+
+impl Verdict {
+    /// The name used in counters, events, the CLI and the documentation.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Drop => "drop",
+            Self::Answer => "answer",
+        }
+    }
 }
 
 macro_rules! reasons {
@@ -73,6 +86,10 @@ reasons! {
     Dhcp = 10, "dhcp", Pass;
     /// Multicast listener discovery from the local link (RFC 4890).
     MulticastListener = 11, "multicast-listener", Pass;
+    /// A later fragment of a packet whose first fragment passed.
+    FragmentTracked = 12, "fragment-tracked", Pass;
+    /// A SYN in a flood, answered with a SYN cookie (RFC 4987 section 3.6).
+    SynCookie = 13, "syn-cookie", Answer;
     // Dropped: what cannot be parsed.
     /// The packet ends before a header it promises.
     Truncated = 16, "truncated", Drop;
@@ -92,12 +109,16 @@ reasons! {
     ExtensionHeader = 23, "extension-header", Drop;
     /// More IPv6 extension headers than are looked at.
     ExtensionDepth = 24, "extension-depth", Drop;
-    /// A fragment after the first, or a first one too short to be judged.
+    /// A fragment whose first one did not pass here, or a first one too short to be judged.
     Fragment = 25, "fragment", Drop;
     /// A source address no packet can come from (multicast, broadcast, loopback, unspecified).
     BadSource = 26, "bad-source", Drop;
     /// TCP flags that no stack sends (none, SYN with FIN or RST, FIN alone without ACK).
     TcpFlags = 27, "tcp-flags", Drop;
+    /// A fragment that reaches into one before it (RFC 5722, RFC 3128).
+    FragmentOverlap = 28, "fragment-overlap", Drop;
+    /// An IPv4 option that steers the packet's way (loose or strict source route, RFC 7126).
+    SourceRoute = 29, "source-route", Drop;
     // Dropped: policy.
     /// The source address is blocked by an administrator.
     BlockedAddress = 32, "blocked-address", Drop;
@@ -119,6 +140,26 @@ reasons! {
     NeighbourHopLimit = 40, "neighbour-hop-limit", Drop;
     /// There is no rule set yet: only what keeps the link and the management alive passes.
     NoRuleSet = 41, "no-rule-set", Drop;
+    /// A rule names the port for partners only, and the source is no address of a partner.
+    NotPartner = 42, "not-partner", Drop;
+    // Dropped: content.
+    /// The payload on a port for SIP in the clear does not begin like SIP.
+    NotSip = 43, "not-sip", Drop;
+    /// The payload carries the signature of a known scanner.
+    SipScanner = 44, "sip-scanner", Drop;
+    /// The payload on a media port does not begin like STUN, DTLS, TURN or RTP (RFC 7983).
+    NotMedia = 45, "not-media", Drop;
+    // Dropped: too much.
+    /// A rule's rate for one source is used up.
+    RateSource = 48, "rate-source", Drop;
+    /// A rule's rate for all sources is used up.
+    RateTotal = 49, "rate-total", Drop;
+    /// The zone's packets to the network stack are used up.
+    ZoneCeiling = 50, "zone-ceiling", Drop;
+    /// A SYN in a flood that cannot be answered with a cookie.
+    Flood = 51, "flood", Drop;
+    /// In a flood: a segment for no connection that brings no good SYN cookie.
+    SynCookieBad = 52, "syn-cookie-bad", Drop;
 }
 
 /// Slots in the counter map; reasons stay below this number.

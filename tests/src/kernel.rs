@@ -14,8 +14,9 @@ use aya::{
 };
 use edge_ebpf::{
     abi::{
-        Block, Counter, Event, Interface, MAX_RULES, NO_GENERATION, PORT_WORD_SLOTS,
-        PROTOCOL_WORD_SLOTS, ReasonCounter, Rule, SetMask, Settings, map_names,
+        Block, Counter, Event, GENERATIONS, INTERFACE_SLOTS, Interface, MAX_RATES, MAX_RULES,
+        PORT_WORD_SLOTS, PROTOCOL_WORD_SLOTS, ReasonCounter, Rule, RuleLimits, SetMask, Settings,
+        map_names, reason_slot,
     },
     decide::{Generation, MemoryTables, Prefixes},
     verdict::{REASON_SLOTS, Reason, Verdict},
@@ -29,8 +30,8 @@ const NO_PREALLOC: u32 = 1;
 /// The loaded program.
 pub struct Kernel {
     ebpf: Ebpf,
-    /// What is in the two slots of the generations, so that it is not written again.
-    generations: [Option<Generation>; 2],
+    /// What is in the slots of the generations, so that it is not written again.
+    generations: [Option<Generation>; GENERATIONS as usize],
     /// Another one each time the tables are written.
     epoch: u64,
 }
@@ -47,7 +48,7 @@ impl Kernel {
         let egress: &mut SchedClassifier =
             ebpf.program_mut("edge_egress").context("edge_egress")?.try_into()?;
         egress.load().context("loading edge_egress")?;
-        Ok(Self { ebpf, generations: [None, None], epoch: 0 })
+        Ok(Self { ebpf, generations: [const { None }; GENERATIONS as usize], epoch: 0 })
     }
 
     /// Instructions the verifier looked at, by program.
@@ -70,6 +71,7 @@ impl Kernel {
     pub fn run(&self, frame: &[u8]) -> Result<Verdict> {
         Ok(match self.test_run(frame, 1)?.0 {
             1 => Verdict::Drop,
+            3 => Verdict::Answer,
             2 => Verdict::Pass,
             other => anyhow::bail!("edge_xdp answered {other}"),
         })
@@ -176,7 +178,7 @@ impl Kernel {
     pub fn apply(&mut self, tables: &MemoryTables) -> Result<()> {
         for index in 0..8 {
             let interface = tables.interfaces.get(&index).copied();
-            let none = Interface { zone_plus_one: 0, trunk: 0, reserved: [0; 2] };
+            let none = Interface { zone_plus_one: 0, trunk: 0, slot: 0, reserved: 0 };
             self.set_interface(index, interface.unwrap_or(none))?;
         }
         replace(&mut self.hash(map_names::VLANS)?, tables.vlans.iter())?;
@@ -193,7 +195,7 @@ impl Kernel {
         for (slot, word) in &tables.presence6 {
             self.array(map_names::PRESENCE6)?.set(*slot, *word, 0)?;
         }
-        for (slot, generation) in (0..NO_GENERATION).zip(&tables.generations) {
+        for (slot, generation) in (0..GENERATIONS).zip(&tables.generations) {
             let index = usize::try_from(slot)?;
             if self.generations[index].as_ref() != Some(generation) {
                 self.generations[index] = None;
@@ -221,6 +223,11 @@ impl Kernel {
             rules.set(index, *rule, 0)?;
         }
         self.inner(map_names::RULES, slot, &rules)?;
+        let mut rates = Array::<MapData, RuleLimits>::create(MAX_RATES, 0)?;
+        for (index, limits) in (0..).zip(&generation.rates) {
+            rates.set(index, *limits, 0)?;
+        }
+        self.inner(map_names::RATES, slot, &rates)?;
         let mut sources = LpmTrie::<MapData, [u8; 4], SetMask>::create(1024, NO_PREALLOC)?;
         for (address, length, mask) in generation.sources4.iter() {
             sources.insert(&Key::new(length.into(), *address), mask, 0)?;
@@ -248,7 +255,12 @@ impl Kernel {
     /// # Errors
     /// When the kernel refuses the read.
     pub fn reason_counter(&mut self, reason: Reason) -> Result<Counter> {
-        self.counter(map_names::REASON_COUNTERS, reason as u32, ReasonCounter::counted)
+        (0..INTERFACE_SLOTS as u8)
+            .map(|slot| {
+                let index = reason_slot(slot, reason as u8);
+                self.counter(map_names::REASON_COUNTERS, index, ReasonCounter::counted)
+            })
+            .sum()
     }
 
     /// Packets and bytes of a rule, all CPUs together.
@@ -283,7 +295,8 @@ impl Kernel {
         let verdict = self.run(frame)?;
         let after = self.all_counters()?;
         let mut counted = (0_u8..).zip(after.iter().zip(&before)).filter(|(_, (a, b))| a != b);
-        let (number, (now, earlier)) = counted.next().context("nothing was counted")?;
+        let (slot, (now, earlier)) = counted.next().context("nothing was counted")?;
+        let number = slot % REASON_SLOTS as u8;
         anyhow::ensure!(counted.next().is_none(), "more than one reason was counted");
         anyhow::ensure!(now.packets == earlier.packets + 1, "not one packet");
         anyhow::ensure!(now.bytes == earlier.bytes + frame.len() as u64, "not its length");
@@ -291,11 +304,9 @@ impl Kernel {
     }
 
     fn all_counters(&mut self) -> Result<Vec<Counter>> {
-        (0..REASON_SLOTS)
-            .map(|slot| {
-                let slot = u32::try_from(slot)?;
-                self.counter(map_names::REASON_COUNTERS, slot, ReasonCounter::counted)
-            })
+        // The tests' interfaces use the first slots only.
+        (0..2 * REASON_SLOTS as u32)
+            .map(|slot| self.counter(map_names::REASON_COUNTERS, slot, ReasonCounter::counted))
             .collect()
     }
 

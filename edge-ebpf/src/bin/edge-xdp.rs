@@ -37,6 +37,7 @@ pub fn edge_xdp(context: XdpContext) -> u32 {
     match decision.verdict {
         Verdict::Pass => xdp_action::XDP_PASS,
         Verdict::Drop => xdp_action::XDP_DROP,
+        Verdict::Answer => xdp_action::XDP_TX,
     }
 }
 

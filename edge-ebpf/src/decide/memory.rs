@@ -8,8 +8,8 @@ use std::{
 use super::{Family, Tables, Tuple};
 use crate::{
     abi::{
-        Block, FlowKey, Interface, Rule, SETTING_BLOCKS, SETTING_SHORT_PREFIXES6, SetMask,
-        Settings, VlanKey, presence4, presence6,
+        Block, FlowKey, GENERATIONS, Interface, Rule, RuleLimits, SETTING_BLOCKS,
+        SETTING_SHORT_PREFIXES6, SetMask, Settings, VlanKey, presence4, presence6,
     },
     packet::{PROTOCOL_TCP, PROTOCOL_UDP},
 };
@@ -62,6 +62,8 @@ pub struct Generation {
     pub protocol_words: HashMap<u32, u32>,
     /// The rules.
     pub rules: Vec<Rule>,
+    /// Limits, by [`Rule::limits`]; the first is not used.
+    pub rates: Vec<RuleLimits>,
     /// Source sets, IPv4.
     pub sources4: Prefixes<[u8; 4], SetMask>,
     /// Source sets, IPv6.
@@ -79,8 +81,8 @@ pub struct MemoryTables {
     pub interfaces: HashMap<u32, Interface>,
     /// VLANs of trunks.
     pub vlans: HashMap<VlanKey, Interface>,
-    /// The two generations.
-    pub generations: [Generation; 2],
+    /// The generations.
+    pub generations: [Generation; GENERATIONS as usize],
     /// Blocked IPv4 addresses.
     pub blocked4: HashMap<[u8; 4], Block>,
     /// Blocked IPv4 prefixes.

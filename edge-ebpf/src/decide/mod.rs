@@ -23,11 +23,11 @@ pub use tables::{Family, Tables, Tuple};
 
 use crate::{
     abi::{
-        ACTION_PASS, Block, MAX_RULES_PER_WORD, NO_GENERATION, NOT_BLOCKED, SCHEMA,
+        ACTION_PASS, Block, Interface, MAX_RULES_PER_WORD, NO_GENERATION, NOT_BLOCKED, SCHEMA,
         SCOPE_FEDERATION, SCOPE_NONE, SET_ANY, SETTING_BLOCKS, SETTING_DHCP_CLIENT, SETTING_LACP,
-        SETTING_LLDP, SETTING_MONITOR, SOURCE_SET_MANAGEMENT, SetMask, Settings, VlanKey,
-        WORD_FEDERATION, WORD_MANAGEMENT, ZONE_NONE, ZONES, port_index, protocol_index, word_count,
-        word_first, word_open_rule,
+        SETTING_LLDP, SETTING_MONITOR, SOURCE_SET_MANAGEMENT, SOURCE_SET_PARTNERS, SetMask,
+        Settings, VlanKey, WORD_FEDERATION, WORD_MANAGEMENT, ZONE_NONE, ZONES, port_index,
+        protocol_index, word_count, word_first, word_open_rule,
     },
     packet::{self, Environment, Frame, Handler, Ip, Kind, Link},
     verdict::{Reason, Verdict},
@@ -47,6 +47,8 @@ pub struct Decision {
     pub rule: u32,
     /// Zone of the packet, or [`ZONE_NONE`] when it was dropped before that was known.
     pub zone: u8,
+    /// Slot of the interface in the counters, or 0 when it was dropped before that was known.
+    pub slot: u8,
 }
 
 /// A reason, and the id of the rule it came from or [`NO_RULE`].
@@ -65,14 +67,26 @@ pub fn judge<T: Tables>(
     environment: &impl Environment,
     ifindex: u32,
 ) -> Decision {
-    let judge = Judge { tables, settings, ifindex };
-    let (reason, rule, zone) = match packet::parse(frame, environment, judge) {
+    let device = tables.interface(ifindex);
+    let slot = match device {
+        Some(device) => device.slot,
+        None => 0,
+    };
+    let judge = Judge { tables, settings, ifindex, device };
+    let ((reason, rule), place) = match packet::parse(frame, environment, judge) {
         Ok(found) => found,
-        Err(reason) => (reason, NO_RULE, ZONE_NONE),
+        Err(reason) => (without_rule(reason), Place { zone: ZONE_NONE, slot }),
     };
     let monitored = settings.flags & SETTING_MONITOR != 0;
     let verdict = if monitored { Verdict::Pass } else { reason.verdict() };
-    Decision { verdict, reason, rule, zone }
+    Decision { verdict, reason, rule, zone: place.zone, slot: place.slot }
+}
+
+/// Where a packet came in.
+#[derive(Clone, Copy)]
+struct Place {
+    zone: u8,
+    slot: u8,
 }
 
 /// Judges packets whose headers are sound.
@@ -80,23 +94,44 @@ struct Judge<'t, T> {
     tables: &'t T,
     settings: &'t Settings,
     ifindex: u32,
+    device: Option<Interface>,
 }
 
 impl<T: Tables> Judge<'_, T> {
     #[inline(always)]
-    fn in_zone(&self, link: &Link, decide: impl FnOnce(u8) -> Outcome) -> (Reason, u32, u8) {
-        match zone_of(self.tables, link, self.ifindex) {
-            Err(reason) => (reason, NO_RULE, ZONE_NONE),
-            Ok(zone) => {
-                let (reason, rule) = decide(zone);
-                (reason, rule, zone)
+    fn in_zone(&self, link: &Link, decide: impl FnOnce(u8) -> Outcome) -> (Outcome, Place) {
+        let slot = match self.device {
+            Some(device) => device.slot,
+            None => 0,
+        };
+        match self.interface(link) {
+            Err(reason) => (without_rule(reason), Place { zone: ZONE_NONE, slot }),
+            Ok(interface) => {
+                let zone = interface.zone_plus_one.wrapping_sub(1);
+                (decide(zone), Place { zone, slot: interface.slot })
             }
         }
+    }
+
+    /// The interface, or the VLAN of a trunk; it belongs to a zone.
+    #[inline(always)]
+    fn interface(&self, link: &Link) -> Result<Interface, Reason> {
+        let device = self.device.ok_or(Reason::InterfaceUnknown)?;
+        let (interface, unknown) = if link.outer == 0 {
+            (device, Reason::InterfaceUnknown)
+        } else if device.trunk != 0 {
+            let key = VlanKey { ifindex: self.ifindex, outer: link.outer, inner: link.inner };
+            (self.tables.vlan(&key).ok_or(Reason::VlanUnknown)?, Reason::VlanUnknown)
+        } else {
+            return Err(Reason::VlanUnknown);
+        };
+        let zone = interface.zone_plus_one.wrapping_sub(1);
+        if u32::from(zone) < ZONES { Ok(interface) } else { Err(unknown) }
     }
 }
 
 impl<T: Tables> Handler for Judge<'_, T> {
-    type Output = (Reason, u32, u8);
+    type Output = (Outcome, Place);
 
     #[inline(always)]
     fn link(self, link: &Link) -> Self::Output {
@@ -127,22 +162,6 @@ impl<T: Tables> Handler for Judge<'_, T> {
     }
 }
 
-/// The zone of an interface, or of a VLAN of a trunk.
-#[inline(always)]
-fn zone_of<T: Tables>(tables: &T, link: &Link, ifindex: u32) -> Result<u8, Reason> {
-    let interface = tables.interface(ifindex).ok_or(Reason::InterfaceUnknown)?;
-    let (interface, unknown) = if link.outer == 0 {
-        (interface, Reason::InterfaceUnknown)
-    } else if interface.trunk != 0 {
-        let key = VlanKey { ifindex, outer: link.outer, inner: link.inner };
-        (tables.vlan(&key).ok_or(Reason::VlanUnknown)?, Reason::VlanUnknown)
-    } else {
-        return Err(Reason::VlanUnknown);
-    };
-    let zone = interface.zone_plus_one.wrapping_sub(1);
-    if u32::from(zone) < ZONES { Ok(zone) } else { Err(unknown) }
-}
-
 /// Judges an IP packet in its zone.
 #[inline(always)]
 pub fn decide<T: Tables, A: Family>(
@@ -163,7 +182,7 @@ pub fn decide<T: Tables, A: Family>(
     }
     if settings.flags & SETTING_BLOCKS != 0
         && ip.source.may_be_blocked(tables, settings.flags)
-        && let Some(reason) = blocked(tables, ip, word, settings.block_epoch)
+        && let Some(reason) = blocked(tables, ip, word, settings)
     {
         return without_rule(reason);
     }
@@ -213,9 +232,13 @@ fn blocked<T: Tables, A: Family>(
     tables: &T,
     ip: &Ip<'_, A>,
     word: u32,
-    epoch: u64,
+    settings: &Settings,
 ) -> Option<Reason> {
+    let epoch = settings.block_epoch;
     let in_force = |block: Block| {
+        if !block.in_version(settings.block_version) {
+            return None;
+        }
         if block.scope == SCOPE_FEDERATION && word & WORD_FEDERATION == 0 {
             return None;
         }
@@ -289,7 +312,11 @@ pub fn rules<T: Tables, A: Family>(
                 .get_or_insert_with(|| source.sources(tables, generation))
                 .contains(rule.source_set)
         {
-            nearest = Reason::SourceNotAllowed;
+            nearest = if rule.source_set == SOURCE_SET_PARTNERS {
+                Reason::NotPartner
+            } else {
+                Reason::SourceNotAllowed
+            };
         } else {
             let passes = rule.action == ACTION_PASS;
             return (if passes { Reason::Rule } else { Reason::RuleDrop }, rule.id);

@@ -30,7 +30,7 @@ fn rule(id: u32, source_set: u8, destination_set: u8, action: u8) -> Rule {
 fn tables(rules: &[Rule]) -> MemoryTables {
     let mut tables = MemoryTables { now_seconds: 1000, ..MemoryTables::default() };
     tables.settings.schema = SCHEMA;
-    let interface = |zone| Interface { zone_plus_one: zone + 1, trunk: 0, reserved: [0; 2] };
+    let interface = |zone| Interface { zone_plus_one: zone + 1, trunk: 0, slot: 0, reserved: 0 };
     tables.interfaces.insert(2, interface(ZONE_EXTERNAL));
     tables.interfaces.insert(3, interface(ZONE_INTERNAL));
     let generation = &mut tables.generations[0];
@@ -175,7 +175,7 @@ fn a_block_counts_as_the_domains_only_when_it_says_so() {
     for (number, reason) in
         [(33, Reason::BlockedDomain), (32, Reason::BlockedAddress), (7, Reason::BlockedAddress)]
     {
-        let block = Block { scope: SCOPE_ALL, reason: number, owners: 1, expires_at_seconds: 0 };
+        let block = Block::new(SCOPE_ALL, number, 1, 0);
         tables.block4(STRANGER, 32, block);
         assert_eq!(outcome(&tables, 2, &syn), (reason, NO_RULE));
     }
@@ -184,7 +184,7 @@ fn a_block_counts_as_the_domains_only_when_it_says_so() {
 #[test]
 fn short_prefixes_reach_every_bit_of_the_presence_bitmap() {
     let mut tables = tables(&[]);
-    let block = Block { scope: SCOPE_ALL, reason: 32, owners: 1, expires_at_seconds: 0 };
+    let block = Block::new(SCOPE_ALL, 32, 1, 0);
     tables.block4([203, 0, 0, 0], 8, block);
     for last in [[203, 0, 0, 0], [203, 0, 113, 9], [203, 255, 255, 255]] {
         let syn = frame(last, ME, 6, &tcp(1, 443, 2));

@@ -18,7 +18,7 @@ use edge_ebpf::{
         SCOPE_ALL, SET_ANY, SetMask, Settings, VlanKey, WORD_FEDERATION, WORD_MANAGEMENT,
         ZONE_EXTERNAL, ZONE_INTERNAL, map_names as names, word_count, word_first, word_open_rule,
     },
-    verdict::Reason,
+    verdict::{REASON_SLOTS, Reason},
 };
 use serde_json::{Value, json};
 
@@ -124,7 +124,9 @@ pub(super) fn dump(pins: &Path, name: &str) -> Rows {
         }),
         names::REASON_COUNTERS => per_cpu(pins, name, |index, values: PerCpuValues<_>| {
             let total = add(values.iter().copied().map(ReasonCounter::counted))?;
-            let key = json!({ "reason": reason(index as u8), "number": index });
+            let (slot, number) = (index / REASON_SLOTS as u32, index % REASON_SLOTS as u32);
+            let key =
+                json!({ "interface_slot": slot, "reason": reason(number as u8), "number": number });
             Some(merge(merge(key, total), json!({ "events": events(&values) })))
         }),
         names::RULE_COUNTERS => per_cpu(pins, name, |index, values: PerCpuValues<Counter>| {

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use edge_ebpf::abi::{Interface, MAX_IFINDEX, SCHEMA, Settings};
+use edge_ebpf::abi::{EVENT_DATA, Interface, MAX_IFINDEX, SCHEMA, Settings};
 
 use super::{
     Applied, Attached, BlockOwner, BlockRequest, BlockRow, FirewallError, Intent, OwnerOptions,
@@ -15,7 +15,7 @@ use super::{
     blocks::BlockTable,
     kernel::{self, Kernel},
     owner::{last_good, take_pins},
-    plan::{self, RuleIds, RuleSet},
+    plan::{self, PlanLimit, RuleIds, RuleSet},
     state, sys,
 };
 use crate::config::Config;
@@ -236,7 +236,11 @@ impl Engine {
             generation: idle,
             flags: plan.flags | self.table.flags(),
             events_per_second: plan.events_per_second,
+            event_bytes: plan.event_bytes.min(EVENT_DATA as u32),
             block_epoch: block_epoch(),
+            ceilings: plan.flood.ceilings.map(PlanLimit::kernel),
+            flood_syns: plan.flood.syns_per_cpu(sys::cpus()),
+            ..self.settings
         };
         self.write_settings(settings)?;
         self.plan = plan.clone();
@@ -325,16 +329,21 @@ fn resolve(plan: &RuleSet, wanted: Devices) -> Result<Resolved, FirewallError> {
         }
         resolved.names.insert(device.clone(), ifindex);
         let zone_plus_one = plan::zone_number(interface.zone) + 1;
+        let slot = interface.slot;
         let entry = resolved.devices.entry(ifindex).or_insert(Interface {
             zone_plus_one: 0,
             trunk: 0,
-            reserved: [0; 2],
+            slot: 0,
+            reserved: 0,
         });
         match interface.vlan {
-            None => entry.zone_plus_one = zone_plus_one,
+            None => {
+                entry.zone_plus_one = zone_plus_one;
+                entry.slot = slot;
+            }
             Some(vlan) => {
                 entry.trunk = 1;
-                let tagged = Interface { zone_plus_one, trunk: 0, reserved: [0; 2] };
+                let tagged = Interface { zone_plus_one, trunk: 0, slot, reserved: 0 };
                 resolved.vlans.insert((ifindex, vlan), tagged);
             }
         }

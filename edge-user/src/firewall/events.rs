@@ -45,6 +45,9 @@ pub struct DropEvent {
     pub rule: Option<u32>,
     /// Passed all the same (monitor mode).
     pub monitored: bool,
+    /// The frame's first bytes.
+    #[serde(skip)]
+    pub frame: Vec<u8>,
 }
 
 /// Starts a thread that reads the events. There is one reader a set of pins: the daemon. The
@@ -105,5 +108,6 @@ fn event(bytes: &[u8]) -> Option<DropEvent> {
         length: event.length,
         rule: (event.rule != u32::MAX).then_some(event.rule),
         monitored: event.monitored != 0,
+        frame: event.data.get(..usize::from(event.captured)).unwrap_or_default().to_vec(),
     })
 }

@@ -10,8 +10,11 @@ use aya::{
     maps::{Array, MapData, MapError, PerCpuArray},
 };
 use edge_ebpf::{
-    abi::{Counter, NO_GENERATION, ReasonCounter, SETTING_MONITOR, Settings, map_names as names},
-    verdict::{Reason, Verdict},
+    abi::{
+        Counter, INTERFACE_SLOTS, NO_GENERATION, ReasonCounter, SETTING_MONITOR, Settings,
+        map_names as names, reason_slot,
+    },
+    verdict::Reason,
 };
 use ipnet::IpNet;
 use serde::Serialize;
@@ -128,14 +131,10 @@ pub fn status(pins: &Path) -> Result<Status, FirewallError> {
 pub fn reasons(pins: &Path) -> Result<Vec<ReasonRow>, FirewallError> {
     let map: PerCpuArray<MapData, ReasonCounter> = open(pins, names::REASON_COUNTERS)?;
     let row = |reason: &Reason| {
-        let (slot, name) = (u32::from(*reason as u8), names::REASON_COUNTERS);
-        let counter = sum(&map, slot, name, ReasonCounter::counted)?;
+        let counter = all_interfaces(&map, *reason)?;
         Ok(ReasonRow {
             name: reason.name(),
-            verdict: match reason.verdict() {
-                Verdict::Pass => "pass",
-                Verdict::Drop => "drop",
-            },
+            verdict: reason.verdict().name(),
             packets: counter.packets,
             bytes: counter.bytes,
             explain: reason.explain(),
@@ -152,15 +151,24 @@ pub fn rules(pins: &Path, state: &Path) -> Result<Vec<RuleCount>, FirewallError>
     let row = |rule: RuleRow| {
         let counter = match rule.id {
             Some(id) => sum(&map, id, names::RULE_COUNTERS, |counter| counter)?,
-            None => {
-                let slot = u32::from(Reason::Management as u8);
-                sum(&by_reason, slot, names::REASON_COUNTERS, ReasonCounter::counted)?
-            }
+            None => all_interfaces(&by_reason, Reason::Management)?,
         };
         Ok(RuleCount { rule, packets: counter.packets, bytes: counter.bytes })
     };
     let kept = state::read(state).ok().flatten();
     kept.map(|kept| kept.plan.rows).unwrap_or_default().into_iter().map(row).collect()
+}
+
+/// A reason's counter, all interfaces together.
+fn all_interfaces(
+    map: &PerCpuArray<MapData, ReasonCounter>,
+    reason: Reason,
+) -> Result<Counter, FirewallError> {
+    let slots = (0..INTERFACE_SLOTS as u8).map(|slot| {
+        let index = reason_slot(slot, reason as u8);
+        sum(map, index, names::REASON_COUNTERS, ReasonCounter::counted)
+    });
+    slots.sum::<Result<Counter, _>>()
 }
 
 /// Adds up the CPUs of one slot.
@@ -176,10 +184,7 @@ fn sum<V: Pod>(
 
 /// All CPUs together.
 pub(super) fn total(values: impl Iterator<Item = Counter>) -> Counter {
-    values.fold(Counter::default(), |total, cpu| Counter {
-        packets: total.packets.wrapping_add(cpu.packets),
-        bytes: total.bytes.wrapping_add(cpu.bytes),
-    })
+    values.sum()
 }
 
 /// Every block in the kernel.

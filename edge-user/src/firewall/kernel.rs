@@ -19,8 +19,9 @@ use aya::{
     programs::{SchedClassifier, Xdp},
 };
 use edge_ebpf::abi::{
-    Block, Counter, Interface, MAX_IFINDEX, MAX_RULES, NO_GENERATION, PORT_WORD_SLOTS,
-    PROTOCOL_WORD_SLOTS, Rule, SCHEMA, SetMask, Settings, VlanKey, map_names as names, mapped,
+    Block, Counter, Interface, MAX_IFINDEX, MAX_RATES, MAX_RULES, NO_GENERATION, PORT_WORD_SLOTS,
+    PROTOCOL_WORD_SLOTS, Rule, RuleLimits, SCHEMA, SetMask, Settings, VlanKey, map_names as names,
+    mapped,
 };
 use ipnet::IpNet;
 
@@ -47,6 +48,7 @@ pub(super) struct Kernel {
     port_words: Outer<Array<MapData, u32>>,
     protocol_words: Outer<Array<MapData, u32>>,
     rules: Outer<Array<MapData, Rule>>,
+    rates: Outer<Array<MapData, RuleLimits>>,
     sources4: Outer<LpmTrie<MapData, [u8; 4], SetMask>>,
     sources6: Outer<LpmTrie<MapData, [u8; 16], SetMask>>,
     destinations: Outer<HashMap<MapData, [u8; 16], SetMask>>,
@@ -114,6 +116,7 @@ impl Kernel {
             port_words: open(pins, names::PORT_WORDS)?,
             protocol_words: open(pins, names::PROTOCOL_WORDS)?,
             rules: open(pins, names::RULES)?,
+            rates: open(pins, names::RATES)?,
             sources4: open(pins, names::SOURCES4)?,
             sources6: open(pins, names::SOURCES6)?,
             destinations: open(pins, names::DESTINATIONS)?,
@@ -129,6 +132,9 @@ impl Kernel {
             return Ok(Settings {
                 schema: SCHEMA,
                 generation: NO_GENERATION,
+                shadow: NO_GENERATION,
+                trial: sys::random(),
+                hash_seed: sys::random() as u32,
                 ..Settings::default()
             });
         }
@@ -160,6 +166,11 @@ impl Kernel {
             rules.set(index, rule, 0).map_err(at(names::RULES))?;
         }
         self.rules.set(generation, &rules, 0).map_err(at(names::RULES))?;
+        let mut rates = Array::create(MAX_RATES, 0).map_err(at(names::RATES))?;
+        for (index, limits) in (1u32..).zip(&plan.limits) {
+            rates.set(index, limits.kernel(), 0).map_err(at(names::RATES))?;
+        }
+        self.rates.set(generation, &rates, 0).map_err(at(names::RATES))?;
         self.write_sets(generation, plan)
     }
 
@@ -198,7 +209,7 @@ impl Kernel {
         devices: &BTreeMap<u32, Interface>,
         vlans: &BTreeMap<(u32, u16), Interface>,
     ) -> Result<(), FirewallError> {
-        let none = Interface { zone_plus_one: 0, trunk: 0, reserved: [0; 2] };
+        let none = Interface { zone_plus_one: 0, trunk: 0, slot: 0, reserved: 0 };
         for ((ifindex, outer), interface) in vlans {
             let key = VlanKey { ifindex: *ifindex, outer: *outer, inner: 0 };
             self.vlans.insert(key, interface, 0).map_err(at(names::VLANS))?;

@@ -321,6 +321,22 @@ pub(super) fn device_of_pin(name: &str) -> String {
     name.replace("%2e", ".").replace("%25", "%")
 }
 
+/// CPUs the kernel may ever use.
+pub(super) fn cpus() -> u32 {
+    aya::util::nr_cpus().ok().and_then(|cpus| u32::try_from(cpus).ok()).unwrap_or(1)
+}
+
+/// A number nobody can guess, never 0.
+pub(super) fn random() -> u64 {
+    use ring::rand::SecureRandom as _;
+    let mut bytes = [0; 8];
+    // It fails only where the kernel has no random numbers; then the clock must do.
+    match ring::rand::SystemRandom::new().fill(&mut bytes) {
+        Ok(()) => u64::from_ne_bytes(bytes).max(1),
+        Err(_) => monotonic_nanoseconds().max(1),
+    }
+}
+
 /// Memory of a map as the kernel accounts it, from the descriptor's `memlock` line; 0: unknown.
 pub(super) fn map_bytes(fd: RawFd) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap_or_default();

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use aya::maps::{Map, MapData, PerCpuArray};
 use edge_ebpf::{
-    abi::{ReasonCounter, map_names},
+    abi::{INTERFACE_SLOTS, ReasonCounter, map_names, reason_slot},
     verdict::Reason,
 };
 
@@ -28,8 +28,12 @@ impl Counters {
 
     /// Packets counted under a reason, over all CPUs.
     pub fn packets(&self, reason: Reason) -> Result<u64> {
-        let values = self.map.get(&u32::from(reason as u8), 0)?;
-        Ok(values.iter().map(|counter| counter.packets).sum())
+        let mut packets = 0;
+        for slot in 0..INTERFACE_SLOTS as u8 {
+            let values = self.map.get(&reason_slot(slot, reason as u8), 0)?;
+            packets += values.iter().map(|counter| counter.packets).sum::<u64>();
+        }
+        Ok(packets)
     }
 
     /// Packets dropped, whatever the reason.

@@ -78,7 +78,7 @@ fn any_tables(random: &mut Random) -> MemoryTables {
         random.pick(&[0, SETTING_LLDP, SETTING_LACP, SETTING_DHCP_CLIENT, SETTING_LLDP]);
     let zone = random.below(2) as u8;
     let interface =
-        Interface { zone_plus_one: zone + 1, trunk: random.below(2) as u8, reserved: [0; 2] };
+        Interface { zone_plus_one: zone + 1, trunk: random.below(2) as u8, slot: 0, reserved: 0 };
     tables.interfaces.insert(TEST_IFINDEX, interface);
     for outer in 1..3 {
         let key = VlanKey { ifindex: TEST_IFINDEX, outer, inner: random.below(2) as u16 };
@@ -136,6 +136,8 @@ fn any_tables(random: &mut Random) -> MemoryTables {
             reason: random.pick(&[Reason::BlockedAddress as u8, Reason::BlockedDomain as u8, 99]),
             owners: 1,
             expires_at_seconds: random.pick(&[0, now - 100, now + 10_000]),
+            from_version: 0,
+            until_version: 0,
         };
         let (fewest, most) = if four { (20, 32) } else { (30, 128) };
         let length = fewest + random.below(u64::from(most - fewest) + 1) as u8;

@@ -108,19 +108,9 @@ pub fn block(tables: &mut MemoryTables, address: IpAddr, length: u8, block: Bloc
 }
 
 /// A block of everything, for ever.
-pub const FOREVER: Block = Block {
-    scope: SCOPE_ALL,
-    reason: Reason::BlockedAddress as u8,
-    owners: 1,
-    expires_at_seconds: 0,
-};
+pub const FOREVER: Block = Block::new(SCOPE_ALL, Reason::BlockedAddress as u8, 1, 0);
 /// A domain's block.
-pub const DOMAIN: Block = Block {
-    scope: SCOPE_FEDERATION,
-    reason: Reason::BlockedDomain as u8,
-    owners: 1,
-    expires_at_seconds: 0,
-};
+pub const DOMAIN: Block = Block::new(SCOPE_FEDERATION, Reason::BlockedDomain as u8, 1, 0);
 
 /// The rule set of the tests, in generation 1.
 pub fn tables() -> MemoryTables {
@@ -129,7 +119,7 @@ pub fn tables() -> MemoryTables {
         now_seconds: now_seconds(),
         ..MemoryTables::default()
     };
-    let external = Interface { zone_plus_one: ZONE_EXTERNAL + 1, trunk: 1, reserved: [0; 2] };
+    let external = Interface { zone_plus_one: ZONE_EXTERNAL + 1, trunk: 1, slot: 0, reserved: 0 };
     tables.interfaces.insert(TEST_IFINDEX, external);
     for inner in [0, INNER_VLAN] {
         let key = VlanKey { ifindex: TEST_IFINDEX, outer: VLAN, inner };

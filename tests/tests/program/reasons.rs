@@ -202,7 +202,7 @@ fn every_reason_is_reached_by_both_families_tagged_and_untagged() {
             bench.both_say(&syn, Reason::NoRuleSet);
         }
         bench.both_say(&ethernet(&[], 0x0806, &[0; 28]), Reason::Arp);
-        let none = Interface { zone_plus_one: 0, trunk: 0, reserved: [0; 2] };
+        let none = Interface { zone_plus_one: 0, trunk: 0, slot: 0, reserved: 0 };
         bench.change(|tables| {
             tables.interfaces.insert(TEST_IFINDEX, none);
         });

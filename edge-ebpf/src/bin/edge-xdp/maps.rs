@@ -6,22 +6,25 @@
 //! named there are the program's own and not pinned.
 
 use aya_ebpf::{
-    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
+    btf_maps::{
+        Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf,
+    },
     macros::btf_map,
 };
 use edge_ebpf::{
     abi::{
-        Block, Counter, Event, FlowKey, Interface, MAX_IFINDEX, MAX_RULE_IDS, MAX_RULES,
-        PORT_WORD_SLOTS, PRESENCE4_SLOTS, PRESENCE6_SLOTS, PROTOCOL_WORD_SLOTS, REMEMBERED_BLOCKS,
-        ReasonCounter, RememberedBlock, Rule, SetMask, Settings, VlanKey,
+        Block, Bucket, Counter, Event, Flood, FlowKey, Fragment, FragmentKey, INTERFACE_SLOTS,
+        Interface, KnownKey, MAX_IFINDEX, MAX_RATES, MAX_RULE_IDS, MAX_RULES, PORT_WORD_SLOTS,
+        PRESENCE4_SLOTS, PRESENCE6_SLOTS, PROTOCOL_WORD_SLOTS, REMEMBERED_BLOCKS, ReasonCounter,
+        RememberedBlock, Rule, RuleLimits, SOURCE_BUCKETS_ROW, SetMask, Settings, VlanKey, ZONES,
     },
     verdict::REASON_SLOTS,
 };
 
 /// `BPF_F_NO_PREALLOC`: entries take memory when they are written, not before.
 const NO_PREALLOC: usize = 1;
-/// Two generations: one in force, one being prepared.
-const GENERATIONS: usize = 2;
+/// Generations of a rule set.
+const GENERATIONS: usize = edge_ebpf::abi::GENERATIONS as usize;
 /// Blocks of one kind, unless the loader says otherwise.
 const BLOCKS: usize = 65_536;
 /// Source prefixes of one generation and family.
@@ -33,7 +36,11 @@ const VLAN_ENTRIES: usize = 4096;
 /// Flows remembered at egress; the least recently used one makes room.
 const FLOW_ENTRIES: usize = 65_536;
 /// Bytes of the event ring.
-const EVENT_BYTES: usize = 262_144;
+const EVENT_BYTES: usize = 1 << 20;
+/// Sources that have proved who they are; the least recently used one makes room.
+const KNOWN_ENTRIES: usize = 16_384;
+/// Fragmented packets under way; the least recently used one makes room.
+const FRAGMENT_ENTRIES: usize = 8192;
 
 /// See [`edge_ebpf::abi::map_names::SETTINGS`].
 #[btf_map]
@@ -55,6 +62,10 @@ pub static PROTOCOL_WORDS: ArrayOfMaps<Array<u32, { PROTOCOL_WORD_SLOTS as usize
 /// See [`edge_ebpf::abi::map_names::RULES`].
 #[btf_map]
 pub static RULES: ArrayOfMaps<Array<Rule, { MAX_RULES as usize }>, GENERATIONS> =
+    ArrayOfMaps::new();
+/// See [`edge_ebpf::abi::map_names::RATES`].
+#[btf_map]
+pub static RATES: ArrayOfMaps<Array<RuleLimits, { MAX_RATES as usize }>, GENERATIONS> =
     ArrayOfMaps::new();
 /// See [`edge_ebpf::abi::map_names::SOURCES4`].
 #[btf_map]
@@ -98,7 +109,10 @@ pub static PRESENCE4: Array<u64, { PRESENCE4_SLOTS as usize }> = Array::new();
 pub static PRESENCE6: Array<u64, { PRESENCE6_SLOTS as usize }> = Array::new();
 /// See [`edge_ebpf::abi::map_names::REASON_COUNTERS`].
 #[btf_map]
-pub static REASON_COUNTERS: PerCpuArray<ReasonCounter, REASON_SLOTS> = PerCpuArray::new();
+pub static REASON_COUNTERS: PerCpuArray<
+    ReasonCounter,
+    { INTERFACE_SLOTS as usize * REASON_SLOTS },
+> = PerCpuArray::new();
 /// See [`edge_ebpf::abi::map_names::RULE_COUNTERS`].
 #[btf_map]
 pub static RULE_COUNTERS: PerCpuArray<Counter, { MAX_RULE_IDS as usize }> = PerCpuArray::new();
@@ -108,3 +122,24 @@ pub static EVENTS: RingBuf<Event, EVENT_BYTES> = RingBuf::new();
 /// See [`edge_ebpf::abi::map_names::FLOWS`].
 #[btf_map]
 pub static FLOWS: LruHashMap<FlowKey, u64, FLOW_ENTRIES> = LruHashMap::new();
+/// See [`edge_ebpf::abi::map_names::SOURCE_BUCKETS`].
+#[btf_map]
+pub static SOURCE_BUCKETS: Array<Bucket, { 2 * SOURCE_BUCKETS_ROW as usize }> = Array::new();
+/// See [`edge_ebpf::abi::map_names::TOTAL_BUCKETS`].
+#[btf_map]
+pub static TOTAL_BUCKETS: Array<Bucket, { (MAX_RULE_IDS + ZONES) as usize }> = Array::new();
+/// See [`edge_ebpf::abi::map_names::KNOWN_SOURCES`].
+#[btf_map]
+pub static KNOWN_SOURCES: LruHashMap<KnownKey, Bucket, KNOWN_ENTRIES> = LruHashMap::new();
+/// See [`edge_ebpf::abi::map_names::FRAGMENTS`].
+#[btf_map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, Fragment, FRAGMENT_ENTRIES> = LruHashMap::new();
+/// See [`edge_ebpf::abi::map_names::FLOODS`].
+#[btf_map]
+pub static FLOODS: PerCpuArray<Flood, { ZONES as usize }> = PerCpuArray::new();
+/// See [`edge_ebpf::abi::map_names::SHADOW_COUNTERS`].
+#[btf_map]
+pub static SHADOW_COUNTERS: PerCpuArray<Counter, { 2 * REASON_SLOTS }> = PerCpuArray::new();
+/// See [`edge_ebpf::abi::map_names::PROGRAMS`].
+#[btf_map]
+pub static PROGRAMS: ProgramArray<2> = ProgramArray::new();

@@ -1,9 +1,14 @@
 //! What is kept of a decision: counters always, an event of some drops, a log line in debugging.
 
-use aya_ebpf::{Global, bindings::xdp_md, helpers::bpf_jiffies64, programs::XdpContext};
+use aya_ebpf::{
+    Global,
+    bindings::xdp_md,
+    helpers::{bpf_jiffies64, bpf_xdp_load_bytes},
+    programs::XdpContext,
+};
 use aya_log_ebpf::info;
 use edge_ebpf::{
-    abi::Settings,
+    abi::{EVENT_DATA, Settings, reason_slot},
     decide::{Decision, NO_RULE},
     packet::{Frame, describe},
     verdict::Verdict,
@@ -30,6 +35,11 @@ fn count_rule(slot: u32, length: u64) {
     }
 }
 
+#[inline(always)]
+fn counter_slot(decision: &Decision) -> u32 {
+    reason_slot(decision.slot, decision.reason as u8)
+}
+
 /// Counts a decision; of a drop, sends an event when they are on and this second's are not used
 /// up.
 #[inline(always)]
@@ -37,7 +47,7 @@ pub fn record(context: &XdpContext, settings: &Settings, decision: &Decision, le
     if decision.rule != NO_RULE {
         count_rule(decision.rule, length);
     }
-    let Some(counter) = maps::REASON_COUNTERS.get_ptr_mut(decision.reason as u32) else { return };
+    let Some(counter) = maps::REASON_COUNTERS.get_ptr_mut(counter_slot(decision)) else { return };
     // SAFETY: as in `count_rule`.
     unsafe {
         (*counter).packets = (*counter).packets.wrapping_add(1);
@@ -51,7 +61,9 @@ pub fn record(context: &XdpContext, settings: &Settings, decision: &Decision, le
         if !used_up {
             let decided = u32::from(decision.reason as u8)
                 | u32::from(decision.zone) << 8
-                | u32::from(decision.verdict == Verdict::Pass) << 16;
+                | u32::from(decision.verdict == Verdict::Pass) << 16
+                | u32::from(decision.slot) << 24;
+            let budget = budget << 16 | settings.event_bytes & 0xffff;
             edge_sample(context.ctx, budget, length as u32, decided, decision.rule);
         }
     }
@@ -66,18 +78,20 @@ fn log(context: &XdpContext, reason: u8, rule: u32) {
 }
 
 /// Sends an event, if the budget of its reason on this CPU has room in this second. Of `decided`,
-/// the low byte is the reason, the next the zone, and bit 16 says that the packet passes all the
-/// same. A function that the verifier proves by itself; its answer means nothing.
+/// the low byte is the reason, the next the zone, bit 16 says that the packet passes all the same,
+/// and the high byte is the interface's slot. Of `budget`, the high half is events a second and
+/// the low half bytes of the frame to take along. A function that the verifier proves by itself; its answer means nothing.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn edge_sample(
     context: *mut xdp_md,
-    events_per_second: u32,
+    budget: u32,
     length: u32,
     decided: u32,
     rule: u32,
 ) -> u32 {
-    let Some(counter) = maps::REASON_COUNTERS.get_ptr_mut(decided & 0xff) else { return 0 };
+    let slot = reason_slot((decided >> 24) as u8, decided as u8);
+    let Some(counter) = maps::REASON_COUNTERS.get_ptr_mut(slot) else { return 0 };
     // SAFETY: a helper without arguments. The tick comes before the clock: should it move in
     // between, the clock is only read once more.
     let tick = unsafe { bpf_jiffies64() };
@@ -90,7 +104,7 @@ extern "C" fn edge_sample(
             (*counter).second = second;
             (*counter).sent = 0;
         }
-        if (*counter).sent >= events_per_second {
+        if (*counter).sent >= budget >> 16 {
             return 0;
         }
         (*counter).sent = (*counter).sent.wrapping_add(1);
@@ -112,6 +126,15 @@ extern "C" fn edge_sample(
     event.reason = decided as u8;
     event.zone = (decided >> 8) as u8;
     event.monitored = (decided >> 16) as u8 & 1;
+    let wanted = (budget & 0xffff).min(length).min(EVENT_DATA as u32);
+    if wanted > 0 {
+        // SAFETY: the context is the program's own, and the buffer holds as many bytes.
+        let copied =
+            unsafe { bpf_xdp_load_bytes(context.ctx, 0, event.data.as_mut_ptr().cast(), wanted) };
+        if copied == 0 {
+            event.captured = wanted as u16;
+        }
+    }
     describe(&frame, event);
     entry.submit(0);
     1

@@ -332,6 +332,7 @@ fn outcome(packed: u64) -> Outcome {
         number if number == Reason::RuleDrop as u8 => Reason::RuleDrop,
         number if number == Reason::SourceNotAllowed as u8 => Reason::SourceNotAllowed,
         number if number == Reason::DestinationNotAllowed as u8 => Reason::DestinationNotAllowed,
+        number if number == Reason::NotPartner as u8 => Reason::NotPartner,
         _ => Reason::NoRule,
     };
     (reason, (packed >> 32) as u32)

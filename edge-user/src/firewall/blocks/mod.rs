@@ -424,6 +424,8 @@ impl BlockTable {
             reason: reason_of(scope) as u8,
             owners: own.holds.len().try_into().unwrap_or(u16::MAX),
             expires_at_seconds: ends.map_or(0, |at| now.kernel_seconds(at)),
+            from_version: 0,
+            until_version: 0,
         })
     }
 

@@ -9,8 +9,8 @@ use edge_ebpf::abi;
 use ipnet::IpNet;
 
 use super::{
-    PlanError, PlanInterface, PlanRule, ROW_MANAGEMENT, RULE_ACCESS, RULE_INSIDE, RuleIds,
-    RuleOrigin, RuleRow, RuleSet,
+    PlanError, PlanFlood, PlanInterface, PlanRule, ROW_MANAGEMENT, RULE_ACCESS, RULE_INSIDE,
+    RuleIds, RuleOrigin, RuleRow, RuleSet,
 };
 use crate::config::{Config, InsideServer, Protocol, Transport, Zone};
 
@@ -52,6 +52,8 @@ pub fn compile_with(config: &Config, ids: &mut RuleIds) -> Result<RuleSet, PlanE
             source_set: sets.source(&draft.from)?,
             destination_set: sets.destination(&draft.to)?,
             action: if draft.drop { abi::ACTION_DROP } else { abi::ACTION_PASS },
+            limits: 0,
+            content: abi::CONTENT_ANY,
         });
     }
     let mut words = Words::new(config, &drafts, &rules);
@@ -64,7 +66,13 @@ pub fn compile_with(config: &Config, ids: &mut RuleIds) -> Result<RuleSet, PlanE
         interfaces: config
             .interfaces
             .iter()
-            .map(|i| PlanInterface { device: i.device.clone(), vlan: i.vlan, zone: i.zone })
+            .zip(1..)
+            .map(|(i, number)| PlanInterface {
+                device: i.device.clone(),
+                vlan: i.vlan,
+                zone: i.zone,
+                slot: if number < abi::INTERFACE_SLOTS { number as u8 } else { 0 },
+            })
             .collect(),
         allow_generic: firewall.allow_generic,
         flags: flag(firewall.monitor, abi::SETTING_MONITOR)
@@ -72,11 +80,14 @@ pub fn compile_with(config: &Config, ids: &mut RuleIds) -> Result<RuleSet, PlanE
             | flag(firewall.lacp, abi::SETTING_LACP)
             | flag(firewall.dhcp_client, abi::SETTING_DHCP_CLIENT),
         events_per_second: firewall.events_per_second,
+        event_bytes: abi::EVENT_DATA as u32,
         max_addresses: firewall.max_blocked_addresses,
         max_prefixes: firewall.max_blocked_prefixes,
         port_words: words.port_words,
         protocol_words: words.protocol_words,
         rules: words.slots,
+        limits: Vec::new(),
+        flood: PlanFlood::default(),
         sources: sets.source_members()?,
         destinations: sets.destination_members()?,
         rows,
@@ -456,7 +467,7 @@ impl<'a> Words<'a> {
             });
         }
         let open = match run[..] {
-            [only] if takes_all(&only) && only.action == abi::ACTION_PASS => Some(only.id),
+            [only] if unconditional(&only) => Some(only.id),
             _ => None,
         };
         let first = match self.runs.get(&run) {
@@ -483,4 +494,12 @@ impl<'a> Words<'a> {
 /// Whether every packet satisfies the rule.
 fn takes_all(rule: &PlanRule) -> bool {
     rule.source_set == abi::SET_ANY && rule.destination_set == abi::SET_ANY
+}
+
+/// Whether nothing is left to ask about a packet that the rule takes.
+fn unconditional(rule: &PlanRule) -> bool {
+    takes_all(rule)
+        && rule.action == abi::ACTION_PASS
+        && rule.limits == 0
+        && rule.content == abi::CONTENT_ANY
 }

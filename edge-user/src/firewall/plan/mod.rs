@@ -6,7 +6,9 @@
 
 use std::net::IpAddr;
 
-use edge_ebpf::abi::{MAX_SETS, RULE_DESTINATION4, RULE_DESTINATION6, Rule, word4, words6};
+use edge_ebpf::abi::{
+    Limit, Limits, MAX_SETS, RULE_DESTINATION4, RULE_DESTINATION6, Rule, RuleLimits, word4, words6,
+};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +39,8 @@ pub struct RuleSet {
     pub flags: u32,
     /// Sampled events per second, CPU and reason.
     pub events_per_second: u32,
+    /// Bytes of a frame that an event takes along.
+    pub event_bytes: u32,
     /// Room for single addresses, each family.
     pub max_addresses: u32,
     /// Room for prefixes, each family.
@@ -47,6 +51,10 @@ pub struct RuleSet {
     pub protocol_words: Vec<(u32, u32)>,
     /// Rules, as words name them.
     pub rules: Vec<PlanRule>,
+    /// Limits of rules; [`PlanRule::limits`] counts from 1.
+    pub limits: Vec<PlanLimits>,
+    /// What is done in a flood.
+    pub flood: PlanFlood,
     /// Source prefixes and the sets they are in, covering prefixes' sets included.
     pub sources: Vec<(IpNet, u64)>,
     /// Our own addresses and the sets they are in.
@@ -68,6 +76,8 @@ impl RuleSet {
             source_set: rule.source_set,
             destination_set: rule.destination_set,
             action: rule.action,
+            limits: rule.limits,
+            content: rule.content,
             ..Rule::default()
         };
         if rule.destination_set >= MAX_SETS {
@@ -100,6 +110,77 @@ pub struct PlanInterface {
     pub vlan: Option<u16>,
     /// Zone.
     pub zone: Zone,
+    /// Slot of its counters, 1 to 31; 0 when there are no more.
+    pub slot: u8,
+}
+
+/// A limit: units a second, and a burst of units on top. No units a second: no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct PlanLimit {
+    /// Units a second.
+    pub per_second: u64,
+    /// Units at once.
+    pub burst: u64,
+}
+
+impl PlanLimit {
+    /// In the kernel's form.
+    pub(super) fn kernel(self) -> Limit {
+        Limit::new(self.per_second, self.burst)
+    }
+}
+
+/// Limits on new connections, packets and bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct PlanScope {
+    /// New TCP connections.
+    pub new: PlanLimit,
+    /// Packets.
+    pub packets: PlanLimit,
+    /// Bytes of frames.
+    pub bytes: PlanLimit,
+}
+
+impl PlanScope {
+    fn kernel(self) -> Limits {
+        Limits {
+            new: self.new.kernel(),
+            packets: self.packets.kernel(),
+            bytes: self.bytes.kernel(),
+        }
+    }
+}
+
+/// The limits of a rule.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct PlanLimits {
+    /// For each source (IPv6: each /64).
+    pub source: PlanScope,
+    /// For all sources together.
+    pub total: PlanScope,
+}
+
+impl PlanLimits {
+    /// In the kernel's form.
+    pub(super) fn kernel(self) -> RuleLimits {
+        RuleLimits { source: self.source.kernel(), total: self.total.kernel() }
+    }
+}
+
+/// What is done in a flood.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanFlood {
+    /// New connections a second beyond which SYNs are answered with cookies; 0: never.
+    pub syns_per_second: u32,
+    /// Packets a second that may reach the stack: external, internal.
+    pub ceilings: [PlanLimit; 2],
+}
+
+impl PlanFlood {
+    /// The share of one of `cpus`.
+    pub(super) fn syns_per_cpu(self, cpus: u32) -> u32 {
+        self.syns_per_second.div_ceil(cpus.max(1))
+    }
 }
 
 /// A rule as the kernel sees it.
@@ -113,6 +194,10 @@ pub struct PlanRule {
     pub destination_set: u8,
     /// `ACTION_*`.
     pub action: u8,
+    /// Number in [`RuleSet::limits`], counted from 1; 0: none.
+    pub limits: u16,
+    /// `CONTENT_*`.
+    pub content: u8,
 }
 
 /// Who wrote a rule.
