@@ -202,6 +202,16 @@ pub struct Settings {
     pub reserved: u32,
 }
 
+impl Settings {
+    /// The generation, read once: the kernel program looks at the settings in the map itself,
+    /// where the daemon may write another number at any time.
+    #[inline(always)]
+    pub fn generation_now(&self) -> u32 {
+        // SAFETY: a reference to a number.
+        unsafe { core::ptr::read_volatile(&raw const self.generation) }
+    }
+}
+
 /// No rule set has been written yet.
 pub const NO_GENERATION: u32 = GENERATIONS;
 /// Count drops, but pass the packets (monitor-only).

@@ -28,12 +28,12 @@ use crate::tables::KernelTables;
 #[xdp(frags)]
 pub fn edge_xdp(context: XdpContext) -> u32 {
     let tables = KernelTables { context: context.ctx };
-    let Some(settings) = tables.settings() else { return xdp_action::XDP_DROP };
+    let Some(settings) = maps::SETTINGS.get(0) else { return xdp_action::XDP_DROP };
     // SAFETY: the packet lies between these two for as long as the program runs.
     let frame =
         unsafe { Frame::from_raw(context.data() as *const u8, context.data_end() as *const u8) };
-    let decision = judge(&tables, &settings, &frame, &tables, context.ingress_ifindex() as u32);
-    record::record(&context, &settings, &decision, frame.len() as u64);
+    let decision = judge(&tables, settings, &frame, &tables, context.ingress_ifindex() as u32);
+    record::record(&context, settings, &decision, frame.len() as u64);
     match decision.verdict {
         Verdict::Pass => xdp_action::XDP_PASS,
         Verdict::Drop => xdp_action::XDP_DROP,

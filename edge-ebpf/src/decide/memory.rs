@@ -148,10 +148,6 @@ impl MemoryTables {
 }
 
 impl Tables for MemoryTables {
-    fn settings(&self) -> Option<Settings> {
-        Some(self.settings)
-    }
-
     fn interface(&self, ifindex: u32) -> Option<Interface> {
         self.interfaces.get(&ifindex).copied()
     }

@@ -170,7 +170,7 @@ pub fn decide<T: Tables, A: Family>(
     zone: u8,
     ip: &Ip<'_, A>,
 ) -> Outcome {
-    let generation = settings.generation;
+    let generation = settings.generation_now();
     if settings.schema != SCHEMA || generation >= NO_GENERATION {
         return without_rule(Reason::NoRuleSet);
     }

@@ -1,7 +1,7 @@
 //! What the decision asks: kernel maps and sockets in the program, plain collections on the host.
 
 use crate::{
-    abi::{Block, FlowKey, Interface, Rule, SETTING_SHORT_PREFIXES6, SetMask, Settings, VlanKey},
+    abi::{Block, FlowKey, Interface, Rule, SETTING_SHORT_PREFIXES6, SetMask, VlanKey},
     abi::{RULE_DESTINATION4, RULE_DESTINATION6, mapped, presence4, presence6, word4, words6},
     packet,
 };
@@ -46,8 +46,6 @@ impl<A: Family> Tuple<A> {
 /// The tables. An implementation looks up and nothing else: every rule is in the decision. What
 /// it may remember of the block tables changes no answer.
 pub trait Tables: Sized {
-    /// The settings in force.
-    fn settings(&self) -> Option<Settings>;
     /// The interface with this index.
     fn interface(&self, ifindex: u32) -> Option<Interface>;
     /// The VLAN of a trunk.

@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 use edge_ebpf::{
     abi::{
-        Block, FlowKey, Interface, RememberedBlock, Rule, SetMask, Settings, VlanKey, remembered4,
+        Block, FlowKey, Interface, RememberedBlock, Rule, SetMask, VlanKey, remembered4,
         remembered6, word4, words6,
     },
     decide::{Family, Outcome, Tables, Tuple, rules},
@@ -73,11 +73,6 @@ impl KernelTables {
 }
 
 impl Tables for KernelTables {
-    #[inline(always)]
-    fn settings(&self) -> Option<Settings> {
-        maps::SETTINGS.get(0).copied()
-    }
-
     #[inline(always)]
     fn interface(&self, ifindex: u32) -> Option<Interface> {
         maps::INTERFACES.get(ifindex).copied()
