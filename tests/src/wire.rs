@@ -88,6 +88,7 @@ impl Wire {
                 device: DEVICE.to_owned(),
                 vlan: None,
                 zone: Zone::External,
+                optional: false,
             }],
             management: Management {
                 ports: vec![22],

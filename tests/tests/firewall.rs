@@ -404,6 +404,7 @@ fn at_boot_the_last_good_rules_come_back_without_a_good_file() {
             device: "later0".to_owned(),
             vlan: None,
             zone: Zone::Internal,
+            optional: false,
         });
     });
     let report = load(Some(config)).unwrap();

@@ -72,6 +72,8 @@ pub struct Interface {
     pub vlan: Option<u16>,
     /// Its zone.
     pub zone: Zone,
+    /// It may be missing at the start, and is taken when it comes.
+    pub optional: bool,
 }
 
 /// What keeps an administrator from being locked out: judged before everything else.

@@ -104,12 +104,14 @@ pub(super) fn interfaces(root: &Section<'_>) -> Vec<Interface> {
         let device = section.parsed("device", values::device);
         let vlan = section.integer("vlan", 1..=4094);
         let zone = section.parsed("zone", values::zone);
+        let optional = section.boolean("optional", false);
         match (device, zone) {
             (Some(device), Some(zone)) => {
                 let interface = Interface {
                     device: device.get_ref().clone(),
                     vlan: vlan.and_then(|vlan| u16::try_from(vlan.into_inner()).ok()),
                     zone: zone.into_inner(),
+                    optional,
                 };
                 if !seen.insert((interface.device.clone(), interface.vlan)) {
                     section.sink.error(

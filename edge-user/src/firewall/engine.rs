@@ -315,7 +315,7 @@ fn resolve(plan: &RuleSet, wanted: Devices) -> Result<Resolved, FirewallError> {
     for interface in &plan.interfaces {
         let device = &interface.device;
         let Some(ifindex) = sys::ifindex(device) else {
-            if wanted == Devices::All {
+            if wanted == Devices::All && !interface.optional {
                 return Err(FirewallError::NoDevice { device: device.clone() });
             }
             if !resolved.missing.contains(device) {

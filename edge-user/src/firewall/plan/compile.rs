@@ -71,6 +71,7 @@ pub fn compile_with(config: &Config, ids: &mut RuleIds) -> Result<RuleSet, PlanE
                 device: i.device.clone(),
                 vlan: i.vlan,
                 zone: i.zone,
+                optional: i.optional,
                 slot: if number < abi::INTERFACE_SLOTS { number as u8 } else { 0 },
             })
             .collect(),

@@ -110,6 +110,9 @@ pub struct PlanInterface {
     pub vlan: Option<u16>,
     /// Zone.
     pub zone: Zone,
+    /// It may be missing: it is taken when it comes.
+    #[serde(default)]
+    pub optional: bool,
     /// Slot of its counters, 1 to 31; 0 when there are no more.
     pub slot: u8,
 }

@@ -15,7 +15,12 @@ fn config() -> Config {
         fqdn: "edge.contoso.example".parse().unwrap(),
         domains: vec!["contoso.example".parse().unwrap()],
         paths: Paths { state: "s".into(), run: "r".into(), pins: "p".into() },
-        interfaces: vec![Interface { device: "eth0".into(), vlan: None, zone: Zone::External }],
+        interfaces: vec![Interface {
+            device: "eth0".into(),
+            vlan: None,
+            zone: Zone::External,
+            optional: false,
+        }],
         management: Management {
             ports: vec![22],
             from: vec!["192.0.2.0/28".parse().unwrap()],
