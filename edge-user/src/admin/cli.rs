@@ -75,6 +75,9 @@ pub(crate) enum Command {
     /// Partner domains: allowed and blocked
     #[command(subcommand)]
     Domain(DomainCommand),
+    /// What happens to a packet or an address, and why
+    #[command(subcommand)]
+    Explain(super::explain::ExplainCommand),
 }
 
 #[derive(Debug, Args)]

@@ -25,7 +25,8 @@ pub struct Report {
 }
 
 impl Report {
-    fn new(text: String, json: Value) -> Self {
+    /// Done, with this to say.
+    pub(super) fn new(text: String, json: Value) -> Self {
         Self { text, json, code: exit::OK }
     }
 }
@@ -39,6 +40,9 @@ pub enum CommandError {
     /// The firewall's pins could not be read or changed.
     #[error(transparent)]
     Firewall(#[from] FirewallError),
+    /// The command line does not say enough, or names what is not there.
+    #[error("{0}")]
+    Arguments(String),
     /// The answer is not of the form this version knows.
     #[error("the daemon's answer has an unknown form; are `edge` and the daemon the same version?")]
     Form,
@@ -49,6 +53,7 @@ impl CommandError {
     pub fn code(&self) -> u8 {
         match self {
             Self::Client(ClientError::NotRunning { .. }) => exit::NOT_RUNNING,
+            Self::Arguments(_) => exit::BAD_CONFIGURATION,
             _ => exit::FAILED,
         }
     }

@@ -6,6 +6,7 @@
 pub mod cli;
 pub mod client;
 pub mod commands;
+pub mod explain;
 pub mod protocol;
 pub mod server;
 pub mod table;
@@ -99,6 +100,7 @@ fn ask(global: &Global, command: Command) -> Result<Report, CommandError> {
         Command::Block(command) => commands::block(&paths, &command),
         Command::Rule(command) => commands::rule(&paths, &command),
         Command::Domain(command) => commands::domain(&paths, &command),
+        Command::Explain(command) => explain::explain(&paths, &command),
     }
 }
 

@@ -64,6 +64,27 @@ pub enum FirewallError {
         /// What was asked for.
         name: String,
     },
+    /// The program is not on this device.
+    #[error("the firewall is not on device `{device}`: name one of: {devices}")]
+    NotOnDevice {
+        /// The device.
+        device: String,
+        /// Those that have it.
+        devices: String,
+    },
+    /// The device that has the program is one of another network namespace.
+    #[error(
+        "device `{device}` of this network namespace does not carry the pinned program: ask in the namespace of the daemon (`nsenter -t PID -n edge explain ...`)"
+    )]
+    OtherNamespace {
+        /// The device.
+        device: String,
+    },
+    /// The loaded program does not answer trials.
+    #[error(
+        "the loaded program does not answer trial runs: it is of another version; restart the daemon, which replaces it"
+    )]
+    NoTrial,
     /// A configured device does not exist.
     #[error("device `{device}` does not exist: correct `[[interface]]`, or create it first")]
     NoDevice {

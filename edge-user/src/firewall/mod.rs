@@ -10,7 +10,9 @@
 //! It must never: write to a pinned object of another shape, attach in a way that ends with the
 //! process, or let a block cover a management prefix.
 
+pub mod capture;
 pub mod events;
+pub mod explain;
 pub mod inspect;
 pub mod plan;
 

@@ -16,6 +16,8 @@ use super::{AttachMode, FirewallError, blocks::Moment};
 
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_MAP_GET_NEXT_KEY: libc::c_long = 4;
+const BPF_PROG_TEST_RUN: libc::c_long = 10;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 
@@ -50,6 +52,36 @@ pub(super) fn device_name(ifindex: u32) -> Option<String> {
     }
     let name = std::ffi::CStr::from_bytes_until_nul(&buffer).ok()?;
     Some(name.to_string_lossy().into_owned())
+}
+
+/// Hardware address of a device of this network namespace; zeros when it has none.
+pub(super) fn hardware_address(device: &str) -> [u8; 6] {
+    let mut address = [0; 6];
+    let mut first = std::ptr::null_mut();
+    // SAFETY: `first` is a place for the list's head; the list is freed below.
+    if unsafe { libc::getifaddrs(&mut first) } != 0 {
+        return address;
+    }
+    let mut next = first;
+    // SAFETY: the list comes from getifaddrs, is walked to its null end and not yet freed.
+    while let Some(entry) = unsafe { next.as_ref() } {
+        next = entry.ifa_next;
+        if entry.ifa_name.is_null() || entry.ifa_addr.is_null() {
+            continue;
+        }
+        // SAFETY: both point to what lives as long as the list: a NUL-terminated string, and an
+        // address that says its family.
+        let (name, family) =
+            unsafe { (std::ffi::CStr::from_ptr(entry.ifa_name), (*entry.ifa_addr).sa_family) };
+        if i32::from(family) == libc::AF_PACKET && name.to_bytes() == device.as_bytes() {
+            // SAFETY: an address of this family is a `sockaddr_ll`.
+            let link = unsafe { entry.ifa_addr.cast::<libc::sockaddr_ll>().read_unaligned() };
+            address.copy_from_slice(&link.sll_addr[..6]);
+        }
+    }
+    // SAFETY: `first` came from getifaddrs and is freed once.
+    unsafe { libc::freeifaddrs(first) };
+    address
 }
 
 /// Devices that are up and no loopback.
@@ -141,6 +173,55 @@ fn bpf(command: libc::c_long, attributes: &mut [u64; 16]) -> io::Result<libc::c_
         libc::syscall(libc::SYS_bpf, command, attributes.as_mut_ptr(), size_of_val(attributes))
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Two `u32` fields that stand one after the other.
+fn pair(first: u32, second: u32) -> u64 {
+    let (first, second) = (u64::from(first), u64::from(second));
+    if cfg!(target_endian = "little") { first | second << 32 } else { first << 32 | second }
+}
+
+/// Runs a program once on `data` with this context; what becomes of the data goes into `out`.
+/// Gives the program's return value. aya has the call, but no way to a loaded program with it.
+pub(super) fn test_run(
+    program: BorrowedFd<'_>,
+    data: &[u8],
+    out: &mut [u8],
+    context: &[u8],
+) -> io::Result<u32> {
+    let length = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
+    // prog_fd, retval; data_size_in, data_size_out; data_in; data_out; repeat, duration;
+    // ctx_size_in, ctx_size_out; ctx_in.
+    let mut attributes = [0u64; 16];
+    attributes[0] = pair(program.as_raw_fd() as u32, 0);
+    attributes[1] = pair(length(data.len()), length(out.len()));
+    attributes[2] = data.as_ptr() as u64;
+    attributes[3] = out.as_mut_ptr() as u64;
+    attributes[4] = pair(1, 0);
+    attributes[5] = pair(length(context.len()), 0);
+    attributes[6] = context.as_ptr() as u64;
+    bpf(BPF_PROG_TEST_RUN, &mut attributes)?;
+    let answer = attributes[0];
+    let second = if cfg!(target_endian = "little") { answer >> 32 } else { answer };
+    Ok(second as u32)
+}
+
+/// The key after this one; of a key that is not in the map, the map's first. `None`: there is no
+/// key after it, or none at all. `next` is as long as the map's keys.
+pub(super) fn next_key(
+    map: BorrowedFd<'_>,
+    key: Option<&[u8]>,
+    next: &mut [u8],
+) -> io::Result<bool> {
+    let mut attributes = [0u64; 16];
+    attributes[0] = pair(map.as_raw_fd() as u32, 0);
+    attributes[1] = key.map_or(0, |key| key.as_ptr() as u64);
+    attributes[2] = next.as_mut_ptr() as u64;
+    match bpf(BPF_MAP_GET_NEXT_KEY, &mut attributes) {
+        Ok(_) => Ok(true),
+        Err(fault) if fault.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(fault) => Err(fault),
+    }
 }
 
 /// All words of an array map of `u64`, in a few calls. aya has no batch calls (kernel 5.6).

@@ -1,0 +1,184 @@
+//! Numbers of the kernel's tables in words: rules, sets, zones, ports, blocks.
+
+use std::net::IpAddr;
+
+use edge_ebpf::abi::{
+    Block, CONTENT_ANY, CONTENT_MEDIA, CONTENT_SIP, CONTENT_STUN, MAX_SETS, Rule, SCOPE_FEDERATION,
+    SET_ANY, SOURCE_SET_MANAGEMENT, SOURCE_SET_PARTNERS, SetMask, Settings,
+};
+
+use super::super::{
+    decode,
+    plan::{PlanRule, RuleRow, RuleSet},
+    state::Kept,
+};
+
+/// What the state folder remembers of the plan in force. Without it, numbers stay numbers.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Names {
+    plan: Option<RuleSet>,
+}
+
+impl Names {
+    pub fn new(kept: Option<Kept>) -> Self {
+        Self { plan: kept.map(|kept| kept.plan) }
+    }
+
+    pub fn plan(&self) -> Option<&RuleSet> {
+        self.plan.as_ref()
+    }
+
+    /// The row of a rule that fits this port best; a rule with several ports has several rows.
+    pub fn row(&self, id: u32, protocol: u8, port: u16) -> Option<&RuleRow> {
+        let rows = || self.plan.iter().flat_map(|plan| &plan.rows).filter(|r| r.id == Some(id));
+        let fits = |row: &&RuleRow| {
+            protocol_number(&row.protocol) == Some(protocol)
+                && (row.ports.is_empty()
+                    || row.ports.iter().any(|(first, last)| (*first..=*last).contains(&port)))
+        };
+        rows().find(fits).or_else(|| rows().next())
+    }
+
+    /// `rule sip-federation`, or its number.
+    pub fn rule(&self, id: u32) -> String {
+        let rows = self.plan.iter().flat_map(|plan| &plan.rows);
+        match rows.into_iter().find(|row| row.id == Some(id)) {
+            Some(row) => format!("rule `{}`", row.name),
+            None => format!("rule number {id}"),
+        }
+    }
+
+    fn users(&self, uses: impl Fn(&PlanRule) -> bool) -> Vec<String> {
+        let mut ids: Vec<u32> =
+            self.plan.iter().flat_map(|p| &p.rules).filter(|r| uses(r)).map(|r| r.id).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids.into_iter().map(|id| self.rule(id)).collect()
+    }
+
+    /// A source set: `management`, `partners`, or which rules ask for it.
+    pub fn source_set(&self, set: u8) -> String {
+        match set {
+            SET_ANY => "any source".to_owned(),
+            SOURCE_SET_MANAGEMENT => "the management prefixes".to_owned(),
+            SOURCE_SET_PARTNERS => "the partners".to_owned(),
+            _ => match self.users(|rule| rule.source_set == set)[..] {
+                [] => format!("source set {set}"),
+                ref rules => format!("the sources of {}", rules.join(", ")),
+            },
+        }
+    }
+
+    /// A destination set: which rules ask for it.
+    pub fn destination_set(&self, set: u8) -> String {
+        match self.users(|rule| rule.destination_set == set)[..] {
+            _ if set == SET_ANY => "any address".to_owned(),
+            [] => format!("destination set {set}"),
+            ref rules => format!("the destinations of {}", rules.join(", ")),
+        }
+    }
+
+    /// All sets of a mask.
+    pub fn sets(&self, mask: SetMask, name: impl Fn(&Self, u8) -> String) -> String {
+        let names: Vec<String> =
+            (0..MAX_SETS).filter(|set| mask.contains(*set)).map(|set| name(self, set)).collect();
+        if names.is_empty() { "in no set".to_owned() } else { format!("in {}", names.join("; ")) }
+    }
+}
+
+/// Whether a rule takes the packet, in words. `matches` is what the sets say.
+pub(super) fn rule_tried(
+    names: &Names,
+    rule: &Rule,
+    destination: (IpAddr, bool),
+    source: (IpAddr, bool),
+) -> String {
+    let ((destination, to_us), (source, from_it)) = (destination, source);
+    if !to_us {
+        let set = names.destination_set(rule.destination_set);
+        return format!("no: {destination} is not among {set}");
+    }
+    if !from_it {
+        let set = names.source_set(rule.source_set);
+        return format!("no: {source} is not among {set}");
+    }
+    let mut text = "yes: ".to_owned();
+    text.push_str(if rule.action == edge_ebpf::abi::ACTION_DROP { "drop" } else { "pass" });
+    if rule.limits != 0 {
+        text.push_str(", within its limits");
+    }
+    if rule.content != CONTENT_ANY {
+        text.push_str(&format!(", when the payload is {}", content(rule.content)));
+    }
+    text
+}
+
+/// What a payload must look like.
+pub(in crate::firewall) fn content(number: u8) -> &'static str {
+    match number {
+        CONTENT_ANY => "anything",
+        CONTENT_SIP => "SIP in the clear",
+        CONTENT_STUN => "STUN or TURN",
+        CONTENT_MEDIA => "media (RFC 7983)",
+        _ => "unknown",
+    }
+}
+
+/// A protocol's name, or its number.
+pub(in crate::firewall) fn protocol(number: u8) -> String {
+    match number {
+        1 => "icmp".to_owned(),
+        6 => "tcp".to_owned(),
+        17 => "udp".to_owned(),
+        58 => "icmpv6".to_owned(),
+        other => format!("protocol {other}"),
+    }
+}
+
+fn protocol_number(name: &str) -> Option<u8> {
+    match name {
+        "icmp" => Some(1),
+        "tcp" => Some(6),
+        "udp" => Some(17),
+        "icmpv6" => Some(58),
+        other => other.parse().ok(),
+    }
+}
+
+/// A block in words, and whether it is in force now.
+pub(super) fn block(block: &Block, settings: &Settings, now: u64) -> String {
+    let scope = if block.scope == SCOPE_FEDERATION { "federation ports" } else { "everything" };
+    let mut text = format!(
+        "{scope} from it is dropped ({}), held by {}",
+        decode::reason(block.reason),
+        block.owners
+    );
+    let ends = u64::from(block.expires_at_seconds);
+    match ends {
+        0 => {}
+        _ if now >= ends => text.push_str(", expired: no longer in force"),
+        _ => text.push_str(&format!(", for {} s more", ends - now)),
+    }
+    if !block.in_version(settings.block_version) {
+        text.push_str(", of another version of the block lists: not in force");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use edge_ebpf::{abi::SCOPE_ALL, verdict::Reason};
+
+    #[test]
+    fn a_block_says_whether_it_is_in_force() {
+        let settings = Settings { block_version: 3, ..Settings::default() };
+        let entry = Block::new(SCOPE_ALL, Reason::BlockedAddress as u8, 1, 50);
+        assert!(block(&entry, &settings, 40).contains("for 10 s more"));
+        assert!(block(&entry, &settings, 50).contains("no longer in force"));
+        let later = Block { from_version: 4, expires_at_seconds: 0, ..entry };
+        assert!(block(&later, &settings, 0).contains("not in force"));
+        let domain = Block::new(SCOPE_FEDERATION, Reason::BlockedDomain as u8, 1, 0);
+        assert!(block(&domain, &settings, 0).starts_with("federation ports"));
+    }
+}
