@@ -2,7 +2,11 @@
 //! the maps, and packets are run through the real program with `BPF_PROG_TEST_RUN`. Nothing is
 //! attached or pinned; all is gone when the value is dropped.
 
-use std::time::Duration;
+use std::{
+    collections::{self, BTreeSet},
+    os::fd::{AsFd as _, BorrowedFd},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use aya::{
@@ -32,6 +36,8 @@ pub struct Kernel {
     ebpf: Ebpf,
     /// What is in the slots of the generations, so that it is not written again.
     generations: [Option<Generation>; GENERATIONS as usize],
+    /// Words of the presence bitmaps that were written and are not zero: IPv4, IPv6.
+    present: [BTreeSet<u32>; 2],
     /// Another one each time the tables are written.
     epoch: u64,
 }
@@ -48,7 +54,12 @@ impl Kernel {
         let egress: &mut SchedClassifier =
             ebpf.program_mut("edge_egress").context("edge_egress")?.try_into()?;
         egress.load().context("loading edge_egress")?;
-        Ok(Self { ebpf, generations: [const { None }; GENERATIONS as usize], epoch: 0 })
+        Ok(Self {
+            ebpf,
+            generations: [const { None }; GENERATIONS as usize],
+            present: [BTreeSet::new(), BTreeSet::new()],
+            epoch: 0,
+        })
     }
 
     /// Instructions the verifier looked at, by program.
@@ -107,6 +118,17 @@ impl Kernel {
     /// Names of all maps of the object.
     pub fn map_names(&self) -> Vec<String> {
         self.ebpf.maps().map(|(name, _)| name.to_owned()).collect()
+    }
+
+    /// The descriptor of a per-CPU array.
+    ///
+    /// # Errors
+    /// When there is no such map.
+    pub fn per_cpu_array(&self, name: &str) -> Result<BorrowedFd<'_>> {
+        match self.ebpf.map(name) {
+            Some(Map::PerCpuArray(map)) => Ok(map.fd().as_fd()),
+            _ => anyhow::bail!("no per-CPU array {name}"),
+        }
     }
 
     fn map(&mut self, name: &str) -> Result<&mut Map> {
@@ -189,12 +211,8 @@ impl Kernel {
         replace_prefixes(&mut trie, &tables.blocked4_prefixes)?;
         let mut trie = LpmTrie::try_from(self.map(map_names::BLOCKED6_PREFIXES)?)?;
         replace_prefixes(&mut trie, &tables.blocked6_prefixes)?;
-        for (slot, word) in &tables.presence4 {
-            self.array(map_names::PRESENCE4)?.set(*slot, *word, 0)?;
-        }
-        for (slot, word) in &tables.presence6 {
-            self.array(map_names::PRESENCE6)?.set(*slot, *word, 0)?;
-        }
+        self.apply_presence(0, map_names::PRESENCE4, &tables.presence4)?;
+        self.apply_presence(1, map_names::PRESENCE6, &tables.presence6)?;
         for (slot, generation) in (0..GENERATIONS).zip(&tables.generations) {
             let index = usize::try_from(slot)?;
             if self.generations[index].as_ref() != Some(generation) {
@@ -205,6 +223,24 @@ impl Kernel {
         }
         self.epoch += 1;
         self.set_settings(Settings { block_epoch: self.epoch, ..tables.settings })
+    }
+
+    fn apply_presence(
+        &mut self,
+        family: usize,
+        name: &str,
+        words: &collections::HashMap<u32, u64>,
+    ) -> Result<()> {
+        let now: BTreeSet<u32> = words.keys().copied().collect();
+        let before = std::mem::replace(&mut self.present[family], now.clone());
+        let mut map = self.array::<u64>(name)?;
+        for slot in before.difference(&now) {
+            map.set(*slot, 0, 0)?;
+        }
+        for (slot, word) in words {
+            map.set(*slot, *word, 0)?;
+        }
+        Ok(())
     }
 
     fn apply_generation(&mut self, slot: u32, generation: &Generation) -> Result<()> {

@@ -5,5 +5,6 @@ pub mod bench;
 pub mod demo;
 pub mod kernel;
 pub mod lab;
+pub mod model;
 pub mod packets;
 pub mod wire;

@@ -11,7 +11,7 @@ use edge_ebpf::{
     decide::MemoryTables,
     verdict::Reason,
 };
-use edge_tests::{kernel::TEST_IFINDEX, packets::*};
+use edge_tests::{kernel::TEST_IFINDEX, model::differential as model, packets::*};
 
 use crate::fixture::*;
 
@@ -222,4 +222,18 @@ fn the_kernel_and_the_host_decide_alike() {
         // The packets are not all of one kind.
         assert!(reached.len() >= 20, "{reached:?}");
     });
+}
+
+#[test]
+fn the_kernel_and_the_plain_model_decide_alike() {
+    let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    // A failure names the seed of its world.
+    let seed = u64::from(time.subsec_nanos());
+    let done = match model::run(seed, model::Until::Pairs(24_000)) {
+        Ok(done) => done,
+        Err(fault) => panic!("{fault:#}"),
+    };
+    assert!(done.pairs >= 24_000);
+    // The packets are not all of one kind.
+    assert!(done.reasons.len() >= 30, "{:?}", done.reasons);
 }
