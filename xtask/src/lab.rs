@@ -1,4 +1,4 @@
-//! `cargo xtask demo` and `cargo xtask bench`: set up, build, run the program of the tests crate.
+//! `cargo xtask demo`, `bench` and `fuzz`: set up, build, run the program of the tests crate.
 //!
 //! Standard output is the program's alone.
 
@@ -32,6 +32,13 @@ pub fn bench(name: &str, json: bool, rest: &[String]) -> Result<ExitCode> {
     let mut arguments = vec![name];
     arguments.extend(json.then_some("--json"));
     arguments.extend(rest.iter().map(String::as_str));
+    run(&program, &arguments)
+}
+
+/// Builds and runs another program of the tests.
+pub fn program(name: &str, release: bool, arguments: &[String]) -> Result<ExitCode> {
+    let program = artifacts::edge_and(name, release)?;
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     run(&program, &arguments)
 }
 

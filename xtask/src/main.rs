@@ -6,6 +6,7 @@
 mod artifacts;
 mod bpf_toolchain;
 mod deploy;
+mod fuzz;
 mod lab;
 mod package;
 mod setup;
@@ -62,6 +63,8 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         rest: Vec<String>,
     },
+    /// Look for packets, rule sets and configurations that are judged wrongly
+    Fuzz(fuzz::Arguments),
     /// Build a release archive with units, example configuration and installer; print its path
     Package,
     /// Bring a release to a host: check there, restart, put the former version back if it fails
@@ -88,6 +91,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Demo { json, keep } => return lab::demo(json, keep),
         Task::Test => return test::command(),
         Task::Bench { name, json, rest } => return lab::bench(&name, json, &rest),
+        Task::Fuzz(arguments) => return fuzz::command(&arguments),
         Task::Package => {
             setup::ensure(Purpose::Build)?;
             println!("{}", package::archive(&artifacts::edge(true)?)?.display());

@@ -27,7 +27,7 @@ use super::{
 use crate::kernel::Kernel;
 
 /// Packets for each world.
-const PACKETS: u64 = 2000;
+const PACKETS: u64 = 4000;
 /// Programs that are asked at the same time: writing a rule set is mostly waiting.
 const THREADS: u64 = 4;
 

@@ -140,7 +140,7 @@ fn ipv4(bytes: &[u8]) -> Result<Packet, Reason> {
         return Err(Reason::BadLength);
     }
     let flags_and_offset = number(bytes, 6);
-    if flags_and_offset % 0x2000 != 0 {
+    if flags_and_offset & 0x1fff != 0 {
         return Err(Reason::Fragment);
     }
     let fragment = flags_and_offset & 0x2000 != 0;

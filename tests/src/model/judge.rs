@@ -269,7 +269,7 @@ fn quoted(bytes: &[u8], four: bool) -> Option<Flow> {
         if bytes.len() < 20 || bytes[0] / 16 != 4 || header < 20 {
             return None;
         }
-        if number(bytes, 6) % 0x2000 != 0 {
+        if number(bytes, 6) & 0x1fff != 0 {
             return None;
         }
         (address4(bytes, 12).into(), address4(bytes, 16).into(), bytes[9], header)

@@ -26,6 +26,8 @@ pub enum Purpose {
     Demo,
     /// Run the benchmarks.
     Bench,
+    /// Build libFuzzer's targets.
+    Fuzz,
     /// Build a release and bring it to a host.
     Deploy,
 }
