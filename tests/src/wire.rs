@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use edge_user::config::{
     AccessService, Config, Dns, Federation, Firewall, Host, Inside, InsideServer, Interface,
-    Limits, Log, Management, NextHop, Paths, TlsFiles, Transport, Zone,
+    Limits, Line, Log, Management, NextHop, Paths, Rates, Services, TlsFiles, Transport, Zone,
 };
 
 use crate::lab::netns::Namespace;
@@ -94,15 +94,15 @@ impl Wire {
                 ports: vec![22],
                 from: vec!["192.0.2.0/28".parse().expect("a prefix")],
                 zone: Zone::External,
+                line: Line::default(),
             },
-            access: AccessService {
-                listen: vec![
+            access: AccessService::new(
+                vec![
                     SocketAddr::new(IpAddr::V4(EDGE4), 5061),
                     SocketAddr::new(IpAddr::V6(EDGE6), 5061),
                 ],
-                advertise: Vec::new(),
-                tls: tls.clone(),
-            },
+                tls.clone(),
+            ),
             inside: Inside {
                 listen: vec![(Transport::Tls, SocketAddr::from(([10, 0, 0, 10], 5061)))],
                 tls: Some(tls),
@@ -112,7 +112,10 @@ impl Wire {
                     port: 5061,
                     transport: Transport::Tls,
                 }],
+                rates: Rates::default(),
+                line: Line::default(),
             },
+            services: Services::default(),
             federation: Federation {
                 enabled: true,
                 allowed_domains: Vec::new(),
@@ -120,16 +123,9 @@ impl Wire {
                 allow_addresses: Vec::new(),
             },
             firewall: Firewall {
-                monitor: false,
-                allow_generic: false,
-                lldp: false,
-                lacp: false,
-                dhcp_client: false,
-                events_per_second: 10,
                 max_blocked_addresses: 10_000,
                 max_blocked_prefixes: 10_000,
-                rules: Vec::new(),
-                blocks: Vec::new(),
+                ..Firewall::default()
             },
             dns: Dns { servers: Vec::new(), timeout: second },
             limits: Limits {

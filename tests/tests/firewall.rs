@@ -27,13 +27,8 @@ fn start(wire: &Wire, config: Arc<Config>) -> Result<(FirewallHandle, StartRepor
 
 fn rule(name: &str, port: u16) -> FirewallRule {
     FirewallRule {
-        name: name.to_owned(),
-        zone: Zone::External,
-        protocol: Protocol::Udp,
         ports: vec![(port, port)],
-        to: Vec::new(),
-        from: Vec::new(),
-        drop: false,
+        ..FirewallRule::new(name, Zone::External, Protocol::Udp)
     }
 }
 

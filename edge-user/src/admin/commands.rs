@@ -10,7 +10,10 @@ use super::{
 };
 use crate::{
     config::{Config, Paths},
-    firewall::{self, FirewallError, OwnerOptions, inspect},
+    firewall::{
+        self, FirewallError, OwnerOptions,
+        inspect::{self, RuleCount},
+    },
 };
 
 /// A command's outcome: for people and for machines.
@@ -246,26 +249,23 @@ pub fn rule(paths: &Paths, command: &RuleCommand) -> Outcome {
     let RuleCommand::List = command;
     let rules = inspect::rules(&paths.pins, &paths.state)?;
     let mut table = Table::new(&[
-        "rule", "zone", "protocol", "ports", "to", "from", "action", "origin", "packets", "bytes",
+        "rule", "zone", "protocol", "ports", "to", "from", "action", "limits", "content",
+        "made by", "packets", "bytes",
     ]);
-    for row in &rules {
-        let ports = row.rule.ports.iter().map(|(first, last)| {
-            if first == last { first.to_string() } else { format!("{first}-{last}") }
-        });
-        let any = |items: Vec<String>| {
-            if items.is_empty() { "any".to_owned() } else { items.join(" ") }
-        };
+    for RuleCount { rule, packets, bytes } in &rules {
         table.row([
-            row.rule.name.clone(),
-            format!("{:?}", row.rule.zone).to_lowercase(),
-            row.rule.protocol.clone(),
-            ports.collect::<Vec<_>>().join(" "),
-            any(row.rule.to.iter().map(ToString::to_string).collect()),
-            any(row.rule.from.iter().map(ToString::to_string).collect()),
-            row.rule.action.clone(),
-            format!("{:?}", row.rule.origin).to_lowercase(),
-            row.packets.to_string(),
-            row.bytes.to_string(),
+            rule.name.clone(),
+            format!("{:?}", rule.zone).to_lowercase(),
+            rule.protocol.clone(),
+            rule.ports_text(),
+            rule.to_text(),
+            rule.from_text(),
+            rule.action.clone(),
+            rule.limits_text(),
+            rule.content.name().to_owned(),
+            rule.made_by(),
+            packets.to_string(),
+            bytes.to_string(),
         ]);
     }
     Ok(Report::new(table.render(), json!(rules)))

@@ -14,6 +14,9 @@ use super::{
 };
 use crate::domain::Domain;
 
+/// Prefixes of one partner's `from_addresses`.
+const MAX_FROM_ADDRESSES: usize = 64;
+
 pub(super) fn federation(root: &Section<'_>, edge: &Edge) -> Federation {
     let section = root.section("federation");
     let enabled = section.boolean("enabled", true);
@@ -76,6 +79,7 @@ fn allowed_domain(section: Section<'_>, edge: &Edge) -> Option<Spanned<AllowedDo
     let port = section.port("port");
     let relax_srv_domain = section.boolean("relax_srv_domain", false);
     let allow_anonymous = section.boolean("allow_anonymous", false);
+    let from_addresses = from_addresses(&section);
     section.not_yet("modalities");
     match (&proxy_fqdn, &port) {
         (None, Some(port)) => section.sink.error(
@@ -109,8 +113,31 @@ fn allowed_domain(section: Section<'_>, edge: &Edge) -> Option<Spanned<AllowedDo
             port: port.map_or(5061, Spanned::into_inner),
             relax_srv_domain,
             allow_anonymous,
+            from_addresses,
         },
     ))
+}
+
+/// Where a partner sends from: the administrator says so, and knows that a partner is no bigger
+/// than this.
+fn from_addresses(section: &Section<'_>) -> Vec<IpNet> {
+    let prefixes = section.parsed_list("from_addresses", values::prefix);
+    no_duplicates(section, &prefixes, "the prefix");
+    for net in prefixes.iter().filter(|net| values::is_everything(net.get_ref())) {
+        section.sink.error(
+            &net.span(),
+            format!("{} makes everybody this partner", net.get_ref()),
+            "name the prefixes that the partner sends from",
+        );
+    }
+    if prefixes.len() > MAX_FROM_ADDRESSES {
+        section.sink.error(
+            &section.key_span("from_addresses"),
+            format!("more than {MAX_FROM_ADDRESSES} prefixes for one partner"),
+            "join them into wider ones",
+        );
+    }
+    prefixes.into_iter().map(Spanned::into_inner).collect()
 }
 
 fn blocked_domain(section: Section<'_>) -> Option<Spanned<BlockedDomain>> {

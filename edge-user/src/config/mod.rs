@@ -8,7 +8,11 @@ mod certificates;
 mod federation;
 mod findings;
 mod firewall;
+mod firewall_rules;
 mod model;
+mod model_firewall;
+mod model_services;
+mod rates;
 mod reader;
 mod sections;
 mod services;
@@ -38,6 +42,8 @@ use toml::{
 
 pub use findings::{ConfigErrors, Finding};
 pub use model::*;
+pub use model_firewall::*;
+pub use model_services::*;
 
 use crate::firewall::plan;
 use findings::Sink;
@@ -211,12 +217,18 @@ fn read(from: &Reading<'_>) -> Option<Config> {
     let paths = sections::paths(&root, base);
     let interfaces = sections::interfaces(&root);
     let management = sections::management(&root, &interfaces);
-    let access = services::access(&root, base);
+    let service = root.section("service");
+    let access = services::access(&service, base);
     let (inside, inside_files) = services::inside(&root, base, &access, &edge);
+    service.finish();
     let federation = federation::federation(&root, &edge);
+    let external = access.listen.iter().map(|l| l.get_ref().ip());
+    let internal = inside.listen.iter().map(|l| l.1.ip());
     let known = firewall::Known {
-        access: access.listen.iter().map(|l| l.get_ref().ip()).collect(),
-        inside: inside.listen.iter().map(|l| l.1.ip()).collect(),
+        addresses: external
+            .map(|address| (Service::Access, Zone::External, address))
+            .chain(internal.map(|address| (Service::Inside, Zone::Internal, address)))
+            .collect(),
     };
     let firewall = firewall::firewall(&root, &known, management.as_ref());
     let dns = sections::dns(&root);
@@ -239,6 +251,7 @@ fn read(from: &Reading<'_>) -> Option<Config> {
         management: management?,
         access: access.plain()?,
         inside,
+        services: Services::default(),
         federation,
         firewall,
         dns,

@@ -9,6 +9,10 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::{
+    model_firewall::{Firewall, Line, Rates},
+    model_services::Services,
+};
 use crate::domain::Domain;
 
 /// Everything the file says, with every default filled in.
@@ -30,6 +34,8 @@ pub struct Config {
     pub access: AccessService,
     /// `[inside]`: the internal listener and the way to the organisation's servers.
     pub inside: Inside,
+    /// The other services.
+    pub services: Services,
     /// `[federation]`.
     pub federation: Federation,
     /// `[firewall]` and `[[firewall.rule]]`.
@@ -85,6 +91,8 @@ pub struct Management {
     pub from: Vec<IpNet>,
     /// In this zone only.
     pub zone: Zone,
+    /// Where it stands.
+    pub line: Line,
 }
 
 /// The SIP federation service.
@@ -97,6 +105,26 @@ pub struct AccessService {
     pub advertise: Vec<IpAddr>,
     /// Own certificate, private key and the trust store for partners.
     pub tls: TlsFiles,
+    /// Only the addresses of allowed partners reach it.
+    pub partners_only: bool,
+    /// How much the firewall lets in.
+    pub rates: Rates,
+    /// Where it stands.
+    pub line: Line,
+}
+
+impl AccessService {
+    /// A service on these addresses, with defaults for the rest.
+    pub fn new(listen: Vec<SocketAddr>, tls: TlsFiles) -> Self {
+        Self {
+            listen,
+            advertise: Vec::new(),
+            tls,
+            partners_only: false,
+            rates: Rates::default(),
+            line: Line::default(),
+        }
+    }
 }
 
 /// PEM files of a TLS identity.
@@ -133,6 +161,10 @@ pub struct Inside {
     pub servers: Vec<InsideServer>,
     /// Where requests from outside go: the first that works. At least one.
     pub next_hops: Vec<NextHop>,
+    /// How much the firewall lets in.
+    pub rates: Rates,
+    /// Where it stands.
+    pub line: Line,
 }
 
 /// A server of ours that may send to the internal listener.
@@ -192,6 +224,24 @@ pub struct AllowedDomain {
     pub relax_srv_domain: bool,
     /// Requests with `From: anonymous` and no asserted identity are accepted.
     pub allow_anonymous: bool,
+    /// Where the partner sends from, beside the addresses it listens on. Only the firewall's
+    /// `partners` ask for it: who a partner is, its certificate proves.
+    #[serde(default)]
+    pub from_addresses: Vec<IpNet>,
+}
+
+impl AllowedDomain {
+    /// A partner found by DNS SRV, without exceptions.
+    pub fn new(domain: Domain) -> Self {
+        Self {
+            domain,
+            proxy_fqdn: None,
+            port: 5061,
+            relax_srv_domain: false,
+            allow_anonymous: false,
+            from_addresses: Vec::new(),
+        }
+    }
 }
 
 /// A blocked domain.
@@ -201,65 +251,6 @@ pub struct BlockedDomain {
     pub domain: Domain,
     /// Names below it too.
     pub subdomains: bool,
-}
-
-/// The firewall's settings and the administrator's own rules.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Firewall {
-    /// Monitor-only: count what would be dropped, drop nothing.
-    pub monitor: bool,
-    /// Accept generic (skb) mode where the driver has no native XDP.
-    pub allow_generic: bool,
-    /// Let LLDP in.
-    pub lldp: bool,
-    /// Let LACP in.
-    pub lacp: bool,
-    /// Let DHCP answers to our client in.
-    pub dhcp_client: bool,
-    /// Sampled drop events per second, CPU and reason.
-    pub events_per_second: u32,
-    /// Room for blocked single addresses, each family.
-    pub max_blocked_addresses: u32,
-    /// Room for blocked prefixes, each family.
-    pub max_blocked_prefixes: u32,
-    /// `[[firewall.rule]]`: unique names.
-    pub rules: Vec<FirewallRule>,
-    /// `[[firewall.block]]`: addresses and prefixes blocked by the file.
-    pub blocks: Vec<IpNet>,
-}
-
-/// A rule an administrator wrote.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FirewallRule {
-    /// Unique; not one of the implied rules' names.
-    pub name: String,
-    /// Where it applies.
-    pub zone: Zone,
-    /// What it matches.
-    pub protocol: Protocol,
-    /// Ranges, both ends included. Empty for protocols without ports.
-    pub ports: Vec<(u16, u16)>,
-    /// Only to these addresses of ours; empty: any.
-    pub to: Vec<IpAddr>,
-    /// Only from these prefixes; empty: any.
-    pub from: Vec<IpNet>,
-    /// Pass, or drop.
-    pub drop: bool,
-}
-
-/// IP protocol of a rule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
-    /// ICMP echo requests (IPv4).
-    Icmp,
-    /// ICMPv6 echo requests.
-    Icmpv6,
-    /// Another protocol, by number.
-    Other(u8),
 }
 
 /// How names are resolved.

@@ -12,6 +12,7 @@ use toml::Spanned;
 use super::{
     findings::quoted,
     model::{Dns, Interface, Limits, Log, Management, Paths, Zone},
+    model_firewall::Line,
     reader::Section,
     values,
 };
@@ -199,9 +200,10 @@ pub(super) fn management(root: &Section<'_>, interfaces: &[Interface]) -> Option
             "name the zone of the interface that you manage this appliance over",
         );
     }
+    let line = Line(section.sink.line(&section.span));
     section.finish();
     let from = from.into_iter().map(Spanned::into_inner).collect();
-    Some(Management { ports, from, zone: zone?.into_inner() })
+    Some(Management { ports, from, zone: zone?.into_inner(), line })
 }
 
 pub(super) fn dns(root: &Section<'_>) -> Dns {

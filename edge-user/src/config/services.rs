@@ -11,6 +11,8 @@ use toml::Spanned;
 use super::{
     findings::{Sink, Span},
     model::{AccessService, Host, Inside, InsideServer, NextHop, TlsFiles, Transport},
+    model_firewall::{Line, Rates},
+    rates,
     reader::Section,
     sections::Edge,
     values,
@@ -38,6 +40,9 @@ pub(super) struct Access {
     pub listen: Vec<Spanned<SocketAddr>>,
     pub advertise: Vec<IpAddr>,
     pub files: Option<Files>,
+    pub partners_only: bool,
+    rates: Rates,
+    line: Line,
 }
 
 impl Access {
@@ -46,6 +51,9 @@ impl Access {
             listen: self.listen.iter().map(|l| *l.get_ref()).collect(),
             advertise: self.advertise.clone(),
             tls: self.files.as_ref()?.plain(),
+            partners_only: self.partners_only,
+            rates: self.rates,
+            line: self.line,
         })
     }
 }
@@ -59,9 +67,8 @@ fn file(section: &Section<'_>, base: &Path, key: &'static str) -> Option<Spanned
     Some(Spanned::new(text.span(), base.join(text.get_ref())))
 }
 
-pub(super) fn access(root: &Section<'_>, base: &Path) -> Access {
+pub(super) fn access(service: &Section<'_>, base: &Path) -> Access {
     const MEND: &str = "add [service.access] with listen, certificate, key and trust";
-    let service = root.section("service");
     let section = service.required_section("access", MEND);
     section.require("listen", "add listen = \"203.0.113.10:5061\"");
     section.require("certificate", "add certificate = \"edge.pem\", our chain, leaf first");
@@ -89,9 +96,11 @@ pub(super) fn access(root: &Section<'_>, base: &Path) -> Access {
         (Some(certificate), Some(key), Some(trust)) => Some(Files { certificate, key, trust }),
         _ => None,
     };
+    let partners_only = section.boolean("partners_only", false);
+    let rates = rates::rates(&section, true);
+    let line = Line(section.sink.line(&section.span));
     section.finish();
-    service.finish();
-    Access { listen, advertise, files }
+    Access { listen, advertise, files, partners_only, rates, line }
 }
 
 fn advertise(section: &Section<'_>, listen: &[Spanned<SocketAddr>]) -> Vec<IpAddr> {
@@ -151,6 +160,8 @@ pub(super) fn inside(
         }
     }
     let (tls, own) = inside_files(&section, base, access);
+    let rates = rates::rates(&section, true);
+    let line = Line(section.sink.line(&section.span));
     let wants_tls = listen.iter().any(|l| l.get_ref().0 == Transport::Tls)
         || next_hops.iter().any(|n| n.get_ref().transport == Transport::Tls);
     section.finish();
@@ -160,6 +171,8 @@ pub(super) fn inside(
         tls: tls.filter(|_| wants_tls),
         servers: servers.into_iter().map(Spanned::into_inner).collect(),
         next_hops: next_hops.into_iter().map(Spanned::into_inner).collect(),
+        rates,
+        line,
     };
     (inside, own)
 }

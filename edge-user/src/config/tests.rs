@@ -13,7 +13,8 @@ use super::{
 #[test]
 fn the_example_file_is_valid_and_without_warning() {
     let folder = good_files();
-    let checked = check_text(&example(), &folder.0.join("edge.toml"), SystemTime::now());
+    let text = example();
+    let checked = check_text(&text, &folder.0.join("edge.toml"), SystemTime::now());
     assert_eq!(checked.findings.render(true), "");
     let config = checked.config.unwrap();
     assert_eq!(config.access.tls.key, folder.0.join("edge.key"));
@@ -22,6 +23,37 @@ fn the_example_file_is_valid_and_without_warning() {
     assert_eq!(config.federation.allowed_domains.len(), 2);
     assert_eq!(config.firewall.rules[0].ports, [(80, 80), (8000, 8009)]);
     assert_eq!(config.management.ports, [22]);
+    let web = &config.firewall.rules[0];
+    assert_eq!(web.from.sets, ["branches"]);
+    assert_eq!((web.from.prefixes.len(), web.from.partners), (3, false));
+    assert_eq!((web.rates.new_per_source, web.rates.burst.as_secs()), (10, 2));
+    assert_eq!(config.firewall.rules[1].content, Content::Sip);
+    assert_eq!(config.firewall.rules[1].to, ["10.0.0.10".parse::<IpAddr>().unwrap()]);
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines[web.line.0 - 1], "name = \"web\"");
+    assert_eq!(lines[config.access.line.0 - 1], "[service.access]");
+}
+
+/// The example with every setting that it only shows.
+pub(super) fn with_every_setting(text: &str) -> String {
+    let shown = |line: &str| match line.strip_prefix('#') {
+        Some(rest) if rest.starts_with(|c: char| c == '[' || c.is_ascii_lowercase()) => {
+            rest.to_owned()
+        }
+        _ => line.to_owned(),
+    };
+    text.lines().map(shown).collect::<Vec<_>>().join("\n") + "\n"
+}
+
+#[test]
+fn every_setting_that_the_example_only_shows_can_be_taken_in() {
+    let folder = good_files();
+    let text = with_every_setting(&example());
+    let checked = check_text(&text, &folder.0.join("edge.toml"), SystemTime::now());
+    let config = checked.config.unwrap_or_else(|| panic!("{}", checked.findings.render(true)));
+    let rates = config.access.rates;
+    assert_eq!((rates.new_per_source, rates.bytes_total), (50, 1_000_000_000));
+    assert_eq!(config.federation.allowed_domains[1].from_addresses.len(), 1);
 }
 
 #[test]
@@ -35,6 +67,7 @@ fn the_example_s_limits_and_settings_are_the_defaults() {
         short = without(&short, section);
     }
     let mut short = parse(&short, &path).unwrap();
+    short.firewall.sets.clone_from(&full.firewall.sets);
     short.firewall.rules.clone_from(&full.firewall.rules);
     short.firewall.blocks.clone_from(&full.firewall.blocks);
     assert_eq!(short, full);

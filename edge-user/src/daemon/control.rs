@@ -34,11 +34,9 @@ impl Handler for Daemon {
             Request::DomainList => self.domains().await,
             Request::DomainAllow { domain, server, port } => {
                 let entry = AllowedDomain {
-                    domain,
                     proxy_fqdn: server,
                     port: port.unwrap_or(5061),
-                    relax_srv_domain: false,
-                    allow_anonymous: false,
+                    ..AllowedDomain::new(domain)
                 };
                 self.change(|store, config| store.domain_allow(config, entry, &author)).await
             }

@@ -121,13 +121,7 @@ mod tests {
     }
 
     fn allow(name: &str) -> AllowedDomain {
-        AllowedDomain {
-            domain: domain(name),
-            proxy_fqdn: None,
-            port: 5061,
-            relax_srv_domain: false,
-            allow_anonymous: false,
-        }
+        AllowedDomain::new(domain(name))
     }
 
     fn federation(enabled: bool) -> Federation {

@@ -10,13 +10,7 @@ fn name(text: &str) -> Domain {
 }
 
 fn allow(text: &str) -> AllowedDomain {
-    AllowedDomain {
-        domain: name(text),
-        proxy_fqdn: None,
-        port: 5061,
-        relax_srv_domain: false,
-        allow_anonymous: false,
-    }
+    AllowedDomain::new(name(text))
 }
 
 fn block(text: &str, subdomains: bool) -> BlockedDomain {

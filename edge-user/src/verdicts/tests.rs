@@ -151,13 +151,7 @@ impl World {
 }
 
 fn allow(domain: &str) -> AllowedDomain {
-    AllowedDomain {
-        domain: name(domain),
-        proxy_fqdn: None,
-        port: 5061,
-        relax_srv_domain: false,
-        allow_anonymous: false,
-    }
+    AllowedDomain::new(name(domain))
 }
 
 fn block(domain: &str, subdomains: bool) -> BlockedDomain {

@@ -198,13 +198,8 @@ fn ours(rows: &mut Vec<Row>) -> Result<Contender> {
         config.firewall.max_blocked_addresses = BLOCKS;
         config.firewall.max_blocked_prefixes = BLOCKS;
         config.firewall.rules.push(FirewallRule {
-            name: "open".to_owned(),
-            zone: Zone::External,
-            protocol: Protocol::Udp,
             ports: vec![(OPEN_PORT, OPEN_PORT)],
-            to: Vec::new(),
-            from: Vec::new(),
-            drop: false,
+            ..FirewallRule::new("open", Zone::External, Protocol::Udp)
         });
     });
     let options = OwnerOptions::new(&config);

@@ -1,25 +1,32 @@
 //! From a configuration to what the kernel needs. Pure: no kernel, no clock, no file.
 //!
-//! Services imply their rules (`access`, `inside`); an administrator's rules come before them,
+//! Services imply their rules (`access`, `inside`, `av`, `av-inside` and so on); an administrator's rules come before them,
 //! in the order of the file, and the first that matches decides. A port's word names a run of
 //! rules; a source or destination is a member of numbered sets, which a rule asks for.
 
 use std::net::IpAddr;
 
 use edge_ebpf::abi::{
-    Limit, Limits, MAX_SETS, RULE_DESTINATION4, RULE_DESTINATION6, Rule, RuleLimits, word4, words6,
+    Limit, Limits, MAX_SETS, RULE_DESTINATION4, RULE_DESTINATION6, Rule, RuleLimits,
+    SOURCE_SET_PARTNERS, word4, words6,
 };
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Config, Zone};
+use crate::config::{Config, NamedSet, Service, Zone};
 
 mod compile;
+mod drafts;
 mod ids;
+mod rows;
+mod services;
+mod sets;
+mod words;
 
 pub use compile::compile_with;
 pub(super) use compile::{overlap, zone_number};
 pub use ids::RuleIds;
+pub use rows::{RuleOrigin, RuleRow};
 
 /// Name of the rule that the access service implies.
 pub const RULE_ACCESS: &str = "access";
@@ -27,6 +34,12 @@ pub const RULE_ACCESS: &str = "access";
 pub const RULE_INSIDE: &str = "inside";
 /// Name of the row that stands for the management ports. It has no rule id.
 pub const ROW_MANAGEMENT: &str = "management";
+
+/// Whether a rule of this name belongs to management or a service, configured or not.
+pub fn is_implied(name: &str) -> bool {
+    let service = name.strip_suffix("-inside").unwrap_or(name);
+    name == ROW_MANAGEMENT || Service::from_name(service).is_some()
+}
 
 /// Everything the kernel needs to know, and how people read it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,17 +70,52 @@ pub struct RuleSet {
     pub flood: PlanFlood,
     /// Source prefixes and the sets they are in, covering prefixes' sets included.
     pub sources: Vec<(IpNet, u64)>,
+    /// The sets of sources by number, without covering prefixes; [`SOURCE_SET_PARTNERS`] among
+    /// them.
+    pub source_sets: Vec<Vec<IpNet>>,
     /// Our own addresses and the sets they are in.
     pub destinations: Vec<(IpAddr, u64)>,
     /// The rules as people read them.
     pub rows: Vec<RuleRow>,
+    /// `[[firewall.set]]`, for explanations.
+    pub named_sets: Vec<NamedSet>,
     /// Management prefixes; no block may touch them.
     pub management: Vec<IpNet>,
     /// Blocks of the file.
     pub blocks: Vec<IpNet>,
+    /// Addresses of our services that lie in no management prefix: a packet that claims to come
+    /// from one is forged.
+    pub own_addresses: Vec<IpAddr>,
 }
 
 impl RuleSet {
+    /// The partners' addresses.
+    pub fn partners(&self) -> &[IpNet] {
+        self.source_sets.get(usize::from(SOURCE_SET_PARTNERS)).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether any rule asks for the partners' addresses.
+    pub fn uses_partners(&self) -> bool {
+        self.rows.iter().any(|row| row.partners)
+    }
+
+    /// Makes these the partners' addresses. Says whether they were others before; nothing is
+    /// changed when they do not fit.
+    pub fn set_partners(&mut self, partners: &[IpNet]) -> Result<bool, PlanError> {
+        let mut wanted: Vec<IpNet> = partners.iter().map(IpNet::trunc).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let mut sets = self.source_sets.clone();
+        let Some(set) = sets.get_mut(usize::from(SOURCE_SET_PARTNERS)) else { return Ok(false) };
+        if *set == wanted {
+            return Ok(false);
+        }
+        *set = wanted;
+        self.sources = sets::source_members(&sets)?;
+        self.source_sets = sets;
+        Ok(true)
+    }
+
     /// A rule in the kernel's form: with the first address of its destination set in each family,
     /// so that the kernel need not ask the set about it.
     pub(super) fn kernel_rule(&self, rule: &PlanRule) -> Rule {
@@ -203,39 +251,6 @@ pub struct PlanRule {
     pub content: u8,
 }
 
-/// Who wrote a rule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum RuleOrigin {
-    /// Implied by `[management]`, a service or a listener.
-    Implied,
-    /// A `[[firewall.rule]]`.
-    File,
-}
-
-/// A rule as people read it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RuleRow {
-    /// Its slot in the counters; `None` for management, which is counted by its reason.
-    pub id: Option<u32>,
-    /// Its name.
-    pub name: String,
-    /// Where it applies.
-    pub zone: Zone,
-    /// `tcp`, `udp`, `icmp`, `icmpv6` or a number.
-    pub protocol: String,
-    /// Port ranges, both ends included.
-    pub ports: Vec<(u16, u16)>,
-    /// Our addresses; empty: any.
-    pub to: Vec<IpAddr>,
-    /// Source prefixes; empty: any.
-    pub from: Vec<IpNet>,
-    /// `pass` or `drop`.
-    pub action: String,
-    /// Who wrote it.
-    pub origin: RuleOrigin,
-}
-
 /// Why a configuration does not fit the kernel's tables.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
@@ -287,9 +302,17 @@ pub enum PlanError {
         /// How many there may be.
         max: u32,
     },
+    /// More different limits than the table holds.
+    #[error(
+        "the rules name more than {max} different sets of rates: use the same rates and bursts in several rules"
+    )]
+    TooManyRates {
+        /// How many there may be.
+        max: u32,
+    },
     /// A name twice.
     #[error(
-        "two rules are named `{name}`: names are unique, and `access`, `inside` and `management` are taken"
+        "two rules are named `{name}`: names are unique, and `management` and the services' names are taken"
     )]
     DuplicateName {
         /// The name.

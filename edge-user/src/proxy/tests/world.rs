@@ -73,13 +73,7 @@ pub(crate) fn names(dns: &[&str]) -> Arc<CertificateNames> {
 }
 
 pub(crate) fn allow(name: &str) -> AllowedDomain {
-    AllowedDomain {
-        domain: domain(name),
-        proxy_fqdn: None,
-        port: 5061,
-        relax_srv_domain: false,
-        allow_anonymous: false,
-    }
+    AllowedDomain::new(domain(name))
 }
 
 pub(crate) fn federation(allowed: &[AllowedDomain], blocked: &[&str]) -> Federation {

@@ -1,0 +1,167 @@
+//! Services, as configuration, rules and tables name them.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use super::model_firewall::{Line, Rates, Sources};
+
+/// A service of this appliance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Service {
+    /// SIP federation, outside.
+    Access,
+    /// SIP, inside.
+    Inside,
+    /// Web conferences (PSOM).
+    WebConferencing,
+    /// Audio and video: STUN, TURN and media.
+    Av,
+    /// XMPP federation.
+    Xmpp,
+    /// Remote users' SIP.
+    Remote,
+    /// Web console and metrics.
+    Admin,
+}
+
+impl Service {
+    /// All of them.
+    pub const ALL: &'static [Service] = &[
+        Self::Access,
+        Self::Inside,
+        Self::WebConferencing,
+        Self::Av,
+        Self::Xmpp,
+        Self::Remote,
+        Self::Admin,
+    ];
+
+    /// Its name in rules, tables and counters.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Access => "access",
+            Self::Inside => "inside",
+            Self::WebConferencing => "web-conferencing",
+            Self::Av => "av",
+            Self::Xmpp => "xmpp",
+            Self::Remote => "remote",
+            Self::Admin => "admin",
+        }
+    }
+
+    /// Its section of the file.
+    pub const fn section(self) -> &'static str {
+        match self {
+            Self::Access => "service.access",
+            Self::Inside => "inside",
+            Self::WebConferencing => "service.web_conferencing",
+            Self::Av => "service.av",
+            Self::Xmpp => "service.xmpp",
+            Self::Remote => "service.remote",
+            Self::Admin => "admin",
+        }
+    }
+
+    /// The service of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|service| service.name() == name)
+    }
+}
+
+impl std::fmt::Display for Service {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The services beside SIP federation that are configured.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Services {
+    /// `[service.web_conferencing]`.
+    pub web_conferencing: Option<WebConferencingService>,
+    /// `[service.av]`.
+    pub av: Option<AvService>,
+    /// `[service.xmpp]`.
+    pub xmpp: Option<XmppService>,
+    /// `[service.remote]`.
+    pub remote: Option<RemoteService>,
+    /// `[admin]`.
+    pub admin: Option<AdminService>,
+}
+
+/// Web conferences: PSOM over TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebConferencingService {
+    /// External addresses; port 443 when not given.
+    pub listen: Vec<SocketAddr>,
+    /// Internal addresses; port 8057 when not given. The conferencing servers dial out to it.
+    pub inside: Vec<SocketAddr>,
+    /// Of the external side.
+    pub rates: Rates,
+    /// Where it stands.
+    pub line: Line,
+}
+
+/// Audio and video.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AvService {
+    /// External addresses.
+    pub listen: Vec<IpAddr>,
+    /// Internal addresses.
+    pub inside: Vec<IpAddr>,
+    /// UDP port of STUN and TURN, on both sides. Default 3478.
+    pub stun_port: u16,
+    /// TCP port of STUN and TURN, on both sides. Default 443.
+    pub tcp_port: u16,
+    /// Ports of the media relay. Default 50000 to 59999.
+    pub media_ports: (u16, u16),
+    /// Opens the media ports inbound: OCS 2007 partners need it, later ones do not.
+    pub legacy_partners: bool,
+    /// TCP port inside of the service that gives out credentials for the relay. Default 5062.
+    pub authentication_port: u16,
+    /// Of the external side.
+    pub rates: Rates,
+    /// Where it stands.
+    pub line: Line,
+}
+
+/// XMPP federation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct XmppService {
+    /// External addresses; port 5269 when not given.
+    pub listen: Vec<SocketAddr>,
+    /// Internal addresses; port 23456 when not given.
+    pub inside: Vec<SocketAddr>,
+    /// Of the external side.
+    pub rates: Rates,
+    /// Where it stands.
+    pub line: Line,
+}
+
+/// Remote users: SIP over TLS without a client certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoteService {
+    /// External addresses; port 443 when not given.
+    pub listen: Vec<SocketAddr>,
+    /// What is let in.
+    pub rates: Rates,
+    /// Where it stands.
+    pub line: Line,
+}
+
+/// Administration, in the internal zone only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdminService {
+    /// The web console; port 8443 when not given.
+    pub listen: Vec<SocketAddr>,
+    /// Metrics; port 9464 when not given.
+    pub metrics: Vec<SocketAddr>,
+    /// Who may reach them; the management prefixes when the file does not say.
+    pub from: Sources,
+    /// What is let in.
+    pub rates: Rates,
+    /// Where it stands.
+    pub line: Line,
+}
