@@ -6,6 +6,7 @@
 //! `firewall` knows the kernel's maps.
 
 pub mod admin;
+pub mod apply;
 pub mod config;
 pub mod daemon;
 pub mod domain;

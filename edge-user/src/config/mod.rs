@@ -82,11 +82,15 @@ pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
 
 /// The same, with the warnings also when the file is valid.
 pub fn check(path: &Path) -> Checked {
-    let text = match read_text(path) {
-        Ok(text) => text,
-        Err(findings) => return Checked { config: None, findings },
-    };
-    let mut checked = check_text(&text, path, SystemTime::now());
+    match read_text(path) {
+        Ok(text) => check_as(&text, path),
+        Err(findings) => Checked { config: None, findings },
+    }
+}
+
+/// As [`check`], for a text that is to stand in `path` (relative paths in it start there).
+pub fn check_as(text: &str, path: &Path) -> Checked {
+    let mut checked = check_text(text, path, SystemTime::now());
     if let Some(config) = &mut checked.config
         && config.dns.servers.is_empty()
     {
@@ -137,7 +141,11 @@ fn entry<'t>(table: &'t DeTable<'_>, key: &str) -> Option<&'t DeValue<'t>> {
     table.iter().find(|(k, _)| k.get_ref().as_ref() == key).map(|(_, value)| value.get_ref())
 }
 
-fn read_text(path: &Path) -> Result<String, ConfigErrors> {
+/// Reads a configuration file without judging it: text of a bounded length, from a plain file.
+///
+/// # Errors
+/// As findings at the file's first line, or where it is no UTF-8.
+pub fn read_text(path: &Path) -> Result<String, ConfigErrors> {
     let failed = |line, column, message: String, mend: &str| {
         let finding = Finding {
             line,

@@ -98,6 +98,22 @@ pub(super) fn read<T: DeserializeOwned + Default>(
     }
 }
 
+/// Reads a file that nothing stands in for: `Ok(None)` when it is not there, and an error that says
+/// what is wrong when it is not what was written. The file stays as it is.
+pub(super) fn read_whole<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, String> {
+    let bytes = read_bytes(path).map_err(|error| error.to_string())?;
+    bytes.map(|bytes| decode(&bytes)).transpose().map_err(str::to_owned)
+}
+
+/// Takes a file away, to the disk; one that is not there is no error.
+pub(super) fn remove(path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        done => done?,
+    }
+    sync_folder(path)
+}
+
 fn read_bytes(path: &Path) -> std::io::Result<Option<Vec<u8>>> {
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -183,6 +199,10 @@ pub(super) fn write<T: Serialize>(path: &Path, value: &T) -> std::io::Result<()>
     file.write_all(&bytes)?;
     file.sync_all()?;
     std::fs::rename(&beside, path)?;
+    sync_folder(path)
+}
+
+fn sync_folder(path: &Path) -> std::io::Result<()> {
     let folder = path.parent().ok_or_else(|| std::io::Error::other("it has no folder"))?;
     File::open(folder)?.sync_all()
 }

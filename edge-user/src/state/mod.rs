@@ -7,6 +7,7 @@
 
 mod disk;
 mod effective;
+mod versions;
 
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,9 @@ use crate::{
 
 pub use disk::Alarm;
 pub use effective::{Difference, DifferenceKind, Effective, effective};
+pub use versions::{
+    Choice, MAX_VERSIONS, Moment, Pending, Version, VersionError, Versions, choose,
+};
 
 /// Runtime changes about domains are at most this many.
 pub const MAX_DOMAINS: usize = 20_000;
