@@ -17,7 +17,7 @@ use aya::{
 };
 
 use super::{
-    AttachMode, Attached, FirewallError,
+    AttachMode, Attached, FirewallError, failpoint,
     kernel::{chain, program},
     sys,
 };
@@ -96,6 +96,7 @@ fn update(
     let link = PinnedLink::from_pin(path)
         .map_err(|e| FirewallError::Load(format!("{}: {}", path.display(), chain(&e))))?;
     put(link.into())?;
+    failpoint::wrote("a link's program");
     Ok(true)
 }
 
@@ -172,9 +173,12 @@ fn attach_egress(
 }
 
 fn pin(link: FdLink, path: &Path) -> Result<(), FirewallError> {
+    failpoint::wrote("what comes before a new link is pinned");
     link.pin(path)
         .map(drop)
-        .map_err(|e| FirewallError::Load(format!("pinning {}: {}", path.display(), chain(&e))))
+        .map_err(|e| FirewallError::Load(format!("pinning {}: {}", path.display(), chain(&e))))?;
+    failpoint::wrote("the pin of a new link");
+    Ok(())
 }
 
 fn busy(fault: &ProgramError) -> bool {
@@ -205,6 +209,7 @@ pub(super) fn detach_others(
             if !keep(&device) {
                 fs::remove_file(&path)
                     .map_err(|fault| FirewallError::io(path.display().to_string(), fault))?;
+                failpoint::wrote("a device that is let go");
                 if !devices.contains(&device) {
                     devices.push(device);
                 }

@@ -12,11 +12,13 @@ use edge_ebpf::abi::{EVENT_DATA, Interface, MAX_IFINDEX, SCHEMA, Settings};
 use super::{
     Applied, Attached, BlockOwner, BlockRequest, BlockRow, FirewallError, Intent, OwnerOptions,
     StartReport, attach,
-    blocks::BlockTable,
+    blocks::{BlockSink as _, BlockTable},
+    failpoint::{self, Phase},
     kernel::{self, Kernel},
+    migrate,
     owner::{last_good, take_pins},
     plan::{self, PlanLimit, RuleIds, RuleSet},
-    state, sys,
+    shadow, state, sys,
 };
 use crate::config::Config;
 
@@ -37,6 +39,8 @@ pub(super) struct Engine {
     ids: RuleIds,
     plan: RuleSet,
     settings: Settings,
+    /// Kernel id of the pinned settings: they are ours as long as it stays the same.
+    settings_id: Option<u32>,
     /// Held as long as this lives.
     _lock: File,
 }
@@ -61,8 +65,9 @@ impl Engine {
             Ok(kept) => kept.map(|kept| kept.ids).unwrap_or_default(),
             Err(_) if config.is_none() => RuleIds::default(),
             Err(fault) => {
+                let ids = state::former_ids(&options.state);
                 report.warnings.push(state::set_aside(&options.state, &fault));
-                RuleIds::default()
+                ids.unwrap_or_default()
             }
         };
         let before = ids.clone();
@@ -71,14 +76,15 @@ impl Engine {
             None => last_good(&options.state)?.plan,
         };
         let resolved = resolve(&plan, devices)?;
-        let (lock, adopted) = take_pins(&options.pins)?;
+        let (lock, found) = take_pins(&options.pins)?;
+        failpoint::enter(Phase::Start);
         let kernel = Kernel::load(&options.pins, &plan, options.debug_log)?;
         let settings = kernel.settings()?;
         if settings.schema != SCHEMA {
             let (pins, found) = (options.pins, settings.schema.to_string());
             return Err(FirewallError::Schema { pins, found, expected: SCHEMA });
         }
-        report.adopted = adopted;
+        report.adopted = found.ours;
         let room = kernel::room(&options.pins)?;
         let asked = [plan.max_addresses, plan.max_prefixes];
         if [room.addresses[0], room.prefixes[0]] != asked {
@@ -88,19 +94,69 @@ impl Engine {
             ));
         }
         let table = BlockTable::new(room);
-        let mut engine =
-            Self { options, kernel, table, ids, plan: plan.clone(), settings, _lock: lock };
+        let settings_id = kernel::settings_id(&options.pins);
+        let mut engine = Self {
+            options,
+            kernel,
+            table,
+            ids,
+            plan: plan.clone(),
+            // A shadow is somebody's look at the rules that were in force: it ends here.
+            settings: shadow::without(settings),
+            settings_id,
+            _lock: lock,
+        };
+        if found.former {
+            engine.carry_over(&mut report)?;
+        }
         engine.adopt(&mut report)?;
         let fresh = engine.ids.changed_since(&before);
         engine.put_in_force(plan, &resolved, &fresh, &mut report)?;
+        if found.former {
+            // Every link has the new program now.
+            let removed = migrate::remove(&migrate::folder(&engine.options.pins));
+            report.warnings.extend(removed.err().map(|fault| fault.to_string()));
+        }
+        failpoint::enter(Phase::Other);
         report.warnings.extend(unconfigured(&resolved));
         report.missing = resolved.missing;
         Ok((engine, report))
     }
 
+    /// Puts what the former version's maps hold into ours, before any link has the new program.
+    /// [`Self::adopt`] takes it in from there.
+    fn carry_over(&mut self, report: &mut StartReport) -> Result<(), FirewallError> {
+        let folder = migrate::folder(&self.options.pins);
+        let mut left = 0;
+        for (prefix, block) in migrate::blocks(&folder)? {
+            match self.kernel.blocks.put(prefix, &block) {
+                Ok(()) => report.migrated_blocks += 1,
+                Err(fault) => {
+                    tracing::error!(%prefix, %fault, "a block cannot be carried over");
+                    left += 1;
+                }
+            }
+        }
+        self.kernel.remember_flows(migrate::flows(&folder)?)?;
+        report.migrated = true;
+        report.warnings.push(format!(
+            "the maps of version {} are replaced by those of version {SCHEMA}; {} blocks are \
+             carried over, counters begin at zero",
+            migrate::FORMER_SCHEMA,
+            report.migrated_blocks
+        ));
+        if left > 0 {
+            report.warnings.push(format!(
+                "{left} blocks had no room: raise `max_blocked_addresses` or \
+                 `max_blocked_prefixes` under [firewall], run `edge detach` and start again"
+            ));
+        }
+        Ok(())
+    }
+
     /// Takes in the blocks that the kernel holds, and mends the bitmaps.
     fn adopt(&mut self, report: &mut StartReport) -> Result<(), FirewallError> {
-        if !report.adopted {
+        if !report.adopted && !report.migrated {
             return Ok(());
         }
         let now = sys::now();
@@ -129,6 +185,8 @@ impl Engine {
                 }
                 Intent::SetOwnerBlocks { owner, blocks } => self.table.set_owner(&owner, &blocks),
                 Intent::SetConfig(config) => self.set_config(&config, &mut total),
+                Intent::SetShadow(config) => self.set_shadow(&config),
+                Intent::StopShadow => self.stop_shadow(),
             };
             if let Err(found) = done {
                 fault.get_or_insert(found);
@@ -170,7 +228,40 @@ impl Engine {
         self.table.rows()
     }
 
+    /// Counts what these rules would have done otherwise. Nothing else changes.
+    fn set_shadow(&mut self, config: &Config) -> Result<(), FirewallError> {
+        self.pins_are_there()?;
+        // Its names get ids only when it comes into force.
+        let plan = plan::compile_with(config, &mut self.ids.clone())?;
+        self.stop_shadow()?;
+        let settings = shadow::prepare(&mut self.kernel, &self.options.pins, &plan, self.settings)?;
+        self.write_settings(settings)
+    }
+
+    fn stop_shadow(&mut self) -> Result<(), FirewallError> {
+        self.write_settings(shadow::without(self.settings))
+    }
+
+    /// The maps that we write to are still the pinned ones: else what is written now would be
+    /// lost to the next daemon, and new devices could not be taken.
+    fn pins_are_there(&self) -> Result<(), FirewallError> {
+        let pins = &self.options.pins;
+        if self.settings_id.is_some() && kernel::settings_id(pins) == self.settings_id {
+            Ok(())
+        } else {
+            Err(FirewallError::PinsGone { pins: pins.clone() })
+        }
+    }
+
     fn set_config(&mut self, config: &Config, total: &mut Applied) -> Result<(), FirewallError> {
+        self.pins_are_there()?;
+        failpoint::enter(Phase::Apply);
+        let done = self.change_config(config, total);
+        failpoint::enter(Phase::Other);
+        done
+    }
+
+    fn change_config(&mut self, config: &Config, total: &mut Applied) -> Result<(), FirewallError> {
         // The ids are learned only when all went well, or a failed attempt would use them up.
         let mut ids = self.ids.clone();
         let plan = plan::compile_with(config, &mut ids)?;
@@ -190,7 +281,8 @@ impl Engine {
         for warning in report.warnings {
             tracing::warn!("{warning}");
         }
-        Ok(())
+        // What the shadow was compared with is no longer in force.
+        self.stop_shadow()
     }
 
     /// A configuration failed half-way: what was in force before it is again, and devices that it

@@ -58,6 +58,14 @@ pub enum FirewallError {
         /// The pin folder.
         pins: PathBuf,
     },
+    /// The pins went while the daemon ran.
+    #[error(
+        "{pins}: the pins are gone (was the BPF file system unmounted, or `edge detach --force` run?): nothing was changed; mount it again (`mount -t bpf bpf /sys/fs/bpf`) and restart the daemon"
+    )]
+    PinsGone {
+        /// The pin folder.
+        pins: PathBuf,
+    },
     /// No such map.
     #[error("no map `{name}`: `edge map list` names them")]
     NoSuchMap {

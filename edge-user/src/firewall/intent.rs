@@ -53,6 +53,11 @@ pub enum Intent {
     },
     /// Put the configuration's rules and settings in force, in one step.
     SetConfig(std::sync::Arc<crate::config::Config>),
+    /// Count, beside the rules in force, what this configuration's rules would have done
+    /// otherwise. Ends with the next [`Intent::SetConfig`].
+    SetShadow(std::sync::Arc<crate::config::Config>),
+    /// No more of that.
+    StopShadow,
 }
 
 /// What came of an intent.

@@ -19,9 +19,9 @@ use aya::{
     programs::{SchedClassifier, Xdp},
 };
 use edge_ebpf::abi::{
-    Block, Counter, Interface, MAX_IFINDEX, MAX_RATES, MAX_RULES, NO_GENERATION, PORT_WORD_SLOTS,
-    PROTOCOL_WORD_SLOTS, Rule, RuleLimits, SCHEMA, SetMask, Settings, VlanKey, map_names as names,
-    mapped,
+    Block, Counter, FlowKey, Interface, MAX_IFINDEX, MAX_RATES, MAX_RULES, NO_GENERATION,
+    PORT_WORD_SLOTS, PROTOCOL_WORD_SLOTS, Rule, RuleLimits, SCHEMA, SetMask, Settings, VlanKey,
+    map_names as names, mapped,
 };
 use ipnet::IpNet;
 
@@ -29,6 +29,7 @@ use super::{
     FirewallError, KERNEL_OBJECT,
     blocks::{BlockSink, Presence, Room},
     debug_log::{self, DebugLog},
+    failpoint,
     plan::RuleSet,
     shape::{self, INNER_DESTINATIONS, INNER_SOURCES, NO_PREALLOC, SHAPES},
     sys,
@@ -55,6 +56,7 @@ pub(super) struct Kernel {
     rule_counters: PerCpuArray<MapData, Counter>,
     /// The block tables.
     pub blocks: BlockMaps,
+    pins: PathBuf,
 }
 
 /// The block tables and their bitmaps.
@@ -122,6 +124,7 @@ impl Kernel {
             destinations: open(pins, names::DESTINATIONS)?,
             rule_counters: open(pins, names::RULE_COUNTERS)?,
             blocks: BlockMaps::open(pins)?,
+            pins: pins.to_owned(),
         })
     }
 
@@ -143,7 +146,9 @@ impl Kernel {
 
     /// One store: swaps the generation, and everything else that `settings` says, at once.
     pub fn set_settings(&mut self, settings: Settings) -> Result<(), FirewallError> {
-        self.settings.set(0, settings, 0).map_err(|e| FirewallError::map(names::SETTINGS, e))
+        self.settings.set(0, settings, 0).map_err(|e| FirewallError::map(names::SETTINGS, e))?;
+        failpoint::wrote(names::SETTINGS);
+        Ok(())
     }
 
     /// Writes a rule set into the slot of `generation`, which must not be in force.
@@ -155,22 +160,26 @@ impl Kernel {
             }
         }
         self.port_words.set(generation, &ports, 0).map_err(at(names::PORT_WORDS))?;
+        failpoint::wrote(names::PORT_WORDS);
         let mut words = Array::create(PROTOCOL_WORD_SLOTS, 0).map_err(at(names::PROTOCOL_WORDS))?;
         for (index, word) in &plan.protocol_words {
             words.set(*index, *word, 0).map_err(at(names::PROTOCOL_WORDS))?;
         }
         self.protocol_words.set(generation, &words, 0).map_err(at(names::PROTOCOL_WORDS))?;
+        failpoint::wrote(names::PROTOCOL_WORDS);
         let mut rules = Array::create(MAX_RULES, 0).map_err(at(names::RULES))?;
         for (index, rule) in (0u32..).zip(&plan.rules) {
             let rule = plan.kernel_rule(rule);
             rules.set(index, rule, 0).map_err(at(names::RULES))?;
         }
         self.rules.set(generation, &rules, 0).map_err(at(names::RULES))?;
+        failpoint::wrote(names::RULES);
         let mut rates = Array::create(MAX_RATES, 0).map_err(at(names::RATES))?;
         for (index, limits) in (1u32..).zip(&plan.limits) {
             rates.set(index, limits.kernel(), 0).map_err(at(names::RATES))?;
         }
         self.rates.set(generation, &rates, 0).map_err(at(names::RATES))?;
+        failpoint::wrote(names::RATES);
         self.write_sets(generation, plan)
     }
 
@@ -190,7 +199,9 @@ impl Kernel {
             }
         }
         self.sources4.set(generation, &sources4, 0).map_err(at(names::SOURCES4))?;
+        failpoint::wrote(names::SOURCES4);
         self.sources6.set(generation, &sources6, 0).map_err(at(names::SOURCES6))?;
+        failpoint::wrote(names::SOURCES6);
         let mut destinations =
             HashMap::create(INNER_DESTINATIONS, NO_PREALLOC).map_err(at(names::DESTINATIONS))?;
         for (address, mask) in &plan.destinations {
@@ -200,7 +211,9 @@ impl Kernel {
             };
             destinations.insert(key, set_mask(*mask), 0).map_err(at(names::DESTINATIONS))?;
         }
-        self.destinations.set(generation, &destinations, 0).map_err(at(names::DESTINATIONS))
+        self.destinations.set(generation, &destinations, 0).map_err(at(names::DESTINATIONS))?;
+        failpoint::wrote(names::DESTINATIONS);
+        Ok(())
     }
 
     /// Makes both tables of interfaces say exactly this.
@@ -213,19 +226,31 @@ impl Kernel {
         for ((ifindex, outer), interface) in vlans {
             let key = VlanKey { ifindex: *ifindex, outer: *outer, inner: 0 };
             self.vlans.insert(key, interface, 0).map_err(at(names::VLANS))?;
+            failpoint::wrote(names::VLANS);
         }
         for ifindex in 0..MAX_IFINDEX {
             let wanted = devices.get(&ifindex).copied().unwrap_or(none);
             let found = self.interfaces.get(&ifindex, 0).map_err(at(names::INTERFACES))?;
             if found != wanted {
                 self.interfaces.set(ifindex, wanted, 0).map_err(at(names::INTERFACES))?;
+                failpoint::wrote(names::INTERFACES);
             }
         }
         let known: Vec<VlanKey> = self.vlans.keys().filter_map(Result::ok).collect();
         for key in known {
             if key.inner != 0 || !vlans.contains_key(&(key.ifindex, key.outer)) {
                 self.vlans.remove(&key).map_err(at(names::VLANS))?;
+                failpoint::wrote(names::VLANS);
             }
+        }
+        Ok(())
+    }
+
+    /// Puts flows in as the egress program does.
+    pub fn remember_flows(&mut self, flows: Vec<(FlowKey, u64)>) -> Result<(), FirewallError> {
+        let mut map: HashMap<MapData, FlowKey, u64> = open(&self.pins, names::FLOWS)?;
+        for (key, left_at) in flows {
+            map.insert(key, left_at, 0).map_err(at(names::FLOWS))?;
         }
         Ok(())
     }
@@ -240,6 +265,7 @@ impl Kernel {
             let zeros = PerCpuValues::try_from(vec![Counter::default(); cpus])
                 .map_err(|e| FirewallError::io("counting CPUs", e))?;
             self.rule_counters.set(*id, zeros, 0).map_err(at(names::RULE_COUNTERS))?;
+            failpoint::wrote(names::RULE_COUNTERS);
         }
         Ok(())
     }
@@ -321,6 +347,7 @@ fn push_prefix(all: &mut Vec<(IpNet, Block)>, address: IpAddr, length: u32, bloc
 
 impl BlockSink for BlockMaps {
     fn put(&mut self, prefix: IpNet, block: &Block) -> Result<(), FirewallError> {
+        failpoint::wrote("what comes before a block");
         match prefix {
             IpNet::V4(net) if net.prefix_len() == 32 => {
                 self.blocked4.insert(net.addr().octets(), block, 0).map_err(at(names::BLOCKED4))
@@ -340,6 +367,7 @@ impl BlockSink for BlockMaps {
     }
 
     fn remove(&mut self, prefix: IpNet) -> Result<(), FirewallError> {
+        failpoint::wrote("what comes before a block goes");
         let (name, removed) = match prefix {
             IpNet::V4(net) if net.prefix_len() == 32 => {
                 (names::BLOCKED4, self.blocked4.remove(&net.addr().octets()))
@@ -373,6 +401,12 @@ impl BlockSink for BlockMaps {
         };
         map.set(slot, word, 0).map_err(at(name))
     }
+}
+
+/// Kernel id of the pinned settings map, if one is pinned.
+pub(super) fn settings_id(pins: &Path) -> Option<u32> {
+    let info = MapInfo::from_pin(shape::map_folder(pins).join(names::SETTINGS)).ok()?;
+    Some(info.id())
 }
 
 /// The room that the pinned block tables have, whatever the configuration says by now.

@@ -22,10 +22,13 @@ mod debug_log;
 mod decode;
 mod engine;
 mod error;
+mod failpoint;
 mod intent;
 mod kernel;
+mod migrate;
 mod owner;
 mod report;
+mod shadow;
 mod shape;
 mod state;
 mod sys;
@@ -34,6 +37,7 @@ pub use error::FirewallError;
 pub use intent::*;
 pub use owner::{FirewallHandle, Owner, OwnerOptions, detach, load_last_good};
 pub use report::*;
+pub use shadow::{ShadowRow, ShadowStatus, status as shadow_status};
 
 /// The kernel half, as it was built: `edge_xdp` (XDP) and `edge_egress` (traffic-control
 /// classifier) with their maps.

@@ -231,8 +231,8 @@ pub(super) fn last_good(folder: &Path) -> Result<state::Kept, FirewallError> {
     Err(FirewallError::NoLastGood { state: state::file(folder), fault })
 }
 
-/// Locks and checks the pins. Says whether any map is there already.
-pub(super) fn take_pins(pins: &Path) -> Result<(std::fs::File, bool), FirewallError> {
+/// Locks and checks the pins. Says which maps are there already.
+pub(super) fn take_pins(pins: &Path) -> Result<(std::fs::File, shape::Found), FirewallError> {
     if !rustix::process::geteuid().is_root() {
         return Err(FirewallError::NotPermitted);
     }
@@ -240,6 +240,6 @@ pub(super) fn take_pins(pins: &Path) -> Result<(std::fs::File, bool), FirewallEr
     let Some(lock) = sys::lock(pins)? else {
         return Err(FirewallError::Locked { pins: pins.to_owned() });
     };
-    let adopted = shape::check(pins)?;
-    Ok((lock, adopted))
+    let found = shape::check(pins)?;
+    Ok((lock, found))
 }

@@ -49,6 +49,10 @@ pub struct StartReport {
     pub rules: usize,
     /// Blocks found in the kernel at the start.
     pub adopted_blocks: u64,
+    /// The maps of the version before were there, and were replaced.
+    pub migrated: bool,
+    /// Blocks that were carried over from those.
+    pub migrated_blocks: u64,
     /// What the administrator should know.
     pub warnings: Vec<String>,
 }

@@ -14,7 +14,7 @@ use edge_ebpf::{
     verdict::REASON_SLOTS,
 };
 
-use super::FirewallError;
+use super::{FirewallError, migrate};
 
 /// `BPF_F_NO_PREALLOC`.
 pub(super) const NO_PREALLOC: u32 = 1;
@@ -120,11 +120,21 @@ pub(super) fn map_folder(pins: &Path) -> std::path::PathBuf {
     pins.join(format!("v{SCHEMA}"))
 }
 
-/// Looks at every pin that is there. Says whether any is.
-pub(super) fn check(pins: &Path) -> Result<bool, FirewallError> {
+/// What is pinned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Found {
+    /// Maps of this version.
+    pub ours: bool,
+    /// Maps of the version before it, from which they can be carried over.
+    pub former: bool,
+}
+
+/// Looks at every pin that is there.
+pub(super) fn check(pins: &Path) -> Result<Found, FirewallError> {
+    let mut found_pins = Found::default();
     let entries = match std::fs::read_dir(pins) {
         Ok(entries) => entries,
-        Err(fault) if fault.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(fault) if fault.kind() == std::io::ErrorKind::NotFound => return Ok(found_pins),
         Err(fault) => return Err(FirewallError::io(pins.display().to_string(), fault)),
     };
     for entry in entries.flatten() {
@@ -132,19 +142,22 @@ pub(super) fn check(pins: &Path) -> Result<bool, FirewallError> {
         if let Some(found) = name.to_str().and_then(|name| name.strip_prefix('v'))
             && found != SCHEMA.to_string()
         {
+            if entry.path() == migrate::folder(pins) && migrate::is_known(&entry.path()) {
+                found_pins.former = true;
+                continue;
+            }
             let (pins, found) = (pins.to_owned(), found.to_owned());
             return Err(FirewallError::Schema { pins, found, expected: SCHEMA });
         }
     }
-    let mut any = false;
     for shape in SHAPES {
         let path = map_folder(pins).join(shape.name);
         if path.exists() {
-            any = true;
+            found_pins.ours = true;
             check_one(shape, &path)?;
         }
     }
-    Ok(any)
+    Ok(found_pins)
 }
 
 fn check_one(shape: &Shape, path: &Path) -> Result<(), FirewallError> {

@@ -14,7 +14,7 @@ use edge_ebpf::abi::SCHEMA;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    FirewallError,
+    FirewallError, failpoint,
     plan::{RuleIds, RuleSet},
 };
 
@@ -42,8 +42,32 @@ pub(super) fn file(state: &Path) -> PathBuf {
     state.join("firewall.json")
 }
 
+/// What every version keeps alike.
+#[derive(Deserialize)]
+struct KeptIds {
+    schema: u32,
+    ids: RuleIds,
+}
+
 /// Reads what is kept. `Ok(None)`: nothing is.
 pub(super) fn read(state: &Path) -> Result<Option<Kept>, String> {
+    let Some(content) = content(state)? else { return Ok(None) };
+    let KeptIds { schema, .. } =
+        serde_json::from_str(&content).map_err(|fault| fault.to_string())?;
+    if schema != SCHEMA {
+        return Err(format!("it has schema {schema}, this version has {SCHEMA}"));
+    }
+    serde_json::from_str(&content).map(Some).map_err(|fault| fault.to_string())
+}
+
+/// The ids that another version kept, so that they mean the same rules after an upgrade.
+pub(super) fn former_ids(state: &Path) -> Option<RuleIds> {
+    let kept: KeptIds = serde_json::from_str(&content(state).ok()??).ok()?;
+    Some(kept.ids)
+}
+
+/// The content, when it is what was written.
+fn content(state: &Path) -> Result<Option<String>, String> {
     let text = match fs::read_to_string(file(state)) {
         Ok(text) => text,
         Err(fault) if fault.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -53,11 +77,7 @@ pub(super) fn read(state: &Path) -> Result<Option<Kept>, String> {
     if checksum(&envelope.content) != envelope.sha256 {
         return Err("its checksum does not match".to_owned());
     }
-    let kept: Kept = serde_json::from_str(&envelope.content).map_err(|fault| fault.to_string())?;
-    if kept.schema != SCHEMA {
-        return Err(format!("it has schema {}, this version has {SCHEMA}", kept.schema));
-    }
-    Ok(Some(kept))
+    Ok(Some(envelope.content))
 }
 
 /// Sets a file that cannot be read aside, and says so.
@@ -92,7 +112,9 @@ pub(super) fn write(state: &Path, ids: &RuleIds, plan: &RuleSet) -> Result<(), F
     let mut options = fs::OpenOptions::new();
     let mut file = options.write(true).create_new(true).mode(0o600).open(&new).map_err(fault)?;
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(fault)?;
-    fs::rename(&new, &path).map_err(fault)
+    fs::rename(&new, &path).map_err(fault)?;
+    failpoint::wrote("the plan of the rules in force");
+    Ok(())
 }
 
 fn checksum(content: &str) -> String {
