@@ -260,6 +260,9 @@ mod tests {
         firewall::plan,
     };
 
+    /// The change of the file, and all lines that tell it.
+    type Case<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str]);
+
     fn plan(text: &str) -> RuleSet {
         let folder = tests_support::good_files();
         plan::compile(&config::parse(text, &folder.0.join("edge.toml")).unwrap()).unwrap()
@@ -303,8 +306,7 @@ mod tests {
         let more = rule("more", "from = [\"2001:db8::/32\"]");
         let from = ("from = [\"198.51.100.0/24\"]", "from = [\"198.51.100.0/25\"]");
         let block = ("prefix = \"198.51.100.66\"", "prefix = \"2001:db8:66::/48\"");
-        // The change, and all lines that tell it.
-        let cases: [(&[(&str, &str)], &[&str]); 5] = [
+        let cases: [Case; 5] = [
             (&[(web, &more)], &["+ rule more: internal udp 7000 to any from 2001:db8::/32"]),
             (&[from], &["~ rule web: from 198.51.100.0/24 -> 198.51.100.0/25"]),
             (
