@@ -44,6 +44,25 @@ fn build(mut command: Command, release: bool) -> Result<Vec<PathBuf>> {
     Ok(String::from_utf8_lossy(&output.stdout).lines().filter_map(executable_of).collect())
 }
 
+/// Builds programs of tests; where they are.
+pub fn tests(names: &[&str]) -> Result<Vec<PathBuf>> {
+    let mut command = cargo();
+    // The whole workspace's features, or its libraries would be built once more.
+    command.args(["test", "--workspace", "--no-run"]);
+    command.args(names.iter().flat_map(|name| ["--test", name]));
+    let mut built = build(command, false)?;
+    // Cargo builds the package's other programs too, into the folder above.
+    built.retain(|file| file.parent().is_some_and(|folder| folder.ends_with("deps")));
+    Ok(built)
+}
+
+/// Builds a program of the tests; where it is.
+pub fn helper(name: &str) -> Result<PathBuf> {
+    let mut command = cargo();
+    command.args(["build", "--workspace", "--bin", name]);
+    executable(build(command, false)?, name)
+}
+
 fn executable(built: Vec<PathBuf>, name: &str) -> Result<PathBuf> {
     built
         .into_iter()

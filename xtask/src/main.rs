@@ -7,6 +7,7 @@ mod artifacts;
 mod bpf_toolchain;
 mod deploy;
 mod fuzz;
+mod kernels;
 mod lab;
 mod package;
 mod setup;
@@ -18,6 +19,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+use kernels::KernelVersion;
 use setup::Purpose;
 
 #[derive(Parser)]
@@ -51,7 +53,14 @@ enum Task {
         keep: bool,
     },
     /// Formatting, clippy and every test
-    Test,
+    Test {
+        /// Only the tests of the kernel half, on this kernel of Debian's in a virtual machine
+        #[arg(long, value_name = "VERSION")]
+        kernel: Option<KernelVersion>,
+        /// With --kernel: arguments for the test programs, such as a part of a test's name
+        #[arg(last = true, requires = "kernel")]
+        rest: Vec<String>,
+    },
     /// Measure against real peers, side by side
     Bench {
         /// Which one, such as `xdp`; a name that does not exist is answered with those that do
@@ -89,7 +98,8 @@ fn perform(task: Task) -> Result<ExitCode> {
             println!("{}", artifacts::edge(release)?.display());
         }
         Task::Demo { json, keep } => return lab::demo(json, keep),
-        Task::Test => return test::command(),
+        Task::Test { kernel: None, .. } => return test::command(),
+        Task::Test { kernel: Some(version), rest } => return kernels::command(version, &rest),
         Task::Bench { name, json, rest } => return lab::bench(&name, json, &rest),
         Task::Fuzz(arguments) => return fuzz::command(&arguments),
         Task::Package => {

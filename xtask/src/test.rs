@@ -16,16 +16,26 @@ use crate::{
     shell::{cargo, is_root, output, run, say, show, sudo_works},
 };
 
+/// How many checks passed and failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Tally {
-    passed: u64,
-    failed: u64,
+pub struct Tally {
+    /// These passed.
+    pub passed: u64,
+    /// These did not.
+    pub failed: u64,
 }
 
 impl Tally {
-    fn add(&mut self, other: Self) {
+    /// Counts those too.
+    pub fn add(&mut self, other: Self) {
         self.passed += other.passed;
         self.failed += other.failed;
+    }
+
+    /// Prints the last line; the exit code.
+    pub fn end(self) -> ExitCode {
+        println!("{} passed, {} failed", self.passed, self.failed);
+        if self.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 
     fn check(&mut self, name: &str, outcome: Result<()>) {
@@ -56,8 +66,7 @@ pub fn command() -> Result<ExitCode> {
     tally.check("build", run(cargo().args(["build", "--workspace", "--bins", "--locked"])));
     tally.add(tests(runner)?);
     say(format!("took {} s", start.elapsed().as_secs()));
-    println!("{} passed, {} failed", tally.passed, tally.failed);
-    Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(tally.end())
 }
 
 /// How test programs become root: not at all when we are, else through sudo, by cargo's setting
@@ -106,7 +115,7 @@ fn tests(runner: Option<(String, &'static str)>) -> Result<Tally> {
 }
 
 /// Reads `test result: ok. 3 passed; 0 failed; …`.
-fn result_of(line: &str) -> Option<Tally> {
+pub fn result_of(line: &str) -> Option<Tally> {
     let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
     let count = |name: &str| {
         counts.split(';').find_map(|part| part.trim().strip_suffix(name)?.trim().parse().ok())

@@ -5,7 +5,7 @@
 //! on a system that is not Debian, it changes nothing that needs either: it prints the commands.
 
 mod kernel;
-mod packages;
+pub mod packages;
 mod toolchain;
 
 use std::{fmt, time::Duration};
@@ -22,6 +22,8 @@ pub enum Purpose {
     Build,
     /// Run all tests: everything but what only deploying needs.
     Test,
+    /// Run the kernel half's tests on older kernels.
+    Kernels,
     /// Run the demo.
     Demo,
     /// Run the benchmarks.
