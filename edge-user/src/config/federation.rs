@@ -17,7 +17,11 @@ use crate::domain::Domain;
 /// Prefixes of one partner's `from_addresses`.
 const MAX_FROM_ADDRESSES: usize = 64;
 
-pub(super) fn federation(root: &Section<'_>, edge: &Edge) -> Federation {
+pub(super) fn federation(
+    root: &Section<'_>,
+    edge: &Edge,
+    partners_only: Option<&Span>,
+) -> Federation {
     let section = root.section("federation");
     let enabled = section.boolean("enabled", true);
     if section.boolean("discovery", false) {
@@ -26,6 +30,13 @@ pub(super) fn federation(root: &Section<'_>, edge: &Edge) -> Federation {
             "federation.discovery is not available yet",
             "write discovery = false, and name partners as [[federation.allowed_domain]]",
         );
+        if let Some(span) = partners_only {
+            section.sink.error(
+                span,
+                "partners_only keeps those away whom discovery would find",
+                "write partners_only = false or federation.discovery = false",
+            );
+        }
     }
     let allow_addresses = section.parsed_list("allow_addresses", values::prefix);
     for net in &allow_addresses {

@@ -39,16 +39,15 @@ impl Known {
 }
 
 pub(super) fn firewall(
-    root: &Section<'_>,
+    section: Section<'_>,
     known: &Known,
     management: Option<&Management>,
+    sets: Vec<NamedSet>,
 ) -> Firewall {
-    let section = root.section("firewall");
     let number = |key, range, default: u32| {
         u32::try_from(section.number(key, range, u64::from(default))).unwrap_or(u32::MAX)
     };
     let default = Firewall::default();
-    let sets = sets(&section);
     let firewall = Firewall {
         monitor: section.boolean("monitor", false),
         allow_generic: section.boolean("allow_generic", false),
@@ -110,7 +109,8 @@ fn flood(firewall: &Section<'_>) -> Flood {
 /// Words that `from` knows already.
 const SOURCE_WORDS: &[&str] = &["any", "partners"];
 
-fn sets(firewall: &Section<'_>) -> Vec<NamedSet> {
+/// `[[firewall.set]]`.
+pub(super) fn sets(firewall: &Section<'_>) -> Vec<NamedSet> {
     let mut places: HashMap<String, Span> = HashMap::new();
     let mut sets = Vec::new();
     for section in firewall.tables("set") {

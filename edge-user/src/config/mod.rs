@@ -9,9 +9,11 @@ mod federation;
 mod findings;
 mod firewall;
 mod firewall_rules;
+mod listeners;
 mod model;
 mod model_firewall;
 mod model_services;
+mod more_services;
 mod rates;
 mod reader;
 mod sections;
@@ -227,18 +229,24 @@ fn read(from: &Reading<'_>) -> Option<Config> {
     let management = sections::management(&root, &interfaces);
     let service = root.section("service");
     let access = services::access(&service, base);
-    let (inside, inside_files) = services::inside(&root, base, &access, &edge);
-    service.finish();
-    let federation = federation::federation(&root, &edge);
-    let external = access.listen.iter().map(|l| l.get_ref().ip());
-    let internal = inside.listen.iter().map(|l| l.1.ip());
-    let known = firewall::Known {
-        addresses: external
-            .map(|address| (Service::Access, Zone::External, address))
-            .chain(internal.map(|address| (Service::Inside, Zone::Internal, address)))
-            .collect(),
+    let mut listeners = Vec::new();
+    let (inside, inside_files) = services::inside(&root, base, &access, &edge, &mut listeners);
+    let firewall_section = root.section("firewall");
+    let sets = firewall::sets(&firewall_section);
+    let around = more_services::Around {
+        inside: &inside.listen,
+        management: management.as_ref(),
+        interfaces: &interfaces,
+        sets: &sets,
     };
-    let firewall = firewall::firewall(&root, &known, management.as_ref());
+    let services = more_services::services(&root, &service, &around, &mut listeners);
+    service.finish();
+    let known = firewall::Known {
+        addresses: listeners.iter().map(|l| (l.service, l.zone, l.address)).collect(),
+    };
+    listeners::check(from.sink, listeners);
+    let federation = federation::federation(&root, &edge, access.partners_only.as_ref());
+    let firewall = firewall::firewall(firewall_section, &known, management.as_ref(), sets);
     let dns = sections::dns(&root);
     let limits = sections::limits(&root);
     let log = sections::log(&root);
@@ -259,7 +267,7 @@ fn read(from: &Reading<'_>) -> Option<Config> {
         management: management?,
         access: access.plain()?,
         inside,
-        services: Services::default(),
+        services,
         federation,
         firewall,
         dns,

@@ -91,6 +91,31 @@ pub struct Services {
     pub admin: Option<AdminService>,
 }
 
+impl Services {
+    /// Every address of these services.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        let mut sockets: Vec<SocketAddr> = Vec::new();
+        let mut addresses: Vec<IpAddr> = Vec::new();
+        if let Some(service) = &self.web_conferencing {
+            sockets.extend(service.listen.iter().chain(&service.inside));
+        }
+        if let Some(service) = &self.av {
+            addresses.extend(service.listen.iter().chain(&service.inside));
+        }
+        if let Some(service) = &self.xmpp {
+            sockets.extend(service.listen.iter().chain(&service.inside));
+        }
+        if let Some(service) = &self.remote {
+            sockets.extend(&service.listen);
+        }
+        if let Some(service) = &self.admin {
+            sockets.extend(service.listen.iter().chain(&service.metrics));
+        }
+        addresses.extend(sockets.iter().map(SocketAddr::ip));
+        addresses
+    }
+}
+
 /// Web conferences: PSOM over TLS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WebConferencingService {

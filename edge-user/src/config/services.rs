@@ -1,7 +1,7 @@
 //! `[service.access]` and `[inside]`: listeners, servers, next hops, and whose files they use.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
 };
@@ -9,9 +9,11 @@ use std::{
 use toml::Spanned;
 
 use super::{
-    findings::{Sink, Span},
-    model::{AccessService, Host, Inside, InsideServer, NextHop, TlsFiles, Transport},
+    findings::Span,
+    listeners::Listener,
+    model::{AccessService, Host, Inside, InsideServer, NextHop, TlsFiles, Transport, Zone},
     model_firewall::{Line, Rates},
+    model_services::Service,
     rates,
     reader::Section,
     sections::Edge,
@@ -40,18 +42,23 @@ pub(super) struct Access {
     pub listen: Vec<Spanned<SocketAddr>>,
     pub advertise: Vec<IpAddr>,
     pub files: Option<Files>,
-    pub partners_only: bool,
+    /// The place, when it is set.
+    pub partners_only: Option<Span>,
     rates: Rates,
     line: Line,
 }
 
 impl Access {
+    fn listeners(&self) -> impl Iterator<Item = Listener> {
+        self.listen.iter().map(|l| Listener::tcp(Service::Access, Zone::External, l))
+    }
+
     pub fn plain(&self) -> Option<AccessService> {
         Some(AccessService {
             listen: self.listen.iter().map(|l| *l.get_ref()).collect(),
             advertise: self.advertise.clone(),
             tls: self.files.as_ref()?.plain(),
-            partners_only: self.partners_only,
+            partners_only: self.partners_only.is_some(),
             rates: self.rates,
             line: self.line,
         })
@@ -78,15 +85,6 @@ pub(super) fn access(service: &Section<'_>, base: &Path) -> Access {
     if section.is_empty("listen") {
         section.sink.error(&section.span, "service.access.listen is empty", "name an address");
     }
-    for item in &listen {
-        if item.get_ref().ip().is_loopback() {
-            section.sink.warn(
-                &item.span(),
-                "nobody outside reaches a loopback address",
-                "listen on an address of an external interface",
-            );
-        }
-    }
     let advertise = advertise(&section, &listen);
     let files = match (
         file(&section, base, "certificate"),
@@ -96,7 +94,8 @@ pub(super) fn access(service: &Section<'_>, base: &Path) -> Access {
         (Some(certificate), Some(key), Some(trust)) => Some(Files { certificate, key, trust }),
         _ => None,
     };
-    let partners_only = section.boolean("partners_only", false);
+    let partners_only =
+        section.boolean("partners_only", false).then(|| section.key_span("partners_only"));
     let rates = rates::rates(&section, true);
     let line = Line(section.sink.line(&section.span));
     section.finish();
@@ -133,6 +132,7 @@ pub(super) fn inside(
     base: &Path,
     access: &Access,
     edge: &Edge,
+    listeners: &mut Vec<Listener>,
 ) -> (Inside, Option<Files>) {
     let section = root.required_section(
         "inside",
@@ -145,7 +145,14 @@ pub(super) fn inside(
         "add next_hops = [\"sip:director.contoso.example:5061;transport=tls\"]",
     );
     let listen = section.parsed_list("listen", values::inside_listen);
-    check_listeners(section.sink, access, &listen);
+    listeners.extend(access.listeners());
+    listeners.extend(listen.iter().map(|l| {
+        let (transport, at) = *l.get_ref();
+        Listener {
+            udp: transport == Transport::Udp,
+            ..Listener::tcp(Service::Inside, Zone::Internal, &Spanned::new(l.span(), at))
+        }
+    }));
     let servers = section.parsed_list("servers", values::inside_server);
     check_servers(&section, &listen, &servers);
     let next_hops = section.parsed_list("next_hops", values::next_hop);
@@ -203,37 +210,6 @@ fn inside_files(
         trust: trust.unwrap_or_else(|| shared.trust.clone()),
     };
     (Some(files.plain()), own.then_some(files))
-}
-
-/// No two listeners on one address and port (TLS and TCP share one).
-fn check_listeners(sink: &Sink<'_>, access: &Access, inside: &[Spanned<(Transport, SocketAddr)>]) {
-    let mut taken: HashMap<(bool, SocketAddr), Span> = HashMap::new();
-    let outer = access.listen.iter().map(|l| (false, *l.get_ref(), l.span()));
-    let inner = inside.iter().map(|l| (l.get_ref().0 == Transport::Udp, l.get_ref().1, l.span()));
-    for (udp, address, span) in outer.chain(inner) {
-        if let Some(first) = taken.insert((udp, address), span.clone()) {
-            sink.error(
-                &span,
-                format!("{address} is listened on already in line {}", sink.line(&first)),
-                "give it another address or port",
-            );
-        }
-    }
-    let outside: HashSet<IpAddr> = access.listen.iter().map(|l| l.get_ref().ip()).collect();
-    for item in inside {
-        let ip = item.get_ref().1.ip();
-        if outside.contains(&ip) && !taken_twice(access, item.get_ref().1) {
-            sink.warn(
-                &item.span(),
-                format!("{ip} is also the address of the access service"),
-                "give the internal listener an address in the internal zone",
-            );
-        }
-    }
-}
-
-fn taken_twice(access: &Access, address: SocketAddr) -> bool {
-    access.listen.iter().any(|l| *l.get_ref() == address)
 }
 
 fn check_servers(

@@ -281,6 +281,98 @@ pub(super) const ERRORS: &[Case] = &[
         ("certificate = \"edge.pem\"", 1),
         "inside.certificate is given without inside.key",
     ),
+    // Other services.
+    (
+        "[inside]\n",
+        "[service.remote]\nlisten = \"203.0.113.10:5061\"\n[inside]\n",
+        ("\"203.0.113.10:5061\"\n[inside]", 0),
+        ", by [service.access]; mend: give it another address or port",
+    ),
+    (
+        "[inside]\n",
+        "[service.av]\nlisten = \"203.0.113.10\"\n[service.remote]\nlisten = \"203.0.113.10\"\n[inside]\n",
+        ("\"203.0.113.10\"\n[inside]", 0),
+        ", by [service.av]",
+    ),
+    (
+        "[inside]\n",
+        "[service.av]\nlisten = \"203.0.113.10\"\nlegacy_partners = true\n[service.remote]\nlisten = \"203.0.113.10:50001\"\n[inside]\n",
+        ("\"203.0.113.10:50001\"\n[inside]", 0),
+        "203.0.113.10:50001 is listened on already in line",
+    ),
+    (
+        "[inside]\n",
+        "[service.remote]\nlisten = \"[2001:db8::10]:50001\"\n[service.av]\nlisten = \"2001:db8::10\"\nlegacy_partners = true\n[inside]\n",
+        ("\"2001:db8::10\"", 0),
+        "2001:db8::10 ports 50000-59999 is listened on already in line",
+    ),
+    (
+        "[inside]\n",
+        "[service.xmpp]\nlisten = \"203.0.113.10\"\ninside = \"10.0.0.10:5061\"\n[inside]\n",
+        ("\"tls:10.0.0.10:5061\"", 0),
+        "10.0.0.10:5061 is listened on already in line",
+    ),
+    (
+        "[inside]\n",
+        "[service.web_conferencing]\n[inside]\n",
+        ("[service.web_conferencing]", 1),
+        "service.web_conferencing.listen is missing",
+    ),
+    (
+        "[inside]\n",
+        "[service.xmpp]\nlisten = []\n[inside]\n",
+        ("listen = []\n[inside]", 0),
+        "listen is empty",
+    ),
+    (
+        "[inside]\n",
+        "[service.web_conference]\n[inside]\n",
+        ("web_conference]", 0),
+        "did you mean web_conferencing?",
+    ),
+    (
+        "[inside]\n",
+        "[service.av]\nlisten = \"203.0.113.12:443\"\n[inside]\n",
+        ("\"203.0.113.12:443\"", 0),
+        "is no IP address",
+    ),
+    (
+        "[inside]\n",
+        "[service.av]\nlisten = \"203.0.113.12\"\nmedia_ports = \"50000-50010\"\n[inside]\n",
+        ("\"50000-50010\"", 0),
+        "is no range for a media relay",
+    ),
+    (
+        "[inside]\n",
+        "[service.remote]\nlisten = \"203.0.113.13\"\nburst = \"1s\"\n[inside]\n",
+        ("burst = \"1s\"\n[inside]", 0),
+        "a burst without a rate says nothing",
+    ),
+    ("[inside]\n", "[admin]\n[inside]\n", ("[admin]\n", 1), "[admin] opens nothing"),
+    (
+        "[inside]\n",
+        "[admin]\nlisten = \"203.0.113.10\"\n[inside]\n",
+        ("\"203.0.113.10\"", 0),
+        "administration has no place outside",
+    ),
+    (
+        "[inside]\n",
+        "[admin]\nmetrics = \"10.0.0.10\"\nfrom = \"partners\"\n[inside]\n",
+        ("from = \"partners\"", 0),
+        "partners do not administer",
+    ),
+    (
+        "[inside]\n",
+        "[admin]\nmetrics = \"10.0.0.10\"\nfrom = \"nobody\"\n[inside]\n",
+        ("\"nobody\"", 0),
+        "is no set of the file",
+    ),
+    (
+        "#partners_only = true ",
+        "partners_only = 1 ",
+        ("1  ", 0),
+        "service.access.partners_only is an integer",
+    ),
     // Federation.
     (
         "discovery = false",
@@ -351,7 +443,7 @@ pub(super) const ERRORS: &[Case] = &[
     (
         "proxy_fqdn = \"sip.northwind.example\"",
         "port = 5062",
-        ("5062", 0),
+        ("5062", 1),
         "a port without proxy_fqdn",
     ),
     (
@@ -612,6 +704,30 @@ pub(super) const WARNINGS: &[Case] = &[
         "domain = \"x.bad.example\"\n[[federation.blocked_domain]]\ndomain = \"bad.example\"",
         ("\"x.bad.example\"", 0),
         "is blocked already by bad.example",
+    ),
+    (
+        "[inside]\n",
+        "[service.xmpp]\nlisten = \"203.0.113.10\"\n[inside]\n",
+        ("[service.xmpp]\nlisten = \"203.0.113.10\"\n[inside]", 0),
+        "xmpp is not served yet: [service.xmpp] only opens its ports",
+    ),
+    (
+        "[inside]\n",
+        "[admin]\nlisten = \"10.0.0.10\"\n[inside]\n",
+        ("[admin]\nlisten = \"10.0.0.10\"\n[inside]", 0),
+        "admin is not served yet",
+    ),
+    (
+        "[inside]\n",
+        "[service.av]\nlisten = \"203.0.113.12\"\ninside = \"203.0.113.10\"\n[inside]\n",
+        ("\"203.0.113.10\"\n[inside]", 0),
+        "203.0.113.10 is also the address of the access service",
+    ),
+    (
+        "[inside]\n",
+        "[service.remote]\nlisten = \"[::1]:443\"\n[inside]\n",
+        ("\"[::1]:443\"", 0),
+        "nobody outside reaches",
     ),
     ("monitor = false", "monitor = true", ("monitor = true", 0), "drops nothing"),
     (

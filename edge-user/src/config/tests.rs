@@ -54,6 +54,42 @@ fn every_setting_that_the_example_only_shows_can_be_taken_in() {
     let rates = config.access.rates;
     assert_eq!((rates.new_per_source, rates.bytes_total), (50, 1_000_000_000));
     assert_eq!(config.federation.allowed_domains[1].from_addresses.len(), 1);
+    assert!(config.access.partners_only);
+    let warned: Vec<&str> =
+        checked.findings.warnings.iter().map(|w| w.message.split(' ').next().unwrap()).collect();
+    assert_eq!(warned, ["web-conferencing", "av", "xmpp", "remote", "admin"]);
+    // What the example shows of the other services is what holds without it.
+    let shown = config.services.clone();
+    let mut short = text;
+    for line in [
+        "inside = [\"10.0.0.10",
+        "stun_port",
+        "tcp_port",
+        "authentication",
+        "media_ports",
+        "legacy_partners",
+        "from = [\"192.0.2.0/28\"]            # prefixes and sets",
+    ] {
+        assert!(short.contains(line), "{line}");
+        short =
+            short.lines().filter(|l| !l.starts_with(line)).collect::<Vec<_>>().join("\n") + "\n";
+    }
+    let short = parse(&short, &folder.0.join("edge.toml")).unwrap();
+    assert_eq!(short.services, shown);
+}
+
+#[test]
+fn one_address_for_all_services_works_with_ports_of_their_own() {
+    let folder = good_files();
+    let services = "[service.web_conferencing]\nlisten = \"203.0.113.10:444\"\n\
+                    [service.av]\nlisten = \"203.0.113.10\"\nlegacy_partners = true\n\
+                    [service.xmpp]\nlisten = \"203.0.113.10\"\ninside = []\n\
+                    [service.remote]\nlisten = \"203.0.113.10:5063\"\n[inside]\n";
+    let text = example().replace("[inside]\n", services);
+    let config = parse(&text, &folder.0.join("edge.toml")).unwrap();
+    let av = config.services.av.unwrap();
+    assert_eq!((av.tcp_port, av.media_ports, av.inside.len()), (443, (50_000, 59_999), 1));
+    assert_eq!(config.services.xmpp.unwrap().inside, []);
 }
 
 #[test]

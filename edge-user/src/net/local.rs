@@ -18,6 +18,7 @@ pub fn own_addresses(config: &Config) -> Vec<IpAddr> {
     own.extend(config.access.listen.iter().map(|a| a.ip()));
     own.extend(config.inside.listen.iter().map(|(_, a)| a.ip()));
     own.extend(config.access.advertise.iter().copied());
+    own.extend(config.services.addresses());
     own.retain(|address| !address.is_unspecified());
     for address in &mut own {
         *address = address.to_canonical();

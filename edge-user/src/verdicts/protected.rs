@@ -70,7 +70,8 @@ impl Setting {
                 Host::Name(_) => next_hops.push(hop.clone()),
             }
         }
-        Self { federation, own: listen.chain(inside).chain(advertise).collect(), fixed, next_hops }
+        let own = listen.chain(inside).chain(advertise).chain(config.services.addresses());
+        Self { federation, own: own.collect(), fixed, next_hops }
     }
 }
 

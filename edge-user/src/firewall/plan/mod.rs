@@ -343,4 +343,6 @@ pub fn compile(config: &Config) -> Result<RuleSet, PlanError> {
 }
 
 #[cfg(test)]
+mod service_tests;
+#[cfg(test)]
 mod tests;

@@ -1,16 +1,13 @@
-use std::time::Duration;
-
 use edge_ebpf::abi::{self, SET_ANY, WORD_FEDERATION, WORD_MANAGEMENT};
 use ipnet::IpNet;
 
 use super::*;
 use crate::config::{
-    AccessService, Content, Dns, Federation, Firewall, FirewallRule, Inside, InsideServer,
-    Interface, Limits, Line, Log, Management, Paths, Protocol, Rates, Services, Sources, TlsFiles,
-    Transport,
+    AccessService, Dns, Federation, Firewall, FirewallRule, Inside, InsideServer, Interface,
+    Limits, Line, Log, Management, Paths, Protocol, Rates, Services, Sources, TlsFiles, Transport,
 };
 
-fn config() -> Config {
+pub(super) fn config() -> Config {
     let tls = TlsFiles { certificate: "c".into(), key: "k".into(), trust: "t".into() };
     let second = std::time::Duration::from_secs(1);
     Config {
@@ -74,7 +71,12 @@ fn config() -> Config {
     }
 }
 
-fn rule(name: &str, protocol: Protocol, ports: &[(u16, u16)], from: &[&str]) -> FirewallRule {
+pub(super) fn rule(
+    name: &str,
+    protocol: Protocol,
+    ports: &[(u16, u16)],
+    from: &[&str],
+) -> FirewallRule {
     FirewallRule {
         ports: ports.to_vec(),
         from: Sources::prefixes(from.iter().map(|text| text.parse().unwrap()).collect()),
@@ -83,7 +85,7 @@ fn rule(name: &str, protocol: Protocol, ports: &[(u16, u16)], from: &[&str]) -> 
 }
 
 /// The word of a port, and the names of the rules it leads to.
-fn look_up(set: &RuleSet, zone: u8, udp: bool, port: u16) -> (u32, Vec<String>) {
+pub(super) fn look_up(set: &RuleSet, zone: u8, udp: bool, port: u16) -> (u32, Vec<String>) {
     let index = abi::port_index(zone, udp, port);
     let found = set.port_words.iter().find(|(first, last, _)| (*first..=*last).contains(&index));
     let word = found.map_or(0, |(_, _, word)| *word);
@@ -99,7 +101,7 @@ fn look_up(set: &RuleSet, zone: u8, udp: bool, port: u16) -> (u32, Vec<String>) 
     (word, ids.iter().map(name).collect())
 }
 
-fn sets_of(set: &RuleSet, prefix: &str) -> u64 {
+pub(super) fn sets_of(set: &RuleSet, prefix: &str) -> u64 {
     let prefix: IpNet = prefix.parse().unwrap();
     set.sources.iter().find(|(net, _)| *net == prefix).unwrap().1
 }
@@ -324,130 +326,4 @@ fn a_word_says_open_only_when_one_rule_passes_everything() {
         assert_eq!(abi::word_open_rule(word).is_some(), open, "port {port}");
     }
     assert_eq!(look_up(&set, abi::ZONE_EXTERNAL, true, 8).1, ["all-first"]);
-}
-
-#[test]
-fn rates_and_content_are_in_the_rules_and_equal_rates_share_an_entry() {
-    let rates =
-        Rates { packets_per_source: 250, burst: Duration::from_millis(200), ..Rates::default() };
-    let udp = |name: &str, port, rates, content| FirewallRule {
-        rates,
-        content,
-        ..rule(name, Protocol::Udp, &[(port, port)], &[])
-    };
-    let mut config = config();
-    let slow = Rates { bytes_total: 1, burst: Duration::from_millis(10), ..Rates::default() };
-    config.firewall.rules = vec![
-        udp("a", 1, rates, Content::Any),
-        udp("b", 2, rates, Content::Media),
-        udp("c", 3, slow, Content::Stun),
-        udp("d", 4, Rates::default(), Content::Sip),
-    ];
-    config.access.rates = Rates { new_per_source: 50, new_total: 1000, ..Rates::default() };
-    let set = compile(&config).unwrap();
-    let of = |name: &str| {
-        let row = set.rows.iter().find(|row| row.name == name).unwrap();
-        *set.rules.iter().find(|rule| Some(rule.id) == row.id).unwrap()
-    };
-    assert_eq!((of("a").limits, of("a").content), (1, abi::CONTENT_ANY));
-    assert_eq!((of("b").limits, of("b").content), (1, abi::CONTENT_MEDIA));
-    assert_eq!((of("c").limits, of("c").content), (2, abi::CONTENT_STUN));
-    assert_eq!((of("d").limits, of("d").content), (0, abi::CONTENT_SIP));
-    assert_eq!((of("access").limits, set.limits.len()), (3, 3));
-    assert_eq!(set.limits[0].source.packets, PlanLimit { per_second: 250, burst: 50 });
-    assert_eq!(set.limits[1].total.bytes, PlanLimit { per_second: 1, burst: 1 }, "never none");
-    assert_eq!(set.limits[2].source.new, PlanLimit { per_second: 50, burst: 50 });
-    assert_eq!(set.limits[2].total.new, PlanLimit { per_second: 1000, burst: 1000 });
-    // A rule that asks for more than its port is never an open word.
-    for port in 1..=4 {
-        let (word, _) = look_up(&set, abi::ZONE_EXTERNAL, true, port);
-        assert_eq!(abi::word_open_rule(word), None, "port {port}");
-    }
-    // Our servers' SIP in the clear is looked at, TLS is not.
-    let inside = set.rows.iter().filter(|row| row.name == RULE_INSIDE);
-    let inside: Vec<_> = inside.map(|row| (row.protocol.as_str(), row.content)).collect();
-    assert_eq!(inside, [("tcp", Content::Any), ("udp", Content::Sip)]);
-    // One too many.
-    config.firewall.rules = (0..511)
-        .map(|n| {
-            let rates = Rates { packets_per_source: u64::from(n) + 1, ..Rates::default() };
-            udp(&format!("r{n}"), n, rates, Content::Any)
-        })
-        .collect();
-    let fault = compile(&config).unwrap_err().to_string();
-    assert!(fault.contains("more than 511 different sets of rates"), "{fault}");
-}
-
-#[test]
-fn partners_are_a_set_of_their_own_that_changes_without_the_rules() {
-    let mut config = config();
-    config.access.partners_only = true;
-    config.firewall.rules = vec![FirewallRule {
-        from: Sources {
-            prefixes: vec!["203.0.113.0/24".parse().unwrap()],
-            sets: Vec::new(),
-            partners: true,
-        },
-        ..rule("both", Protocol::Tcp, &[(7, 7)], &[])
-    }];
-    let empty = compile(&config).unwrap();
-    assert!(empty.uses_partners());
-    let sets_at = |port| {
-        let (word, _) = look_up(&empty, abi::ZONE_EXTERNAL, false, port);
-        let first = abi::word_first(word) as usize;
-        let rules = &empty.rules[first..first + abi::word_count(word) as usize];
-        rules.iter().map(|rule| rule.source_set).collect::<Vec<_>>()
-    };
-    assert_eq!(sets_at(5061), [abi::SOURCE_SET_PARTNERS]);
-    assert_eq!(sets_at(7), [2, abi::SOURCE_SET_PARTNERS], "partners last: they name the reason");
-    assert_eq!(empty.partners(), []);
-    let mut set = empty.clone();
-    let partners: Vec<IpNet> =
-        ["203.0.113.7/32", "2001:db8:7::/48"].map(|text| text.parse().unwrap()).to_vec();
-    assert_eq!(set.set_partners(&partners), Ok(true));
-    assert_eq!(set.set_partners(&partners), Ok(false));
-    assert_eq!(set.partners(), partners);
-    assert_eq!(sets_of(&set, "203.0.113.7/32"), 1 << 1 | 1 << 2, "also in the prefix around it");
-    assert_eq!(sets_of(&set, "2001:db8:7::/48"), 1 << 1);
-    assert_eq!((&set.rules, &set.port_words), (&empty.rules, &empty.port_words));
-    let many: Vec<IpNet> = (0..16_385u32)
-        .map(|n| IpNet::from(IpAddr::from((0x0b00_0000 + n).to_be_bytes())))
-        .collect();
-    assert!(set.set_partners(&many).is_err());
-    assert_eq!(set.partners(), partners, "nothing changed");
-    assert_eq!(set.set_partners(&[]), Ok(true));
-    assert_eq!(set, empty);
-    let row = set.rows.iter().find(|row| row.name == "both").unwrap();
-    assert_eq!(row.from_text(), "partners 203.0.113.0/24");
-    config.access.partners_only = false;
-    config.firewall.rules.clear();
-    assert!(!compile(&config).unwrap().uses_partners());
-}
-
-#[test]
-fn own_addresses_are_those_of_services_outside_management() {
-    let mut config = config();
-    let own = |config: &Config| -> Vec<String> {
-        compile(config).unwrap().own_addresses.iter().map(ToString::to_string).collect()
-    };
-    assert_eq!(own(&config), ["10.0.0.10", "203.0.113.10", "2001:db8::10"]);
-    config.management.from.push("203.0.113.0/28".parse().unwrap());
-    assert_eq!(own(&config), ["10.0.0.10", "2001:db8::10"]);
-}
-
-#[test]
-fn floods_are_as_the_file_says() {
-    let mut config = config();
-    assert_eq!(compile(&config).unwrap().flood.syns_per_second, 10_000);
-    config.firewall.flood = crate::config::Flood {
-        syn_cookies_above: 0,
-        external_packets_per_second: 1_000_000,
-        internal_packets_per_second: 5,
-    };
-    config.firewall.event_bytes = 0;
-    let set = compile(&config).unwrap();
-    assert_eq!(set.flood.syns_per_second, 0);
-    let limits = [(1_000_000, 100_000), (5, 1)];
-    assert_eq!(set.flood.ceilings.map(|limit| (limit.per_second, limit.burst)), limits);
-    assert_eq!(set.event_bytes, 0);
 }
