@@ -1,6 +1,6 @@
 //! The command line: what can be asked, and the exit codes.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use ipnet::IpNet;
@@ -63,6 +63,21 @@ pub(crate) enum Command {
     Status,
     /// Read the configuration and the certificates again, without dropping a connection
     Reload,
+    /// Put a configuration in force, whole or not at all; it becomes the configured file
+    Apply(ApplyArguments),
+    /// Keep what was applied with --confirm
+    Confirm,
+    /// Go back to a former version of the configuration; administrators' blocks stay
+    Rollback {
+        /// The version, as `edge version list` shows it; without it the one before
+        version: Option<u32>,
+    },
+    /// The versions of the configuration that were in force
+    #[command(subcommand)]
+    Version(VersionCommand),
+    /// Rules that only count what they would do otherwise
+    #[command(subcommand)]
+    Shadow(ShadowCommand),
     /// The kernel's maps
     #[command(subcommand)]
     Map(MapCommand),
@@ -85,6 +100,46 @@ pub(crate) struct CheckArguments {
     /// Also fail unless this address is inside the management prefixes
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) management_source: Option<IpAddr>,
+}
+
+/// `edge apply`.
+#[derive(Debug, Args)]
+pub struct ApplyArguments {
+    /// The file; without it the configured file is read
+    pub file: Option<PathBuf>,
+    /// Show what would change, and change nothing
+    #[arg(long, conflicts_with_all = ["confirm", "shadow"])]
+    pub dry_run: bool,
+    /// Go back by itself after this time (60s, 10min), unless `edge confirm` comes
+    #[arg(long, value_name = "TIME", value_parser = super::apply::parse_time)]
+    pub confirm: Option<Duration>,
+    /// Only count what its rules would do otherwise, beside those in force
+    #[arg(long, conflicts_with = "confirm")]
+    pub shadow: bool,
+    /// How long the shadow counts; without it until `edge shadow stop` or an apply
+    #[arg(long = "for", value_name = "TIME", requires = "shadow", value_parser = super::apply::parse_time)]
+    pub time: Option<Duration>,
+}
+
+/// `edge version`.
+#[derive(Debug, Subcommand)]
+pub enum VersionCommand {
+    /// The last versions: when, who, how
+    List,
+    /// One version's text
+    Show {
+        /// Its number
+        number: u32,
+    },
+}
+
+/// `edge shadow`.
+#[derive(Debug, Subcommand)]
+pub enum ShadowCommand {
+    /// What the shadow would have done otherwise, by reason
+    Status,
+    /// Count no more
+    Stop,
 }
 
 /// `edge map`.

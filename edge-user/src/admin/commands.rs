@@ -9,11 +9,12 @@ use super::{
     table::Table,
 };
 use crate::{
-    config::{Config, Paths},
+    config::{Config, ConfigErrors, Paths},
     firewall::{
         self, FirewallError, OwnerOptions,
         inspect::{self, RuleCount},
     },
+    state::VersionError,
 };
 
 /// A command's outcome: for people and for machines.
@@ -46,6 +47,12 @@ pub enum CommandError {
     /// The command line does not say enough, or names what is not there.
     #[error("{0}")]
     Arguments(String),
+    /// A configuration is wrong; nothing was changed.
+    #[error("{0}")]
+    Configuration(ConfigErrors),
+    /// A version of the configuration cannot be had.
+    #[error(transparent)]
+    Version(#[from] VersionError),
     /// The answer is not of the form this version knows.
     #[error("the daemon's answer has an unknown form; are `edge` and the daemon the same version?")]
     Form,
@@ -56,6 +63,7 @@ impl CommandError {
     pub fn code(&self) -> u8 {
         match self {
             Self::Client(ClientError::NotRunning { .. }) => exit::NOT_RUNNING,
+            Self::Configuration(_) => exit::BAD_CONFIGURATION,
             Self::Arguments(_) => exit::BAD_CONFIGURATION,
             _ => exit::FAILED,
         }
@@ -145,6 +153,7 @@ fn daemon_text(daemon: Option<&Value>) -> String {
             string(&listener["side"])
         ));
     }
+    text.push_str(&super::apply::status_lines(&daemon["configuration"]));
     for (word, name) in [("ALARM", "alarms"), ("differs", "differences"), ("warning", "warnings")] {
         for item in list(name) {
             text.push_str(&format!("{word:<9} {}\n", string(&item)));
@@ -178,7 +187,7 @@ fn daemon_text(daemon: Option<&Value>) -> String {
 }
 
 /// A JSON value as people read it.
-fn string(value: &Value) -> String {
+pub(super) fn string(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Null => String::new(),

@@ -3,6 +3,7 @@
 //! Reading commands work on the pins when the daemon is dead; only the daemon writes. Every
 //! change is logged with who asked for it and when.
 
+pub mod apply;
 pub mod cli;
 pub mod client;
 pub mod commands;
@@ -43,10 +44,10 @@ pub fn main() -> ExitCode {
 }
 
 fn run(global: &Global) -> u8 {
-    let Checked { config, findings } = config::check(&global.config);
+    let (choice, Checked { config, findings }) = apply::chosen(&global.config, false);
     report_findings(&findings);
-    let Some(config) = config else { return exit::BAD_CONFIGURATION };
-    match daemon::run(config) {
+    let Some((config, choice)) = config.zip(choice) else { return exit::BAD_CONFIGURATION };
+    match daemon::run(config, choice) {
         Ok(()) => exit::OK,
         Err(error) => {
             eprintln!("edge: {error:#}");
@@ -96,6 +97,11 @@ fn ask(global: &Global, command: Command) -> Result<Report, CommandError> {
         Command::Detach { force } => commands::detach(&paths, force),
         Command::Status => commands::status(&paths),
         Command::Reload => commands::reload(&paths),
+        Command::Apply(arguments) => apply::apply(&paths, &global.config, &arguments),
+        Command::Confirm => apply::confirm(&paths),
+        Command::Rollback { version } => apply::rollback(&paths, version),
+        Command::Version(command) => apply::version(&paths, &command),
+        Command::Shadow(command) => apply::shadow(&paths, &command),
         Command::Map(command) => commands::map(&paths, &command),
         Command::Block(command) => commands::block(&paths, &command),
         Command::Rule(command) => commands::rule(&paths, &command),
@@ -106,8 +112,11 @@ fn ask(global: &Global, command: Command) -> Result<Report, CommandError> {
 
 /// The configuration when it is valid; what is wrong with it is said all the same.
 fn good_config(global: &Global) -> Option<Config> {
-    let Checked { config, findings } = config::check(&global.config);
+    let (choice, Checked { config, findings }) = apply::chosen(&global.config, true);
     report_findings(&findings);
+    for note in choice.iter().flat_map(|choice| &choice.notes) {
+        eprintln!("edge: {note}");
+    }
     config
 }
 

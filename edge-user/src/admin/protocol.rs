@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::domain::Domain;
 
 /// A request is at most this long, in bytes.
-pub const MAX_REQUEST_BYTES: usize = 64 * 1024;
+pub const MAX_REQUEST_BYTES: usize = 4 * 1024 * 1024;
 
 /// Name of the control socket in the run folder.
 pub const SOCKET_NAME: &str = "control.sock";
@@ -20,6 +20,43 @@ pub enum Request {
     Status,
     /// Read the configuration file again, and the certificates.
     Reload,
+    /// Put a configuration in force.
+    Apply {
+        /// It; without it the configured file is read.
+        file: Option<SentFile>,
+        /// What was in force comes back after this time, unless [`Request::Confirm`] comes.
+        confirm_seconds: Option<u64>,
+    },
+    /// What would it change?
+    ApplyDryRun {
+        /// It; without it the configured file is read.
+        file: Option<SentFile>,
+    },
+    /// Count what a configuration's rules would do otherwise.
+    ShadowStart {
+        /// It; without it the configured file is read.
+        file: Option<SentFile>,
+        /// For how long; without it until it is stopped or rules are applied.
+        seconds: Option<u64>,
+    },
+    /// Whose shadow counts?
+    ShadowStatus,
+    /// Count no more.
+    ShadowStop,
+    /// Keep the configuration that waits for it.
+    Confirm,
+    /// Go back to a former configuration.
+    Rollback {
+        /// Its number; without it the one before.
+        version: Option<u32>,
+    },
+    /// The configurations that were in force.
+    VersionList,
+    /// One of them.
+    VersionShow {
+        /// Its number.
+        number: u32,
+    },
     /// Allowed and blocked domains in force, and where each comes from.
     DomainList,
     /// Allow a partner domain.
@@ -64,10 +101,35 @@ pub enum Request {
     },
 }
 
+/// A configuration file that the caller has read.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SentFile {
+    /// Its name, as the caller said it.
+    pub name: String,
+    /// What it says.
+    pub text: String,
+}
+
+impl std::fmt::Debug for SentFile {
+    /// Without the text: this goes to the log.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} ({} bytes)", self.name, self.text.len())
+    }
+}
+
 impl Request {
     /// Whether it changes something (and is logged as a change).
     pub fn changes(&self) -> bool {
-        !matches!(self, Request::Status | Request::DomainList)
+        !matches!(
+            self,
+            Request::Status
+                | Request::DomainList
+                | Request::ApplyDryRun { .. }
+                | Request::ShadowStatus
+                | Request::VersionList
+                | Request::VersionShow { .. }
+        )
     }
 }
 

@@ -56,10 +56,30 @@ impl NewFile {
         file.write_all(text.as_bytes())?;
         let made = file.metadata()?;
         if (made.uid(), made.gid()) != (old.uid(), old.gid()) {
-            std::os::unix::fs::fchown(&file, Some(old.uid()), Some(old.gid()))?;
+            // Without the right to give it away, it stays ours, for us alone.
+            match std::os::unix::fs::fchown(&file, Some(old.uid()), Some(old.gid())) {
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                    return file.sync_all();
+                }
+                done => done?,
+            }
         }
         file.set_permissions(std::fs::Permissions::from_mode(old.mode() & 0o777))?;
         file.sync_all()
+    }
+
+    /// Keeps a copy of what the file says now, and gives its path.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn keep_old(&self) -> Result<PathBuf, FileError> {
+        let mut name = self.target.file_name().unwrap_or_default().to_owned();
+        name.push(".before");
+        let kept = self.target.with_file_name(name);
+        match std::fs::copy(&self.target, &kept) {
+            Ok(_) => Ok(kept),
+            Err(error) => Err(FileError { path: kept, error }),
+        }
     }
 
     /// Puts it in the file's place.

@@ -34,7 +34,7 @@ use std::{
     io::Read,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use toml::{
@@ -116,6 +116,14 @@ pub fn check_as(text: &str, path: &Path) -> Checked {
 pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigErrors> {
     let Checked { config, findings } = check_text(text, path, SystemTime::now());
     config.ok_or(findings)
+}
+
+/// A time as the file writes it: `500ms`, `5s`, `20min`, `1h`, `1d`.
+///
+/// # Errors
+/// What is wrong with it, and how it is written.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    values::duration(text).map_err(|fault| format!("{}; {}", fault.message, fault.mend))
 }
 
 /// Only `[paths]`, for commands that talk to a running daemon: what cannot be read there takes

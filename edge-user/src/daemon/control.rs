@@ -30,7 +30,22 @@ impl Handler for Daemon {
         let author = Author::new(&caller.to_string(), SystemTime::now());
         match request {
             Request::Status => self.status().await,
-            Request::Reload => self.reload().await.map(|warnings| json!({"warnings": warnings})),
+            Request::Reload => {
+                self.reload(&author).await.map(|warnings| json!({"warnings": warnings}))
+            }
+            Request::Apply { file, confirm_seconds } => {
+                self.apply(file, confirm_seconds, &author).await
+            }
+            Request::ApplyDryRun { file } => self.dry_run(file).await,
+            Request::ShadowStart { file, seconds } => {
+                self.shadow_start(file, seconds, &author).await
+            }
+            Request::ShadowStatus => Ok(self.shadow()),
+            Request::ShadowStop => self.shadow_stop().await,
+            Request::Confirm => self.confirm(&author).await,
+            Request::Rollback { version } => self.rollback(version, &author).await,
+            Request::VersionList => self.version_list(),
+            Request::VersionShow { number } => self.version_show(number),
             Request::DomainList => self.domains().await,
             Request::DomainAllow { domain, server, port } => {
                 let entry = AllowedDomain {
@@ -192,6 +207,7 @@ impl Daemon {
             "version": env!("CARGO_PKG_VERSION"),
             "fqdn": config.fqdn,
             "file": config.file,
+            "configuration": self.configuration(),
             "uptime_seconds": self.started.elapsed().as_secs(),
             "listening": self.shell.listening().iter().map(|listener| json!({
                 "side": format!("{:?}", listener.side).to_lowercase(),

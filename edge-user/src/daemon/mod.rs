@@ -4,6 +4,7 @@
 //! names) comes first, the firewall next, the network last. Order of a stop: the network drains,
 //! the firewall stays as it is.
 
+mod apply;
 mod blocks;
 mod control;
 pub mod log;
@@ -24,7 +25,10 @@ use anyhow::{Context as _, Result, bail};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
-use self::blocks::{BlockTask, BlockTaskHandle, Outcome, Watched};
+use self::{
+    apply::Changes,
+    blocks::{BlockTask, BlockTaskHandle, Outcome, Watched},
+};
 use crate::{
     admin::server::ControlSocket,
     config::{Config, Federation, Paths},
@@ -38,7 +42,7 @@ use crate::{
         tls::TlsStore,
     },
     proxy::{Event, Output, Proxy, ProxyConfig},
-    state::{Store, effective},
+    state::{Author, Choice, Store, effective},
 };
 
 /// How long a stop waits for live transactions.
@@ -66,26 +70,27 @@ struct Daemon {
     warnings: Mutex<Vec<String>>,
     /// One change at a time.
     change: tokio::sync::Mutex<()>,
+    changes: Changes,
     /// The run folder, and with it the control socket, is ours.
     _run_lock: File,
 }
 
-/// Runs the daemon until SIGTERM or SIGINT.
-pub fn run(config: Config) -> Result<()> {
+/// Runs the daemon with what was chosen at the start, until SIGTERM or SIGINT.
+pub fn run(config: Config, choice: Choice) -> Result<()> {
     log::start(&config.log);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("edge-net")
         .build()
         .context("no threads for the network")?;
-    runtime.block_on(serve(Arc::new(config)))
+    runtime.block_on(serve(Arc::new(config), choice))
 }
 
-async fn serve(config: Arc<Config>) -> Result<()> {
+async fn serve(config: Arc<Config>, choice: Choice) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let daemon = start(config).await?;
+    let daemon = start(config, choice).await?;
     let socket = ControlSocket::bind(&daemon.config().paths.run)
         .context("the control socket cannot be had")?;
     let control = tokio::spawn(socket.serve(Arc::clone(&daemon)));
@@ -96,6 +101,7 @@ async fn serve(config: Arc<Config>) -> Result<()> {
     let alive = Arc::clone(&daemon);
     let watchdog = tokio::spawn(async move { notify::watchdog(|| alive.alive()).await });
     let tidying = tokio::spawn(Arc::clone(&daemon).keep_tidy());
+    let timing = tokio::spawn(Arc::clone(&daemon).keep_time());
     let drops = firewall::events::subscribe(&daemon.config().paths.pins, DROP_EVENTS)?;
     let drops = tokio::spawn(log::drops(drops));
     let ready = format!("federating for {}", daemon.config().domains[0]);
@@ -107,7 +113,7 @@ async fn serve(config: Arc<Config>) -> Result<()> {
             _ = interrupt.recv() => break,
             _ = hangup.recv() => {
                 notify::reloading();
-                if let Err(error) = daemon.reload().await {
+                if let Err(error) = daemon.reload(&Author::new("SIGHUP", SystemTime::now())).await {
                     error!(error, "the configuration was not reloaded");
                 }
                 notify::ready(&ready);
@@ -124,10 +130,11 @@ async fn serve(config: Arc<Config>) -> Result<()> {
     watchdog.abort();
     drops.abort();
     tidying.abort();
+    timing.abort();
     Ok(())
 }
 
-async fn start(config: Arc<Config>) -> Result<Arc<Daemon>> {
+async fn start(config: Arc<Config>, choice: Choice) -> Result<Arc<Daemon>> {
     make_folders(&config.paths)?;
     let run_lock = lock(&config.paths.run)?;
     let (mut store, alarms) = Store::open(&config.paths.state);
@@ -191,6 +198,10 @@ async fn start(config: Arc<Config>) -> Result<Arc<Daemon>> {
         }),
     })
     .await?;
+    let (changes, notes) = tokio::task::block_in_place(|| Changes::after_start(&config, choice));
+    for note in notes {
+        warn!(note, "configuration");
+    }
     let daemon = Arc::new(Daemon {
         config: RwLock::new(config),
         store: Mutex::new(store),
@@ -204,6 +215,7 @@ async fn start(config: Arc<Config>) -> Result<Arc<Daemon>> {
         alarms,
         warnings: Mutex::new(report.warnings),
         change: tokio::sync::Mutex::new(()),
+        changes,
         _run_lock: run_lock,
     });
     tokio::spawn(task.run(Arc::downgrade(&daemon)));

@@ -7,22 +7,12 @@
 use std::sync::{Arc, PoisonError};
 
 use super::{Daemon, tidy, unix_seconds};
-use crate::{
-    config::{self, Checked, Config},
-    firewall::Intent,
-    net::tls::TlsStore,
-    proxy::ProxyConfig,
-};
+use crate::{config::Config, firewall::Intent, net::tls::TlsStore, proxy::ProxyConfig};
 
 impl Daemon {
-    /// Reads the file again. When anything in it is wrong, or cannot be had, nothing changes.
-    pub(super) async fn reload(&self) -> Result<Vec<String>, String> {
-        let _one = self.change.lock().await;
+    /// Puts a configuration in the place of the one in force. The caller holds `change`.
+    pub(super) async fn take(&self, config: Arc<Config>) -> Result<Vec<String>, String> {
         let old = self.config();
-        let file = old.file.clone();
-        let checked = tokio::task::spawn_blocking(move || config::check(&file)).await;
-        let Checked { config, findings } = checked.map_err(text)?;
-        let Some(config) = config.map(Arc::new) else { return Err(findings.to_string()) };
         if config.paths != old.paths {
             return Err("[paths] cannot change while the daemon runs: restart it".to_owned());
         }
@@ -48,12 +38,10 @@ impl Daemon {
         self.shell.with_core(|core, _, _| core.proxy.set_config(proxy_config));
         tokio::task::block_in_place(|| tidy(&mut self.store(), &config));
         let blocks = self.enforce().await.err();
-        let warnings = findings.warnings.iter().map(|finding| {
-            format!("{}:{}: {}; {}", finding.line, finding.column, finding.message, finding.mend)
-        });
         let log = (config.log != old.log)
             .then(|| "[log] takes effect when the daemon is started again".to_owned());
-        Ok(warnings.chain(log).chain(blocks).collect())
+        self.changes.end_shadow();
+        Ok(log.into_iter().chain(blocks).collect())
     }
 
     async fn set_rules(&self, config: &Arc<Config>) -> Result<(), String> {
