@@ -13,8 +13,9 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use edge_user::config::{
-    AccessService, Config, Dns, Federation, Firewall, Host, Inside, InsideServer, Interface,
-    Limits, Line, Log, Management, NextHop, Paths, Rates, Services, TlsFiles, Transport, Zone,
+    AccessService, Config, Dns, Federation, Firewall, FirewallRule, Host, Inside, InsideServer,
+    Interface, Limits, Line, Log, Management, NextHop, Paths, Protocol, Rates, Services, TlsFiles,
+    Transport, Zone,
 };
 
 use crate::lab::netns::Namespace;
@@ -29,6 +30,22 @@ pub const EDGE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 pub const PEER4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
 /// The outside's address.
 pub const PEER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
+
+/// A rule that opens a UDP port of the external zone to everybody.
+pub fn open_port(name: &str, port: u16) -> FirewallRule {
+    FirewallRule {
+        ports: vec![(port, port)],
+        ..FirewallRule::new(name, Zone::External, Protocol::Udp)
+    }
+}
+
+/// Index of a device of the namespace that this thread is in.
+pub fn ifindex(device: &str) -> Option<u32> {
+    let name = std::ffi::CString::new(device).ok()?;
+    // SAFETY: a NUL-terminated string that outlives the call.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    (index != 0).then_some(index)
+}
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 

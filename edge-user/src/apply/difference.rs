@@ -117,13 +117,16 @@ impl Difference {
     }
 }
 
-/// The rows of each name, without the ids, which are the kernel's business.
+/// What does not change what a rule does: its id, where it stands, and what it is for.
+const NOT_COMPARED: [&str; 4] = ["id", "line", "why", "service"];
+
+/// The rows of each name, without what does not change what they do.
 fn by_name(plan: &RuleSet) -> BTreeMap<String, Vec<Value>> {
     let mut names: BTreeMap<String, Vec<Value>> = BTreeMap::new();
     for row in &plan.rows {
         let mut value = serde_json::to_value(row).unwrap_or_default();
         if let Some(object) = value.as_object_mut() {
-            object.remove("id");
+            object.retain(|field, _| !NOT_COMPARED.contains(&field.as_str()));
         }
         names.entry(row.name.clone()).or_default().push(value);
     }
@@ -179,11 +182,21 @@ fn row_text(row: &Value) -> String {
     words.extend(
         PLAIN.iter().map(|field| &row[field]).filter(|v| !values::is_empty(v)).map(values::text),
     );
-    words.extend(["to", "from"].map(|field| format!("{field} {}", values::text(&row[field]))));
+    words.push(format!("to {}", values::text(&row["to"])));
+    let partners = row["partners"] == true;
+    let from = match (partners, values::is_empty(&row["from"])) {
+        (true, true) => "partners".to_owned(),
+        (true, false) => format!("partners {}", values::text(&row["from"])),
+        (false, _) => values::text(&row["from"]),
+    };
+    words.push(format!("from {from}"));
     if row["action"] == "drop" {
         words.push("drop".to_owned());
     }
-    let told = ["name", "to", "from", "action", "origin"];
+    if row["content"] != "any" && !values::is_empty(&row["content"]) {
+        words.push(format!("only {}", values::text(&row["content"])));
+    }
+    let told = ["name", "to", "from", "action", "origin", "partners", "content"];
     for (field, value) in row.as_object().into_iter().flatten() {
         let told = told.contains(&field.as_str()) || PLAIN.contains(&field.as_str());
         if !told && !values::is_empty(value) {

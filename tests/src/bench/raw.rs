@@ -8,6 +8,7 @@ use std::{
 };
 
 const BPF_PROG_LOAD: libc::c_long = 5;
+const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
 const BPF_PROG_GET_FD_BY_ID: libc::c_long = 13;
 const BPF_LINK_CREATE: libc::c_long = 28;
@@ -140,6 +141,18 @@ pub fn attach(program: &OwnedFd, ifindex: u32) -> io::Result<OwnedFd> {
     attributes[2] = BPF_XDP;
     attributes[3] = XDP_FLAGS_DRV_MODE;
     bpf(BPF_LINK_CREATE, &mut attributes).map(owned)
+}
+
+/// Pins a link (or a program) at a path on a bpffs.
+///
+/// # Errors
+/// When the kernel refuses it.
+pub fn pin(object: &OwnedFd, path: &std::path::Path) -> io::Result<()> {
+    let path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes())?;
+    let mut attributes = Attributes::default();
+    put_u64(&mut attributes, 0, path.as_ptr() as u64);
+    attributes[2] = object.as_raw_fd() as u32;
+    bpf(BPF_OBJ_PIN, &mut attributes).map(drop)
 }
 
 /// Opens a loaded program.

@@ -1,0 +1,224 @@
+//! `edge apply` and its kin against a running daemon.
+
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use edge_tests::lab::{
+    Lab,
+    config::EdgeConfig,
+    daemon::{Answer, Edge},
+    layout::Site,
+};
+use serde_json::Value;
+
+struct Bench {
+    edge: Edge,
+    _lab: Lab,
+}
+
+impl Bench {
+    fn new(tag: &str) -> Self {
+        let lab = Lab::raise(tag).unwrap();
+        let ids = &lab.identities;
+        let config = EdgeConfig::new(Site::Contoso, &ids.contoso, &ids.trust);
+        Self { edge: Edge::start(&lab, config).unwrap(), _lab: lab }
+    }
+
+    /// A file beside the configured one, with a rule more.
+    fn file_with(&self, rule: &str, port: u16) -> PathBuf {
+        let text = std::fs::read_to_string(self.edge.file()).unwrap()
+            + &format!(
+                "\n[[firewall.rule]]\nname = \"{rule}\"\nzone = \"external\"\nprotocol = \"udp\"\n\
+                 ports = [{port}]\nto = \"any\"\nfrom = \"any\"\n"
+            );
+        let path = self.edge.dir().join(format!("{rule}.toml"));
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    fn run(&self, arguments: &[&str]) -> Answer {
+        let answer = self.edge.command(arguments).unwrap();
+        assert_eq!(answer.code, 0, "{arguments:?}: {}{}", answer.stdout, answer.stderr);
+        answer
+    }
+
+    fn has_rule(&self, name: &str) -> bool {
+        let rules = self.edge.json(&["rule", "list"]).unwrap();
+        rules.as_array().unwrap().iter().any(|rule| rule["name"] == name)
+    }
+
+    fn file_has(&self, word: &str) -> bool {
+        std::fs::read_to_string(self.edge.file()).unwrap().contains(word)
+    }
+
+    fn versions(&self) -> Vec<Value> {
+        self.edge.json(&["version", "list"]).unwrap()["versions"].as_array().unwrap().clone()
+    }
+
+    fn wait_for_rule(&self, name: &str, there: bool) {
+        let began = Instant::now();
+        while self.has_rule(name) != there {
+            assert!(began.elapsed() < Duration::from_secs(10), "{name}: {}", self.edge.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+fn path(path: &std::path::Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn a_file_is_shown_applied_kept_as_a_version_and_rolled_back() {
+    let mut bench = Bench::new("apply");
+    let file = bench.file_with("extra", 7000);
+    let configured = std::fs::read_to_string(bench.edge.file()).unwrap();
+
+    let dry = bench.run(&["apply", path(&file), "--dry-run"]);
+    assert_eq!(dry.stdout, "+ rule extra: external udp 7000 to any from any\n");
+    let dry = bench.edge.json(&["apply", path(&file), "--dry-run"]).unwrap();
+    assert_eq!(dry["difference"]["rules_added"][0]["name"], "extra");
+    assert!(!bench.has_rule("extra") && !bench.file_has("extra"), "a dry run changes nothing");
+    assert_eq!(bench.run(&["apply", "--dry-run"]).stdout, "nothing changes\n");
+    assert_eq!(bench.versions().len(), 1);
+
+    let answer = bench.run(&["apply", path(&file)]);
+    assert!(answer.stdout.contains("version 2 is in force"), "{}", answer.stdout);
+    assert!(bench.has_rule("extra") && bench.file_has("extra"));
+    let versions = bench.versions();
+    assert_eq!(versions.len(), 2);
+    assert_eq!(versions[0]["in_force"], true);
+    assert!(versions[0]["how"].as_str().unwrap().starts_with("apply "), "{versions:?}");
+    assert!(versions[0]["by"].as_str().unwrap().starts_with("uid 0"), "{versions:?}");
+    let old = bench.edge.json(&["version", "show", "1"]).unwrap();
+    assert_eq!(old["text"], configured.as_str());
+
+    // A rollback of the file leaves an administrator's blocks alone.
+    bench.run(&["block", "add", "203.0.113.0/24"]);
+    bench.run(&["block", "add", "2001:db8:bad::/48"]);
+    let answer = bench.run(&["rollback"]);
+    assert!(answer.stdout.contains("version 1 is in force again"), "{}", answer.stdout);
+    assert!(!bench.has_rule("extra"));
+    assert_eq!(std::fs::read_to_string(bench.edge.file()).unwrap(), configured);
+    let blocks = bench.edge.json(&["block", "list"]).unwrap().to_string();
+    assert!(blocks.contains("203.0.113.0/24") && blocks.contains("2001:db8:bad::/48"), "{blocks}");
+    bench.run(&["rollback", "2"]);
+    assert!(bench.has_rule("extra") && bench.file_has("extra"));
+    let unknown = bench.edge.command(&["rollback", "77"]).unwrap();
+    assert!(unknown.code != 0 && unknown.stderr.contains("edge version list"), "{unknown:?}");
+
+    // A file that is wrong changes nothing, and its own name stands in the errors.
+    let wrong = bench.edge.dir().join("wrong.toml");
+    std::fs::write(&wrong, "[edge]\nfqdn = 5\n").unwrap();
+    let refused = bench.edge.command(&["apply", path(&wrong)]).unwrap();
+    assert!(refused.code != 0 && refused.stderr.contains("wrong.toml"), "{refused:?}");
+    assert!(bench.has_rule("extra") && bench.file_has("extra"));
+    assert_eq!(bench.versions().len(), 4);
+
+    // Without a daemon the versions can be read and compared with, and nothing can be changed.
+    bench.edge.kill().unwrap();
+    assert_eq!(bench.versions().len(), 4);
+    let dry = bench.run(&["apply", path(&file), "--dry-run"]);
+    assert!(dry.stdout.contains("nothing changes"), "{}", dry.stdout);
+    let refused = bench.edge.command(&["apply", path(&file)]).unwrap();
+    assert_eq!(refused.code, 3, "{refused:?}");
+    // A start with the same file is no new version.
+    bench.edge.run().unwrap();
+    assert_eq!(bench.versions().len(), 4);
+}
+
+#[test]
+fn an_apply_to_be_confirmed_goes_back_by_itself_also_over_a_killed_daemon() {
+    let mut bench = Bench::new("confirm");
+    let one = bench.file_with("one", 7001);
+    // Not confirmed in time: back, and the file was never touched.
+    let answer = bench.run(&["apply", path(&one), "--confirm", "2s"]);
+    assert!(answer.stdout.contains("edge confirm"), "{}", answer.stdout);
+    assert!(bench.has_rule("one") && !bench.file_has("\"one\""));
+    let refused = bench.edge.command(&["apply"]).unwrap();
+    assert!(refused.code != 0 && refused.stderr.contains("waits"), "{refused:?}");
+    let refused = bench.edge.command(&["reload"]).unwrap();
+    assert!(refused.code != 0 && refused.stderr.contains("waits"), "{refused:?}");
+    bench.wait_for_rule("one", false);
+    assert!(!bench.file_has("\"one\""));
+    let versions = bench.versions();
+    let how = versions[0]["how"].as_str().unwrap();
+    assert_eq!(how, "version 2 was not confirmed, back to 1");
+    assert!(bench.edge.command(&["confirm"]).unwrap().code != 0, "nothing waits any more");
+
+    // Killed and started within the time: it holds on, and can be confirmed.
+    bench.run(&["apply", path(&one), "--confirm", "10min"]);
+    bench.edge.kill().unwrap();
+    bench.edge.run().unwrap();
+    assert!(bench.has_rule("one") && !bench.file_has("\"one\""));
+    let waits = bench.edge.status().unwrap()["configuration"]["waits"].clone();
+    assert_eq!((&waits["version"], &waits["former"]), (&4.into(), &3.into()), "{waits}");
+    bench.run(&["confirm"]);
+    assert!(bench.has_rule("one") && bench.file_has("\"one\""));
+    assert!(bench.edge.status().unwrap()["configuration"]["waits"].is_null());
+
+    // Killed, and started when its time was over: the former is taken.
+    let two = bench.file_with("two", 7002);
+    bench.run(&["apply", path(&two), "--confirm", "1s"]);
+    bench.edge.kill().unwrap();
+    assert!(bench.has_rule("two"), "what is loaded stays in force without a daemon");
+    std::thread::sleep(Duration::from_millis(1200));
+    bench.edge.run().unwrap();
+    assert!(bench.has_rule("one") && !bench.has_rule("two") && !bench.file_has("\"two\""));
+
+    // The configured file itself was edited: it says the former again.
+    let before = std::fs::read_to_string(bench.edge.file()).unwrap();
+    std::fs::copy(&two, bench.edge.file()).unwrap();
+    bench.run(&["apply", "--confirm", "1s"]);
+    assert!(bench.has_rule("two"));
+    bench.wait_for_rule("two", false);
+    assert_eq!(std::fs::read_to_string(bench.edge.file()).unwrap(), before);
+
+    // Taken back by hand.
+    bench.run(&["apply", path(&two), "--confirm", "10min"]);
+    bench.run(&["rollback"]);
+    assert!(bench.has_rule("one") && !bench.has_rule("two"));
+    assert!(bench.edge.status().unwrap()["configuration"]["waits"].is_null());
+}
+
+#[test]
+fn a_text_that_was_never_in_force_is_not_lost() {
+    let bench = Bench::new("edited");
+    let one = bench.file_with("one", 7001);
+    let edited = std::fs::read_to_string(bench.edge.file()).unwrap() + "\n# a note of mine\n";
+    std::fs::write(bench.edge.file(), &edited).unwrap();
+    let answer = bench.run(&["apply", path(&one)]);
+    let kept = bench.edge.file().with_file_name("edge.toml.before");
+    assert!(answer.stdout.contains(path(&kept)), "{}", answer.stdout);
+    assert_eq!(std::fs::read_to_string(kept).unwrap(), edited);
+    assert!(bench.file_has("\"one\""));
+}
+
+#[test]
+fn a_shadow_is_started_shown_and_ended_by_command_by_time_and_by_an_apply() {
+    let bench = Bench::new("shadow");
+    let file = bench.file_with("extra", 7000);
+    let counting =
+        || bench.edge.json(&["shadow", "status"]).unwrap()["counting"].as_bool().unwrap();
+    assert!(!counting());
+    let answer = bench.run(&["apply", "--shadow", path(&file)]);
+    assert!(answer.stdout.contains("counts as a shadow"), "{}", answer.stdout);
+    assert!(counting());
+    assert!(!bench.has_rule("extra") && !bench.file_has("extra"), "nothing is in force by it");
+    let about = bench.edge.json(&["shadow", "status"]).unwrap()["about"].clone();
+    assert_eq!(about["difference"]["rules_added"][0]["name"], "extra");
+    let text = bench.run(&["shadow", "status"]).stdout;
+    assert!(text.contains("extra.toml counts as a shadow since"), "{text}");
+    assert!(bench.run(&["status"]).stdout.contains("shadow "));
+    bench.run(&["shadow", "stop"]);
+    assert!(!counting());
+    bench.run(&["apply", "--shadow", "--for", "1s", path(&file)]);
+    assert!(counting());
+    super::eventually("its time is over", || !counting());
+    bench.run(&["apply", "--shadow", path(&file)]);
+    bench.run(&["apply", path(&file)]);
+    assert!(!counting());
+    assert!(bench.has_rule("extra"));
+}

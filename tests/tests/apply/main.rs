@@ -1,0 +1,52 @@
+//! Configurations in and out of force: by the command, through faults, and under traffic.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod commands;
+mod faults;
+mod traffic;
+
+use std::{
+    net::{IpAddr, UdpSocket},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use edge_tests::wire::{EDGE4, EDGE6, PEER4, PEER6, Wire};
+use edge_user::{
+    config::Config,
+    firewall::{FirewallError, FirewallHandle, Owner, OwnerOptions, StartReport, inspect},
+};
+
+/// Starts an owner inside the wire's edge namespace.
+fn start(wire: &Wire, config: Arc<Config>) -> Result<(FirewallHandle, StartReport), FirewallError> {
+    wire.edge.run(move || Owner::start(OwnerOptions::new(&config), config)).unwrap()
+}
+
+/// Waits until `check` holds.
+fn eventually(what: &str, check: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !check() {
+        assert!(began.elapsed() < Duration::from_secs(10), "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn wait_lock_free(wire: &Wire) {
+    eventually("the lock is free", || !inspect::status(&wire.pins).unwrap().daemon);
+}
+
+/// Whether a datagram from outside arrives, by both families alike.
+fn passes(wire: &Wire, port: u16) -> bool {
+    let [four, six] = [(IpAddr::V4(PEER4), IpAddr::V4(EDGE4)), (PEER6.into(), EDGE6.into())]
+        .map(|(from, to)| passes_from(wire, from, to, port));
+    assert_eq!(four, six, "IPv4 and IPv6 at port {port}");
+    four
+}
+
+fn passes_from(wire: &Wire, from: IpAddr, to: IpAddr, port: u16) -> bool {
+    let receiver = wire.edge.run(|| UdpSocket::bind((to, port)).unwrap()).unwrap();
+    receiver.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    let sender = wire.peer.run(|| UdpSocket::bind((from, 0)).unwrap()).unwrap();
+    sender.send_to(b"hello", (to, port)).unwrap();
+    receiver.recv(&mut [0; 16]).is_ok()
+}
