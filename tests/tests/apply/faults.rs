@@ -288,7 +288,7 @@ fn a_migration_that_was_killed_goes_on_at_the_next_start() {
         let refused = !passes_from(&wire, PEER4.into(), EDGE4.into(), BOTH);
         assert!(refused, "after {after:?}: dropped by the old program or by its block");
         let (handle, report) = start(&wire, wire.config_with(new)).unwrap();
-        assert_eq!(report.migrated, true, "after {after:?}");
+        assert!(report.migrated, "after {after:?}");
         assert!(!folder.exists());
         assert!(!passes_from(&wire, PEER4.into(), EDGE4.into(), BOTH), "after {after:?}");
         drop(handle);
