@@ -22,6 +22,8 @@ use super::{
 };
 use crate::config::Config;
 
+mod lists;
+
 /// Which of the configured devices must exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Devices {
@@ -150,23 +152,6 @@ impl Engine {
                 "{left} blocks had no room: raise `max_blocked_addresses` or \
                  `max_blocked_prefixes` under [firewall], run `edge detach` and start again"
             ));
-        }
-        Ok(())
-    }
-
-    /// Takes in the blocks that the kernel holds, and mends the bitmaps.
-    fn adopt(&mut self, report: &mut StartReport) -> Result<(), FirewallError> {
-        if !report.adopted && !report.migrated {
-            return Ok(());
-        }
-        let now = sys::now();
-        for (prefix, block) in self.kernel.blocks.entries()? {
-            self.table.adopt(prefix, block, now);
-            report.adopted_blocks += 1;
-        }
-        let repaired = self.kernel.blocks.repair_presence(self.table.presence())?;
-        if repaired > 0 {
-            tracing::warn!(repaired, "words of the presence bitmaps were wrong and are mended");
         }
         Ok(())
     }

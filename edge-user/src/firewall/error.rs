@@ -167,6 +167,15 @@ pub enum FirewallError {
         /// The room.
         max: u32,
     },
+    /// One list after the other.
+    #[error("another list of blocks is being taken in or out: try again when that is done")]
+    ListBusy,
+    /// No such list.
+    #[error("there is no list of blocks `{name}`: `edge block list --lists` names them")]
+    NoSuchList {
+        /// What was asked for.
+        name: String,
+    },
     /// Neither a good configuration nor a good former plan.
     #[error(
         "{state}: no plan of a former start to fall back to ({fault}): correct the configuration"

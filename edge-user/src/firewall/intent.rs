@@ -15,6 +15,10 @@ pub enum BlockOwner {
     File,
     /// An administrator at runtime: everything from the address is dropped.
     Administrator,
+    /// Our own address as a source: who sends with it from outside lies.
+    OwnAddress,
+    /// A named list: everything from its members is dropped.
+    List(String),
     /// A blocked domain: what goes to federation ports is dropped.
     Domain(Domain),
 }

@@ -97,10 +97,10 @@ impl Kernel {
             loader.map_pin_path(shape.name, folder.join(shape.name));
         }
         for name in [names::BLOCKED4, names::BLOCKED6] {
-            loader.map_max_entries(name, plan.max_addresses.max(1));
+            loader.map_max_entries(name, with_both_sides(plan.max_addresses));
         }
         for name in [names::BLOCKED4_PREFIXES, names::BLOCKED6_PREFIXES] {
-            loader.map_max_entries(name, plan.max_prefixes.max(1));
+            loader.map_max_entries(name, with_both_sides(plan.max_prefixes));
         }
         let mut ebpf =
             loader.load(KERNEL_OBJECT).map_err(|fault| FirewallError::Load(chain(&fault)))?;
@@ -287,23 +287,34 @@ impl BlockMaps {
     /// Every entry.
     pub fn entries(&self) -> Result<Vec<(IpNet, Block)>, FirewallError> {
         let mut all = Vec::new();
+        self.each(|prefix, block| all.push((prefix, block)))?;
+        Ok(all)
+    }
+
+    /// Looks at every entry, in no order.
+    pub fn each(&self, mut look: impl FnMut(IpNet, Block)) -> Result<(), FirewallError> {
+        let mut prefix = |address: IpAddr, length: u32, block: Block| {
+            if let Ok(prefix) = IpNet::new(address, u8::try_from(length).unwrap_or(u8::MAX)) {
+                look(prefix, block);
+            }
+        };
         for entry in self.blocked4.iter() {
             let (address, block) = entry.map_err(at(names::BLOCKED4))?;
-            all.push((IpNet::from(IpAddr::from(address)), block));
+            prefix(address.into(), 32, block);
         }
         for entry in self.prefixes4.iter() {
             let (key, block) = entry.map_err(at(names::BLOCKED4_PREFIXES))?;
-            push_prefix(&mut all, key.data().into(), key.prefix_len(), block);
+            prefix(key.data().into(), key.prefix_len(), block);
         }
         for entry in self.blocked6.iter() {
             let (address, block) = entry.map_err(at(names::BLOCKED6))?;
-            all.push((IpNet::from(IpAddr::from(address)), block));
+            prefix(address.into(), 128, block);
         }
         for entry in self.prefixes6.iter() {
             let (key, block) = entry.map_err(at(names::BLOCKED6_PREFIXES))?;
-            push_prefix(&mut all, key.data().into(), key.prefix_len(), block);
+            prefix(key.data().into(), key.prefix_len(), block);
         }
-        Ok(all)
+        Ok(())
     }
 
     /// Entries of one table: IPv4 addresses, IPv6 addresses, IPv4 prefixes, IPv6 prefixes.
@@ -336,12 +347,6 @@ impl BlockMaps {
             }
         }
         Ok(repaired)
-    }
-}
-
-fn push_prefix(all: &mut Vec<(IpNet, Block)>, address: IpAddr, length: u32, block: Block) {
-    if let Ok(prefix) = IpNet::new(address, u8::try_from(length).unwrap_or(u8::MAX)) {
-        all.push((prefix, block));
     }
 }
 
@@ -409,11 +414,17 @@ pub(super) fn settings_id(pins: &Path) -> Option<u32> {
     Some(info.id())
 }
 
-/// The room that the pinned block tables have, whatever the configuration says by now.
+/// Room in a table for what goes and what comes while a list changes.
+fn with_both_sides(max: u32) -> u32 {
+    max.max(1).saturating_mul(2)
+}
+
+/// The room that the pinned block tables have, whatever the configuration says by now: half of
+/// what they hold, so that a list can change.
 pub(super) fn room(pins: &Path) -> Result<Room, FirewallError> {
     let max = |name: &str| {
         let path = shape::map_folder(pins).join(name);
-        MapInfo::from_pin(path).map(|info| info.max_entries()).map_err(at(name))
+        MapInfo::from_pin(path).map(|info| info.max_entries() / 2).map_err(at(name))
     };
     Ok(Room {
         addresses: [max(names::BLOCKED4)?, max(names::BLOCKED6)?],

@@ -16,6 +16,14 @@ pub mod explain;
 pub mod inspect;
 pub mod plan;
 
+/// Named lists of blocks, in memory and in the state folder.
+pub mod lists {
+    pub use super::blocks::{
+        Content, ContentBuilder, LineFault, List, ListAbout, ListFault, ListParser, ListTally,
+        Outlook, Parsed, StagedFile, list_name, read_all, remove_file, stage_file,
+    };
+}
+
 mod attach;
 mod blocks;
 mod debug_log;

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{
     Applied, BlockRow, DetachReport, FirewallError, Intent, LoadReport, LoadSource, StartReport,
     attach,
+    blocks::{List, Outlook},
     engine::{Devices, Engine},
     shape, state, sys,
 };
@@ -18,6 +19,8 @@ use crate::config::Config;
 
 /// Requests that may wait for the owner.
 const WAITING: usize = 1024;
+/// How long after a fault a list is gone on with.
+const RETRY: Duration = Duration::from_secs(1);
 /// The owner wakes at least this often.
 const IDLE: Duration = Duration::from_secs(3600);
 
@@ -79,15 +82,77 @@ enum Request {
     Apply(Vec<Intent>, Answer<Applied>),
     Settle(Answer<Applied>),
     Blocks(Answer<Vec<BlockRow>>),
+    Lists(Answer<Vec<Arc<List>>>),
+    Outlook(String, Answer<Outlook>),
+    SetList(String, Option<Arc<List>>, Answer<Applied>),
+}
+
+/// A list on its way into the kernel, or out of it.
+#[derive(Default)]
+struct ListWork {
+    /// Who waits for it, and since when.
+    waits: Option<(Answer<Applied>, Instant)>,
+    /// After a fault: not before.
+    not_before: Option<Instant>,
+}
+
+impl ListWork {
+    fn begin(
+        &mut self,
+        engine: &mut Engine,
+        name: &str,
+        new: Option<Arc<List>>,
+        answer: Answer<Applied>,
+    ) {
+        match engine.begin_list(name, new) {
+            Ok(()) => self.waits = Some((answer, Instant::now())),
+            Err(fault) => drop(answer.send(Err(fault))),
+        }
+    }
+
+    /// When the next slice may be done.
+    fn next(&self, engine: &Engine) -> Option<Duration> {
+        let at = self.not_before.map(|at| at.saturating_duration_since(Instant::now()));
+        engine.is_busy().then(|| at.unwrap_or_default())
+    }
+
+    /// Does a slice.
+    fn advance(&mut self, engine: &mut Engine) {
+        if self.next(engine) != Some(Duration::ZERO) {
+            return;
+        }
+        self.not_before = None;
+        match engine.advance() {
+            Ok(None) => {}
+            Ok(Some(applied)) => {
+                if let Some((answer, began)) = self.waits.take() {
+                    let _ = answer.send(Ok(Applied { took: began.elapsed(), ..applied }));
+                }
+            }
+            Err(fault) => {
+                tracing::error!(%fault, "a list of blocks could not be written");
+                self.not_before = Some(Instant::now() + RETRY);
+                if engine.give_up()
+                    && let Some((answer, _)) = self.waits.take()
+                {
+                    let _ = answer.send(Err(fault));
+                }
+            }
+        }
+    }
 }
 
 /// Until the last handle is gone: one request after the other, and what time brings in between.
 async fn run(mut engine: Engine, mut requests: mpsc::Receiver<Request>, settle_at: Instant) {
     let mut settle_at = Some(settle_at);
+    let mut lists = ListWork::default();
     loop {
         let mut wait = engine.next_expiry().map_or(IDLE, |left| left.min(IDLE));
         if let Some(at) = settle_at {
             wait = wait.min(at.saturating_duration_since(Instant::now()));
+        }
+        if let Some(left) = lists.next(&engine) {
+            wait = wait.min(left);
         }
         // An answer that nobody waits for any more is no fault.
         match tokio::time::timeout(wait, requests.recv()).await {
@@ -102,6 +167,15 @@ async fn run(mut engine: Engine, mut requests: mpsc::Receiver<Request>, settle_a
             Ok(Some(Request::Blocks(answer))) => {
                 let _ = answer.send(Ok(engine.rows()));
             }
+            Ok(Some(Request::Lists(answer))) => {
+                let _ = answer.send(Ok(engine.lists()));
+            }
+            Ok(Some(Request::Outlook(name, answer))) => {
+                let _ = answer.send(Ok(engine.outlook(&name)));
+            }
+            Ok(Some(Request::SetList(name, new, answer))) => {
+                lists.begin(&mut engine, &name, new, answer);
+            }
             Err(_) => {}
         }
         let mut faults = Vec::new();
@@ -109,7 +183,12 @@ async fn run(mut engine: Engine, mut requests: mpsc::Receiver<Request>, settle_a
             settle_at = None;
             faults.extend(engine.settle().err());
         }
-        faults.extend(engine.sweep().err());
+        lists.advance(&mut engine);
+        let due = engine.next_expiry().is_some_and(|left| left.is_zero());
+        if due || !engine.is_busy() {
+            engine.end_lists();
+            faults.extend(engine.sweep().err());
+        }
         for fault in faults {
             tracing::error!(%fault, "blocks could not be swept; trying again");
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -154,6 +233,35 @@ impl FirewallHandle {
     /// As [`Self::blocks`], for code outside a runtime.
     pub fn blocks_blocking(&self) -> Result<Vec<BlockRow>, FirewallError> {
         self.ask_blocking(Request::Blocks)
+    }
+
+    /// The lists of blocks in force.
+    pub async fn lists(&self) -> Result<Vec<Arc<List>>, FirewallError> {
+        self.ask(Request::Lists).await
+    }
+
+    /// What a new list of this name would meet.
+    pub async fn outlook(&self, name: &str) -> Result<Outlook, FirewallError> {
+        self.ask(|answer| Request::Outlook(name.to_owned(), answer)).await
+    }
+
+    /// Puts a list in force in the place of the one of this name, or takes that away, in one step
+    /// for the packets. Other intents are carried out meanwhile.
+    pub async fn set_list(
+        &self,
+        name: &str,
+        list: Option<Arc<List>>,
+    ) -> Result<Applied, FirewallError> {
+        self.ask(|answer| Request::SetList(name.to_owned(), list, answer)).await
+    }
+
+    /// As [`Self::set_list`], for code outside a runtime.
+    pub fn set_list_blocking(
+        &self,
+        name: &str,
+        list: Option<Arc<List>>,
+    ) -> Result<Applied, FirewallError> {
+        self.ask_blocking(|answer| Request::SetList(name.to_owned(), list, answer))
     }
 
     async fn ask<T>(&self, request: impl FnOnce(Answer<T>) -> Request) -> Result<T, FirewallError> {

@@ -1,16 +1,24 @@
 //! Who holds which block, and what the kernel must therefore hold. Pure: the kernel is behind
 //! [`BlockSink`], the clock is an argument.
 //!
-//! The kernel looks a source up once: exact address first, then the longest prefix. So an entry
-//! must already say everything that the prefixes around it say: it drops everything if any of
-//! them does, and it ends only when the last of them ends. That may keep a block longer than its
-//! own owner asked, never shorter, and it is put right as soon as anything changes or expires.
+//! Two kinds of holders: those that name single blocks (the file, administrators, domains), each
+//! with its expiry, and lists, which are held as sorted arrays ([`Content`]) and change as a whole
+//! ([`change`]). What the kernel must therefore hold says [`effect`]. That may keep a block longer
+//! than its own owner asked, never shorter, and it is put right as soon as anything changes.
 
+mod adopt;
+mod change;
+mod content;
+mod effect;
+mod files;
+mod key;
+mod list;
+mod parse;
 mod presence;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
     time::SystemTime,
 };
 
@@ -20,8 +28,18 @@ use edge_ebpf::{
 };
 use ipnet::IpNet;
 
+pub(super) use change::Progress;
+pub use content::{Content, ContentBuilder};
+pub use files::{ListFault, StagedFile, read_all, remove_file, stage_file};
+pub(super) use key::Key;
+pub use list::{List, ListAbout, ListTally, Outlook, list_name};
+pub use parse::{LineFault, ListParser, Parsed};
 pub(super) use presence::Presence;
 
+use self::{
+    change::{Change, Rewrite},
+    key::Lengths,
+};
 use super::{Applied, BlockHold, BlockOwner, BlockRequest, BlockRow, FirewallError, plan::overlap};
 
 /// The moment, by both clocks.
@@ -42,6 +60,11 @@ impl Moment {
     }
 }
 
+/// Members of lists that are written again at once, when something around them changed.
+const REWRITE_PAGE: usize = 128;
+/// How many times [`REWRITE_PAGE`] are done at once; what is left is done in slices.
+const REWRITES_AT_ONCE: usize = 32;
+
 /// Where entries are written.
 pub(super) trait BlockSink {
     /// Writes an entry.
@@ -61,76 +84,32 @@ pub(super) struct Room {
     pub prefixes: [u32; 2],
 }
 
-/// Family, first address (IPv4 in the low 32 bits), length: covering prefixes come first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Key {
-    pub v6: bool,
-    pub first: u128,
-    pub length: u8,
-}
-
-impl Key {
-    pub fn new(prefix: &IpNet) -> Self {
-        match prefix.trunc() {
-            IpNet::V4(net) => {
-                Self { v6: false, first: u32::from(net.network()).into(), length: net.prefix_len() }
-            }
-            IpNet::V6(net) => {
-                Self { v6: true, first: net.network().into(), length: net.prefix_len() }
-            }
-        }
-    }
-
-    pub fn bits(self) -> u8 {
-        if self.v6 { 128 } else { 32 }
-    }
-
-    fn single(self) -> bool {
-        self.length == self.bits()
-    }
-
-    /// The last address of the prefix.
-    pub fn last(self) -> u128 {
-        let host = u32::from(self.bits() - self.length);
-        self.first | 1u128.checked_shl(host).map_or(u128::MAX, |bit| bit - 1)
-    }
-
-    /// The prefix of this length around it.
-    fn shortened(self, length: u8) -> Self {
-        let host = u32::from(self.bits() - length);
-        let first = (self.first.checked_shr(host)).map_or(0, |kept| kept << host);
-        Self { first, length, ..self }
-    }
-
-    pub fn prefix(self) -> IpNet {
-        let address = if self.v6 {
-            IpAddr::V6(Ipv6Addr::from(self.first))
-        } else {
-            IpAddr::V4(Ipv4Addr::from(self.first as u32))
-        };
-        // A key's length always fits its family, so the fallback is never taken.
-        IpNet::new(address, self.length).unwrap_or_else(|_| IpNet::from(address))
-    }
-}
-
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Hold {
     /// `None`: found in the kernel, claimed by nobody yet.
     owner: Option<BlockOwner>,
     scope: u8,
+    reason: Reason,
     comment: Option<String>,
     expires_at: Option<SystemTime>,
 }
 
 fn scope_of(owner: &BlockOwner) -> u8 {
     match owner {
-        BlockOwner::File | BlockOwner::Administrator => SCOPE_ALL,
+        BlockOwner::File
+        | BlockOwner::OwnAddress
+        | BlockOwner::Administrator
+        | BlockOwner::List(_) => SCOPE_ALL,
         BlockOwner::Domain(_) => SCOPE_FEDERATION,
     }
 }
 
-fn reason_of(scope: u8) -> Reason {
-    if scope == SCOPE_ALL { Reason::BlockedAddress } else { Reason::BlockedDomain }
+fn reason_of(owner: &BlockOwner) -> Reason {
+    match owner {
+        BlockOwner::OwnAddress => Reason::BadSource,
+        BlockOwner::Domain(_) => Reason::BlockedDomain,
+        _ => Reason::BlockedAddress,
+    }
 }
 
 fn scope_name(scope: u8) -> &'static str {
@@ -150,8 +129,12 @@ struct Entry {
 #[derive(Debug)]
 pub(super) struct BlockTable {
     entries: BTreeMap<Key, Entry>,
-    /// Entries of each length, IPv4 and IPv6: which lengths are worth asking for.
-    lengths: [[u32; 129]; 2],
+    lengths: Lengths,
+    lists: BTreeMap<String, Arc<List>>,
+    /// The list that changes at the moment.
+    change: Option<Change>,
+    /// Prefixes whose inside must be written again.
+    rewrites: VecDeque<Rewrite>,
     expiries: BTreeSet<(SystemTime, Key)>,
     dirty: BTreeSet<Key>,
     presence: Presence,
@@ -163,7 +146,10 @@ impl BlockTable {
     pub fn new(room: Room) -> Self {
         Self {
             entries: BTreeMap::new(),
-            lengths: [[0; 129]; 2],
+            lengths: Lengths::new(),
+            lists: BTreeMap::new(),
+            change: None,
+            rewrites: VecDeque::new(),
             expiries: BTreeSet::new(),
             dirty: BTreeSet::new(),
             presence: Presence::new(),
@@ -176,25 +162,6 @@ impl BlockTable {
     /// judged before blocks.
     pub fn protect(&mut self, management: Vec<IpNet>) {
         self.management = management;
-    }
-
-    /// Takes in an entry that the kernel holds.
-    pub fn adopt(&mut self, prefix: IpNet, block: Block, now: Moment) {
-        let key = Key::new(&prefix);
-        let expires_at = (block.expires_at_seconds != 0).then(|| {
-            let left = u64::from(block.expires_at_seconds).saturating_sub(now.monotonic);
-            now.wall + std::time::Duration::from_secs(left)
-        });
-        let hold = Hold { owner: None, scope: block.scope, comment: None, expires_at };
-        self.entry(key).holds.push(hold);
-        if let Some(entry) = self.entries.get_mut(&key) {
-            entry.written = Some(block);
-            entry.present = true;
-        }
-        self.presence.add(key);
-        if let Some(at) = expires_at {
-            self.expiries.insert((at, key));
-        }
     }
 
     /// Refuses what may not be blocked.
@@ -217,6 +184,7 @@ impl BlockTable {
         let hold = Hold {
             owner: Some(request.owner.clone()),
             scope: scope_of(&request.owner),
+            reason: reason_of(&request.owner),
             comment: request.comment.clone(),
             expires_at: request.expires_at,
         };
@@ -228,6 +196,7 @@ impl BlockTable {
                 // Whoever asks for the same takes over what was found in the kernel.
                 let scope = hold.scope;
                 entry.holds.retain(|known| known.owner.is_some() || known.scope != scope);
+                entry.holds.reserve_exact(1);
                 entry.holds.push(hold);
             }
         }
@@ -310,12 +279,16 @@ impl BlockTable {
 
     /// When [`Self::sweep`] has something to do next.
     pub fn next_expiry(&self) -> Option<SystemTime> {
-        self.expiries.first().map(|(at, _)| *at)
+        let lists = self.lists.values().filter_map(|list| list.about.expires_at);
+        // While a list changes, nothing ends but single blocks.
+        let lists = lists.filter(|_| !self.busy());
+        lists.chain(self.expiries.first().map(|(at, _)| *at)).min()
     }
 
     /// `SETTING_*` bits that the blocks ask for.
     pub fn flags(&self) -> u32 {
-        let any = if self.entries.is_empty() { 0 } else { SETTING_BLOCKS };
+        let none = self.entries.is_empty() && self.all_lists().all(|list| list.content.is_empty());
+        let any = if none { 0 } else { SETTING_BLOCKS };
         let short = if self.presence.short_prefixes() { SETTING_SHORT_PREFIXES6 } else { 0 };
         any | short
     }
@@ -332,7 +305,10 @@ impl BlockTable {
             Some(BlockRow {
                 prefix: key.prefix(),
                 scope: scope_name(block.scope),
-                reason: reason_of(block.scope).name(),
+                reason: Reason::ALL
+                    .iter()
+                    .find(|reason| **reason as u8 == block.reason)
+                    .map_or("", |reason| reason.name()),
                 holds: entry
                     .holds
                     .iter()
@@ -369,6 +345,13 @@ impl BlockTable {
             self.write(key, now, sink, &mut applied)?;
             self.dirty.remove(&key);
         }
+        // What is left of a long one is for `advance`.
+        for _ in 0..REWRITES_AT_ONCE {
+            if self.rewrites.is_empty() {
+                break;
+            }
+            self.rewrite_some(now, sink, REWRITE_PAGE)?;
+        }
         self.presence.flush(sink)?;
         Ok(applied)
     }
@@ -380,61 +363,57 @@ impl BlockTable {
         sink: &mut dyn BlockSink,
         applied: &mut Applied,
     ) -> Result<(), FirewallError> {
-        let Some(block) = self.effective(key, now) else {
-            let Some(entry) = self.entries.get(&key) else { return Ok(()) };
-            let present = entry.present;
-            if entry.written.is_some() {
-                sink.remove(key.prefix())?;
+        let wanted = self.wanted(key, now);
+        let Some(entry) = self.entries.get(&key) else { return Ok(()) };
+        let (written, present) = (entry.written, entry.present);
+        let held = !entry.holds.is_empty();
+        match (wanted, written) {
+            (Some(block), Some(written)) if written == block => {}
+            (Some(block), _) => {
+                self.put(key, block, sink)?;
+                *(if written.is_some() { &mut applied.changed } else { &mut applied.added }) += 1;
+            }
+            (None, Some(_)) => {
+                self.take_out(key, sink)?;
                 applied.removed += 1;
             }
-            self.forget(key);
+            (None, None) => {}
+        }
+        if !held {
+            if self.entries.remove(&key).is_some() {
+                self.lengths.remove(key);
+            }
             if present {
                 self.clear_presence(key);
             }
-            return Ok(());
-        };
-        let Some(entry) = self.entries.get_mut(&key) else { return Ok(()) };
-        match entry.written {
-            Some(written) if written == block => return Ok(()),
-            Some(_) => applied.changed += 1,
-            None => applied.added += 1,
         }
-        sink.put(key.prefix(), &block)?;
-        entry.written = Some(block);
         Ok(())
     }
 
-    /// What the kernel must hold for an entry: its own holds and those of the prefixes around it.
-    fn effective(&self, key: Key, now: Moment) -> Option<Block> {
-        let own = self.entries.get(&key).filter(|entry| !entry.holds.is_empty())?;
-        let around = self.around(key).flat_map(|entry| entry.holds.iter());
-        let mut scope = SCOPE_FEDERATION;
-        let mut ends = Some(SystemTime::UNIX_EPOCH);
-        for hold in own.holds.iter().chain(around) {
-            if hold.scope == SCOPE_ALL {
-                scope = SCOPE_ALL;
-            }
-            ends = match (ends, hold.expires_at) {
-                (Some(latest), Some(at)) => Some(latest.max(at)),
-                _ => None,
-            };
+    fn put(
+        &mut self,
+        key: Key,
+        block: Block,
+        sink: &mut dyn BlockSink,
+    ) -> Result<(), FirewallError> {
+        sink.put(key.prefix(), &block)?;
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.written = Some(block);
         }
-        Some(Block {
-            scope,
-            reason: reason_of(scope) as u8,
-            owners: own.holds.len().try_into().unwrap_or(u16::MAX),
-            expires_at_seconds: ends.map_or(0, |at| now.kernel_seconds(at)),
-            from_version: 0,
-            until_version: 0,
-        })
+        Ok(())
+    }
+
+    fn take_out(&mut self, key: Key, sink: &mut dyn BlockSink) -> Result<(), FirewallError> {
+        sink.remove(key.prefix())?;
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.written = None;
+        }
+        Ok(())
     }
 
     /// Entries that cover `key` and are shorter.
     fn around(&self, key: Key) -> impl Iterator<Item = &Entry> {
-        let lengths = &self.lengths[usize::from(key.v6)];
-        (0..key.length)
-            .filter(|length| lengths[usize::from(*length)] > 0)
-            .filter_map(move |length| self.entries.get(&key.shortened(length)))
+        self.lengths.around(key).filter_map(|around| self.entries.get(&around))
     }
 
     fn release(&mut self, key: Key, gone: impl Fn(&Hold) -> bool) {
@@ -452,23 +431,16 @@ impl BlockTable {
         if key.single() {
             return;
         }
-        let last = Key { first: key.last(), length: key.bits(), ..key };
-        let nested = self.entries.range(key..=last).map(|(nested, _)| *nested);
+        let nested = self.entries.range(key..=key.last_inside()).map(|(nested, _)| *nested);
         self.dirty.extend(nested.filter(|nested| nested.length > key.length));
+        self.rewrite_inside(key);
     }
 
     fn entry(&mut self, key: Key) -> &mut Entry {
         self.entries.entry(key).or_insert_with(|| {
-            self.lengths[usize::from(key.v6)][usize::from(key.length)] += 1;
+            self.lengths.add(key);
             Entry::default()
         })
-    }
-
-    fn forget(&mut self, key: Key) {
-        if self.entries.remove(&key).is_some() {
-            let count = &mut self.lengths[usize::from(key.v6)][usize::from(key.length)];
-            *count = count.saturating_sub(1);
-        }
     }
 
     /// Clears the cells of an entry that has gone, as far as nothing else is in them.
@@ -481,41 +453,12 @@ impl BlockTable {
         if self.covered(cells) {
             return;
         }
-        let last = Key { first: cells.last(), length: cells.bits(), ..cells };
-        let inside: Vec<Key> = self.entries.range(cells..=last).map(|(key, _)| *key).collect();
-        self.presence.clear4(cells);
-        for nested in inside {
-            self.presence.add(nested);
-        }
-    }
-
-    /// Whether a shorter entry covers these cells.
-    fn covered(&self, cells: Key) -> bool {
-        self.around(cells).next().is_some()
-    }
-
-    fn check_room(&self, key: Key) -> Result<(), FirewallError> {
-        let family = usize::from(key.v6);
-        let lengths = &self.lengths[family];
-        let single = lengths[usize::from(key.bits())];
-        let (used, max, setting) = if key.single() {
-            (single, self.room.addresses[family], "max_blocked_addresses")
-        } else {
-            let prefixes = lengths[..usize::from(key.bits())].iter().sum();
-            (prefixes, self.room.prefixes[family], "max_blocked_prefixes")
-        };
-        if used < max {
-            return Ok(());
-        }
-        let what = match (key.single(), key.v6) {
-            (true, false) => "IPv4 addresses",
-            (true, true) => "IPv6 addresses",
-            (false, false) => "IPv4 prefixes",
-            (false, true) => "IPv6 prefixes",
-        };
-        Err(FirewallError::BlocksFull { what, setting, max })
+        let inside = self.inside_v4(cells);
+        self.presence.rebuild4(cells, inside.into_iter());
     }
 }
 
+#[cfg(test)]
+mod list_tests;
 #[cfg(test)]
 mod tests;

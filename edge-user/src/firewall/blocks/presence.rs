@@ -63,10 +63,15 @@ impl Presence {
         }
     }
 
-    /// Clears all cells of an IPv4 prefix.
-    pub fn clear4(&mut self, key: Key) {
-        for (slot, bits) in words_of(key) {
-            self.change4(slot, |word| word & !bits);
+    /// Makes the cells of an IPv4 prefix say exactly that these are in them.
+    pub fn rebuild4(&mut self, cells: Key, members: impl Iterator<Item = Key>) {
+        let mut wanted: HashMap<u32, u64> = HashMap::new();
+        for (slot, bits) in members.flat_map(words_of) {
+            *wanted.entry(slot).or_default() |= bits;
+        }
+        for (slot, bits) in words_of(cells) {
+            let set = wanted.get(&slot).copied().unwrap_or_default();
+            self.change4(slot, |word| (word & !bits) | (set & bits));
         }
     }
 

@@ -3,13 +3,16 @@ use std::{collections::BTreeMap, time::Duration};
 use edge_ebpf::abi::{presence4, presence6};
 use proptest::prelude::*;
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 use super::*;
 
 /// The kernel's tables as plain collections, with the kernel's way of looking up.
 #[derive(Default)]
-struct Tables {
-    entries: BTreeMap<Key, Block>,
-    bits: BTreeMap<(bool, u32), u64>,
+pub(super) struct Tables {
+    pub entries: BTreeMap<Key, Block>,
+    pub bits: BTreeMap<(bool, u32), u64>,
+    pub version: u32,
 }
 
 impl BlockSink for Tables {
@@ -18,7 +21,7 @@ impl BlockSink for Tables {
         Ok(())
     }
     fn remove(&mut self, prefix: IpNet) -> Result<(), FirewallError> {
-        assert!(self.entries.remove(&Key::new(&prefix)).is_some(), "{prefix} was not there");
+        self.entries.remove(&Key::new(&prefix));
         Ok(())
     }
     fn presence(&mut self, v6: bool, slot: u32, word: u64) -> Result<(), FirewallError> {
@@ -28,8 +31,15 @@ impl BlockSink for Tables {
 }
 
 impl Tables {
-    /// Presence bit, then the longest entry: what the kernel does.
-    fn look_up(&self, source: IpAddr, flags: u32, seconds: u64) -> Option<Block> {
+    /// Presence bit, then exactly the address, then the longest prefix: what the kernel does.
+    /// `federation`: the packet goes to a federation port.
+    pub fn look_up_for(
+        &self,
+        source: IpAddr,
+        flags: u32,
+        seconds: u64,
+        federation: bool,
+    ) -> Option<Block> {
         let (v6, (slot, bit)) = match source {
             IpAddr::V4(address) => (false, presence4(address.octets())),
             IpAddr::V6(address) => (true, presence6(address.octets())),
@@ -40,24 +50,36 @@ impl Tables {
         {
             return None;
         }
+        let in_force = |block: &Block| {
+            let ends = u64::from(block.expires_at_seconds);
+            block.in_version(self.version)
+                && (ends == 0 || seconds < ends)
+                && (block.scope == SCOPE_ALL || federation)
+        };
         let key = Key::new(&IpNet::from(source));
-        let found =
-            (0..=key.length).rev().find_map(|length| self.entries.get(&key.shortened(length)))?;
-        let ends = u64::from(found.expires_at_seconds);
-        (ends == 0 || seconds < ends).then_some(*found)
+        let exact = self.entries.get(&key).copied().filter(in_force);
+        exact.or_else(|| {
+            let around = self.entries.iter().filter(|(net, _)| !net.single() && net.holds(key));
+            let (_, longest) = around.max_by_key(|(net, _)| net.length)?;
+            Some(*longest).filter(in_force)
+        })
+    }
+
+    fn look_up(&self, source: IpAddr, flags: u32, seconds: u64) -> Option<Block> {
+        self.look_up_for(source, flags, seconds, true)
     }
 }
 
-const ROOM: Room = Room { addresses: [1000; 2], prefixes: [1000; 2] };
+pub(super) const ROOM: Room = Room { addresses: [1000; 2], prefixes: [1000; 2] };
 
-fn moment(seconds: u64) -> Moment {
+pub(super) fn moment(seconds: u64) -> Moment {
     Moment {
         wall: SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000 + seconds),
         monotonic: 500 + seconds,
     }
 }
 
-fn request(prefix: &str, owner: BlockOwner, ends: Option<u64>) -> BlockRequest {
+pub(super) fn request(prefix: &str, owner: BlockOwner, ends: Option<u64>) -> BlockRequest {
     BlockRequest {
         prefix: prefix.parse().unwrap(),
         owner,
@@ -222,9 +244,11 @@ fn what_is_found_in_the_kernel_stays_until_it_is_settled_or_claimed() {
     before.flush(now, &mut tables).unwrap();
 
     let mut table = BlockTable::new(ROOM);
+    let mut adoption = table.restore(Vec::new());
     for (key, block) in &tables.entries {
-        table.adopt(key.prefix(), *block, now);
+        table.adopt(&mut adoption, key.prefix(), *block, 0, now);
     }
+    table.adopted(&adoption, now, &mut tables).unwrap();
     let claim = [request("192.0.2.1/32", BlockOwner::Administrator, None)];
     table.set_owner(&BlockOwner::Administrator, &claim).unwrap();
     let applied = table.flush(now, &mut tables).unwrap();
@@ -244,7 +268,7 @@ enum Step {
     Sweep(u64),
 }
 
-fn owner(number: u8) -> BlockOwner {
+pub(super) fn owner(number: u8) -> BlockOwner {
     match number {
         0 => BlockOwner::File,
         1 => BlockOwner::Administrator,
@@ -253,7 +277,7 @@ fn owner(number: u8) -> BlockOwner {
 }
 
 /// Prefixes that crowd together, so that they nest and share cells.
-fn prefixes() -> impl Strategy<Value = IpNet> {
+pub(super) fn prefixes() -> impl Strategy<Value = IpNet> {
     let v4 = (0u32..4, 0u32..3, 0u32..4, prop::sample::select(vec![8u8, 15, 18, 22, 24, 27, 32]))
         .prop_map(|(a, b, c, length)| {
             let address = 0xc000_0200 + (a << 22) + (b << 8) + c;
