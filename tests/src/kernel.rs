@@ -4,7 +4,7 @@
 
 use std::{
     collections::{self, BTreeSet},
-    os::fd::{AsFd as _, BorrowedFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
     time::Duration,
 };
 
@@ -48,7 +48,24 @@ impl Kernel {
     /// # Errors
     /// When the kernel refuses it; the verifier's log is in the error.
     pub fn load(object: &[u8]) -> Result<Self> {
-        let mut ebpf = EbpfLoader::new().load(object).context("loading the object")?;
+        Self::load_with_room(object, 65_536)
+    }
+
+    /// The same, with room for so many blocks of each kind.
+    ///
+    /// # Errors
+    /// When the kernel refuses it.
+    pub fn load_with_room(object: &[u8], blocks: u32) -> Result<Self> {
+        let mut loader = EbpfLoader::new();
+        for name in [
+            map_names::BLOCKED4,
+            map_names::BLOCKED6,
+            map_names::BLOCKED4_PREFIXES,
+            map_names::BLOCKED6_PREFIXES,
+        ] {
+            loader.map_max_entries(name, blocks);
+        }
+        let mut ebpf = loader.load(object).context("loading the object")?;
         let xdp: &mut Xdp = ebpf.program_mut("edge_xdp").context("edge_xdp")?.try_into()?;
         xdp.load().context("loading edge_xdp")?;
         let egress: &mut SchedClassifier =
@@ -62,17 +79,34 @@ impl Kernel {
         })
     }
 
-    /// Instructions the verifier looked at, by program.
+    /// What each program costs the kernel.
     ///
     /// # Errors
     /// When the kernel does not tell.
-    pub fn verified_instructions(&self) -> Result<Vec<(String, u32)>> {
-        let mut counts = Vec::new();
+    pub fn program_costs(&self) -> Result<Vec<(String, ProgramCost)>> {
+        let mut costs = Vec::new();
         for (name, program) in self.ebpf.programs() {
-            let count = program.info()?.verified_instruction_count().context("no count")?;
-            counts.push((name.to_owned(), count));
+            let info = program.info().with_context(|| format!("program {name}"))?;
+            let cost = ProgramCost {
+                verified_instructions: info.verified_instruction_count().context("no count")?,
+                translated_bytes: info.size_translated().context("no size")?,
+                jited_bytes: info.size_jitted(),
+            };
+            costs.push((name.to_owned(), cost));
         }
-        Ok(counts)
+        costs.sort_by(|one, other| one.0.cmp(&other.0));
+        Ok(costs)
+    }
+
+    /// Bytes that the kernel has set aside for each map, as it accounts them.
+    ///
+    /// # Errors
+    /// When it does not tell.
+    pub fn map_memory(&self) -> Result<Vec<(String, u64)>> {
+        self.ebpf
+            .maps()
+            .map(|(name, map)| Ok((name.to_owned(), memory(data(map)?.fd().as_fd())?)))
+            .collect()
     }
 
     /// Runs one frame through `edge_xdp`.
@@ -86,6 +120,15 @@ impl Kernel {
             2 => Verdict::Pass,
             other => anyhow::bail!("edge_xdp answered {other}"),
         })
+    }
+
+    /// The program that judges packets.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn xdp(&self) -> Result<BorrowedFd<'_>> {
+        let xdp: &Xdp = self.ebpf.program("edge_xdp").context("edge_xdp")?.try_into()?;
+        Ok(xdp.fd()?.as_fd())
     }
 
     /// Average time for one packet over this many runs.
@@ -131,15 +174,18 @@ impl Kernel {
         }
     }
 
-    fn map(&mut self, name: &str) -> Result<&mut Map> {
+    pub(crate) fn map(&mut self, name: &str) -> Result<&mut Map> {
         self.ebpf.map_mut(name).with_context(|| format!("no map {name}"))
     }
 
-    fn array<V: Pod>(&mut self, name: &str) -> Result<Array<&mut MapData, V>> {
+    pub(crate) fn array<V: Pod>(&mut self, name: &str) -> Result<Array<&mut MapData, V>> {
         Ok(Array::try_from(self.map(name)?)?)
     }
 
-    fn hash<K: Pod, V: Pod>(&mut self, name: &str) -> Result<HashMap<&mut MapData, K, V>> {
+    pub(crate) fn hash<K: Pod, V: Pod>(
+        &mut self,
+        name: &str,
+    ) -> Result<HashMap<&mut MapData, K, V>> {
         Ok(HashMap::try_from(self.map(name)?)?)
     }
 
@@ -360,6 +406,44 @@ impl Kernel {
         }
         Ok(events)
     }
+}
+
+/// What a program costs the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProgramCost {
+    /// Instructions the verifier looked at.
+    pub verified_instructions: u32,
+    /// Size in the kernel's form.
+    pub translated_bytes: u32,
+    /// Size as machine code.
+    pub jited_bytes: u32,
+}
+
+/// Bytes that the kernel has set aside for a map.
+///
+/// # Errors
+/// When it does not tell.
+pub fn memory(map: BorrowedFd<'_>) -> Result<u64> {
+    let descriptor = map.as_raw_fd();
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("memlock:"));
+    Ok(line.context("the kernel does not tell")?.trim().parse()?)
+}
+
+fn data(map: &Map) -> Result<&MapData> {
+    Ok(match map {
+        Map::Array(map)
+        | Map::ArrayOfMaps(map)
+        | Map::HashMap(map)
+        | Map::LpmTrie(map)
+        | Map::LruHashMap(map)
+        | Map::PerCpuArray(map)
+        | Map::PerCpuHashMap(map)
+        | Map::PerCpuLruHashMap(map)
+        | Map::ProgramArray(map)
+        | Map::RingBuf(map) => map,
+        other => anyhow::bail!("a map of an unexpected kind: {other:?}"),
+    })
 }
 
 fn replace<'a, K, V>(

@@ -54,6 +54,9 @@ enum Task {
     },
     /// Formatting, clippy and every test
     Test {
+        /// Run nothing but the measuring of the kernel programs' size, and write it down
+        #[arg(long, conflicts_with = "kernel")]
+        update_budget: bool,
         /// Only the tests of the kernel half, on this kernel of Debian's in a virtual machine
         #[arg(long, value_name = "VERSION")]
         kernel: Option<KernelVersion>,
@@ -98,8 +101,9 @@ fn perform(task: Task) -> Result<ExitCode> {
             println!("{}", artifacts::edge(release)?.display());
         }
         Task::Demo { json, keep } => return lab::demo(json, keep),
+        Task::Test { update_budget: true, .. } => return test::update_budget(),
         Task::Test { kernel: None, .. } => return test::command(),
-        Task::Test { kernel: Some(version), rest } => return kernels::command(version, &rest),
+        Task::Test { kernel: Some(version), rest, .. } => return kernels::command(version, &rest),
         Task::Bench { name, json, rest } => return lab::bench(&name, json, &rest),
         Task::Fuzz(arguments) => return fuzz::command(&arguments),
         Task::Package => {

@@ -69,6 +69,18 @@ pub fn command() -> Result<ExitCode> {
     Ok(tally.end())
 }
 
+/// `cargo xtask test --update-budget`: writes down what the kernel programs cost on this kernel.
+pub fn update_budget() -> Result<ExitCode> {
+    setup::ensure(Purpose::Test)?;
+    run(cargo()
+        .args(["test", "--package", "edge-tests", "--test", "program", "--locked", "--"])
+        .arg("the_programs_have_not_grown_by_a_tenth_without_a_word")
+        .env("EDGE_UPDATE_BUDGET", "1")
+        .envs(runner()?))?;
+    say("tests/tests/program/budget.json is written: look at what changed, then commit it");
+    Ok(ExitCode::SUCCESS)
+}
+
 /// How test programs become root: not at all when we are, else through sudo, by cargo's setting
 /// for a runner.
 fn runner() -> Result<Option<(String, &'static str)>> {

@@ -1,6 +1,8 @@
 //! Benchmarks. Every figure is compared with a peer that was measured in the same call, turn by
 //! turn, since machines are shared and differ.
 
+pub mod cold;
+pub mod paths;
 pub mod raw;
 pub mod xdp;
 
@@ -53,12 +55,12 @@ fn round(value: f64) -> f64 {
 /// The table for people.
 pub fn as_table(rows: &[Row]) -> String {
     let mut text = format!(
-        "{:<24} {:>12} {:>10}  {:<14} {:>10} {:>8}\n",
+        "{:<36} {:>12} {:>10}  {:<14} {:>10} {:>8}\n",
         "path", "unit", "ours", "peer", "peer's", "ratio"
     );
     for row in rows {
         text += &format!(
-            "{:<24} {:>12} {:>10.3}  {:<14} {:>10.3} {:>8.3}\n",
+            "{:<36} {:>12} {:>10.3}  {:<14} {:>10.3} {:>8.3}\n",
             row.path,
             row.unit,
             row.ours,

@@ -3,15 +3,18 @@
 //!
 //! Each contender has a veth pair in namespaces of its own. *Live*: a generator on the far end
 //! sends real frames and the contender's device counts what it took in; generator and receiver
-//! share one CPU, so the figure holds the generator's cost for all alike. *Run*: the program
-//! alone, by `BPF_PROG_TEST_RUN`.
+//! share one CPU, so the figure holds the generator's cost for all alike. A call of the generator
+//! begins and ends with waiting for all processors (some 25 ms), so a measurement is one call of
+//! a few million frames, less the time of a call of a few. *Run*: the program alone, by
+//! `BPF_PROG_TEST_RUN`. *Cold* sources and the other paths are in [`super::cold`] and
+//! [`super::paths`].
 
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    os::fd::OwnedFd,
+    os::fd::{AsFd as _, OwnedFd},
     process::{Command, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -36,8 +39,12 @@ const CLOSED_PORT: u16 = 9999;
 const BLOCKS: u32 = 1_000_000;
 /// Measurements of each figure; the median counts.
 const ROUNDS: usize = 9;
-const LIVE_CHUNK: u32 = 100_000;
-const LIVE_TIME: Duration = Duration::from_millis(120);
+/// Frames of the call that finds out how fast a contender is.
+const LIVE_TRIAL: u32 = 400_000;
+/// How long a measurement by live frames takes, its beginning and end aside.
+const LIVE_TIME: Duration = Duration::from_millis(250);
+/// Frames of a call that has hardly anything but a beginning and an end.
+const LIVE_FEW: u32 = 64;
 const RUN_REPEAT: u32 = 200_000;
 
 /// The packets, by the name of their path.
@@ -69,15 +76,31 @@ impl Drop for Contender {
     }
 }
 
-/// Measures everything.
+/// Measures everything, or with `only` one part: `peers`, `cold` or `paths`.
 ///
 /// # Errors
 /// When a contender cannot be set up: not root, or a package is missing.
-pub fn bench(say: &dyn Fn(&str)) -> Result<Vec<Row>> {
+pub fn bench(say: &dyn Fn(&str), only: Option<&str>) -> Result<Vec<Row>> {
     ensure!(rustix::process::geteuid().is_root(), "the benchmark makes namespaces: run it as root");
+    let wanted = |part| only.is_none_or(|only| only == part);
     let mut rows = Vec::new();
+    if wanted("peers") {
+        beside_peers(say, &mut rows)?;
+    }
+    if wanted("cold") {
+        rows.extend(super::cold::bench(say)?);
+    }
+    if wanted("paths") {
+        rows.extend(super::paths::bench(say)?);
+    }
+    ensure!(!rows.is_empty(), "there are the parts peers, cold and paths");
+    Ok(rows)
+}
+
+/// The hot paths beside the bare programs, xdp-filter and nftables.
+fn beside_peers(say: &dyn Fn(&str), rows: &mut Vec<Row>) -> Result<()> {
     say("loading 1,000,000 blocks");
-    let ours = ours(&mut rows)?;
+    let ours = ours(rows)?;
     raw::stay_on_one_cpu();
     let mut contenders =
         vec![ours, tiny("xdp-drop", raw::Tiny::Drop)?, tiny("xdp-parse", raw::Tiny::Parse)?];
@@ -98,7 +121,7 @@ pub fn bench(say: &dyn Fn(&str)) -> Result<Vec<Row>> {
         let run = rounds(&of, |contender| contender.run(&frame))?;
         rows.extend(compare(&format!("run {path}"), "ns/packet", &run));
     }
-    Ok(rows)
+    Ok(())
 }
 
 /// One measurement of each in turn, again and again; the medians.
@@ -152,29 +175,30 @@ impl Contender {
     /// Millions of packets a second that the device takes in.
     fn live(&self, frame: &[u8]) -> Result<f64> {
         let generator = raw::load(raw::Tiny::Transmit)?;
-        let before = self.received()?;
-        let (sent, took) = self.wire.peer.run(|| -> Result<(u64, Duration)> {
+        self.wire.peer.run(|| -> Result<f64> {
             let ifindex = index("peer0");
-            let began = Instant::now();
-            let mut sent = 0;
-            while began.elapsed() < LIVE_TIME {
-                raw::run(&generator, frame, ifindex, LIVE_CHUNK, true)?;
-                sent += u64::from(LIVE_CHUNK);
+            let send = |count| raw::send(generator.as_fd(), frame, ifindex, count);
+            let few = send(LIVE_FEW)?;
+            let of_one =
+                send(LIVE_TRIAL)?.saturating_sub(few).as_secs_f64() / f64::from(LIVE_TRIAL);
+            let count = (LIVE_TIME.as_secs_f64() / of_one).clamp(1e5, 2e7) as u32;
+            let before = self.received()?;
+            let took = send(count)?.saturating_sub(few);
+            let received = self.received()?.saturating_sub(before);
+            if received < u64::from(count) / 2 {
+                bail!("only {received} of {count} frames arrived");
             }
-            Ok((sent, began.elapsed()))
-        })??;
-        let received = self.received()?.saturating_sub(before);
-        if received < sent / 2 {
-            bail!("only {received} of {sent} frames arrived");
-        }
-        Ok(received as f64 / took.as_secs_f64() / 1e6)
+            Ok(received as f64 / took.as_secs_f64() / 1e6)
+        })?
     }
 
     /// Nanoseconds of one run of the program.
     fn run(&self, frame: &[u8]) -> Result<f64> {
         let program = self.program.as_ref().context("no program")?;
-        let took =
-            self.wire.edge.run(|| raw::run(program, frame, index(DEVICE), RUN_REPEAT, false))??;
+        let took = self
+            .wire
+            .edge
+            .run(|| raw::run(program.as_fd(), frame, Some(index(DEVICE)), RUN_REPEAT))??;
         Ok(took.as_nanos() as f64)
     }
 

@@ -1,4 +1,4 @@
-//! `bench NAME [--json]`: measures us beside our peers.
+//! `bench NAME [--only PART] [--json]`: measures us beside our peers.
 
 use std::process::ExitCode;
 
@@ -13,13 +13,16 @@ struct Arguments {
     /// One JSON object on standard output and nothing else there
     #[arg(long)]
     json: bool,
+    /// Only this part; one that does not exist is answered with those that do
+    #[arg(long)]
+    only: Option<String>,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let say = |text: &str| eprintln!("bench {}: {text}", arguments.name);
     let rows = match arguments.name.as_str() {
-        "xdp" => bench::xdp::bench(&say),
+        "xdp" => bench::xdp::bench(&say, arguments.only.as_deref()),
         other => {
             eprintln!("no benchmark `{other}`: there is xdp");
             return ExitCode::from(2);

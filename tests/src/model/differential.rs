@@ -194,7 +194,7 @@ fn flow(protocol: u8, local: SocketAddr, remote: SocketAddr) -> Flow {
 
 /// Does it in a network namespace of its own with our addresses on its loopback; the namespace
 /// ends with the thread.
-fn in_namespace<T: Send + 'static>(
+pub(crate) fn in_namespace<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> JoinHandle<Result<T>> {
     thread::spawn(|| {

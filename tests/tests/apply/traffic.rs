@@ -2,6 +2,7 @@
 
 use std::{
     net::IpAddr,
+    os::fd::AsFd as _,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::{Duration, Instant},
 };
@@ -79,7 +80,7 @@ fn send(stop: &AtomicBool, rounds: &AtomicU64) {
     let frames = frames();
     while !stop.load(Ordering::Relaxed) {
         for (frame, count) in frames.iter().zip([PASSED, DROPPED, PASSED, DROPPED]) {
-            raw::run(&generator, frame, peer, count, true).unwrap();
+            raw::send(generator.as_fd(), frame, peer, count).unwrap();
         }
         rounds.fetch_add(1, Ordering::Relaxed);
     }

@@ -5,6 +5,7 @@
 mod blocks;
 mod budget;
 mod differential;
+mod evasions;
 mod fixture;
 mod reasons;
 mod replies;

@@ -1,12 +1,18 @@
 //! Programs of a few instructions and the bpf(2) calls that measuring needs: what aya does only
 //! for programs that come out of an object file.
 
+mod program;
+
 use std::{
     io,
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
-    time::Duration,
+    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
+    time::{Duration, Instant},
 };
 
+pub use program::{LookUp, Scatter, Tiny};
+
+const BPF_MAP_CREATE: libc::c_long = 0;
+const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
@@ -14,74 +20,12 @@ const BPF_PROG_GET_FD_BY_ID: libc::c_long = 13;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_PROG_TYPE_XDP: u32 = 6;
 const BPF_XDP: u32 = 37;
+const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
 const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 1 << 1;
 
-const XDP_DROP: i32 = 1;
-const XDP_PASS: i32 = 2;
-const XDP_TX: i32 = 3;
-
-/// A program of a few instructions.
-#[derive(Clone, Copy, Debug)]
-pub enum Tiny {
-    /// Drops everything: the ceiling.
-    Drop,
-    /// Passes everything.
-    Pass,
-    /// Reads the headers of an IPv4 UDP packet down to the ports, then passes.
-    Parse,
-    /// Sends everything back out: the generator.
-    Transmit,
-}
-
-/// opcode, destination and source register, offset, immediate.
-type Instruction = (u8, u8, u8, i16, i32);
-
-const MOV_IMM: u8 = 0xb7;
-const MOV: u8 = 0xbf;
-const ADD_IMM: u8 = 0x07;
-const ADD: u8 = 0x0f;
-const AND_IMM: u8 = 0x57;
-const SHIFT_LEFT_IMM: u8 = 0x67;
-const LOAD8: u8 = 0x71;
-const LOAD16: u8 = 0x69;
-const LOAD32: u8 = 0x61;
-const JUMP_GREATER: u8 = 0x2d;
-const JUMP_NOT_EQUAL_IMM: u8 = 0x55;
-const EXIT: u8 = 0x95;
-
-fn instructions(program: Tiny) -> Vec<Instruction> {
-    let answer = |code| vec![(MOV_IMM, 0, 0, 0, code), (EXIT, 0, 0, 0, 0)];
-    match program {
-        Tiny::Drop => answer(XDP_DROP),
-        Tiny::Pass => answer(XDP_PASS),
-        Tiny::Transmit => answer(XDP_TX),
-        Tiny::Parse => vec![
-            (MOV_IMM, 0, 0, 0, XDP_DROP),
-            (LOAD32, 2, 1, 0, 0),                 // r2 = data
-            (LOAD32, 3, 1, 4, 0),                 // r3 = data_end
-            (MOV, 4, 2, 0, 0),                    // Ethernet and IPv4 in bounds?
-            (ADD_IMM, 4, 0, 0, 34),               //
-            (JUMP_GREATER, 4, 3, 15, 0),          // to the exit
-            (LOAD16, 5, 2, 12, 0),                // EtherType
-            (JUMP_NOT_EQUAL_IMM, 5, 0, 13, 0x08), // IPv4 (little-endian load)
-            (LOAD8, 5, 2, 23, 0),                 // protocol
-            (JUMP_NOT_EQUAL_IMM, 5, 0, 11, 17),   // UDP
-            (LOAD8, 5, 2, 14, 0),                 // header length
-            (AND_IMM, 5, 0, 0, 0x0f),             //
-            (SHIFT_LEFT_IMM, 5, 0, 0, 2),         //
-            (MOV, 4, 2, 0, 0),                    // the UDP header in bounds?
-            (ADD, 4, 5, 0, 0),                    //
-            (MOV, 2, 4, 0, 0),                    //
-            (ADD_IMM, 4, 0, 0, 22),               //
-            (JUMP_GREATER, 4, 3, 3, 0),           // to the exit
-            (LOAD16, 5, 2, 16, 0),                // destination port
-            (LOAD16, 5, 2, 14, 0),                // source port
-            (MOV_IMM, 0, 0, 0, XDP_PASS),
-            (EXIT, 0, 0, 0, 0),
-        ],
-    }
-}
+/// Frames that go out together.
+const LIVE_BATCH: u32 = 64;
 
 /// `union bpf_attr`, large enough for the calls here, by its 32-bit words.
 type Attributes = [u32; 32];
@@ -112,22 +56,68 @@ fn owned(descriptor: libc::c_long) -> OwnedFd {
 /// # Errors
 /// When the kernel refuses it.
 pub fn load(program: Tiny) -> io::Result<OwnedFd> {
-    let code: Vec<u64> = instructions(program)
-        .into_iter()
-        .map(|(opcode, to, from, offset, immediate)| {
-            u64::from(opcode)
-                | u64::from(to | (from << 4)) << 8
-                | u64::from(offset as u16) << 16
-                | u64::from(immediate as u32) << 32
-        })
-        .collect();
+    let code = program::code(program);
     let mut attributes = Attributes::default();
     attributes[0] = BPF_PROG_TYPE_XDP;
     attributes[1] = code.len() as u32;
     put_u64(&mut attributes, 2, code.as_ptr() as u64);
     put_u64(&mut attributes, 4, c"GPL".as_ptr() as u64);
+    attributes[11] = BPF_F_XDP_HAS_FRAGS;
     attributes[17] = BPF_XDP;
     bpf(BPF_PROG_LOAD, &mut attributes).map(owned)
+}
+
+/// Kinds of maps that are made here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum MapKind {
+    /// A hash that takes memory as it grows.
+    Hash = 1,
+    /// An array.
+    Array = 2,
+    /// Programs to go on with.
+    Programs = 3,
+    /// A trie of prefixes.
+    Trie = 11,
+}
+
+/// Makes a map.
+///
+/// # Errors
+/// When the kernel refuses it.
+pub fn create_map(kind: MapKind, key: u32, value: u32, entries: u32) -> io::Result<OwnedFd> {
+    let mut attributes = Attributes::default();
+    attributes[0] = kind as u32;
+    attributes[1] = key;
+    attributes[2] = value;
+    attributes[3] = entries;
+    // BPF_F_NO_PREALLOC
+    attributes[4] = u32::from(matches!(kind, MapKind::Hash | MapKind::Trie));
+    bpf(BPF_MAP_CREATE, &mut attributes).map(owned)
+}
+
+/// Writes an entry. Key and value have the sizes the map was made with.
+///
+/// # Errors
+/// When the kernel refuses it.
+pub fn update_map(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> io::Result<()> {
+    let mut attributes = Attributes::default();
+    attributes[0] = map.as_raw_fd() as u32;
+    put_u64(&mut attributes, 2, key.as_ptr() as u64);
+    put_u64(&mut attributes, 4, value.as_ptr() as u64);
+    bpf(BPF_MAP_UPDATE_ELEM, &mut attributes).map(drop)
+}
+
+/// A program that makes a source up and goes on with `next`; what it needs besides.
+///
+/// # Errors
+/// When the kernel refuses it.
+pub fn scattered(next: BorrowedFd<'_>, sources: Scatter) -> io::Result<(OwnedFd, OwnedFd)> {
+    let programs = create_map(MapKind::Programs, 4, 4, 1)?;
+    let program = load(Tiny::Scatter(Scatter { programs: programs.as_raw_fd(), ..sources }))?;
+    let next = next.as_raw_fd().to_ne_bytes();
+    update_map(std::os::fd::AsFd::as_fd(&programs), &[0; 4], &next)?;
+    Ok((program, programs))
 }
 
 /// Attaches a program to a device of this namespace, in the driver, as long as the link lives.
@@ -165,30 +155,58 @@ pub fn by_id(id: u32) -> io::Result<OwnedFd> {
     bpf(BPF_PROG_GET_FD_BY_ID, &mut attributes).map(owned)
 }
 
-/// Runs a program over one frame that came in on `ifindex` of this namespace. With `live`, the
-/// frames are real: what the program says happens to them. Gives the average time of one run.
+/// Runs a program over one frame that came in on `ifindex` of this namespace, or on its loopback
+/// when that is `None`. Gives the average time of one run.
 ///
 /// # Errors
 /// When the kernel refuses it.
 pub fn run(
-    program: &OwnedFd,
+    program: BorrowedFd<'_>,
+    frame: &[u8],
+    ifindex: Option<u32>,
+    repeat: u32,
+) -> io::Result<Duration> {
+    test_run(program, frame, ifindex, repeat, false)
+}
+
+/// Sends `count` real frames out of the device `ifindex` of this namespace by a program that
+/// transmits. Gives the time of the whole call, of which some 25 ms are its beginning and end,
+/// however few the frames are: the kernel waits there for all processors.
+///
+/// # Errors
+/// When the kernel refuses it.
+pub fn send(
+    generator: BorrowedFd<'_>,
     frame: &[u8],
     ifindex: u32,
+    count: u32,
+) -> io::Result<Duration> {
+    let began = Instant::now();
+    test_run(generator, frame, Some(ifindex), count, true)?;
+    Ok(began.elapsed())
+}
+
+fn test_run(
+    program: BorrowedFd<'_>,
+    frame: &[u8],
+    ifindex: Option<u32>,
     repeat: u32,
     live: bool,
 ) -> io::Result<Duration> {
     // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
-    let context: [u32; 6] = [0, frame.len() as u32, 0, ifindex, 0, 0];
+    let context: [u32; 6] = [0, frame.len() as u32, 0, ifindex.unwrap_or(0), 0, 0];
     let mut attributes = Attributes::default();
     attributes[0] = program.as_raw_fd() as u32;
     attributes[2] = frame.len() as u32;
     put_u64(&mut attributes, 4, frame.as_ptr() as u64);
     attributes[8] = repeat;
-    attributes[10] = size_of_val(&context) as u32;
-    put_u64(&mut attributes, 12, context.as_ptr() as u64);
+    if ifindex.is_some() {
+        attributes[10] = size_of_val(&context) as u32;
+        put_u64(&mut attributes, 12, context.as_ptr() as u64);
+    }
     if live {
         attributes[16] = BPF_F_TEST_XDP_LIVE_FRAMES;
-        attributes[18] = 64;
+        attributes[18] = LIVE_BATCH;
     }
     bpf(BPF_PROG_TEST_RUN, &mut attributes)?;
     Ok(Duration::from_nanos(u64::from(attributes[9])))

@@ -1,0 +1,223 @@
+//! A row for each path through the program: one packet, again and again, by
+//! `BPF_PROG_TEST_RUN`, beside a program that only drops or only passes.
+
+use std::{
+    net::{IpAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::{AsFd as _, BorrowedFd},
+};
+
+use anyhow::{Result, ensure};
+use edge_ebpf::{
+    abi::{FlowKey, Limit, Limits, RuleLimits, SETTING_BLOCKS, Settings, mapped},
+    decide::MemoryTables,
+    verdict::{Reason, Verdict},
+};
+use edge_user::firewall::KERNEL_OBJECT;
+
+use super::{Row, median, raw};
+use crate::{
+    kernel::Kernel,
+    model::{
+        differential::in_namespace,
+        lower,
+        random::own_addresses,
+        world::{Block, Prefix, Rule, Service, World},
+    },
+    packets::{self, ACK, SYN},
+};
+
+const ROUNDS: usize = 9;
+const REPEAT: u32 = 100_000;
+
+const OPEN: u16 = 7000;
+const RATED: u16 = 7001;
+const RATED_TOTAL: u16 = 7002;
+const CLOSED: u16 = 9999;
+
+/// A path and a packet that takes it.
+struct Path {
+    name: String,
+    frame: Vec<u8>,
+    reason: Reason,
+}
+
+/// Measures every path.
+///
+/// # Errors
+/// When the kernel refuses something, or a packet takes another path than it should.
+pub fn bench(say: &dyn Fn(&str)) -> Result<Vec<Row>> {
+    say("paths");
+    let rows = in_namespace(|| {
+        raw::stay_on_one_cpu();
+        measure()
+    });
+    rows.join().map_err(|_| anyhow::anyhow!("the measurement failed"))?
+}
+
+fn measure() -> Result<Vec<Row>> {
+    let mut kernel = Kernel::load(KERNEL_OBJECT)?;
+    let mut tables = tables();
+    let (paths, _sockets) = paths(&mut tables)?;
+    kernel.apply(&tables)?;
+    let (drop, pass) = (raw::load(raw::Tiny::Drop)?, raw::load(raw::Tiny::Pass)?);
+    let mut rows = Vec::new();
+    for path in &paths {
+        let (verdict, reason) = kernel.judge(&path.frame)?;
+        ensure!(reason == path.reason, "{}: {reason:?}, not {:?}", path.name, path.reason);
+        let (peer, program) = match verdict {
+            Verdict::Pass => ("xdp-pass", pass.as_fd()),
+            Verdict::Drop | Verdict::Answer => ("xdp-drop", drop.as_fd()),
+        };
+        let [ours, bare] = times([kernel.xdp()?, program], &path.frame)?;
+        let path = format!("run {}", path.name);
+        rows.push(Row { path, unit: "ns/packet", ours, peer, peer_value: bare });
+    }
+    rows.extend(events(&mut kernel, &tables, &paths[0])?);
+    Ok(rows)
+}
+
+/// The same drop with events on and off.
+fn events(kernel: &mut Kernel, tables: &MemoryTables, path: &Path) -> Result<Option<Row>> {
+    let with = |events_per_second| Settings {
+        events_per_second,
+        event_bytes: 160,
+        block_epoch: 99,
+        ..tables.settings
+    };
+    let (mut on, mut off) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        for (events, times) in [(10, &mut on), (0, &mut off)] {
+            kernel.set_settings(with(events))?;
+            let took = raw::run(kernel.xdp()?, &path.frame, None, REPEAT)?;
+            times.push(took.as_nanos() as f64);
+        }
+    }
+    Ok(Some(Row {
+        path: format!("run {} with events", path.name),
+        unit: "ns/packet",
+        ours: median(on),
+        peer: "without events",
+        peer_value: median(off),
+    }))
+}
+
+fn times(programs: [BorrowedFd<'_>; 2], frame: &[u8]) -> Result<[f64; 2]> {
+    let mut all = [Vec::new(), Vec::new()];
+    for _ in 0..ROUNDS {
+        for (program, times) in programs.iter().zip(&mut all) {
+            times.push(raw::run(*program, frame, None, REPEAT)?.as_nanos() as f64);
+        }
+    }
+    Ok(all.map(median))
+}
+
+fn stranger(v4: bool) -> IpAddr {
+    if v4 { [198, 18, 0, 1].into() } else { [0x2001, 0xdb9, 0, 0, 0, 0, 0, 1].into() }
+}
+
+fn blocked(v4: bool) -> IpAddr {
+    if v4 { [198, 18, 9, 1].into() } else { [0x2001, 0xdb9, 9, 0, 0, 0, 0, 1].into() }
+}
+
+fn tables() -> MemoryTables {
+    let rule = |id, to| Rule { id, zone: 0, to, sources: None, destinations: None, drop: false };
+    let port = |udp, port| Service::Ports(udp, port, port);
+    let block = |v4| Block {
+        prefix: Prefix { address: blocked(v4), length: if v4 { 32 } else { 128 } },
+        federation_only: false,
+        domain: false,
+        ends: 0,
+        from_version: 0,
+        until_version: 0,
+    };
+    let world = World {
+        device: Some(0),
+        rules_loaded: true,
+        short_form: true,
+        rules: vec![
+            rule(1, port(true, OPEN)),
+            rule(2, port(true, RATED)),
+            rule(3, port(true, RATED_TOTAL)),
+            rule(4, port(false, OPEN)),
+        ],
+        blocks: vec![block(true), block(false)],
+        ..World::default()
+    };
+    let mut tables = lower::tables(&world);
+    // The model's worlds have no rates: written here. High enough never to be used up.
+    let limits = Limits { packets: Limit::new(4_000_000_000, 1 << 40), ..Limits::default() };
+    let none = RuleLimits::default();
+    let generation = &mut tables.generations[1];
+    generation.rates =
+        vec![none, RuleLimits { source: limits, ..none }, RuleLimits { total: limits, ..none }];
+    for (port, limits) in [(RATED, 1), (RATED_TOTAL, 2)] {
+        let at = generation.rules.len() as u32;
+        let id = u32::from(port - OPEN) + 1;
+        generation.rules.push(edge_ebpf::abi::Rule {
+            id,
+            source_set: edge_ebpf::abi::SET_ANY,
+            destination_set: edge_ebpf::abi::SET_ANY,
+            limits,
+            ..edge_ebpf::abi::Rule::default()
+        });
+        let index = edge_ebpf::abi::port_index(0, true, port);
+        generation.port_words.insert(index, edge_ebpf::abi::word(at, 1, 0));
+    }
+    tables.settings.flags |= SETTING_BLOCKS;
+    tables
+}
+
+type Sockets = Vec<(TcpListener, TcpStream, UdpSocket)>;
+
+fn paths(tables: &mut MemoryTables) -> Result<(Vec<Path>, Sockets)> {
+    let (mut paths, mut sockets) = (Vec::new(), Vec::new());
+    for v4 in [true, false] {
+        let family = if v4 { 4 } else { 6 };
+        let [me, other] = own_addresses(v4);
+        let from = stranger(v4);
+        let udp =
+            |from, source, to| packets::frame(from, me, 17, &packets::udp(source, to, &[0; 18]));
+        let tcp = |from, to: IpAddr, source, port, flags| {
+            packets::frame(from, to, 6, &packets::tcp(source, port, flags))
+        };
+        let mut add = |name: &str, reason, frame| {
+            paths.push(Path { name: format!("{name}{family}"), frame, reason });
+        };
+        add("drop blocked", Reason::BlockedAddress, udp(blocked(v4), 5000, CLOSED));
+        add("drop port udp", Reason::NoRule, udp(from, 5000, CLOSED));
+        add("drop port syn", Reason::NoRule, tcp(from, me, 5000, CLOSED, SYN));
+        add("drop port ack", Reason::NoRule, tcp(from, me, 5000, CLOSED, ACK));
+        add("pass port udp", Reason::Rule, udp(from, 5000, OPEN));
+        add("pass port tcp", Reason::Rule, tcp(from, me, 5000, OPEN, ACK));
+        add("pass rate source", Reason::Rule, udp(from, 5000, RATED));
+        add("pass rate total", Reason::Rule, udp(from, 5000, RATED_TOTAL));
+        let listener = TcpListener::bind((other, 0))?;
+        let client = TcpStream::connect(listener.local_addr()?)?;
+        let (near, far) = (client.local_addr()?, client.peer_addr()?);
+        add(
+            "pass reply tcp",
+            Reason::ReplyTcp,
+            tcp(far.ip(), near.ip(), far.port(), near.port(), ACK),
+        );
+        let connected = UdpSocket::bind((me, 0))?;
+        connected.connect((from, 53))?;
+        add("pass reply udp", Reason::ReplyUdp, udp(from, 53, connected.local_addr()?.port()));
+        let sixteen = |address| match address {
+            IpAddr::V4(address) => mapped(address.octets()),
+            IpAddr::V6(address) => address.octets(),
+        };
+        let flow = FlowKey {
+            local: sixteen(me),
+            remote: sixteen(from),
+            local_port: 9001_u16.to_be_bytes(),
+            remote_port: 9000_u16.to_be_bytes(),
+            protocol: 17,
+            reserved: [0; 3],
+        };
+        // An entry from the future is one that another processor has just written.
+        tables.flows.insert(flow, u64::from(u32::MAX));
+        add("pass reply flow", Reason::ReplyRemembered, udp(from, 9000, 9001));
+        sockets.push((listener, client, connected));
+    }
+    Ok((paths, sockets))
+}

@@ -1,0 +1,214 @@
+//! Programs of a few instructions, written by hand.
+
+use std::os::fd::RawFd;
+
+const XDP_ABORTED: i32 = 0;
+const XDP_DROP: i32 = 1;
+const XDP_PASS: i32 = 2;
+const XDP_TX: i32 = 3;
+
+/// A program of a few instructions.
+#[derive(Clone, Copy, Debug)]
+pub enum Tiny {
+    /// Drops everything: the ceiling.
+    Drop,
+    /// Passes everything.
+    Pass,
+    /// Reads the headers of an IPv4 UDP packet down to the ports, then passes.
+    Parse,
+    /// Sends everything back out: the generator.
+    Transmit,
+    /// Looks the source up in a map and drops when it is there: what a plain table costs.
+    LookUp(LookUp),
+    /// Writes a source made up for this run into the packet and goes on with another program.
+    Scatter(Scatter),
+}
+
+/// A plain table that is asked about the source.
+#[derive(Clone, Copy, Debug)]
+pub struct LookUp {
+    /// The table.
+    pub map: RawFd,
+    /// IPv6 sources.
+    pub v6: bool,
+    /// The key begins with a prefix length, as a trie's does.
+    pub trie: bool,
+}
+
+/// How sources are made up: `base + (number << shift) + low`, where `number` is below `count`
+/// and `low` has bits of `mask`. Of IPv6 it is the third to sixth byte of the address.
+#[derive(Clone, Copy, Debug)]
+pub struct Scatter {
+    /// The array whose first program goes on.
+    pub programs: RawFd,
+    /// IPv6 sources.
+    pub v6: bool,
+    /// First address.
+    pub base: u32,
+    /// How many there are.
+    pub count: u32,
+    /// How far they are apart, in bits.
+    pub shift: u8,
+    /// What varies below.
+    pub mask: u32,
+}
+
+/// opcode, destination and source register, offset, immediate.
+type Instruction = (u8, u8, u8, i16, i32);
+
+const MOV_IMM: u8 = 0xb7;
+const MOV: u8 = 0xbf;
+const ADD_IMM: u8 = 0x07;
+const ADD: u8 = 0x0f;
+const AND_IMM: u8 = 0x57;
+const SHIFT_LEFT_IMM: u8 = 0x67;
+const LOAD8: u8 = 0x71;
+const LOAD16: u8 = 0x69;
+const LOAD32: u8 = 0x61;
+const LOAD64: u8 = 0x79;
+const STORE32: u8 = 0x63;
+const STORE64: u8 = 0x7b;
+const STORE32_IMM: u8 = 0x62;
+const JUMP_GREATER: u8 = 0x2d;
+const JUMP_EQUAL_IMM: u8 = 0x15;
+const JUMP_NOT_EQUAL_IMM: u8 = 0x55;
+const MODULO32_IMM: u8 = 0x94;
+const SHIFT_LEFT32_IMM: u8 = 0x64;
+const AND32_IMM: u8 = 0x54;
+const ADD32: u8 = 0x0c;
+const ADD32_IMM: u8 = 0x04;
+const TO_BIG_ENDIAN: u8 = 0xdc;
+const LOAD_WIDE: u8 = 0x18;
+const CALL: u8 = 0x85;
+const EXIT: u8 = 0x95;
+
+/// In the source register of [`LOAD_WIDE`]: the immediate is a map's descriptor.
+const MAP_DESCRIPTOR: u8 = 1;
+const HELPER_LOOK_UP: i32 = 1;
+const HELPER_RANDOM: i32 = 7;
+const HELPER_TAIL_CALL: i32 = 12;
+
+/// Where the source address stands in an untagged frame.
+const SOURCE4: i16 = 14 + 12;
+const SOURCE6: i16 = 14 + 8;
+
+/// The instructions as the kernel reads them.
+pub(super) fn code(program: Tiny) -> Vec<u64> {
+    instructions(program)
+        .into_iter()
+        .map(|(opcode, to, from, offset, immediate)| {
+            u64::from(opcode)
+                | u64::from(to | (from << 4)) << 8
+                | u64::from(offset as u16) << 16
+                | u64::from(immediate as u32) << 32
+        })
+        .collect()
+}
+
+fn instructions(program: Tiny) -> Vec<Instruction> {
+    let answer = |code| vec![(MOV_IMM, 0, 0, 0, code), (EXIT, 0, 0, 0, 0)];
+    match program {
+        Tiny::Drop => answer(XDP_DROP),
+        Tiny::Pass => answer(XDP_PASS),
+        Tiny::Transmit => answer(XDP_TX),
+        Tiny::Parse => parse(),
+        Tiny::LookUp(table) => look_up(table),
+        Tiny::Scatter(sources) => scatter(sources),
+    }
+}
+
+fn parse() -> Vec<Instruction> {
+    vec![
+        (MOV_IMM, 0, 0, 0, XDP_DROP),
+        (LOAD32, 2, 1, 0, 0),                 // r2 = data
+        (LOAD32, 3, 1, 4, 0),                 // r3 = data_end
+        (MOV, 4, 2, 0, 0),                    // Ethernet and IPv4 in bounds?
+        (ADD_IMM, 4, 0, 0, 34),               //
+        (JUMP_GREATER, 4, 3, 15, 0),          // to the exit
+        (LOAD16, 5, 2, 12, 0),                // EtherType
+        (JUMP_NOT_EQUAL_IMM, 5, 0, 13, 0x08), // IPv4 (little-endian load)
+        (LOAD8, 5, 2, 23, 0),                 // protocol
+        (JUMP_NOT_EQUAL_IMM, 5, 0, 11, 17),   // UDP
+        (LOAD8, 5, 2, 14, 0),                 // header length
+        (AND_IMM, 5, 0, 0, 0x0f),             //
+        (SHIFT_LEFT_IMM, 5, 0, 0, 2),         //
+        (MOV, 4, 2, 0, 0),                    // the UDP header in bounds?
+        (ADD, 4, 5, 0, 0),                    //
+        (MOV, 2, 4, 0, 0),                    //
+        (ADD_IMM, 4, 0, 0, 22),               //
+        (JUMP_GREATER, 4, 3, 3, 0),           // to the exit
+        (LOAD16, 5, 2, 16, 0),                // destination port
+        (LOAD16, 5, 2, 14, 0),                // source port
+        (MOV_IMM, 0, 0, 0, XDP_PASS),
+        (EXIT, 0, 0, 0, 0),
+    ]
+}
+
+/// The key is made at the end of the stack: the prefix length, then the address.
+fn look_up(table: LookUp) -> Vec<Instruction> {
+    let (end, length) = if table.v6 { (14 + 40, 128) } else { (14 + 20, 32) };
+    let mut code = vec![
+        (LOAD32, 2, 1, 0, 0),
+        (LOAD32, 3, 1, 4, 0),
+        (MOV, 4, 2, 0, 0),
+        (ADD_IMM, 4, 0, 0, end),
+    ];
+    let mut rest = if table.v6 {
+        vec![
+            (LOAD64, 5, 2, SOURCE6, 0),
+            (STORE64, 10, 5, -16, 0),
+            (LOAD64, 5, 2, SOURCE6 + 8, 0),
+            (STORE64, 10, 5, -8, 0),
+        ]
+    } else {
+        vec![(LOAD32, 5, 2, SOURCE4, 0), (STORE32, 10, 5, -4, 0)]
+    };
+    let mut key = if table.v6 { -16 } else { -4 };
+    if table.trie {
+        key -= 4;
+        rest.push((STORE32_IMM, 10, 0, key, length));
+    }
+    rest.extend([
+        (MOV, 2, 10, 0, 0),
+        (ADD_IMM, 2, 0, 0, key.into()),
+        (LOAD_WIDE, 1, MAP_DESCRIPTOR, 0, table.map),
+        (0, 0, 0, 0, 0),
+        (CALL, 0, 0, 0, HELPER_LOOK_UP),
+        (JUMP_EQUAL_IMM, 0, 0, 2, 0),
+        (MOV_IMM, 0, 0, 0, XDP_DROP),
+        (EXIT, 0, 0, 0, 0),
+    ]);
+    code.push((JUMP_GREATER, 4, 3, rest.len() as i16, 0));
+    code.extend(rest);
+    code.extend([(MOV_IMM, 0, 0, 0, XDP_PASS), (EXIT, 0, 0, 0, 0)]);
+    code
+}
+
+fn scatter(sources: Scatter) -> Vec<Instruction> {
+    let at = if sources.v6 { SOURCE6 + 2 } else { SOURCE4 };
+    vec![
+        (MOV, 6, 1, 0, 0),
+        (CALL, 0, 0, 0, HELPER_RANDOM),
+        (MOV, 7, 0, 0, 0),
+        (MODULO32_IMM, 7, 0, 0, sources.count as i32),
+        (SHIFT_LEFT32_IMM, 7, 0, 0, sources.shift.into()),
+        (CALL, 0, 0, 0, HELPER_RANDOM),
+        (AND32_IMM, 0, 0, 0, sources.mask as i32),
+        (ADD32, 7, 0, 0, 0),
+        (ADD32_IMM, 7, 0, 0, sources.base as i32),
+        (TO_BIG_ENDIAN, 7, 0, 0, 32),
+        (LOAD32, 2, 6, 0, 0),
+        (LOAD32, 3, 6, 4, 0),
+        (MOV, 4, 2, 0, 0),
+        (ADD_IMM, 4, 0, 0, i32::from(at) + 4),
+        (JUMP_GREATER, 4, 3, 6, 0),
+        (STORE32, 2, 7, at, 0),
+        (MOV, 1, 6, 0, 0),
+        (LOAD_WIDE, 2, MAP_DESCRIPTOR, 0, sources.programs),
+        (0, 0, 0, 0, 0),
+        (MOV_IMM, 3, 0, 0, 0),
+        (CALL, 0, 0, 0, HELPER_TAIL_CALL),
+        (MOV_IMM, 0, 0, 0, XDP_ABORTED),
+        (EXIT, 0, 0, 0, 0),
+    ]
+}
