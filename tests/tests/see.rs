@@ -2,9 +2,19 @@
 //! counters. On real devices, in namespaces of their own.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    io::{BufRead as _, BufReader},
+    net::{IpAddr, UdpSocket},
+    path::Path,
+    process::Stdio,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use edge_tests::wire::{DEVICE, EDGE4, EDGE6, PEER4, PEER6, Wire};
+use edge_tests::{
+    lab::{Lab, config::EdgeConfig, daemon::Edge, layout::Site},
+    wire::{DEVICE, EDGE4, EDGE6, PEER4, PEER6, Wire},
+};
 use edge_user::{
     config::Config,
     firewall::{
@@ -14,6 +24,7 @@ use edge_user::{
     },
 };
 use ipnet::IpNet;
+use serde_json::Value;
 
 fn start(wire: &Wire, config: Arc<Config>) -> FirewallHandle {
     let started = wire.edge.run(move || Owner::start(OwnerOptions::new(&config), config));
@@ -110,5 +121,140 @@ fn a_packet_is_explained_by_the_live_program_and_nothing_changes() {
     let after = all_maps(&wire);
     for ((name, before), (_, after)) in before.iter().zip(&after) {
         assert_eq!(before, after, "a trial changed {name}");
+    }
+}
+
+/// A port that no rule names.
+const CLOSED: u16 = 9999;
+
+fn edge(lab: &Lab) -> Edge {
+    let identities = &lab.identities;
+    Edge::start(lab, EdgeConfig::new(Site::Contoso, &identities.contoso, &identities.trust))
+        .unwrap()
+}
+
+/// Datagrams to a closed port, over both families.
+fn knock(lab: &Lab) {
+    let stranger = lab.site(Site::Stranger);
+    for (from, to) in Site::Stranger.outside().into_iter().zip(Site::Contoso.outside()) {
+        let socket = stranger.run(|| UdpSocket::bind((from, 0)).unwrap()).unwrap();
+        for _ in 0..3 {
+            socket.send_to(b"anybody there?", (to, CLOSED)).unwrap();
+        }
+    }
+}
+
+/// Reads pcapng block by block, as the draft has it: type and body.
+fn blocks_of(file: &[u8]) -> Vec<(u32, Vec<u8>)> {
+    let number = |at: usize| u32::from_le_bytes(file[at..at + 4].try_into().unwrap());
+    let (mut at, mut blocks) = (0, Vec::new());
+    while at < file.len() {
+        let length = number(at + 4) as usize;
+        assert_eq!(number(at + length - 4) as usize, length);
+        blocks.push((number(at), file[at + 8..at + length - 4].to_vec()));
+        at += length;
+    }
+    blocks
+}
+
+fn check_capture(file: &Path, packets: usize) {
+    let blocks = blocks_of(&std::fs::read(file).unwrap());
+    assert_eq!(blocks[0].0, 0x0a0d_0d0a);
+    assert_eq!(blocks[0].1[..4], 0x1a2b_3c4d_u32.to_le_bytes());
+    assert_eq!(blocks[1].0, 1);
+    assert_eq!(blocks[1].1[..2], [1, 0], "Ethernet");
+    // if_name, four bytes: ext0.
+    assert_eq!(blocks[1].1[8..16], *b"\x02\0\x04\0ext0");
+    let enhanced: Vec<_> = blocks[2..].iter().collect();
+    assert_eq!(enhanced.len(), packets);
+    for (kind, body) in enhanced {
+        assert_eq!(*kind, 6);
+        let number = |at: usize| u32::from_le_bytes(body[at..at + 4].try_into().unwrap());
+        let captured = number(12) as usize;
+        assert_eq!(captured, number(16) as usize, "small frames are captured whole");
+        let frame = &body[20..20 + captured];
+        assert!(frame.ends_with(b"anybody there?"), "{frame:?}");
+        let text = String::from_utf8_lossy(&body[20 + captured..]);
+        assert!(text.contains("drop no-rule zone external"), "{text}");
+    }
+}
+
+#[test]
+fn drops_are_followed_remembered_and_captured() {
+    let lab = Lab::raise("seed").unwrap();
+    let mut edge = edge(&lab);
+    let none = edge.json(&["drops", "--reason", "not-sip"]).unwrap();
+    assert_eq!(none, Value::Array(Vec::new()));
+    let file = lab.dir().join("drops.pcapng");
+    let only = format!("{}/32", Site::Stranger.v4());
+    let mut follower = edge
+        .cli(&["drops", "--follow", "--reason", "no-rule", "--count", "4", "--json"])
+        .unwrap()
+        .arg("--pcap")
+        .arg(&file)
+        .args(["--source", &only])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The follower is there when it follows: until then the drops go unseen.
+    let lines = BufReader::new(follower.stdout.take().unwrap()).lines();
+    let reader = std::thread::spawn(move || lines.map(Result::unwrap).collect::<Vec<_>>());
+    let began = Instant::now();
+    while follower.try_wait().unwrap().is_none() {
+        knock(&lab);
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(began.elapsed() < Duration::from_secs(20), "four drops in time");
+    }
+    let lines = reader.join().unwrap();
+    assert_eq!(lines.len(), 4);
+    for line in &lines {
+        let line: Value = serde_json::from_str(line).unwrap();
+        let dropped = &line["drop"];
+        assert_eq!(dropped["reason"], "no-rule", "{line}");
+        assert_eq!(dropped["source"], Site::Stranger.v4().to_string(), "the other family is not");
+        assert_eq!(dropped["destination"], Site::Contoso.v4().to_string());
+        assert_eq!((&dropped["device"], &dropped["zone"]), (&"ext0".into(), &"external".into()));
+        assert_eq!(dropped["destination_port"], CLOSED);
+    }
+    check_capture(&file, 4);
+
+    let recent = edge.json(&["drops", "--reason", "no-rule"]).unwrap();
+    let sources: Vec<&Value> =
+        recent.as_array().unwrap().iter().map(|dropped| &dropped["source"]).collect();
+    for source in Site::Stranger.outside() {
+        assert!(sources.contains(&&Value::from(source.to_string())), "{source}: {recent}");
+    }
+    let last = edge.command(&["drops", "--count", "2"]).unwrap();
+    assert_eq!(last.stdout.lines().count(), 2, "{}", last.stdout);
+    assert!(last.stdout.contains("drop no-rule zone external"), "{}", last.stdout);
+
+    let mut followers: Vec<_> = (0..5)
+        .map(|_| {
+            let mut command = edge.cli(&["drops", "--follow"]).unwrap();
+            command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+        })
+        .collect();
+    let began = Instant::now();
+    let refused = loop {
+        let ended = followers.iter_mut().position(|one| one.try_wait().unwrap().is_some());
+        if let Some(at) = ended {
+            break followers.remove(at).wait_with_output().unwrap();
+        }
+        assert!(began.elapsed() < Duration::from_secs(10), "the fifth follower is refused");
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    let text = String::from_utf8_lossy(&refused.stderr);
+    assert!(text.contains("4 others follow the drops already"), "{text}");
+    edge.kill().unwrap();
+    for follower in followers {
+        let ended = follower.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&ended.stderr);
+        assert!(text.contains("the daemon has ended"), "{text}");
+        assert_eq!(ended.status.code(), Some(1), "the daemon's end is told");
+    }
+    for arguments in [&["drops"][..], &["drops", "--follow"]] {
+        let answer = edge.command(arguments).unwrap();
+        assert_eq!(answer.code, 3, "{answer:?}");
+        assert!(answer.stderr.contains("start it with `edge run`"), "{answer:?}");
     }
 }

@@ -90,6 +90,8 @@ pub(crate) enum Command {
     /// Partner domains: allowed and blocked
     #[command(subcommand)]
     Domain(DomainCommand),
+    /// Sampled drops: the last ones, or as they come
+    Drops(super::drops::DropsArguments),
     /// What happens to a packet or an address, and why
     #[command(subcommand)]
     Explain(super::explain::ExplainCommand),
@@ -223,7 +225,7 @@ pub enum DomainCommand {
 }
 
 /// An address, or a prefix without host bits.
-fn parse_prefix(text: &str) -> Result<IpNet, String> {
+pub(super) fn parse_prefix(text: &str) -> Result<IpNet, String> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok(IpNet::from(address));
     }

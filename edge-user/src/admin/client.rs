@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::protocol::{Request, Response, SOCKET_NAME};
@@ -27,6 +28,9 @@ pub enum ClientError {
     /// The connection broke.
     #[error("the daemon's answer did not arrive: {0}")]
     Broken(std::io::Error),
+    /// The daemon ended while it was listened to.
+    #[error("the daemon has ended; start `edge run` again and follow again")]
+    Ended,
     /// The answer is no JSON.
     #[error(
         "the daemon's answer cannot be read ({0}); are `edge` and the daemon the same version?"
@@ -42,22 +46,56 @@ const MAX_RESPONSE_BYTES: u64 = 256 * 1024 * 1024;
 
 /// Asks the daemon whose socket lies in `run`.
 pub fn ask(run: &Path, request: &Request) -> Result<Value, ClientError> {
+    let mut answers = send(run, request)?;
+    let answer = read_line(&mut answers).map_err(ClientError::Broken)?;
+    decode(&answer)
+}
+
+/// Asks for lines without end, and gives each to `each` until it answers `false`. Returns as well
+/// when the daemon ends; a line that cannot be read is an error.
+pub fn follow<T: DeserializeOwned>(
+    run: &Path,
+    request: &Request,
+    mut each: impl FnMut(T) -> bool,
+) -> Result<(), ClientError> {
+    let mut answers = send(run, request)?;
+    decode(&read_line(&mut answers).map_err(ClientError::Broken)?)?;
+    // From here on the daemon speaks when there is something to say.
+    answers.get_ref().set_read_timeout(None).map_err(ClientError::Broken)?;
+    loop {
+        let line = read_line(&mut answers).map_err(ClientError::Broken)?;
+        if line.is_empty() {
+            return Err(ClientError::Ended);
+        }
+        if !each(serde_json::from_str(&line).map_err(ClientError::Unreadable)?) {
+            return Ok(());
+        }
+    }
+}
+
+fn send(run: &Path, request: &Request) -> Result<BufReader<UnixStream>, ClientError> {
     let socket = run.join(SOCKET_NAME);
-    let mut stream = UnixStream::connect(&socket)
+    let stream = UnixStream::connect(&socket)
         .map_err(|error| ClientError::NotRunning { socket: socket.display().to_string(), error })?;
-    let exchange = || -> std::io::Result<String> {
+    let exchange = || -> std::io::Result<()> {
         stream.set_read_timeout(Some(Duration::from_secs(60)))?;
         stream.set_write_timeout(Some(Duration::from_secs(10)))?;
         let mut line = serde_json::to_string(request).map_err(std::io::Error::other)?;
         line.push('\n');
-        stream.write_all(line.as_bytes())?;
-        let mut answer = String::new();
-        BufReader::new((&stream).take(MAX_RESPONSE_BYTES)).read_line(&mut answer)?;
-        Ok(answer)
+        (&stream).write_all(line.as_bytes())
     };
-    let mut exchange = exchange;
-    let answer = exchange().map_err(ClientError::Broken)?;
-    match serde_json::from_str(&answer).map_err(ClientError::Unreadable)? {
+    exchange().map_err(ClientError::Broken)?;
+    Ok(BufReader::new(stream))
+}
+
+fn read_line(answers: &mut BufReader<UnixStream>) -> std::io::Result<String> {
+    let mut line = String::new();
+    answers.take(MAX_RESPONSE_BYTES).read_line(&mut line)?;
+    Ok(line)
+}
+
+fn decode(answer: &str) -> Result<Value, ClientError> {
+    match serde_json::from_str(answer).map_err(ClientError::Unreadable)? {
         Response::Done { ok } => Ok(ok),
         Response::Failed { error } => Err(ClientError::Refused(error)),
     }

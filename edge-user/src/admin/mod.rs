@@ -6,7 +6,9 @@
 pub mod apply;
 pub mod cli;
 pub mod client;
+mod clock;
 pub mod commands;
+pub mod drops;
 pub mod explain;
 pub mod protocol;
 pub mod server;
@@ -35,6 +37,9 @@ pub fn main() -> ExitCode {
     let code = match cli.command {
         Command::Run => run(&cli.global),
         Command::Check(arguments) => check(&cli.global, &arguments),
+        Command::Drops(arguments) if arguments.follow => {
+            drops::follow(&config::paths_only(&cli.global.config), &cli.global, &arguments)
+        }
         command => {
             let result = ask(&cli.global, command);
             print(&cli.global, result)
@@ -106,6 +111,7 @@ fn ask(global: &Global, command: Command) -> Result<Report, CommandError> {
         Command::Block(command) => commands::block(&paths, &command),
         Command::Rule(command) => commands::rule(&paths, &command),
         Command::Domain(command) => commands::domain(&paths, &command),
+        Command::Drops(arguments) => drops::recent(&paths, &arguments),
         Command::Explain(command) => explain::explain(&paths, &command),
     }
 }

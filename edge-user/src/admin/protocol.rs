@@ -1,5 +1,7 @@
 //! The control protocol: one JSON object a line each way, one request a connection.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -59,6 +61,13 @@ pub enum Request {
     },
     /// Allowed and blocked domains in force, and where each comes from.
     DomainList,
+    /// Sampled drops: the last ones, or from now on one line each until the other side closes.
+    Drops {
+        /// From now on.
+        follow: bool,
+        /// Which.
+        filter: DropFilter,
+    },
     /// Allow a partner domain.
     DomainAllow {
         /// The domain.
@@ -125,12 +134,68 @@ impl Request {
             self,
             Request::Status
                 | Request::DomainList
+                | Request::Drops { .. }
                 | Request::ApplyDryRun { .. }
                 | Request::ShadowStatus
                 | Request::VersionList
                 | Request::VersionShow { .. }
         )
     }
+}
+
+/// Which drops are wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DropFilter {
+    /// Name of the reason.
+    pub reason: Option<String>,
+    /// Sources.
+    pub source: Option<IpNet>,
+}
+
+/// A line of an answer that goes on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DropLine {
+    /// A packet that was dropped.
+    Drop(Box<Dropped>),
+    /// As many were lost here, because the other side read too slowly.
+    Lost(u64),
+}
+
+/// A sampled packet that was dropped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dropped {
+    /// Nanoseconds since 1970.
+    pub at_nanoseconds: u64,
+    /// `drop`, or `pass` in monitor mode.
+    pub verdict: String,
+    /// Name of the reason.
+    pub reason: String,
+    /// The rule that decided: its name, or its number when that is not known.
+    pub rule: Option<String>,
+    /// `external`, `internal` or `none`.
+    pub zone: String,
+    /// The interface.
+    pub device: String,
+    /// Outer VLAN id.
+    pub vlan: Option<u16>,
+    /// EtherType.
+    pub ether_type: u16,
+    /// IP protocol.
+    pub protocol: u8,
+    /// Source, when it can be read.
+    pub source: Option<IpAddr>,
+    /// Source port.
+    pub source_port: u16,
+    /// Destination, when it can be read.
+    pub destination: Option<IpAddr>,
+    /// Destination port; of ICMP type and code.
+    pub destination_port: u16,
+    /// Bytes of the frame.
+    pub length: u32,
+    /// Its first bytes, in hex.
+    pub frame: String,
 }
 
 /// The daemon's answer.
@@ -166,6 +231,10 @@ mod tests {
                 prefix: "2001:db8::/32".parse().unwrap(),
                 comment: None,
                 seconds: Some(60),
+            },
+            Request::Drops {
+                follow: true,
+                filter: DropFilter { reason: Some("no-rule".into()), source: None },
             },
         ];
         for request in requests {

@@ -8,8 +8,9 @@ use std::{
     time::Duration,
 };
 
+use serde::Serialize;
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader},
     net::{UnixListener, UnixStream},
     sync::Semaphore,
 };
@@ -40,8 +41,16 @@ impl std::fmt::Display for Caller {
     }
 }
 
+/// Lines of an answer that goes on until the other side closes.
+pub type Lines = tokio::sync::mpsc::Receiver<serde_json::Value>;
+
 /// What answers requests.
 pub trait Handler: Send + Sync + 'static {
+    /// Lines without end for a request that asks for them; `None`: it does not.
+    fn follow(&self, _caller: Caller, _request: &Request) -> Option<Result<Lines, String>> {
+        None
+    }
+
     /// Answers one request.
     fn handle(
         &self,
@@ -112,19 +121,46 @@ impl Drop for ControlSocket {
 }
 
 async fn serve_one<H: Handler>(mut stream: UnixStream, group: Option<u32>, handler: &H) {
-    let response = match answer(&mut stream, group, handler).await {
+    let mut lines = None;
+    let response = match answer(&mut stream, group, handler, &mut lines).await {
         Ok(ok) => Response::Done { ok },
         Err(error) => Response::Failed { error },
     };
-    let Ok(mut line) = serde_json::to_vec(&response) else { return };
+    if send(&mut stream, &response).await
+        && let Some(lines) = lines
+    {
+        send_lines(stream, lines).await;
+    }
+}
+
+/// Whether the other side took it in time.
+async fn send(stream: &mut (impl AsyncWrite + Unpin), value: &impl Serialize) -> bool {
+    let Ok(mut line) = serde_json::to_vec(value) else { return false };
     line.push(b'\n');
-    let _ = tokio::time::timeout(ANSWER_TIMEOUT, stream.write_all(&line)).await;
+    let sent = tokio::time::timeout(ANSWER_TIMEOUT, stream.write_all(&line)).await;
+    matches!(sent, Ok(Ok(())))
+}
+
+/// Until there are no more lines, or the other side closes or says anything more.
+async fn send_lines(stream: UnixStream, mut lines: Lines) {
+    let (mut reader, mut writer) = stream.into_split();
+    let mut byte = [0; 1];
+    loop {
+        tokio::select! {
+            line = lines.recv() => match line {
+                Some(line) if send(&mut writer, &line).await => {}
+                _ => return,
+            },
+            _ = reader.read(&mut byte) => return,
+        }
+    }
 }
 
 async fn answer<H: Handler>(
     stream: &mut UnixStream,
     group: Option<u32>,
     handler: &H,
+    lines: &mut Option<Lines>,
 ) -> Result<serde_json::Value, String> {
     let credentials = stream.peer_cred().map_err(|error| format!("who asks? {error}"))?;
     let caller = Caller { uid: credentials.uid(), pid: credentials.pid() };
@@ -143,6 +179,10 @@ async fn answer<H: Handler>(
     }
     let request: Request = serde_json::from_slice(&line)
         .map_err(|error| format!("the request cannot be read: {error}"))?;
+    if let Some(followed) = handler.follow(caller, &request) {
+        *lines = Some(followed?);
+        return Ok(serde_json::json!({ "follows": true }));
+    }
     let changes = request.changes();
     let text = format!("{request:?}");
     let result = handler.handle(caller, request).await;
@@ -270,6 +310,52 @@ mod tests {
         let uid = rustix::process::getuid().as_raw();
         let expected = json!(format!("uid {uid} pid {}", std::process::id()));
         assert_eq!(who.await.unwrap().unwrap(), expected);
+        server.abort();
+        let _ = server.await;
+        std::fs::remove_dir_all(run).unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn an_answer_that_goes_on_comes_line_by_line_and_ends_with_either_side() {
+        struct Counting(std::sync::Mutex<Option<tokio::sync::mpsc::Sender<Value>>>);
+        impl Handler for Counting {
+            fn follow(&self, _caller: Caller, request: &Request) -> Option<Result<Lines, String>> {
+                let (sender, lines) = tokio::sync::mpsc::channel(4);
+                *self.0.lock().unwrap() = Some(sender.clone());
+                tokio::spawn(async move {
+                    for number in 0.. {
+                        if sender.send(json!(number)).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+                matches!(request, Request::Drops { follow: true, .. }).then_some(Ok(lines))
+            }
+            async fn handle(&self, _caller: Caller, _request: Request) -> Result<Value, String> {
+                Ok(json!("one"))
+            }
+        }
+        let run = folder("lines");
+        let handler = Arc::new(Counting(std::sync::Mutex::default()));
+        let socket = ControlSocket::bind(&run).unwrap();
+        let server = tokio::spawn(socket.serve(Arc::clone(&handler)));
+        let path = run.clone();
+        tokio::task::spawn_blocking(move || {
+            let request = Request::Drops { follow: true, filter: Default::default() };
+            let mut seen = Vec::new();
+            client::follow(&path, &request, |line: u64| {
+                seen.push(line);
+                seen.len() < 100
+            })
+            .unwrap();
+            assert!(seen.into_iter().eq(0..100), "every line, in order");
+            assert_eq!(client::ask(&path, &Request::Status).unwrap(), json!("one"));
+        })
+        .await
+        .unwrap();
+        let sender = handler.0.lock().unwrap().take().unwrap();
+        let closed = tokio::time::timeout(Duration::from_secs(5), sender.closed()).await;
+        assert!(closed.is_ok(), "the daemon notices that the other side is gone");
         server.abort();
         let _ = server.await;
         std::fs::remove_dir_all(run).unwrap();

@@ -12,7 +12,7 @@ use super::Daemon;
 use crate::{
     admin::{
         protocol::Request,
-        server::{Caller, Handler},
+        server::{Caller, Handler, Lines},
     },
     config::{AllowedDomain, BlockedDomain},
     domain::Domain,
@@ -26,6 +26,13 @@ use crate::{
 const LISTED_CONNECTIONS: usize = 1000;
 
 impl Handler for Daemon {
+    fn follow(&self, _caller: Caller, request: &Request) -> Option<Result<Lines, String>> {
+        match request {
+            Request::Drops { follow: true, filter } => Some(self.drops.follow(filter.clone())),
+            _ => None,
+        }
+    }
+
     async fn handle(&self, caller: Caller, request: Request) -> Result<Value, String> {
         let author = Author::new(&caller.to_string(), SystemTime::now());
         match request {
@@ -46,6 +53,7 @@ impl Handler for Daemon {
             Request::Rollback { version } => self.rollback(version, &author).await,
             Request::VersionList => self.version_list(),
             Request::VersionShow { number } => self.version_show(number),
+            Request::Drops { filter, .. } => Ok(json!(self.drops.recent(&filter))),
             Request::DomainList => self.domains().await,
             Request::DomainAllow { domain, server, port } => {
                 let entry = AllowedDomain {

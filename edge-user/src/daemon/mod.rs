@@ -7,6 +7,7 @@
 mod apply;
 mod blocks;
 mod control;
+mod drops;
 pub mod log;
 mod notify;
 mod reload;
@@ -22,19 +23,26 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::broadcast,
+};
 use tracing::{error, info, warn};
 
 use self::{
     apply::Changes,
     blocks::{BlockTask, BlockTaskHandle, Outcome, Watched},
+    drops::Drops,
 };
 use crate::{
     admin::server::ControlSocket,
     config::{Config, Federation, Paths},
     domain::Domain,
     federation::Policy,
-    firewall::{self, AttachMode, BlockOwner, FirewallHandle, Intent, Owner, OwnerOptions},
+    firewall::{
+        AttachMode, BlockOwner, FirewallHandle, Intent, Owner, OwnerOptions,
+        events::{DropEvent, Feed},
+    },
     net::{
         Core as _,
         dns::Resolver,
@@ -64,6 +72,7 @@ struct Daemon {
     resolver: Arc<Resolver>,
     tls: Arc<TlsStore>,
     blocks: BlockTaskHandle,
+    drops: Drops,
     secret: [u8; 32],
     started: Instant,
     alarms: Vec<String>,
@@ -90,7 +99,7 @@ async fn serve(config: Arc<Config>, choice: Choice) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let daemon = start(config, choice).await?;
+    let (daemon, drops) = start(config, choice).await?;
     let socket = ControlSocket::bind(&daemon.config().paths.run)
         .context("the control socket cannot be had")?;
     let control = tokio::spawn(socket.serve(Arc::clone(&daemon)));
@@ -102,7 +111,6 @@ async fn serve(config: Arc<Config>, choice: Choice) -> Result<()> {
     let watchdog = tokio::spawn(async move { notify::watchdog(|| alive.alive()).await });
     let tidying = tokio::spawn(Arc::clone(&daemon).keep_tidy());
     let timing = tokio::spawn(Arc::clone(&daemon).keep_time());
-    let drops = firewall::events::subscribe(&daemon.config().paths.pins, DROP_EVENTS)?;
     let drops = tokio::spawn(log::drops(drops));
     let ready = format!("federating for {}", daemon.config().domains[0]);
     notify::ready(&ready);
@@ -134,7 +142,10 @@ async fn serve(config: Arc<Config>, choice: Choice) -> Result<()> {
     Ok(())
 }
 
-async fn start(config: Arc<Config>, choice: Choice) -> Result<Arc<Daemon>> {
+async fn start(
+    config: Arc<Config>,
+    choice: Choice,
+) -> Result<(Arc<Daemon>, broadcast::Receiver<DropEvent>)> {
     make_folders(&config.paths)?;
     let run_lock = lock(&config.paths.run)?;
     let (mut store, alarms) = Store::open(&config.paths.state);
@@ -202,7 +213,9 @@ async fn start(config: Arc<Config>, choice: Choice) -> Result<Arc<Daemon>> {
     for note in notes {
         warn!(note, "configuration");
     }
+    let (feed, drops) = Feed::start(&config.paths.pins, DROP_EVENTS)?;
     let daemon = Arc::new(Daemon {
+        drops: Drops::new(feed, &config.paths.state),
         config: RwLock::new(config),
         store: Mutex::new(store),
         firewall,
@@ -219,7 +232,7 @@ async fn start(config: Arc<Config>, choice: Choice) -> Result<Arc<Daemon>> {
         _run_lock: run_lock,
     });
     tokio::spawn(task.run(Arc::downgrade(&daemon)));
-    Ok(daemon)
+    Ok((daemon, drops))
 }
 
 impl Daemon {

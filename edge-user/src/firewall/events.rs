@@ -1,9 +1,11 @@
 //! The kernel's sampled drop events.
 
 use std::{
+    collections::VecDeque,
     net::IpAddr,
     os::fd::AsRawFd as _,
     path::Path,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -50,36 +52,80 @@ pub struct DropEvent {
     pub frame: Vec<u8>,
 }
 
-/// Starts a thread that reads the events. There is one reader a set of pins: the daemon. The
-/// channel holds `capacity` events; a subscriber that is slower loses the oldest and is told how
-/// many (`RecvError::Lagged`). The thread ends when nobody subscribes any more.
+/// Drops that are remembered for those who ask later.
+const REMEMBERED: usize = 256;
+
+/// The sampled drops of a set of pins: one reader, any number of followers, and the last drops
+/// for those who ask later.
+#[derive(Clone, Debug)]
+pub struct Feed {
+    sender: broadcast::Sender<DropEvent>,
+    recent: Arc<Mutex<VecDeque<DropEvent>>>,
+}
+
+impl Feed {
+    /// Starts a thread that reads the events. There is one reader a set of pins: the daemon. The
+    /// channel holds `capacity` events; a follower that is slower loses the oldest and is told
+    /// how many (`RecvError::Lagged`). The thread ends when nobody follows any more, so the first
+    /// follower comes with it.
+    pub fn start(
+        pins: &Path,
+        capacity: usize,
+    ) -> Result<(Self, broadcast::Receiver<DropEvent>), FirewallError> {
+        let ring: RingBuf<MapData> = open(pins, map_names::EVENTS)?;
+        let (sender, receiver) = broadcast::channel(capacity.max(1));
+        let feed = Self { sender, recent: Arc::default() };
+        let reader = feed.clone();
+        std::thread::Builder::new()
+            .name("drop-events".to_owned())
+            .spawn(move || reader.read(ring))
+            .map_err(|fault| FirewallError::io("starting the reader of events", fault))?;
+        Ok((feed, receiver))
+    }
+
+    /// Every drop from now on.
+    pub fn follow(&self) -> broadcast::Receiver<DropEvent> {
+        self.sender.subscribe()
+    }
+
+    /// The last drops, the oldest first.
+    pub fn recent(&self) -> Vec<DropEvent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
+    /// Until nobody follows. Woken by the kernel, and once in a while to see whether anybody does.
+    fn read(&self, mut ring: RingBuf<MapData>) {
+        while self.sender.receiver_count() > 0 {
+            while let Some(item) = ring.next() {
+                if let Some(event) = event(&item) {
+                    self.publish(event);
+                }
+            }
+            if let Err(fault) = sys::wait_readable(ring.as_raw_fd(), 200) {
+                tracing::error!(%fault, "drop events can no longer be read");
+                return;
+            }
+        }
+    }
+
+    fn publish(&self, event: DropEvent) {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if recent.len() == REMEMBERED {
+            recent.pop_front();
+        }
+        recent.push_back(event.clone());
+        drop(recent);
+        // Nobody follows any more: the reader's head sees it.
+        let _ = self.sender.send(event);
+    }
+}
+
+/// A feed of which only the first follower is wanted.
 pub fn subscribe(
     pins: &Path,
     capacity: usize,
 ) -> Result<broadcast::Receiver<DropEvent>, FirewallError> {
-    let ring: RingBuf<MapData> = open(pins, map_names::EVENTS)?;
-    let (sender, receiver) = broadcast::channel(capacity.max(1));
-    std::thread::Builder::new()
-        .name("drop-events".to_owned())
-        .spawn(move || read(ring, &sender))
-        .map_err(|fault| FirewallError::io("starting the reader of events", fault))?;
-    Ok(receiver)
-}
-
-/// Until nobody listens. Woken by the kernel, and once in a while to see whether anybody does.
-fn read(mut ring: RingBuf<MapData>, sender: &broadcast::Sender<DropEvent>) {
-    while sender.receiver_count() > 0 {
-        while let Some(item) = ring.next() {
-            if let Some(event) = event(&item) {
-                // Nobody listens any more: the loop's head sees it.
-                let _ = sender.send(event);
-            }
-        }
-        if let Err(fault) = sys::wait_readable(ring.as_raw_fd(), 200) {
-            tracing::error!(%fault, "drop events can no longer be read");
-            return;
-        }
-    }
+    Feed::start(pins, capacity).map(|(_, receiver)| receiver)
 }
 
 /// Decodes one record; one of another length is not ours.
@@ -110,4 +156,28 @@ fn event(bytes: &[u8]) -> Option<DropEvent> {
         monitored: event.monitored != 0,
         frame: event.data.get(..usize::from(event.captured)).unwrap_or_default().to_vec(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_drops_are_remembered_and_no_more() {
+        let (sender, mut follower) = broadcast::channel(16);
+        let feed = Feed { sender, recent: Arc::default() };
+        let mut bytes = [0; size_of::<Event>()];
+        for number in 0..REMEMBERED + 10 {
+            let mut drop = event(&bytes).unwrap();
+            drop.length = u32::try_from(number).unwrap();
+            feed.publish(drop);
+        }
+        let recent = feed.recent();
+        assert_eq!(recent.len(), REMEMBERED);
+        assert_eq!((recent[0].length, recent[REMEMBERED - 1].length), (10, 265));
+        let lagged = follower.try_recv().unwrap_err();
+        assert!(matches!(lagged, broadcast::error::TryRecvError::Lagged(250)), "{lagged:?}");
+        bytes[0] = 1;
+        assert!(event(&bytes[1..]).is_none(), "another length is no event of ours");
+    }
 }

@@ -1,6 +1,7 @@
 //! Reading the pins. Works without the daemon; never writes.
 
 use std::{
+    collections::BTreeMap,
     os::fd::{AsFd as _, AsRawFd as _},
     path::Path,
 };
@@ -157,6 +158,18 @@ pub fn rules(pins: &Path, state: &Path) -> Result<Vec<RuleCount>, FirewallError>
     };
     let kept = state::read(state).ok().flatten();
     kept.map(|kept| kept.plan.rows).unwrap_or_default().into_iter().map(row).collect()
+}
+
+/// Names of rules by id, as the state folder remembers them.
+pub fn rule_names(state: &Path) -> BTreeMap<u32, String> {
+    let kept = state::read(state).ok().flatten();
+    let rows = kept.map(|kept| kept.plan.rows).unwrap_or_default();
+    rows.into_iter().filter_map(|row| Some((row.id?, row.name))).collect()
+}
+
+/// Name of the device with this index in the caller's network namespace.
+pub fn device_name(ifindex: u32) -> String {
+    sys::device_name(ifindex).unwrap_or_else(|| format!("if{ifindex}"))
 }
 
 /// A reason's counter, all interfaces together.
