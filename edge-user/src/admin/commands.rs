@@ -418,6 +418,7 @@ pub fn load(paths: Paths, config: Option<Config>) -> Outcome {
         state: paths.state,
         settle_after: std::time::Duration::ZERO,
         debug_log: false,
+        partners: None,
     };
     let report = firewall::load_last_good(options, config.map(std::sync::Arc::new))?;
     let mut text = format!("loaded from {:?}\n", report.source).to_lowercase();

@@ -63,18 +63,24 @@ pub(super) fn federation(
 }
 
 fn check_allowed_addresses(section: &Section<'_>, net: &Spanned<IpNet>) {
-    let loopback: [IpNet; 2] = [
-        IpNet::new_assert(std::net::Ipv4Addr::new(127, 0, 0, 0).into(), 8),
-        IpNet::new_assert(std::net::Ipv6Addr::LOCALHOST.into(), 128),
-    ];
-    let overlaps = |l: &IpNet| l.contains(net.get_ref()) || net.get_ref().contains(l);
     if values::is_everything(net.get_ref()) {
         section.sink.error(
             &net.span(),
             format!("{} lets names from outside lead anywhere", net.get_ref()),
             "name the prefixes of the partners behind private links only",
         );
-    } else if loopback.iter().any(overlaps) {
+    } else {
+        check_no_loopback(section, net);
+    }
+}
+
+fn check_no_loopback(section: &Section<'_>, net: &Spanned<IpNet>) {
+    let loopback: [IpNet; 2] = [
+        IpNet::new_assert(std::net::Ipv4Addr::new(127, 0, 0, 0).into(), 8),
+        IpNet::new_assert(std::net::Ipv6Addr::LOCALHOST.into(), 128),
+    ];
+    let overlaps = |l: &IpNet| l.contains(net.get_ref()) || net.get_ref().contains(l);
+    if loopback.iter().any(overlaps) {
         section.sink.error(
             &net.span(),
             format!("{} holds loopback, where no partner is", net.get_ref()),
@@ -134,12 +140,16 @@ fn allowed_domain(section: Section<'_>, edge: &Edge) -> Option<Spanned<AllowedDo
 fn from_addresses(section: &Section<'_>) -> Vec<IpNet> {
     let prefixes = section.parsed_list("from_addresses", values::prefix);
     no_duplicates(section, &prefixes, "the prefix");
-    for net in prefixes.iter().filter(|net| values::is_everything(net.get_ref())) {
-        section.sink.error(
-            &net.span(),
-            format!("{} makes everybody this partner", net.get_ref()),
-            "name the prefixes that the partner sends from",
-        );
+    for net in &prefixes {
+        if values::is_everything(net.get_ref()) {
+            section.sink.error(
+                &net.span(),
+                format!("{} makes everybody this partner", net.get_ref()),
+                "name the prefixes that the partner sends from",
+            );
+        } else {
+            check_no_loopback(section, net);
+        }
     }
     if prefixes.len() > MAX_FROM_ADDRESSES {
         section.sink.error(

@@ -48,6 +48,13 @@ pub struct Config {
     pub log: Log,
 }
 
+impl Config {
+    /// Whether any rule is for the addresses of partners.
+    pub fn asks_for_partners(&self) -> bool {
+        self.access.partners_only || self.firewall.rules.iter().any(|rule| rule.from.partners)
+    }
+}
+
 /// Folders the daemon uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Paths {

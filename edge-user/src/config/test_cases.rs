@@ -619,6 +619,12 @@ pub(super) const ERRORS: &[Case] = &[
     ),
     (
         "#from_addresses = [\"198.51.100.32/28\"]",
+        "from_addresses = [\"127.0.0.1\"]",
+        ("\"127.0.0.1\"", 0),
+        "holds loopback, where no partner is",
+    ),
+    (
+        "#from_addresses = [\"198.51.100.32/28\"]",
         "from_addresses = [\"2001:db8::1\", \"2001:db8::1/128\"]",
         ("\"2001:db8::1/128\"", 0),
         "stands here twice",

@@ -106,7 +106,8 @@ fn stopped() -> String {
     "the daemon is stopping".to_owned()
 }
 
-fn setting(config: &Config, federation: Federation) -> Setting {
+/// What holds, as far as verdicts are concerned.
+pub(super) fn setting(config: &Config, federation: Federation) -> Setting {
     let mut setting = Setting::new(config, federation);
     setting.own = own_addresses(config);
     setting
@@ -256,6 +257,13 @@ impl BlockTask {
                     intents.push(intent);
                 }
                 Output::Persist { domain, addresses } => persist(daemon, domain, addresses),
+                Output::PartnersLeftOut(count) => {
+                    warn!(
+                        count,
+                        "partners' addresses do not fit the kernel's table and are shut \
+                        out: name wider prefixes in from_addresses, or allow fewer partners"
+                    );
+                }
                 Output::NotBlocked { domain, address, why } => {
                     info!(%domain, %address, %why, "an address of a blocked domain is not blocked");
                 }
@@ -275,6 +283,9 @@ impl BlockTask {
 }
 
 fn log_intent(intent: &Intent) {
+    if let Intent::SetPartners(partners) = intent {
+        info!(prefixes = partners.len(), "partners' addresses");
+    }
     if let Intent::SetOwnerBlocks { owner, blocks } = intent {
         let prefixes: Vec<String> = blocks.iter().map(|b| b.prefix.to_string()).collect();
         info!(?owner, blocks = prefixes.join(" "), "blocks");

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use edge_ebpf::verdict::Reason;
 use tokio::sync::broadcast::{self, error::RecvError};
 use tracing::{debug, info, warn};
 use tracing_subscriber::EnvFilter;
@@ -101,11 +102,20 @@ pub async fn drops(mut events: broadcast::Receiver<DropEvent>) {
             protocol = event.protocol,
             rule = event.rule,
             length = event.length,
+            hint = hint(event.reason),
             monitored = event.monitored,
             left_out = left_out + std::mem::take(&mut missed),
             "dropped in the driver"
         );
     }
+}
+
+/// What an administrator may want to do about drops of this reason.
+fn hint(reason: &str) -> Option<&'static str> {
+    (reason == Reason::NotPartner.name()).then_some(
+        "no address of an allowed partner: if it is one, name it in from_addresses of its \
+         [[federation.allowed_domain]]",
+    )
 }
 
 #[cfg(test)]

@@ -51,6 +51,7 @@ use crate::{
     },
     proxy::{Event, Output, Proxy, ProxyConfig},
     state::{Author, Choice, Store, effective},
+    verdicts::known_partners,
 };
 
 /// How long a stop waits for live transactions.
@@ -162,6 +163,9 @@ async fn start(
     let mut options = OwnerOptions::new(&config);
     // The kernel program speaks only where the log's filter names it.
     options.debug_log = config.log.filter.contains("edge_xdp");
+    let last_good = store.last_good().iter().map(|(d, last)| (d, last.addresses.as_slice()));
+    let setting = blocks::setting(&config, now_in_force.federation.clone());
+    options.partners = Some(known_partners(&setting, last_good));
     let plan = Arc::clone(&config);
     let (firewall, report) =
         tokio::task::spawn_blocking(move || Owner::start(options, plan)).await??;
@@ -296,9 +300,11 @@ impl Daemon {
 fn tidy(store: &mut Store, config: &Config) {
     let now = SystemTime::now();
     let tidied = store.tidy(config, now).and_then(|_| {
-        let blocked = effective(config, store, now).federation.blocked_domains;
-        let blocked: BTreeSet<Domain> = blocked.into_iter().map(|entry| entry.domain).collect();
-        store.keep_last_good(|domain| blocked.contains(domain))
+        let federation = effective(config, store, now).federation;
+        let blocked = federation.blocked_domains.into_iter().map(|entry| entry.domain);
+        let allowed = federation.allowed_domains.into_iter().map(|entry| entry.domain);
+        let wanted: BTreeSet<Domain> = blocked.chain(allowed).collect();
+        store.keep_last_good(|domain| wanted.contains(domain))
     });
     if let Err(error) = tidied {
         warn!(%error, "the store was not tidied");

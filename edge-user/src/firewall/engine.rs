@@ -9,6 +9,8 @@ use std::{
 
 use edge_ebpf::abi::{EVENT_DATA, Interface, MAX_IFINDEX, SCHEMA, Settings};
 
+use ipnet::IpNet;
+
 use super::{
     Applied, Attached, BlockOwner, BlockRequest, BlockRow, FirewallError, Intent, OwnerOptions,
     StartReport, attach,
@@ -63,8 +65,13 @@ impl Engine {
         devices: Devices,
     ) -> Result<(Self, StartReport), FirewallError> {
         let mut report = StartReport::default();
+        let mut partners = Vec::new();
         let mut ids = match state::read(&options.state) {
-            Ok(kept) => kept.map(|kept| kept.ids).unwrap_or_default(),
+            Ok(None) => RuleIds::default(),
+            Ok(Some(kept)) => {
+                partners = kept.plan.partners().to_vec();
+                kept.ids
+            }
             Err(_) if config.is_none() => RuleIds::default(),
             Err(fault) => {
                 let ids = state::former_ids(&options.state);
@@ -74,7 +81,11 @@ impl Engine {
         };
         let before = ids.clone();
         let plan = match config {
-            Some(config) => plan::compile_with(&config, &mut ids)?,
+            Some(config) => {
+                let mut plan = plan::compile_with(&config, &mut ids)?;
+                plan.set_partners(options.partners.as_ref().unwrap_or(&partners))?;
+                plan
+            }
             None => last_good(&options.state)?.plan,
         };
         let resolved = resolve(&plan, devices)?;
@@ -170,6 +181,7 @@ impl Engine {
                 }
                 Intent::SetOwnerBlocks { owner, blocks } => self.table.set_owner(&owner, &blocks),
                 Intent::SetConfig(config) => self.set_config(&config, &mut total),
+                Intent::SetPartners(partners) => self.set_partners(&partners),
                 Intent::SetShadow(config) => self.set_shadow(&config),
                 Intent::StopShadow => self.stop_shadow(),
             };
@@ -213,11 +225,26 @@ impl Engine {
         self.table.rows()
     }
 
+    /// Only the set of sources changes, in one store for each family: no packet asks for both.
+    fn set_partners(&mut self, partners: &[IpNet]) -> Result<(), FirewallError> {
+        let mut plan = self.plan.clone();
+        if !plan.set_partners(partners)? {
+            return Ok(());
+        }
+        if plan.uses_partners() {
+            self.pins_are_there()?;
+            self.kernel.write_sources(self.settings.generation, &plan)?;
+        }
+        self.plan = plan;
+        state::write(&self.options.state, &self.ids, &self.plan)
+    }
+
     /// Counts what these rules would have done otherwise. Nothing else changes.
     fn set_shadow(&mut self, config: &Config) -> Result<(), FirewallError> {
         self.pins_are_there()?;
         // Its names get ids only when it comes into force.
-        let plan = plan::compile_with(config, &mut self.ids.clone())?;
+        let mut plan = plan::compile_with(config, &mut self.ids.clone())?;
+        plan.set_partners(self.plan.partners())?;
         self.stop_shadow()?;
         let settings = shadow::prepare(&mut self.kernel, &self.options.pins, &plan, self.settings)?;
         self.write_settings(settings)
@@ -249,7 +276,8 @@ impl Engine {
     fn change_config(&mut self, config: &Config, total: &mut Applied) -> Result<(), FirewallError> {
         // The ids are learned only when all went well, or a failed attempt would use them up.
         let mut ids = self.ids.clone();
-        let plan = plan::compile_with(config, &mut ids)?;
+        let mut plan = plan::compile_with(config, &mut ids)?;
+        plan.set_partners(self.plan.partners())?;
         let resolved = resolve(&plan, Devices::All)?;
         let fresh = ids.changed_since(&self.ids);
         let before = std::mem::replace(&mut self.ids, ids);

@@ -55,6 +55,8 @@ pub enum Intent {
         /// All of them.
         blocks: Vec<BlockRequest>,
     },
+    /// Exactly these are the partners' addresses from now on, for rules that are for partners.
+    SetPartners(Vec<IpNet>),
     /// Put the configuration's rules and settings in force, in one step.
     SetConfig(std::sync::Arc<crate::config::Config>),
     /// Count, beside the rules in force, what this configuration's rules would have done

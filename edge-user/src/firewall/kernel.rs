@@ -180,10 +180,12 @@ impl Kernel {
         }
         self.rates.set(generation, &rates, 0).map_err(at(names::RATES))?;
         failpoint::wrote(names::RATES);
-        self.write_sets(generation, plan)
+        self.write_sources(generation, plan)?;
+        self.write_destinations(generation, plan)
     }
 
-    fn write_sets(&mut self, generation: u32, plan: &RuleSet) -> Result<(), FirewallError> {
+    /// Writes the sets of sources of `generation`, which may be in force.
+    pub fn write_sources(&mut self, generation: u32, plan: &RuleSet) -> Result<(), FirewallError> {
         let mut sources4 =
             LpmTrie::create(INNER_SOURCES, NO_PREALLOC).map_err(at(names::SOURCES4))?;
         let mut sources6 =
@@ -202,6 +204,10 @@ impl Kernel {
         failpoint::wrote(names::SOURCES4);
         self.sources6.set(generation, &sources6, 0).map_err(at(names::SOURCES6))?;
         failpoint::wrote(names::SOURCES6);
+        Ok(())
+    }
+
+    fn write_destinations(&mut self, generation: u32, plan: &RuleSet) -> Result<(), FirewallError> {
         let mut destinations =
             HashMap::create(INNER_DESTINATIONS, NO_PREALLOC).map_err(at(names::DESTINATIONS))?;
         for (address, mask) in &plan.destinations {

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ipnet::IpNet;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
@@ -35,6 +36,8 @@ pub struct OwnerOptions {
     pub settle_after: Duration,
     /// Let the kernel program's debug messages into the log.
     pub debug_log: bool,
+    /// The partners' addresses to begin with; `None`: those that were in force last.
+    pub partners: Option<Vec<IpNet>>,
 }
 
 impl OwnerOptions {
@@ -45,6 +48,7 @@ impl OwnerOptions {
             state: config.paths.state.clone(),
             settle_after: Duration::from_secs(120),
             debug_log: false,
+            partners: None,
         }
     }
 }

@@ -1,4 +1,5 @@
-//! What an administrator changed at runtime, and the last good addresses of blocked domains.
+//! What an administrator changed at runtime, and the last good addresses of blocked domains and
+//! partners.
 //!
 //! Order of authority: a runtime change holds over the file where both speak of the same thing;
 //! [`effective`] joins the two and lists every such difference. The store is checksummed and
@@ -466,7 +467,7 @@ impl Store {
             return Err(StoreError::ReadOnly(path));
         }
         if map.len() > MAX_DOMAINS {
-            return Err(StoreError::Full("addresses of blocked domains"));
+            return Err(StoreError::Full("addresses of domains"));
         }
         disk::write(&path, &map).map_err(|error| StoreError::Write { path, error })?;
         self.last_good = map;

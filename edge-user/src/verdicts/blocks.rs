@@ -9,8 +9,9 @@ use std::{
 use super::{
     DomainReport, Input, MAX_ADDRESSES, MAX_SEEN, MAX_SUBDOMAINS, Output, Refused, SEEN_FOR,
     START_WAIT, Why,
+    partners::{self, PartnerSet},
     protected::{Protected, Protection, Setting},
-    watch::{Role, Watches},
+    watch::{Role, Watch, Watches},
 };
 use crate::{
     config::{AllowedDomain, BlockedDomain},
@@ -56,6 +57,7 @@ pub struct DomainBlocks {
     inside: HashMap<ConnectionId, IpAddr>,
     /// At start: nothing is told before this time, unless all that is protected is known.
     wait_until: Option<Instant>,
+    partners: PartnerSet,
     outputs: VecDeque<Output>,
 }
 
@@ -69,10 +71,7 @@ impl DomainBlocks {
     pub fn handle(&mut self, now: Instant, input: Input) {
         match input {
             Input::Setting(setting) => self.set(now, *setting),
-            Input::LastGood { domain, addresses } => {
-                self.watches.remember(&Question::Federation(domain.clone()), addresses);
-                self.judge(&domain);
-            }
+            Input::LastGood { domain, addresses } => self.remember(now, &domain, addresses),
             Input::Resolved { question, result } => self.resolved(now, &question, result),
             Input::Proved { connection, domain, remote } => {
                 self.proved(now, connection, domain, remote.to_canonical());
@@ -109,7 +108,8 @@ impl DomainBlocks {
     /// When [`Self::handle_timeout`] wants to be called next.
     pub fn next_timeout(&self) -> Option<Instant> {
         let seen = self.blocked.values().flat_map(|b| b.seen.iter().map(|(_, until)| *until)).min();
-        [self.watches.next_timeout(), seen, self.wait_until].into_iter().flatten().min()
+        let partners = self.partners.next_timeout();
+        [self.watches.next_timeout(), seen, self.wait_until, partners].into_iter().flatten().min()
     }
 
     /// Tells everything again: the firewall could not do what it was told.
@@ -118,6 +118,7 @@ impl DomainBlocks {
             blocked.told = None;
         }
         self.judge_all();
+        self.partners.tell_again();
     }
 
     /// How every blocked domain stands, in the order of their names.
@@ -149,7 +150,11 @@ impl DomainBlocks {
         self.protected.fixed.clone_from(&setting.fixed);
         self.set_blocked(&setting.federation.blocked_domains);
         self.setting = Some(setting);
+        self.partners.set(&self.allowed);
         self.watch();
+        for domain in self.allowed.keys().cloned().collect::<Vec<_>>() {
+            self.partner(now, &domain, false);
+        }
         // Who is connected may have become blocked, or allowed.
         let live = std::mem::take(&mut self.live);
         for (domain, remote) in live.values().flatten() {
@@ -202,11 +207,7 @@ impl DomainBlocks {
         }
         for (domain, entry) in &self.allowed {
             let role = Role::Protected(Protection::Partner(domain.clone()));
-            let question = match &entry.proxy_fqdn {
-                Some(host) => Question::Host(host.clone(), entry.port),
-                None => Question::Federation(domain.clone()),
-            };
-            wanted.push((question, role, entry.relax_srv_domain));
+            wanted.push((partners::question(entry), role, entry.relax_srv_domain));
         }
         for (domain, blocked) in &self.blocked {
             let role = Role::Blocked(domain.clone());
@@ -263,6 +264,52 @@ impl DomainBlocks {
             }
             self.judge(&domain);
         }
+        for domain in self.partners.asked_by(question) {
+            self.partner(now, &domain, true);
+        }
+    }
+
+    /// The last good addresses of a blocked domain or a partner.
+    fn remember(&mut self, now: Instant, domain: &Domain, addresses: Vec<IpAddr>) {
+        let Some(question) = self.allowed.get(domain).map(partners::question) else {
+            self.watches.remember(&Question::Federation(domain.clone()), addresses);
+            self.judge(domain);
+            return;
+        };
+        let of = |watch: &Watch| (watch.role.clone(), watch.addresses.clone());
+        let Some((role, before)) = self.watches.get(&question).map(of) else { return };
+        self.watches.remember(&question, addresses);
+        let after = self.watches.get(&question).map(of).map_or_else(Vec::new, |(_, now)| now);
+        self.protect(&role, &after);
+        self.unprotect(&role, &before);
+        self.partner(now, domain, false);
+    }
+
+    /// Takes over what is known of a partner's addresses.
+    fn partner(&mut self, now: Instant, domain: &Domain, persist: bool) {
+        let Some(entry) = self.allowed.get(domain) else { return };
+        let Some(watch) = self.watches.get(&partners::question(entry)) else { return };
+        let addresses = watch.addresses.clone();
+        let wanted = self.setting.as_ref().is_some_and(|setting| setting.partners);
+        if self.partners.addresses(now, domain, &addresses) && persist && wanted {
+            self.outputs.push_back(Output::Persist { domain: domain.clone(), addresses });
+        }
+    }
+
+    /// Tells the firewall of the partners, once those are known that can be at the start: until
+    /// then it holds the last good ones.
+    fn tell_partners(&mut self, now: Instant) {
+        let Some(setting) = self.setting.as_ref().filter(|setting| setting.partners) else {
+            return;
+        };
+        if self.wait_until.is_some() {
+            return;
+        }
+        let Some(members) = self.partners.due(now, setting) else { return };
+        if members.left_out > 0 {
+            self.outputs.push_back(Output::PartnersLeftOut(members.left_out));
+        }
+        self.outputs.push_back(Output::Apply(Intent::SetPartners(members.prefixes)));
     }
 
     /// The block that covers a domain.
@@ -351,6 +398,7 @@ impl DomainBlocks {
                 self.blocked.iter().filter(|(_, b)| hit(b)).map(|(d, _)| d.clone()).collect();
             affected.iter().for_each(|domain| self.judge(domain));
         }
+        self.tell_partners(now);
         for (question, relax_srv_domain) in self.watches.due(now) {
             self.outputs.push_back(Output::Query { question, relax_srv_domain });
         }

@@ -6,13 +6,19 @@
 //! partners' edges, and whoever is proven on a live connection. What is shared is refused in the
 //! proxy only, listed with its reason, and judged again at every change on either side.
 //!
+//! Beside it, allowed partners' addresses become the set that rules for partners ask
+//! (`partners`), with the same questions to DNS.
+//!
 //! A state machine without sockets and clock: inputs and `now` go in, queries and intents come
 //! out. It never resolves, and never blocks for more than a domain asked to be blocked.
 
 mod blocks;
+mod partners;
 mod protected;
 mod watch;
 
+#[cfg(test)]
+mod partner_tests;
 #[cfg(test)]
 mod tests;
 
@@ -29,6 +35,7 @@ use crate::{
 };
 
 pub use blocks::DomainBlocks;
+pub use partners::{LINGER, known_partners};
 pub use protected::{Protection, Setting};
 
 /// Addresses blocked for one domain.
@@ -51,9 +58,9 @@ pub const START_WAIT: Duration = Duration::from_secs(3);
 pub enum Input {
     /// What holds: at start, after a reload, and after each runtime change.
     Setting(Box<Setting>),
-    /// From the store, at start: a blocked domain's last good addresses.
+    /// From the store, at start: the last good addresses of a blocked domain or a partner.
     LastGood {
-        /// The blocked domain.
+        /// The domain.
         domain: Domain,
         /// Its addresses.
         addresses: Vec<IpAddr>,
@@ -100,11 +107,13 @@ pub enum Output {
         /// a blocked domain, which would name others' edges).
         relax_srv_domain: bool,
     },
-    /// For the firewall: exactly these blocks for this domain.
+    /// For the firewall: exactly these blocks for this domain, or these addresses of partners.
     Apply(Intent),
-    /// For the store: a blocked domain's good addresses changed.
+    /// For the log: so many addresses of partners do not fit the kernel's table.
+    PartnersLeftOut(usize),
+    /// For the store: the good addresses of a blocked domain or a partner changed.
     Persist {
-        /// The blocked domain.
+        /// The domain.
         domain: Domain,
         /// Its addresses.
         addresses: Vec<IpAddr>,

@@ -46,6 +46,8 @@ pub struct Setting {
     pub fixed: Vec<(IpNet, Protection)>,
     /// Next hops given by name.
     pub next_hops: Vec<NextHop>,
+    /// A rule asks for the partners' addresses.
+    pub partners: bool,
 }
 
 impl Setting {
@@ -71,7 +73,8 @@ impl Setting {
             }
         }
         let own = listen.chain(inside).chain(advertise).chain(config.services.addresses());
-        Self { federation, own: own.collect(), fixed, next_hops }
+        let partners = config.asks_for_partners();
+        Self { federation, own: own.collect(), fixed, next_hops, partners }
     }
 }
 

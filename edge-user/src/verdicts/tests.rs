@@ -13,33 +13,33 @@ use crate::{
     proxy::ResolvedHost,
 };
 
-fn name(text: &str) -> Domain {
+pub(super) fn name(text: &str) -> Domain {
     text.parse().unwrap()
 }
 
-fn ip(text: &str) -> IpAddr {
+pub(super) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-fn ask(domain: &str) -> Question {
+pub(super) fn ask(domain: &str) -> Question {
     Question::Federation(name(domain))
 }
 
-fn seconds(n: u64) -> Duration {
+pub(super) fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
 /// A machine with virtual time; remembers what came out.
-struct World {
-    blocks: DomainBlocks,
-    now: Instant,
-    outputs: Vec<Output>,
-    setting: Setting,
+pub(super) struct World {
+    pub blocks: DomainBlocks,
+    pub now: Instant,
+    pub outputs: Vec<Output>,
+    pub setting: Setting,
 }
 
 impl World {
     /// Blocked (with subdomains) and allowed domains; DNS has answered nothing yet.
-    fn new(blocked: &[&str], allowed: &[&str]) -> Self {
+    pub fn new(blocked: &[&str], allowed: &[&str]) -> Self {
         let config = config();
         let federation = Federation {
             enabled: true,
@@ -55,17 +55,17 @@ impl World {
         world
     }
 
-    fn set(&mut self, change: impl FnOnce(&mut Setting)) {
+    pub fn set(&mut self, change: impl FnOnce(&mut Setting)) {
         change(&mut self.setting);
         self.put(Input::Setting(Box::new(self.setting.clone())));
     }
 
-    fn put(&mut self, input: Input) {
+    pub fn put(&mut self, input: Input) {
         self.blocks.handle(self.now, input);
         self.outputs.extend(std::iter::from_fn(|| self.blocks.poll()));
     }
 
-    fn pass(&mut self, time: Duration) {
+    pub fn pass(&mut self, time: Duration) {
         let end = self.now + time;
         while let Some(at) = self.blocks.next_timeout().filter(|at| *at <= end) {
             assert!(at >= self.now, "a timeout in the past");
@@ -76,7 +76,7 @@ impl World {
         self.now = end;
     }
 
-    fn answer(&mut self, question: Question, addresses: &[&str], ttl: u64) {
+    pub fn answer(&mut self, question: Question, addresses: &[&str], ttl: u64) {
         let host = ResolvedHost {
             host: name("sip.some.example"),
             port: 5061,
@@ -88,7 +88,7 @@ impl World {
     }
 
     /// Lets time pass until a question is asked anew.
-    fn until_asked(&mut self, question: &Question) {
+    pub fn until_asked(&mut self, question: &Question) {
         self.asked();
         for _ in 0..100_000 {
             self.pass(seconds(1));
@@ -99,7 +99,7 @@ impl World {
         panic!("{question:?} is never asked");
     }
 
-    fn fail(&mut self, question: Question, error: ResolveError) {
+    pub fn fail(&mut self, question: Question, error: ResolveError) {
         self.put(Input::Resolved { question, result: Err(error) });
     }
 
@@ -150,7 +150,7 @@ impl World {
     }
 }
 
-fn allow(domain: &str) -> AllowedDomain {
+pub(super) fn allow(domain: &str) -> AllowedDomain {
     AllowedDomain::new(name(domain))
 }
 

@@ -31,6 +31,8 @@ pub struct EdgeConfig {
     pub blocked: Vec<String>,
     /// Next hops, in order.
     pub next_hops: Vec<String>,
+    /// Lines of `[service.access]`.
+    pub access: Vec<String>,
     /// Lines of `[limits]`.
     pub limits: Vec<String>,
     /// Further sections, as TOML text.
@@ -50,6 +52,7 @@ impl EdgeConfig {
             allowed_servers: Vec::new(),
             blocked: Vec::new(),
             next_hops: vec![format!("sip:{}:{SERVER_PORT};transport=tcp", site.server4())],
+            access: Vec::new(),
             limits: Vec::new(),
             more: String::new(),
             log_filter: "info".to_owned(),
@@ -67,6 +70,13 @@ impl EdgeConfig {
     #[must_use]
     pub fn allow_server(mut self, domain: &str, fqdn: &str) -> Self {
         self.allowed_servers.push((domain.to_owned(), fqdn.to_owned()));
+        self
+    }
+
+    /// Adds a line to `[service.access]`.
+    #[must_use]
+    pub fn access(mut self, line: &str) -> Self {
+        self.access.push(line.to_owned());
         self
     }
 
@@ -112,7 +122,7 @@ impl EdgeConfig {
     }
 
     fn services(&self, text: &mut String) -> Result<()> {
-        let (site, tls) = (self.site, self.tls_lines());
+        let (site, tls) = (self.site, self.tls_lines() + &self.access.join("\n"));
         writeln!(
             text,
             "[service.access]\nlisten = [\"{}:5061\", \"[{}]:5061\"]\n{tls}",
@@ -176,6 +186,7 @@ mod tests {
             let config = EdgeConfig::new(site, identity, &ids.trust)
                 .allow("northwind.example")
                 .allow_server("adatum.example", "sip.adatum.example")
+                .access("partners_only = true")
                 .limit("connections = 16");
             let file = dir.join("edge.toml");
             let text = config.to_toml(&dir, Path::new("/sys/fs/bpf/edge-never")).unwrap();
