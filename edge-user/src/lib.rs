@@ -10,6 +10,7 @@ pub mod apply;
 pub mod config;
 pub mod daemon;
 pub mod domain;
+mod failpoint;
 pub mod federation;
 pub mod firewall;
 pub mod net;

@@ -18,6 +18,7 @@ use crate::{
     admin::protocol::SentFile,
     apply::{Difference, NewFile, Side},
     config::{self, Checked, Config},
+    failpoint,
     firewall::{
         Intent,
         plan::{self, RuleSet},
@@ -184,7 +185,9 @@ impl Daemon {
         let old = self.config();
         // On the disk before anything changes: what is left is a rename.
         let file = self.disk(|_| self.new_file(&old, new, warnings))?;
+        failpoint::step("apply-file-prepared");
         warnings.extend(self.take(config).await?);
+        failpoint::step("apply-in-force");
         if let Some(file) = file
             && let Err(fault) = self.disk(|_| file.commit())
         {
@@ -193,6 +196,7 @@ impl Daemon {
                 Err(second) => format!("{fault}; and the former could not be put back: {second}"),
             });
         }
+        failpoint::step("apply-file-replaced");
         self.changes.set_text(new);
         let (number, warning) = self.disk(|changes| changes.keep(how, author));
         warnings.extend(warning);
@@ -215,6 +219,7 @@ impl Daemon {
             let (former, warning) = changes.keep("in force before a change", author);
             let former = former.ok_or_else(|| warning.unwrap_or_default())?;
             let version = changes.versions.add(new, how, author).map_err(text)?;
+            failpoint::step("pending-version-kept");
             let end = Moment::now().after(time);
             let (boot, until_milliseconds) = (end.boot, end.milliseconds);
             let pending = Pending { version, former, boot, until_milliseconds };
@@ -222,6 +227,7 @@ impl Daemon {
                 changes.versions.take_back(version);
                 fault.to_string()
             })?;
+            failpoint::step("pending-noted");
             Ok(pending)
         })?;
         match self.take(config).await {
@@ -237,6 +243,7 @@ impl Daemon {
                 });
             }
         }
+        failpoint::step("pending-in-force");
         self.changes.set_text(new);
         let version = pending.version;
         info!(version, former = pending.former, how, by = author.by, "in force until confirmed");
@@ -253,6 +260,7 @@ impl Daemon {
         self.disk(|changes| -> Result<(), String> {
             let file = self.new_file(&config, &changes.text(), &mut warnings)?;
             file.map(NewFile::commit).transpose().map_err(text)?;
+            failpoint::step("confirm-file-replaced");
             changes.versions.set_pending(None).map_err(text)
         })?;
         self.changes.pending.send_replace(None);
@@ -313,11 +321,13 @@ impl Daemon {
         let old = self.config();
         let file = self.disk(|_| self.new_file(&old, &target.text, &mut warnings));
         warnings.extend(self.take(config).await?);
+        failpoint::step("back-in-force");
         self.changes.set_text(&target.text);
         self.disk(|changes| {
             // In force it is, whatever becomes of the file.
             let written = file.and_then(|file| file.map(NewFile::commit).transpose().map_err(text));
             warnings.extend(written.err());
+            failpoint::step("back-file-replaced");
             warnings.extend(changes.keep(how, author).1);
             warnings.extend(changes.versions.set_pending(None).err().map(text));
         });

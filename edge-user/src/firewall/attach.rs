@@ -17,10 +17,11 @@ use aya::{
 };
 
 use super::{
-    AttachMode, Attached, FirewallError, failpoint,
+    AttachMode, Attached, FirewallError,
     kernel::{chain, program},
     sys,
 };
+use crate::failpoint;
 
 /// Folder of the XDP links.
 pub(super) fn link_folder(pins: &Path) -> PathBuf {

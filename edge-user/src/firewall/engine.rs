@@ -15,14 +15,16 @@ use super::{
     Applied, Attached, BlockOwner, BlockRequest, BlockRow, FirewallError, Intent, OwnerOptions,
     StartReport, attach,
     blocks::{BlockSink as _, BlockTable},
-    failpoint::{self, Phase},
     kernel::{self, Kernel},
     migrate,
     owner::{last_good, take_pins},
     plan::{self, PlanLimit, RuleIds, RuleSet},
     shadow, state, sys,
 };
-use crate::config::Config;
+use crate::{
+    config::Config,
+    failpoint::{self, Phase},
+};
 
 mod lists;
 
@@ -310,7 +312,8 @@ impl Engine {
     }
 
     /// The order matters: blocks and rules are there before the swap, the swap before a new
-    /// device is attached, and a device is let go last.
+    /// device is attached, and a device is let go last. A device that changes its zone does so
+    /// right before the swap.
     fn put_in_force(
         &mut self,
         plan: RuleSet,
@@ -335,7 +338,9 @@ impl Engine {
         self.table.set_owner(&BlockOwner::File, &blocks)?;
         self.write_settings(Settings { block_epoch: 0, ..self.settings })?;
         let applied = self.table.flush(sys::now(), &mut self.kernel.blocks)?;
-        self.kernel.write_interfaces(&resolved.devices, &resolved.vlans)?;
+        let interfaces = self.kernel.interface_changes(&resolved.devices, &resolved.vlans)?;
+        self.kernel.write_interfaces(interfaces.come)?;
+        self.kernel.write_interfaces(interfaces.change)?;
         let settings = Settings {
             schema: SCHEMA,
             generation: idle,
@@ -359,6 +364,7 @@ impl Engine {
         attach::detach_others(&self.options.pins, |device| {
             resolved.names.contains_key(device) || missing.iter().any(|name| name == device)
         })?;
+        self.kernel.write_interfaces(interfaces.go)?;
         report.rules = plan.rows.iter().filter(|row| row.id.is_some()).count();
         if let Err(fault) = state::write(&self.options.state, &self.ids, &plan) {
             report.warnings.push(format!("{fault}; after a reboot `edge load` has no plan"));

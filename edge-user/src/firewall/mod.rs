@@ -30,7 +30,6 @@ mod debug_log;
 mod decode;
 mod engine;
 mod error;
-mod failpoint;
 mod intent;
 mod kernel;
 mod migrate;

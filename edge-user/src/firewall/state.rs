@@ -14,9 +14,10 @@ use edge_ebpf::abi::SCHEMA;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    FirewallError, failpoint,
+    FirewallError,
     plan::{RuleIds, RuleSet},
 };
+use crate::failpoint;
 
 /// What is kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

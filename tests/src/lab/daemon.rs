@@ -19,6 +19,8 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 pub struct Edge {
     /// What its file says.
     pub config: EdgeConfig,
+    /// More variables of its environment, at its next start.
+    pub environment: Vec<(String, String)>,
     namespace: Namespace,
     dir: PathBuf,
     pins: PathBuf,
@@ -53,7 +55,8 @@ impl Edge {
         }
         let pins = Path::new(cleanup::BPFFS).join(format!("{}-{name}", lab.prefix()));
         let namespace = lab.site(config.site).clone();
-        let edge = Self { config, namespace, dir, pins, process: None };
+        let environment = Vec::new();
+        let edge = Self { config, environment, namespace, dir, pins, process: None };
         edge.write_config()?;
         Ok(edge)
     }
@@ -68,6 +71,7 @@ impl Edge {
     pub fn run(&mut self) -> Result<()> {
         let mut command = self.namespace.command(binary()?);
         command.arg("run").arg("-c").arg(self.file()).env("NO_COLOR", "1");
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         let mut process = Process::spawn("edge", command, &self.log_file())?;
         process.wait_ready(START_LIMIT, || {
             Ok((self.status()?["ready"] == Value::Bool(true)).then_some(()))
@@ -133,6 +137,13 @@ impl Edge {
         let mut process = self.process.take().context("the daemon does not run")?;
         process.signal(Signal::KILL)?;
         process.wait(Duration::from_secs(5))?;
+        Ok(())
+    }
+
+    /// Waits until the daemon has ended by itself.
+    pub fn ended(&mut self) -> Result<()> {
+        let mut process = self.process.take().context("the daemon does not run")?;
+        process.wait(Duration::from_secs(10))?;
         Ok(())
     }
 

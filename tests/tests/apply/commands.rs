@@ -222,3 +222,54 @@ fn a_shadow_is_started_shown_and_ended_by_command_by_time_and_by_an_apply() {
     assert!(!counting());
     assert!(bench.has_rule("extra"));
 }
+
+/// Whether the configured file is exactly one of these texts; tells which.
+fn which(bench: &Bench, texts: [&str; 2]) -> usize {
+    let found = std::fs::read_to_string(bench.edge.file()).unwrap();
+    texts.iter().position(|text| *text == found).unwrap_or_else(|| panic!("half a file: {found}"))
+}
+
+#[test]
+fn kill_9_between_the_steps_on_the_disk_leaves_one_whole_configuration() {
+    let mut bench = Bench::new("steps");
+    let new_file = bench.file_with("extra", 7000);
+    let old = std::fs::read_to_string(bench.edge.file()).unwrap();
+    let new = std::fs::read_to_string(&new_file).unwrap();
+    let apply: &[&str] = &["apply", path(&new_file)];
+    let later: &[&str] = &["apply", path(&new_file), "--confirm", "10min"];
+    // The step, the commands (the last one dies), and then: is the new one in force after a
+    // start, and does the file hold it?
+    let cases: [(&str, &[&[&str]], bool, bool); 9] = [
+        ("apply-file-prepared", &[apply], false, false),
+        ("apply-in-force", &[apply], false, false),
+        ("apply-file-replaced", &[apply], true, true),
+        ("pending-version-kept", &[later], false, false),
+        ("pending-noted", &[later], true, false),
+        ("pending-in-force", &[later], true, false),
+        ("confirm-file-replaced", &[later, &["confirm"]], true, true),
+        ("back-in-force", &[apply, &["rollback"]], true, true),
+        ("back-file-replaced", &[apply, &["rollback"]], false, false),
+    ];
+    for (step, commands, is_new, in_file) in cases {
+        bench.edge.stop().unwrap();
+        bench.edge.environment = vec![("EDGE_KILL_AT".to_owned(), step.to_owned())];
+        bench.edge.run().unwrap();
+        let (last, first) = commands.split_last().unwrap();
+        first.iter().for_each(|command| drop(bench.run(command)));
+        assert_ne!(bench.edge.command(last).unwrap().code, 0, "{step}");
+        bench.edge.ended().unwrap();
+        which(&bench, [&old, &new]);
+        bench.edge.environment.clear();
+        bench.edge.run().unwrap();
+        assert_eq!(bench.has_rule("extra"), is_new, "{step}");
+        assert_eq!(which(&bench, [&old, &new]) == 1, in_file, "{step}");
+        let list = bench.edge.json(&["version", "list"]).unwrap();
+        assert!(list["damaged"].as_array().unwrap().is_empty(), "{step}: {list}");
+        // What waits can be taken back, and everything goes on as before.
+        if bench.has_rule("extra") {
+            bench.run(&["rollback"]);
+        }
+        assert!(!bench.has_rule("extra"), "{step}");
+        assert_eq!(which(&bench, [&old, &new]), 0, "{step}");
+    }
+}
