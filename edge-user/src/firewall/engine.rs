@@ -8,6 +8,7 @@ use std::{
 };
 
 use edge_ebpf::abi::{EVENT_DATA, Interface, MAX_IFINDEX, SCHEMA, Settings};
+use ipnet::IpNet;
 
 use ipnet::IpNet;
 
@@ -325,19 +326,16 @@ impl Engine {
         self.kernel.write_rule_set(idle, &plan)?;
         self.kernel.clear_rule_counters(fresh)?;
         self.table.protect(plan.management.clone());
-        let blocks: Vec<BlockRequest> = plan
-            .blocks
-            .iter()
-            .map(|prefix| BlockRequest {
-                prefix: *prefix,
-                owner: BlockOwner::File,
-                comment: None,
-                expires_at: None,
-            })
-            .collect();
-        self.table.set_owner(&BlockOwner::File, &blocks)?;
+        // Until the swap is over, what either configuration blocks is blocked.
+        let mut both = self.plan.blocks.clone();
+        both.retain(|prefix| !plan.blocks.contains(prefix));
+        both.extend(&plan.blocks);
+        if self.set_file_blocks(&both).is_err() {
+            // No room for both, or management moved.
+            self.set_file_blocks(&plan.blocks)?;
+        }
         self.write_settings(Settings { block_epoch: 0, ..self.settings })?;
-        let applied = self.table.flush(sys::now(), &mut self.kernel.blocks)?;
+        let mut applied = self.table.flush(sys::now(), &mut self.kernel.blocks)?;
         let interfaces = self.kernel.interface_changes(&resolved.devices, &resolved.vlans)?;
         self.kernel.write_interfaces(interfaces.come)?;
         self.kernel.write_interfaces(interfaces.change)?;
@@ -355,6 +353,10 @@ impl Engine {
         self.write_settings(settings)?;
         self.plan = plan.clone();
         report.generation = idle;
+        if both.len() > plan.blocks.len() {
+            self.set_file_blocks(&plan.blocks)?;
+            add(&mut applied, self.flush()?);
+        }
         for (device, ifindex) in &resolved.names {
             let (attached, warnings) = self.attach(device, *ifindex, plan.allow_generic)?;
             report.attached.push(attached);
@@ -370,6 +372,20 @@ impl Engine {
             report.warnings.push(format!("{fault}; after a reboot `edge load` has no plan"));
         }
         Ok(applied)
+    }
+
+    /// Exactly these are the file's blocks; [`Self::flush`] writes what that changes.
+    fn set_file_blocks(&mut self, prefixes: &[IpNet]) -> Result<(), FirewallError> {
+        let blocks: Vec<BlockRequest> = prefixes
+            .iter()
+            .map(|prefix| BlockRequest {
+                prefix: *prefix,
+                owner: BlockOwner::File,
+                comment: None,
+                expires_at: None,
+            })
+            .collect();
+        self.table.set_owner(&BlockOwner::File, &blocks)
     }
 
     fn attach(

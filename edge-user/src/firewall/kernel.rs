@@ -14,14 +14,14 @@ use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::{
         Array, ArrayOfMaps, HashMap, LpmTrie, Map, MapData, MapError, MapInfo, PerCpuArray,
-        PerCpuValues, lpm_trie::Key as LpmKey,
+        PerCpuValues, ProgramArray, lpm_trie::Key as LpmKey,
     },
     programs::{SchedClassifier, Xdp},
 };
 use edge_ebpf::abi::{
     Block, Counter, FlowKey, Interface, MAX_IFINDEX, MAX_RATES, MAX_RULES, NO_GENERATION,
-    PORT_WORD_SLOTS, PROTOCOL_WORD_SLOTS, Rule, RuleLimits, SCHEMA, SetMask, Settings, VlanKey,
-    map_names as names, mapped,
+    PORT_WORD_SLOTS, PROGRAM_SHADOW, PROGRAM_SYN_COOKIE, PROTOCOL_WORD_SLOTS, Rule, RuleLimits,
+    SCHEMA, SetMask, Settings, VlanKey, map_names as names, mapped,
 };
 use ipnet::IpNet;
 
@@ -129,6 +129,7 @@ impl Kernel {
         xdp.load().map_err(|fault| FirewallError::Load(chain(&fault)))?;
         let egress: &mut SchedClassifier = program(&mut ebpf, "edge_egress")?;
         egress.load().map_err(|fault| FirewallError::Load(chain(&fault)))?;
+        fill_programs(&mut ebpf, pins)?;
         let debug_log = debug_log.then(|| debug_log::start(&mut ebpf)).transpose()?;
         Ok(Self {
             _debug_log: debug_log,
@@ -483,6 +484,26 @@ pub(super) fn room(pins: &Path) -> Result<Room, FirewallError> {
         addresses: [max(names::BLOCKED4)?, max(names::BLOCKED6)?],
         prefixes: [max(names::BLOCKED4_PREFIXES)?, max(names::BLOCKED6_PREFIXES)?],
     })
+}
+
+/// Programs for rare work, by their slots in `PROGRAMS`, which the others call into.
+const RARE: [(u32, &str); 2] =
+    [(PROGRAM_SHADOW, "edge_shadow"), (PROGRAM_SYN_COOKIE, "edge_syn_cookie")];
+
+/// Puts those that the object has into their slots.
+fn fill_programs(ebpf: &mut Ebpf, pins: &Path) -> Result<(), FirewallError> {
+    let mut slots: ProgramArray<MapData> = open(pins, names::PROGRAMS)?;
+    for (slot, name) in RARE {
+        if ebpf.program(name).is_none() {
+            continue;
+        }
+        let rare: &mut Xdp = program(ebpf, name)?;
+        rare.load().map_err(|fault| FirewallError::Load(chain(&fault)))?;
+        let fd = rare.fd().map_err(|fault| FirewallError::Load(chain(&fault)))?;
+        slots.set(slot, fd, 0).map_err(at(names::PROGRAMS))?;
+        failpoint::wrote(names::PROGRAMS);
+    }
+    Ok(())
 }
 
 /// A program of the object.

@@ -27,6 +27,13 @@ const OLD: u16 = 7001;
 const NEW: u16 = 7002;
 /// Open before and after.
 const BOTH: u16 = 7003;
+const OLD_BLOCKS: [&str; 2] = ["203.0.113.1/32", "2001:db8:1::/48"];
+const NEW_BLOCKS: [&str; 2] = ["203.0.113.2/32", "2001:db8:2::/48"];
+
+/// What the kernel's tables hold.
+fn blocks(wire: &Wire) -> Vec<String> {
+    inspect::blocks(&wire.pins).unwrap().iter().map(|block| block.prefix.to_string()).collect()
+}
 
 fn open(config: &mut Config, port: u16) {
     config.firewall.rules.push(edge_tests::wire::open_port(&format!("port-{port}"), port));
@@ -35,16 +42,14 @@ fn open(config: &mut Config, port: u16) {
 fn old(config: &mut Config) {
     open(config, OLD);
     open(config, BOTH);
-    config.firewall.blocks =
-        ["203.0.113.1/32", "2001:db8:1::/48"].map(|t| t.parse().unwrap()).into();
+    config.firewall.blocks = OLD_BLOCKS.map(|t| t.parse().unwrap()).into();
 }
 
 /// Another rule, other blocks, another order.
 fn new(config: &mut Config) {
     open(config, BOTH);
     open(config, NEW);
-    config.firewall.blocks =
-        ["203.0.113.2/32", "2001:db8:2::/48"].map(|t| t.parse().unwrap()).into();
+    config.firewall.blocks = NEW_BLOCKS.map(|t| t.parse().unwrap()).into();
 }
 
 /// Not a test by itself: the process that ends itself in the others (see `failpoint`).
@@ -104,6 +109,9 @@ fn kill_9_between_any_two_writes_of_an_apply_leaves_the_old_or_the_new_rules() {
         let (is_old, is_new) = (passes(&wire, OLD), passes(&wire, NEW));
         assert!(is_old != is_new, "after {after}: old {is_old}, new {is_new}");
         assert!(passes(&wire, BOTH), "after {after}: what is in both is open all the time");
+        let mine = if is_old { OLD_BLOCKS } else { NEW_BLOCKS };
+        let held = blocks(&wire);
+        assert!(mine.iter().all(|block| held.iter().any(|b| b == block)), "{after}: {held:?}");
         assert!(is_new || !swapped, "after {after}: the old came back");
         swapped = is_new;
         // The next start reconciles: whole, and nothing is left of the other.
@@ -111,9 +119,7 @@ fn kill_9_between_any_two_writes_of_an_apply_leaves_the_old_or_the_new_rules() {
         assert!(report.adopted);
         handle.settle_blocking().unwrap();
         assert!(passes(&wire, OLD) && !passes(&wire, NEW), "after {after}, started again");
-        let blocks: Vec<String> =
-            inspect::blocks(&wire.pins).unwrap().iter().map(|b| b.prefix.to_string()).collect();
-        assert_eq!(blocks, ["203.0.113.1/32", "2001:db8:1::/48"], "after {after}");
+        assert_eq!(blocks(&wire), OLD_BLOCKS, "after {after}");
         drop(handle);
         wait_lock_free(&wire);
         assert!(write < 200, "it never comes to its end");
@@ -162,9 +168,7 @@ fn a_table_that_is_full_refuses_the_whole_configuration() {
     assert!(matches!(refused, FirewallError::BlocksFull { max: 4, .. }), "{refused:?}");
     assert!(refused.to_string().contains("max_blocked_addresses"), "{refused}");
     assert!(passes(&wire, OLD) && !passes(&wire, NEW), "the old rules hold");
-    let blocks: Vec<String> =
-        inspect::blocks(&wire.pins).unwrap().iter().map(|b| b.prefix.to_string()).collect();
-    assert_eq!(blocks, ["203.0.113.1/32", "2001:db8:1::/48"], "and the old blocks, all of them");
+    assert_eq!(blocks(&wire), OLD_BLOCKS, "and the old blocks, all of them");
     handle.apply_blocking(vec![Intent::SetConfig(wire.config_with(new))]).unwrap();
     assert!(passes(&wire, NEW));
 }
@@ -271,8 +275,7 @@ fn pins_of_the_version_before_are_replaced_in_the_link_and_their_blocks_carried_
     // While everything was dropped, neighbours were not found.
     let six = || passes_from(&wire, PEER6.into(), EDGE6.into(), BOTH);
     eventually("who is not blocked passes", six);
-    let blocks: Vec<String> =
-        inspect::blocks(&wire.pins).unwrap().iter().map(|b| b.prefix.to_string()).collect();
+    let blocks = blocks(&wire);
     assert!(blocks.contains(&"2001:db8:77::/48".to_owned()), "{blocks:?}");
     handle.settle_blocking().unwrap();
     assert!(passes(&wire, BOTH), "nobody claimed it");
