@@ -10,8 +10,6 @@ use std::{
 use edge_ebpf::abi::{EVENT_DATA, Interface, MAX_IFINDEX, SCHEMA, Settings};
 use ipnet::IpNet;
 
-use ipnet::IpNet;
-
 use super::{
     Applied, Attached, BlockOwner, BlockRequest, BlockRow, FirewallError, Intent, OwnerOptions,
     StartReport, attach,
