@@ -290,37 +290,82 @@ pub fn rules<T: Tables, A: Family>(
     destination: A,
 ) -> Outcome {
     let (first, count) = (word_first(word), word_count(word));
-    let mut nearest = Reason::NoRule;
-    let mut sources: Option<SetMask> = None;
-    let mut destinations: Option<SetMask> = None;
+    let mut walk = Walk {
+        source,
+        destination,
+        generation,
+        nearest: Reason::NoRule as u32,
+        known: 0,
+        sources: SetMask::default(),
+        destinations: SetMask::default(),
+    };
     for position in 0..MAX_RULES_PER_WORD {
         if position >= count {
             break;
         }
-        let Some(rule) = tables.rule(generation, first + position) else { break };
-        if rule.destination_set != SET_ANY
-            && !destination.is_named(&rule)
-            && !destinations
-                .get_or_insert_with(|| tables.destinations(generation, &destination.mapped()))
-                .contains(rule.destination_set)
-        {
-            if matches!(nearest, Reason::NoRule) {
-                nearest = Reason::DestinationNotAllowed;
-            }
-        } else if rule.source_set != SET_ANY
-            && !sources
-                .get_or_insert_with(|| source.sources(tables, generation))
-                .contains(rule.source_set)
-        {
-            nearest = if rule.source_set == SOURCE_SET_PARTNERS {
-                Reason::NotPartner
-            } else {
-                Reason::SourceNotAllowed
-            };
-        } else {
-            let passes = rule.action == ACTION_PASS;
-            return (if passes { Reason::Rule } else { Reason::RuleDrop }, rule.id);
+        let found = A::rule(tables, &mut walk, first + position);
+        if matches!(found.0, Reason::Rule | Reason::RuleDrop) {
+            return found;
         }
     }
-    without_rule(nearest)
+    without_rule(match walk.nearest {
+        number if number == Reason::DestinationNotAllowed as u32 => Reason::DestinationNotAllowed,
+        number if number == Reason::SourceNotAllowed as u32 => Reason::SourceNotAllowed,
+        number if number == Reason::NotPartner as u32 => Reason::NotPartner,
+        _ => Reason::NoRule,
+    })
+}
+
+/// A walk over the rules of a word: what is asked for, and what was learned on the way.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Walk<A> {
+    source: A,
+    destination: A,
+    generation: u32,
+    /// The reason that says how near it came.
+    nearest: u32,
+    /// `KNOWN_*`: which of the two masks were looked up.
+    known: u32,
+    sources: SetMask,
+    destinations: SetMask,
+}
+
+const KNOWN_SOURCES: u32 = 1;
+const KNOWN_DESTINATIONS: u32 = 2;
+
+/// One rule of a walk: its action when the packet satisfies it, else `NoRule`, with what was
+/// learned in `walk`. The kernel program calls it as a function that the verifier proves once:
+/// in a loop, its ways would multiply with every turn.
+#[inline(always)]
+pub fn rule<T: Tables, A: Family>(tables: &T, walk: &mut Walk<A>, index: u32) -> Outcome {
+    let Some(rule) = tables.rule(walk.generation, index) else {
+        return without_rule(Reason::NoRule);
+    };
+    if rule.destination_set != SET_ANY && !walk.destination.is_named(&rule) {
+        if walk.known & KNOWN_DESTINATIONS == 0 {
+            walk.destinations = tables.destinations(walk.generation, &walk.destination.mapped());
+            walk.known |= KNOWN_DESTINATIONS;
+        }
+        if !walk.destinations.contains(rule.destination_set) {
+            if walk.nearest == Reason::NoRule as u32 {
+                walk.nearest = Reason::DestinationNotAllowed as u32;
+            }
+            return without_rule(Reason::NoRule);
+        }
+    }
+    if rule.source_set != SET_ANY {
+        if walk.known & KNOWN_SOURCES == 0 {
+            walk.sources = walk.source.sources(tables, walk.generation);
+            walk.known |= KNOWN_SOURCES;
+        }
+        if !walk.sources.contains(rule.source_set) {
+            let partners = rule.source_set == SOURCE_SET_PARTNERS;
+            let near = if partners { Reason::NotPartner } else { Reason::SourceNotAllowed };
+            walk.nearest = near as u32;
+            return without_rule(Reason::NoRule);
+        }
+    }
+    let passes = rule.action == ACTION_PASS;
+    (if passes { Reason::Rule } else { Reason::RuleDrop }, rule.id)
 }

@@ -1,5 +1,6 @@
 //! What the decision asks: kernel maps and sockets in the program, plain collections on the host.
 
+use super::Walk;
 use crate::{
     abi::{Block, FlowKey, Interface, Rule, SETTING_SHORT_PREFIXES6, SetMask, VlanKey},
     abi::{RULE_DESTINATION4, RULE_DESTINATION6, mapped, presence4, presence6, word4, words6},
@@ -122,6 +123,16 @@ pub trait Tables: Sized {
     ) -> super::Outcome {
         super::rules(self, generation, word, source, destination)
     }
+    /// One rule of such a walk, IPv4: always [`super::rule`], called as [`Tables::rules4`] is.
+    #[inline(always)]
+    fn rule4(&self, walk: &mut Walk<[u8; 4]>, index: u32) -> super::Outcome {
+        super::rule(self, walk, index)
+    }
+    /// As [`Tables::rule4`], IPv6.
+    #[inline(always)]
+    fn rule6(&self, walk: &mut Walk<[u8; 16]>, index: u32) -> super::Outcome {
+        super::rule(self, walk, index)
+    }
 }
 
 /// An address family: which of the tables are asked.
@@ -152,6 +163,8 @@ pub trait Family: packet::Quotable + PartialEq {
         source: Self,
         destination: Self,
     ) -> super::Outcome;
+    /// One rule of such a walk.
+    fn rule<T: Tables>(tables: &T, walk: &mut Walk<Self>, index: u32) -> super::Outcome;
 }
 
 impl Family for [u8; 4] {
@@ -207,6 +220,11 @@ impl Family for [u8; 4] {
         destination: Self,
     ) -> super::Outcome {
         tables.rules4(generation, word, source, destination)
+    }
+
+    #[inline(always)]
+    fn rule<T: Tables>(tables: &T, walk: &mut Walk<Self>, index: u32) -> super::Outcome {
+        tables.rule4(walk, index)
     }
 }
 
@@ -266,5 +284,10 @@ impl Family for [u8; 16] {
         destination: Self,
     ) -> super::Outcome {
         tables.rules6(generation, word, source, destination)
+    }
+
+    #[inline(always)]
+    fn rule<T: Tables>(tables: &T, walk: &mut Walk<Self>, index: u32) -> super::Outcome {
+        tables.rule6(walk, index)
     }
 }

@@ -56,7 +56,7 @@ fn policy(side: Side) -> Vec<(Reason, Vec<u8>)> {
         (Reason::NoRule, syn(side.stranger, side.me, 81)),
         (Reason::NoRule, syn(side.stranger, side.me, MANAGEMENT_PORT)),
         (Reason::NoRule, frame(side.stranger, side.me, 47, &[0; 8])),
-        (Reason::SourceNotAllowed, syn(side.stranger, side.me, PARTNER_PORT)),
+        (Reason::NotPartner, syn(side.stranger, side.me, PARTNER_PORT)),
         (Reason::DestinationNotAllowed, syn(side.stranger, side.me, SECOND_PORT)),
         (Reason::RuleDrop, syn(side.partner, side.me, CLOSED_PORT)),
         (Reason::IcmpType, message(100, &[])),

@@ -42,6 +42,11 @@ const KNOWN_ENTRIES: usize = 16_384;
 /// Fragmented packets under way; the least recently used one makes room.
 const FRAGMENT_ENTRIES: usize = 8192;
 
+/// A structure as the value of a map inside a map. Kernels before 6.2 take a map of maps' type
+/// information for a part of its inner maps' shape when the value is a structure, and the loader
+/// makes inner maps without such information; a list of one structure is none.
+pub type Inner<T> = [T; 1];
+
 /// See [`edge_ebpf::abi::map_names::SETTINGS`].
 #[btf_map]
 pub static SETTINGS: Array<Settings, 1> = Array::new();
@@ -61,24 +66,24 @@ pub static PROTOCOL_WORDS: ArrayOfMaps<Array<u32, { PROTOCOL_WORD_SLOTS as usize
     ArrayOfMaps::new();
 /// See [`edge_ebpf::abi::map_names::RULES`].
 #[btf_map]
-pub static RULES: ArrayOfMaps<Array<Rule, { MAX_RULES as usize }>, GENERATIONS> =
+pub static RULES: ArrayOfMaps<Array<Inner<Rule>, { MAX_RULES as usize }>, GENERATIONS> =
     ArrayOfMaps::new();
 /// See [`edge_ebpf::abi::map_names::RATES`].
 #[btf_map]
-pub static RATES: ArrayOfMaps<Array<RuleLimits, { MAX_RATES as usize }>, GENERATIONS> =
+pub static RATES: ArrayOfMaps<Array<Inner<RuleLimits>, { MAX_RATES as usize }>, GENERATIONS> =
     ArrayOfMaps::new();
 /// See [`edge_ebpf::abi::map_names::SOURCES4`].
 #[btf_map]
-pub static SOURCES4: ArrayOfMaps<LpmTrie<[u8; 4], SetMask, SOURCES>, GENERATIONS> =
+pub static SOURCES4: ArrayOfMaps<LpmTrie<[u8; 4], Inner<SetMask>, SOURCES>, GENERATIONS> =
     ArrayOfMaps::new();
 /// See [`edge_ebpf::abi::map_names::SOURCES6`].
 #[btf_map]
-pub static SOURCES6: ArrayOfMaps<LpmTrie<[u8; 16], SetMask, SOURCES>, GENERATIONS> =
+pub static SOURCES6: ArrayOfMaps<LpmTrie<[u8; 16], Inner<SetMask>, SOURCES>, GENERATIONS> =
     ArrayOfMaps::new();
 /// See [`edge_ebpf::abi::map_names::DESTINATIONS`].
 #[btf_map]
 pub static DESTINATIONS: ArrayOfMaps<
-    HashMap<[u8; 16], SetMask, OWN_ADDRESSES, NO_PREALLOC>,
+    HashMap<[u8; 16], Inner<SetMask>, OWN_ADDRESSES, NO_PREALLOC>,
     GENERATIONS,
 > = ArrayOfMaps::new();
 /// See [`edge_ebpf::abi::map_names::BLOCKED4`].

@@ -16,6 +16,8 @@ use edge_ebpf::{
 
 use crate::{maps, tables::now_nanoseconds};
 
+/// Fewer bytes of a frame than its Ethernet header tell nothing.
+const FIRST_BYTES: u32 = 14;
 const NANOSECONDS: u64 = 1_000_000_000;
 
 /// Set by the loader to have a log line for each dropped packet. Off, the verifier takes the
@@ -127,7 +129,8 @@ extern "C" fn edge_sample(
     event.zone = (decided >> 8) as u8;
     event.monitored = (decided >> 16) as u8 & 1;
     let wanted = (budget & 0xffff).min(length).min(EVENT_DATA as u32);
-    if wanted > 0 {
+    // Not "more than none", which the verifier of kernel 6.1 does not take as a lower bound.
+    if wanted >= FIRST_BYTES {
         // SAFETY: the context is the program's own, and the buffer holds as many bytes.
         let copied =
             unsafe { bpf_xdp_load_bytes(context.ctx, 0, event.data.as_mut_ptr().cast(), wanted) };

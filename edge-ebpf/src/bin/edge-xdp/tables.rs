@@ -14,7 +14,7 @@ use edge_ebpf::{
         Block, FlowKey, Interface, RememberedBlock, Rule, SetMask, VlanKey, remembered4,
         remembered6, word4, words6,
     },
-    decide::{Family, Outcome, Tables, Tuple, rules},
+    decide::{Family, NO_RULE, Outcome, Tables, Tuple, Walk, rule, rules},
     packet::{Environment, Frame, Upper, extension_headers},
     verdict::Reason,
 };
@@ -96,26 +96,27 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn rule(&self, generation: u32, index: u32) -> Option<Rule> {
-        maps::RULES.get_value(generation, &index).copied()
+        maps::RULES.get_value(generation, &index).map(|[rule]| *rule)
     }
 
     #[inline(always)]
     fn sources4(&self, generation: u32, source: &[u8; 4]) -> SetMask {
         let Some(trie) = maps::SOURCES4.get(generation) else { return SetMask::default() };
-        trie.get(&Key::new(32, *source)).copied().unwrap_or_default()
+        trie.get(&Key::new(32, *source)).map(|[mask]| *mask).unwrap_or_default()
     }
 
     #[inline(always)]
     fn sources6(&self, generation: u32, source: &[u8; 16]) -> SetMask {
         let Some(trie) = maps::SOURCES6.get(generation) else { return SetMask::default() };
-        trie.get(&Key::new(128, *source)).copied().unwrap_or_default()
+        trie.get(&Key::new(128, *source)).map(|[mask]| *mask).unwrap_or_default()
     }
 
     #[inline(always)]
     fn destinations(&self, generation: u32, destination: &[u8; 16]) -> SetMask {
         let value = maps::DESTINATIONS.get_value_ptr_mut(generation, destination);
         // SAFETY: the pointer comes from the map.
-        unsafe { copied(value.map(<*mut SetMask>::cast_const)) }.unwrap_or_default()
+        unsafe { copied(value.map(|value| value.cast_const().cast::<SetMask>())) }
+            .unwrap_or_default()
     }
 
     #[inline(always)]
@@ -254,6 +255,16 @@ impl Tables for KernelTables {
             destination_second,
         ))
     }
+
+    #[inline(always)]
+    fn rule4(&self, walk: &mut Walk<[u8; 4]>, index: u32) -> Outcome {
+        outcome(edge_rule4(walk, index))
+    }
+
+    #[inline(always)]
+    fn rule6(&self, walk: &mut Walk<[u8; 16]>, index: u32) -> Outcome {
+        outcome(edge_rule6(walk, index))
+    }
 }
 
 #[inline(always)]
@@ -331,6 +342,26 @@ fn outcome(packed: u64) -> Outcome {
         _ => Reason::NoRule,
     };
     (reason, (packed >> 32) as u32)
+}
+
+/// One rule of a walk, IPv4, proved once and not again for every turn.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn edge_rule4(walk: *mut Walk<[u8; 4]>, index: u32) -> u64 {
+    let tables = KernelTables { context: core::ptr::null_mut() };
+    // SAFETY: the callers hand over their own walk; the verifier proves that it is one or null.
+    let Some(walk) = (unsafe { walk.as_mut() }) else { return packed((Reason::NoRule, NO_RULE)) };
+    packed(rule(&tables, walk, index))
+}
+
+/// As [`edge_rule4`], IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn edge_rule6(walk: *mut Walk<[u8; 16]>, index: u32) -> u64 {
+    let tables = KernelTables { context: core::ptr::null_mut() };
+    // SAFETY: as in `edge_rule4`.
+    let Some(walk) = (unsafe { walk.as_mut() }) else { return packed((Reason::NoRule, NO_RULE)) };
+    packed(rule(&tables, walk, index))
 }
 
 /// The walk over a word's rules, IPv4. A global function of BPF: the verifier proves it once, for
