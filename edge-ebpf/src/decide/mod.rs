@@ -289,31 +289,24 @@ pub fn rules<T: Tables, A: Family>(
     source: A,
     destination: A,
 ) -> Outcome {
-    let (first, count) = (word_first(word), word_count(word));
     let mut walk = Walk {
         source,
         destination,
         generation,
+        word,
         nearest: Reason::NoRule as u32,
         known: 0,
         sources: SetMask::default(),
         destinations: SetMask::default(),
     };
+    // Where the rules end is told by `rule`: a loop with an end that the verifier does not know
+    // is proved turn by turn, or not at all.
     for position in 0..MAX_RULES_PER_WORD {
-        if position >= count {
-            break;
-        }
-        let found = A::rule(tables, &mut walk, first + position);
-        if matches!(found.0, Reason::Rule | Reason::RuleDrop) {
+        if let Some(found) = A::rule(tables, &mut walk, position) {
             return found;
         }
     }
-    without_rule(match walk.nearest {
-        number if number == Reason::DestinationNotAllowed as u32 => Reason::DestinationNotAllowed,
-        number if number == Reason::SourceNotAllowed as u32 => Reason::SourceNotAllowed,
-        number if number == Reason::NotPartner as u32 => Reason::NotPartner,
-        _ => Reason::NoRule,
-    })
+    walk.nearest()
 }
 
 /// A walk over the rules of a word: what is asked for, and what was learned on the way.
@@ -323,6 +316,7 @@ pub struct Walk<A> {
     source: A,
     destination: A,
     generation: u32,
+    word: u32,
     /// The reason that says how near it came.
     nearest: u32,
     /// `KNOWN_*`: which of the two masks were looked up.
@@ -334,13 +328,36 @@ pub struct Walk<A> {
 const KNOWN_SOURCES: u32 = 1;
 const KNOWN_DESTINATIONS: u32 = 2;
 
-/// One rule of a walk: its action when the packet satisfies it, else `NoRule`, with what was
-/// learned in `walk`. The kernel program calls it as a function that the verifier proves once:
+impl<A> Walk<A> {
+    /// What is found when no rule was satisfied.
+    #[inline(always)]
+    fn nearest(&self) -> Outcome {
+        const DESTINATION: u32 = Reason::DestinationNotAllowed as u32;
+        const SOURCE: u32 = Reason::SourceNotAllowed as u32;
+        const PARTNER: u32 = Reason::NotPartner as u32;
+        without_rule(match self.nearest {
+            DESTINATION => Reason::DestinationNotAllowed,
+            SOURCE => Reason::SourceNotAllowed,
+            PARTNER => Reason::NotPartner,
+            _ => Reason::NoRule,
+        })
+    }
+}
+
+/// One rule of a walk: what is found when the packet satisfies it or there is no further rule,
+/// else `None`, with what was learned in `walk`. The kernel program calls it as a function that the verifier proves once:
 /// in a loop, its ways would multiply with every turn.
 #[inline(always)]
-pub fn rule<T: Tables, A: Family>(tables: &T, walk: &mut Walk<A>, index: u32) -> Outcome {
-    let Some(rule) = tables.rule(walk.generation, index) else {
-        return without_rule(Reason::NoRule);
+pub fn rule<T: Tables, A: Family>(
+    tables: &T,
+    walk: &mut Walk<A>,
+    position: u32,
+) -> Option<Outcome> {
+    if position >= word_count(walk.word) {
+        return Some(walk.nearest());
+    }
+    let Some(rule) = tables.rule(walk.generation, word_first(walk.word) + position) else {
+        return Some(walk.nearest());
     };
     if rule.destination_set != SET_ANY && !walk.destination.is_named(&rule) {
         if walk.known & KNOWN_DESTINATIONS == 0 {
@@ -351,7 +368,7 @@ pub fn rule<T: Tables, A: Family>(tables: &T, walk: &mut Walk<A>, index: u32) ->
             if walk.nearest == Reason::NoRule as u32 {
                 walk.nearest = Reason::DestinationNotAllowed as u32;
             }
-            return without_rule(Reason::NoRule);
+            return None;
         }
     }
     if rule.source_set != SET_ANY {
@@ -363,9 +380,9 @@ pub fn rule<T: Tables, A: Family>(tables: &T, walk: &mut Walk<A>, index: u32) ->
             let partners = rule.source_set == SOURCE_SET_PARTNERS;
             let near = if partners { Reason::NotPartner } else { Reason::SourceNotAllowed };
             walk.nearest = near as u32;
-            return without_rule(Reason::NoRule);
+            return None;
         }
     }
     let passes = rule.action == ACTION_PASS;
-    (if passes { Reason::Rule } else { Reason::RuleDrop }, rule.id)
+    Some((if passes { Reason::Rule } else { Reason::RuleDrop }, rule.id))
 }

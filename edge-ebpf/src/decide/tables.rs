@@ -125,13 +125,13 @@ pub trait Tables: Sized {
     }
     /// One rule of such a walk, IPv4: always [`super::rule`], called as [`Tables::rules4`] is.
     #[inline(always)]
-    fn rule4(&self, walk: &mut Walk<[u8; 4]>, index: u32) -> super::Outcome {
-        super::rule(self, walk, index)
+    fn rule4(&self, walk: &mut Walk<[u8; 4]>, position: u32) -> Option<super::Outcome> {
+        super::rule(self, walk, position)
     }
     /// As [`Tables::rule4`], IPv6.
     #[inline(always)]
-    fn rule6(&self, walk: &mut Walk<[u8; 16]>, index: u32) -> super::Outcome {
-        super::rule(self, walk, index)
+    fn rule6(&self, walk: &mut Walk<[u8; 16]>, position: u32) -> Option<super::Outcome> {
+        super::rule(self, walk, position)
     }
 }
 
@@ -164,7 +164,7 @@ pub trait Family: packet::Quotable + PartialEq {
         destination: Self,
     ) -> super::Outcome;
     /// One rule of such a walk.
-    fn rule<T: Tables>(tables: &T, walk: &mut Walk<Self>, index: u32) -> super::Outcome;
+    fn rule<T: Tables>(tables: &T, walk: &mut Walk<Self>, position: u32) -> Option<super::Outcome>;
 }
 
 impl Family for [u8; 4] {
@@ -223,8 +223,8 @@ impl Family for [u8; 4] {
     }
 
     #[inline(always)]
-    fn rule<T: Tables>(tables: &T, walk: &mut Walk<Self>, index: u32) -> super::Outcome {
-        tables.rule4(walk, index)
+    fn rule<T: Tables>(tables: &T, walk: &mut Walk<Self>, position: u32) -> Option<super::Outcome> {
+        tables.rule4(walk, position)
     }
 }
 
@@ -287,7 +287,7 @@ impl Family for [u8; 16] {
     }
 
     #[inline(always)]
-    fn rule<T: Tables>(tables: &T, walk: &mut Walk<Self>, index: u32) -> super::Outcome {
-        tables.rule6(walk, index)
+    fn rule<T: Tables>(tables: &T, walk: &mut Walk<Self>, position: u32) -> Option<super::Outcome> {
+        tables.rule6(walk, position)
     }
 }

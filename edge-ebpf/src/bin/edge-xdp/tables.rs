@@ -14,7 +14,7 @@ use edge_ebpf::{
         Block, FlowKey, Interface, RememberedBlock, Rule, SetMask, VlanKey, remembered4,
         remembered6, word4, words6,
     },
-    decide::{Family, NO_RULE, Outcome, Tables, Tuple, Walk, rule, rules},
+    decide::{Family, Outcome, Tables, Tuple, Walk, rule, rules},
     packet::{Environment, Frame, Upper, extension_headers},
     verdict::Reason,
 };
@@ -257,13 +257,13 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
-    fn rule4(&self, walk: &mut Walk<[u8; 4]>, index: u32) -> Outcome {
-        outcome(edge_rule4(walk, index))
+    fn rule4(&self, walk: &mut Walk<[u8; 4]>, position: u32) -> Option<Outcome> {
+        step_of(edge_rule4(walk, position))
     }
 
     #[inline(always)]
-    fn rule6(&self, walk: &mut Walk<[u8; 16]>, index: u32) -> Outcome {
-        outcome(edge_rule6(walk, index))
+    fn rule6(&self, walk: &mut Walk<[u8; 16]>, position: u32) -> Option<Outcome> {
+        step_of(edge_rule6(walk, position))
     }
 }
 
@@ -344,24 +344,41 @@ fn outcome(packed: u64) -> Outcome {
     (reason, (packed >> 32) as u32)
 }
 
+/// The number that stands for no reason.
+const NO_REASON: u8 = 255;
+
+/// What [`rule`] says in a number, as a function of BPF returns it.
+#[inline(always)]
+fn step(found: Option<Outcome>) -> u64 {
+    match found {
+        Some(found) => packed(found),
+        None => u64::from(NO_REASON),
+    }
+}
+
+#[inline(always)]
+fn step_of(number: u64) -> Option<Outcome> {
+    (number as u8 != NO_REASON).then(|| outcome(number))
+}
+
 /// One rule of a walk, IPv4, proved once and not again for every turn.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn edge_rule4(walk: *mut Walk<[u8; 4]>, index: u32) -> u64 {
+extern "C" fn edge_rule4(walk: *mut Walk<[u8; 4]>, position: u32) -> u64 {
     let tables = KernelTables { context: core::ptr::null_mut() };
     // SAFETY: the callers hand over their own walk; the verifier proves that it is one or null.
-    let Some(walk) = (unsafe { walk.as_mut() }) else { return packed((Reason::NoRule, NO_RULE)) };
-    packed(rule(&tables, walk, index))
+    let Some(walk) = (unsafe { walk.as_mut() }) else { return step(None) };
+    step(rule(&tables, walk, position))
 }
 
 /// As [`edge_rule4`], IPv6.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn edge_rule6(walk: *mut Walk<[u8; 16]>, index: u32) -> u64 {
+extern "C" fn edge_rule6(walk: *mut Walk<[u8; 16]>, position: u32) -> u64 {
     let tables = KernelTables { context: core::ptr::null_mut() };
     // SAFETY: as in `edge_rule4`.
-    let Some(walk) = (unsafe { walk.as_mut() }) else { return packed((Reason::NoRule, NO_RULE)) };
-    packed(rule(&tables, walk, index))
+    let Some(walk) = (unsafe { walk.as_mut() }) else { return step(None) };
+    step(rule(&tables, walk, position))
 }
 
 /// The walk over a word's rules, IPv4. A global function of BPF: the verifier proves it once, for
