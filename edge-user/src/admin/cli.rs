@@ -83,7 +83,7 @@ pub(crate) enum Command {
     Map(MapCommand),
     /// Blocked addresses and prefixes
     #[command(subcommand)]
-    Block(BlockCommand),
+    Block(super::blocks::BlockCommand),
     /// The firewall's rules
     #[command(subcommand)]
     Rule(RuleCommand),
@@ -153,31 +153,6 @@ pub enum MapCommand {
     Dump {
         /// The map's name, as `edge map list` shows it
         name: String,
-    },
-}
-
-/// `edge block`.
-#[derive(Debug, Subcommand)]
-pub enum BlockCommand {
-    /// Every block in the kernel
-    List,
-    /// Drop everything from an address or prefix
-    Add {
-        /// Address or prefix
-        #[arg(value_parser = parse_prefix)]
-        prefix: IpNet,
-        /// Why
-        #[arg(long)]
-        comment: Option<String>,
-        /// For how long, in seconds; without it until it is removed
-        #[arg(long = "for", value_name = "SECONDS")]
-        seconds: Option<u64>,
-    },
-    /// Take an administrator's block back
-    Remove {
-        /// Address or prefix, as it was added
-        #[arg(value_parser = parse_prefix)]
-        prefix: IpNet,
     },
 }
 

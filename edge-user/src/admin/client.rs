@@ -1,7 +1,7 @@
 //! The command's end of the control socket.
 
 use std::{
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{BufRead as _, BufReader, Read, Write as _},
     os::unix::net::UnixStream,
     path::Path,
     time::Duration,
@@ -49,6 +49,24 @@ pub fn ask(run: &Path, request: &Request) -> Result<Value, ClientError> {
     let mut answers = send(run, request)?;
     let answer = read_line(&mut answers).map_err(ClientError::Broken)?;
     decode(&answer)
+}
+
+/// Asks the daemon, and sends what `list` reads after the request.
+pub fn ask_with(run: &Path, request: &Request, mut list: impl Read) -> Result<Value, ClientError> {
+    let mut answers = send(run, request)?;
+    let mut exchange = || -> std::io::Result<String> {
+        let mut stream = answers.get_ref();
+        // A long list takes its time.
+        stream.set_read_timeout(Some(Duration::from_secs(600)))?;
+        // The daemon may answer before the end, when it takes no more; what it says counts.
+        match std::io::copy(&mut list, &mut stream) {
+            Ok(_) => stream.shutdown(std::net::Shutdown::Write)?,
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
+            Err(error) => return Err(error),
+        }
+        read_line(&mut answers)
+    };
+    decode(&exchange().map_err(ClientError::Broken)?)
 }
 
 /// Asks for lines without end, and gives each to `each` until it answers `false`. Returns as well

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    cli::{BlockCommand, DomainCommand, MapCommand, RuleCommand, exit},
+    cli::{DomainCommand, MapCommand, RuleCommand, exit},
     client::{self, ClientError},
     protocol::Request,
     table::Table,
@@ -53,6 +53,14 @@ pub enum CommandError {
     /// A version of the configuration cannot be had.
     #[error(transparent)]
     Version(#[from] VersionError),
+    /// A file could not be read.
+    #[error("{what}: {error}")]
+    File {
+        /// Which.
+        what: String,
+        /// Why.
+        error: String,
+    },
     /// The answer is not of the form this version knows.
     #[error("the daemon's answer has an unknown form; are `edge` and the daemon the same version?")]
     Form,
@@ -278,66 +286,6 @@ pub fn rule(paths: &Paths, command: &RuleCommand) -> Outcome {
         ]);
     }
     Ok(Report::new(table.render(), json!(rules)))
-}
-
-/// `edge block …`.
-pub fn block(paths: &Paths, command: &BlockCommand) -> Outcome {
-    let request = match command {
-        BlockCommand::List => return block_list(paths),
-        BlockCommand::Add { prefix, comment, seconds } => {
-            Request::BlockAdd { prefix: *prefix, comment: comment.clone(), seconds: *seconds }
-        }
-        BlockCommand::Remove { prefix } => Request::BlockRemove { prefix: *prefix },
-    };
-    let json = client::ask(&paths.run, &request)?;
-    let word = if matches!(command, BlockCommand::Add { .. }) { "blocked" } else { "unblocked" };
-    let text = format!("{word} {} in {} µs\n", string(&json["prefix"]), json["took_microseconds"]);
-    Ok(Report::new(text, json))
-}
-
-fn block_list(paths: &Paths) -> Outcome {
-    let blocks = inspect::blocks(&paths.pins)?;
-    // Owners and comments are the daemon's knowledge; without it the kernel's fields remain.
-    let owners = client::ask(&paths.run, &Request::Status)
-        .ok()
-        .map(|status| status["blocks"].clone())
-        .unwrap_or_default();
-    let holders = |prefix: &str| -> Value {
-        let rows = owners.as_array().into_iter().flatten();
-        rows.filter(|row| row["prefix"] == *prefix)
-            .map(|row| row["holds"].clone())
-            .next()
-            .unwrap_or_default()
-    };
-    let mut table = Table::new(&["prefix", "scope", "reason", "owners", "ends in", "held by"]);
-    let mut rows = Vec::new();
-    for block in &blocks {
-        let holds = holders(&block.prefix.to_string());
-        let names = holds.as_array().into_iter().flatten().map(|hold| owner_text(&hold["owner"]));
-        table.row([
-            block.prefix.to_string(),
-            block.scope.to_owned(),
-            block.reason.to_owned(),
-            block.owners.to_string(),
-            block.expires_in_seconds.map_or("never".to_owned(), |s| format!("{s} s")),
-            names.collect::<Vec<_>>().join(", "),
-        ]);
-        let mut row = json!(block);
-        row["holds"] = holds;
-        rows.push(row);
-    }
-    Ok(Report::new(table.render(), json!(rows)))
-}
-
-fn owner_text(owner: &Value) -> String {
-    match owner {
-        Value::Object(object) => object
-            .iter()
-            .map(|(kind, name)| format!("{kind} {}", string(name)))
-            .collect::<Vec<_>>()
-            .join(" "),
-        other => string(other),
-    }
 }
 
 /// `edge domain …`.

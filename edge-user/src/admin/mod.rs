@@ -4,6 +4,7 @@
 //! change is logged with who asked for it and when.
 
 pub mod apply;
+pub mod blocks;
 pub mod cli;
 pub mod client;
 mod clock;
@@ -108,7 +109,7 @@ fn ask(global: &Global, command: Command) -> Result<Report, CommandError> {
         Command::Version(command) => apply::version(&paths, &command),
         Command::Shadow(command) => apply::shadow(&paths, &command),
         Command::Map(command) => commands::map(&paths, &command),
-        Command::Block(command) => commands::block(&paths, &command),
+        Command::Block(command) => blocks::block(&paths, &command),
         Command::Rule(command) => commands::rule(&paths, &command),
         Command::Domain(command) => commands::domain(&paths, &command),
         Command::Drops(arguments) => drops::recent(&paths, &arguments),

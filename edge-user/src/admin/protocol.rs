@@ -108,6 +108,34 @@ pub enum Request {
         /// Address or prefix, as it was added.
         prefix: IpNet,
     },
+    /// Put a list of blocks in the place of the one of its name. The list follows this line, as
+    /// it is, up to the end of what the caller sends.
+    ListImport(ListImport),
+    /// Take a list of blocks away.
+    ListRemove {
+        /// Its name.
+        name: String,
+    },
+    /// The lists of blocks in force.
+    Lists,
+}
+
+/// What there is to say about a list that follows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListImport {
+    /// Its name.
+    pub name: String,
+    /// Where the caller has it from, for errors.
+    pub file: String,
+    /// Why.
+    pub comment: Option<String>,
+    /// For how long; without it until it is replaced or removed.
+    pub seconds: Option<u64>,
+    /// Say what would change, and change nothing.
+    pub dry_run: bool,
+    /// Leave out lines that name nothing, instead of refusing the list.
+    pub skip_bad: bool,
 }
 
 /// A configuration file that the caller has read.
@@ -135,6 +163,7 @@ impl Request {
             Request::Status
                 | Request::DomainList
                 | Request::Drops { .. }
+                | Request::Lists
                 | Request::ApplyDryRun { .. }
                 | Request::ShadowStatus
                 | Request::VersionList

@@ -16,12 +16,17 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::protocol::{MAX_REQUEST_BYTES, Request, Response, SOCKET_NAME};
+use super::protocol::{ListImport, MAX_REQUEST_BYTES, Request, Response, SOCKET_NAME};
+use crate::firewall::lists::{LineFault, ListParser, Parsed};
 
 /// Requests at one time; more wait in the socket's backlog.
 const CONCURRENT: usize = 16;
 /// Time to send a request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time between two pieces of a list.
+const PIECE_TIMEOUT: Duration = Duration::from_secs(30);
+/// One list at a time: each may take some memory.
+static LISTS: Semaphore = Semaphore::const_new(1);
 /// Time for the other side to take the answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -57,6 +62,21 @@ pub trait Handler: Send + Sync + 'static {
         caller: Caller,
         request: Request,
     ) -> impl Future<Output = Result<serde_json::Value, String>> + Send;
+
+    /// A list of blocks has at most so many entries.
+    fn list_bound(&self) -> usize {
+        0
+    }
+
+    /// Answers the request to take in a list that was sent along.
+    fn take_list(
+        &self,
+        _caller: Caller,
+        _import: ListImport,
+        _list: Parsed,
+    ) -> impl Future<Output = Result<serde_json::Value, String>> + Send {
+        async { Err("lists are not taken here".to_owned()) }
+    }
 }
 
 /// The listening control socket; its file goes when this does.
@@ -169,8 +189,9 @@ async fn answer<H: Handler>(
         return Err("only root, the daemon's own user and group `edge` may ask".to_owned());
     }
     let mut line = Vec::new();
-    let mut reader = BufReader::new(stream.take(MAX_REQUEST_BYTES as u64 + 1));
-    tokio::time::timeout(REQUEST_TIMEOUT, reader.read_until(b'\n', &mut line))
+    let mut reader = BufReader::with_capacity(64 * 1024, stream);
+    let mut first = (&mut reader).take(MAX_REQUEST_BYTES as u64 + 1);
+    tokio::time::timeout(REQUEST_TIMEOUT, first.read_until(b'\n', &mut line))
         .await
         .map_err(|_| "the request took too long".to_owned())?
         .map_err(|error| format!("the request could not be read: {error}"))?;
@@ -185,7 +206,13 @@ async fn answer<H: Handler>(
     }
     let changes = request.changes();
     let text = format!("{request:?}");
-    let result = handler.handle(caller, request).await;
+    let result = match request {
+        Request::ListImport(import) => {
+            let list = read_list(&mut reader, handler.list_bound(), &import.file).await?;
+            handler.take_list(caller, import, list).await
+        }
+        request => handler.handle(caller, request).await,
+    };
     if changes {
         match &result {
             Ok(_) => info!(%caller, change = text, "an administrator changed something"),
@@ -193,6 +220,31 @@ async fn answer<H: Handler>(
         }
     }
     result
+}
+
+/// Reads a list piece by piece: it is never held as text.
+async fn read_list(
+    reader: &mut (impl tokio::io::AsyncBufRead + Unpin),
+    bound: usize,
+    file: &str,
+) -> Result<Parsed, String> {
+    let Ok(_one) = LISTS.try_acquire() else {
+        return Err("another list is being sent: try again when that is done".to_owned());
+    };
+    let fault = |fault: LineFault| format!("{file}:{fault}");
+    let mut parser = ListParser::new(bound);
+    loop {
+        let piece = tokio::time::timeout(PIECE_TIMEOUT, reader.fill_buf())
+            .await
+            .map_err(|_| format!("{file}: the list took too long to come"))?
+            .map_err(|error| format!("{file}: the list could not be read: {error}"))?;
+        if piece.is_empty() {
+            return parser.finish().map_err(fault);
+        }
+        parser.push(piece).map_err(fault)?;
+        let length = piece.len();
+        reader.consume(length);
+    }
 }
 
 /// Root, the daemon's own user, and the socket's group.

@@ -11,12 +11,12 @@ use serde_json::{Value, json};
 use super::Daemon;
 use crate::{
     admin::{
-        protocol::Request,
+        protocol::{ListImport, Request},
         server::{Caller, Handler, Lines},
     },
     config::{AllowedDomain, BlockedDomain},
     domain::Domain,
-    firewall::{BlockOwner, BlockRequest, Intent},
+    firewall::{BlockOwner, BlockRequest, Intent, lists::Parsed},
     proxy::Refusal,
     state::{Author, Store, StoreError, effective},
     verdicts::DomainReport,
@@ -76,7 +76,23 @@ impl Handler for Daemon {
                 self.block_address(prefix, comment, seconds, &author).await
             }
             Request::BlockRemove { prefix } => self.unblock_address(prefix).await,
+            Request::ListImport(_) => Err("the list did not come along".to_owned()),
+            Request::ListRemove { name } => self.remove_list(&name).await,
+            Request::Lists => self.list_lists().await,
         }
+    }
+
+    fn list_bound(&self) -> usize {
+        self.most_list_entries()
+    }
+
+    async fn take_list(
+        &self,
+        caller: Caller,
+        import: ListImport,
+        list: Parsed,
+    ) -> Result<Value, String> {
+        self.import_list(caller, import, list).await
     }
 }
 

@@ -8,6 +8,7 @@ mod apply;
 mod blocks;
 mod control;
 mod drops;
+mod lists;
 pub mod log;
 mod notify;
 mod reload;
@@ -80,6 +81,8 @@ struct Daemon {
     warnings: Mutex<Vec<String>>,
     /// One change at a time.
     change: tokio::sync::Mutex<()>,
+    /// One list of blocks at a time; other changes do not wait for it.
+    lists: tokio::sync::Mutex<()>,
     changes: Changes,
     /// The run folder, and with it the control socket, is ours.
     _run_lock: File,
@@ -232,6 +235,7 @@ async fn start(
         alarms,
         warnings: Mutex::new(report.warnings),
         change: tokio::sync::Mutex::new(()),
+        lists: tokio::sync::Mutex::new(()),
         changes,
         _run_lock: run_lock,
     });

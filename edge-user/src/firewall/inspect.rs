@@ -12,7 +12,7 @@ use aya::{
 };
 use edge_ebpf::{
     abi::{
-        Counter, INTERFACE_SLOTS, NO_GENERATION, ReasonCounter, SETTING_MONITOR, Settings,
+        Block, Counter, INTERFACE_SLOTS, NO_GENERATION, ReasonCounter, SETTING_MONITOR, Settings,
         map_names as names, reason_slot,
     },
     verdict::Reason,
@@ -202,21 +202,40 @@ pub(super) fn total(values: impl Iterator<Item = Counter>) -> Counter {
 
 /// Every block in the kernel.
 pub fn blocks(pins: &Path) -> Result<Vec<BlockEntry>, FirewallError> {
+    Ok(first_blocks(pins, usize::MAX)?.0)
+}
+
+/// The first `limit` blocks in the kernel, in order, and how many there are. Of a million no more
+/// than that many are held.
+pub fn first_blocks(pins: &Path, limit: usize) -> Result<(Vec<BlockEntry>, u64), FirewallError> {
+    let map: Array<MapData, Settings> = open(pins, names::SETTINGS)?;
+    let settings = map.get(&0, 0).map_err(|e| FirewallError::map(names::SETTINGS, e))?;
     let seconds = sys::now().monotonic;
-    let mut entries: Vec<BlockEntry> = BlockMaps::open(pins)?
-        .entries()?
-        .into_iter()
-        .map(|(prefix, block)| BlockEntry {
-            prefix,
-            scope: decode::scope(block.scope),
-            reason: decode::reason(block.reason),
-            owners: block.owners,
-            expires_in_seconds: (block.expires_at_seconds != 0)
-                .then(|| u64::from(block.expires_at_seconds).saturating_sub(seconds)),
-        })
-        .collect();
-    entries.sort_by_key(|entry| entry.prefix);
-    Ok(entries)
+    let mut first: BTreeMap<IpNet, Block> = BTreeMap::new();
+    let mut count = 0;
+    BlockMaps::open(pins)?.each(|prefix, block| {
+        // What is not in force yet, or any more, belongs to a list that is changing.
+        if !block.in_version(settings.block_version) {
+            return;
+        }
+        count += 1;
+        let full = first.len() >= limit;
+        if !full || first.last_key_value().is_some_and(|(last, _)| prefix < *last) {
+            first.insert(prefix, block);
+            if full {
+                first.pop_last();
+            }
+        }
+    })?;
+    let row = |(prefix, block): (IpNet, Block)| BlockEntry {
+        prefix,
+        scope: decode::scope(block.scope),
+        reason: decode::reason(block.reason),
+        owners: block.owners,
+        expires_in_seconds: (block.expires_at_seconds != 0)
+            .then(|| u64::from(block.expires_at_seconds).saturating_sub(seconds)),
+    };
+    Ok((first.into_iter().map(row).collect(), count))
 }
 
 /// Every pinned map.

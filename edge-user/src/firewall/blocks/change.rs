@@ -37,6 +37,8 @@ pub(super) struct Change {
 struct Walk {
     old: usize,
     new: usize,
+    /// The last member that was written.
+    reached: Option<Key>,
     /// Everything inside has been told of this prefix.
     told: Option<Key>,
 }
@@ -241,9 +243,11 @@ impl BlockTable {
         }
     }
 
-    /// Entries of others inside a member that comes or goes say what it says.
+    /// The walk has come to `key`. Entries of others inside a member that comes or goes say what
+    /// it says.
     fn tell_inside(&mut self, key: Key) {
         let Some(change) = &mut self.change else { return };
+        change.walk.reached = Some(key);
         if key.single() || change.walk.told.is_some_and(|told| told.holds(key)) {
             return;
         }
@@ -366,6 +370,17 @@ impl BlockTable {
 }
 
 impl Change {
+    /// Whether the walk has come to what this key must say: beyond it, all is as before, so that
+    /// a change that is given up leaves nothing behind.
+    pub fn has_reached(&self, key: Key) -> bool {
+        let member = || {
+            let lists = [&self.old, &self.new].into_iter().flatten();
+            lists.into_iter().any(|list| list.content.contains(key))
+        };
+        self.walk.reached.is_some_and(|reached| key <= reached)
+            || self.walk.told.is_some_and(|told| told.holds(key)) && !member()
+    }
+
     /// The next members that come, go or change, in order.
     fn batch(&mut self) -> Vec<(Key, Step)> {
         let end = |list: &Option<Arc<List>>| list.clone();

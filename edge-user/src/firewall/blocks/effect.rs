@@ -99,10 +99,19 @@ impl Sides {
         self.held() == [false, true] && (single || self.effect[0].is_none())
     }
 
+    /// The entry before the change.
+    pub fn before(&self, now: Moment) -> Option<Block> {
+        self.on(0, now)
+    }
+
     /// The entry once the change is over.
     pub fn after(&self, now: Moment) -> Option<Block> {
-        let effect = self.effect[1].filter(|_| self.owners[1] > 0)?;
-        Some(block(effect, self.owners[1], now))
+        self.on(1, now)
+    }
+
+    fn on(&self, side: usize, now: Moment) -> Option<Block> {
+        let effect = self.effect[side].filter(|_| self.owners[side] > 0)?;
+        Some(block(effect, self.owners[side], now))
     }
 
     /// The entry on the way from the one to the other, which the store of `version` divides.
@@ -178,7 +187,10 @@ impl BlockTable {
     pub(super) fn wanted(&self, key: Key, now: Moment) -> Option<Block> {
         let sides = self.sides(key);
         match &self.change {
-            Some(change) if !change.stored => sides.between(key.single(), change.version, now),
+            Some(change) if !change.stored && change.has_reached(key) => {
+                sides.between(key.single(), change.version, now)
+            }
+            Some(change) if !change.stored => sides.before(now),
             _ => sides.after(now),
         }
     }
