@@ -19,6 +19,7 @@ use edge_user::{
     config::Config,
     firewall::{
         BlockOwner, BlockRequest, FirewallError, FirewallHandle, Intent, Owner, OwnerOptions,
+        counters,
         explain::{self, Explanation, PacketSpec, protocol},
         inspect,
     },
@@ -121,6 +122,52 @@ fn a_packet_is_explained_by_the_live_program_and_nothing_changes() {
     let after = all_maps(&wire);
     for ((name, before), (_, after)) in before.iter().zip(&after) {
         assert_eq!(before, after, "a trial changed {name}");
+    }
+}
+
+#[test]
+fn counters_stand_by_interface_and_by_service_and_every_map_is_in_words() {
+    let wire = Wire::new("sec").unwrap();
+    let _handle = start(&wire, wire.config_with(|_| ()));
+    let send = |from: IpAddr, to: IpAddr, port: u16| {
+        let address = std::net::SocketAddr::new(to, port);
+        let socket = wire.peer.run(|| UdpSocket::bind((from, 0)).unwrap()).unwrap();
+        socket.send_to(b"x", address).unwrap();
+        let _ = wire.peer.run(|| {
+            std::net::TcpStream::connect_timeout(&(to, 5061).into(), Duration::from_millis(50))
+        });
+    };
+    for (from, to) in [(PEER4.into(), EDGE4.into()), (PEER6.into(), EDGE6.into())] {
+        send(from, to, CLOSED);
+    }
+    let interfaces = || wire.edge.run(|| counters::interfaces(&wire.pins)).unwrap().unwrap();
+    let began = Instant::now();
+    while interfaces()[0].dropped < 2 && began.elapsed() < Duration::from_secs(5) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let [ref edge0] = interfaces()[..] else { panic!("{:?}", interfaces()) };
+    assert_eq!((edge0.interface.as_str(), edge0.zone), (DEVICE, "external"));
+    let no_rule = edge0.reasons.iter().find(|row| row.name == "no-rule").unwrap();
+    assert!(no_rule.packets >= 2 && edge0.dropped >= 2, "{edge0:?}");
+    assert!(edge0.passed >= 2, "{edge0:?}");
+    let rules = inspect::rules(&wire.pins, &wire.state).unwrap();
+    let services = counters::services(&rules);
+    let access = services.iter().find(|row| row.service == "service.access").unwrap();
+    assert!(access.packets >= 2 && access.rules.contains(&"access".to_owned()), "{services:?}");
+    let sum: u64 = services.iter().map(|row| row.packets).sum();
+    let reasons = inspect::reasons(&wire.pins).unwrap();
+    let of = |name: &str| reasons.iter().find(|row| row.name == name).unwrap().packets;
+    assert_eq!(sum, of("rule") + of("management"), "each rule's counter counts once");
+
+    for (name, rows) in all_maps(&wire) {
+        let text = format!("{rows:?}");
+        match name.as_str() {
+            "EVENTS" => assert!(text.contains("edge drops"), "{text}"),
+            "RULES" => assert!(text.contains("content"), "{text}"),
+            "SETTINGS" => assert!(text.contains("block_version"), "{text}"),
+            "INTERFACES" => assert!(text.contains(DEVICE), "{text}"),
+            _ => {}
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use crate::{
     config::{Config, ConfigErrors, Paths},
     firewall::{
         self, FirewallError, OwnerOptions,
+        counters::{self, InterfaceCount, ServiceCount},
         inspect::{self, RuleCount},
     },
     state::VersionError,
@@ -92,7 +93,12 @@ pub fn status(paths: &Paths) -> Outcome {
         Err(FirewallError::NotLoaded { .. }) => None,
         Err(error) => return Err(error.into()),
     };
-    let reasons = if firewall.is_some() { inspect::reasons(&paths.pins)? } else { Vec::new() };
+    let (mut reasons, mut interfaces, mut services) = (Vec::new(), Vec::new(), Vec::new());
+    if firewall.is_some() {
+        reasons = inspect::reasons(&paths.pins)?;
+        interfaces = counters::interfaces(&paths.pins)?;
+        services = counters::services(&inspect::rules(&paths.pins, &paths.state)?);
+    }
     let mut text = String::new();
     text.push_str(&daemon_text(daemon.as_ref()));
     match &firewall {
@@ -128,6 +134,7 @@ pub fn status(paths: &Paths) -> Outcome {
         text.push('\n');
         text.push_str(&table.render());
     }
+    text.push_str(&counter_tables(&interfaces, &services));
     let mut json = daemon.clone().unwrap_or_else(|| json!({}));
     if let Some(object) = json.as_object_mut() {
         object.insert("ready".into(), json!(daemon.is_some()));
@@ -137,9 +144,33 @@ pub fn status(paths: &Paths) -> Outcome {
             json!({"reason": row.name, "verdict": row.verdict, "packets": row.packets, "bytes": row.bytes})
         });
         object.insert("reasons".into(), rows.collect());
+        object.insert("interfaces".into(), json!(interfaces));
+        object.insert("services".into(), json!(services));
     }
     let code = if daemon.is_some() { exit::OK } else { exit::NOT_RUNNING };
     Ok(Report { text, json, code })
+}
+
+/// What each interface and each service has counted.
+fn counter_tables(interfaces: &[InterfaceCount], services: &[ServiceCount]) -> String {
+    let mut table = Table::new(&["interface", "zone", "passed", "dropped", "answered"]);
+    for row in interfaces {
+        let numbers = [row.passed, row.dropped, row.answered].map(|number| number.to_string());
+        table.row([row.interface.clone(), row.zone.to_owned()].into_iter().chain(numbers));
+    }
+    let mut text = String::new();
+    if !table.is_empty() {
+        text.push_str(&format!("\n{}", table.render()));
+    }
+    let mut table = Table::new(&["service", "packets", "bytes", "rules"]);
+    for row in services.iter().filter(|row| row.packets > 0) {
+        let (packets, bytes) = (row.packets.to_string(), row.bytes.to_string());
+        table.row([row.service.clone(), packets, bytes, row.rules.join(" ")]);
+    }
+    if !table.is_empty() {
+        text.push_str(&format!("\n{}", table.render()));
+    }
+    text
 }
 
 fn daemon_text(daemon: Option<&Value>) -> String {

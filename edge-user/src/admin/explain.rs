@@ -185,7 +185,12 @@ fn packet_text(found: &Explanation) -> String {
         found.zone
     ));
     match (&found.rule, found.rule_id) {
-        (Some(rule), _) => text.push_str(&format!("rule      {}\n", rule.name)),
+        (Some(rule), _) => text.push_str(&format!(
+            "rule      {}, made by {}: {}\n",
+            rule.name,
+            rule.made_by(),
+            rule.why
+        )),
         (None, Some(id)) => text.push_str(&format!("rule      number {id}\n")),
         (None, None) => {}
     }

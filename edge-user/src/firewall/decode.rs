@@ -1,6 +1,7 @@
 //! Map entries as JSON for people: field names as in the layouts, addresses as text.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, Ipv6Addr},
     path::Path,
 };
@@ -14,22 +15,23 @@ use aya::{
 };
 use edge_ebpf::{
     abi::{
-        ACTION_DROP, Block, Counter, FlowKey, Interface, NO_GENERATION, ReasonCounter, Rule,
-        SCOPE_ALL, SET_ANY, SetMask, Settings, VlanKey, WORD_FEDERATION, WORD_MANAGEMENT,
-        ZONE_EXTERNAL, ZONE_INTERNAL, map_names as names, word_count, word_first, word_open_rule,
+        ACTION_DROP, Block, Bucket, Counter, FlowKey, Fragment, FragmentKey, GENERATION_SHADOW,
+        Interface, KnownKey, NO_GENERATION, ReasonCounter, Rule, SCOPE_ALL, SET_ANY, SetMask,
+        Settings, VlanKey, WORD_FEDERATION, WORD_MANAGEMENT, ZONE_EXTERNAL, ZONE_INTERNAL,
+        map_names as names, word_count, word_first, word_open_rule,
     },
     verdict::{REASON_SLOTS, Reason},
 };
 use serde_json::{Value, json};
 
 use super::{
-    FirewallError, inspect,
+    FirewallError, attach, decode_limits, explain, inspect,
     kernel::{BlockMaps, open},
     shape::Shape,
     sys,
 };
 
-type Rows = Result<Vec<Value>, FirewallError>;
+pub(super) type Rows = Result<Vec<Value>, FirewallError>;
 
 /// `all` or `federation`.
 pub(super) fn scope(number: u8) -> &'static str {
@@ -67,29 +69,34 @@ pub(super) fn count(pins: &Path, shape: &Shape) -> Result<u64, FirewallError> {
         names::BLOCKED6 => blocks()?.count(1),
         names::BLOCKED4_PREFIXES => blocks()?.count(2),
         names::BLOCKED6_PREFIXES => blocks()?.count(3),
-        names::VLANS => {
-            let map: HashMap<MapData, VlanKey, Interface> = open(pins, shape.name)?;
-            map.keys().filter(Result::is_ok).count() as u64
-        }
-        names::FLOWS => {
-            let map: HashMap<MapData, FlowKey, u64> = open(pins, shape.name)?;
-            map.keys().filter(Result::is_ok).count() as u64
-        }
+        names::VLANS => keys::<VlanKey, Interface>(pins, shape.name)?,
+        names::FLOWS => keys::<FlowKey, u64>(pins, shape.name)?,
+        names::KNOWN_SOURCES => keys::<KnownKey, Bucket>(pins, shape.name)?,
+        names::FRAGMENTS => keys::<FragmentKey, Fragment>(pins, shape.name)?,
         _ => u64::from(shape.max_entries.unwrap_or_default()),
     })
+}
+
+/// How many keys a hash has.
+fn keys<K: Pod, V: Pod>(pins: &Path, name: &str) -> Result<u64, FirewallError> {
+    let map: HashMap<MapData, K, V> = open(pins, name)?;
+    Ok(map.keys().filter(Result::is_ok).count() as u64)
 }
 
 /// All entries of a map.
 pub(super) fn dump(pins: &Path, name: &str) -> Rows {
     match name {
         names::SETTINGS => array(pins, name, |_, value: Settings| Some(settings(value))),
-        names::INTERFACES => array(pins, name, |index, value: Interface| {
-            let shown = interface(value)?;
-            Some(merge(json!({ "ifindex": index, "device": sys::device_name(index) }), shown))
-        }),
+        names::INTERFACES => {
+            let devices = devices(pins);
+            array(pins, name, |index, value: Interface| {
+                let shown = interface(value)?;
+                Some(merge(json!({ "ifindex": index, "device": devices.get(&index) }), shown))
+            })
+        }
         names::VLANS => hash(pins, name, |key: VlanKey, value: Interface| {
             let shown = interface(value).unwrap_or_default();
-            let device = sys::device_name(key.ifindex);
+            let device = devices(pins).remove(&key.ifindex);
             let key = json!({ "ifindex": key.ifindex, "device": device, "outer": key.outer, "inner": key.inner });
             merge(key, shown)
         }),
@@ -142,17 +149,27 @@ pub(super) fn dump(pins: &Path, name: &str) -> Rows {
                 "seconds_ago": sys::now().monotonic.saturating_sub(seconds),
             })
         }),
-        // The ring buffer has no entries to look at without taking them out.
-        _ => Ok(Vec::new()),
+        _ => decode_limits::dump(pins, name).unwrap_or(Ok(Vec::new())),
     }
 }
 
-fn array<V: Pod>(pins: &Path, name: &str, row: impl Fn(u32, V) -> Option<Value>) -> Rows {
+/// Devices by index, as the pinned links name them: indices are those of the daemon's network
+/// namespace, which need not be the caller's.
+fn devices(pins: &Path) -> BTreeMap<u32, String> {
+    let attached = attach::attached(pins).unwrap_or_default();
+    attached.into_iter().map(|device| (device.ifindex, device.device)).collect()
+}
+
+pub(super) fn array<V: Pod>(
+    pins: &Path,
+    name: &str,
+    row: impl Fn(u32, V) -> Option<Value>,
+) -> Rows {
     let map: Array<MapData, V> = open(pins, name)?;
     collect(&map, name, row)
 }
 
-fn collect<V: Pod>(
+pub(super) fn collect<V: Pod>(
     map: &Array<MapData, V>,
     name: &str,
     row: impl Fn(u32, V) -> Option<Value>,
@@ -164,7 +181,7 @@ fn collect<V: Pod>(
     Ok(rows)
 }
 
-fn per_cpu<V: Pod>(
+pub(super) fn per_cpu<V: Pod>(
     pins: &Path,
     name: &str,
     row: impl Fn(u32, PerCpuValues<V>) -> Option<Value>,
@@ -177,14 +194,14 @@ fn per_cpu<V: Pod>(
     Ok(rows)
 }
 
-fn hash<K: Pod, V: Pod>(pins: &Path, name: &str, row: impl Fn(K, V) -> Value) -> Rows {
+pub(super) fn hash<K: Pod, V: Pod>(pins: &Path, name: &str, row: impl Fn(K, V) -> Value) -> Rows {
     let map: HashMap<MapData, K, V> = open(pins, name)?;
     // An entry that goes while the map is read is no fault.
     Ok(map.iter().filter_map(Result::ok).map(|(key, value)| row(key, value)).collect())
 }
 
 /// The inner map of the generation in force.
-fn in_force<V>(pins: &Path, name: &str) -> Result<Option<V>, FirewallError>
+pub(super) fn in_force<V>(pins: &Path, name: &str) -> Result<Option<V>, FirewallError>
 where
     V: aya::maps::FromMapData + aya::maps::InnerMap,
 {
@@ -219,14 +236,20 @@ fn settings(value: Settings) -> Value {
         "generation": value.generation,
         "flags": flags,
         "events_per_second": value.events_per_second,
+        "event_bytes": value.event_bytes,
         "block_epoch": value.block_epoch,
+        "block_version": value.block_version,
+        "shadow": value.shadow == GENERATION_SHADOW,
+        "cookies_above_new_connections": value.flood_syns,
+        "ceiling_external": explain::limit_text(&value.ceilings[0]),
+        "ceiling_internal": explain::limit_text(&value.ceilings[1]),
     })
 }
 
 fn interface(value: Interface) -> Option<Value> {
     let named = value.zone_plus_one.checked_sub(1).map_or("none", zone);
     let used = value.zone_plus_one != 0 || value.trunk != 0;
-    used.then(|| json!({ "zone": named, "trunk": value.trunk != 0 }))
+    used.then(|| json!({ "zone": named, "trunk": value.trunk != 0, "counter_slot": value.slot }))
 }
 
 fn word(value: u32) -> Value {
@@ -285,6 +308,8 @@ fn rules(pins: &Path) -> Rows {
             "source_set": set(rule.source_set),
             "destination_set": set(rule.destination_set),
             "action": if rule.action == ACTION_DROP { "drop" } else { "pass" },
+            "limits": rule.limits,
+            "content": explain::content_text(rule.content),
             "empty": rule == Rule::default(),
         }))
     })?;
@@ -345,6 +370,8 @@ fn blocks(pins: &Path, name: &str) -> Rows {
             "reason": reason(block.reason),
             "owners": block.owners,
             "expires_in_seconds": (ends != 0).then(|| ends.saturating_sub(now)),
+            "from_version": block.from_version,
+            "until_version": block.until_version,
         })
     };
     Ok(mine.map(row).collect())
@@ -355,14 +382,14 @@ fn events(values: &PerCpuValues<ReasonCounter>) -> Vec<Value> {
     values.iter().map(|cpu| json!({ "second": cpu.second, "sent": cpu.sent })).collect()
 }
 
-fn add(values: impl Iterator<Item = Counter>) -> Option<Value> {
+pub(super) fn add(values: impl Iterator<Item = Counter>) -> Option<Value> {
     let total = inspect::total(values);
     let used = total != Counter::default();
     used.then(|| json!({ "packets": total.packets, "bytes": total.bytes }))
 }
 
 /// Both objects' fields in one.
-fn merge(mut key: Value, value: Value) -> Value {
+pub(super) fn merge(mut key: Value, value: Value) -> Value {
     if let (Value::Object(fields), Value::Object(more)) = (&mut key, value) {
         fields.extend(more);
     }

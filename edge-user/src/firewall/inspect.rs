@@ -11,17 +11,16 @@ use aya::{
     maps::{Array, MapData, MapError, PerCpuArray},
 };
 use edge_ebpf::{
-    abi::{
-        Block, Counter, INTERFACE_SLOTS, NO_GENERATION, ReasonCounter, SETTING_MONITOR, Settings,
-        map_names as names, reason_slot,
-    },
+    abi::{Block, Counter, NO_GENERATION, SETTING_MONITOR, Settings, map_names as names},
     verdict::Reason,
 };
 use ipnet::IpNet;
 use serde::Serialize;
 
 use super::{
-    Attached, FirewallError, attach, decode,
+    Attached, FirewallError, attach,
+    counters::{self, ReasonTable},
+    decode,
     kernel::{BlockMaps, open},
     plan::RuleRow,
     shape::{self, SHAPES},
@@ -128,31 +127,21 @@ pub fn status(pins: &Path) -> Result<Status, FirewallError> {
     })
 }
 
-/// Every reason with its counters.
+/// Every reason with its counters, all interfaces together.
 pub fn reasons(pins: &Path) -> Result<Vec<ReasonRow>, FirewallError> {
-    let map: PerCpuArray<MapData, ReasonCounter> = open(pins, names::REASON_COUNTERS)?;
-    let row = |reason: &Reason| {
-        let counter = all_interfaces(&map, *reason)?;
-        Ok(ReasonRow {
-            name: reason.name(),
-            verdict: reason.verdict().name(),
-            packets: counter.packets,
-            bytes: counter.bytes,
-            explain: reason.explain(),
-        })
-    };
-    Reason::ALL.iter().map(row).collect()
+    let table = ReasonTable::read(pins)?;
+    Ok(Reason::ALL.iter().map(|reason| counters::row(*reason, table.all(*reason))).collect())
 }
 
 /// Every rule in force with its counters. A rule with several ports has a row for each; they
 /// share one counter. Management is counted by its reason.
 pub fn rules(pins: &Path, state: &Path) -> Result<Vec<RuleCount>, FirewallError> {
     let map: PerCpuArray<MapData, Counter> = open(pins, names::RULE_COUNTERS)?;
-    let by_reason: PerCpuArray<MapData, ReasonCounter> = open(pins, names::REASON_COUNTERS)?;
+    let by_reason = ReasonTable::read(pins)?;
     let row = |rule: RuleRow| {
         let counter = match rule.id {
             Some(id) => sum(&map, id, names::RULE_COUNTERS, |counter| counter)?,
-            None => all_interfaces(&by_reason, Reason::Management)?,
+            None => by_reason.all(Reason::Management),
         };
         Ok(RuleCount { rule, packets: counter.packets, bytes: counter.bytes })
     };
@@ -170,18 +159,6 @@ pub fn rule_names(state: &Path) -> BTreeMap<u32, String> {
 /// Name of the device with this index in the caller's network namespace.
 pub fn device_name(ifindex: u32) -> String {
     sys::device_name(ifindex).unwrap_or_else(|| format!("if{ifindex}"))
-}
-
-/// A reason's counter, all interfaces together.
-fn all_interfaces(
-    map: &PerCpuArray<MapData, ReasonCounter>,
-    reason: Reason,
-) -> Result<Counter, FirewallError> {
-    let slots = (0..INTERFACE_SLOTS as u8).map(|slot| {
-        let index = reason_slot(slot, reason as u8);
-        sum(map, index, names::REASON_COUNTERS, ReasonCounter::counted)
-    });
-    slots.sum::<Result<Counter, _>>()
 }
 
 /// Adds up the CPUs of one slot.

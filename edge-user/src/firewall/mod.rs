@@ -11,6 +11,7 @@
 //! process, or let a block cover a management prefix.
 
 pub mod capture;
+pub mod counters;
 pub mod events;
 pub mod explain;
 pub mod inspect;
@@ -28,6 +29,7 @@ mod attach;
 mod blocks;
 mod debug_log;
 mod decode;
+mod decode_limits;
 mod engine;
 mod error;
 mod intent;

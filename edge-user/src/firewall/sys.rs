@@ -16,6 +16,7 @@ use super::{AttachMode, FirewallError, blocks::Moment};
 
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 const BPF_MAP_GET_NEXT_KEY: libc::c_long = 4;
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
@@ -204,6 +205,20 @@ pub(super) fn test_run(
     let answer = attributes[0];
     let second = if cfg!(target_endian = "little") { answer >> 32 } else { answer };
     Ok(second as u32)
+}
+
+/// A number of an array whose values aya does not read, such as the programs of a program array.
+pub(super) fn lookup_number(map: BorrowedFd<'_>, index: u32) -> io::Result<Option<u32>> {
+    let mut value = 0u32;
+    let mut attributes = [0u64; 16];
+    attributes[0] = pair(map.as_raw_fd() as u32, 0);
+    attributes[1] = &raw const index as u64;
+    attributes[2] = &raw mut value as u64;
+    match bpf(BPF_MAP_LOOKUP_ELEM, &mut attributes) {
+        Ok(_) => Ok(Some(value)),
+        Err(fault) if fault.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(fault) => Err(fault),
+    }
 }
 
 /// The key after this one; of a key that is not in the map, the map's first. `None`: there is no

@@ -24,6 +24,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 pub use frame::{PacketSpec, SpecError, protocol};
+pub(super) use names::{content as content_text, limit as limit_text};
 pub use tables::Step;
 
 use self::{names::Names, program::LiveProgram, tables::PinnedTables};
@@ -138,6 +139,11 @@ pub fn packet(
 fn management(names: &Names, reason: Reason) -> Option<RuleRow> {
     let rows = names.plan()?.rows.iter();
     rows.filter(|_| reason == Reason::Management).find(|row| row.id.is_none()).cloned()
+}
+
+/// Name of a loaded program.
+pub(super) fn program_name(id: u32) -> Option<String> {
+    program::info(id)?.name_as_str().map(str::to_owned)
 }
 
 fn settings(pins: &Path) -> Result<Settings, FirewallError> {

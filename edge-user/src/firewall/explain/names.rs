@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use edge_ebpf::abi::{
-    Block, CONTENT_ANY, CONTENT_MEDIA, CONTENT_SIP, CONTENT_STUN, MAX_SETS, Rule, SCOPE_FEDERATION,
-    SET_ANY, SOURCE_SET_MANAGEMENT, SOURCE_SET_PARTNERS, SetMask, Settings,
+    Block, CONTENT_ANY, CONTENT_MEDIA, CONTENT_SIP, CONTENT_STUN, LIMIT_SCALE, Limit, MAX_SETS,
+    Rule, SCOPE_FEDERATION, SET_ANY, SOURCE_SET_MANAGEMENT, SOURCE_SET_PARTNERS, SetMask, Settings,
 };
 
 use super::super::{
@@ -124,6 +124,15 @@ pub(in crate::firewall) fn content(number: u8) -> &'static str {
     }
 }
 
+/// A limit: units a second, and at once.
+pub(in crate::firewall) fn limit(limit: &Limit) -> String {
+    if limit.increment == 0 {
+        return "no limit".to_owned();
+    }
+    let per_second = (LIMIT_SCALE * 1_000_000_000).div_ceil(limit.increment);
+    format!("{per_second} a second and {} at once", limit.tolerance / limit.increment)
+}
+
 /// A protocol's name, or its number.
 pub(in crate::firewall) fn protocol(number: u8) -> String {
     match number {
@@ -169,6 +178,14 @@ pub(super) fn block(block: &Block, settings: &Settings, now: u64) -> String {
 mod tests {
     use super::*;
     use edge_ebpf::{abi::SCOPE_ALL, verdict::Reason};
+
+    #[test]
+    fn a_limit_reads_as_it_was_written() {
+        for (rate, burst) in [(1, 0), (50, 100), (1000, 10), (1_000_000, 5)] {
+            let text = limit(&Limit::new(rate, burst));
+            assert_eq!(text, format!("{rate} a second and {burst} at once"));
+        }
+    }
 
     #[test]
     fn a_block_says_whether_it_is_in_force() {
