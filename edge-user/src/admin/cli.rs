@@ -5,6 +5,7 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand};
 use ipnet::IpNet;
 
+use super::plan::PlanCommand;
 use crate::domain::Domain;
 
 /// Exit codes of the `edge` command.
@@ -87,6 +88,9 @@ pub(crate) enum Command {
     /// The firewall's rules
     #[command(subcommand)]
     Rule(RuleCommand),
+    /// What follows from the configuration file, without a daemon
+    #[command(subcommand)]
+    Plan(PlanCommand),
     /// Partner domains: allowed and blocked
     #[command(subcommand)]
     Domain(DomainCommand),

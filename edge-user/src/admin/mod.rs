@@ -11,6 +11,7 @@ mod clock;
 pub mod commands;
 pub mod drops;
 pub mod explain;
+pub mod plan;
 pub mod protocol;
 pub mod server;
 pub mod table;
@@ -111,6 +112,7 @@ fn ask(global: &Global, command: Command) -> Result<Report, CommandError> {
         Command::Map(command) => commands::map(&paths, &command),
         Command::Block(command) => blocks::block(&paths, &command),
         Command::Rule(command) => commands::rule(&paths, &command),
+        Command::Plan(command) => plan::plan(&global.config, &command),
         Command::Domain(command) => commands::domain(&paths, &command),
         Command::Drops(arguments) => drops::recent(&paths, &arguments),
         Command::Explain(command) => explain::explain(&paths, &command),

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::{
     test_cases::{Case, ERRORS, WARNINGS},
-    tests_support::{Folder, example, good_files},
+    tests_support::{Folder, example, good_files, with_every_setting},
     *,
 };
 
@@ -32,17 +32,6 @@ fn the_example_file_is_valid_and_without_warning() {
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines[web.line.0 - 1], "name = \"web\"");
     assert_eq!(lines[config.access.line.0 - 1], "[service.access]");
-}
-
-/// The example with every setting that it only shows.
-pub(super) fn with_every_setting(text: &str) -> String {
-    let shown = |line: &str| match line.strip_prefix('#') {
-        Some(rest) if rest.starts_with(|c: char| c == '[' || c.is_ascii_lowercase()) => {
-            rest.to_owned()
-        }
-        _ => line.to_owned(),
-    };
-    text.lines().map(shown).collect::<Vec<_>>().join("\n") + "\n"
 }
 
 #[test]

@@ -58,3 +58,22 @@ pub(crate) fn config() -> Config {
     let folder = good_files();
     parse(&example(), &folder.0.join("edge.toml")).unwrap()
 }
+
+/// The example with every setting that it only shows.
+pub(crate) fn with_every_setting(text: &str) -> String {
+    let shown = |line: &str| match line.strip_prefix('#') {
+        Some(rest) if rest.starts_with(|c: char| c == '[' || c.is_ascii_lowercase()) => {
+            rest.to_owned()
+        }
+        _ => line.to_owned(),
+    };
+    text.lines().map(shown).collect::<Vec<_>>().join("\n") + "\n"
+}
+
+/// The example file with every setting and service, and media ports open for legacy partners.
+pub(crate) fn with_services() -> Config {
+    let folder = good_files();
+    let text = with_every_setting(&example());
+    let text = text.replace("legacy_partners = false", "legacy_partners = true");
+    parse(&text, &folder.0.join("edge.toml")).unwrap()
+}

@@ -18,6 +18,7 @@ use crate::config::{Config, NamedSet, Service, Zone};
 mod compile;
 mod drafts;
 mod ids;
+mod outer;
 mod rows;
 mod services;
 mod sets;
@@ -26,6 +27,7 @@ mod words;
 pub use compile::compile_with;
 pub(super) use compile::{overlap, zone_number};
 pub use ids::RuleIds;
+pub use outer::{AvStyle, Direction, End, OuterRow, outer};
 pub use rows::{RuleOrigin, RuleRow};
 
 /// Name of the rule that the access service implies.

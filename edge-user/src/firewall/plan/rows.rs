@@ -55,13 +55,18 @@ pub struct RuleRow {
     pub line: Option<Line>,
 }
 
+/// Ports for people.
+pub(super) fn ports_text(ports: &[(u16, u16)]) -> String {
+    let one = |(first, last): &(u16, u16)| {
+        if first == last { first.to_string() } else { format!("{first}-{last}") }
+    };
+    ports.iter().map(one).collect::<Vec<_>>().join(" ")
+}
+
 impl RuleRow {
     /// The ports: `5061`, `50000-59999`, none for protocols without.
     pub fn ports_text(&self) -> String {
-        let one = |(first, last): &(u16, u16)| {
-            if first == last { first.to_string() } else { format!("{first}-{last}") }
-        };
-        self.ports.iter().map(one).collect::<Vec<_>>().join(" ")
+        ports_text(&self.ports)
     }
 
     /// Our addresses, or `any`.
@@ -101,15 +106,20 @@ impl RuleRow {
 
     /// What made it, for people: `[service.av] (line 41)`, `[[firewall.rule]] (line 90)`.
     pub fn made_by(&self) -> String {
-        let section = match (self.service, self.origin) {
-            (Some(service), _) => format!("[{}]", service.section()),
-            (None, RuleOrigin::Implied) => "[management]".to_owned(),
-            (None, RuleOrigin::File) => "[[firewall.rule]]".to_owned(),
-        };
-        match self.line {
-            Some(Line(line)) => format!("{section} (line {line})"),
-            None => section,
-        }
+        made_by(self.service, self.name == ROW_MANAGEMENT, self.line)
+    }
+}
+
+/// What made a row, for people.
+pub(super) fn made_by(service: Option<Service>, management: bool, line: Option<Line>) -> String {
+    let section = match service {
+        Some(service) => format!("[{}]", service.section()),
+        None if management => "[management]".to_owned(),
+        None => "[[firewall.rule]]".to_owned(),
+    };
+    match line {
+        Some(Line(line)) => format!("{section} (line {line})"),
+        None => section,
     }
 }
 
