@@ -4,6 +4,7 @@
 pub mod cold;
 pub mod paths;
 pub mod raw;
+pub mod upgrade;
 pub mod xdp;
 
 use serde_json::{Value, json};

@@ -8,7 +8,7 @@ use edge_tests::bench;
 /// Measures us beside our peers, turn by turn, in namespaces of its own.
 #[derive(Parser)]
 struct Arguments {
-    /// Which one: xdp
+    /// Which one: xdp or upgrade
     name: String,
     /// One JSON object on standard output and nothing else there
     #[arg(long)]
@@ -23,8 +23,9 @@ fn main() -> ExitCode {
     let say = |text: &str| eprintln!("bench {}: {text}", arguments.name);
     let rows = match arguments.name.as_str() {
         "xdp" => bench::xdp::bench(&say, arguments.only.as_deref()),
+        "upgrade" => bench::upgrade::bench(&say),
         other => {
-            eprintln!("no benchmark `{other}`: there is xdp");
+            eprintln!("no benchmark `{other}`: there are xdp and upgrade");
             return ExitCode::from(2);
         }
     };

@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeSet,
     net::IpAddr,
+    os::fd::OwnedFd,
     path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant, SystemTime},
@@ -13,7 +14,7 @@ use aya::maps::{Array, HashMap, LpmTrie, MapData, lpm_trie::Key};
 use edge_ebpf::abi::{SCHEMA, SCOPE_ALL};
 use edge_tests::{
     bench::raw::{self, Tiny},
-    wire::{DEVICE, EDGE4, EDGE6, PEER4, PEER6, Wire},
+    wire::{DEVICE, EDGE4, EDGE6, PEER4, PEER6, Wire, ifindex},
 };
 use edge_user::{
     config::Config,
@@ -26,7 +27,9 @@ use super::{eventually, passes, passes_from, start, wait_lock_free};
 const OLD: u16 = 7001;
 const NEW: u16 = 7002;
 /// Open before and after.
-const BOTH: u16 = 7003;
+pub const BOTH: u16 = 7003;
+/// In a prefix that the former version blocked.
+pub const BLOCKED6: &str = "2001:db8:77::";
 const OLD_BLOCKS: [&str; 2] = ["203.0.113.1/32", "2001:db8:1::/48"];
 const NEW_BLOCKS: [&str; 2] = ["203.0.113.2/32", "2001:db8:2::/48"];
 
@@ -46,7 +49,7 @@ fn old(config: &mut Config) {
 }
 
 /// Another rule, other blocks, another order.
-fn new(config: &mut Config) {
+pub fn new(config: &mut Config) {
     open(config, BOTH);
     open(config, NEW);
     config.firewall.blocks = NEW_BLOCKS.map(|t| t.parse().unwrap()).into();
@@ -237,7 +240,7 @@ fn former_block(scope: u8) -> [u8; 8] {
 }
 
 /// Pins as schema 1 left them: its block tables, and a link whose program drops everything.
-fn former_pins(wire: &Wire) -> std::path::PathBuf {
+pub fn former_pins(wire: &Wire) -> std::path::PathBuf {
     let folder = wire.pins.join("v1");
     std::fs::create_dir_all(&folder).unwrap();
     std::fs::create_dir_all(wire.pins.join("links")).unwrap();
@@ -246,18 +249,26 @@ fn former_pins(wire: &Wire) -> std::path::PathBuf {
     four.insert(PEER4.octets(), former_block(SCOPE_ALL), 0).unwrap();
     four.pin(folder.join("BLOCKED4")).unwrap();
     let mut six = LpmTrie::<MapData, [u8; 16], [u8; 8]>::create(100, 1).unwrap();
-    let net: std::net::Ipv6Addr = "2001:db8:77::".parse().unwrap();
+    let net: std::net::Ipv6Addr = BLOCKED6.parse().unwrap();
     six.insert(&Key::new(48, net.octets()), former_block(SCOPE_ALL), 0).unwrap();
     six.pin(folder.join("BLOCKED6_PREFIXES")).unwrap();
     let path = wire.pins.join("links").join(DEVICE);
-    wire.edge
-        .run(|| {
-            let program = raw::load(Tiny::Drop).unwrap();
-            let link = raw::attach(&program, edge_tests::wire::ifindex(DEVICE).unwrap()).unwrap();
-            raw::pin(&link, &path).unwrap();
-        })
-        .unwrap();
+    let link = attach_soon(wire, &raw::load(Tiny::Drop).unwrap());
+    raw::pin(&link, &path).unwrap();
     folder
+}
+
+/// Attaches a program to our device. One that was let go a moment ago may still be there.
+pub fn attach_soon(wire: &Wire, program: &OwnedFd) -> OwnedFd {
+    let began = Instant::now();
+    let attach = || raw::attach(program, ifindex(DEVICE).unwrap());
+    loop {
+        match wire.edge.run(attach).unwrap() {
+            Ok(link) => return link,
+            Err(fault) => assert!(began.elapsed() < Duration::from_secs(5), "{fault}"),
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 #[test]
