@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use edge_ebpf::abi::{EVENT_DATA, Interface, MAX_IFINDEX, SCHEMA, Settings};
+use edge_ebpf::abi::{EVENT_DATA, Interface, MAX_IFINDEX, NO_GENERATION, SCHEMA, Settings};
 use ipnet::IpNet;
 
 use super::{
@@ -46,6 +46,7 @@ pub(super) struct Engine {
     settings: Settings,
     /// Kernel id of the pinned settings: they are ours as long as it stays the same.
     settings_id: Option<u32>,
+    programs_filled: bool,
     /// Held as long as this lives.
     _lock: File,
 }
@@ -118,8 +119,12 @@ impl Engine {
             // A shadow is somebody's look at the rules that were in force: it ends here.
             settings: shadow::without(settings),
             settings_id,
+            programs_filled: false,
             _lock: lock,
         };
+        if settings.shadow < NO_GENERATION {
+            engine.kernel.set_settings(engine.settings)?;
+        }
         if found.former {
             engine.carry_over(&mut report)?;
         }
@@ -322,8 +327,22 @@ impl Engine {
     ) -> Result<Applied, FirewallError> {
         let idle = if self.settings.generation == 0 { 1 } else { 0 };
         self.kernel.write_rule_set(idle, &plan)?;
+        if !self.programs_filled {
+            // Writing a map of maps has waited until no packet is under way that saw a shadow.
+            self.kernel.fill_programs()?;
+            self.programs_filled = true;
+        }
         self.kernel.clear_rule_counters(fresh)?;
         self.table.protect(plan.management.clone());
+        if plan.flood.syns_per_second > 0
+            && let Err(fault) = sys::accept_syn_cookies()
+        {
+            report.warnings.push(format!(
+                "net.ipv4.tcp_syncookies cannot be set to 2 ({fault}): in a flood, whoever brings \
+                 back a SYN cookie would be refused; set it with sysctl, or set \
+                 `syn_cookies_above = 0` under [firewall]"
+            ));
+        }
         // Until the swap is over, what either configuration blocks is blocked.
         let mut both = self.plan.blocks.clone();
         both.retain(|prefix| !plan.blocks.contains(prefix));

@@ -127,9 +127,14 @@ impl Kernel {
             loader.load(KERNEL_OBJECT).map_err(|fault| FirewallError::Load(chain(&fault)))?;
         let xdp: &mut Xdp = program(&mut ebpf, "edge_xdp")?;
         xdp.load().map_err(|fault| FirewallError::Load(chain(&fault)))?;
+        for (_, name) in RARE {
+            if ebpf.program(name).is_some() {
+                let rare: &mut Xdp = program(&mut ebpf, name)?;
+                rare.load().map_err(|fault| FirewallError::Load(chain(&fault)))?;
+            }
+        }
         let egress: &mut SchedClassifier = program(&mut ebpf, "edge_egress")?;
         egress.load().map_err(|fault| FirewallError::Load(chain(&fault)))?;
-        fill_programs(&mut ebpf, pins)?;
         let debug_log = debug_log.then(|| debug_log::start(&mut ebpf)).transpose()?;
         Ok(Self {
             _debug_log: debug_log,
@@ -305,6 +310,23 @@ impl Kernel {
         let mut map: HashMap<MapData, FlowKey, u64> = open(&self.pins, names::FLOWS)?;
         for (key, left_at) in flows {
             map.insert(key, left_at, 0).map_err(at(names::FLOWS))?;
+        }
+        Ok(())
+    }
+
+    /// Puts the programs for rare work into the slots that the others call into. The program that
+    /// is still on the devices calls them too: what it hands to a shadow would not arrive, so
+    /// there must be none, and none under way.
+    pub fn fill_programs(&mut self) -> Result<(), FirewallError> {
+        let mut slots: ProgramArray<MapData> = open(&self.pins, names::PROGRAMS)?;
+        for (slot, name) in RARE {
+            if self.ebpf.program(name).is_none() {
+                continue;
+            }
+            let rare: &mut Xdp = program(&mut self.ebpf, name)?;
+            let fd = rare.fd().map_err(|fault| FirewallError::Load(chain(&fault)))?;
+            slots.set(slot, fd, 0).map_err(at(names::PROGRAMS))?;
+            failpoint::wrote(names::PROGRAMS);
         }
         Ok(())
     }
@@ -489,22 +511,6 @@ pub(super) fn room(pins: &Path) -> Result<Room, FirewallError> {
 /// Programs for rare work, by their slots in `PROGRAMS`, which the others call into.
 const RARE: [(u32, &str); 2] =
     [(PROGRAM_SHADOW, "edge_shadow"), (PROGRAM_SYN_COOKIE, "edge_syn_cookie")];
-
-/// Puts those that the object has into their slots.
-fn fill_programs(ebpf: &mut Ebpf, pins: &Path) -> Result<(), FirewallError> {
-    let mut slots: ProgramArray<MapData> = open(pins, names::PROGRAMS)?;
-    for (slot, name) in RARE {
-        if ebpf.program(name).is_none() {
-            continue;
-        }
-        let rare: &mut Xdp = program(ebpf, name)?;
-        rare.load().map_err(|fault| FirewallError::Load(chain(&fault)))?;
-        let fd = rare.fd().map_err(|fault| FirewallError::Load(chain(&fault)))?;
-        slots.set(slot, fd, 0).map_err(at(names::PROGRAMS))?;
-        failpoint::wrote(names::PROGRAMS);
-    }
-    Ok(())
-}
 
 /// A program of the object.
 pub(super) fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P, FirewallError>

@@ -417,6 +417,17 @@ pub(super) fn device_of_pin(name: &str) -> String {
     name.replace("%2e", ".").replace("%25", "%")
 }
 
+const SYN_COOKIES: &str = "/proc/sys/net/ipv4/tcp_syncookies";
+
+/// Lets the stack take SYN cookies at any time (tcp(7), `tcp_syncookies` 2), as it must when the
+/// driver sends them. For this network namespace; for IPv6 too.
+pub(super) fn accept_syn_cookies() -> io::Result<()> {
+    if std::fs::read_to_string(SYN_COOKIES)?.trim() == "2" {
+        return Ok(());
+    }
+    std::fs::write(SYN_COOKIES, "2")
+}
+
 /// CPUs the kernel may ever use.
 pub(super) fn cpus() -> u32 {
     aya::util::nr_cpus().ok().and_then(|cpus| u32::try_from(cpus).ok()).unwrap_or(1)

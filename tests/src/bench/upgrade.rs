@@ -228,7 +228,8 @@ fn faults(
     }
     for (name, packets) in reasons {
         let ours = ["rule", "blocked-address"].contains(name);
-        if !ours && !(OWN.contains(name) && *packets < 100) {
+        let the_wires = OWN.contains(name) && *packets < 100;
+        if !ours && !the_wires {
             wrong.push(format!("{packets} frames for the reason {name}"));
         }
     }
