@@ -340,7 +340,7 @@ impl Engine {
             report.warnings.push(format!(
                 "net.ipv4.tcp_syncookies cannot be set to 2 ({fault}): in a flood, whoever brings \
                  back a SYN cookie would be refused; set it with sysctl, or set \
-                 `syn_cookies_above = 0` under [firewall]"
+                 `syn_cookies_above = 0` under [firewall.flood]"
             ));
         }
         // Until the swap is over, what either configuration blocks is blocked.

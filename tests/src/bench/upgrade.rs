@@ -153,6 +153,8 @@ fn one_daemon(wire: &Wire) -> Result<u32> {
         handle.apply_blocking(vec![Intent::SetConfig(extra), Intent::Block(block)])?;
     }
     let program = attached.program_id;
+    // The next one comes while a shadow counts.
+    handle.apply_blocking(vec![Intent::SetShadow(wire.config_with(config))])?;
     drop(handle);
     wait_lock_free(wire)?;
     Ok(program)

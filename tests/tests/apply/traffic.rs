@@ -110,7 +110,8 @@ fn no_packet_of_a_blocked_source_slips_through_a_migration() {
             }
         };
         std::thread::scope(|scope| {
-            let sender = scope.spawn(|| wire.peer.run(&send).unwrap());
+            let (peer, send) = (&wire.peer, &send);
+            let sender = scope.spawn(move || peer.run(send).unwrap());
             super::eventually("frames come", || sent.load(Ordering::Relaxed) > 200_000);
             let (_handle, report) = start(&wire, wire.config_with(new)).unwrap();
             assert!(report.migrated);
