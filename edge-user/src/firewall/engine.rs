@@ -25,6 +25,7 @@ use crate::{
     failpoint::{self, Phase},
 };
 
+mod links;
 mod lists;
 
 /// Which of the configured devices must exist.
@@ -47,6 +48,7 @@ pub(super) struct Engine {
     /// Kernel id of the pinned settings: they are ours as long as it stays the same.
     settings_id: Option<u32>,
     programs_filled: bool,
+    links: links::Links,
     /// Held as long as this lives.
     _lock: File,
 }
@@ -120,6 +122,7 @@ impl Engine {
             settings: shadow::without(settings),
             settings_id,
             programs_filled: false,
+            links: links::Links::default(),
             _lock: lock,
         };
         if settings.shadow < NO_GENERATION {
@@ -138,6 +141,7 @@ impl Engine {
         }
         failpoint::enter(Phase::Other);
         report.warnings.extend(unconfigured(&resolved));
+        engine.devices_named();
         report.missing = resolved.missing;
         Ok((engine, report))
     }

@@ -41,6 +41,7 @@ mod shadow;
 mod shape;
 mod state;
 mod sys;
+mod watch;
 
 pub use error::FirewallError;
 pub use intent::*;

@@ -7,7 +7,10 @@ use std::{
 };
 
 use ipnet::IpNet;
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    io::unix::AsyncFd,
+    sync::{mpsc, oneshot},
+};
 
 use super::{
     Applied, BlockRow, DetachReport, FirewallError, Intent, LoadReport, LoadSource, StartReport,
@@ -15,6 +18,7 @@ use super::{
     blocks::{List, Outlook},
     engine::{Devices, Engine},
     shape, state, sys,
+    watch::{Heard, LinkWatch},
 };
 use crate::config::Config;
 
@@ -65,15 +69,26 @@ impl Owner {
         config: Arc<Config>,
     ) -> Result<(FirewallHandle, StartReport), FirewallError> {
         let settle_at = Instant::now() + options.settle_after;
-        let (engine, report) = Engine::start(options, Some(config), Devices::All)?;
+        // Before the start looks at the devices, so that none comes unseen.
+        let links = LinkWatch::open();
+        let (engine, mut report) = Engine::start(options, Some(config), Devices::All)?;
+        report.warnings.extend(report.missing.iter().map(|device| {
+            format!("device `{device}` does not exist yet: it is optional, and awaited")
+        }));
+        if let Err(fault) = &links {
+            report.warnings.push(format!(
+                "devices that come and go are not noticed ({fault}): reload when one has"
+            ));
+        }
+        let links = links.ok();
         let (sender, receiver) = mpsc::channel(WAITING);
         let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
+            .enable_all()
             .build()
             .map_err(|fault| FirewallError::io("starting the firewall's owner", fault))?;
         std::thread::Builder::new()
             .name("firewall".to_owned())
-            .spawn(move || runtime.block_on(run(engine, receiver, settle_at)))
+            .spawn(move || runtime.block_on(run(engine, receiver, links, settle_at)))
             .map_err(|fault| FirewallError::io("starting the firewall's owner", fault))?;
         Ok((FirewallHandle { sender }, report))
     }
@@ -147,7 +162,13 @@ impl ListWork {
 }
 
 /// Until the last handle is gone: one request after the other, and what time brings in between.
-async fn run(mut engine: Engine, mut requests: mpsc::Receiver<Request>, settle_at: Instant) {
+async fn run(
+    mut engine: Engine,
+    mut requests: mpsc::Receiver<Request>,
+    links: Option<LinkWatch>,
+    settle_at: Instant,
+) {
+    let links = links.and_then(|links| links.in_runtime().ok());
     let mut settle_at = Some(settle_at);
     let mut lists = ListWork::default();
     loop {
@@ -158,8 +179,19 @@ async fn run(mut engine: Engine, mut requests: mpsc::Receiver<Request>, settle_a
         if let Some(left) = lists.next(&engine) {
             wait = wait.min(left);
         }
+        if let Some(left) = engine.next_look() {
+            wait = wait.min(left);
+        }
+        let next = tokio::select! {
+            next = tokio::time::timeout(wait, requests.recv()) => next,
+            heard = hear(links.as_ref()) => {
+                engine.heard(&heard);
+                continue;
+            }
+        };
+        engine.look_again();
         // An answer that nobody waits for any more is no fault.
-        match tokio::time::timeout(wait, requests.recv()).await {
+        match next {
             Ok(None) => return,
             Ok(Some(Request::Apply(intents, answer))) => {
                 let _ = answer.send(engine.apply(intents));
@@ -196,6 +228,24 @@ async fn run(mut engine: Engine, mut requests: mpsc::Receiver<Request>, settle_a
         for fault in faults {
             tracing::error!(%fault, "blocks could not be swept; trying again");
             tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+}
+
+/// The next that is heard of links; without an ear, nothing ever.
+async fn hear(links: Option<&AsyncFd<LinkWatch>>) -> Heard {
+    let Some(links) = links else { return std::future::pending().await };
+    loop {
+        let Ok(mut ready) = links.readable().await else { return std::future::pending().await };
+        match ready.try_io(|links| links.get_ref().hear()) {
+            Ok(Ok(heard)) => return heard,
+            Ok(Err(fault)) => {
+                tracing::error!(%fault, "what happens to devices could not be heard");
+                tokio::time::sleep(RETRY).await;
+                return Heard::Lost;
+            }
+            // Nothing waits after all.
+            Err(_) => {}
         }
     }
 }

@@ -349,7 +349,7 @@ pub(super) fn xdp_state(ifindex: u32) -> io::Result<Option<XdpState>> {
 }
 
 /// Finds a netlink attribute; its type's two high bits are flags.
-fn attribute(mut rest: &[u8], wanted: u16) -> Option<&[u8]> {
+pub(super) fn attribute(mut rest: &[u8], wanted: u16) -> Option<&[u8]> {
     loop {
         let length = usize::from(u16::from_ne_bytes(rest.get(..2)?.try_into().ok()?));
         let kind = u16::from_ne_bytes(rest.get(2..4)?.try_into().ok()?) & 0x3fff;

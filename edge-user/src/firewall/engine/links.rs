@@ -1,0 +1,141 @@
+//! Devices that come and go while the daemon runs: one that is configured is taken with its zone
+//! when it appears and let go when it disappears; one that is not is named once.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use super::{Devices, Engine, FirewallError, attach, resolve, sys};
+use crate::firewall::watch::{Heard, LinkEvent};
+
+/// How long after a fault a device is tried again.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// What is remembered of devices.
+#[derive(Debug, Default)]
+pub(super) struct Links {
+    /// Devices without a zone that were named already.
+    named: BTreeSet<String>,
+    /// Devices whose fault was told already.
+    faulty: BTreeSet<String>,
+    again: Option<Instant>,
+}
+
+impl Engine {
+    /// What was said at the start need not be said again.
+    pub fn devices_named(&mut self) {
+        self.links.named = sys::devices_up().into_iter().collect();
+    }
+
+    /// When devices are to be looked at again.
+    pub fn next_look(&self) -> Option<Duration> {
+        self.links.again.map(|at| at.saturating_duration_since(Instant::now()))
+    }
+
+    /// Links came, changed or went.
+    pub fn heard(&mut self, heard: &Heard) {
+        let look = match heard {
+            Heard::Lost => true,
+            Heard::Events(events) => {
+                events.iter().for_each(|event| self.name(event));
+                events.iter().any(|event| self.concerns(event))
+            }
+        };
+        if look {
+            self.look_at_devices();
+        }
+    }
+
+    /// Looks again when it is time.
+    pub fn look_again(&mut self) {
+        if self.links.again.take_if(|at| *at <= Instant::now()).is_some() {
+            self.look_at_devices();
+        }
+    }
+
+    fn is_configured(&self, device: &str) -> bool {
+        self.plan.interfaces.iter().any(|interface| interface.device == device)
+    }
+
+    /// A device without a zone that is up is named, once.
+    fn name(&mut self, event: &LinkEvent) {
+        if event.up
+            && !self.is_configured(&event.name)
+            && self.links.named.insert(event.name.clone())
+        {
+            tracing::warn!(
+                device = event.name,
+                "this device is up and not configured: the firewall does not see its traffic; \
+                 add an [[interface]] for it, or take it down"
+            );
+        }
+    }
+
+    /// Whether it is about a device that is ours, or was: it may have another name now.
+    fn concerns(&self, event: &LinkEvent) -> bool {
+        let known = || {
+            let links = attach::pinned(&attach::link_folder(&self.options.pins));
+            let gone_or_it = |ifindex| ifindex == 0 || ifindex == event.ifindex;
+            links
+                .iter()
+                .any(|(_, path)| sys::link_facts(path).is_ok_and(|facts| gone_or_it(facts.ifindex)))
+        };
+        self.is_configured(&event.name) || known()
+    }
+
+    fn look_at_devices(&mut self) {
+        if let Err(fault) = self.take_devices() {
+            tracing::error!(%fault, "devices could not be looked at; trying again");
+            self.links.again = Some(Instant::now() + AGAIN);
+        }
+    }
+
+    /// Takes the configured devices that are there, and lets go of the others. The zone is known
+    /// before the program is on the device, and forgotten after it is off.
+    fn take_devices(&mut self) -> Result<(), FirewallError> {
+        self.pins_are_there()?;
+        let resolved = resolve(&self.plan, Devices::Existing)?;
+        let changes = self.kernel.interface_changes(&resolved.devices, &resolved.vlans)?;
+        self.kernel.write_interfaces(changes.come)?;
+        self.kernel.write_interfaces(changes.change)?;
+        for (device, ifindex) in &resolved.names {
+            self.take_device(device, *ifindex);
+        }
+        let pins = &self.options.pins;
+        let gone = attach::detach_others(pins, |device| resolved.names.contains_key(device))?;
+        for device in gone {
+            tracing::warn!(device, "this device is gone, or has another name: it is awaited");
+            self.links.faulty.remove(&device);
+        }
+        self.kernel.write_interfaces(changes.go)
+    }
+
+    fn take_device(&mut self, device: &str, ifindex: u32) {
+        let path = attach::link_folder(&self.options.pins).join(sys::pin_name(device));
+        let held = sys::link_facts(&path).is_ok_and(|facts| facts.ifindex == ifindex);
+        let done = if held {
+            // Somebody may have turned it on again.
+            sys::vlan_offload_off(device).map_err(|fault| FirewallError::VlanOffload {
+                device: device.to_owned(),
+                fault: fault.to_string(),
+            })
+        } else {
+            self.attach(device, ifindex, self.plan.allow_generic).map(|(attached, warnings)| {
+                for warning in warnings {
+                    tracing::warn!("{warning}");
+                }
+                tracing::info!(device, mode = ?attached.mode, "a device came and is attached");
+            })
+        };
+        match done {
+            Ok(()) => drop(self.links.faulty.remove(device)),
+            Err(fault) => {
+                self.links.again = Some(Instant::now() + AGAIN);
+                if self.links.faulty.insert(device.to_owned()) {
+                    tracing::error!(device, %fault, "ALARM: a device is not enforced; trying again");
+                }
+            }
+        }
+    }
+}

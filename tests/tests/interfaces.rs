@@ -1,0 +1,210 @@
+//! Devices that come, change and go while the firewall runs; big frames; names without a zone.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use edge_tests::{
+    demo::world::contoso_config,
+    lab::{Lab, daemon::Edge},
+    wire::{DEVICE, EDGE4, EDGE6, PEER4, PEER6, Wire},
+};
+use edge_user::{
+    config::{Config, FirewallRule, Interface, Protocol, Zone},
+    firewall::{
+        AttachMode, BlockOwner, BlockRequest, FirewallError, FirewallHandle, Intent, Owner,
+        OwnerOptions, StartReport, inspect,
+    },
+};
+use ipnet::IpNet;
+
+const PORT: u16 = 7000;
+const SECOND: &str = "edge1";
+const OURS4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 129);
+const THEIRS4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 130);
+const OURS6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1);
+const THEIRS6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 2);
+
+fn start(wire: &Wire, config: Arc<Config>) -> Result<(FirewallHandle, StartReport), FirewallError> {
+    wire.edge.run(move || Owner::start(OwnerOptions::new(&config), config)).unwrap()
+}
+
+fn open_port(config: &mut Config) {
+    config.firewall.rules.push(FirewallRule {
+        ports: vec![(PORT, PORT)],
+        ..FirewallRule::new("test", Zone::External, Protocol::Udp)
+    });
+}
+
+/// With a second device, which may be missing when `optional`.
+fn with_second(wire: &Wire, optional: bool) -> Arc<Config> {
+    wire.config_with(|config| {
+        open_port(config);
+        let zone = Zone::External;
+        config.interfaces.push(Interface { device: SECOND.into(), vlan: None, zone, optional });
+    })
+}
+
+fn eventually(what: &str, check: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !check() {
+        assert!(began.elapsed() < Duration::from_secs(8), "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Whether a datagram of so many bytes arrives.
+fn passes(wire: &Wire, from: IpAddr, to: IpAddr, port: u16, bytes: usize) -> bool {
+    let receiver = wire.edge.run(|| UdpSocket::bind((to, port)).unwrap()).unwrap();
+    receiver.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    let sender = wire.peer.run(|| UdpSocket::bind((from, 0)).unwrap()).unwrap();
+    sender.send_to(&vec![7; bytes], (to, port)).unwrap();
+    receiver.recv(&mut [0; 16_000]).is_ok_and(|length| length == bytes)
+}
+
+fn make_second(wire: &Wire) {
+    let there = wire.peer.name();
+    let lines = format!(
+        "link add {SECOND} type veth peer name peer1 netns {there}\n\
+         addr add {OURS4}/26 dev {SECOND}\naddr add {OURS6}/64 dev {SECOND} nodad\n\
+         link set {SECOND} up\n"
+    );
+    wire.edge.ip_batch(&lines).unwrap();
+    let lines = format!(
+        "addr add {THEIRS4}/26 dev peer1\naddr add {THEIRS6}/64 dev peer1 nodad\n\
+         link set peer1 up\n"
+    );
+    wire.peer.ip_batch(&lines).unwrap();
+}
+
+fn is_attached(wire: &Wire) -> bool {
+    let attached = inspect::status(&wire.pins).unwrap().attached;
+    attached.iter().any(|device| device.device == SECOND && device.ifindex != 0)
+}
+
+fn pins_of(wire: &Wire, device: &str) -> usize {
+    let folders = ["links", "egress"];
+    folders.iter().filter(|folder| wire.pins.join(folder).join(device).exists()).count()
+}
+
+/// The second device is enforced: what a rule opens passes, what none does is dropped.
+fn is_enforced(wire: &Wire) {
+    eventually("attached", || is_attached(wire) && pins_of(wire, SECOND) == 2);
+    for (from, to) in
+        [(IpAddr::V4(THEIRS4), IpAddr::V4(OURS4)), (IpAddr::V6(THEIRS6), IpAddr::V6(OURS6))]
+    {
+        // The first packet may be lost while the link comes up.
+        eventually("the open port", || passes(wire, from, to, PORT, 8));
+        assert!(!passes(wire, from, to, PORT + 1, 8), "{from}: a closed port");
+    }
+    let output = wire.edge.command("ethtool").args(["-k", SECOND]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let line = text.lines().find(|line| line.contains("rx-vlan-offload")).unwrap();
+    assert!(line.contains(": off"), "{line}");
+}
+
+#[test]
+fn a_configured_device_is_taken_when_it_comes_and_let_go_when_it_goes() {
+    let wire = Wire::new("ifa").unwrap();
+    let missing = start(&wire, with_second(&wire, false));
+    assert!(matches!(missing, Err(FirewallError::NoDevice { .. })), "{missing:?}");
+    let (_handle, report) = start(&wire, with_second(&wire, true)).unwrap();
+    assert_eq!(report.missing, [SECOND]);
+    assert!(report.warnings.iter().any(|w| w.contains(SECOND)), "{:?}", report.warnings);
+    for _ in 0..3 {
+        make_second(&wire);
+        is_enforced(&wire);
+        wire.edge.ip_batch(&format!("link del {SECOND}\n")).unwrap();
+        eventually("let go", || pins_of(&wire, SECOND) == 0);
+        assert_eq!(pins_of(&wire, DEVICE), 2, "the other stays");
+    }
+    // Gone and back at once: the new one is another device.
+    make_second(&wire);
+    is_enforced(&wire);
+    wire.edge.ip_batch(&format!("link del {SECOND}\n")).unwrap();
+    make_second(&wire);
+    is_enforced(&wire);
+}
+
+#[test]
+fn a_renamed_device_is_let_go_and_taken_under_its_name() {
+    let wire = Wire::new("ifb").unwrap();
+    make_second(&wire);
+    let (_handle, _) = start(&wire, with_second(&wire, false)).unwrap();
+    is_enforced(&wire);
+    let rename = |from: &str, to: &str| {
+        let lines = format!(
+            "link set {from} down\nlink set {from} name {to}\nlink set {to} up\n\
+             addr replace {OURS6}/64 dev {to} nodad\n"
+        );
+        wire.edge.ip_batch(&lines).unwrap();
+    };
+    rename(SECOND, "other1");
+    eventually("let go", || pins_of(&wire, SECOND) == 0);
+    assert!(!is_attached(&wire));
+    rename("other1", SECOND);
+    is_enforced(&wire);
+}
+
+#[test]
+fn a_link_that_goes_down_and_up_is_enforced_as_before() {
+    let wire = Wire::new("ifc").unwrap();
+    make_second(&wire);
+    let (_handle, _) = start(&wire, with_second(&wire, false)).unwrap();
+    is_enforced(&wire);
+    let before = inspect::status(&wire.pins).unwrap().attached;
+    // What turns the offload on again is turned off again.
+    wire.edge.command("ethtool").args(["-K", SECOND, "rxvlan", "on"]).output().unwrap();
+    for _ in 0..3 {
+        let lines = format!(
+            "link set {SECOND} down\nlink set {SECOND} up\n\
+             addr replace {OURS6}/64 dev {SECOND} nodad\n"
+        );
+        wire.edge.ip_batch(&lines).unwrap();
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    is_enforced(&wire);
+    let after = inspect::status(&wire.pins).unwrap().attached;
+    let ids = |attached: &[edge_user::firewall::Attached]| {
+        attached.iter().map(|device| device.link_id).collect::<Vec<_>>()
+    };
+    assert_eq!(ids(&before), ids(&after), "the same links");
+}
+
+#[test]
+fn frames_longer_than_a_page_are_judged() {
+    let wire = Wire::new("ifd").unwrap();
+    wire.edge.ip_batch(&format!("link set {DEVICE} mtu 9000\n")).unwrap();
+    wire.peer.ip_batch("link set peer0 mtu 9000\n").unwrap();
+    let (handle, report) = start(&wire, wire.config_with(open_port)).unwrap();
+    assert_eq!(report.attached[0].mode, AttachMode::Native);
+    for (from, to) in
+        [(IpAddr::V4(PEER4), IpAddr::V4(EDGE4)), (IpAddr::V6(PEER6), IpAddr::V6(EDGE6))]
+    {
+        assert!(passes(&wire, from, to, PORT, 8900), "{from}");
+        assert!(!passes(&wire, from, to, PORT + 1, 8900), "{from}: a closed port");
+        let prefix = IpNet::from(from);
+        let owner = BlockOwner::Administrator;
+        let request = BlockRequest { prefix, owner, comment: None, expires_at: None };
+        handle.apply_blocking(vec![Intent::Block(request)]).unwrap();
+        assert!(!passes(&wire, from, to, PORT, 8900), "{from}: blocked");
+    }
+}
+
+#[test]
+fn a_device_without_a_zone_is_named_once() {
+    let lab = Lab::raise("ifl").unwrap();
+    let edge = Edge::start(&lab, contoso_config(&lab)).unwrap();
+    let inside = edge.namespace();
+    inside.ip_batch("link add stray0 type veth peer name stray1\n").unwrap();
+    for _ in 0..3 {
+        inside.ip_batch("link set stray0 up\nlink set stray0 down\n").unwrap();
+    }
+    let count = || edge.log().lines().filter(|line| line.contains("stray0")).count();
+    eventually("named", || count() > 0);
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(count(), 1, "{}", edge.log());
+}
