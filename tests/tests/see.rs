@@ -305,3 +305,55 @@ fn drops_are_followed_remembered_and_captured() {
         assert!(answer.stderr.contains("start it with `edge run`"), "{answer:?}");
     }
 }
+
+#[test]
+fn an_address_is_explained_with_and_without_the_daemon() {
+    let lab = Lab::raise("seea").unwrap();
+    let identities = &lab.identities;
+    let mut config = EdgeConfig::new(Site::Contoso, &identities.contoso, &identities.trust)
+        .allow("fabrikam.example");
+    config.blocked.push("northwind.example".to_owned());
+    config.more = "[[firewall.block]]\nprefix = \"192.0.2.32/28\"\n".to_owned();
+    let mut edge = Edge::start(&lab, config).unwrap();
+    let (v4, v6) = (Site::Stranger.v4(), Site::Stranger.v6());
+    let added = edge.command(&["block", "add", "2001:db8:6::/48", "--comment", "noise"]).unwrap();
+    assert_eq!(added.code, 0, "{added:?}");
+    knock(&lab);
+    let ask = |edge: &Edge, address: &str| {
+        let answer = edge.command(&["explain", "address", address]).unwrap();
+        assert_eq!(answer.code, 0, "{answer:?}");
+        answer.stdout
+    };
+    let began = Instant::now();
+    while !ask(&edge, &v4.to_string()).contains("drop blocked-address") {
+        assert!(began.elapsed() < Duration::from_secs(5), "{}", ask(&edge, &v4.to_string()));
+    }
+    let northwind = Site::Northwind.v4().to_string();
+    while !ask(&edge, &northwind).contains("held by domain northwind.example") {
+        assert!(began.elapsed() < Duration::from_secs(10), "{}", ask(&edge, &northwind));
+    }
+    let fabrikam = Site::Fabrikam.v4().to_string();
+    while !ask(&edge, &fabrikam).contains("partner   fabrikam.example") {
+        assert!(began.elapsed() < Duration::from_secs(10), "{}", ask(&edge, &fabrikam));
+    }
+    for daemon in [true, false] {
+        if !daemon {
+            edge.kill().unwrap();
+        }
+        let text = ask(&edge, &v4.to_string());
+        assert!(text.contains("block     192.0.2.32/28: everything from it"), "{text}");
+        assert!(text.contains("[[firewall.block]] in") && text.contains(" line "), "{text}");
+        assert_eq!(text.contains("held by file"), daemon, "{text}");
+        assert_eq!(text.contains("the daemon is not running"), !daemon, "{text}");
+        let text = ask(&edge, &v6.to_string());
+        assert!(text.contains("block     2001:db8:6::/48") && text.contains("(noise)"), "{text}");
+        let text = ask(&edge, &northwind);
+        assert!(text.contains("domain    northwind.example is blocked"), "{text}");
+        // Without a rule for partners, their addresses are not kept for a start without DNS.
+        let text = ask(&edge, &fabrikam);
+        let partner = text.contains("partner   fabrikam.example: one of its edges");
+        assert_eq!(partner, daemon, "{text}");
+        let text = ask(&edge, &Site::Contoso.v4().to_string());
+        assert!(text.contains("ours      it is one of our addresses"), "{text}");
+    }
+}

@@ -161,7 +161,7 @@ fn list(paths: &Paths, limit: usize) -> Outcome {
     Ok(Report::new(text, Value::Array(rows)))
 }
 
-fn owner_text(owner: &Value) -> String {
+pub(super) fn owner_text(owner: &Value) -> String {
     match owner {
         Value::Object(object) => object
             .iter()

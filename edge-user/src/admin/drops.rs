@@ -182,7 +182,7 @@ fn comment(dropped: &Dropped) -> String {
 }
 
 /// One line for people.
-fn line(dropped: &Dropped) -> String {
+pub(super) fn line(dropped: &Dropped) -> String {
     let end = |address: Option<std::net::IpAddr>, port: u16| match address {
         Some(address) if port != 0 => format!("{address} port {port}"),
         Some(address) => address.to_string(),

@@ -1,12 +1,16 @@
 //! `edge explain …`: what the live firewall does with a packet or an address, and why.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::{
     commands::{CommandError, Report},
+    explain_address,
     table::Table,
 };
 use crate::{
@@ -22,6 +26,11 @@ use crate::{
 pub enum ExplainCommand {
     /// What the live, loaded program does with a packet (a trial run: nothing is counted)
     Packet(Box<PacketArguments>),
+    /// Every block, set, partner and rule that concerns an address
+    Address {
+        /// It
+        address: IpAddr,
+    },
 }
 
 /// A packet in words, or in a capture.
@@ -153,13 +162,18 @@ impl PacketArguments {
 }
 
 /// `edge explain …`.
-pub fn explain(paths: &Paths, command: &ExplainCommand) -> Result<Report, CommandError> {
+pub fn explain(
+    paths: &Paths,
+    file: &Path,
+    command: &ExplainCommand,
+) -> Result<Report, CommandError> {
     match command {
         ExplainCommand::Packet(arguments) => {
             let frame = arguments.frame()?;
             let found = explain::packet(&paths.pins, &paths.state, &arguments.device, &frame)?;
             Ok(Report::new(packet_text(&found), json!(found)))
         }
+        ExplainCommand::Address { address } => explain_address::address(paths, file, *address),
     }
 }
 

@@ -11,6 +11,7 @@ mod clock;
 pub mod commands;
 pub mod drops;
 pub mod explain;
+mod explain_address;
 pub mod plan;
 pub mod protocol;
 pub mod server;
@@ -115,7 +116,7 @@ fn ask(global: &Global, command: Command) -> Result<Report, CommandError> {
         Command::Plan(command) => plan::plan(&global.config, &command),
         Command::Domain(command) => commands::domain(&paths, &command),
         Command::Drops(arguments) => drops::recent(&paths, &arguments),
-        Command::Explain(command) => explain::explain(&paths, &command),
+        Command::Explain(command) => explain::explain(&paths, &global.config, &command),
     }
 }
 

@@ -61,6 +61,11 @@ pub enum Request {
     },
     /// Allowed and blocked domains in force, and where each comes from.
     DomainList,
+    /// Everything the daemon knows of an address.
+    About {
+        /// It.
+        address: IpAddr,
+    },
     /// Sampled drops: the last ones, or from now on one line each until the other side closes.
     Drops {
         /// From now on.
@@ -163,6 +168,7 @@ impl Request {
             Request::Status
                 | Request::DomainList
                 | Request::Drops { .. }
+                | Request::About { .. }
                 | Request::Lists
                 | Request::ApplyDryRun { .. }
                 | Request::ShadowStatus

@@ -14,6 +14,7 @@ mod model;
 mod model_firewall;
 mod model_services;
 mod more_services;
+pub mod places;
 mod rates;
 mod reader;
 mod sections;

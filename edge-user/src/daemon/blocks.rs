@@ -43,6 +43,7 @@ enum Command {
     /// A new setting; answered when the kernel holds what is known.
     Setting(Box<Setting>, oneshot::Sender<Result<(), String>>),
     Report(oneshot::Sender<Vec<DomainReport>>),
+    PartnersAt(IpAddr, oneshot::Sender<Vec<Domain>>),
 }
 
 /// The way to the task.
@@ -58,6 +59,15 @@ impl BlockTaskHandle {
         self.0.send(command).await.map_err(|_| stopped())?;
         done.await.map_err(|_| stopped())??;
         Ok(Outcome { took: began.elapsed(), connections_closed: 0 })
+    }
+
+    /// Allowed domains that are at this address, by DNS.
+    pub async fn partners_at(&self, address: IpAddr) -> Vec<Domain> {
+        let (answer, found) = oneshot::channel();
+        if self.0.send(Command::PartnersAt(address, answer)).await.is_err() {
+            return Vec::new();
+        }
+        found.await.unwrap_or_default()
     }
 
     /// How every blocked domain stands.
@@ -230,6 +240,9 @@ impl BlockTask {
             Command::Setting(setting, answer) => {
                 self.core.handle(Instant::now(), Input::Setting(setting));
                 let _ = answer.send(self.carry_out(daemon).await);
+            }
+            Command::PartnersAt(address, answer) => {
+                let _ = answer.send(self.core.partners_at(address));
             }
             Command::Report(answer) => {
                 let _ = answer.send(self.core.report());

@@ -54,6 +54,7 @@ impl Handler for Daemon {
             Request::VersionList => self.version_list(),
             Request::VersionShow { number } => self.version_show(number),
             Request::Drops { filter, .. } => Ok(json!(self.drops.recent(&filter))),
+            Request::About { address } => self.about(address).await,
             Request::DomainList => self.domains().await,
             Request::DomainAllow { domain, server, port } => {
                 let entry = AllowedDomain {

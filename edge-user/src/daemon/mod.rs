@@ -4,6 +4,7 @@
 //! names) comes first, the firewall next, the network last. Order of a stop: the network drains,
 //! the firewall stays as it is.
 
+mod about;
 mod apply;
 mod blocks;
 mod control;

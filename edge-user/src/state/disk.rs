@@ -114,6 +114,19 @@ pub(super) fn remove(path: &Path) -> std::io::Result<()> {
     sync_folder(path)
 }
 
+/// Reads a file that belongs to another process.
+pub(super) fn peek<T: DeserializeOwned + Default>(path: &Path, faults: &mut Vec<String>) -> T {
+    let found = match read_bytes(path) {
+        Ok(None) => return T::default(),
+        Ok(Some(bytes)) => decode(&bytes).map_err(str::to_owned),
+        Err(error) => Err(error.to_string()),
+    };
+    found.unwrap_or_else(|fault| {
+        faults.push(format!("{}: {fault}", path.display()));
+        T::default()
+    })
+}
+
 fn read_bytes(path: &Path) -> std::io::Result<Option<Vec<u8>>> {
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),

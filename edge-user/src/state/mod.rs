@@ -6,6 +6,7 @@
 //! written atomically; a corrupt one is set aside with an alarm and never half-read, and one that
 //! cannot be read is never overwritten. Times are wall-clock, so that an expiry outlives a reboot.
 
+mod about;
 mod disk;
 mod effective;
 mod versions;
@@ -29,6 +30,7 @@ use crate::{
     firewall::{BlockOwner, BlockRequest},
 };
 
+pub use about::{AddressRecord, BY_DNS, DomainRecord, about};
 pub use disk::Alarm;
 pub use effective::{Difference, DifferenceKind, Effective, effective};
 pub use versions::{
@@ -223,6 +225,17 @@ impl Store {
             disk::read(&directory.join(ADDRESSES), fits, &mut alarms);
         let directory = directory.to_owned();
         (Self { directory, changes, changes_writable, last_good, last_good_writable }, alarms)
+    }
+
+    /// Reads the store of another process, and changes nothing: what cannot be read is empty,
+    /// and the fault is told.
+    pub fn peek(directory: &Path) -> (Self, Vec<String>) {
+        let mut faults = Vec::new();
+        let changes = disk::peek(&directory.join(CHANGES), &mut faults);
+        let last_good = disk::peek(&directory.join(ADDRESSES), &mut faults);
+        let directory = directory.to_owned();
+        let (changes_writable, last_good_writable) = (false, false);
+        (Self { directory, changes, changes_writable, last_good, last_good_writable }, faults)
     }
 
     /// Makes a change, first on disk, then here.

@@ -121,6 +121,15 @@ impl DomainBlocks {
         self.partners.tell_again();
     }
 
+    /// Allowed domains of which DNS says that they are at this address.
+    pub fn partners_at(&self, address: IpAddr) -> Vec<Domain> {
+        let there = |entry: &AllowedDomain| {
+            let watch = self.watches.get(&partners::question(entry));
+            watch.is_some_and(|watch| watch.addresses.contains(&address))
+        };
+        self.allowed.values().filter(|e| there(e)).map(|e| e.domain.clone()).collect()
+    }
+
     /// How every blocked domain stands, in the order of their names.
     pub fn report(&self) -> Vec<DomainReport> {
         let error = |domain: &Domain| {

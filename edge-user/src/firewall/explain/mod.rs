@@ -5,6 +5,7 @@
 //! It must never change a map, a counter or a bucket, and never answer for the live program: when
 //! the two disagree, that is said, and the live one is right.
 
+mod address;
 mod blocks;
 mod frame;
 mod names;
@@ -23,6 +24,7 @@ use edge_ebpf::{
 use ipnet::IpNet;
 use serde::Serialize;
 
+pub use address::{AddressBlock, AddressFacts, address, syn_to_access};
 pub use frame::{PacketSpec, SpecError, protocol};
 pub(super) use names::{content as content_text, limit as limit_text};
 pub use tables::Step;
