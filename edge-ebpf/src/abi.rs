@@ -55,6 +55,9 @@ pub mod map_names {
     pub const KNOWN_SOURCES: &str = "KNOWN_SOURCES";
     /// LRU hash of [`super::FragmentKey`] to [`super::Fragment`]: first fragments that passed.
     pub const FRAGMENTS: &str = "FRAGMENTS";
+    /// LRU hash of [`super::FlowKey`] to the sequence number (`u32`) of the connection's first
+    /// byte, for TCP ports whose content is looked at.
+    pub const BEGINNINGS: &str = "BEGINNINGS";
     /// Per-CPU array of [`super::Flood`], indexed by zone.
     pub const FLOODS: &str = "FLOODS";
     /// Per-CPU array of [`super::Counter`]: what the shadow generation would have done
@@ -126,6 +129,10 @@ pub const fn shadow_slot(shadow_drops: bool, reason: u8) -> u32 {
 pub const PROGRAM_SHADOW: u32 = 0;
 /// Slot of `PROGRAMS`: answers a SYN with a SYN cookie.
 pub const PROGRAM_SYN_COOKIE: u32 = 1;
+/// Slot of `PROGRAMS`: answers a trial.
+pub const PROGRAM_TRIAL: u32 = 2;
+/// Slots of `PROGRAMS`.
+pub const PROGRAM_SLOTS: u32 = 3;
 
 /// Index of a port's word. `port` in host order.
 pub const fn port_index(zone: u8, udp: bool, port: u16) -> u32 {
@@ -224,6 +231,8 @@ pub const SETTING_LLDP: u32 = 1 << 2;
 pub const SETTING_LACP: u32 = 1 << 3;
 /// Let DHCP answers through to the client ports (68, 546).
 pub const SETTING_DHCP_CLIENT: u32 = 1 << 4;
+/// There are ceilings, or a threshold for floods: what is let in is asked once more.
+pub const SETTING_FLOOD: u32 = 1 << 6;
 /// Any block exists at all (else the block tables are not asked).
 pub const SETTING_BLOCKS: u32 = 1 << 5;
 
@@ -433,8 +442,6 @@ pub struct Flood {
     pub cookies_until: u32,
     /// First fragments remembered in it.
     pub fragments: u32,
-    /// SYNs that were answered with cookies, ever.
-    pub cookies: u64,
 }
 
 /// A trial run: 32 bytes of metadata in front of the frame, given with `BPF_PROG_TEST_RUN`. Real
@@ -721,6 +728,12 @@ pub const fn words6(address: [u8; 16]) -> [u64; 2] {
     unsafe { core::mem::transmute(address) }
 }
 
+/// An IPv6 address from two words, as it stands in the packet.
+pub const fn address6(words: [u64; 2]) -> [u8; 16] {
+    // SAFETY: sixteen bytes either way, and every bit pattern is a value of both.
+    unsafe { core::mem::transmute(words) }
+}
+
 /// An IPv4 address in the 16-byte form used by keys that serve both families.
 pub const fn mapped(address: [u8; 4]) -> [u8; 16] {
     // As one number, so that the kernel program writes it with two stores.
@@ -782,7 +795,7 @@ mod tests {
         assert_eq!((size_of::<KnownKey>(), align_of::<KnownKey>()), (24, 8));
         assert_eq!((size_of::<FragmentKey>(), align_of::<FragmentKey>()), (40, 8));
         assert_eq!(size_of::<Fragment>(), 8);
-        assert_eq!(size_of::<Flood>(), 24);
+        assert_eq!(size_of::<Flood>(), 16);
         assert_eq!(size_of::<Trial>(), 32);
         assert_eq!((size_of::<FlowKey>(), align_of::<FlowKey>()), (40, 8));
     }

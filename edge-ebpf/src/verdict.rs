@@ -52,6 +52,17 @@ macro_rules! reasons {
                 match self { $(Reason::$name => concat!($($doc,)+).trim_ascii(),)+ }
             }
 
+            /// The reason with this number, as it came back from a function of the kernel program:
+            /// without a comparison for each reason, every one of which the verifier would follow.
+            ///
+            /// # Safety
+            /// There is a reason with this number.
+            #[inline(always)]
+            pub const unsafe fn from_own_number(number: u8) -> Reason {
+                // SAFETY: as the caller promises; a reason is its number.
+                unsafe { core::mem::transmute::<u8, Reason>(number) }
+            }
+
             /// The reason with this number, if there is one.
             pub const fn from_number(number: u8) -> Option<Reason> {
                 match number { $($number => Some(Reason::$name),)+ _ => None }

@@ -12,15 +12,17 @@ use anyhow::{Context as _, Result};
 use aya::{
     Ebpf, EbpfLoader, Pod, TestRun as _, TestRunOptions,
     maps::{
-        Array, ArrayOfMaps, HashMap, LpmTrie, Map, MapData, PerCpuArray, RingBuf, lpm_trie::Key,
+        Array, ArrayOfMaps, HashMap, LpmTrie, Map, MapData, PerCpuArray, ProgramArray, RingBuf,
+        lpm_trie::Key,
     },
     programs::{SchedClassifier, Xdp},
 };
 use edge_ebpf::{
     abi::{
-        Block, Counter, Event, GENERATIONS, INTERFACE_SLOTS, Interface, MAX_RATES, MAX_RULES,
-        PORT_WORD_SLOTS, PROTOCOL_WORD_SLOTS, ReasonCounter, Rule, RuleLimits, SetMask, Settings,
-        map_names, reason_slot,
+        Block, Counter, Event, FlowKey, Fragment, FragmentKey, GENERATIONS, INTERFACE_SLOTS,
+        Interface, MAX_RATES, MAX_RULES, PORT_WORD_SLOTS, PROGRAM_SHADOW, PROGRAM_SYN_COOKIE,
+        PROTOCOL_WORD_SLOTS, ReasonCounter, Rule, RuleLimits, SetMask, Settings, map_names,
+        reason_slot,
     },
     decide::{Generation, MemoryTables, Prefixes},
     verdict::{REASON_SLOTS, Reason, Verdict},
@@ -86,7 +88,8 @@ impl Kernel {
     pub fn program_costs(&self) -> Result<Vec<(String, ProgramCost)>> {
         let mut costs = Vec::new();
         for (name, program) in self.ebpf.programs() {
-            let info = program.info().with_context(|| format!("program {name}"))?;
+            // One that is not loaded has no cost.
+            let Ok(info) = program.info() else { continue };
             let cost = ProgramCost {
                 verified_instructions: info.verified_instruction_count().context("no count")?,
                 translated_bytes: info.size_translated().context("no size")?,
@@ -238,6 +241,34 @@ impl Kernel {
         Ok(flows.iter().collect::<Result<_, _>>()?)
     }
 
+    /// Forgets fragments and beginnings of connections.
+    ///
+    /// # Errors
+    /// When the kernel refuses a write.
+    pub fn forget_packets(&mut self) -> Result<()> {
+        let mut fragments = self.hash::<FragmentKey, Fragment>(map_names::FRAGMENTS)?;
+        replace(&mut fragments, std::iter::empty())?;
+        let mut beginnings = self.hash::<FlowKey, u32>(map_names::BEGINNINGS)?;
+        replace(&mut beginnings, std::iter::empty())
+    }
+
+    /// Loads the programs for rare work and puts them where the others find them.
+    ///
+    /// # Errors
+    /// When the kernel refuses one.
+    pub fn load_rare(&mut self) -> Result<()> {
+        for (slot, name) in
+            [(PROGRAM_SHADOW, "edge_shadow"), (PROGRAM_SYN_COOKIE, "edge_syn_cookie")]
+        {
+            let program: &mut Xdp = self.ebpf.program_mut(name).context(name)?.try_into()?;
+            program.load().with_context(|| format!("loading {name}"))?;
+            let fd = program.fd()?.try_clone()?;
+            let mut programs = ProgramArray::try_from(self.map(map_names::PROGRAMS)?)?;
+            programs.set(slot, &fd, 0)?;
+        }
+        Ok(())
+    }
+
     /// Makes the maps say what `tables` say. Blocks, VLANs, flows and presence bits that are
     /// not in them are taken away; sockets cannot be made here. The settings come last.
     ///
@@ -253,6 +284,15 @@ impl Kernel {
         replace(&mut self.hash(map_names::BLOCKED4)?, tables.blocked4.iter())?;
         replace(&mut self.hash(map_names::BLOCKED6)?, tables.blocked6.iter())?;
         replace(&mut self.hash(map_names::FLOWS)?, tables.flows.iter())?;
+        self.forget_packets()?;
+        for (index, bucket) in tables.source_buckets.borrow().iter() {
+            self.array(map_names::SOURCE_BUCKETS)?.set(*index, *bucket, 0)?;
+        }
+        for (index, bucket) in tables.total_buckets.borrow().iter() {
+            self.array(map_names::TOTAL_BUCKETS)?.set(*index, *bucket, 0)?;
+        }
+        let known = tables.known_sources.borrow();
+        replace(&mut self.hash(map_names::KNOWN_SOURCES)?, known.iter())?;
         let mut trie = LpmTrie::try_from(self.map(map_names::BLOCKED4_PREFIXES)?)?;
         replace_prefixes(&mut trie, &tables.blocked4_prefixes)?;
         let mut trie = LpmTrie::try_from(self.map(map_names::BLOCKED6_PREFIXES)?)?;

@@ -3,6 +3,10 @@
 #![no_main]
 #![expect(missing_docs, reason = "the macros of the entry points make functions without text")]
 
+#[path = "edge-xdp/cookie.rs"]
+mod cookie;
+#[path = "edge-xdp/hand.rs"]
+mod hand;
 #[path = "edge-xdp/maps.rs"]
 mod maps;
 #[path = "edge-xdp/record.rs"]
@@ -17,28 +21,82 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use edge_ebpf::{
-    decide::{Tables as _, flow_begun, judge, refresh_flow},
+    abi::{NO_GENERATION, PROGRAM_SHADOW, PROGRAM_SYN_COOKIE, shadow_slot},
+    decide::{Decision, Tables as _, flow_begun, judge, refresh_flow},
     packet::{Environment, Frame},
-    verdict::Verdict,
+    verdict::{Reason, Verdict},
 };
 
-use crate::tables::KernelTables;
+use crate::tables::{KernelTables, frame_of};
 
 /// Judges every packet that comes in.
 #[xdp(frags)]
 pub fn edge_xdp(context: XdpContext) -> u32 {
-    let tables = KernelTables { context: context.ctx };
     let Some(settings) = maps::SETTINGS.get(0) else { return xdp_action::XDP_DROP };
-    // SAFETY: the packet lies between these two for as long as the program runs.
-    let frame =
-        unsafe { Frame::from_raw(context.data() as *const u8, context.data_end() as *const u8) };
-    let decision = judge(&tables, settings, &frame, &tables, context.ingress_ifindex() as u32);
-    record::record(&context, settings, &decision, frame.len() as u64);
-    match decision.verdict {
-        Verdict::Pass => xdp_action::XDP_PASS,
-        Verdict::Drop => xdp_action::XDP_DROP,
-        Verdict::Answer => xdp_action::XDP_TX,
+    let frame = frame_of(context.ctx);
+    let ifindex = context.ingress_ifindex() as u32;
+    let trial = hand::trial(&context, settings);
+    let tables = KernelTables { trial: trial.is_some(), ..KernelTables::new(context.ctx) };
+    let decision = judge(&tables, settings, &frame, &tables, ifindex);
+    if let Some(trial) = trial {
+        hand::answer_trial(trial, &decision);
+        return hand::action(decision.verdict);
     }
+    let length = frame.len();
+    if decision.verdict == Verdict::Answer {
+        hand::hand_on(&decision, length as u32);
+        // SAFETY: nothing here is left to drop.
+        unsafe { maps::PROGRAMS.tail_call(&context, PROGRAM_SYN_COOKIE) };
+        // There is no such program: nobody answers.
+        let decision = Decision { reason: Reason::Flood, verdict: Verdict::Drop, ..decision };
+        record::record(&context, settings, &decision, length as u64);
+        return xdp_action::XDP_DROP;
+    }
+    record::record(&context, settings, &decision, length as u64);
+    if settings.shadow < NO_GENERATION {
+        hand::hand_on(&decision, length as u32);
+        // SAFETY: nothing here is left to drop.
+        unsafe { maps::PROGRAMS.tail_call(&context, PROGRAM_SHADOW) };
+    }
+    hand::action(decision.verdict)
+}
+
+/// Answers a SYN in a flood, and counts it.
+#[xdp(frags)]
+pub fn edge_syn_cookie(context: XdpContext) -> u32 {
+    let Some((decision, _, length)) = hand::handed() else { return xdp_action::XDP_DROP };
+    let Some(settings) = maps::SETTINGS.get(0) else { return xdp_action::XDP_DROP };
+    let (reason, action) = match cookie::answer(&context) {
+        Some(()) => (Reason::SynCookie, xdp_action::XDP_TX),
+        None => (Reason::Flood, xdp_action::XDP_DROP),
+    };
+    let decision = Decision { reason, verdict: reason.verdict(), ..decision };
+    record::record(&context, settings, &decision, u64::from(length));
+    action
+}
+
+/// Judges by the shadow generation what was judged in earnest a moment ago, and counts where the
+/// two differ. The packet goes on as it was judged in earnest. Nothing else is changed; the
+/// shadow's rates are never used up.
+#[xdp(frags)]
+pub fn edge_shadow(context: XdpContext) -> u32 {
+    let Some((decision, action, length)) = hand::handed() else { return xdp_action::XDP_DROP };
+    let Some(settings) = maps::SETTINGS.get(0) else { return action };
+    let tables = KernelTables {
+        trial: true,
+        shadow: Some(settings.shadow),
+        ..KernelTables::new(context.ctx)
+    };
+    let frame = frame_of(context.ctx);
+    let ifindex = context.ingress_ifindex() as u32;
+    let shadow = judge(&tables, settings, &frame, &tables, ifindex);
+    let passes = decision.reason.verdict() == Verdict::Pass;
+    let would_pass = shadow.reason.verdict() != Verdict::Drop;
+    if passes != would_pass {
+        let reason = if passes { shadow.reason } else { decision.reason };
+        record::count_shadow(shadow_slot(passes, reason as u8), length);
+    }
+    action
 }
 
 /// An outgoing packet, whose first part only lies in linear memory.
@@ -60,7 +118,7 @@ pub fn edge_egress(context: TcContext) -> i32 {
     let frame =
         unsafe { Frame::from_raw(context.data() as *const u8, context.data_end() as *const u8) };
     if let Some(key) = flow_begun(&frame, &Outgoing { length: context.len() as usize }) {
-        let tables = KernelTables { context: context.as_ptr().cast() };
+        let tables = KernelTables::new(context.as_ptr().cast());
         let now = tables.now_seconds();
         if refresh_flow(tables.flow(&key), now) {
             // When it fails, the answer is dropped: the safe side.

@@ -21,7 +21,7 @@ pub(super) fn local_link(ip: &Ip<'_, [u8; 16]>) -> Option<Reason> {
     if ip.transport.kind != Kind::Icmp {
         return None;
     }
-    let unspecified = ip.source == [0; 16];
+    let unspecified = ip.source.is([0; 16]);
     match ip.transport.detail {
         133..=136 if ip.fragment => Some(Reason::Fragment),
         133..=136 if ip.hop_limit != 255 => Some(Reason::NeighbourHopLimit),
@@ -62,7 +62,7 @@ pub(super) fn answer<T: Tables, A: Family>(tables: &T, ip: &Ip<'_, A>) -> Reason
         return Reason::IcmpUnsolicited;
     };
     // The error goes to whoever sent the quoted packet.
-    if quoted.source != ip.destination {
+    if !quoted.source.is(ip.destination) {
         return Reason::IcmpUnsolicited;
     }
     let Quoted { source: local, destination: remote, .. } = quoted;

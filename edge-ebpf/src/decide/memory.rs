@@ -1,17 +1,21 @@
 //! The tables as plain collections: for tests, and for the daemon to explain what would happen.
 
 use std::{
+    cell::RefCell,
     collections::{HashMap, HashSet},
     hash::Hash,
+    ops::Deref,
 };
 
-use super::{Family, Tables, Tuple};
+use super::{BucketName, Family, Judged, Tables, Tuple, follow};
 use crate::{
     abi::{
-        Block, FlowKey, GENERATIONS, Interface, Rule, RuleLimits, SETTING_BLOCKS,
-        SETTING_SHORT_PREFIXES6, SetMask, Settings, VlanKey, presence4, presence6,
+        Block, Bucket, Flood, FlowKey, Fragment, FragmentKey, GENERATIONS, Interface, KnownKey,
+        Rule, RuleLimits, SETTING_BLOCKS, SETTING_SHORT_PREFIXES6, SetMask, Settings, VlanKey,
+        ZONES, presence4, presence6,
     },
-    packet::{PROTOCOL_TCP, PROTOCOL_UDP},
+    packet::{Frame, PROTOCOL_TCP, PROTOCOL_UDP},
+    verdict::Reason,
 };
 
 /// Prefixes of one family, with a value each.
@@ -102,7 +106,33 @@ pub struct MemoryTables {
     pub flows: HashMap<FlowKey, u64>,
     /// Seconds since boot.
     pub now_seconds: u64,
+    /// Buckets of sources, by [`crate::abi::bucket_index`].
+    pub source_buckets: RefCell<HashMap<u32, Bucket>>,
+    /// Buckets of rules and zones.
+    pub total_buckets: RefCell<HashMap<u32, Bucket>>,
+    /// Sources that have proved who they are.
+    pub known_sources: RefCell<HashMap<KnownKey, Bucket>>,
+    /// Fragmented packets.
+    pub fragments: RefCell<HashMap<FragmentKey, Fragment>>,
+    /// What is seen of each zone.
+    pub floods: RefCell<[Flood; ZONES as usize]>,
+    /// Sequence numbers of the first bytes of TCP connections.
+    pub beginnings: RefCell<HashMap<FlowKey, u32>>,
 }
+
+/// What stands in a slot that was never written.
+static NO_RULE_THERE: Rule = Rule {
+    id: 0,
+    source_set: 0,
+    destination_set: 0,
+    action: 0,
+    flags: 0,
+    destination6: [0; 2],
+    destination4: 0,
+    limits: 0,
+    content: 0,
+    reserved: 0,
+};
 
 impl MemoryTables {
     /// Blocks an IPv4 prefix (of 32 bits: an address), presence included.
@@ -164,13 +194,13 @@ impl Tables for MemoryTables {
         self.generation(generation).and_then(|g| g.protocol_words.get(&index)).copied().unwrap_or(0)
     }
 
-    fn rule(&self, generation: u32, index: u32) -> Option<Rule> {
+    fn rule(&self, generation: u32, index: u32) -> Option<impl Deref<Target = Rule>> {
         let index = usize::try_from(index).ok()?;
         if index >= crate::abi::MAX_RULES as usize {
             return None;
         }
         // An array in the kernel: what was never written is zero.
-        Some(self.generation(generation)?.rules.get(index).copied().unwrap_or_default())
+        Some(self.generation(generation)?.rules.get(index).unwrap_or(&NO_RULE_THERE))
     }
 
     fn sources4(&self, generation: u32, source: &[u8; 4]) -> SetMask {
@@ -226,5 +256,60 @@ impl Tables for MemoryTables {
 
     fn now_seconds(&self) -> u64 {
         self.now_seconds
+    }
+
+    fn now_nanoseconds(&self) -> u64 {
+        self.now_seconds * 1_000_000_000
+    }
+
+    fn set_beginning(&self, key: &FlowKey, sequence: u32) {
+        self.beginnings.borrow_mut().insert(*key, sequence);
+    }
+
+    fn beginning(&self, key: &FlowKey) -> Option<u32> {
+        self.beginnings.borrow().get(key).copied()
+    }
+
+    fn limits(&self, generation: u32, index: u32) -> Option<impl Deref<Target = RuleLimits>> {
+        self.generation(generation)?.rates.get(usize::try_from(index).ok()?)
+    }
+
+    fn bucket<R>(&self, name: BucketName, change: impl FnOnce(&mut Bucket) -> R) -> Option<R> {
+        Some(match name {
+            BucketName::Source(index) => {
+                change(self.source_buckets.borrow_mut().entry(index).or_default())
+            }
+            BucketName::Total(index) => {
+                change(self.total_buckets.borrow_mut().entry(index).or_default())
+            }
+            BucketName::Known(key) => change(self.known_sources.borrow_mut().get_mut(&key)?),
+        })
+    }
+
+    fn flood<R>(&self, zone: u8, change: impl FnOnce(&mut Flood) -> R) -> Option<R> {
+        self.floods.borrow_mut().get_mut(usize::from(zone)).map(change)
+    }
+
+    fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {
+        self.fragments.borrow().get(key).copied()
+    }
+
+    fn set_fragment(&self, key: &FragmentKey, fragment: Fragment) {
+        self.fragments.borrow_mut().insert(*key, fragment);
+    }
+
+    fn later_fragment(&self, key: &FragmentKey, offset: u32, length: u32) -> Reason {
+        match self.fragments.borrow_mut().get_mut(key) {
+            Some(known) => follow(known, self.now_seconds as u32, offset, length),
+            None => Reason::Fragment,
+        }
+    }
+
+    fn cookie_is_good<A: Family>(&self, _judged: &Judged, _tuple: &Tuple<A>) -> bool {
+        false
+    }
+
+    fn frame_length(&self, frame: &Frame<'_>) -> u32 {
+        u32::try_from(frame.len()).unwrap_or(u32::MAX)
     }
 }

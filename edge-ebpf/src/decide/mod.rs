@@ -2,13 +2,17 @@
 //!
 //! Order, cheapest and likeliest drop first: headers that make no sense, the zone, what keeps
 //! the link alive, management, blocked sources, rules, replies to what this appliance began,
-//! DHCP, and at last the default, which is to drop. It only reads, but for the memory of blocks
-//! just found, which changes no answer: counting is the caller's.
+//! DHCP, and at last the default, which is to drop. What a rule passes may still be refused for
+//! its content or because there is too much of it (`finish`). What is written on the way are
+//! arrival times, fragments and the memory of blocks just found; counting is the caller's.
 //!
-//! It must never pass a packet for a reason that is not in this file, nor depend on anything
+//! It must never pass a packet for a reason that is not in this folder, nor depend on anything
 //! but the packet, the tables and the clock: the daemon asks the same code what it would do.
 
+mod finish;
+mod fragment;
 mod icmp;
+mod limit;
 #[cfg(not(target_arch = "bpf"))]
 mod memory;
 mod reply;
@@ -16,6 +20,9 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
+pub use finish::{BucketName, questions};
+pub use fragment::{follow, later};
+pub use limit::conforms;
 #[cfg(not(target_arch = "bpf"))]
 pub use memory::{Generation, MemoryTables, Prefixes};
 pub use reply::{flow_begun, refresh_flow};
@@ -23,13 +30,13 @@ pub use tables::{Family, Tables, Tuple};
 
 use crate::{
     abi::{
-        ACTION_PASS, Block, Interface, MAX_RULES_PER_WORD, NO_GENERATION, NOT_BLOCKED, SCHEMA,
-        SCOPE_FEDERATION, SCOPE_NONE, SET_ANY, SETTING_BLOCKS, SETTING_DHCP_CLIENT, SETTING_LACP,
-        SETTING_LLDP, SETTING_MONITOR, SOURCE_SET_MANAGEMENT, SOURCE_SET_PARTNERS, SetMask,
-        Settings, VlanKey, WORD_FEDERATION, WORD_MANAGEMENT, ZONE_NONE, ZONES, port_index,
+        ACTION_PASS, Block, CONTENT_ANY, Interface, MAX_RULES_PER_WORD, NO_GENERATION, NOT_BLOCKED,
+        SCHEMA, SCOPE_FEDERATION, SCOPE_NONE, SET_ANY, SETTING_BLOCKS, SETTING_DHCP_CLIENT,
+        SETTING_LACP, SETTING_LLDP, SETTING_MONITOR, SOURCE_SET_MANAGEMENT, SOURCE_SET_PARTNERS,
+        SetMask, Settings, VlanKey, WORD_FEDERATION, WORD_MANAGEMENT, ZONE_NONE, ZONES, port_index,
         protocol_index, word_count, word_first, word_open_rule,
     },
-    packet::{self, Environment, Frame, Handler, Ip, Kind, Link},
+    packet::{self, Environment, Frame, Handler, Ip, Kind, Link, Piece, Transport},
     verdict::{Reason, Verdict},
 };
 
@@ -51,11 +58,21 @@ pub struct Decision {
     pub slot: u8,
 }
 
-/// A reason, and the id of the rule it came from or [`NO_RULE`].
-pub type Outcome = (Reason, u32);
+/// What was found for a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Why it is passed or dropped.
+    pub reason: Reason,
+    /// Id of the rule, or [`NO_RULE`].
+    pub rule: u32,
+    /// The rule's limits, see [`crate::abi::Rule::limits`].
+    pub limits: u16,
+    /// What the payload must look like, see [`crate::abi::Rule::content`].
+    pub content: u8,
+}
 
-const fn without_rule(reason: Reason) -> Outcome {
-    (reason, NO_RULE)
+const fn without_rule(reason: Reason) -> Found {
+    Found { reason, rule: NO_RULE, limits: 0, content: CONTENT_ANY }
 }
 
 /// Judges one frame that came in on `ifindex`.
@@ -73,20 +90,24 @@ pub fn judge<T: Tables>(
         None => 0,
     };
     let judge = Judge { tables, settings, ifindex, device };
-    let ((reason, rule), place) = match packet::parse(frame, environment, judge) {
-        Ok(found) => found,
-        Err(reason) => (without_rule(reason), Place { zone: ZONE_NONE, slot }),
+    let judged = match packet::parse(frame, environment, judge) {
+        Ok(judged) => judged,
+        Err(reason) => Judged::new(without_rule(reason), Place { zone: ZONE_NONE, slot }),
     };
+    let (reason, rule, place) =
+        (judged.reason(tables, settings, frame), judged.found.rule, judged.place);
     let monitored = settings.flags & SETTING_MONITOR != 0;
     let verdict = if monitored { Verdict::Pass } else { reason.verdict() };
     Decision { verdict, reason, rule, zone: place.zone, slot: place.slot }
 }
 
 /// Where a packet came in.
-#[derive(Clone, Copy)]
-struct Place {
-    zone: u8,
-    slot: u8,
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// Zone.
+    pub zone: u8,
+    /// Slot of the interface in the counters.
+    pub slot: u8,
 }
 
 /// Judges packets whose headers are sound.
@@ -98,17 +119,19 @@ struct Judge<'t, T> {
 }
 
 impl<T: Tables> Judge<'_, T> {
+    /// Where the packet came in, or what is said of a packet that came in by no zone.
     #[inline(always)]
-    fn in_zone(&self, link: &Link, decide: impl FnOnce(u8) -> Outcome) -> (Outcome, Place) {
-        let slot = match self.device {
-            Some(device) => device.slot,
-            None => 0,
-        };
+    fn place(&self, link: &Link) -> Result<Place, Judged> {
         match self.interface(link) {
-            Err(reason) => (without_rule(reason), Place { zone: ZONE_NONE, slot }),
             Ok(interface) => {
-                let zone = interface.zone_plus_one.wrapping_sub(1);
-                (decide(zone), Place { zone, slot: interface.slot })
+                Ok(Place { zone: interface.zone_plus_one.wrapping_sub(1), slot: interface.slot })
+            }
+            Err(reason) => {
+                let slot = match self.device {
+                    Some(device) => device.slot,
+                    None => 0,
+                };
+                Err(Judged::new(without_rule(reason), Place { zone: ZONE_NONE, slot }))
             }
         }
     }
@@ -131,95 +154,272 @@ impl<T: Tables> Judge<'_, T> {
 }
 
 impl<T: Tables> Handler for Judge<'_, T> {
-    type Output = (Outcome, Place);
+    type Output = Judged;
 
     #[inline(always)]
     fn link(self, link: &Link) -> Self::Output {
+        let place = match self.place(link) {
+            Ok(place) => place,
+            Err(judged) => return judged,
+        };
         let flags = self.settings.flags;
-        self.in_zone(link, |_zone| {
-            without_rule(match link.ether_type {
-                packet::ETHER_TYPE_ARP => Reason::Arp,
-                packet::ETHER_TYPE_LLDP if flags & SETTING_LLDP != 0 => Reason::LinkControl,
-                packet::ETHER_TYPE_SLOW_PROTOCOLS if flags & SETTING_LACP != 0 => {
-                    Reason::LinkControl
-                }
-                _ => Reason::EtherType,
-            })
-        })
+        let reason = match link.ether_type {
+            packet::ETHER_TYPE_ARP => Reason::Arp,
+            packet::ETHER_TYPE_LLDP if flags & SETTING_LLDP != 0 => Reason::LinkControl,
+            packet::ETHER_TYPE_SLOW_PROTOCOLS if flags & SETTING_LACP != 0 => Reason::LinkControl,
+            _ => Reason::EtherType,
+        };
+        Judged::new(without_rule(reason), place)
     }
 
     #[inline(always)]
     fn ipv4(self, link: &Link, ip: &Ip<'_, [u8; 4]>) -> Self::Output {
-        self.in_zone(link, |zone| decide(self.tables, self.settings, zone, ip))
+        match self.place(link) {
+            Ok(place) => {
+                let found = decided(self.tables, self.settings, place.zone, link, ip);
+                Judged::about(found, place, link, ip)
+            }
+            Err(judged) => judged,
+        }
     }
 
     #[inline(always)]
     fn ipv6(self, link: &Link, ip: &Ip<'_, [u8; 16]>) -> Self::Output {
-        self.in_zone(link, |zone| match icmp::local_link(ip) {
-            Some(reason) => without_rule(reason),
-            None => decide(self.tables, self.settings, zone, ip),
-        })
+        match self.place(link) {
+            Ok(place) => match icmp::local_link(ip) {
+                Some(reason) => Judged::new(without_rule(reason), place),
+                None => {
+                    let found = decided(self.tables, self.settings, place.zone, link, ip);
+                    Judged::about(found, place, link, ip)
+                }
+            },
+            Err(judged) => judged,
+        }
+    }
+
+    #[inline(always)]
+    fn piece4(self, link: &Link, piece: &Piece<[u8; 4]>) -> Self::Output {
+        match self.place(link) {
+            Ok(place) => {
+                Judged::new(self.tables.later4(self.settings, place.zone, link, piece), place)
+            }
+            Err(judged) => judged,
+        }
+    }
+
+    #[inline(always)]
+    fn piece6(self, link: &Link, piece: &Piece<[u8; 16]>) -> Self::Output {
+        match self.place(link) {
+            Ok(place) => {
+                Judged::new(self.tables.later6(self.settings, place.zone, link, piece), place)
+            }
+            Err(judged) => judged,
+        }
     }
 }
 
-/// Judges an IP packet in its zone.
+/// Facts of an IP packet that stand in one number, so that a function of BPF can take them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packed(pub u64);
+
+impl Packed {
+    /// Packs the transport header, the protocol and the zone.
+    #[inline(always)]
+    pub fn new<A>(ip: &Ip<'_, A>, zone: u8) -> Self {
+        let transport = &ip.transport;
+        Self(
+            u64::from(transport.destination_port)
+                | u64::from(transport.source_port) << 16
+                | u64::from(transport.detail) << 32
+                | u64::from(ip.protocol) << 40
+                | (transport.kind as u64) << 48
+                | u64::from(ip.fragment) << 52
+                | u64::from(zone & 1) << 56,
+        )
+    }
+
+    /// The transport header.
+    #[inline(always)]
+    pub fn transport(self) -> Transport {
+        Transport {
+            kind: match self.0 >> 48 & 3 {
+                0 => Kind::Tcp,
+                1 => Kind::Udp,
+                2 => Kind::Icmp,
+                _ => Kind::Other,
+            },
+            detail: (self.0 >> 32) as u8,
+            source_port: (self.0 >> 16) as u16,
+            destination_port: self.0 as u16,
+        }
+    }
+
+    /// The protocol.
+    #[inline(always)]
+    pub const fn protocol(self) -> u8 {
+        (self.0 >> 40) as u8
+    }
+
+    /// Whether it is a first fragment.
+    #[inline(always)]
+    pub const fn fragment(self) -> bool {
+        self.0 >> 52 & 1 != 0
+    }
+
+    /// The zone.
+    #[inline(always)]
+    pub const fn zone(self) -> u8 {
+        (self.0 >> 56) as u8
+    }
+}
+
+/// What was found, and what the rest of the judgement asks about the packet.
+#[derive(Clone, Copy, Debug)]
+pub struct Judged {
+    /// What was found.
+    pub found: Found,
+    /// Where it came in.
+    pub place: Place,
+    /// Transport header, protocol and zone.
+    pub packed: Packed,
+    /// Where the IP header begins in the frame.
+    pub network: u32,
+    /// Where the upper-layer header begins in the frame; 0: there is none.
+    pub upper: u32,
+    /// Of a first fragment: identification.
+    pub fragment_id: u32,
+    /// Of a first fragment: bytes of the packet.
+    pub fragment_length: u32,
+    /// IPv6.
+    pub six: bool,
+}
+
+impl Judged {
+    #[inline(always)]
+    const fn new(found: Found, place: Place) -> Self {
+        let (packed, fragment_id, fragment_length) = (Packed(0), 0, 0);
+        Self {
+            found,
+            place,
+            packed,
+            network: 0,
+            upper: 0,
+            fragment_id,
+            fragment_length,
+            six: false,
+        }
+    }
+
+    #[inline(always)]
+    fn about<A: Family>(found: Found, place: Place, link: &Link, ip: &Ip<'_, A>) -> Self {
+        Self {
+            found,
+            place,
+            packed: Packed::new(ip, place.zone),
+            network: u32::from(link.length),
+            upper: u32::from(link.length) + u32::from(ip.header_length),
+            fragment_id: ip.fragment_id,
+            fragment_length: ip.fragment_length,
+            six: A::ICMP == packet::PROTOCOL_ICMPV6,
+        }
+    }
+}
+
+/// Judges an IP packet in its zone: management, blocks and rules, then what answers us.
+#[inline(always)]
+fn decided<T: Tables, A: Family>(
+    tables: &T,
+    settings: &Settings,
+    zone: u8,
+    link: &Link,
+    ip: &Ip<'_, A>,
+) -> Found {
+    let facts = Packed::new(ip, zone);
+    let found = A::decide(tables, settings, link, facts, ip.source, ip.destination);
+    let may_answer = matches!(
+        found.reason,
+        Reason::NoRule
+            | Reason::SourceNotAllowed
+            | Reason::DestinationNotAllowed
+            | Reason::NotPartner
+            | Reason::IcmpUnsolicited
+    );
+    if !may_answer {
+        return found;
+    }
+    match A::replies(tables, settings, link, zone, ip) {
+        Some(reason) => without_rule(reason),
+        None => found,
+    }
+}
+
+/// Management, blocks and rules. Of ICMP that answers something it says "unsolicited", until
+/// [`replies`] has looked.
 #[inline(always)]
 pub fn decide<T: Tables, A: Family>(
     tables: &T,
     settings: &Settings,
-    zone: u8,
-    ip: &Ip<'_, A>,
-) -> Outcome {
-    let generation = settings.generation_now();
+    facts: Packed,
+    source: A,
+    destination: A,
+) -> Found {
+    let generation = tables.generation(settings);
     if settings.schema != SCHEMA || generation >= NO_GENERATION {
         return without_rule(Reason::NoRuleSet);
     }
-    let word = word_of(tables, generation, zone, ip);
+    let transport = facts.transport();
+    let word = word_of(tables, generation, facts, &transport);
     if word & WORD_MANAGEMENT != 0
-        && ip.source.sources(tables, generation).contains(SOURCE_SET_MANAGEMENT)
+        && source.sources(tables, generation).contains(SOURCE_SET_MANAGEMENT)
     {
         return without_rule(Reason::Management);
     }
     if settings.flags & SETTING_BLOCKS != 0
-        && ip.source.may_be_blocked(tables, settings.flags)
-        && let Some(reason) = blocked(tables, ip, word, settings)
+        && source.may_be_blocked(tables, settings.flags)
+        && let Some(reason) = A::is_blocked(source, tables, settings, word)
     {
         return without_rule(reason);
     }
     // Of ICMP, only what asks for something is a matter of rules.
-    if ip.transport.kind == Kind::Icmp && ip.transport.detail != A::ECHO.1 {
-        return without_rule(icmp::answer(tables, ip));
+    if transport.kind == Kind::Icmp && transport.detail != A::ECHO.1 {
+        return without_rule(Reason::IcmpUnsolicited);
     }
-    let (reason, rule) = if word == 0 {
+    if word == 0 {
         without_rule(Reason::NoRule)
     } else if let Some(rule) = word_open_rule(word) {
-        (Reason::Rule, rule)
+        Found { reason: Reason::Rule, rule, limits: 0, content: CONTENT_ANY }
     } else {
-        A::rules(tables, generation, word, ip.source, ip.destination)
-    };
-    if matches!(reason, Reason::Rule | Reason::RuleDrop) {
-        return (reason, rule);
+        A::rules(tables, generation, word, source, destination)
     }
-    match reply::reply(tables, ip) {
-        Some(reply) => without_rule(reply),
-        None if settings.flags & SETTING_DHCP_CLIENT != 0 && reply::is_dhcp_answer(ip) => {
-            without_rule(Reason::Dhcp)
-        }
-        None => without_rule(reason),
+}
+
+/// What no rule lets in passes when it answers something of ours. Of ICMP's answers there is
+/// always a reason.
+#[inline(always)]
+pub fn replies<T: Tables, A: Family>(
+    tables: &T,
+    settings: &Settings,
+    ip: &Ip<'_, A>,
+) -> Option<Reason> {
+    if ip.transport.kind == Kind::Icmp {
+        return (ip.transport.detail != A::ECHO.1).then(|| icmp::answer(tables, ip));
     }
+    let dhcp = || settings.flags & SETTING_DHCP_CLIENT != 0 && reply::is_dhcp_answer(ip);
+    reply::reply(tables, ip).or_else(|| dhcp().then_some(Reason::Dhcp))
 }
 
 /// The word of the packet's port or protocol.
 #[inline(always)]
-fn word_of<T: Tables, A: Family>(tables: &T, generation: u32, zone: u8, ip: &Ip<'_, A>) -> u32 {
-    let udp = match ip.transport.kind {
+fn word_of<T: Tables>(tables: &T, generation: u32, facts: Packed, transport: &Transport) -> u32 {
+    let udp = match transport.kind {
         Kind::Tcp => false,
         Kind::Udp => true,
         Kind::Icmp | Kind::Other => {
-            return tables.protocol_word(generation, protocol_index(zone, ip.protocol));
+            let index = protocol_index(facts.zone(), facts.protocol());
+            return tables.protocol_word(generation, index);
         }
     };
-    tables.port_word(generation, port_index(zone, udp, ip.transport.destination_port))
+    tables.port_word(generation, port_index(facts.zone(), udp, transport.destination_port))
 }
 
 /// Whether the source is blocked for what it asks for: exact entry first, then prefix.
@@ -228,9 +428,9 @@ fn word_of<T: Tables, A: Family>(tables: &T, generation: u32, zone: u8, ip: &Ip<
 /// exact entry, so that what is remembered is always what would be found first; or that there
 /// is neither.
 #[inline(always)]
-fn blocked<T: Tables, A: Family>(
+pub fn blocked<T: Tables, A: Family>(
     tables: &T,
-    ip: &Ip<'_, A>,
+    source: A,
     word: u32,
     settings: &Settings,
 ) -> Option<Reason> {
@@ -247,10 +447,12 @@ fn blocked<T: Tables, A: Family>(
         {
             return None;
         }
-        let domain = block.reason == Reason::BlockedDomain as u8;
-        Some(if domain { Reason::BlockedDomain } else { Reason::BlockedAddress })
+        Some(match block.reason {
+            number if number == Reason::BlockedDomain as u8 => Reason::BlockedDomain,
+            number if number == Reason::BadSource as u8 => Reason::BadSource,
+            _ => Reason::BlockedAddress,
+        })
     };
-    let source = ip.source;
     if epoch != 0
         && let Some(block) = source.remembered_block(tables, epoch)
     {
@@ -288,7 +490,7 @@ pub fn rules<T: Tables, A: Family>(
     word: u32,
     source: A,
     destination: A,
-) -> Outcome {
+) -> Found {
     let mut walk = Walk {
         source,
         destination,
@@ -331,7 +533,7 @@ const KNOWN_DESTINATIONS: u32 = 2;
 impl<A> Walk<A> {
     /// What is found when no rule was satisfied.
     #[inline(always)]
-    fn nearest(&self) -> Outcome {
+    fn nearest(&self) -> Found {
         const DESTINATION: u32 = Reason::DestinationNotAllowed as u32;
         const SOURCE: u32 = Reason::SourceNotAllowed as u32;
         const PARTNER: u32 = Reason::NotPartner as u32;
@@ -345,14 +547,10 @@ impl<A> Walk<A> {
 }
 
 /// One rule of a walk: what is found when the packet satisfies it or there is no further rule,
-/// else `None`, with what was learned in `walk`. The kernel program calls it as a function that the verifier proves once:
-/// in a loop, its ways would multiply with every turn.
+/// else `None`, with what was learned in `walk`. The kernel program calls it as a function that
+/// the verifier proves once: in a loop, its ways would multiply with every turn.
 #[inline(always)]
-pub fn rule<T: Tables, A: Family>(
-    tables: &T,
-    walk: &mut Walk<A>,
-    position: u32,
-) -> Option<Outcome> {
+pub fn rule<T: Tables, A: Family>(tables: &T, walk: &mut Walk<A>, position: u32) -> Option<Found> {
     if position >= word_count(walk.word) {
         return Some(walk.nearest());
     }
@@ -384,5 +582,10 @@ pub fn rule<T: Tables, A: Family>(
         }
     }
     let passes = rule.action == ACTION_PASS;
-    Some((if passes { Reason::Rule } else { Reason::RuleDrop }, rule.id))
+    Some(Found {
+        reason: if passes { Reason::Rule } else { Reason::RuleDrop },
+        rule: rule.id,
+        limits: if passes { rule.limits } else { 0 },
+        content: if passes { rule.content } else { CONTENT_ANY },
+    })
 }

@@ -7,7 +7,9 @@
 use super::{Family, Tables, Tuple};
 use crate::{
     abi::{FLOW_SECONDS, FlowKey},
-    packet::{self, Environment, Frame, Handler, Ip, Kind, Link, PROTOCOL_UDP, TCP_ACK, TCP_SYN},
+    packet::{
+        self, Environment, Frame, Handler, Ip, Kind, Link, PROTOCOL_UDP, Piece, TCP_ACK, TCP_SYN,
+    },
     verdict::Reason,
 };
 
@@ -81,6 +83,14 @@ impl Handler for Outgoing {
     #[inline(always)]
     fn ipv6(self, _link: &Link, ip: &Ip<'_, [u8; 16]>) -> Self::Output {
         outgoing(ip)
+    }
+
+    fn piece4(self, _link: &Link, _piece: &Piece<[u8; 4]>) -> Self::Output {
+        None
+    }
+
+    fn piece6(self, _link: &Link, _piece: &Piece<[u8; 16]>) -> Self::Output {
+        None
     }
 }
 

@@ -1,10 +1,16 @@
 //! What the decision asks: kernel maps and sockets in the program, plain collections on the host.
 
-use super::Walk;
+use core::ops::Deref;
+
+use super::{BucketName, Found, Judged, Packed, Walk, questions};
 use crate::{
-    abi::{Block, FlowKey, Interface, Rule, SETTING_SHORT_PREFIXES6, SetMask, VlanKey},
-    abi::{RULE_DESTINATION4, RULE_DESTINATION6, mapped, presence4, presence6, word4, words6},
-    packet,
+    abi::{
+        Block, Bucket, Flood, FlowKey, Fragment, FragmentKey, Interface, Limit, RULE_DESTINATION4,
+        RULE_DESTINATION6, Rule, RuleLimits, SETTING_SHORT_PREFIXES6, SetMask, Settings, VlanKey,
+        address6, mapped, presence4, presence6, word4, words6,
+    },
+    packet::{self, Frame, Ip, Link, Piece},
+    verdict::Reason,
 };
 
 /// Two ends of a connection as a packet from the other side shows them. The layout is that of
@@ -56,7 +62,7 @@ pub trait Tables: Sized {
     /// The word of a protocol; 0 when there is none.
     fn protocol_word(&self, generation: u32, index: u32) -> u32;
     /// The rule at this index.
-    fn rule(&self, generation: u32, index: u32) -> Option<Rule>;
+    fn rule(&self, generation: u32, index: u32) -> Option<impl Deref<Target = Rule>>;
     /// The sets of the longest prefix that holds this source.
     fn sources4(&self, generation: u32, source: &[u8; 4]) -> SetMask;
     /// The sets of the longest prefix that holds this source.
@@ -98,39 +104,181 @@ pub trait Tables: Sized {
     fn udp_socket<A: Family>(&self, tuple: &Tuple<A>) -> bool;
     /// When a packet of this flow last left, in seconds since boot.
     fn flow(&self, key: &FlowKey) -> Option<u64>;
+    /// Remembers the sequence number of a connection's first byte (but not in a trial).
+    fn set_beginning(&self, key: &FlowKey, sequence: u32);
+    /// The sequence number of a connection's first byte.
+    fn beginning(&self, key: &FlowKey) -> Option<u32>;
+    /// Looks for the signature of a scanner: always [`packet::is_scanner`]; as
+    /// [`Tables::content`].
+    #[inline(always)]
+    fn is_scanner(&self, frame: &Frame<'_>, upper: u32) -> bool {
+        packet::is_scanner(frame, upper as usize)
+    }
+    /// What the payload begins with: always [`questions::content`], which the kernel program calls as a function that the
+    /// verifier proves by itself.
+    #[inline(always)]
+    fn content(&self, _settings: &Settings, judged: &Judged, frame: &Frame<'_>) -> Option<Reason> {
+        if judged.six {
+            questions::content::<Self, [u8; 16]>(self, judged, frame)
+        } else {
+            questions::content::<Self, [u8; 4]>(self, judged, frame)
+        }
+    }
+    /// The rule's limits: always [`questions::limited`], which the kernel program calls as a function that the
+    /// verifier proves by itself.
+    #[inline(always)]
+    fn limited(&self, settings: &Settings, judged: &Judged, frame: &Frame<'_>) -> Option<Reason> {
+        if judged.six {
+            questions::limited::<Self, [u8; 16]>(self, settings, judged, frame)
+        } else {
+            questions::limited::<Self, [u8; 4]>(self, settings, judged, frame)
+        }
+    }
+    /// Floods and the zone's ceiling: always [`questions::flooded`], which the kernel program calls as a function that the
+    /// verifier proves by itself.
+    #[inline(always)]
+    fn flooded(&self, settings: &Settings, judged: &Judged, frame: &Frame<'_>) -> Option<Reason> {
+        if judged.six {
+            questions::flooded::<Self, [u8; 16]>(self, settings, judged, frame)
+        } else {
+            questions::flooded::<Self, [u8; 4]>(self, settings, judged, frame)
+        }
+    }
+    /// Remembers a first fragment: always [`questions::first_fragment`], which the kernel program calls as a function that the
+    /// verifier proves by itself.
+    #[inline(always)]
+    fn first_fragment(
+        &self,
+        _settings: &Settings,
+        judged: &Judged,
+        frame: &Frame<'_>,
+    ) -> Option<Reason> {
+        if judged.six {
+            questions::first_fragment::<Self, [u8; 16]>(self, judged, frame)
+        } else {
+            questions::first_fragment::<Self, [u8; 4]>(self, judged, frame)
+        }
+    }
+    /// Judges a later fragment: always [`super::later`], called as [`Tables::content`] is.
+    #[inline(always)]
+    fn later4(&self, settings: &Settings, zone: u8, _link: &Link, piece: &Piece<[u8; 4]>) -> Found {
+        super::later(self, settings, zone, piece)
+    }
+    /// As [`Tables::later4`].
+    #[inline(always)]
+    fn later6(
+        &self,
+        settings: &Settings,
+        zone: u8,
+        _link: &Link,
+        piece: &Piece<[u8; 16]>,
+    ) -> Found {
+        super::later(self, settings, zone, piece)
+    }
     /// Seconds since boot (`CLOCK_MONOTONIC`, coarse).
     fn now_seconds(&self) -> u64;
-    /// Walks the rules of a word for an IPv4 packet: always [`super::rules`], which the kernel
-    /// program calls as a function that the verifier proves by itself.
+    /// Nanoseconds since boot, likewise.
+    fn now_nanoseconds(&self) -> u64;
+    /// The generation to judge by: the one in force, or the shadow.
     #[inline(always)]
-    fn rules4(
+    fn generation(&self, settings: &Settings) -> u32 {
+        settings.generation_now()
+    }
+    /// The limits at this index.
+    fn limits(&self, generation: u32, index: u32) -> Option<impl Deref<Target = RuleLimits>>;
+    /// Looks at a bucket, and changes it (but not in a trial). `None`: there is no such bucket.
+    fn bucket<R>(&self, name: BucketName, change: impl FnOnce(&mut Bucket) -> R) -> Option<R>;
+    /// When the next unit of a limit is due: always [`super::conforms`]; as [`Tables::content`].
+    #[inline(always)]
+    fn conforms(&self, limit: &Limit, due: u64, now: u64, units: u64) -> Option<u64> {
+        super::conforms(limit, due, now, units)
+    }
+    /// Looks at what this CPU sees of a zone, and changes it (but not in a trial).
+    fn flood<R>(&self, zone: u8, change: impl FnOnce(&mut Flood) -> R) -> Option<R>;
+    /// What is known of a fragmented packet.
+    fn fragment(&self, key: &FragmentKey) -> Option<Fragment>;
+    /// Remembers a fragmented packet (but not in a trial).
+    fn set_fragment(&self, key: &FragmentKey, fragment: Fragment);
+    /// Judges a later fragment by what is known of its packet: always [`super::follow`].
+    fn later_fragment(&self, key: &FragmentKey, offset: u32, length: u32) -> Reason;
+    /// Whether a segment for a listening socket brings a good SYN cookie.
+    fn cookie_is_good<A: Family>(&self, judged: &Judged, tuple: &Tuple<A>) -> bool;
+    /// The length of the whole frame.
+    fn frame_length(&self, frame: &Frame<'_>) -> u32;
+    /// Whether an IPv4 source is blocked: always [`super::blocked`]; as [`Tables::content`].
+    #[inline(always)]
+    fn is_blocked4(&self, settings: &Settings, word: u32, source: [u8; 4]) -> Option<Reason> {
+        super::blocked(self, source, word, settings)
+    }
+    /// As [`Tables::is_blocked4`].
+    #[inline(always)]
+    fn is_blocked6(&self, settings: &Settings, word: u32, source: [u8; 16]) -> Option<Reason> {
+        super::blocked(self, source, word, settings)
+    }
+    /// Judges an IPv4 packet: always [`super::decide`]; as [`Tables::content`].
+    #[inline(always)]
+    fn decide4(
         &self,
-        generation: u32,
-        word: u32,
+        settings: &Settings,
+        _link: &Link,
+        facts: Packed,
         source: [u8; 4],
         destination: [u8; 4],
-    ) -> super::Outcome {
-        super::rules(self, generation, word, source, destination)
+    ) -> Found {
+        super::decide(self, settings, facts, source, destination)
     }
-    /// Walks the rules of a word for an IPv6 packet; as [`Tables::rules4`].
+    /// As [`Tables::decide4`].
     #[inline(always)]
-    fn rules6(
+    fn decide6(
         &self,
-        generation: u32,
-        word: u32,
+        settings: &Settings,
+        _link: &Link,
+        facts: Packed,
         source: [u8; 16],
         destination: [u8; 16],
-    ) -> super::Outcome {
+    ) -> Found {
+        super::decide(self, settings, facts, source, destination)
+    }
+    /// Whether an IPv4 packet answers something of ours: always [`super::replies`]; as
+    /// [`Tables::content`].
+    #[inline(always)]
+    fn replies4(
+        &self,
+        settings: &Settings,
+        _place: (&Link, u8),
+        ip: &Ip<'_, [u8; 4]>,
+    ) -> Option<Reason> {
+        super::replies(self, settings, ip)
+    }
+    /// As [`Tables::replies4`].
+    #[inline(always)]
+    fn replies6(
+        &self,
+        settings: &Settings,
+        _place: (&Link, u8),
+        ip: &Ip<'_, [u8; 16]>,
+    ) -> Option<Reason> {
+        super::replies(self, settings, ip)
+    }
+    /// Walks the rules of a word for an IPv4 packet: always [`super::rules`].
+    #[inline(always)]
+    fn rules4(&self, generation: u32, word: u32, source: [u8; 4], destination: [u8; 4]) -> Found {
         super::rules(self, generation, word, source, destination)
     }
-    /// One rule of such a walk, IPv4: always [`super::rule`], called as [`Tables::rules4`] is.
+    /// As [`Tables::rules4`], IPv6.
     #[inline(always)]
-    fn rule4(&self, walk: &mut Walk<[u8; 4]>, position: u32) -> Option<super::Outcome> {
+    fn rules6(&self, generation: u32, word: u32, source: [u8; 16], destination: [u8; 16]) -> Found {
+        super::rules(self, generation, word, source, destination)
+    }
+    /// One rule of a walk over the rules of a word, IPv4: always [`super::rule`]; as
+    /// [`Tables::content`].
+    #[inline(always)]
+    fn rule4(&self, walk: &mut Walk<[u8; 4]>, position: u32) -> Option<Found> {
         super::rule(self, walk, position)
     }
     /// As [`Tables::rule4`], IPv6.
     #[inline(always)]
-    fn rule6(&self, walk: &mut Walk<[u8; 16]>, position: u32) -> Option<super::Outcome> {
+    fn rule6(&self, walk: &mut Walk<[u8; 16]>, position: u32) -> Option<Found> {
         super::rule(self, walk, position)
     }
 }
@@ -141,6 +289,8 @@ pub trait Family: packet::Quotable + PartialEq {
     const ICMP: u8;
     /// The address in the 16-byte form.
     fn mapped(self) -> [u8; 16];
+    /// Whether both are the same, compared in words.
+    fn is(self, other: Self) -> bool;
     /// Whether this is the address of the destination set that the rule itself names.
     fn is_named(&self, rule: &Rule) -> bool;
     /// The sets of a source.
@@ -155,6 +305,31 @@ pub trait Family: packet::Quotable + PartialEq {
     fn remembered_block<T: Tables>(&self, tables: &T, epoch: u64) -> Option<Block>;
     /// Gives a block away to be remembered.
     fn remember_block<T: Tables>(&self, tables: &T, epoch: u64, block: Block);
+    /// The address as buckets know it: all of it, or the /64 with a mark.
+    fn bucket(self) -> [u64; 2];
+    /// The address as [`crate::abi::KnownKey`] has it.
+    fn known(self) -> [u8; 16];
+    /// Source and destination of the packet whose IP header begins here.
+    fn addresses(frame: &Frame<'_>, network: usize) -> Option<(Self, Self)>;
+    /// Whether the source is blocked for what it asks for.
+    fn is_blocked<T: Tables>(self, tables: &T, settings: &Settings, word: u32) -> Option<Reason>;
+    /// Judges a packet by management, blocks and rules.
+    fn decide<T: Tables>(
+        tables: &T,
+        settings: &Settings,
+        link: &Link,
+        facts: Packed,
+        source: Self,
+        destination: Self,
+    ) -> Found;
+    /// Whether a packet answers something of ours.
+    fn replies<T: Tables>(
+        tables: &T,
+        settings: &Settings,
+        link: &Link,
+        zone: u8,
+        ip: &Ip<'_, Self>,
+    ) -> Option<Reason>;
     /// Walks the rules of a word.
     fn rules<T: Tables>(
         tables: &T,
@@ -162,17 +337,68 @@ pub trait Family: packet::Quotable + PartialEq {
         word: u32,
         source: Self,
         destination: Self,
-    ) -> super::Outcome;
-    /// One rule of such a walk.
-    fn rule<T: Tables>(tables: &T, walk: &mut Walk<Self>, position: u32) -> Option<super::Outcome>;
+    ) -> Found;
+    /// One rule of a walk over the rules of a word.
+    fn rule<T: Tables>(tables: &T, walk: &mut Walk<Self>, position: u32) -> Option<Found>;
 }
 
 impl Family for [u8; 4] {
     const ICMP: u8 = packet::PROTOCOL_ICMP;
 
     #[inline(always)]
+    fn bucket(self) -> [u64; 2] {
+        [u64::from(word4(self)), 0]
+    }
+
+    #[inline(always)]
+    fn known(self) -> [u8; 16] {
+        mapped(self)
+    }
+
+    #[inline(always)]
+    fn addresses(frame: &Frame<'_>, network: usize) -> Option<(Self, Self)> {
+        let mut cursor = frame.cursor();
+        cursor.skip(network & 0x1f);
+        let header = cursor.take::<20>()?;
+        Some((header.four::<12>(), header.four::<16>()))
+    }
+
+    #[inline(always)]
+    fn is_blocked<T: Tables>(self, tables: &T, settings: &Settings, word: u32) -> Option<Reason> {
+        tables.is_blocked4(settings, word, self)
+    }
+
+    #[inline(always)]
+    fn decide<T: Tables>(
+        tables: &T,
+        settings: &Settings,
+        link: &Link,
+        facts: Packed,
+        source: Self,
+        destination: Self,
+    ) -> Found {
+        tables.decide4(settings, link, facts, source, destination)
+    }
+
+    #[inline(always)]
+    fn replies<T: Tables>(
+        tables: &T,
+        settings: &Settings,
+        link: &Link,
+        zone: u8,
+        ip: &Ip<'_, Self>,
+    ) -> Option<Reason> {
+        tables.replies4(settings, (link, zone), ip)
+    }
+
+    #[inline(always)]
     fn mapped(self) -> [u8; 16] {
         mapped(self)
+    }
+
+    #[inline(always)]
+    fn is(self, other: Self) -> bool {
+        word4(self) == word4(other)
     }
 
     #[inline(always)]
@@ -218,12 +444,12 @@ impl Family for [u8; 4] {
         word: u32,
         source: Self,
         destination: Self,
-    ) -> super::Outcome {
+    ) -> Found {
         tables.rules4(generation, word, source, destination)
     }
 
     #[inline(always)]
-    fn rule<T: Tables>(tables: &T, walk: &mut Walk<Self>, position: u32) -> Option<super::Outcome> {
+    fn rule<T: Tables>(tables: &T, walk: &mut Walk<Self>, position: u32) -> Option<Found> {
         tables.rule4(walk, position)
     }
 }
@@ -232,8 +458,61 @@ impl Family for [u8; 16] {
     const ICMP: u8 = packet::PROTOCOL_ICMPV6;
 
     #[inline(always)]
+    fn bucket(self) -> [u64; 2] {
+        // One host has a /64 to choose from.
+        [words6(self)[0], 1]
+    }
+
+    #[inline(always)]
+    fn known(self) -> [u8; 16] {
+        address6([words6(self)[0], 0])
+    }
+
+    #[inline(always)]
+    fn addresses(frame: &Frame<'_>, network: usize) -> Option<(Self, Self)> {
+        let mut cursor = frame.cursor();
+        cursor.skip(network & 0x1f);
+        let header = cursor.take::<40>()?;
+        Some((header.sixteen::<8, 16>(), header.sixteen::<24, 32>()))
+    }
+
+    #[inline(always)]
+    fn is_blocked<T: Tables>(self, tables: &T, settings: &Settings, word: u32) -> Option<Reason> {
+        tables.is_blocked6(settings, word, self)
+    }
+
+    #[inline(always)]
+    fn decide<T: Tables>(
+        tables: &T,
+        settings: &Settings,
+        link: &Link,
+        facts: Packed,
+        source: Self,
+        destination: Self,
+    ) -> Found {
+        tables.decide6(settings, link, facts, source, destination)
+    }
+
+    #[inline(always)]
+    fn replies<T: Tables>(
+        tables: &T,
+        settings: &Settings,
+        link: &Link,
+        zone: u8,
+        ip: &Ip<'_, Self>,
+    ) -> Option<Reason> {
+        tables.replies6(settings, (link, zone), ip)
+    }
+
+    #[inline(always)]
     fn mapped(self) -> [u8; 16] {
         self
+    }
+
+    #[inline(always)]
+    fn is(self, other: Self) -> bool {
+        let ([first, second], [other_first, other_second]) = (words6(self), words6(other));
+        first == other_first && second == other_second
     }
 
     #[inline(always)]
@@ -282,12 +561,12 @@ impl Family for [u8; 16] {
         word: u32,
         source: Self,
         destination: Self,
-    ) -> super::Outcome {
+    ) -> Found {
         tables.rules6(generation, word, source, destination)
     }
 
     #[inline(always)]
-    fn rule<T: Tables>(tables: &T, walk: &mut Walk<Self>, position: u32) -> Option<super::Outcome> {
+    fn rule<T: Tables>(tables: &T, walk: &mut Walk<Self>, position: u32) -> Option<Found> {
         tables.rule6(walk, position)
     }
 }

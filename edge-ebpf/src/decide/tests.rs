@@ -43,7 +43,7 @@ fn tables(rules: &[Rule]) -> MemoryTables {
     tables
 }
 
-fn outcome(tables: &MemoryTables, ifindex: u32, bytes: &[u8]) -> Outcome {
+fn outcome(tables: &MemoryTables, ifindex: u32, bytes: &[u8]) -> (Reason, u32) {
     let decision = judge(tables, &tables.settings, &Frame::new(bytes), &bytes, ifindex);
     (decision.reason, decision.rule)
 }
@@ -52,7 +52,7 @@ fn outcome(tables: &MemoryTables, ifindex: u32, bytes: &[u8]) -> Outcome {
 fn the_first_rule_that_fits_decides_and_none_says_how_near_it_came() {
     let (pass, drop) = (ACTION_PASS, ACTION_DROP);
     let any = SET_ANY;
-    let table: [(&[Rule], Outcome); 10] = [
+    let table: [(&[Rule], (Reason, u32)); 10] = [
         (&[], (Reason::NoRule, NO_RULE)),
         (&[rule(1, any, any, pass)], (Reason::Rule, 1)),
         (&[rule(1, any, any, drop), rule(2, any, any, pass)], (Reason::RuleDrop, 1)),

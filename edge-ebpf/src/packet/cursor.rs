@@ -29,6 +29,12 @@ impl<'a> Frame<'a> {
         Self { start, end, bytes: PhantomData }
     }
 
+    /// The first byte, and the place after the last.
+    #[inline(always)]
+    pub const fn bounds(&self) -> (*const u8, *const u8) {
+        (self.start, self.end)
+    }
+
     /// Bytes in this piece of memory.
     #[inline(always)]
     pub fn len(&self) -> usize {
@@ -134,6 +140,12 @@ impl<const N: usize> Bytes<'_, N> {
     #[inline(always)]
     pub fn four<const OFFSET: usize>(&self) -> [u8; 4] {
         self.read::<u32, OFFSET>().to_ne_bytes()
+    }
+
+    /// The eight bytes at `OFFSET`, as a native number.
+    #[inline(always)]
+    pub fn eight<const OFFSET: usize>(&self) -> u64 {
+        self.read::<u64, OFFSET>()
     }
 
     /// The sixteen bytes at `FIRST`; `SECOND` is eight more.

@@ -1,6 +1,6 @@
 //! IPv4 (RFC 791) and IPv6 with extension headers (RFC 8200).
 
-use super::{Cursor, Environment, Frame, Handler, Ip, Link, Transport, transport};
+use super::{Cursor, Environment, Frame, Handler, Ip, Link, Piece, Transport, transport};
 use crate::verdict::Reason;
 
 /// IP protocol number of ICMP.
@@ -83,21 +83,43 @@ pub(super) fn parse4<E: Environment, H: Handler>(
     }
     let length = payload_length(&cursor, frame, environment, promised - 20)?;
     let options = header_length - 20;
+    if options > 0 {
+        environment.options(frame, usize::from(link.length) + 20, options)?;
+    }
     cursor.skip(options);
     let fragment = header.number::<6>();
+    let (protocol, id) = (header.byte::<9>(), u32::from(header.number::<4>()));
+    let (length, mut transport) = (length - options, Transport::OTHER);
     if fragment & FRAGMENT_OFFSET != 0 {
-        return Err(Reason::Fragment);
+        let offset = u32::from(fragment & FRAGMENT_OFFSET) * 8;
+        sound_piece(offset, length as u32, fragment & MORE_FRAGMENTS != 0)?;
+        let (source, destination) = (header.four::<12>(), header.four::<16>());
+        if bad_source4(source) {
+            return Err(Reason::BadSource);
+        }
+        let piece = Piece { source, destination, id, protocol, offset, length: length as u32 };
+        return Ok(handler.piece4(link, &piece));
     }
     let fragment = fragment & MORE_FRAGMENTS != 0;
-    let protocol = header.byte::<9>();
-    let (length, mut transport) = (length - options, Transport::OTHER);
     transport::parse(cursor, protocol, length, fragment, PROTOCOL_ICMP, &mut transport)?;
     let source = header.four::<12>();
     if bad_source4(source) && !(source == [0; 4] && transport.is_dhcp_request()) {
         return Err(Reason::BadSource);
     }
     let (destination, hop_limit) = (header.four::<16>(), header.byte::<8>());
-    let ip = Ip { source, destination, hop_limit, protocol, fragment, transport, upper: cursor };
+    let (fragment_id, fragment_length) = if fragment { (id, length as u32) } else { (0, 0) };
+    let ip = Ip {
+        source,
+        destination,
+        hop_limit,
+        protocol,
+        fragment,
+        fragment_id,
+        fragment_length,
+        header_length: header_length as u16,
+        transport,
+        upper: cursor,
+    };
     Ok(handler.ipv4(link, &ip))
 }
 
@@ -116,23 +138,56 @@ pub(super) fn parse6<E: Environment, H: Handler>(
     let length = payload_length(&cursor, frame, environment, header.number::<4>() as usize)?;
     let first = header.byte::<6>();
     let (mut protocol, mut length, mut fragment) = (first, length, false);
+    let (mut fragment_id, mut fragment_length, mut header_length) = (0, 0, 40);
     if is_extension(first) {
         let offset = usize::from(link.length) + 40;
         let upper = environment.extension_headers(frame, offset, first, length)?;
         (protocol, fragment) = (upper.protocol, upper.fragment);
         // Never more than the length, which has sixteen bits: the verifier wants to see it.
         let skipped = upper.skipped & MAX_EXTENSION_BYTES;
+        if fragment {
+            let at = upper.fragment_at & MAX_EXTENSION_BYTES;
+            let mut there = frame.cursor();
+            there.skip((offset & 0x7f) + at);
+            let found = there.take::<8>().ok_or(Reason::Fragment)?;
+            let (start, id) = (found.number::<2>(), u32::from_be_bytes(found.four::<4>()));
+            fragment_length = (length as u32).saturating_sub(at as u32 + 8);
+            fragment_id = id;
+            if start & 0xfff8 != 0 {
+                let offset = u32::from(start & 0xfff8);
+                sound_piece(offset, fragment_length, start & 1 != 0)?;
+                let (source, destination) = (header.sixteen::<8, 16>(), header.sixteen::<24, 32>());
+                if bad_source6(source) {
+                    return Err(Reason::BadSource);
+                }
+                let length = fragment_length;
+                let piece = Piece { source, destination, id, protocol: 0, offset, length };
+                return Ok(handler.piece6(link, &piece));
+            }
+        }
         length = length.saturating_sub(skipped);
         cursor.skip(skipped);
+        header_length += skipped as u16;
     }
     let mut transport = Transport::OTHER;
     transport::parse(cursor, protocol, length, fragment, PROTOCOL_ICMPV6, &mut transport)?;
     let source = header.sixteen::<8, 16>();
-    if bad_source6(source) && !(source == [0; 16] && protocol == PROTOCOL_ICMPV6) {
+    if bad_source6(source) && !(u128::from_ne_bytes(source) == 0 && protocol == PROTOCOL_ICMPV6) {
         return Err(Reason::BadSource);
     }
     let (destination, hop_limit) = (header.sixteen::<24, 32>(), header.byte::<7>());
-    let ip = Ip { source, destination, hop_limit, protocol, fragment, transport, upper: cursor };
+    let ip = Ip {
+        source,
+        destination,
+        hop_limit,
+        protocol,
+        fragment,
+        fragment_id,
+        fragment_length,
+        header_length,
+        transport,
+        upper: cursor,
+    };
     Ok(handler.ipv6(link, &ip))
 }
 
@@ -141,9 +196,11 @@ pub(super) fn parse6<E: Environment, H: Handler>(
 pub struct Upper {
     /// The upper-layer protocol.
     pub protocol: u8,
-    /// Whether the packet is a first fragment.
+    /// Whether the packet is a fragment.
     pub fragment: bool,
-    /// Bytes of all extension headers.
+    /// Where its fragment header begins, counted from the end of the IPv6 header.
+    pub fragment_at: usize,
+    /// Bytes of all extension headers; of a later fragment, up to its fragment header's end.
     pub skipped: usize,
 }
 
@@ -167,7 +224,8 @@ const fn refused_extension(next: u8) -> bool {
 /// hop-by-hop options, only as the first header (RFC 8200 section 4.3): skipped;
 /// destination options: skipped;
 /// routing: refused with segments left, and type 0 always (RFC 5095), else skipped;
-/// fragment: an atomic one (RFC 6946) or a first one is skipped, a later one refused.
+/// fragment: an atomic one (RFC 6946) or a first one is skipped; at a later one the walk ends,
+/// since what follows is no header. A second fragment header is refused.
 ///
 /// The headers begin at `offset` in the frame, with number `first`; `length` bytes follow the
 /// IPv6 header.
@@ -185,13 +243,14 @@ pub fn extension_headers(
     cursor.skip(offset & 0x7f);
     let mut next = first;
     let mut fragment = false;
+    let mut fragment_at = 0;
     let mut skipped = 0;
     for position in 0..=MAX_EXTENSION_HEADERS {
         if !matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS) {
             if refused_extension(next) {
                 return Err(Reason::ExtensionHeader);
             }
-            return Ok(Upper { protocol: next, fragment, skipped });
+            return Ok(Upper { protocol: next, fragment, fragment_at, skipped });
         }
         if position == MAX_EXTENSION_HEADERS {
             return Err(Reason::ExtensionDepth);
@@ -204,10 +263,19 @@ pub fn extension_headers(
         let mut size = 8;
         if next == FRAGMENT {
             let offset = header.number::<2>();
-            if offset & 0xfff8 != 0 {
+            if fragment {
                 return Err(Reason::Fragment);
             }
-            fragment |= offset & 1 != 0;
+            if offset & 0xfff9 != 0 {
+                (fragment, fragment_at) = (true, skipped);
+            }
+            if offset & 0xfff8 != 0 {
+                let skipped = skipped + 8;
+                if skipped > length {
+                    return Err(Reason::Truncated);
+                }
+                return Ok(Upper { protocol: header.byte::<0>(), fragment, fragment_at, skipped });
+            }
         } else {
             if next == ROUTING && (header.byte::<2>() == 0 || header.byte::<3>() != 0) {
                 return Err(Reason::ExtensionHeader);
@@ -224,3 +292,56 @@ pub fn extension_headers(
     }
     Err(Reason::ExtensionDepth)
 }
+
+/// Whether a later fragment can be one: it brings something, ends within a packet (RFC 791,
+/// RFC 8200 section 4.5), and all but the last are a multiple of eight bytes.
+#[inline(always)]
+fn sound_piece(offset: u32, length: u32, more: bool) -> Result<(), Reason> {
+    let sound = length > 0 && offset + length <= 0xffff && (!more || length & 7 == 0);
+    if sound { Ok(()) } else { Err(Reason::BadLength) }
+}
+
+const OPTION_END: u8 = 0;
+const OPTION_NOTHING: u8 = 1;
+const OPTION_LOOSE_SOURCE_ROUTE: u8 = 131;
+const OPTION_STRICT_SOURCE_ROUTE: u8 = 137;
+
+/// Walks IPv4 options (RFC 791 section 3.1): one that steers the packet's way is refused
+/// (RFC 7126 section 4.3), one that does not fit likewise; the others are skipped.
+///
+/// # Errors
+/// The reason to drop the frame.
+#[inline(always)]
+pub fn options(frame: &Frame<'_>, offset: usize, length: usize) -> Result<(), Reason> {
+    let mut cursor = frame.cursor();
+    cursor.skip(offset & 0x3f);
+    let (mut skip, mut in_option) = (0_u32, false);
+    // A byte a step, so that the kernel's verifier has few ways to follow.
+    for position in 0..MOST_OPTION_BYTES {
+        if position >= length as u32 {
+            break;
+        }
+        let byte = cursor.take::<1>().ok_or(Reason::Truncated)?.byte::<0>();
+        if skip > 0 {
+            skip -= 1;
+        } else if in_option {
+            if byte < 2 {
+                return Err(Reason::IpHeader);
+            }
+            (skip, in_option) = (u32::from(byte) - 2, false);
+        } else {
+            match byte {
+                OPTION_END => return Ok(()),
+                OPTION_NOTHING => {}
+                OPTION_LOOSE_SOURCE_ROUTE | OPTION_STRICT_SOURCE_ROUTE => {
+                    return Err(Reason::SourceRoute);
+                }
+                _ => in_option = true,
+            }
+        }
+    }
+    if in_option || skip > 0 { Err(Reason::IpHeader) } else { Ok(()) }
+}
+
+/// Bytes of options there can be (RFC 791 section 3.1).
+const MOST_OPTION_BYTES: u32 = 40;

@@ -7,6 +7,7 @@
 //!
 //! RFC 791, RFC 8200, RFC 9293, RFC 768, RFC 792, RFC 4443, IEEE 802.1Q.
 
+mod content;
 mod cursor;
 mod ip;
 mod link;
@@ -16,10 +17,11 @@ mod summary;
 mod tests;
 mod transport;
 
+pub use content::{is_scanner, refused_content};
 pub use cursor::{Cursor, Frame};
 pub use ip::{
     MAX_EXTENSION_HEADERS, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP, Upper,
-    extension_headers,
+    extension_headers, options,
 };
 pub use link::{
     ETHER_TYPE_ARP, ETHER_TYPE_IPV4, ETHER_TYPE_IPV6, ETHER_TYPE_LLDP, ETHER_TYPE_SLOW_PROTOCOLS,
@@ -45,6 +47,27 @@ pub trait Handler {
     fn ipv4(self, link: &Link, ip: &Ip<'_, [u8; 4]>) -> Self::Output;
     /// An IPv6 packet.
     fn ipv6(self, link: &Link, ip: &Ip<'_, [u8; 16]>) -> Self::Output;
+    /// A later fragment of an IPv4 packet.
+    fn piece4(self, link: &Link, piece: &Piece<[u8; 4]>) -> Self::Output;
+    /// A later fragment of an IPv6 packet.
+    fn piece6(self, link: &Link, piece: &Piece<[u8; 16]>) -> Self::Output;
+}
+
+/// A fragment after the first: it has no upper-layer header.
+#[derive(Clone, Copy, Debug)]
+pub struct Piece<A> {
+    /// Source address.
+    pub source: A,
+    /// Destination address.
+    pub destination: A,
+    /// What the fragments of one packet have in common, beside the addresses: identification.
+    pub id: u32,
+    /// The upper-layer protocol (IPv4); 0 in IPv6, where later fragments need not repeat it.
+    pub protocol: u8,
+    /// Where its bytes begin in the packet.
+    pub offset: u32,
+    /// How many there are.
+    pub length: u32,
 }
 
 /// An IP packet of either family.
@@ -58,8 +81,14 @@ pub struct Ip<'a, A> {
     pub hop_limit: u8,
     /// The upper-layer protocol, after all extension headers.
     pub protocol: u8,
-    /// Whether the packet is a fragment (the first one; others are refused).
+    /// Whether the packet is a fragment: the first one.
     pub fragment: bool,
+    /// Identification, of a first fragment; else 0.
+    pub fragment_id: u32,
+    /// Bytes of the packet that a first fragment brings; else 0.
+    pub fragment_length: u32,
+    /// Bytes of the IP header and all extension headers.
+    pub header_length: u16,
     /// The upper-layer header.
     pub transport: Transport,
     /// Where the upper-layer header begins.
@@ -86,6 +115,16 @@ pub trait Environment {
         length: usize,
     ) -> Result<Upper, Reason> {
         extension_headers(frame, offset, first, length)
+    }
+
+    /// Walks IPv4 options: always [`options`], which the kernel program calls likewise. `offset`
+    /// is where they begin in the frame, `length` how many bytes they are.
+    ///
+    /// # Errors
+    /// The reason to drop the frame.
+    #[inline(always)]
+    fn options(&self, frame: &Frame<'_>, offset: usize, length: usize) -> Result<(), Reason> {
+        options(frame, offset, length)
     }
 }
 

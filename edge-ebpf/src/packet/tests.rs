@@ -31,6 +31,21 @@ impl Handler for Reader {
         let ports = (ip.protocol, ip.transport.source_port, ip.transport.destination_port);
         Read { link: *link, ports: Some(ports), fragment: ip.fragment }
     }
+
+    fn piece4(self, link: &Link, piece: &Piece<[u8; 4]>) -> Read {
+        Self::piece(link, piece.protocol, piece.offset, piece.length)
+    }
+
+    fn piece6(self, link: &Link, piece: &Piece<[u8; 16]>) -> Read {
+        Self::piece(link, piece.protocol, piece.offset, piece.length)
+    }
+}
+
+impl Reader {
+    fn piece(link: &Link, protocol: u8, offset: u32, length: u32) -> Read {
+        let ports = Some((protocol, offset as u16, length as u16));
+        Read { link: *link, ports, fragment: true }
+    }
 }
 
 fn read(bytes: &[u8]) -> Result<Read, Reason> {
@@ -133,7 +148,9 @@ fn what_is_not_sound_is_refused_under_its_own_reason() {
         (with(&|header| header[3] = 200), Reason::BadLength),
         (with(&|header| header[0] = 0x4f), Reason::BadLength),
         (with(&|header| header[3] = 39), Reason::Truncated),
-        (with(&|header| header[7] = 1), Reason::Fragment),
+        // A fragment that ends beyond the longest packet, and one that is no multiple of eight.
+        (with(&|header| (header[6], header[7]) = (0x1f, 0xff)), Reason::BadLength),
+        (with(&|header| (header[6], header[7]) = (0x20, 1)), Reason::BadLength),
         (with(&|header| header[12] = 127), Reason::BadSource),
         (with(&|header| header[12] = 0), Reason::BadSource),
         (with(&|header| header[12] = 224), Reason::BadSource),
@@ -183,7 +200,9 @@ fn extension_headers_go_by_the_table() {
     assert!(after(&one(6, 0, 1), 44).unwrap().fragment);
     assert_eq!(after(&one(6, 0, 0), 43), Err(Reason::ExtensionHeader));
     assert_eq!(after(&one(6, 2, 1), 43), Err(Reason::ExtensionHeader));
-    assert_eq!(after(&one(6, 0, 8), 44), Err(Reason::Fragment));
+    assert_eq!(after(&one(6, 0, 8), 44).unwrap().ports, Some((0, 8, 20)));
+    let twice = [one(44, 0, 1), one(6, 0, 1)].concat();
+    assert_eq!(after(&twice, 44), Err(Reason::Fragment));
     for refused in [135, 139, 140, 253, 254] {
         assert_eq!(after(&one(6, 0, 0), refused), Err(Reason::ExtensionHeader), "{refused}");
     }
@@ -230,4 +249,35 @@ proptest! {
         bytes.truncate(bytes.len().saturating_sub(cut));
         let _ = read(&bytes);
     }
+}
+
+#[test]
+fn options_that_steer_the_way_are_refused_wherever_they_stand() {
+    let with = |options: &[u8]| {
+        let mut header = ipv4(6, 0, 20 + u16::try_from(options.len()).unwrap());
+        header[0] = 0x45 + u8::try_from(options.len() / 4).unwrap();
+        read(&frame(&[&[8, 0], &header, options, &TCP])).map(|_| ())
+    };
+    assert_eq!(with(&[1, 1, 1, 1]), Ok(()));
+    assert_eq!(with(&[148, 4, 0, 0]), Ok(()));
+    assert_eq!(with(&[0, 131, 3, 4]), Ok(()));
+    for route in [131, 137] {
+        assert_eq!(with(&[route, 3, 4, 0]), Err(Reason::SourceRoute));
+        assert_eq!(with(&[1, 1, 1, route]), Err(Reason::SourceRoute));
+        assert_eq!(with(&[148, 4, 0, 0, 1, route, 3, 4]), Err(Reason::SourceRoute));
+        assert_eq!(with(&[7, 4, route, 0]), Ok(()), "inside another option");
+    }
+    for broken in [[7, 1, 0, 0], [7, 0, 0, 0], [1, 1, 1, 7], [1, 7, 4, 0]] {
+        assert_eq!(with(&broken), Err(Reason::IpHeader), "{broken:?}");
+    }
+}
+
+#[test]
+fn a_later_fragment_is_read_as_one() {
+    let header = ipv4(17, 2, 24);
+    let read4 = read(&frame(&[&[8, 0], &header, &[0; 24]])).unwrap();
+    assert_eq!((read4.ports, read4.fragment), (Some((17, 16, 24)), true));
+    let six =
+        read(&frame(&[&[0x86, 0xdd], &ipv6(44, 32), &[17, 0, 0, 0x11, 0, 0, 0, 9], &[0; 24]]));
+    assert_eq!(six.unwrap().ports, Some((0, 16, 24)));
 }

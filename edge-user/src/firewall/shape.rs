@@ -8,8 +8,8 @@ use edge_ebpf::{
     abi::{
         Block, Bucket, Counter, Flood, FlowKey, Fragment, FragmentKey, GENERATIONS,
         INTERFACE_SLOTS, Interface, KnownKey, MAX_IFINDEX, MAX_RULE_IDS, PRESENCE4_SLOTS,
-        PRESENCE6_SLOTS, ReasonCounter, SCHEMA, SOURCE_BUCKETS_ROW, SetMask, Settings, VlanKey,
-        ZONES, map_names as names,
+        PRESENCE6_SLOTS, PROGRAM_SLOTS, ReasonCounter, SCHEMA, SOURCE_BUCKETS_ROW, SetMask,
+        Settings, VlanKey, ZONES, map_names as names,
     },
     verdict::REASON_SLOTS,
 };
@@ -101,6 +101,7 @@ pub(super) const SHAPES: &[Shape] = &[
         8192,
         0,
     ),
+    shape(names::BEGINNINGS, MapType::LruHash, size_of::<FlowKey>(), 4, 8192, 0),
     shape(names::FLOODS, MapType::PerCpuArray, 4, size_of::<Flood>(), ZONES, 0),
     shape(
         names::SHADOW_COUNTERS,
@@ -110,7 +111,7 @@ pub(super) const SHAPES: &[Shape] = &[
         2 * REASON_SLOTS as u32,
         0,
     ),
-    shape(names::PROGRAMS, MapType::ProgramArray, 4, 4, 2, 0),
+    shape(names::PROGRAMS, MapType::ProgramArray, 4, 4, PROGRAM_SLOTS, 0),
 ];
 
 const _: () = assert!(size_of::<SetMask>() == 8, "inner maps hold two halves");

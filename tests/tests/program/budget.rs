@@ -26,7 +26,7 @@ const RECORD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/program/budget.
 /// Writes the record anew; `cargo xtask test --update-budget` sets it.
 const UPDATE: &str = "EDGE_UPDATE_BUDGET";
 /// The kernel's limit on instructions the verifier looks at is a million.
-const MOST_INSTRUCTIONS: u32 = 900_000;
+const MOST_INSTRUCTIONS: u32 = 700_000;
 /// All maps together.
 const MOST_MEMORY: u64 = 64 << 20;
 /// Room for blocks of each kind in the default configuration.

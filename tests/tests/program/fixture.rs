@@ -208,6 +208,9 @@ impl Bench {
     /// Asserts that kernel and host agree on this reason.
     #[track_caller]
     pub fn both_say(&mut self, frame: &[u8], reason: Reason) {
+        // The same first fragment twice would be an overlap.
+        self.kernel.forget_packets().unwrap();
+        self.tables.fragments.borrow_mut().clear();
         self.kernel_says(frame, reason);
         assert_eq!(self.on_host(frame).reason, reason, "on the host, frame {frame:02x?}");
     }

@@ -103,7 +103,7 @@ fn peculiar() -> Vec<(Reason, Vec<u8>)> {
         (Reason::EtherType, ethernet(&[], 0x8847, &[0; 28])),
         (Reason::Rule, v4(0, &[1, 1, 1, 0])),
         (Reason::Rule, v4(0x2000, &[])),
-        (Reason::Fragment, v4(0x2001, &[])),
+        (Reason::Fragment, v4(0x0001, &[])),
         (Reason::Fragment, ethernet(&[], 0x0800, &tiny)),
         (Reason::NeighbourDiscovery, v6(58, 255, &icmp(135, 0, &[0; 16]))),
         (Reason::NeighbourHopLimit, v6(58, 254, &icmp(135, 0, &[0; 16]))),

@@ -15,11 +15,14 @@ use edge_ebpf::{
     abi::{
         Block, Bucket, Counter, Event, Flood, FlowKey, Fragment, FragmentKey, INTERFACE_SLOTS,
         Interface, KnownKey, MAX_IFINDEX, MAX_RATES, MAX_RULE_IDS, MAX_RULES, PORT_WORD_SLOTS,
-        PRESENCE4_SLOTS, PRESENCE6_SLOTS, PROTOCOL_WORD_SLOTS, REMEMBERED_BLOCKS, ReasonCounter,
-        RememberedBlock, Rule, RuleLimits, SOURCE_BUCKETS_ROW, SetMask, Settings, VlanKey, ZONES,
+        PRESENCE4_SLOTS, PRESENCE6_SLOTS, PROGRAM_SLOTS, PROTOCOL_WORD_SLOTS, REMEMBERED_BLOCKS,
+        ReasonCounter, RememberedBlock, Rule, RuleLimits, SOURCE_BUCKETS_ROW, SetMask, Settings,
+        VlanKey, ZONES,
     },
     verdict::REASON_SLOTS,
 };
+
+use crate::hand::Handed;
 
 /// `BPF_F_NO_PREALLOC`: entries take memory when they are written, not before.
 const NO_PREALLOC: usize = 1;
@@ -39,7 +42,7 @@ const FLOW_ENTRIES: usize = 65_536;
 const EVENT_BYTES: usize = 1 << 20;
 /// Sources that have proved who they are; the least recently used one makes room.
 const KNOWN_ENTRIES: usize = 16_384;
-/// Fragmented packets under way; the least recently used one makes room.
+/// Fragmented packets, and TCP connections, under way; the least recently used one makes room.
 const FRAGMENT_ENTRIES: usize = 8192;
 
 /// A structure as the value of a map inside a map. Kernels before 6.2 take a map of maps' type
@@ -106,6 +109,9 @@ pub static REMEMBERED4: PerCpuArray<RememberedBlock<u32>, { REMEMBERED_BLOCKS as
 #[btf_map]
 pub static REMEMBERED6: PerCpuArray<RememberedBlock<[u64; 2]>, { REMEMBERED_BLOCKS as usize }> =
     PerCpuArray::new();
+/// See [`crate::hand::Handed`]. Between the programs of one object; not pinned.
+#[btf_map]
+pub static HANDED: PerCpuArray<Handed, 1> = PerCpuArray::new();
 /// See [`edge_ebpf::abi::map_names::PRESENCE4`].
 #[btf_map]
 pub static PRESENCE4: Array<u64, { PRESENCE4_SLOTS as usize }> = Array::new();
@@ -139,6 +145,9 @@ pub static KNOWN_SOURCES: LruHashMap<KnownKey, Bucket, KNOWN_ENTRIES> = LruHashM
 /// See [`edge_ebpf::abi::map_names::FRAGMENTS`].
 #[btf_map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, Fragment, FRAGMENT_ENTRIES> = LruHashMap::new();
+/// See [`edge_ebpf::abi::map_names::BEGINNINGS`].
+#[btf_map]
+pub static BEGINNINGS: LruHashMap<FlowKey, u32, FRAGMENT_ENTRIES> = LruHashMap::new();
 /// See [`edge_ebpf::abi::map_names::FLOODS`].
 #[btf_map]
 pub static FLOODS: PerCpuArray<Flood, { ZONES as usize }> = PerCpuArray::new();
@@ -147,4 +156,4 @@ pub static FLOODS: PerCpuArray<Flood, { ZONES as usize }> = PerCpuArray::new();
 pub static SHADOW_COUNTERS: PerCpuArray<Counter, { 2 * REASON_SLOTS }> = PerCpuArray::new();
 /// See [`edge_ebpf::abi::map_names::PROGRAMS`].
 #[btf_map]
-pub static PROGRAMS: ProgramArray<2> = ProgramArray::new();
+pub static PROGRAMS: ProgramArray<{ PROGRAM_SLOTS as usize }> = ProgramArray::new();

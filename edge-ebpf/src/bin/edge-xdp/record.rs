@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::info;
 use edge_ebpf::{
-    abi::{EVENT_DATA, Settings, reason_slot},
+    abi::{EVENT_DATA, Event, Settings, reason_slot},
     decide::{Decision, NO_RULE},
     packet::{Frame, describe},
     verdict::Verdict,
@@ -33,6 +33,18 @@ fn count_rule(slot: u32, length: u64) {
         unsafe {
             (*counter).packets = (*counter).packets.wrapping_add(1);
             (*counter).bytes = (*counter).bytes.wrapping_add(length);
+        }
+    }
+}
+
+/// Counts a packet that the shadow would have judged otherwise.
+#[inline(always)]
+pub fn count_shadow(slot: u32, length: u32) {
+    if let Some(counter) = maps::SHADOW_COUNTERS.get_ptr_mut(slot) {
+        // SAFETY: as in `count_rule`.
+        unsafe {
+            (*counter).packets = (*counter).packets.wrapping_add(1);
+            (*counter).bytes = (*counter).bytes.wrapping_add(u64::from(length));
         }
     }
 }
@@ -118,7 +130,11 @@ extern "C" fn edge_sample(
         unsafe { Frame::from_raw(context.data() as *const u8, context.data_end() as *const u8) };
     // SAFETY: the ring gave this memory for one event, and an event of zeroes is an event.
     let event = unsafe {
-        entry.as_mut_ptr().write_bytes(0, 1);
+        // In words: a call of `memset` would want a frame of its own.
+        let words = entry.as_mut_ptr().cast::<u64>();
+        for at in 0..size_of::<Event>() / 8 {
+            words.add(at).write_volatile(0);
+        }
         &mut *entry.as_mut_ptr()
     };
     event.at_nanoseconds = now;

@@ -6,18 +6,19 @@
 use std::{
     cell::{Cell, RefCell},
     net::IpAddr,
+    ops::Deref,
     path::{Path, PathBuf},
 };
 
 use aya::maps::{Array, ArrayOfMaps, FromMapData, HashMap, InnerMap, LpmTrie, MapData, lpm_trie};
 use edge_ebpf::{
     abi::{
-        Block, FlowKey, Interface, Rule, SET_ANY, SetMask, Settings, VlanKey, WORD_FEDERATION,
-        WORD_MANAGEMENT, map_names as names, presence4, presence6, word_count, word_first,
-        word_open_rule,
+        Block, Bucket, Flood, FlowKey, Fragment, FragmentKey, Interface, Rule, RuleLimits, SET_ANY,
+        SetMask, Settings, VlanKey, WORD_FEDERATION, WORD_MANAGEMENT, map_names as names,
+        presence4, presence6, word_count, word_first, word_open_rule,
     },
-    decide::{Family, Outcome, Tables, Tuple, rules},
-    packet::PROTOCOL_UDP,
+    decide::{BucketName, Family, Found, Judged, Tables, Tuple, follow, rules},
+    packet::{Frame, PROTOCOL_UDP},
     verdict::Reason,
 };
 use serde::Serialize;
@@ -141,7 +142,7 @@ impl<'a> PinnedTables<'a> {
         word: u32,
         source: A,
         destination: A,
-    ) -> Outcome {
+    ) -> Found {
         let outcome = self.quietly(|| rules(self, generation, word, source, destination));
         let own = decode::address(destination.mapped());
         let remote = decode::address(source.mapped());
@@ -165,7 +166,7 @@ impl<'a> PinnedTables<'a> {
                 return outcome;
             }
         }
-        self.note("the rules together", format!("none takes it: {}", outcome.0.explain()));
+        self.note("the rules together", format!("none takes it: {}", outcome.reason.explain()));
         outcome
     }
 
@@ -308,9 +309,76 @@ impl Tables for PinnedTables<'_> {
         word
     }
 
-    fn rule(&self, generation: u32, index: u32) -> Option<Rule> {
+    fn rule(&self, generation: u32, index: u32) -> Option<impl Deref<Target = Rule>> {
         let rules = inner::<Array<MapData, Rule>>(&self.pins, names::RULES, generation);
-        self.keep(rules.and_then(|rules| missing(names::RULES, rules.get(&index, 0))))
+        self.keep(rules.and_then(|rules| missing(names::RULES, rules.get(&index, 0)))).map(Box::new)
+    }
+
+    fn limits(&self, generation: u32, index: u32) -> Option<impl Deref<Target = RuleLimits>> {
+        let rates = inner::<Array<MapData, RuleLimits>>(&self.pins, names::RATES, generation);
+        self.keep(rates.and_then(|rates| missing(names::RATES, rates.get(&index, 0)))).map(Box::new)
+    }
+
+    fn bucket<R>(&self, name: BucketName, change: impl FnOnce(&mut Bucket) -> R) -> Option<R> {
+        let slot = |map: &str, index: u32| {
+            open::<Array<MapData, Bucket>>(&self.pins, map)
+                .and_then(|buckets| missing(map, buckets.get(&index, 0)))
+        };
+        let (what, found) = match name {
+            BucketName::Source(index) => {
+                ("a shared bucket of the source", slot(names::SOURCE_BUCKETS, index))
+            }
+            BucketName::Total(index) => ("the bucket for all", slot(names::TOTAL_BUCKETS, index)),
+            BucketName::Known(key) => {
+                ("the source's own bucket", lookup(&self.pins, names::KNOWN_SOURCES, &key))
+            }
+        };
+        let Some(mut bucket) = self.keep(found) else {
+            self.note(what, "there is none");
+            return None;
+        };
+        let before = bucket;
+        let result = change(&mut bucket);
+        self.note(what, if bucket == before { "nothing is left in it" } else { "it has room" });
+        Some(result)
+    }
+
+    fn flood<R>(&self, _zone: u8, change: impl FnOnce(&mut Flood) -> R) -> Option<R> {
+        // What each CPU counts is its own; from here there is no flood.
+        Some(change(&mut Flood::default()))
+    }
+
+    fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {
+        self.keep(lookup(&self.pins, names::FRAGMENTS, key))
+    }
+
+    fn set_fragment(&self, _key: &FragmentKey, _fragment: Fragment) {}
+
+    fn later_fragment(&self, key: &FragmentKey, offset: u32, length: u32) -> Reason {
+        let known = self.quietly(|| self.fragment(key));
+        let reason = known.map_or(Reason::Fragment, |mut known| {
+            follow(&mut known, self.now_seconds() as u32, offset, length)
+        });
+        self.note("the first fragment of this packet", reason.explain());
+        reason
+    }
+
+    fn set_beginning(&self, _key: &FlowKey, _sequence: u32) {}
+
+    fn beginning(&self, key: &FlowKey) -> Option<u32> {
+        self.keep(lookup(&self.pins, names::BEGINNINGS, key))
+    }
+
+    fn cookie_is_good<A: Family>(&self, _judged: &Judged, _tuple: &Tuple<A>) -> bool {
+        self.live != Reason::SynCookieBad
+    }
+
+    fn frame_length(&self, frame: &Frame<'_>) -> u32 {
+        u32::try_from(frame.len()).unwrap_or(u32::MAX)
+    }
+
+    fn now_nanoseconds(&self) -> u64 {
+        sys::monotonic_nanoseconds()
     }
 
     fn sources4(&self, generation: u32, source: &[u8; 4]) -> SetMask {
@@ -407,11 +475,11 @@ impl Tables for PinnedTables<'_> {
         sys::now().monotonic
     }
 
-    fn rules4(&self, generation: u32, word: u32, source: [u8; 4], own: [u8; 4]) -> Outcome {
+    fn rules4(&self, generation: u32, word: u32, source: [u8; 4], own: [u8; 4]) -> Found {
         self.try_rules(generation, word, source, own)
     }
 
-    fn rules6(&self, generation: u32, word: u32, source: [u8; 16], own: [u8; 16]) -> Outcome {
+    fn rules6(&self, generation: u32, word: u32, source: [u8; 16], own: [u8; 16]) -> Found {
         self.try_rules(generation, word, source, own)
     }
 }

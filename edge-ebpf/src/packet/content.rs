@@ -1,0 +1,198 @@
+//! What a payload begins with: enough to drop what cannot be SIP or media in the driver. It says
+//! nothing about what the payload is beyond that; nothing is trusted for it.
+
+use super::{Cursor, Frame, Kind};
+use crate::{
+    abi::{CONTENT_MEDIA, CONTENT_SIP, CONTENT_STUN},
+    verdict::Reason,
+};
+
+/// Bytes of a SIP message's head that are searched for the signature of a scanner.
+const SCANNED: usize = 512;
+/// A method is at most this long (the longest in use has 13 letters).
+const LONGEST_METHOD: usize = 24;
+/// STUN's magic cookie (RFC 8489 section 5).
+const STUN_COOKIE: u32 = 0x2112_a442;
+
+/// Looks at the payload of a TCP segment or UDP datagram whose header begins at `upper` in the
+/// frame. `None`: it may be what it should be. A payload that is empty, or that lies in another
+/// piece of the frame, is not judged.
+#[inline(always)]
+pub fn refused_content(frame: &Frame<'_>, upper: usize, kind: Kind, content: u8) -> Option<Reason> {
+    let mut cursor = frame.cursor();
+    cursor.skip(upper & 0x7fff);
+    match kind {
+        Kind::Tcp => {
+            let header = cursor.take::<20>()?;
+            let length = ((header.byte::<12>() >> 4) as usize) * 4;
+            cursor.skip(length.wrapping_sub(20) & 0x3c);
+        }
+        Kind::Udp => {
+            cursor.take::<8>()?;
+        }
+        Kind::Icmp | Kind::Other => return None,
+    }
+    let first = cursor.peek::<1>()?.byte::<0>();
+    match content {
+        CONTENT_SIP => refused_sip(cursor, first, kind),
+        CONTENT_STUN => (!is_stun_or_turn(first)).then_some(Reason::NotMedia),
+        CONTENT_MEDIA => (!is_media(first)).then_some(Reason::NotMedia),
+        _ => None,
+    }
+}
+
+/// The classes of RFC 7983 that a STUN and TURN port takes.
+const fn is_stun_or_turn(first: u8) -> bool {
+    matches!(first, 0..=3 | 64..=79)
+}
+
+/// The classes of RFC 7983: STUN, ZRTP, DTLS, TURN channel data, RTP and RTCP.
+const fn is_media(first: u8) -> bool {
+    matches!(first, 0..=3 | 16..=79 | 128..=191)
+}
+
+#[inline(always)]
+fn refused_sip(cursor: Cursor<'_>, first: u8, kind: Kind) -> Option<Reason> {
+    match first {
+        // Keep-alives: line ends, and STUN on UDP (RFC 5626 section 3.5).
+        b'\r' | b'\n' => return None,
+        0 | 1 if kind == Kind::Udp => {
+            let cookie = cursor.peek::<8>().map(|start| u32::from_be_bytes(start.four::<4>()));
+            return (cookie != Some(STUN_COOKIE)).then_some(Reason::NotSip);
+        }
+        _ => {}
+    }
+    (!begins_like_sip(cursor)).then_some(Reason::NotSip)
+}
+
+/// A status line, or a method, a space and the scheme of a URI that SIP uses (RFC 3261 section 7).
+#[inline(always)]
+fn begins_like_sip(mut cursor: Cursor<'_>) -> bool {
+    if let Some(start) = cursor.peek::<8>()
+        && &start.two::<0>() == b"SI"
+        && &start.four::<2>() == b"P/2."
+    {
+        return true;
+    }
+    for position in 0..LONGEST_METHOD {
+        // A head that ends so early may go on in the next segment.
+        let Some(byte) = cursor.take::<1>() else { return position > 0 };
+        match byte.byte::<0>() {
+            b' ' => {
+                let Some(scheme) = cursor.peek::<2>() else { return position > 0 };
+                let scheme = [scheme.byte::<0>() | 0x20, scheme.byte::<1>() | 0x20];
+                return position > 0 && matches!(&scheme, b"si" | b"te" | b"im" | b"pr" | b"ur");
+            }
+            b'A'..=b'Z' | b'a'..=b'z' => {}
+            b'0'..=b'9' | b'-' | b'.' | b'_' if position > 0 => {}
+            _ => return false,
+        }
+    }
+    false
+}
+
+const fn word(text: &[u8; 8]) -> u64 {
+    u64::from_ne_bytes(*text)
+}
+
+/// Whether the head of a SIP message in a datagram, whose header begins at `upper` in the frame,
+/// names a scanner: SIPVicious (under all its names) or sipcli.
+#[inline(always)]
+pub fn is_scanner(frame: &Frame<'_>, upper: usize) -> bool {
+    let mut cursor = frame.cursor();
+    cursor.skip((upper & 0x7fff) + 8);
+    for _ in 0..SCANNED {
+        let Some(here) = cursor.peek::<8>() else { return false };
+        let eight = here.eight::<0>();
+        if eight as u32 == u32::from_ne_bytes(*b"\r\n\r\n") {
+            return false;
+        }
+        if eight == word(b"sipvicio") || eight == word(b"sundaydd") || eight == word(b"sipcli/v") {
+            return true;
+        }
+        if eight == word(b"friendly") {
+            let more = cursor.peek::<16>();
+            if more.is_some_and(|more| more.eight::<8>() == word(b"-scanner")) {
+                return true;
+            }
+        }
+        cursor.skip(1);
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn udp(payload: &[u8], content: u8) -> Option<Reason> {
+        let bytes = [&[0; 8], payload].concat();
+        let frame = Frame::new(&bytes);
+        let scanner = content == CONTENT_SIP && is_scanner(&frame, 0);
+        refused_content(&frame, 0, Kind::Udp, content)
+            .or_else(|| scanner.then_some(Reason::SipScanner))
+    }
+
+    #[test]
+    fn what_begins_like_sip_passes_and_nothing_else() {
+        let table: [(&[u8], Option<Reason>); 18] = [
+            (b"", None),
+            (b"OPTIONS sip:a@b SIP/2.0\r\n", None),
+            (b"SIP/2.0 200 OK\r\n", None),
+            (b"REGISTER sips:b SIP/2.0\r\n", None),
+            (b"MESSAGE im:a@b SIP/2.0\r\n", None),
+            (b"INVITE tel:+1 SIP/2.0\r\n", None),
+            (b"NEWTHING-2 SIP:b SIP/2.0\r\n", None),
+            (b"\r\n\r\n", None),
+            (b"\0\x01\0\0\x21\x12\xa4\x42", None),
+            (b"\0\x01\0\0\0\0\0\0", Some(Reason::NotSip)),
+            (b"\0", Some(Reason::NotSip)),
+            (b"GET / HTTP/1.1\r\n", Some(Reason::NotSip)),
+            (b"GET http://a/ HTTP/1.1\r\n", Some(Reason::NotSip)),
+            (b"\x16\x03\x01\0", Some(Reason::NotSip)),
+            (b" sip:a", Some(Reason::NotSip)),
+            (b"1NVITE sip:a", Some(Reason::NotSip)),
+            (b"AVERYLONGWORDTHATISNOMETHODATALL sip:a", Some(Reason::NotSip)),
+            (b"\x80\0\0\0", Some(Reason::NotSip)),
+        ];
+        for (payload, expected) in table {
+            assert_eq!(udp(payload, CONTENT_SIP), expected, "{}", payload.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn scanners_are_known_by_their_head_and_nobody_by_their_body() {
+        let message = |agent: &str, body: &str| {
+            format!(
+                "OPTIONS sip:100@b SIP/2.0\r\nVia: x\r\nUser-Agent: {agent}\r\n\r\n{body}      "
+            )
+        };
+        for agent in ["friendly-scanner", "sipvicious", "sundayddr", "sipcli/v1.8"] {
+            let found = udp(message(agent, "").as_bytes(), CONTENT_SIP);
+            assert_eq!(found, Some(Reason::SipScanner), "{agent}");
+            assert_eq!(udp(message("phone", agent).as_bytes(), CONTENT_SIP), None, "{agent}");
+        }
+        assert_eq!(udp(message("user-friendly-phone 1", "").as_bytes(), CONTENT_SIP), None);
+    }
+
+    #[test]
+    fn media_ports_take_the_classes_of_rfc_7983() {
+        for first in 0..=255_u8 {
+            let stun = matches!(first, 0..=3 | 64..=79);
+            let media = stun || matches!(first, 16..=63 | 128..=191);
+            assert_eq!(udp(&[first], CONTENT_STUN).is_none(), stun, "{first}");
+            assert_eq!(udp(&[first], CONTENT_MEDIA).is_none(), media, "{first}");
+        }
+    }
+
+    #[test]
+    fn the_payload_of_a_segment_begins_after_its_options() {
+        let mut segment = vec![0; 24];
+        segment[12] = 0x60;
+        segment.extend_from_slice(b"GET / HTTP/1.1");
+        let found =
+            |segment: &[u8]| refused_content(&Frame::new(segment), 0, Kind::Tcp, CONTENT_SIP);
+        assert_eq!(found(&segment), Some(Reason::NotSip));
+        assert_eq!(found(&segment[..24]), None);
+    }
+}
