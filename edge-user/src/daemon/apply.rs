@@ -13,16 +13,13 @@ use serde_json::{Value, json};
 use tokio::{sync::watch, time::Instant};
 use tracing::{error, info, warn};
 
-use super::Daemon;
+use super::{Daemon, shadow::Shadow};
 use crate::{
     admin::protocol::SentFile,
     apply::{Difference, NewFile, Side},
     config::{self, Checked, Config},
     failpoint,
-    firewall::{
-        Intent,
-        plan::{self, RuleSet},
-    },
+    firewall::plan::{self, RuleSet},
     state::{Author, Choice, Moment, Pending, Version, Versions},
 };
 
@@ -37,16 +34,7 @@ pub(super) struct Changes {
     /// The text in force.
     text: Mutex<Arc<str>>,
     pending: watch::Sender<Option<Pending>>,
-    shadow: watch::Sender<Option<Shadow>>,
-}
-
-/// A shadow that counts.
-#[derive(Clone, Debug)]
-struct Shadow {
-    name: String,
-    author: Author,
-    until: Option<Instant>,
-    difference: Arc<Difference>,
+    pub shadow: watch::Sender<Option<Shadow>>,
 }
 
 impl Changes {
@@ -377,50 +365,6 @@ impl Daemon {
         }))
     }
 
-    /// Lets a file's rules count beside those in force what they would do otherwise.
-    pub(super) async fn shadow_start(
-        &self,
-        file: Option<SentFile>,
-        seconds: Option<u64>,
-        author: &Author,
-    ) -> Result<Value, String> {
-        let _one = self.change.lock().await;
-        let sent = file.as_ref().map(|file| file.name.clone());
-        let (new, name) = self.text_of(file)?;
-        let (config, warnings) = self.checked(&new, sent.as_deref()).await?;
-        let difference = Arc::new(self.difference(&config, &new)?);
-        self.firewall.apply(vec![Intent::SetShadow(config)]).await.map_err(text)?;
-        let until = seconds.and_then(|s| Instant::now().checked_add(Duration::from_secs(s)));
-        let answer = json!({
-            "file": name, "for_seconds": seconds, "difference": *difference, "warnings": warnings,
-        });
-        let shadow = Shadow { name, author: author.clone(), until, difference };
-        info!(file = shadow.name, by = author.by, "a shadow counts");
-        self.changes.shadow.send_replace(Some(shadow));
-        Ok(answer)
-    }
-
-    /// Ends the shadow.
-    pub(super) async fn shadow_stop(&self) -> Result<Value, String> {
-        let _one = self.change.lock().await;
-        self.firewall.apply(vec![Intent::StopShadow]).await.map_err(text)?;
-        let was = self.changes.shadow.send_replace(None);
-        Ok(json!({ "was_counting": was.is_some() }))
-    }
-
-    /// Who started the shadow and what it compares; the counters are in the kernel's maps.
-    pub(super) fn shadow(&self) -> Value {
-        let Some(shadow) = self.changes.shadow.borrow().clone() else { return Value::Null };
-        let left = shadow.until.map(|at| at.saturating_duration_since(Instant::now()).as_secs());
-        json!({
-            "file": shadow.name,
-            "by": shadow.author.by,
-            "since": shadow.author.at,
-            "ends_in_seconds": left,
-            "difference": *shadow.difference,
-        })
-    }
-
     /// The versions without their texts, and what is damaged.
     pub(super) fn version_list(&self) -> Result<Value, String> {
         let pending = self.changes.pending();
@@ -495,7 +439,7 @@ impl Daemon {
     }
 
     /// The text that was sent, or the configured file's; and its name.
-    fn text_of(&self, file: Option<SentFile>) -> Result<(String, String), String> {
+    pub(super) fn text_of(&self, file: Option<SentFile>) -> Result<(String, String), String> {
         match file {
             Some(file) => Ok((file.text, file.name)),
             None => {
@@ -508,7 +452,7 @@ impl Daemon {
 
     /// The text as a configuration that is to stand in the configured file, and its warnings.
     /// `sent`: the name under which its errors are told.
-    async fn checked(
+    pub(super) async fn checked(
         &self,
         new: &str,
         sent: Option<&str>,
@@ -526,7 +470,7 @@ impl Daemon {
         Ok((Arc::new(config), warnings.collect()))
     }
 
-    fn difference(&self, config: &Config, new: &str) -> Result<Difference, String> {
+    pub(super) fn difference(&self, config: &Config, new: &str) -> Result<Difference, String> {
         let compile =
             |config: &Config| -> Result<RuleSet, String> { plan::compile(config).map_err(text) };
         let (old, in_force) = (compile(&self.config())?, self.changes.text());
@@ -543,6 +487,6 @@ impl Daemon {
     }
 }
 
-fn text(error: impl std::fmt::Display) -> String {
+pub(super) fn text(error: impl std::fmt::Display) -> String {
     error.to_string()
 }

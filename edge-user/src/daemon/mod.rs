@@ -14,6 +14,7 @@ pub mod log;
 mod notify;
 mod reload;
 mod secret;
+mod shadow;
 
 use std::{
     collections::BTreeSet,

@@ -24,8 +24,8 @@ use ipnet::IpNet;
 
 use super::{eventually, passes, passes_from, start, wait_lock_free};
 
-const OLD: u16 = 7001;
-const NEW: u16 = 7002;
+pub const OLD: u16 = 7001;
+pub const NEW: u16 = 7002;
 /// Open before and after.
 pub const BOTH: u16 = 7003;
 /// In a prefix that the former version blocked.
@@ -42,7 +42,7 @@ fn open(config: &mut Config, port: u16) {
     config.firewall.rules.push(edge_tests::wire::open_port(&format!("port-{port}"), port));
 }
 
-fn old(config: &mut Config) {
+pub fn old(config: &mut Config) {
     open(config, OLD);
     open(config, BOTH);
     config.firewall.blocks = OLD_BLOCKS.map(|t| t.parse().unwrap()).into();
