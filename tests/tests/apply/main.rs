@@ -3,6 +3,7 @@
 
 mod commands;
 mod faults;
+mod shadow;
 mod traffic;
 
 use std::{
