@@ -231,8 +231,10 @@ pub const SETTING_LLDP: u32 = 1 << 2;
 pub const SETTING_LACP: u32 = 1 << 3;
 /// Let DHCP answers through to the client ports (68, 546).
 pub const SETTING_DHCP_CLIENT: u32 = 1 << 4;
-/// There are ceilings, or a threshold for floods: what is let in is asked once more.
+/// There is a threshold for floods: TCP that rules let in is asked once more.
 pub const SETTING_FLOOD: u32 = 1 << 6;
+/// There are ceilings: everything that is let in is asked once more.
+pub const SETTING_CEILING: u32 = 1 << 7;
 /// Any block exists at all (else the block tables are not asked).
 pub const SETTING_BLOCKS: u32 = 1 << 5;
 

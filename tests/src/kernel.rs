@@ -19,10 +19,10 @@ use aya::{
 };
 use edge_ebpf::{
     abi::{
-        Block, Counter, Event, FlowKey, Fragment, FragmentKey, GENERATIONS, INTERFACE_SLOTS,
-        Interface, MAX_RATES, MAX_RULES, PORT_WORD_SLOTS, PROGRAM_SHADOW, PROGRAM_SYN_COOKIE,
-        PROTOCOL_WORD_SLOTS, ReasonCounter, Rule, RuleLimits, SetMask, Settings, map_names,
-        reason_slot,
+        Block, Bucket, Counter, Event, FlowKey, Fragment, FragmentKey, GENERATIONS,
+        INTERFACE_SLOTS, Interface, MAX_RATES, MAX_RULES, PORT_WORD_SLOTS, PROGRAM_SHADOW,
+        PROGRAM_SYN_COOKIE, PROTOCOL_WORD_SLOTS, ReasonCounter, Rule, RuleLimits, SetMask,
+        Settings, TRIAL_ANSWERED, Trial, map_names, reason_slot,
     },
     decide::{Generation, MemoryTables, Prefixes},
     verdict::{REASON_SLOTS, Reason, Verdict},
@@ -425,7 +425,79 @@ impl Kernel {
         Ok((verdict, Reason::from_number(number).context("a reason without a name")?))
     }
 
-    fn all_counters(&mut self) -> Result<Vec<Counter>> {
+    /// Makes all buckets of sources and rules empty of debt.
+    ///
+    /// # Errors
+    /// When the kernel refuses a write.
+    pub fn empty_buckets(&mut self) -> Result<()> {
+        for name in [map_names::SOURCE_BUCKETS, map_names::TOTAL_BUCKETS] {
+            let mut buckets = self.array::<Bucket>(name)?;
+            for index in 0..buckets.len() {
+                buckets.set(index, Bucket::default(), 0)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What the shadow would have done otherwise.
+    ///
+    /// # Errors
+    /// When the kernel refuses the read.
+    pub fn shadow_counter(&mut self, slot: u32) -> Result<Counter> {
+        self.counter(map_names::SHADOW_COUNTERS, slot, |counter| counter)
+    }
+
+    /// Runs one frame through `edge_xdp` and gives back what became of it.
+    ///
+    /// # Errors
+    /// When the kernel refuses the run.
+    pub fn answer(&self, frame: &[u8]) -> Result<Vec<u8>> {
+        let xdp: &Xdp = self.ebpf.program("edge_xdp").context("edge_xdp")?.try_into()?;
+        let mut data = vec![0; frame.len() + 64];
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut data),
+            ..TestRunOptions::default()
+        };
+        let length = xdp.test_run(options)?.data_size_out;
+        data.truncate(usize::try_from(length)?);
+        Ok(data)
+    }
+
+    /// Runs one frame through `edge_xdp` as a trial with this number. `None`: the program took it
+    /// for real traffic.
+    ///
+    /// # Errors
+    /// When the kernel refuses the run.
+    pub fn trial(&self, frame: &[u8], magic: u64) -> Result<Option<Trial>> {
+        const META: usize = size_of::<Trial>();
+        let xdp: &Xdp = self.ebpf.program("edge_xdp").context("edge_xdp")?.try_into()?;
+        let mut data = magic.to_ne_bytes().to_vec();
+        data.resize(META, 0);
+        data.extend_from_slice(frame);
+        // `struct xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index,
+        // egress_ifindex.
+        let (meta, end) = (u32::try_from(META)?, u32::try_from(data.len())?);
+        let context: Vec<u8> =
+            [meta, end, 0, TEST_IFINDEX, 0, 0].iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let mut out = vec![0; data.len() + 64];
+        let options = TestRunOptions {
+            data_in: Some(&data),
+            data_out: Some(&mut out),
+            ctx_in: Some(&context),
+            ..TestRunOptions::default()
+        };
+        xdp.test_run(options)?;
+        // SAFETY: the buffer is longer than a `Trial`, for which every bit pattern is a value.
+        let trial = unsafe { out.as_ptr().cast::<Trial>().read_unaligned() };
+        Ok((trial.magic == TRIAL_ANSWERED).then_some(trial))
+    }
+
+    /// Every reason's counter, the first two slots of interfaces one after the other.
+    ///
+    /// # Errors
+    /// When the kernel refuses the read.
+    pub fn all_counters(&mut self) -> Result<Vec<Counter>> {
         // The tests' interfaces use the first slots only.
         (0..2 * REASON_SLOTS as u32)
             .map(|slot| self.counter(map_names::REASON_COUNTERS, slot, ReasonCounter::counted))

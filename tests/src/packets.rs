@@ -142,3 +142,73 @@ pub fn icmp(kind: u8, identifier: u16, rest: &[u8]) -> Vec<u8> {
 pub fn icmp_protocol(address: IpAddr) -> u8 {
     if address.is_ipv4() { 1 } else { 58 }
 }
+
+/// A fragment of an IP packet whose payload is `whole`: these bytes of it. Identification `id`.
+pub fn fragment(
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: u8,
+    whole: &[u8],
+    bytes: std::ops::Range<usize>,
+    id: u32,
+) -> Vec<u8> {
+    let more = u16::from(bytes.end < whole.len());
+    let units = u16::try_from(bytes.start / 8).unwrap_or(u16::MAX);
+    let payload = &whole[bytes];
+    match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            let mut packet = ipv4(source, destination, protocol, units | more << 13, &[], payload);
+            packet[4..6].copy_from_slice(&(id as u16).to_be_bytes());
+            ethernet(&[], 0x0800, &packet)
+        }
+        (source, destination) => {
+            let mut rest = [0; 6];
+            rest[0..2].copy_from_slice(&(units << 3 | more).to_be_bytes());
+            rest[2..6].copy_from_slice(&id.to_be_bytes());
+            frame(source, destination, 44, &extension(protocol, rest, payload))
+        }
+    }
+}
+
+/// The addresses and the payload of an untagged IP packet without options or extension headers.
+pub fn answered(frame: &[u8], four: bool) -> (IpAddr, IpAddr, Vec<u8>) {
+    let address = |from: usize| -> IpAddr {
+        if four {
+            let octets: [u8; 4] = frame[from..from + 4].try_into().unwrap_or_default();
+            octets.into()
+        } else {
+            let octets: [u8; 16] = frame[from..from + 16].try_into().unwrap_or_default();
+            octets.into()
+        }
+    };
+    if four {
+        (address(26), address(30), frame[34..].to_vec())
+    } else {
+        (address(22), address(38), frame[54..].to_vec())
+    }
+}
+
+/// Whether the checksum over the pseudo header and the segment is right (RFC 9293 section 3.1,
+/// RFC 8200 section 8.1).
+pub fn checksum_is_right(
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: u8,
+    segment: &[u8],
+) -> bool {
+    let octets = |address: IpAddr| match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    };
+    let mut bytes = [octets(source), octets(destination)].concat();
+    bytes.extend_from_slice(&u16::from(protocol).to_be_bytes());
+    bytes.extend_from_slice(&u16::try_from(segment.len()).unwrap_or(0).to_be_bytes());
+    bytes.extend_from_slice(segment);
+    bytes.resize(bytes.len().next_multiple_of(2), 0);
+    let mut sum: u32 =
+        bytes.chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum == 0xffff
+}

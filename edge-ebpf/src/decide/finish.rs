@@ -10,7 +10,8 @@ use super::{
 use crate::{
     abi::{
         CONTENT_ANY, CONTENT_SIP, FRAGMENT_SPOILED, FRAGMENTS_PER_SECOND, Flood, Fragment,
-        FragmentKey, KnownKey, Limit, Limits, SETTING_FLOOD, Settings, bucket_index, zone_bucket,
+        FragmentKey, KnownKey, Limit, Limits, SETTING_CEILING, SETTING_FLOOD, Settings,
+        bucket_index, zone_bucket,
     },
     packet::{Frame, Kind, PROTOCOL_TCP, TCP_ACK, TCP_SYN, refused_content},
     verdict::{Reason, Verdict},
@@ -51,7 +52,8 @@ impl Judged {
         {
             return refused;
         }
-        if settings.flags & SETTING_FLOOD != 0
+        let ceiling = settings.flags & SETTING_CEILING != 0;
+        if (ceiling || self.asks_for_floods(tables, settings))
             && let Some(refused) = tables.flooded(settings, self, frame)
         {
             return refused;
@@ -62,6 +64,16 @@ impl Judged {
             return refused;
         }
         reason
+    }
+
+    /// Whether it matters if there is a flood: to what opens a connection always, to the segments
+    /// of a connection only while cookies are sent.
+    #[inline(always)]
+    fn asks_for_floods<T: Tables>(&self, tables: &T, settings: &Settings) -> bool {
+        settings.flags & SETTING_FLOOD != 0
+            && self.found.reason == Reason::Rule
+            && self.packed.transport().kind == Kind::Tcp
+            && (self.is_syn() || tables.sends_cookies(self.place.zone))
     }
 
     #[inline(always)]
@@ -141,6 +153,7 @@ pub mod questions {
         let tcp = judged.packed.transport().kind == Kind::Tcp;
         let zone = judged.place.zone;
         if tcp
+            && settings.flags & SETTING_FLOOD != 0
             && judged.found.reason == Reason::Rule
             && cookies(tables, settings, zone, judged.is_syn(), now)
         {
@@ -151,6 +164,9 @@ pub mod questions {
             if !tables.tcp_socket(&tuple) && !tables.cookie_is_good(judged, &tuple) {
                 return Some(Reason::SynCookieBad);
             }
+        }
+        if settings.flags & SETTING_CEILING == 0 {
+            return None;
         }
         let packets = settings.ceilings[usize::from(zone & 1)];
         let limits = Limits { packets, ..Limits::default() };
@@ -230,7 +246,11 @@ fn cookies<T: Tables>(tables: &T, settings: &Settings, zone: u8, syn: bool, now:
                 flood.cookies_until = second.wrapping_add(1);
             }
         }
-        second <= flood.cookies_until
+        if second > flood.cookies_until {
+            // It is over: segments need not be asked any more.
+            flood.cookies_until = 0;
+        }
+        flood.cookies_until != 0
     });
     cookies == Some(true)
 }

@@ -290,6 +290,10 @@ impl Tables for MemoryTables {
         self.floods.borrow_mut().get_mut(usize::from(zone)).map(change)
     }
 
+    fn sends_cookies(&self, zone: u8) -> bool {
+        self.floods.borrow().get(usize::from(zone)).is_some_and(|flood| flood.cookies_until != 0)
+    }
+
     fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {
         self.fragments.borrow().get(key).copied()
     }

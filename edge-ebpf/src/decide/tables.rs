@@ -195,6 +195,8 @@ pub trait Tables: Sized {
     }
     /// Looks at what this CPU sees of a zone, and changes it (but not in a trial).
     fn flood<R>(&self, zone: u8, change: impl FnOnce(&mut Flood) -> R) -> Option<R>;
+    /// Whether this CPU sends, or has just sent, SYN cookies in a zone.
+    fn sends_cookies(&self, zone: u8) -> bool;
     /// What is known of a fragmented packet.
     fn fragment(&self, key: &FragmentKey) -> Option<Fragment>;
     /// Remembers a fragmented packet (but not in a trial).

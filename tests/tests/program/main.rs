@@ -2,6 +2,7 @@
 //! namespaces of its own and nothing is attached or pinned. Needs root.
 #![expect(clippy::unwrap_used, reason = "what a test cannot do fails it")]
 
+mod asked;
 mod blocks;
 mod budget;
 mod differential;

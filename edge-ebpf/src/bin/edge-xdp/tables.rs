@@ -380,6 +380,14 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
+    fn sends_cookies(&self, zone: u8) -> bool {
+        maps::FLOODS.get_ptr_mut(u32::from(zone)).is_some_and(|flood| {
+            // SAFETY: the pointer comes from a per-CPU map.
+            unsafe { (*flood).cookies_until != 0 }
+        })
+    }
+
+    #[inline(always)]
     fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {
         // SAFETY: the pointer comes from the map.
         unsafe { copied(maps::FRAGMENTS.get_ptr(key)) }

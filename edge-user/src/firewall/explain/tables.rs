@@ -348,6 +348,10 @@ impl Tables for PinnedTables<'_> {
         Some(change(&mut Flood::default()))
     }
 
+    fn sends_cookies(&self, _zone: u8) -> bool {
+        matches!(self.live, Reason::SynCookie | Reason::SynCookieBad | Reason::Flood)
+    }
+
     fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {
         self.keep(lookup(&self.pins, names::FRAGMENTS, key))
     }

@@ -162,6 +162,7 @@ fn flags(config: &Config) -> u32 {
         | flag(firewall.lldp, abi::SETTING_LLDP)
         | flag(firewall.lacp, abi::SETTING_LACP)
         | flag(firewall.dhcp_client, abi::SETTING_DHCP_CLIENT)
+        | flood(firewall.flood).flags()
 }
 
 /// Addresses that no packet from elsewhere can come from. One inside a management prefix stays

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use edge_ebpf::abi::{
     Limit, Limits, MAX_SETS, RULE_DESTINATION4, RULE_DESTINATION6, Rule, RuleLimits,
-    SOURCE_SET_PARTNERS, word4, words6,
+    SETTING_CEILING, SETTING_FLOOD, SOURCE_SET_PARTNERS, word4, words6,
 };
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -230,6 +230,13 @@ pub struct PlanFlood {
 }
 
 impl PlanFlood {
+    /// `SETTING_*` bits that this asks for.
+    pub(super) fn flags(self) -> u32 {
+        let cookies = if self.syns_per_second > 0 { SETTING_FLOOD } else { 0 };
+        let ceilings = self.ceilings.iter().any(|limit| limit.per_second > 0);
+        cookies | if ceilings { SETTING_CEILING } else { 0 }
+    }
+
     /// The share of one of `cpus`.
     pub(super) fn syns_per_cpu(self, cpus: u32) -> u32 {
         self.syns_per_second.div_ceil(cpus.max(1))
