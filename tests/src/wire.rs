@@ -169,6 +169,9 @@ impl Wire {
     }
 }
 
+/// Blocks of our own addresses in [`Wire::config`].
+pub const OWN_BLOCKS: u64 = 3;
+
 impl Drop for Wire {
     fn drop(&mut self) {
         let _ = edge_user::firewall::detach(&self.pins, true);

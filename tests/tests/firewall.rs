@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use edge_tests::wire::{DEVICE, EDGE4, EDGE6, PEER4, PEER6, Wire};
+use edge_tests::wire::{DEVICE, EDGE4, EDGE6, OWN_BLOCKS, PEER4, PEER6, Wire};
 use edge_user::{
     config::{Config, FirewallRule, Protocol, Zone},
     firewall::{
@@ -128,7 +128,7 @@ fn drops_go_on_after_kill_9_and_the_next_daemon_adopts_them() {
     assert!(report.adopted && report.attached[0].adopted, "{report:?}");
     assert_eq!(report.attached[0].link_id, dead.attached[0].link_id);
     assert_ne!(report.attached[0].program_id, dead.attached[0].program_id);
-    assert_eq!(report.adopted_blocks, 1);
+    assert_eq!(report.adopted_blocks, 1 + OWN_BLOCKS);
     assert!(count(&wire, "blocked-address") >= dropped, "counters are kept");
     assert!(!passes(&wire, PEER4.into(), EDGE4.into()));
     let settled = handle.settle_blocking().unwrap();
@@ -203,6 +203,31 @@ fn a_blocked_domain_is_dropped_at_federation_ports_only() {
     });
     assert!(connect.unwrap().is_err());
     assert!(count(&wire, "blocked-domain") > 0);
+}
+
+#[test]
+fn a_packet_that_claims_to_come_from_an_address_of_ours_is_dropped() {
+    let wire = Wire::new("fwo").unwrap();
+    let own: [IpAddr; 2] = ["10.0.0.10".parse().unwrap(), "2001:db8::aa".parse().unwrap()];
+    let config = wire.config_with(|config| {
+        open_port(config);
+        let inside = std::net::SocketAddr::new(own[1], 5061);
+        config.inside.listen.push((edge_user::config::Transport::Tls, inside));
+    });
+    let (_handle, _) = start(&wire, config).unwrap();
+    for address in own {
+        let nodad = if address.is_ipv6() { " nodad" } else { "" };
+        wire.peer.ip_batch(&format!("address add {address} dev lo{nodad}\n")).unwrap();
+    }
+    // Others are not hit; and the link knows its neighbours now.
+    assert!(passes(&wire, PEER4.into(), EDGE4.into()));
+    assert!(passes(&wire, PEER6.into(), EDGE6.into()));
+    for (from, to) in own.into_iter().zip([IpAddr::V4(EDGE4), IpAddr::V6(EDGE6)]) {
+        let dropped = || count(&wire, "bad-source") + count(&wire, "blocked-address");
+        let before = dropped();
+        assert!(!passes(&wire, from, to), "{from}");
+        assert_eq!(dropped(), before + 1, "{from}");
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs::File,
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -355,6 +356,10 @@ impl Engine {
             // No room for both, or management moved.
             self.set_file_blocks(&plan.blocks)?;
         }
+        if let Err(fault) = self.table.set_owner(&BlockOwner::OwnAddress, &own_blocks(&plan)) {
+            let what = "packets that claim to come from our own addresses are not all refused";
+            report.warnings.push(format!("{what}: {fault}"));
+        }
         self.write_settings(Settings { block_epoch: 0, ..self.settings })?;
         let mut applied = self.table.flush(sys::now(), &mut self.kernel.blocks)?;
         let interfaces = self.kernel.interface_changes(&resolved.devices, &resolved.vlans)?;
@@ -439,6 +444,17 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// A packet from elsewhere that claims to come from an address of ours is forged.
+fn own_blocks(plan: &RuleSet) -> Vec<BlockRequest> {
+    let request = |address: &IpAddr| BlockRequest {
+        prefix: (*address).into(),
+        owner: BlockOwner::OwnAddress,
+        comment: Some("an address of this appliance's services".to_owned()),
+        expires_at: None,
+    };
+    plan.own_addresses.iter().map(request).collect()
 }
 
 /// A number that no block was ever remembered under: nanoseconds since boot, which pins and

@@ -177,7 +177,7 @@ pub(super) fn total(values: impl Iterator<Item = Counter>) -> Counter {
     values.sum()
 }
 
-/// Every block in the kernel.
+/// Every block in the kernel. Our own addresses, which nobody blocked, are no such.
 pub fn blocks(pins: &Path) -> Result<Vec<BlockEntry>, FirewallError> {
     Ok(first_blocks(pins, usize::MAX)?.0)
 }
@@ -192,7 +192,8 @@ pub fn first_blocks(pins: &Path, limit: usize) -> Result<(Vec<BlockEntry>, u64),
     let mut count = 0;
     BlockMaps::open(pins)?.each(|prefix, block| {
         // What is not in force yet, or any more, belongs to a list that is changing.
-        if !block.in_version(settings.block_version) {
+        let own = block.reason == Reason::BadSource as u8 && block.owners <= 1;
+        if own || !block.in_version(settings.block_version) {
             return;
         }
         count += 1;
