@@ -69,7 +69,6 @@ fn all_maps(wire: &Wire) -> Vec<(String, Vec<serde_json::Value>)> {
 }
 
 #[test]
-#[ignore = "the kernel program does not answer trials yet"]
 fn a_packet_is_explained_by_the_live_program_and_nothing_changes() {
     let wire = Wire::new("sex").unwrap();
     let handle = start(&wire, wire.config_with(|_| ()));

@@ -96,6 +96,8 @@ pub(crate) enum Command {
     Domain(DomainCommand),
     /// Sampled drops: the last ones, or as they come
     Drops(super::drops::DropsArguments),
+    /// What the firewall does in this second: rates, reasons, rules, sources, cost
+    Top(super::top::TopArguments),
     /// What happens to a packet or an address, and why
     #[command(subcommand)]
     Explain(super::explain::ExplainCommand),

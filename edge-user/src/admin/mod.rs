@@ -16,6 +16,7 @@ pub mod plan;
 pub mod protocol;
 pub mod server;
 pub mod table;
+pub mod top;
 
 use std::{
     io::{IsTerminal as _, Write as _},
@@ -42,6 +43,9 @@ pub fn main() -> ExitCode {
         Command::Check(arguments) => check(&cli.global, &arguments),
         Command::Drops(arguments) if arguments.follow => {
             drops::follow(&config::paths_only(&cli.global.config), &cli.global, &arguments)
+        }
+        Command::Top(arguments) if !arguments.once && !cli.global.json => {
+            top::live(&config::paths_only(&cli.global.config))
         }
         command => {
             let result = ask(&cli.global, command);
@@ -115,6 +119,7 @@ fn ask(global: &Global, command: Command) -> Result<Report, CommandError> {
         Command::Rule(command) => commands::rule(&paths, &command),
         Command::Plan(command) => plan::plan(&global.config, &command),
         Command::Domain(command) => commands::domain(&paths, &command),
+        Command::Top(_) => top::once(&paths),
         Command::Drops(arguments) => drops::recent(&paths, &arguments),
         Command::Explain(command) => explain::explain(&paths, &global.config, &command),
     }

@@ -16,6 +16,7 @@ pub mod events;
 pub mod explain;
 pub mod inspect;
 pub mod plan;
+pub mod rates;
 
 /// Named lists of blocks, in memory and in the state folder.
 pub mod lists {

@@ -27,6 +27,7 @@ use serde::Serialize;
 pub use address::{AddressBlock, AddressFacts, address, syn_to_access};
 pub use frame::{PacketSpec, SpecError, protocol};
 pub(super) use names::{content as content_text, limit as limit_text};
+pub(super) use program::info as program_info;
 pub use tables::Step;
 
 use self::{names::Names, program::LiveProgram, tables::PinnedTables};
