@@ -69,6 +69,7 @@ fn all_maps(wire: &Wire) -> Vec<(String, Vec<serde_json::Value>)> {
 }
 
 #[test]
+#[ignore = "not yet tried with the program that answers trials"]
 fn a_packet_is_explained_by_the_live_program_and_nothing_changes() {
     let wire = Wire::new("sex").unwrap();
     let handle = start(&wire, wire.config_with(|_| ()));
