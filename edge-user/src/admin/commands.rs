@@ -11,7 +11,7 @@ use super::{
 use crate::{
     config::{Config, ConfigErrors, Paths},
     firewall::{
-        self, FirewallError, OwnerOptions,
+        self, Attached, EgressHook, FirewallError, OwnerOptions,
         counters::{self, InterfaceCount, ServiceCount},
         inspect::{self, RuleCount},
     },
@@ -114,9 +114,7 @@ pub fn status(paths: &Paths) -> Outcome {
                 status.passed, status.dropped
             ));
             for device in &status.attached {
-                text.push_str(
-                    &format!("          {} ({:?})\n", device.device, device.mode).to_lowercase(),
-                );
+                text.push_str(&format!("          {}\n", attached_text(device)));
             }
         }
     }
@@ -390,6 +388,16 @@ pub fn detach(paths: &Paths, force: bool) -> Outcome {
     Ok(Report::new(text, json!(report)))
 }
 
+/// A device and how the programs sit on it. The usual way at egress is not worth a word.
+fn attached_text(device: &Attached) -> String {
+    let mode = format!("{:?}", device.mode).to_lowercase();
+    let egress = match device.egress {
+        EgressHook::Tcx => "",
+        EgressHook::Clsact => ", egress by clsact",
+    };
+    format!("{} ({mode}{egress})", device.device)
+}
+
 /// `edge load`: with the configuration when it is good, else with what was last in force.
 pub fn load(paths: Paths, config: Option<Config>) -> Outcome {
     let options = OwnerOptions {
@@ -397,14 +405,13 @@ pub fn load(paths: Paths, config: Option<Config>) -> Outcome {
         state: paths.state,
         settle_after: std::time::Duration::ZERO,
         debug_log: false,
+        without_tcx: false,
         partners: None,
     };
     let report = firewall::load_last_good(options, config.map(std::sync::Arc::new))?;
     let mut text = format!("loaded from {:?}\n", report.source).to_lowercase();
     for device in &report.start.attached {
-        text.push_str(
-            &format!("attached to {} ({:?})\n", device.device, device.mode).to_lowercase(),
-        );
+        text.push_str(&format!("attached to {}\n", attached_text(device)));
     }
     for device in &report.start.missing {
         text.push_str(&format!("{device} does not exist yet: load again when it does\n"));

@@ -9,15 +9,14 @@ use std::{
 use aya::{
     Ebpf,
     programs::{
-        LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode,
+        ProgramError, Xdp, XdpMode,
         links::{FdLink, PinnedLink},
-        tc::{SchedClassifierLink, TcAttachOptions},
         xdp::XdpLink,
     },
 };
 
 use super::{
-    AttachMode, Attached, FirewallError,
+    AttachMode, Attached, EgressHook, FirewallError, OwnerOptions, egress,
     kernel::{chain, program},
     sys,
 };
@@ -36,11 +35,12 @@ pub(super) fn egress_folder(pins: &Path) -> PathBuf {
 /// Puts both programs on a device, or gives the links that are there the new programs.
 pub(super) fn attach(
     ebpf: &mut Ebpf,
-    pins: &Path,
+    options: &OwnerOptions,
     device: &str,
     ifindex: u32,
     allow_generic: bool,
 ) -> Result<(Attached, Vec<String>), FirewallError> {
+    let pins = &options.pins;
     sys::vlan_offload_off(device).map_err(|fault| FirewallError::VlanOffload {
         device: device.to_owned(),
         fault: fault.to_string(),
@@ -49,8 +49,8 @@ pub(super) fn attach(
         fs::create_dir_all(&folder)
             .map_err(|fault| FirewallError::io(folder.display().to_string(), fault))?;
     }
-    let egress = egress_folder(pins).join(sys::pin_name(device));
-    attach_egress(ebpf, &egress, device, ifindex)?;
+    let path = egress_folder(pins).join(sys::pin_name(device));
+    let egress = egress::attach(ebpf, &path, device, ifindex, options.without_tcx)?;
     let mut warnings = Vec::new();
     let path = link_folder(pins).join(sys::pin_name(device));
     let adopted = update(&path, device, ifindex, |link| {
@@ -70,6 +70,7 @@ pub(super) fn attach(
         device: device.to_owned(),
         ifindex,
         mode,
+        egress,
         link_id: facts.id,
         program_id: facts.program_id,
         adopted,
@@ -78,7 +79,7 @@ pub(super) fn attach(
 }
 
 /// Gives a pinned link the new program. `false`: there is no link, or its device is gone.
-fn update(
+pub(super) fn update(
     path: &Path,
     device: &str,
     ifindex: u32,
@@ -141,39 +142,7 @@ fn attach_new(
     pin(link, path)
 }
 
-fn attach_egress(
-    ebpf: &mut Ebpf,
-    path: &Path,
-    device: &str,
-    ifindex: u32,
-) -> Result<(), FirewallError> {
-    let adopted = update(path, device, ifindex, |link| {
-        let egress: &mut SchedClassifier = program(ebpf, "edge_egress")?;
-        let link =
-            SchedClassifierLink::try_from(link).map_err(|e| FirewallError::Load(chain(&e)))?;
-        egress.attach_to_link(link).map_err(|e| FirewallError::Load(chain(&e)))?;
-        Ok(())
-    })?;
-    if adopted {
-        return Ok(());
-    }
-    let egress: &mut SchedClassifier = program(ebpf, "edge_egress")?;
-    let options = TcAttachOptions::TcxOrder(LinkOrder::default());
-    let fault = |fault: &ProgramError| {
-        FirewallError::Load(format!(
-            "device `{device}`: attaching at egress (TCX, kernel 6.6 or later): {}",
-            chain(fault)
-        ))
-    };
-    let id =
-        egress.attach_with_options(device, TcAttachType::Egress, options).map_err(|e| fault(&e))?;
-    let link = egress.take_link(id).map_err(|e| fault(&e))?;
-    let link =
-        FdLink::try_from(link).map_err(|_| FirewallError::NoLink { device: device.to_owned() })?;
-    pin(link, path)
-}
-
-fn pin(link: FdLink, path: &Path) -> Result<(), FirewallError> {
+pub(super) fn pin(link: FdLink, path: &Path) -> Result<(), FirewallError> {
     failpoint::wrote("what comes before a new link is pinned");
     link.pin(path)
         .map(drop)
@@ -208,8 +177,7 @@ pub(super) fn detach_others(
     for folder in [link_folder(pins), egress_folder(pins)] {
         for (device, path) in pinned(&folder) {
             if !keep(&device) {
-                fs::remove_file(&path)
-                    .map_err(|fault| FirewallError::io(path.display().to_string(), fault))?;
+                take_away(pins, &path, &device)?;
                 failpoint::wrote("a device that is let go");
                 if !devices.contains(&device) {
                     devices.push(device);
@@ -218,6 +186,14 @@ pub(super) fn detach_others(
         }
     }
     Ok(devices)
+}
+
+/// Takes one pin of a device away, and with it what it holds in place.
+pub(super) fn take_away(pins: &Path, path: &Path, device: &str) -> Result<(), FirewallError> {
+    if path.starts_with(egress_folder(pins)) {
+        return egress::detach(path, device);
+    }
+    fs::remove_file(path).map_err(|fault| FirewallError::io(path.display().to_string(), fault))
 }
 
 /// The pinned links of a folder: device and path.
@@ -238,8 +214,10 @@ pub(super) fn attached(pins: &Path) -> Result<Vec<Attached>, FirewallError> {
         let facts = sys::link_facts(&path)
             .map_err(|fault: io::Error| FirewallError::io(path.display().to_string(), fault))?;
         let state = sys::xdp_state(facts.ifindex).ok().flatten();
+        let egress = egress_folder(pins).join(sys::pin_name(&device));
         all.push(Attached {
             device,
+            egress: egress::hook(&egress).unwrap_or(EgressHook::Tcx),
             ifindex: facts.ifindex,
             mode: state.map_or(AttachMode::Native, |state| state.mode),
             link_id: facts.id,

@@ -420,8 +420,7 @@ impl Engine {
         ifindex: u32,
         allow_generic: bool,
     ) -> Result<(Attached, Vec<String>), FirewallError> {
-        let (ebpf, pins) = (&mut self.kernel.ebpf, &self.options.pins);
-        attach::attach(ebpf, pins, device, ifindex, allow_generic)
+        attach::attach(&mut self.kernel.ebpf, &self.options, device, ifindex, allow_generic)
     }
 
     /// Writes the blocks that changed, and the settings when the tables became empty or not.

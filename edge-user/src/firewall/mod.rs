@@ -3,7 +3,7 @@
 //! reconciles what should be with what is.
 //!
 //! Pins: `<pins>/v<SCHEMA>/<MAP>`, `<pins>/links/<device>` (XDP) and `<pins>/egress/<device>`
-//! (TCX). Beside them, in the state folder, `firewall.json` holds what the kernel cannot: the
+//! (TCX; on kernels before 6.6 the program, whose filter is at clsact). Beside them, in the state folder, `firewall.json` holds what the kernel cannot: the
 //! names of rules and the last good plan. A file was chosen over a map of names because a plan
 //! must outlive a reboot, which no pin does.
 //!
@@ -31,6 +31,7 @@ mod blocks;
 mod debug_log;
 mod decode;
 mod decode_limits;
+mod egress;
 mod engine;
 mod error;
 mod intent;

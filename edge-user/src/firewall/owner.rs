@@ -42,6 +42,8 @@ pub struct OwnerOptions {
     pub debug_log: bool,
     /// The partners' addresses to begin with; `None`: those that were in force last.
     pub partners: Option<Vec<IpNet>>,
+    /// Attach at egress as on kernels before 6.6, also where there is a better way: for tests.
+    pub without_tcx: bool,
 }
 
 impl OwnerOptions {
@@ -52,6 +54,7 @@ impl OwnerOptions {
             state: config.paths.state.clone(),
             settle_after: Duration::from_secs(120),
             debug_log: false,
+            without_tcx: false,
             partners: None,
         }
     }
@@ -362,7 +365,8 @@ pub fn detach(pins: &Path, force: bool) -> Result<DetachReport, FirewallError> {
     }
     for folder in folders.iter().filter(|folder| folder.is_dir()) {
         for entry in std::fs::read_dir(folder).map_err(fault(folder))?.flatten() {
-            std::fs::remove_file(entry.path()).map_err(fault(&entry.path()))?;
+            let device = sys::device_of_pin(&entry.file_name().to_string_lossy());
+            attach::take_away(pins, &entry.path(), &device)?;
             report.pins += 1;
         }
         std::fs::remove_dir(folder).map_err(fault(folder))?;

@@ -17,6 +17,16 @@ pub enum AttachMode {
     Generic,
 }
 
+/// How the program at a device's egress is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EgressHook {
+    /// By a pinned link of traffic control express.
+    Tcx,
+    /// By a filter of the clsact qdisc: the kernel is older than 6.6.
+    Clsact,
+}
+
 /// A device the program is attached to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Attached {
@@ -26,6 +36,8 @@ pub struct Attached {
     pub ifindex: u32,
     /// Where the program runs.
     pub mode: AttachMode,
+    /// How the program at its egress is attached.
+    pub egress: EgressHook,
     /// Kernel id of the pinned XDP link.
     pub link_id: u32,
     /// Kernel id of the XDP program.

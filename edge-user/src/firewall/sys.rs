@@ -277,15 +277,27 @@ pub(super) fn array_words(map: BorrowedFd<'_>, slots: u32) -> io::Result<Vec<u64
     }
 }
 
-/// Reads a pinned link. `struct bpf_link_info`: type, id, prog_id, padding, then the union; for
-/// XDP and TCX its first field is the ifindex.
-pub(super) fn link_facts(path: &Path) -> io::Result<LinkFacts> {
+/// Opens a pinned object.
+fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     let name = CString::new(path.as_os_str().as_encoded_bytes())?;
     let mut attributes = [0u64; 16];
     attributes[0] = name.as_ptr() as u64;
     let fd = bpf(BPF_OBJ_GET, &mut attributes)?;
     // SAFETY: the call has just returned this descriptor, and nobody else has it.
-    let link = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// Whether a program is pinned here, and not a link.
+pub(super) fn is_program(path: &Path) -> io::Result<bool> {
+    let pinned = open_pin(path)?;
+    let kind = std::fs::read_link(format!("/proc/self/fd/{}", pinned.as_raw_fd()))?;
+    Ok(kind.to_string_lossy().contains("bpf-prog"))
+}
+
+/// Reads a pinned link. `struct bpf_link_info`: type, id, prog_id, padding, then the union; for
+/// XDP and TCX its first field is the ifindex.
+pub(super) fn link_facts(path: &Path) -> io::Result<LinkFacts> {
+    let link = open_pin(path)?;
     let mut info = [0u32; 64];
     let mut attributes = [0u64; 16];
     // bpf_fd (u32) and info_len (u32), then the pointer.

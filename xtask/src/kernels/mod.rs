@@ -27,7 +27,7 @@ use image::Image;
 use machine::Machine;
 
 /// Programs of tests that run there: what loads, attaches and runs the kernel half.
-const TESTS: [&str; 2] = ["program", "firewall"];
+const TESTS: [&str; 3] = ["program", "firewall", "egress"];
 /// The first process.
 const INIT: &str = "vm-init";
 /// What it says when it has run everything.

@@ -17,7 +17,7 @@ use crate::shell::{on_path, output};
 /// What the tests call.
 const TOOLS: [&str; 5] = ["ip", "tc", "nsenter", "ethtool", "bpftool"];
 /// What is a module in Debian's kernels, in the order of loading.
-const MODULES: [&str; 3] = ["veth", "sch_ingress", "cls_bpf"];
+const MODULES: [&str; 4] = ["veth", "macvlan", "sch_ingress", "cls_bpf"];
 
 /// Writes it to `to`.
 pub fn write(image: &Image, init: &Path, tests: &[PathBuf], to: &Path) -> Result<()> {

@@ -1,0 +1,146 @@
+//! The program at egress on kernels without TCX: a filter of the clsact qdisc. Other kernels have
+//! that qdisc too, so that all of this is tested there as well.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    net::{IpAddr, SocketAddr, UdpSocket},
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use edge_tests::wire::{DEVICE, EDGE4, EDGE6, PEER4, PEER6, Wire};
+use edge_user::{
+    config::Config,
+    firewall::{
+        self, EgressHook, FirewallHandle, Intent, Owner, OwnerOptions, StartReport, inspect,
+    },
+};
+
+/// Starts an owner inside the wire's edge namespace, as on a kernel without TCX.
+fn start(wire: &Wire, config: Arc<Config>) -> (FirewallHandle, StartReport) {
+    let options = OwnerOptions { without_tcx: true, ..OwnerOptions::new(&config) };
+    wire.edge.run(move || Owner::start(options, config)).unwrap().unwrap()
+}
+
+/// The ids of our program in the filters of a device.
+fn filters(wire: &Wire, device: &str) -> Vec<String> {
+    let arguments = ["filter", "show", "dev", device, "egress"];
+    let output = wire.edge.command("tc").args(arguments).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.lines()
+        .filter(|line| line.contains("edge_egress"))
+        .map(|line| line.split(" id ").nth(1).unwrap().split(' ').next().unwrap().to_owned())
+        .collect()
+}
+
+/// Whether an answer from outside to what an unconnected socket of ours sent arrives: only when
+/// the program at egress remembered it.
+fn answered(wire: &Wire, ours: IpAddr, theirs: IpAddr) -> bool {
+    let peer = wire.peer.run(|| UdpSocket::bind((theirs, 0)).unwrap()).unwrap();
+    let socket = wire.edge.run(|| UdpSocket::bind((ours, 0)).unwrap()).unwrap();
+    for socket in [&peer, &socket] {
+        socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    }
+    socket.send_to(b"question", peer.local_addr().unwrap()).unwrap();
+    let mut buffer = [0; 16];
+    let (_, from): (usize, SocketAddr) = peer.recv_from(&mut buffer).unwrap();
+    peer.send_to(b"answer", from).unwrap();
+    socket.recv(&mut buffer).is_ok()
+}
+
+fn both_answered(wire: &Wire) -> bool {
+    answered(wire, EDGE4.into(), PEER4.into()) && answered(wire, EDGE6.into(), PEER6.into())
+}
+
+fn wait_lock_free(wire: &Wire) {
+    let began = Instant::now();
+    while inspect::status(&wire.pins).unwrap().daemon {
+        assert!(began.elapsed() < Duration::from_secs(5), "the lock is free");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn the_kernels_best_way_is_taken() {
+    let wire = Wire::new("ege").unwrap();
+    let config = wire.config_with(|_| ());
+    let began = wire.edge.run(move || Owner::start(OwnerOptions::new(&config), config));
+    let (_handle, report) = began.unwrap().unwrap();
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
+    let has_tcx = (numbers.next().unwrap(), numbers.next().unwrap()) >= (6, 6);
+    let (hook, count) = if has_tcx { (EgressHook::Tcx, 0) } else { (EgressHook::Clsact, 1) };
+    assert_eq!(report.attached[0].egress, hook, "{release}");
+    assert_eq!(inspect::status(&wire.pins).unwrap().attached[0].egress, hook);
+    assert_eq!(filters(&wire, DEVICE).len(), count);
+    assert!(both_answered(&wire));
+}
+
+#[test]
+fn a_filter_outlives_the_daemon_and_the_next_one_changes_it_in_place() {
+    let wire = Wire::new("egk").unwrap();
+    let (handle, report) = start(&wire, wire.config_with(|_| ()));
+    assert_eq!(report.attached[0].egress, EgressHook::Clsact);
+    assert!(both_answered(&wire));
+    drop(handle);
+    wait_lock_free(&wire);
+    let first = filters(&wire, DEVICE);
+    assert_eq!(first.len(), 1);
+    assert!(both_answered(&wire), "without a daemon");
+    let (_handle, report) = start(&wire, wire.config_with(|_| ()));
+    assert!(report.adopted);
+    let second = filters(&wire, DEVICE);
+    assert_eq!(second.len(), 1);
+    assert_ne!(first, second, "the new program is in the filter");
+    assert!(both_answered(&wire));
+    assert_eq!(inspect::status(&wire.pins).unwrap().attached[0].egress, EgressHook::Clsact);
+}
+
+#[test]
+fn detach_finds_the_filter() {
+    let wire = Wire::new("egd").unwrap();
+    let (handle, _) = start(&wire, wire.config_with(|_| ()));
+    drop(handle);
+    wait_lock_free(&wire);
+    assert_eq!(filters(&wire, DEVICE).len(), 1);
+    wire.edge.run(|| firewall::detach(&wire.pins, false)).unwrap().unwrap();
+    assert_eq!(filters(&wire, DEVICE).len(), 0);
+    assert!(!wire.pins.exists());
+}
+
+#[test]
+fn a_device_that_is_let_go_loses_its_filter() {
+    let wire = Wire::new("egl").unwrap();
+    wire.edge.ip_batch("link add edge1 type veth peer name peer1\nlink set edge1 up\n").unwrap();
+    let both = wire.config_with(|config| {
+        let mut second = config.interfaces[0].clone();
+        second.device = "edge1".to_owned();
+        config.interfaces.push(second);
+    });
+    let (handle, _) = start(&wire, both);
+    assert_eq!((filters(&wire, DEVICE).len(), filters(&wire, "edge1").len()), (1, 1));
+    handle.apply_blocking(vec![Intent::SetConfig(wire.config_with(|_| ()))]).unwrap();
+    assert_eq!((filters(&wire, DEVICE).len(), filters(&wire, "edge1").len()), (1, 0));
+    assert!(!wire.pins.join("egress/edge1").exists());
+}
+
+/// A run that ended between the pin and the filter, and one whose pins went.
+#[test]
+fn what_a_broken_run_left_is_taken_over() {
+    let wire = Wire::new("egb").unwrap();
+    let (handle, _) = start(&wire, wire.config_with(|_| ()));
+    drop(handle);
+    wait_lock_free(&wire);
+    let arguments = ["filter", "del", "dev", DEVICE, "egress"];
+    assert!(wire.edge.command("tc").args(arguments).status().unwrap().success());
+    let (handle, _) = start(&wire, wire.config_with(|_| ()));
+    assert_eq!(filters(&wire, DEVICE).len(), 1);
+    drop(handle);
+    wait_lock_free(&wire);
+    let pin: &Path = &wire.pins.join("egress").join(DEVICE);
+    std::fs::remove_file(pin).unwrap();
+    let (_handle, _) = start(&wire, wire.config_with(|_| ()));
+    assert_eq!(filters(&wire, DEVICE).len(), 1);
+    assert!(pin.exists() && both_answered(&wire));
+}
