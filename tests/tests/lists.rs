@@ -269,3 +269,20 @@ fn a_list_is_imported_listed_exported_and_removed_by_command() {
     let device = edge.command(&["block", "import", "/dev/zero"]).unwrap();
     assert!(device.stderr.contains("no plain file"), "{}", device.stderr);
 }
+
+#[test]
+fn who_sends_with_an_address_of_ours_is_dropped() {
+    let wire = Wire::new("lso").unwrap();
+    let (_handle, report) = start(&wire, config(&wire));
+    assert!(report.warnings.is_empty(), "{:?}", report.warnings);
+    assert!(inspect::blocks(&wire.pins).unwrap().is_empty(), "they are no blocks to look at");
+    assert!(passes(&wire, PEER4.into(), EDGE4.into()), "a neighbour in the same cell");
+    let held = |map: &str, address: &str| {
+        let rows = inspect::dump(&wire.pins, map).unwrap();
+        rows.iter().any(|row| {
+            let text = row.to_string();
+            text.contains(address) && text.contains("bad-source")
+        })
+    };
+    assert!(held("BLOCKED4", &EDGE4.to_string()) && held("BLOCKED6", &EDGE6.to_string()));
+}

@@ -3,6 +3,7 @@
 
 pub mod cold;
 pub mod paths;
+pub mod policy;
 pub mod raw;
 pub mod upgrade;
 pub mod xdp;

@@ -8,7 +8,7 @@ use edge_tests::bench;
 /// Measures us beside our peers, turn by turn, in namespaces of its own.
 #[derive(Parser)]
 struct Arguments {
-    /// Which one: xdp or upgrade
+    /// Which one: xdp, upgrade or policy
     name: String,
     /// One JSON object on standard output and nothing else there
     #[arg(long)]
@@ -24,8 +24,9 @@ fn main() -> ExitCode {
     let rows = match arguments.name.as_str() {
         "xdp" => bench::xdp::bench(&say, arguments.only.as_deref()),
         "upgrade" => bench::upgrade::bench(&say),
+        "policy" => bench::policy::bench(&say),
         other => {
-            eprintln!("no benchmark `{other}`: there are xdp and upgrade");
+            eprintln!("no benchmark `{other}`: there are xdp, upgrade and policy");
             return ExitCode::from(2);
         }
     };
