@@ -62,14 +62,21 @@ fn block(prefix: IpNet, owner: BlockOwner) -> Intent {
 fn all_maps(wire: &Wire) -> Vec<(String, Vec<serde_json::Value>)> {
     let maps = inspect::maps(&wire.pins).unwrap();
     let dump = |name: String| {
-        let rows = inspect::dump(&wire.pins, &name).unwrap();
+        let mut rows = inspect::dump(&wire.pins, &name).unwrap();
+        // The link lives on meanwhile, and the owner writes a new epoch when it looks after blocks.
+        rows.retain(|row| {
+            let reason = row["reason"].as_str().unwrap_or_default();
+            !matches!(reason, "neighbour-discovery" | "multicast-listener" | "arp")
+        });
+        for row in &mut rows {
+            row.as_object_mut().map(|fields| fields.remove("block_epoch"));
+        }
         (name, rows)
     };
     maps.into_iter().map(|map| dump(map.name)).collect()
 }
 
 #[test]
-#[ignore = "not yet tried with the program that answers trials"]
 fn a_packet_is_explained_by_the_live_program_and_nothing_changes() {
     let wire = Wire::new("sex").unwrap();
     let handle = start(&wire, wire.config_with(|_| ()));
