@@ -480,3 +480,19 @@ fn every_map_can_be_listed_and_dumped_and_drops_are_told() {
     let unknown = inspect::dump(&wire.pins, "NOPE");
     assert!(matches!(unknown, Err(FirewallError::NoSuchMap { .. })));
 }
+
+#[test]
+fn a_peer_that_proved_itself_has_a_bucket_of_its_own_where_the_service_has_a_rate() {
+    let wire = Wire::new("known").unwrap();
+    let known = || inspect::dump(&wire.pins, "KNOWN_SOURCES").unwrap();
+    let (firewall, _) = start(&wire, wire.config_with(|_| {})).unwrap();
+    firewall.apply_blocking(vec![Intent::Known(PEER4.into())]).unwrap();
+    assert!(known().is_empty(), "without a rate there is nothing to share");
+    let config = wire.config_with(|config| config.access.rates.new_per_source = 5);
+    firewall.apply_blocking(vec![Intent::SetConfig(config)]).unwrap();
+    for _ in 0..2 {
+        firewall.apply_blocking(vec![Intent::Known(PEER4.into())]).unwrap();
+        firewall.apply_blocking(vec![Intent::Known(PEER6.into())]).unwrap();
+    }
+    assert_eq!(known().len(), 2, "{:?}", known());
+}

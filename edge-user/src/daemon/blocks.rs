@@ -234,9 +234,21 @@ impl BlockTask {
         self.core.handle_timeout(now);
     }
 
+    /// Without its own bucket a partner shares one with strangers; that is no reason to stop.
+    async fn know(&self, remote: IpAddr) {
+        if let Err(error) = self.firewall.apply(vec![Intent::Known(remote)]).await {
+            warn!(%remote, %error, "a proven peer has no bucket of its own");
+        }
+    }
+
     async fn command(&mut self, command: Command, daemon: &Weak<Daemon>) {
         match command {
-            Command::Input(input) => self.core.handle(Instant::now(), input),
+            Command::Input(input) => {
+                if let Input::Proved { remote, .. } = &input {
+                    self.know(*remote).await;
+                }
+                self.core.handle(Instant::now(), input);
+            }
             Command::Setting(setting, answer) => {
                 self.core.handle(Instant::now(), Input::Setting(setting));
                 let _ = answer.send(self.carry_out(daemon).await);

@@ -193,6 +193,7 @@ impl Engine {
                 Intent::SetOwnerBlocks { owner, blocks } => self.table.set_owner(&owner, &blocks),
                 Intent::SetConfig(config) => self.set_config(&config, &mut total),
                 Intent::SetPartners(partners) => self.set_partners(&partners),
+                Intent::Known(address) => self.know(address),
                 Intent::SetShadow(config) => self.set_shadow(&config),
                 Intent::StopShadow => self.stop_shadow(),
             };
@@ -248,6 +249,15 @@ impl Engine {
         }
         self.plan = plan;
         state::write(&self.options.state, &self.ids, &self.plan)
+    }
+
+    /// Gives a source that has proved itself a bucket of its own, where the rule has limits. What
+    /// was used up of one that it has already stays used up.
+    fn know(&mut self, address: IpAddr) -> Result<(), FirewallError> {
+        match self.ids.get(plan::RULE_ACCESS) {
+            Some(rule) if self.plan.is_limited(rule) => self.kernel.know(address, rule),
+            _ => Ok(()),
+        }
     }
 
     /// Counts what these rules would have done otherwise. Nothing else changes.

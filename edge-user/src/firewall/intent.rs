@@ -1,6 +1,9 @@
 //! What others may ask of the firewall.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    net::IpAddr,
+    time::{Duration, SystemTime},
+};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -57,6 +60,9 @@ pub enum Intent {
     },
     /// Exactly these are the partners' addresses from now on, for rules that are for partners.
     SetPartners(Vec<IpNet>),
+    /// A peer at this address has proved who it is: under the limits of the access service it has
+    /// a bucket of its own from now on, which nobody else can use up.
+    Known(IpAddr),
     /// Put the configuration's rules and settings in force, in one step.
     SetConfig(std::sync::Arc<crate::config::Config>),
     /// Count, beside the rules in force, what this configuration's rules would have done

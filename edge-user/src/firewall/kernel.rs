@@ -18,9 +18,9 @@ use aya::{
     programs::{SchedClassifier, Xdp},
 };
 use edge_ebpf::abi::{
-    Block, Counter, FlowKey, Interface, MAX_RATES, MAX_RULES, NO_GENERATION, PORT_WORD_SLOTS,
-    PROGRAM_SHADOW, PROGRAM_SYN_COOKIE, PROTOCOL_WORD_SLOTS, Rule, RuleLimits, SCHEMA, SetMask,
-    Settings, VlanKey, map_names as names, mapped,
+    Block, Bucket, Counter, FlowKey, Interface, KnownKey, MAX_RATES, MAX_RULES, NO_GENERATION,
+    PORT_WORD_SLOTS, PROGRAM_SHADOW, PROGRAM_SYN_COOKIE, PROTOCOL_WORD_SLOTS, Rule, RuleLimits,
+    SCHEMA, SetMask, Settings, VlanKey, map_names as names, mapped,
 };
 use ipnet::IpNet;
 
@@ -55,6 +55,7 @@ pub(super) struct Kernel {
     sources6: Outer<LpmTrie<MapData, [u8; 16], SetMask>>,
     destinations: Outer<HashMap<MapData, [u8; 16], SetMask>>,
     rule_counters: PerCpuArray<MapData, Counter>,
+    known_sources: HashMap<MapData, KnownKey, Bucket>,
     /// The block tables.
     pub blocks: BlockMaps,
     pins: PathBuf,
@@ -130,6 +131,7 @@ impl Kernel {
             sources6: open(pins, names::SOURCES6)?,
             destinations: open(pins, names::DESTINATIONS)?,
             rule_counters: open(pins, names::RULE_COUNTERS)?,
+            known_sources: open(pins, names::KNOWN_SOURCES)?,
             blocks: BlockMaps::open(pins)?,
             pins: pins.to_owned(),
         })
@@ -253,6 +255,25 @@ impl Kernel {
             failpoint::wrote(names::PROGRAMS);
         }
         Ok(())
+    }
+
+    /// Gives a source a bucket of its own under a rule, unless it has one.
+    pub fn know(&mut self, address: IpAddr, rule: u32) -> Result<(), FirewallError> {
+        const NO_EXIST: u64 = 1;
+        let source = match address {
+            IpAddr::V4(address) => mapped(address.octets()),
+            // One host has a /64 to choose from.
+            IpAddr::V6(address) => (u128::from(address) >> 64 << 64).to_be_bytes(),
+        };
+        let key = KnownKey { source, rule, reserved: 0 };
+        match self.known_sources.insert(key, Bucket::default(), NO_EXIST) {
+            Err(MapError::SyscallError(fault))
+                if fault.io_error.kind() == std::io::ErrorKind::AlreadyExists =>
+            {
+                Ok(())
+            }
+            other => other.map_err(at(names::KNOWN_SOURCES)),
+        }
     }
 
     /// Sets the counters of these rules to zero.

@@ -118,6 +118,11 @@ impl RuleSet {
         Ok(true)
     }
 
+    /// Whether the rule with this id has limits.
+    pub(super) fn is_limited(&self, rule: u32) -> bool {
+        self.rules.iter().any(|slot| slot.id == rule && slot.limits != 0)
+    }
+
     /// A rule in the kernel's form: with the first address of its destination set in each family,
     /// so that the kernel need not ask the set about it.
     pub(super) fn kernel_rule(&self, rule: &PlanRule) -> Rule {
