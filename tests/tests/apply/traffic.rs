@@ -37,6 +37,15 @@ fn the_program_is_replaced_under_traffic_and_not_one_packet_is_judged_wrongly() 
     assert!(outcome.rate > RATE, "{outcome:?}");
 }
 
+/// Ends the sender when it goes.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Datagrams that reached the stack, by both families: whether anybody listens or not.
 fn reached_the_stack(wire: &Wire) -> u64 {
     let read = |path: &str| std::fs::read_to_string(path).unwrap();
@@ -110,6 +119,8 @@ fn no_packet_of_a_blocked_source_slips_through_a_migration() {
             }
         };
         std::thread::scope(|scope| {
+            // A test that fails stops sending, too.
+            let end = Stop(&stop);
             let (peer, send) = (&wire.peer, &send);
             let sender = scope.spawn(move || peer.run(send).unwrap());
             super::eventually("frames come", || sent.load(Ordering::Relaxed) > 200_000);
@@ -117,7 +128,7 @@ fn no_packet_of_a_blocked_source_slips_through_a_migration() {
             assert!(report.migrated);
             let so_far = sent.load(Ordering::Relaxed);
             super::eventually("more", || sent.load(Ordering::Relaxed) > so_far + 200_000);
-            stop.store(true, Ordering::Relaxed);
+            drop(end);
             sender.join().unwrap();
         });
         assert_eq!(reached_the_stack(&wire), before, "of {sent:?} frames");
