@@ -107,7 +107,8 @@ pub mod questions {
             return None;
         }
         let content = judged.found.content;
-        if let Some(refused) = refused_content(frame, judged.upper as usize, kind, content) {
+        let end = A::end(frame, judged.network as usize)?;
+        if let Some(refused) = refused_content(frame, judged.upper as usize, end, kind, content) {
             return Some(refused);
         }
         let scanner =

@@ -313,6 +313,8 @@ pub trait Family: packet::Quotable + PartialEq {
     fn known(self) -> [u8; 16];
     /// Source and destination of the packet whose IP header begins here.
     fn addresses(frame: &Frame<'_>, network: usize) -> Option<(Self, Self)>;
+    /// Where in the frame the packet ends whose IP header begins here, by its own word.
+    fn end(frame: &Frame<'_>, network: usize) -> Option<usize>;
     /// Whether the source is blocked for what it asks for.
     fn is_blocked<T: Tables>(self, tables: &T, settings: &Settings, word: u32) -> Option<Reason>;
     /// Judges a packet by management, blocks and rules.
@@ -363,6 +365,14 @@ impl Family for [u8; 4] {
         cursor.skip(network & 0x1f);
         let header = cursor.take::<20>()?;
         Some((header.four::<12>(), header.four::<16>()))
+    }
+
+    #[inline(always)]
+    fn end(frame: &Frame<'_>, network: usize) -> Option<usize> {
+        let mut cursor = frame.cursor();
+        cursor.skip(network & 0x1f);
+        let header = cursor.take::<20>()?;
+        Some((network & 0x1f) + header.number::<2>() as usize)
     }
 
     #[inline(always)]
@@ -476,6 +486,14 @@ impl Family for [u8; 16] {
         cursor.skip(network & 0x1f);
         let header = cursor.take::<40>()?;
         Some((header.sixteen::<8, 16>(), header.sixteen::<24, 32>()))
+    }
+
+    #[inline(always)]
+    fn end(frame: &Frame<'_>, network: usize) -> Option<usize> {
+        let mut cursor = frame.cursor();
+        cursor.skip(network & 0x1f);
+        let header = cursor.take::<40>()?;
+        Some((network & 0x1f) + 40 + header.number::<4>() as usize)
     }
 
     #[inline(always)]

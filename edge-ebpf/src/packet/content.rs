@@ -15,26 +15,39 @@ const LONGEST_METHOD: usize = 24;
 const STUN_COOKIE: u32 = 0x2112_a442;
 
 /// Looks at the payload of a TCP segment or UDP datagram whose header begins at `upper` in the
-/// frame. `None`: it may be what it should be. A payload that is empty, or that lies in another
-/// piece of the frame, is not judged.
+/// frame and whose packet ends at `end`: what a frame brings beyond it is padding. `None`: it may
+/// be what it should be. A payload that is empty, or that lies in another piece of the frame, is
+/// not judged.
 #[inline(always)]
-pub fn refused_content(frame: &Frame<'_>, upper: usize, kind: Kind, content: u8) -> Option<Reason> {
+pub fn refused_content(
+    frame: &Frame<'_>,
+    upper: usize,
+    end: usize,
+    kind: Kind,
+    content: u8,
+) -> Option<Reason> {
     let mut cursor = frame.cursor();
     cursor.skip(upper & 0x7fff);
-    match kind {
+    let header = match kind {
         Kind::Tcp => {
             let header = cursor.take::<20>()?;
-            let length = ((header.byte::<12>() >> 4) as usize) * 4;
-            cursor.skip(length.wrapping_sub(20) & 0x3c);
+            let options = (((header.byte::<12>() >> 4) as usize) * 4).wrapping_sub(20) & 0x3c;
+            cursor.skip(options);
+            20 + options
         }
         Kind::Udp => {
             cursor.take::<8>()?;
+            8
         }
         Kind::Icmp | Kind::Other => return None,
+    };
+    let length = end.checked_sub((upper & 0x7fff) + header)?;
+    if length == 0 {
+        return None;
     }
     let first = cursor.peek::<1>()?.byte::<0>();
     match content {
-        CONTENT_SIP => refused_sip(cursor, first, kind),
+        CONTENT_SIP => refused_sip(cursor, length, first, kind),
         CONTENT_STUN => (!is_stun_or_turn(first)).then_some(Reason::NotMedia),
         CONTENT_MEDIA => (!is_media(first)).then_some(Reason::NotMedia),
         _ => None,
@@ -52,7 +65,7 @@ const fn is_media(first: u8) -> bool {
 }
 
 #[inline(always)]
-fn refused_sip(cursor: Cursor<'_>, first: u8, kind: Kind) -> Option<Reason> {
+fn refused_sip(cursor: Cursor<'_>, length: usize, first: u8, kind: Kind) -> Option<Reason> {
     match first {
         // Keep-alives: line ends, and STUN on UDP (RFC 5626 section 3.5).
         b'\r' | b'\n' => return None,
@@ -62,12 +75,12 @@ fn refused_sip(cursor: Cursor<'_>, first: u8, kind: Kind) -> Option<Reason> {
         }
         _ => {}
     }
-    (!begins_like_sip(cursor)).then_some(Reason::NotSip)
+    (!begins_like_sip(cursor, length)).then_some(Reason::NotSip)
 }
 
 /// A status line, or a method, a space and the scheme of a URI that SIP uses (RFC 3261 section 7).
 #[inline(always)]
-fn begins_like_sip(mut cursor: Cursor<'_>) -> bool {
+fn begins_like_sip(mut cursor: Cursor<'_>, length: usize) -> bool {
     if let Some(start) = cursor.peek::<8>()
         && &start.two::<0>() == b"SI"
         && &start.four::<2>() == b"P/2."
@@ -76,6 +89,9 @@ fn begins_like_sip(mut cursor: Cursor<'_>) -> bool {
     }
     for position in 0..LONGEST_METHOD {
         // A head that ends so early may go on in the next segment.
+        if position >= length {
+            return position > 0;
+        }
         let Some(byte) = cursor.take::<1>() else { return position > 0 };
         match byte.byte::<0>() {
             b' ' => {
@@ -129,7 +145,7 @@ mod tests {
         let bytes = [&[0; 8], payload].concat();
         let frame = Frame::new(&bytes);
         let scanner = content == CONTENT_SIP && is_scanner(&frame, 0);
-        refused_content(&frame, 0, Kind::Udp, content)
+        refused_content(&frame, 0, bytes.len(), Kind::Udp, content)
             .or_else(|| scanner.then_some(Reason::SipScanner))
     }
 
@@ -186,13 +202,14 @@ mod tests {
     }
 
     #[test]
-    fn the_payload_of_a_segment_begins_after_its_options() {
+    fn the_payload_lies_between_the_options_and_the_end_of_the_packet() {
         let mut segment = vec![0; 24];
         segment[12] = 0x60;
         segment.extend_from_slice(b"GET / HTTP/1.1");
-        let found =
-            |segment: &[u8]| refused_content(&Frame::new(segment), 0, Kind::Tcp, CONTENT_SIP);
-        assert_eq!(found(&segment), Some(Reason::NotSip));
-        assert_eq!(found(&segment[..24]), None);
+        let found = |end| refused_content(&Frame::new(&segment), 0, end, Kind::Tcp, CONTENT_SIP);
+        assert_eq!(found(segment.len()), Some(Reason::NotSip));
+        // What follows the packet is padding, and a method may go on in the next segment.
+        assert_eq!(found(24), None);
+        assert_eq!(found(27), None);
     }
 }

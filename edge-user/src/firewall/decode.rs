@@ -73,6 +73,7 @@ pub(super) fn count(pins: &Path, shape: &Shape) -> Result<u64, FirewallError> {
         names::FLOWS => keys::<FlowKey, u64>(pins, shape.name)?,
         names::KNOWN_SOURCES => keys::<KnownKey, Bucket>(pins, shape.name)?,
         names::FRAGMENTS => keys::<FragmentKey, Fragment>(pins, shape.name)?,
+        names::BEGINNINGS => keys::<FlowKey, u32>(pins, shape.name)?,
         _ => u64::from(shape.max_entries.unwrap_or_default()),
     })
 }

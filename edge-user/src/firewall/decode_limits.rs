@@ -5,8 +5,8 @@ use std::path::Path;
 use aya::maps::{Array, MapData, PerCpuValues};
 use edge_ebpf::{
     abi::{
-        Bucket, Counter, FRAGMENT_SPOILED, Flood, Fragment, FragmentKey, KnownKey, Limit, Limits,
-        MAX_RULE_IDS, PROGRAM_SHADOW, PROGRAM_SYN_COOKIE, RuleLimits, SOURCE_BUCKETS_ROW,
+        Bucket, Counter, FRAGMENT_SPOILED, Flood, FlowKey, Fragment, FragmentKey, KnownKey, Limit,
+        Limits, MAX_RULE_IDS, PROGRAM_SHADOW, PROGRAM_SYN_COOKIE, RuleLimits, SOURCE_BUCKETS_ROW,
         map_names as names,
     },
     verdict::REASON_SLOTS,
@@ -37,6 +37,15 @@ pub(super) fn dump(pins: &Path, name: &str) -> Option<Rows> {
         names::KNOWN_SOURCES => hash(pins, name, |key: KnownKey, value: Bucket| {
             let key = json!({ "source": address(key.source).to_string(), "rule": key.rule });
             merge(key, bucket(value).unwrap_or_default())
+        }),
+        names::BEGINNINGS => hash(pins, name, |key: FlowKey, sequence: u32| {
+            json!({
+                "local": address(key.local).to_string(),
+                "local_port": u16::from_be_bytes(key.local_port),
+                "remote": address(key.remote).to_string(),
+                "remote_port": u16::from_be_bytes(key.remote_port),
+                "first_byte": sequence,
+            })
         }),
         names::FRAGMENTS => hash(pins, name, |key: FragmentKey, value: Fragment| {
             let spoiled = value.end == FRAGMENT_SPOILED;

@@ -115,6 +115,22 @@ fn of_tcp_only_the_first_bytes_of_a_connection_are_looked_at() {
 }
 
 #[test]
+fn padding_is_no_payload() {
+    in_namespace(|| {
+        let mut bench = Bench::new();
+        asking(&mut bench, CONTENT_SIP, None);
+        for side in sides() {
+            let mut empty = datagram(side, side.stranger, PARTNER_PORT, b"");
+            empty.extend_from_slice(&[0xff; 18]);
+            bench.both_say(&empty, Reason::Rule);
+            let mut begun = datagram(side, side.stranger, PARTNER_PORT, b"OPT");
+            begun.extend_from_slice(&[0; 15]);
+            bench.both_say(&begun, Reason::Rule);
+        }
+    });
+}
+
+#[test]
 fn a_source_has_its_rate_and_all_sources_theirs() {
     in_namespace(|| {
         let mut bench = Bench::new();
