@@ -185,3 +185,55 @@ fn describe(kind: MapType, key: u32, value: u32, max: Option<u32>, flags: u32) -
     let max = max.map_or("any number of".to_owned(), |max| max.to_string());
     format!("type {kind:?}, key {key} B, value {value} B, {max} entries, flags {flags:#x}")
 }
+
+#[cfg(test)]
+mod tests {
+    use edge_ebpf::abi::{
+        MAX_RATES, MAX_RULES, PORT_WORD_SLOTS, PROTOCOL_WORD_SLOTS, Rule, RuleLimits,
+    };
+
+    use super::*;
+
+    /// Room for blocks in the default configuration, for what goes and what comes.
+    const ROOM: u32 = 2 * 131_072;
+
+    /// Bytes that a map takes before anything is in it: entries of arrays and LRU hashes, buckets
+    /// of hashes. The kernel adds a few hundred bytes to each.
+    fn preallocated(kind: MapType, key: u64, value: u64, entries: u64, cpus: u64) -> u64 {
+        let whole = |bytes: u64| bytes.next_multiple_of(8);
+        let buckets = entries.next_power_of_two() * 16;
+        match kind {
+            MapType::Array => entries * whole(value),
+            MapType::PerCpuArray => entries * (8 + cpus * whole(value)),
+            MapType::Hash => buckets,
+            MapType::LruHash => buckets + entries * (48 + whole(key) + whole(value)),
+            MapType::RingBuf => entries + 4 * 4096,
+            MapType::ArrayOfMaps | MapType::ProgramArray => entries * 8,
+            MapType::LpmTrie => 0,
+            other => panic!("no rule for {other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_set_aside_stays_under_64_mib_on_small_and_large_machines() {
+        for cpus in [1, 2, 16, 64] {
+            let maps = SHAPES.iter().map(|shape| {
+                let entries = shape.max_entries.unwrap_or(ROOM).into();
+                preallocated(shape.kind, shape.key.into(), shape.value.into(), entries, cpus)
+            });
+            let inner = [
+                (MapType::Array, 4, PORT_WORD_SLOTS),
+                (MapType::Array, 4, PROTOCOL_WORD_SLOTS),
+                (MapType::Array, size_of::<Rule>() as u64, MAX_RULES),
+                (MapType::Array, size_of::<RuleLimits>() as u64, MAX_RATES),
+                (MapType::Hash, 8, INNER_DESTINATIONS),
+            ];
+            let inner = inner
+                .into_iter()
+                .map(|(kind, value, entries)| preallocated(kind, 16, value, entries.into(), cpus));
+            let all: u64 = maps.sum::<u64>() + inner.sum::<u64>() * u64::from(GENERATIONS);
+            assert!(all < 64 << 20, "{all} bytes on {cpus} CPUs");
+            assert!(all > 16 << 20, "{all} bytes: the rule has lost a map");
+        }
+    }
+}

@@ -2,8 +2,6 @@
 //! the answer is the plain model's.
 #![no_main]
 
-use std::sync::OnceLock;
-
 use edge_ebpf::{
     decide::{MemoryTables, NO_RULE, flow_begun, judge},
     packet::Frame,
@@ -13,6 +11,7 @@ use edge_tests::{
     model::{
         judge::judge as model,
         lower,
+        memory::Memory,
         random::{Random, any_world},
         world::World,
     },
@@ -22,18 +21,15 @@ use libfuzzer_sys::fuzz_target;
 /// Seconds since boot, in every run.
 const NOW: u64 = 100_000;
 
-/// Worlds that the first byte of an input chooses from.
-fn worlds() -> &'static Vec<(World, MemoryTables)> {
-    static WORLDS: OnceLock<Vec<(World, MemoryTables)>> = OnceLock::new();
-    WORLDS.get_or_init(|| {
-        (0..256)
-            .map(|seed| {
-                let world = any_world(&mut Random(seed), NOW);
-                let tables = MemoryTables { now_seconds: NOW, ..lower::tables(&world) };
-                (world, tables)
-            })
-            .collect()
-    })
+thread_local! {
+    /// Worlds that the first byte of an input chooses from.
+    static WORLDS: Vec<(World, MemoryTables)> = (0..256)
+        .map(|seed| {
+            let world = any_world(&mut Random(seed), NOW);
+            let tables = MemoryTables { now_seconds: NOW, ..lower::tables(&world) };
+            (world, tables)
+        })
+        .collect();
 }
 
 fuzz_target!(|data: &[u8]| {
@@ -41,13 +37,25 @@ fuzz_target!(|data: &[u8]| {
     // A copy of exactly this length: a read past its end is found.
     let frame = bytes.to_vec();
     let bytes = &frame[..];
-    let (world, tables) = &worlds()[usize::from(*first)];
-    let decision = judge(tables, &tables.settings, &Frame::new(bytes), &bytes, TEST_IFINDEX);
-    let rule = (decision.rule != NO_RULE).then_some(decision.rule);
-    let expected = model(world, NOW, bytes);
-    assert_eq!(
-        (decision.verdict, decision.reason, rule),
-        (expected.verdict, expected.reason, expected.rule)
-    );
-    let _ = flow_begun(&Frame::new(bytes), &bytes);
+    WORLDS.with(|worlds| check(&worlds[usize::from(*first)], bytes));
 });
+
+fn check((world, tables): &(World, MemoryTables), bytes: &[u8]) {
+    // The tables remember what passed: each input begins afresh.
+    tables.fragments.borrow_mut().clear();
+    tables.beginnings.borrow_mut().clear();
+    tables.source_buckets.borrow_mut().clear();
+    tables.total_buckets.borrow_mut().clear();
+    let mut memory = Memory::default();
+    // The second time, what the first has left behind is there.
+    for _ in 0..2 {
+        let decision = judge(tables, &tables.settings, &Frame::new(bytes), &bytes, TEST_IFINDEX);
+        let rule = (decision.rule != NO_RULE).then_some(decision.rule);
+        let expected = model(world, &mut memory, NOW * 1_000_000_000, bytes);
+        assert_eq!(
+            (decision.verdict, decision.reason, rule),
+            (expected.verdict, expected.reason, expected.rule)
+        );
+    }
+    let _ = flow_begun(&Frame::new(bytes), &bytes);
+}

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 use edge_ebpf::{
-    abi::{FlowKey, Limit, Limits, RuleLimits, SETTING_BLOCKS, Settings, mapped},
+    abi::{FlowKey, Settings, mapped},
     decide::MemoryTables,
     verdict::{Reason, Verdict},
 };
@@ -21,7 +21,7 @@ use crate::{
         differential::in_namespace,
         lower,
         random::own_addresses,
-        world::{Block, Prefix, Rule, Service, World},
+        world::{Block, Carries, Limit, Limits, Prefix, Rule, Scope, Service, Why, World},
     },
     packets::{self, ACK, SYN},
 };
@@ -32,6 +32,8 @@ const REPEAT: u32 = 100_000;
 const OPEN: u16 = 7000;
 const RATED: u16 = 7001;
 const RATED_TOTAL: u16 = 7002;
+const SIP: u16 = 7003;
+const MEDIA: u16 = 7004;
 const CLOSED: u16 = 9999;
 
 /// A path and a packet that takes it.
@@ -120,12 +122,25 @@ fn blocked(v4: bool) -> IpAddr {
 }
 
 fn tables() -> MemoryTables {
-    let rule = |id, to| Rule { id, zone: 0, to, sources: None, destinations: None, drop: false };
+    let rule = |id, to, limits, content| Rule {
+        id,
+        zone: 0,
+        to,
+        sources: None,
+        destinations: None,
+        drop: false,
+        content,
+        limits,
+    };
+    // High enough never to be used up.
+    let most = Limit { per_second: 4_000_000_000, burst: 1 << 40 };
+    let scope = Scope { packets: most, ..Scope::default() };
+    let none = Scope::default();
     let port = |udp, port| Service::Ports(udp, port, port);
     let block = |v4| Block {
         prefix: Prefix { address: blocked(v4), length: if v4 { 32 } else { 128 } },
         federation_only: false,
-        domain: false,
+        why: Why::Administrator,
         ends: 0,
         from_version: 0,
         until_version: 0,
@@ -134,37 +149,32 @@ fn tables() -> MemoryTables {
         device: Some(0),
         rules_loaded: true,
         short_form: true,
+        limits: vec![Limits { source: scope, total: none }, Limits { source: none, total: scope }],
         rules: vec![
-            rule(1, port(true, OPEN)),
-            rule(2, port(true, RATED)),
-            rule(3, port(true, RATED_TOTAL)),
-            rule(4, port(false, OPEN)),
+            rule(1, port(true, OPEN), None, Carries::Anything),
+            rule(2, port(true, RATED), Some(0), Carries::Anything),
+            rule(3, port(true, RATED_TOTAL), Some(1), Carries::Anything),
+            rule(4, port(false, OPEN), None, Carries::Anything),
+            rule(5, port(true, SIP), None, Carries::Sip),
+            rule(6, port(true, MEDIA), None, Carries::Media),
         ],
         blocks: vec![block(true), block(false)],
         ..World::default()
     };
-    let mut tables = lower::tables(&world);
-    // The model's worlds have no rates: written here. High enough never to be used up.
-    let limits = Limits { packets: Limit::new(4_000_000_000, 1 << 40), ..Limits::default() };
-    let none = RuleLimits::default();
-    let generation = &mut tables.generations[1];
-    generation.rates =
-        vec![none, RuleLimits { source: limits, ..none }, RuleLimits { total: limits, ..none }];
-    for (port, limits) in [(RATED, 1), (RATED_TOTAL, 2)] {
-        let at = generation.rules.len() as u32;
-        let id = u32::from(port - OPEN) + 1;
-        generation.rules.push(edge_ebpf::abi::Rule {
-            id,
-            source_set: edge_ebpf::abi::SET_ANY,
-            destination_set: edge_ebpf::abi::SET_ANY,
-            limits,
-            ..edge_ebpf::abi::Rule::default()
-        });
-        let index = edge_ebpf::abi::port_index(0, true, port);
-        generation.port_words.insert(index, edge_ebpf::abi::word(at, 1, 0));
-    }
-    tables.settings.flags |= SETTING_BLOCKS;
-    tables
+    lower::tables(&world)
+}
+
+/// A fragment whose first never came.
+fn later_fragment(from: IpAddr, to: IpAddr) -> Vec<u8> {
+    let packet = match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => packets::ipv4(from, to, 17, 4, &[], &[0; 64]),
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            let piece = packets::extension(17, [0, 32, 0, 0, 0, 1], &[0; 64]);
+            packets::ipv6(from, to, 44, 64, &piece)
+        }
+        _ => Vec::new(),
+    };
+    packets::ethernet(&[], if from.is_ipv4() { 0x0800 } else { 0x86dd }, &packet)
 }
 
 type Sockets = Vec<(TcpListener, TcpStream, UdpSocket)>;
@@ -191,6 +201,13 @@ fn paths(tables: &mut MemoryTables) -> Result<(Vec<Path>, Sockets)> {
         add("pass port tcp", Reason::Rule, tcp(from, me, 5000, OPEN, ACK));
         add("pass rate source", Reason::Rule, udp(from, 5000, RATED));
         add("pass rate total", Reason::Rule, udp(from, 5000, RATED_TOTAL));
+        let with =
+            |port, data: &[u8]| packets::frame(from, me, 17, &packets::udp(5000, port, data));
+        let options = b"OPTIONS sip:a@b SIP/2.0\r\nVia: SIP/2.0/UDP a\r\nUser-Agent: a\r\n\r\n";
+        add("pass content sip", Reason::Rule, with(SIP, options));
+        add("pass content rtp", Reason::Rule, with(MEDIA, &[0x80; 172]));
+        add("drop content", Reason::NotSip, with(SIP, b"GET / HTTP/1.1\r\n\r\n"));
+        add("drop fragment", Reason::Fragment, later_fragment(from, me));
         let listener = TcpListener::bind((other, 0))?;
         let client = TcpStream::connect(listener.local_addr()?)?;
         let (near, far) = (client.local_addr()?, client.peer_addr()?);

@@ -6,20 +6,25 @@ use std::{
     process::Command,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
-use edge_ebpf::{abi::FLOW_SECONDS, verdict::Reason};
+use edge_ebpf::{
+    abi::{FLOW_SECONDS, Trial},
+    decide::NO_RULE,
+    verdict::{Reason, Verdict},
+};
 use edge_user::firewall::KERNEL_OBJECT;
 
 use super::{
     counted::Counted,
-    judge::judge,
+    judge::{Judgement, judge},
     lower,
+    memory::Memory,
     packet::any_frame,
     random::{Random, any_world, own_addresses},
     world::{Flow, World},
@@ -69,9 +74,10 @@ impl Done {
 pub fn run(seed: u64, until: Until) -> Result<Done> {
     let began = Instant::now();
     let next = Arc::new(AtomicU64::new(0));
+    let failed = Arc::new(AtomicBool::new(false));
     let threads: Vec<_> = (0..THREADS)
         .map(|_| {
-            let next = Arc::clone(&next);
+            let (next, failed) = (Arc::clone(&next), Arc::clone(&failed));
             in_namespace(move || {
                 let mut kernel = Kernel::load(KERNEL_OBJECT)?;
                 let sockets = Sockets::open()?;
@@ -82,15 +88,13 @@ pub fn run(seed: u64, until: Until) -> Result<Done> {
                         Until::Pairs(pairs) => number * PACKETS >= pairs,
                         Until::Time(time) => began.elapsed() >= time,
                     };
-                    if enough {
+                    if enough || failed.load(Ordering::Relaxed) {
                         return Ok(done);
                     }
-                    let world =
-                        one_world(&mut kernel, &sockets, seed.wrapping_add(number), &mut done);
-                    if world.is_err() {
-                        // The others need not go on.
-                        next.store(u64::MAX / PACKETS / 2, Ordering::Relaxed);
-                    }
+                    let seed = seed.wrapping_add(number);
+                    let world = one_world(&mut kernel, &sockets, seed, &mut done);
+                    // When one has failed, the others need not go on.
+                    failed.fetch_or(world.is_err(), Ordering::Relaxed);
                     world?;
                 }
             })
@@ -108,30 +112,60 @@ pub fn run(seed: u64, until: Until) -> Result<Done> {
 
 fn one_world(kernel: &mut Kernel, sockets: &Sockets, seed: u64, done: &mut Done) -> Result<()> {
     let mut random = Random(seed);
-    let mut world = any_world(&mut random, now());
+    let mut world = any_world(&mut random, now() / 1_000_000_000);
     world.sockets.clone_from(&sockets.known);
     kernel.apply(&lower::tables(&world))?;
+    let mut memory = Memory::default();
+    forget(kernel)?;
     let mut counted = Counted::new(kernel)?;
     for number in 0..PACKETS {
         let frame = any_frame(&mut random, &world);
+        let before = now();
+        let trial = kernel.trial(&frame, lower::TRIAL)?.context("the trial was not answered")?;
         let verdict = kernel.run(&frame)?;
-        let (reason, rule) = counted.one_more(kernel, frame.len() as u64).with_context(|| {
-            format!("packet {number} of the world with seed {seed}, frame {frame:02x?}")
-        })?;
-        let model = judge(&world, now(), &frame);
-        let same = model.verdict == verdict && model.reason == reason && model.rule == rule;
+        let after = now();
+        let (reason, rule) = counted
+            .one_more(kernel, frame.len() as u64)
+            .with_context(|| format!("packet {number} of the world with seed {seed}"))?;
+        let program = Judgement { verdict, reason, rule };
+        let mut earlier = memory.clone();
+        let model = judge(&world, &mut memory, after, &frame);
+        let mut same = model == program;
+        if before != after {
+            // The clock has moved on meanwhile, and the program may have read either time.
+            let other = judge(&world, &mut earlier, before, &frame);
+            same |= other == program;
+            memory = Memory::default();
+            forget(kernel)?;
+        }
+        let tried = judgement(&trial)?;
+        if before == after && tried != program {
+            return Err(disagreement(&world, seed, number, &frame)
+                .context(format!("the program says {program:?}, in a trial {tried:?}")));
+        }
         if !same {
-            return Err(disagreement(&world, seed, number, &frame).context(format!(
-                "the program says {verdict:?}, {reason:?}, rule {rule:?}; the model says {:?}, \
-                 {:?}, rule {:?}",
-                model.verdict, model.reason, model.rule
-            )));
+            return Err(disagreement(&world, seed, number, &frame)
+                .context(format!("the program says {program:?}, the model says {model:?}")));
         }
         done.pairs += 1;
         *done.reasons.entry(reason).or_default() += 1;
     }
     done.worlds += 1;
     Ok(())
+}
+
+/// Takes away what passing packets have left behind.
+fn forget(kernel: &mut Kernel) -> Result<()> {
+    kernel.forget_packets()?;
+    kernel.empty_buckets()
+}
+
+/// What a trial's answer says.
+fn judgement(trial: &Trial) -> Result<Judgement> {
+    let reason = Reason::from_number(trial.reason).context("a reason without a name")?;
+    let verdict = if trial.monitored == 1 { Verdict::Pass } else { reason.verdict() };
+    let rule = (trial.rule != NO_RULE).then_some(trial.rule);
+    Ok(Judgement { verdict, reason, rule })
 }
 
 fn disagreement(world: &World, seed: u64, number: u64, frame: &[u8]) -> anyhow::Error {
@@ -143,10 +177,11 @@ fn disagreement(world: &World, seed: u64, number: u64, frame: &[u8]) -> anyhow::
     )
 }
 
-/// Seconds since boot.
+/// Nanoseconds since boot, by the clock that the program reads.
 fn now() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
-    u64::try_from(time.tv_sec).unwrap_or_default()
+    let part = |number| u64::try_from(number).unwrap_or_default();
+    part(time.tv_sec) * 1_000_000_000 + part(time.tv_nsec)
 }
 
 const _: () = assert!(FLOW_SECONDS == 60, "the model keeps flows as long");

@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use edge_ebpf::verdict::{Reason, Verdict};
 
 use super::{
-    headers::{self, Content, Packet, Transport, address4, address6, number},
-    world::{Block, Flow, Service, World},
+    headers::{self, Content, Packet, Piece, Transport, address4, address6, number},
+    memory::{Memory, Seen},
+    world::{Block, Flow, Service, Why, World},
 };
 
 /// What happens, and why.
@@ -23,20 +24,44 @@ pub struct Judgement {
 /// Seconds that a flow is remembered.
 const FLOW_SECONDS: u64 = 60;
 
-/// Judges a frame that comes in by the world's device in second `now`.
-pub fn judge(world: &World, now: u64, frame: &[u8]) -> Judgement {
+/// Judges a frame that comes in by the world's device `now`, in nanoseconds since boot.
+pub fn judge(world: &World, memory: &mut Memory, now: u64, frame: &[u8]) -> Judgement {
+    let second = now / 1_000_000_000;
     let (reason, rule) = match headers::read(frame) {
         Err(reason) => (reason, None),
         Ok(headers) => match zone(world, &headers.vlans) {
             Err(reason) => (reason, None),
             Ok(zone) => match &headers.content {
                 Content::Link(kind) => (link(world, *kind), None),
-                Content::Ip(packet) => ip(world, now, zone, packet),
+                Content::Piece(piece) => (later(world, memory, second, zone, piece), None),
+                Content::Ip(packet) => {
+                    let (reason, rule) = ip(world, second, zone, packet);
+                    let seen = Seen { zone, packet, length: frame.len() as u64 };
+                    let refused = let_in(reason).then(|| memory.refuses(world, now, &seen, rule));
+                    (refused.flatten().unwrap_or(reason), rule)
+                }
             },
         },
     };
     let verdict = if world.monitor { Verdict::Pass } else { reason.verdict() };
     Judgement { verdict, reason, rule }
+}
+
+/// Whether more is asked of a packet that passes for this reason.
+fn let_in(reason: Reason) -> bool {
+    reason.verdict() == Verdict::Pass && reason != Reason::Management
+}
+
+/// A fragment after the first: it goes the way of its first.
+fn later(world: &World, memory: &mut Memory, second: u64, zone: u8, piece: &Piece) -> Reason {
+    if !world.rules_loaded {
+        return Reason::NoRuleSet;
+    }
+    // It has no port: a block for some ports says nothing of it.
+    match blocked(world, second, piece.source, false) {
+        Some(reason) => reason,
+        None => memory.follows(second, zone, piece),
+    }
 }
 
 fn zone(world: &World, vlans: &[u16]) -> Result<u8, Reason> {
@@ -72,7 +97,8 @@ fn ip(world: &World, now: u64, zone: u8, packet: &Packet) -> (Reason, Option<u32
     if at_port_of(&world.management, zone, packet) && in_set(world, packet.source, 0) {
         return (Reason::Management, None);
     }
-    if let Some(reason) = blocked(world, now, zone, packet) {
+    let federation = at_port_of(&world.federation, zone, packet);
+    if let Some(reason) = blocked(world, now, packet.source, federation) {
         return (reason, None);
     }
     let echo_request = if packet.source.is_ipv4() { 8 } else { 128 };
@@ -107,7 +133,7 @@ fn local_link(packet: &Packet) -> Option<Reason> {
     let nobody = packet.source.is_unspecified();
     let near = packet.hops == 1 && (is_link_local(packet.source) || nobody);
     match kind {
-        133..=136 if packet.fragment => Some(Reason::Fragment),
+        133..=136 if packet.fragment.is_some() => Some(Reason::Fragment),
         133..=136 if packet.hops < 255 => Some(Reason::NeighbourHopLimit),
         134 | 136 if nobody => Some(Reason::BadSource),
         133..=136 => Some(Reason::NeighbourDiscovery),
@@ -131,8 +157,8 @@ fn in_set(world: &World, source: IpAddr, set: usize) -> bool {
 }
 
 /// The entry of exactly the source, then the longest prefix around it: no other is asked.
-fn blocked(world: &World, now: u64, zone: u8, packet: &Packet) -> Option<Reason> {
-    let holds = world.blocks.iter().filter(|block| block.prefix.contains(packet.source));
+fn blocked(world: &World, now: u64, source: IpAddr, federation: bool) -> Option<Reason> {
+    let holds = world.blocks.iter().filter(|block| block.prefix.contains(source));
     let (exact, around): (Vec<&Block>, Vec<&Block>) =
         holds.partition(|block| block.prefix.is_host());
     let longest = around.into_iter().max_by_key(|block| block.prefix.length);
@@ -140,11 +166,15 @@ fn blocked(world: &World, now: u64, zone: u8, packet: &Packet) -> Option<Reason>
         let ended = block.ends != 0 && now >= u64::from(block.ends);
         let later = block.from_version > world.block_version;
         let gone = block.until_version != 0 && block.until_version <= world.block_version;
-        let elsewhere = block.federation_only && !at_port_of(&world.federation, zone, packet);
+        let elsewhere = block.federation_only && !federation;
         if ended || later || gone || elsewhere {
             continue;
         }
-        return Some(if block.domain { Reason::BlockedDomain } else { Reason::BlockedAddress });
+        return Some(match block.why {
+            Why::Administrator => Reason::BlockedAddress,
+            Why::Domain => Reason::BlockedDomain,
+            Why::OurOwn => Reason::BadSource,
+        });
     }
     None
 }

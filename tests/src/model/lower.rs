@@ -4,17 +4,21 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use edge_ebpf::{
     abi::{
-        self, ACTION_DROP, ACTION_PASS, Interface, NO_GENERATION, RULE_DESTINATION4,
-        RULE_DESTINATION6, SCHEMA, SET_ANY, SETTING_DHCP_CLIENT, SETTING_LACP, SETTING_LLDP,
-        SETTING_MONITOR, SetMask, Settings, VlanKey, WORD_FEDERATION, WORD_MANAGEMENT, mapped,
-        open_word, port_index, protocol_index, word, word4, words6,
+        self, ACTION_DROP, ACTION_PASS, CONTENT_ANY, CONTENT_MEDIA, CONTENT_SIP, CONTENT_STUN,
+        Interface, NO_GENERATION, RULE_DESTINATION4, RULE_DESTINATION6, SCHEMA, SET_ANY,
+        SETTING_DHCP_CLIENT, SETTING_LACP, SETTING_LLDP, SETTING_MONITOR, SetMask, Settings,
+        VlanKey, WORD_FEDERATION, WORD_MANAGEMENT, mapped, open_word, port_index, protocol_index,
+        word, word4, words6,
     },
     decide::{Generation, MemoryTables},
     verdict::Reason,
 };
 
-use super::world::{Block, Flow, Prefix, Rule, Service, World};
+use super::world::{Block, Carries, Flow, Limit, Prefix, Rule, Scope, Service, Why, World};
 use crate::kernel::TEST_IFINDEX;
+
+/// The number of trials.
+pub const TRIAL: u64 = 0x7217_0000_0000_0001;
 
 /// The tables that say what the world says.
 pub fn tables(world: &World) -> MemoryTables {
@@ -29,6 +33,8 @@ pub fn tables(world: &World) -> MemoryTables {
                 | flag(world.lacp, SETTING_LACP)
                 | flag(world.dhcp_client, SETTING_DHCP_CLIENT),
             block_version: world.block_version,
+            hash_seed: 0x5eed,
+            trial: TRIAL,
             ..Settings::default()
         },
         ..MemoryTables::default()
@@ -77,7 +83,11 @@ fn flow(flow: &Flow) -> abi::FlowKey {
 }
 
 fn block(tables: &mut MemoryTables, block: &Block) {
-    let reason = if block.domain { Reason::BlockedDomain } else { Reason::BlockedAddress };
+    let reason = match block.why {
+        Why::Administrator => Reason::BlockedAddress,
+        Why::Domain => Reason::BlockedDomain,
+        Why::OurOwn => Reason::BadSource,
+    };
     let scope = if block.federation_only { abi::SCOPE_FEDERATION } else { abi::SCOPE_ALL };
     let entry = abi::Block {
         from_version: block.from_version,
@@ -90,8 +100,21 @@ fn block(tables: &mut MemoryTables, block: &Block) {
     }
 }
 
+fn limits(scope: &Scope) -> abi::Limits {
+    let limit = |limit: Limit| abi::Limit::new(limit.per_second, limit.burst);
+    abi::Limits { new: limit(scope.new), packets: limit(scope.packets), bytes: limit(scope.bytes) }
+}
+
 fn generation(world: &World) -> Generation {
     let mut generation = Generation::default();
+    // The first is not used.
+    generation.rates.push(abi::RuleLimits::default());
+    generation.rates.extend(
+        world.limits.iter().map(|rule| abi::RuleLimits {
+            source: limits(&rule.source),
+            total: limits(&rule.total),
+        }),
+    );
     for prefix in world.sources.iter().flatten() {
         let mut mask = SetMask::default();
         for (number, set) in (0..).zip(&world.sources) {
@@ -175,7 +198,8 @@ fn port_word(world: &World, into: &mut Generation, zone: u8, udp: bool, port: u1
 
 fn run(world: &World, into: &mut Generation, of: &[&Rule], flags: u32) -> u32 {
     let first = of[0];
-    let all = first.sources.is_none() && first.destinations.is_none() && !first.drop;
+    let plain = first.limits.is_none() && first.content == Carries::Anything && !first.drop;
+    let all = first.sources.is_none() && first.destinations.is_none() && plain;
     if all && world.short_form {
         return open_word(first.id, flags);
     }
@@ -191,6 +215,13 @@ fn kernel_rule(world: &World, rule: &Rule) -> abi::Rule {
         source_set: set(rule.sources),
         destination_set: set(rule.destinations),
         action: if rule.drop { ACTION_DROP } else { ACTION_PASS },
+        limits: rule.limits.map_or(0, |limits| u16::try_from(limits + 1).expect("few limits")),
+        content: match rule.content {
+            Carries::Anything => CONTENT_ANY,
+            Carries::Sip => CONTENT_SIP,
+            Carries::Stun => CONTENT_STUN,
+            Carries::Media => CONTENT_MEDIA,
+        },
         ..abi::Rule::default()
     };
     for address in rule.destinations.iter().flat_map(|set| &world.destinations[*set]) {

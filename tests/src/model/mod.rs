@@ -10,6 +10,7 @@ pub mod differential;
 pub mod headers;
 pub mod judge;
 pub mod lower;
+pub mod memory;
 pub mod packet;
 pub mod random;
 pub mod world;

@@ -136,16 +136,69 @@ fn payload(random: &mut Random, ends: &Ends) -> Vec<u8> {
             let mut segment = tcp(ends.from, ends.to, random.pick(&flags));
             let words = random.pick(&[5, 5, 5, 5, 5, 5, 5, 6, 15, 4]);
             segment[12] = words << 4;
-            segment.resize(random.pick(&[20, 20, 24, 60, 80]), 0);
+            // Connections begin with sequence number 1, and their first byte is the second.
+            segment[7] = random.pick(&[1, 2, 2, 2, 3]);
+            segment.resize(random.pick(&[20, 20, 20, 20, 20, 24, 60, 80]), 0);
+            if random.once_in(2) {
+                segment.extend(content(random));
+            }
             segment
         }
         17 => {
-            let data = vec![random.byte(); random.pick(&[0, 0, 4, 12, 20, 48])];
+            let data = if random.once_in(2) {
+                content(random)
+            } else {
+                vec![random.byte(); random.pick(&[0, 0, 4, 12, 20, 48])]
+            };
             udp(ends.from, ends.to, &data)
         }
         number if number == if v4 { 1 } else { 58 } => message(random, ends, v4),
         _ => vec![random.byte(); random.pick(&[0, 8, 12, 40])],
     }
+}
+
+/// What payloads on ports for SIP and media begin with, or nearly.
+fn content(random: &mut Random) -> Vec<u8> {
+    let text: &[&[u8]] = &[
+        b"OPTIONS sip:a@b SIP/2.0\r\nVia: x\r\n\r\n",
+        b"INVITE tel:+1 SIP/2.0\r\n",
+        b"SIP/2.0 200 OK\r\n\r\n",
+        b"SIP/2.0",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"REGISTER",
+        b"REGISTER ",
+        b"MESSAGE im:a@b SIP/2.0\r\n",
+        b"-X sip:a SIP/2.0\r\n",
+        b"ANAMETHATISLONGERTHANANY sip:a SIP/2.0\r\n",
+        b"OPTIONS sip:a SIP/2.0\r\nUser-Agent: friendly-scanner\r\n\r\n",
+        b"OPTIONS sip:a SIP/2.0\r\nUser-Agent: friendly-scanne\r\n\r\n",
+        b"OPTIONS sip:a SIP/2.0\r\nFrom: sipvicious\r\n\r\n",
+        b"OPTIONS sip:a SIP/2.0\r\nX: y\r\n\r\nsipvicious",
+        b"OPTIONS sip:a SIP/2.0\r\nUser-Agent: sipcli/v1\r\n\r\n",
+        b"OPTIONS sip:a SIP/2.0\r\nUser-Agent: sundaydd",
+        b"\r\n\r\n",
+        b"\0\x01\0\0\x21\x12\xa4\x42aaaabbbbcccc",
+        b"\0\x01\0\0\x21\x12\xa4\x43aaaabbbbcccc",
+        b"\x80\x60aaaabbbbcccc",
+        b"\x16\xfe\xfd",
+        b"\x40\x01\0\x04aaaa",
+        b"\x50",
+        b"\xff",
+    ];
+    let mut bytes = random.pick(text).to_vec();
+    if random.once_in(6) {
+        let long = vec![b'x'; 470 + random.below(30)];
+        let at = bytes.len().min(24);
+        bytes.splice(at..at, long);
+    }
+    if random.once_in(8) {
+        let at = random.below(bytes.len());
+        bytes[at] = random.byte();
+    }
+    if random.once_in(12) {
+        bytes.truncate(random.below(bytes.len()));
+    }
+    bytes
 }
 
 fn message(random: &mut Random, ends: &Ends, v4: bool) -> Vec<u8> {
@@ -185,10 +238,13 @@ fn network(random: &mut Random, ends: &Ends, mut payload: Vec<u8>) -> Vec<u8> {
     match (ends.source, ends.destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
             let fragment = random.pick(&[
-                0, 0, 0, 0, 0, 0, 0, 0, 0, 0x4000, 0x4000, 0x2000, 0x2000, 1, 0x2001, 0x8000, 185,
+                0, 0, 0, 0, 0, 0, 0, 0, 0, 0x4000, 0x4000, 0x2000, 0x2000, 0x2000, 1, 2, 3, 4,
+                0x2003, 0x2005, 0x8000, 185, 0x1fff,
             ]);
             let options = options(random);
-            ipv4(source, destination, ends.protocol, fragment, &options, &payload)
+            let mut packet = ipv4(source, destination, ends.protocol, fragment, &options, &payload);
+            packet[5] = random.byte() & 3;
+            packet
         }
         (IpAddr::V6(source), IpAddr::V6(destination)) => {
             let mut next = ends.protocol;
@@ -212,8 +268,9 @@ fn extension_header(random: &mut Random, kind: u8, next: u8, payload: &[u8]) -> 
     let rest = match kind {
         43 => [random.pick(&[4, 4, 4, 2, 0]), random.pick(&[0, 0, 0, 0, 1]), 0, 0, 0, 0],
         44 => {
-            let [high, low] =
-                random.pick(&[0_u16, 0, 0, 1, 1, 1, 8, 9, 0xfff8, 2, 7]).to_be_bytes();
+            let [high, low] = random
+                .pick(&[0_u16, 0, 0, 1, 1, 1, 8, 16, 24, 25, 32, 33, 0xfff8, 2, 7])
+                .to_be_bytes();
             [high, low, 0, 0, random.below(2) as u8, 7]
         }
         _ => [random.byte(), 0, 0, 0, 0, 0],
@@ -234,19 +291,32 @@ fn extension_header(random: &mut Random, kind: u8, next: u8, payload: &[u8]) -> 
 }
 
 fn options(random: &mut Random) -> Vec<u8> {
-    match random.below(12) {
+    match random.below(24) {
         0 => vec![1, 1, 1, 0],
         1 => vec![1; 40],
         // Router alert (RFC 2113).
         2 => vec![148, 4, 0, 0],
         // Record route.
         3 => vec![7, 7, 4, 0, 0, 0, 0, 0],
+        // Loose and strict source route, alone and behind others.
+        4 => vec![131, 7, 4, 10, 0, 0, 1, 0],
+        5 => vec![1, 148, 4, 0, 0, 137, 3, 4],
+        // Behind the end of the list.
+        6 => vec![0, 131, 3, 4],
+        // Inside another option.
+        7 => vec![7, 8, 4, 131, 7, 4, 0, 0],
+        8 => {
+            let mut bytes = [0; 12];
+            bytes.fill_with(|| random.pick(&[0, 1, 2, 3, 7, 131, 137, 4]));
+            bytes[..4 * random.pick(&[1, 2, 3])].to_vec()
+        }
         _ => Vec::new(),
     }
 }
 
 fn tags(random: &mut Random) -> Vec<(u16, u16)> {
-    let count = random.pick(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 2, 2, 3]);
+    let count =
+        random.pick(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 3]);
     let tag = |random: &mut Random| {
         let priority = random.pick(&[0, 0, 0xe000, 0x1000]);
         (random.pick(&[0x8100, 0x8100, 0x88a8, 0x9100]), priority | random.below(5) as u16)

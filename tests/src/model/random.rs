@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 
-use super::world::{Block, Flow, Prefix, Rule, Service, Vlan, World, four, six};
+use super::world::{
+    Block, Carries, Flow, Limit, Limits, Prefix, Rule, Scope, Service, Vlan, Why, World, four, six,
+};
 
 /// A small generator (SplitMix64): the same run for the same seed.
 #[derive(Clone, Debug)]
@@ -126,6 +128,7 @@ pub fn any_world(random: &mut Random, now: u64) -> World {
             }
         }
     }
+    world.limits = (0..4).map(|_| any_limits(random)).collect();
     let rules = random.below(30) as u32;
     world.rules = (0..rules).map(|id| any_rule(random, id)).collect();
     for _ in 0..random.below(10) {
@@ -162,7 +165,40 @@ fn any_rule(random: &mut Random, id: u32) -> Rule {
         sources: random.pick(&[None, None, Some(0), Some(1), Some(2), Some(3), Some(4)]),
         destinations: random.pick(&[None, None, Some(0), Some(1), Some(2)]),
         drop: random.once_in(4),
+        content: random.pick(&[
+            Carries::Anything,
+            Carries::Anything,
+            Carries::Anything,
+            Carries::Sip,
+            Carries::Stun,
+            Carries::Media,
+        ]),
+        limits: random.pick(&[None, None, None, Some(0), Some(1), Some(2), Some(3)]),
     }
+}
+
+fn any_limit(random: &mut Random, limits: &[(u64, u64)]) -> Limit {
+    if random.once_in(2) {
+        return Limit::default();
+    }
+    let (per_second, burst) = random.pick(limits);
+    Limit { per_second, burst }
+}
+
+fn any_scope(random: &mut Random) -> Scope {
+    if random.once_in(3) {
+        return Scope::default();
+    }
+    let few = [(1, 0), (1, 3), (50, 0), (50, 2), (1000, 5), (1_000_000, 100)];
+    Scope {
+        new: any_limit(random, &few),
+        packets: any_limit(random, &few),
+        bytes: any_limit(random, &[(100, 200), (10_000, 0), (100_000, 1000), (1 << 40, 0)]),
+    }
+}
+
+fn any_limits(random: &mut Random) -> Limits {
+    Limits { source: any_scope(random), total: any_scope(random) }
 }
 
 fn any_block(random: &mut Random, now: u64) -> Block {
@@ -170,7 +206,7 @@ fn any_block(random: &mut Random, now: u64) -> Block {
     Block {
         prefix: any_prefix(random),
         federation_only: random.once_in(3),
-        domain: random.once_in(3),
+        why: random.pick(&[Why::Administrator, Why::Administrator, Why::Domain, Why::OurOwn]),
         ends: random.pick(&[0, 0, now - 100, now + 10_000]),
         from_version: random.pick(&[0, 0, 1, 2, 3]),
         until_version: random.pick(&[0, 0, 0, 1, 2, 3]),

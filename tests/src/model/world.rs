@@ -23,6 +23,8 @@ pub struct World {
     pub rules_loaded: bool,
     /// Rules, the first that fits decides.
     pub rules: Vec<Rule>,
+    /// Limits that rules name.
+    pub limits: Vec<Limits>,
     /// Sets of sources. The first is the management's, the second the partners'.
     pub sources: Vec<Vec<Prefix>>,
     /// Sets of own addresses.
@@ -69,6 +71,52 @@ pub struct Rule {
     pub destinations: Option<usize>,
     /// Drops what it fits.
     pub drop: bool,
+    /// What the payload must be.
+    pub content: Carries,
+    /// Index of its limits.
+    pub limits: Option<usize>,
+}
+
+/// What a payload must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carries {
+    /// Anything.
+    Anything,
+    /// SIP.
+    Sip,
+    /// STUN and TURN.
+    Stun,
+    /// Everything that RFC 7983 names.
+    Media,
+}
+
+/// The limits of a rule.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Limits {
+    /// For each source.
+    pub source: Scope,
+    /// For all together.
+    pub total: Scope,
+}
+
+/// What is limited.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Scope {
+    /// New TCP connections.
+    pub new: Limit,
+    /// Packets.
+    pub packets: Limit,
+    /// Bytes of frames.
+    pub bytes: Limit,
+}
+
+/// Units a second, and how many may come at once on top; none a second: no limit.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Limit {
+    /// Units a second.
+    pub per_second: u64,
+    /// At once.
+    pub burst: u64,
 }
 
 /// What a rule is for.
@@ -112,6 +160,17 @@ fn bits(address: IpAddr) -> Vec<bool> {
     bytes.iter().flat_map(|byte| (0..8).map(move |bit| byte & (128 >> bit) != 0)).collect()
 }
 
+/// Why there is a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// An administrator wants it.
+    Administrator,
+    /// It is a domain's.
+    Domain,
+    /// The address is our own: nobody outside has it.
+    OurOwn,
+}
+
 /// A block.
 #[derive(Clone, Copy, Debug)]
 pub struct Block {
@@ -119,8 +178,8 @@ pub struct Block {
     pub prefix: Prefix,
     /// Only at federation ports.
     pub federation_only: bool,
-    /// It is a domain's.
-    pub domain: bool,
+    /// Why.
+    pub why: Why,
     /// Second at which it ends; 0: never.
     pub ends: u32,
     /// First version it is in.
@@ -130,7 +189,7 @@ pub struct Block {
 }
 
 /// A flow, seen from here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Flow {
     /// IP protocol.
     pub protocol: u8,

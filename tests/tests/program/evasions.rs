@@ -6,7 +6,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use edge_ebpf::verdict::{Reason, Verdict};
+use edge_ebpf::{
+    abi::{Block, SCOPE_ALL},
+    verdict::{Reason, Verdict},
+};
 use edge_tests::packets::*;
 
 use crate::fixture::*;
@@ -416,5 +419,143 @@ fn first_fragments_too_short_to_be_judged_are_dropped() {
         bench.both_say(&closed, Reason::NoRule);
         let closed = extension(6, [0, 1, 0, 0, 0, 3], &syn(OTHER_PORT));
         bench.both_say(&six(side6.stranger, side6.me, 44, 64, &closed), Reason::NoRule);
+    });
+}
+
+/// A piece of a TCP segment: IPv4 or IPv6 by the addresses, with this identification. `offset`
+/// counts units of eight bytes.
+fn piece(ends: (IpAddr, IpAddr), id: u8, offset: u16, more: bool, bytes: &[u8]) -> Vec<u8> {
+    let (from, to) = ends;
+    if from.is_ipv4() {
+        let field = offset | if more { 0x2000 } else { 0 };
+        let mut frame = four(from, to, field, &[], bytes);
+        frame[14 + 4..14 + 6].copy_from_slice(&[0x77, id]);
+        return frame;
+    }
+    let [high, low] = (offset << 3 | u16::from(more)).to_be_bytes();
+    six(from, to, 44, 64, &extension(6, [high, low, 0, 0, 0x77, id], bytes))
+}
+
+/// Asserts that kernel and host agree, with what they remember of the frames before.
+#[track_caller]
+fn then(bench: &mut Bench, frame: &[u8], reason: Reason) {
+    bench.kernel_says(frame, reason);
+    assert_eq!(bench.on_host(frame).reason, reason, "on the host, frame {frame:02x?}");
+}
+
+#[test]
+fn later_fragments_go_the_way_of_their_first() {
+    in_namespace(|| {
+        let mut bench = Bench::new();
+        for side in sides() {
+            let ends = (side.stranger, side.me);
+            let first = [syn(FEDERATION_PORT), vec![0; 4]].concat();
+            let closed = [syn(OTHER_PORT), vec![0; 4]].concat();
+            // No first one, one that was dropped, and one that passed.
+            then(&mut bench, &piece(ends, 1, 3, false, &[0; 16]), Reason::Fragment);
+            then(&mut bench, &piece(ends, 2, 0, true, &closed), Reason::NoRule);
+            then(&mut bench, &piece(ends, 2, 3, false, &[0; 16]), Reason::Fragment);
+            then(&mut bench, &piece(ends, 3, 0, true, &first), Reason::Rule);
+            then(&mut bench, &piece(ends, 3, 3, true, &[0; 16]), Reason::FragmentTracked);
+            then(&mut bench, &piece(ends, 3, 5, false, &[0; 5]), Reason::FragmentTracked);
+            // Another identification, another source, another destination: another packet.
+            then(&mut bench, &piece(ends, 4, 6, false, &[0; 16]), Reason::Fragment);
+            let others = [(side.partner, side.me), (side.stranger, side.second)];
+            for other in others {
+                then(&mut bench, &piece(other, 3, 9, false, &[0; 16]), Reason::Fragment);
+            }
+            // A block holds for pieces too.
+            let blocked = (side.blocked, side.me);
+            then(&mut bench, &piece(blocked, 3, 9, false, &[0; 16]), Reason::BlockedAddress);
+            // Lengths that no packet can have (RFC 791, RFC 8200 section 4.5).
+            then(&mut bench, &piece(ends, 3, 9, true, &[0; 15]), Reason::BadLength);
+            then(&mut bench, &piece(ends, 3, 9, false, &[]), Reason::BadLength);
+            then(&mut bench, &piece(ends, 3, 0x1fff, false, &[0; 16]), Reason::BadLength);
+        }
+    });
+}
+
+#[test]
+fn a_fragment_that_reaches_into_one_before_it_spoils_the_packet() {
+    in_namespace(|| {
+        let mut bench = Bench::new();
+        for side in sides() {
+            let ends = (side.stranger, side.me);
+            let first = [syn(FEDERATION_PORT), vec![0; 4]].concat();
+            // RFC 3128: the second piece would write another port over the first one's.
+            for (id, offset) in [(1, 1), (2, 2)] {
+                then(&mut bench, &piece(ends, id, 0, true, &first), Reason::Rule);
+                let over = piece(ends, id, offset, false, &[0; 16]);
+                then(&mut bench, &over, Reason::FragmentOverlap);
+                // Nothing more of this packet passes, so it is never put together.
+                let next = piece(ends, id, 3, false, &[0; 16]);
+                then(&mut bench, &next, Reason::FragmentOverlap);
+            }
+            // A first piece that comes again, with another port in it.
+            then(&mut bench, &piece(ends, 3, 0, true, &first), Reason::Rule);
+            let again = piece(ends, 3, 0, true, &first);
+            then(&mut bench, &again, Reason::FragmentOverlap);
+            then(&mut bench, &piece(ends, 3, 3, false, &[0; 16]), Reason::FragmentOverlap);
+        }
+    });
+}
+
+#[test]
+fn a_fragment_header_around_a_whole_packet_changes_nothing_and_two_are_none() {
+    in_namespace(|| {
+        let mut bench = Bench::new();
+        let [_, side] = sides();
+        let ends = (side.stranger, side.me);
+        // RFC 6946: an atomic fragment is judged by itself, again and again.
+        for _ in 0..3 {
+            let whole = piece(ends, 1, 0, false, &syn(FEDERATION_PORT));
+            bench.both_say(&whole, Reason::Rule);
+        }
+        let inner = extension(6, [0, 1, 0, 0, 0, 1], &syn(FEDERATION_PORT));
+        let two = six(side.stranger, side.me, 44, 64, &extension(44, [0, 1, 0, 0, 0, 2], &inner));
+        bench.both_say(&two, Reason::Fragment);
+    });
+}
+
+#[test]
+fn an_ipv4_source_route_is_refused_wherever_it_stands() {
+    in_namespace(|| {
+        let mut bench = Bench::new();
+        let [side, _] = sides();
+        let table: [(&[u8], Reason); 10] = [
+            (&[131, 7, 4, 10, 0, 0, 1, 0], Reason::SourceRoute),
+            (&[137, 7, 4, 10, 0, 0, 1, 0], Reason::SourceRoute),
+            (&[1, 1, 1, 131], Reason::SourceRoute),
+            (&[148, 4, 0, 0, 137, 3, 4, 0], Reason::SourceRoute),
+            (&[7, 7, 4, 0, 0, 0, 0, 131], Reason::SourceRoute),
+            // Behind the end of the list, and inside another option, it is none.
+            (&[0, 131, 3, 4], Reason::Rule),
+            (&[7, 8, 4, 131, 7, 4, 0, 0], Reason::Rule),
+            // Options that do not fit.
+            (&[7, 1, 1, 1], Reason::IpHeader),
+            (&[7, 5, 0, 0], Reason::IpHeader),
+            (&[1, 1, 1, 7], Reason::IpHeader),
+        ];
+        for (options, reason) in table {
+            let frame = four(side.stranger, side.me, 0, options, &syn(FEDERATION_PORT));
+            bench.both_say(&frame, reason);
+        }
+    });
+}
+
+#[test]
+fn nobody_outside_has_an_address_of_ours() {
+    in_namespace(|| {
+        let mut bench = Bench::new();
+        let own = Block::new(SCOPE_ALL, Reason::BadSource as u8, 1, 0);
+        for side in sides() {
+            let length = if side.me.is_ipv4() { 32 } else { 128 };
+            bench.change(|tables| block(tables, side.me, length, own));
+            // Land: from us to us; and spoofed to another of our addresses.
+            for to in [side.me, side.second] {
+                let frame = frame(side.me, to, 6, &tcp(FEDERATION_PORT, FEDERATION_PORT, SYN));
+                bench.both_say(&frame, Reason::BadSource);
+            }
+        }
     });
 }
