@@ -214,7 +214,7 @@ fn options(mut bytes: &[u8]) -> Result<(), Reason> {
 }
 
 fn sound_piece(piece: Piece, more: bool, bad_source: bool) -> Result<Content, Reason> {
-    let odd = more && piece.length % 8 > 0;
+    let odd = more && piece.length & 7 != 0;
     if piece.length == 0 || piece.offset + piece.length > 65_535 || odd {
         return Err(Reason::BadLength);
     }
