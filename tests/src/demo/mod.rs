@@ -4,6 +4,7 @@
 pub mod block;
 pub mod federate;
 pub mod inspect;
+pub mod operate;
 pub mod report;
 pub mod world;
 
@@ -36,6 +37,7 @@ pub const STEPS: &[Step] = &[
     Step { name: "refuse a certificate of another domain", play: federate::refuse_wrong_domain },
     Step { name: "block northwind.example", play: block::block },
     Step { name: "scan from outside", play: inspect::scan },
+    Step { name: "explain, plan, apply and roll back", play: operate::operate },
     Step { name: "kill the daemon", play: block::kill },
     Step { name: "maps with named fields", play: inspect::maps },
 ];
