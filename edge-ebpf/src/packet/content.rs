@@ -94,6 +94,8 @@ fn begins_like_sip(mut cursor: Cursor<'_>, length: usize) -> bool {
         }
         let Some(byte) = cursor.take::<1>() else { return position > 0 };
         match byte.byte::<0>() {
+            // The scheme's first letters may be in the next segment too.
+            b' ' if position + 3 > length => return position > 0,
             b' ' => {
                 let Some(scheme) = cursor.peek::<2>() else { return position > 0 };
                 let scheme = [scheme.byte::<0>() | 0x20, scheme.byte::<1>() | 0x20];
@@ -211,5 +213,7 @@ mod tests {
         // What follows the packet is padding, and a method may go on in the next segment.
         assert_eq!(found(24), None);
         assert_eq!(found(27), None);
+        assert_eq!(found(28), None, "nor is a method and its space judged by what follows");
+        assert_eq!(found(30), Some(Reason::NotSip));
     }
 }
