@@ -287,9 +287,17 @@ mod tests {
         Difference::between(sides.0, sides.1)
     }
 
-    /// The example file with one text in place of another.
+    /// The one rule of these tests, so that they do not depend on those of the example.
+    const RULE: &str = "[[firewall.rule]]\nname = \"web\"\nzone = \"external\"\n\
+                        protocol = \"tcp\"\nports = [80, \"8000-8009\"]\nto = \"any\"\n\
+                        from = [\"198.51.100.0/24\"]\naction = \"pass\"\n\n";
+
+    /// The example file with another rule, and one text in place of another.
     fn example(changes: &[(&str, &str)]) -> String {
         let mut text = tests_support::example();
+        let rules = text.find("[[firewall.rule]]").unwrap();
+        let blocks = text.find("[[firewall.block]]").unwrap();
+        text.replace_range(rules..blocks, RULE);
         for (from, to) in changes {
             assert!(text.contains(from), "{from}");
             text = text.replacen(from, to, 1);
