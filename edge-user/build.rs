@@ -18,6 +18,7 @@ fn main() -> Result<()> {
     let found = bpf_toolchain::find().map_err(|fault| {
         anyhow!("no toolchain builds for BPF ({fault}): run `cargo xtask setup --for build`")
     })?;
+    println!("cargo:rustc-env=EDGE_KERNEL_TOOLCHAIN={}", found.name);
     prepare_linker(&found)?;
     let package = Package {
         name: "edge-ebpf",

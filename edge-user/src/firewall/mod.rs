@@ -55,3 +55,6 @@ pub use shadow::{ShadowRow, ShadowStatus, status as shadow_status};
 /// classifier) with their maps.
 pub static KERNEL_OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/edge-xdp"));
+
+/// The toolchain that built [`KERNEL_OBJECT`]: what the verifier makes of it depends on that.
+pub const KERNEL_TOOLCHAIN: &str = env!("EDGE_KERNEL_TOOLCHAIN");

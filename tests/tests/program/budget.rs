@@ -16,7 +16,7 @@ use edge_tests::{
     kernel::{Kernel, ProgramCost, memory},
     packets::*,
 };
-use edge_user::firewall::KERNEL_OBJECT;
+use edge_user::firewall::{KERNEL_OBJECT, KERNEL_TOOLCHAIN};
 use serde_json::{Map, Value, json};
 
 use crate::fixture::*;
@@ -52,7 +52,7 @@ fn the_programs_have_not_grown_by_a_tenth_without_a_word() {
     let mut kernel = Kernel::load(KERNEL_OBJECT).unwrap();
     kernel.load_rare().unwrap();
     let (major, minor) = kernel_version();
-    let version = format!("{major}.{minor}");
+    let version = format!("{major}.{minor} {KERNEL_TOOLCHAIN}");
     let mut costs = Map::new();
     for (program, cost) in kernel.program_costs().unwrap() {
         println!("{version} {program}: {cost:?}");
@@ -67,7 +67,7 @@ fn the_programs_have_not_grown_by_a_tenth_without_a_word() {
         std::fs::write(RECORD, text + "\n").unwrap();
         return;
     }
-    // Another kernel's verifier counts otherwise: without a record there is nothing to hold it to.
+    // Another kernel's verifier counts otherwise, and another compiler's code: without a record there is nothing to hold it to.
     let Some(recorded) = record.get(&version) else { return };
     for (program, cost) in &costs {
         for (what, now) in cost.as_object().unwrap() {
