@@ -335,7 +335,10 @@ fn decided<T: Tables, A: Family>(
     ip: &Ip<'_, A>,
 ) -> Found {
     let facts = Packed::new(ip, zone);
-    let found = A::decide(tables, settings, link, facts, ip.source, ip.destination);
+    let mut found = A::decide(tables, settings, link, facts, ip.source, ip.destination);
+    if found.limits == ASK_THE_RULES {
+        found = A::walk(tables, settings, link, found.rule, ip.source, ip.destination);
+    }
     let may_answer = matches!(
         found.reason,
         Reason::NoRule
@@ -353,7 +356,12 @@ fn decided<T: Tables, A: Family>(
     }
 }
 
-/// Management, blocks and rules. Of ICMP that answers something it says "unsolicited", until
+/// In [`Found::limits`]: the rules of the word that stands in [`Found::rule`] are still to be
+/// asked. A function of its own does that, so that the functions of the kernel program do not
+/// lie too deep: all their frames together have 512 bytes.
+const ASK_THE_RULES: u16 = u16::MAX;
+
+/// Management and blocks, and what the port's word says by itself. Of ICMP that answers something it says "unsolicited", until
 /// [`replies`] has looked.
 #[inline(always)]
 pub fn decide<T: Tables, A: Family>(
@@ -361,7 +369,6 @@ pub fn decide<T: Tables, A: Family>(
     settings: &Settings,
     facts: Packed,
     source: A,
-    destination: A,
 ) -> Found {
     let generation = tables.generation(settings);
     if settings.schema != SCHEMA || generation >= NO_GENERATION {
@@ -389,7 +396,7 @@ pub fn decide<T: Tables, A: Family>(
     } else if let Some(rule) = word_open_rule(word) {
         Found { reason: Reason::Rule, rule, limits: 0, content: CONTENT_ANY }
     } else {
-        A::rules(tables, generation, word, source, destination)
+        Found { reason: Reason::NoRule, rule: word, limits: ASK_THE_RULES, content: CONTENT_ANY }
     }
 }
 

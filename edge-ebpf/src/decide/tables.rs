@@ -227,7 +227,8 @@ pub trait Tables: Sized {
         source: [u8; 4],
         destination: [u8; 4],
     ) -> Found {
-        super::decide(self, settings, facts, source, destination)
+        let _ = destination;
+        super::decide(self, settings, facts, source)
     }
     /// As [`Tables::decide4`].
     #[inline(always)]
@@ -239,7 +240,8 @@ pub trait Tables: Sized {
         source: [u8; 16],
         destination: [u8; 16],
     ) -> Found {
-        super::decide(self, settings, facts, source, destination)
+        let _ = destination;
+        super::decide(self, settings, facts, source)
     }
     /// Whether an IPv4 packet answers something of ours: always [`super::replies`]; as
     /// [`Tables::content`].
@@ -261,6 +263,31 @@ pub trait Tables: Sized {
         ip: &Ip<'_, [u8; 16]>,
     ) -> Option<Reason> {
         super::replies(self, settings, ip)
+    }
+    /// Walks the rules of a word of the generation to judge by, IPv4: always
+    /// [`Tables::rules4`], called as [`Tables::content`] is.
+    #[inline(always)]
+    fn walk4(
+        &self,
+        settings: &Settings,
+        _link: &Link,
+        word: u32,
+        source: [u8; 4],
+        destination: [u8; 4],
+    ) -> Found {
+        self.rules4(self.generation(settings), word, source, destination)
+    }
+    /// As [`Tables::walk4`].
+    #[inline(always)]
+    fn walk6(
+        &self,
+        settings: &Settings,
+        _link: &Link,
+        word: u32,
+        source: [u8; 16],
+        destination: [u8; 16],
+    ) -> Found {
+        self.rules6(self.generation(settings), word, source, destination)
     }
     /// Walks the rules of a word for an IPv4 packet: always [`super::rules`].
     #[inline(always)]
@@ -334,6 +361,15 @@ pub trait Family: packet::Quotable + PartialEq {
         zone: u8,
         ip: &Ip<'_, Self>,
     ) -> Option<Reason>;
+    /// Walks the rules of a word of the generation to judge by.
+    fn walk<T: Tables>(
+        tables: &T,
+        settings: &Settings,
+        link: &Link,
+        word: u32,
+        source: Self,
+        destination: Self,
+    ) -> Found;
     /// Walks the rules of a word.
     fn rules<T: Tables>(
         tables: &T,
@@ -447,6 +483,18 @@ impl Family for [u8; 4] {
     #[inline(always)]
     fn remember_block<T: Tables>(&self, tables: &T, epoch: u64, block: Block) {
         tables.remember_block4(epoch, self, block);
+    }
+
+    #[inline(always)]
+    fn walk<T: Tables>(
+        tables: &T,
+        settings: &Settings,
+        link: &Link,
+        word: u32,
+        source: Self,
+        destination: Self,
+    ) -> Found {
+        tables.walk4(settings, link, word, source, destination)
     }
 
     #[inline(always)]
@@ -572,6 +620,18 @@ impl Family for [u8; 16] {
     #[inline(always)]
     fn remember_block<T: Tables>(&self, tables: &T, epoch: u64, block: Block) {
         tables.remember_block6(epoch, self, block);
+    }
+
+    #[inline(always)]
+    fn walk<T: Tables>(
+        tables: &T,
+        settings: &Settings,
+        link: &Link,
+        word: u32,
+        source: Self,
+        destination: Self,
+    ) -> Found {
+        tables.walk6(settings, link, word, source, destination)
     }
 
     #[inline(always)]

@@ -18,7 +18,7 @@ use edge_ebpf::{
     },
     decide::{
         BucketName, Family, Found, Judged, NO_RULE, Packed, Place, Tables, Tuple, Walk, blocked,
-        conforms, decide, follow, later, questions, replies, rule,
+        conforms, decide, follow, later, questions, replies, rule, rules,
     },
     packet::{Environment, Frame, Ip, Link, Piece, Upper, extension_headers, is_scanner, options},
     verdict::Reason,
@@ -471,6 +471,30 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
+    fn walk4(
+        &self,
+        _settings: &Settings,
+        link: &Link,
+        word: u32,
+        _source: [u8; 4],
+        _destination: [u8; 4],
+    ) -> Found {
+        unpacked(edge_walk4(self.context, self.packed_link(link), word))
+    }
+
+    #[inline(always)]
+    fn walk6(
+        &self,
+        _settings: &Settings,
+        link: &Link,
+        word: u32,
+        _source: [u8; 16],
+        _destination: [u8; 16],
+    ) -> Found {
+        unpacked(edge_walk6(self.context, self.packed_link(link), word))
+    }
+
+    #[inline(always)]
     fn replies4(
         &self,
         _settings: &Settings,
@@ -740,19 +764,51 @@ fn blocked_of<A: Family>(source: A, word: u32, trial: u32) -> u64 {
 
 #[inline(always)]
 fn decide_of<A: Family>(context: *mut xdp_md, place: u32, facts: u64) -> u64 {
+    let tables = tables_of(context, place);
+    let nothing = Found { reason: Reason::NoRuleSet, rule: NO_RULE, limits: 0, content: 0 };
+    let Some(settings) = maps::SETTINGS.get(0) else { return packed(nothing) };
+    let frame = frame_of(context);
+    let Some((source, _)) = A::addresses(&frame, (place & 0x1f) as usize) else {
+        return packed(nothing);
+    };
+    packed(decide(&tables, settings, Packed(facts), source))
+}
+
+/// The tables as [`KernelTables::packed_link`] tells.
+#[inline(always)]
+fn tables_of(context: *mut xdp_md, place: u32) -> KernelTables {
     let shadow = place >> 9 & 7;
-    let tables = KernelTables {
+    KernelTables {
         context,
         trial: place >> 8 & 1 != 0,
         shadow: if shadow == 0 { None } else { Some(shadow - 1) },
-    };
+    }
+}
+
+#[inline(always)]
+fn walk_of<A: Family>(context: *mut xdp_md, place: u32, word: u32) -> u64 {
+    let tables = tables_of(context, place);
     let nothing = Found { reason: Reason::NoRuleSet, rule: NO_RULE, limits: 0, content: 0 };
     let Some(settings) = maps::SETTINGS.get(0) else { return packed(nothing) };
     let frame = frame_of(context);
     let Some((source, destination)) = A::addresses(&frame, (place & 0x1f) as usize) else {
         return packed(nothing);
     };
-    packed(decide(&tables, settings, Packed(facts), source, destination))
+    packed(rules(&tables, tables.generation(settings), word, source, destination))
+}
+
+/// The walk over a word's rules, IPv4; proved once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn edge_walk4(context: *mut xdp_md, place: u32, word: u32) -> u64 {
+    walk_of::<[u8; 4]>(context, place, word)
+}
+
+/// As [`edge_walk4`], for IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn edge_walk6(context: *mut xdp_md, place: u32, word: u32) -> u64 {
+    walk_of::<[u8; 16]>(context, place, word)
 }
 
 /// [`decide`] for IPv4. A global function of BPF: the verifier proves it once, for all arguments,
