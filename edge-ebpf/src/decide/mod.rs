@@ -335,7 +335,7 @@ fn decided<T: Tables, A: Family>(
     ip: &Ip<'_, A>,
 ) -> Found {
     let facts = Packed::new(ip, zone);
-    let mut found = A::decide(tables, settings, link, facts, ip.source, ip.destination);
+    let mut found = A::decide(tables, settings, link, facts, ip.source);
     if found.limits == ASK_THE_RULES {
         found = A::walk(tables, settings, link, found.rule, ip.source, ip.destination);
     }

@@ -219,28 +219,12 @@ pub trait Tables: Sized {
     }
     /// Judges an IPv4 packet: always [`super::decide`]; as [`Tables::content`].
     #[inline(always)]
-    fn decide4(
-        &self,
-        settings: &Settings,
-        _link: &Link,
-        facts: Packed,
-        source: [u8; 4],
-        destination: [u8; 4],
-    ) -> Found {
-        let _ = destination;
+    fn decide4(&self, settings: &Settings, _link: &Link, facts: Packed, source: [u8; 4]) -> Found {
         super::decide(self, settings, facts, source)
     }
     /// As [`Tables::decide4`].
     #[inline(always)]
-    fn decide6(
-        &self,
-        settings: &Settings,
-        _link: &Link,
-        facts: Packed,
-        source: [u8; 16],
-        destination: [u8; 16],
-    ) -> Found {
-        let _ = destination;
+    fn decide6(&self, settings: &Settings, _link: &Link, facts: Packed, source: [u8; 16]) -> Found {
         super::decide(self, settings, facts, source)
     }
     /// Whether an IPv4 packet answers something of ours: always [`super::replies`]; as
@@ -351,7 +335,6 @@ pub trait Family: packet::Quotable + PartialEq {
         link: &Link,
         facts: Packed,
         source: Self,
-        destination: Self,
     ) -> Found;
     /// Whether a packet answers something of ours.
     fn replies<T: Tables>(
@@ -423,9 +406,8 @@ impl Family for [u8; 4] {
         link: &Link,
         facts: Packed,
         source: Self,
-        destination: Self,
     ) -> Found {
-        tables.decide4(settings, link, facts, source, destination)
+        tables.decide4(settings, link, facts, source)
     }
 
     #[inline(always)]
@@ -556,9 +538,8 @@ impl Family for [u8; 16] {
         link: &Link,
         facts: Packed,
         source: Self,
-        destination: Self,
     ) -> Found {
-        tables.decide6(settings, link, facts, source, destination)
+        tables.decide6(settings, link, facts, source)
     }
 
     #[inline(always)]

@@ -447,14 +447,7 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
-    fn decide4(
-        &self,
-        _settings: &Settings,
-        link: &Link,
-        facts: Packed,
-        _source: [u8; 4],
-        _destination: [u8; 4],
-    ) -> Found {
+    fn decide4(&self, _settings: &Settings, link: &Link, facts: Packed, _source: [u8; 4]) -> Found {
         unpacked(edge_decide4(self.context, self.packed_link(link), facts.0))
     }
 
@@ -465,7 +458,6 @@ impl Tables for KernelTables {
         link: &Link,
         facts: Packed,
         _source: [u8; 16],
-        _destination: [u8; 16],
     ) -> Found {
         unpacked(edge_decide6(self.context, self.packed_link(link), facts.0))
     }
