@@ -39,6 +39,11 @@ pub fn open_port(name: &str, port: u16) -> FirewallRule {
     }
 }
 
+/// The Ethernet address of [`DEVICE`].
+const EDGE_MAC: &str = "02:00:00:00:00:01";
+/// The Ethernet address of the outside.
+const PEER_MAC: &str = "02:00:00:00:00:02";
+
 /// Index of a device of the namespace that this thread is in.
 pub fn ifindex(device: &str) -> Option<u32> {
     let name = std::ffi::CString::new(device).ok()?;
@@ -73,7 +78,8 @@ impl Wire {
         std::fs::create_dir_all(&state).with_context(|| state.display().to_string())?;
         let wire = Self { edge, peer, pins: Path::new("/sys/fs/bpf").join(&name), state };
         wire.edge.ip_batch(&format!(
-            "link add {DEVICE} type veth peer name peer0 netns {}\n\
+            "link add {DEVICE} address {EDGE_MAC} type veth \
+                 peer name peer0 address {PEER_MAC} netns {}\n\
              addr add {EDGE4}/24 dev {DEVICE}\n\
              addr add {EDGE6}/64 dev {DEVICE} nodad\n\
              link set {DEVICE} up\n",
@@ -85,6 +91,19 @@ impl Wire {
              link set peer0 up\n"
         ))?;
         Ok(wire)
+    }
+
+    /// Tells both ends who their neighbour is, for good: a program that drops ARP and neighbour
+    /// discovery then leaves no end that has given up on the other.
+    pub fn know_neighbours(&self) -> Result<()> {
+        self.peer.ip_batch(&format!(
+            "neigh replace {EDGE4} lladdr {EDGE_MAC} dev peer0 nud permanent\n\
+             neigh replace {EDGE6} lladdr {EDGE_MAC} dev peer0 nud permanent\n"
+        ))?;
+        self.edge.ip_batch(&format!(
+            "neigh replace {PEER4} lladdr {PEER_MAC} dev {DEVICE} nud permanent\n\
+             neigh replace {PEER6} lladdr {PEER_MAC} dev {DEVICE} nud permanent\n"
+        ))
     }
 
     /// A small valid configuration: SIP on 5061 from everywhere, ssh from a management prefix.
