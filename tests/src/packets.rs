@@ -170,6 +170,42 @@ pub fn fragment(
     }
 }
 
+/// The frame of an untagged IP packet without options or extension headers that carries TCP or UDP,
+/// with checksums that a stack accepts. UDP over IPv4 needs none of its own.
+pub fn summed(mut frame: Vec<u8>) -> Vec<u8> {
+    let four = frame[12..14] == [0x08, 0];
+    let (upper, protocol) = if four { (34, frame[23]) } else { (54, frame[20]) };
+    if four {
+        let sum = checksum(&frame[14..34]);
+        frame[24..26].copy_from_slice(&sum);
+    }
+    let place = upper + if protocol == 6 { 16 } else { 6 };
+    if protocol == 6 || !four {
+        // The pseudo header: addresses, length, protocol; then the segment or datagram.
+        let mut bytes = frame[if four { 26 } else { 22 }..].to_vec();
+        bytes.resize(bytes.len().next_multiple_of(2), 0);
+        let length = u16::try_from(frame.len() - upper).unwrap_or(0);
+        bytes.extend_from_slice(&length.to_be_bytes());
+        bytes.extend_from_slice(&[0, protocol]);
+        frame[place..place + 2].copy_from_slice(&checksum(&bytes));
+    }
+    frame
+}
+
+/// Words of 16 bits in ones' complement (RFC 1071).
+fn checksum(bytes: &[u8]) -> [u8; 2] {
+    (!ones_sum(bytes)).to_be_bytes()
+}
+
+fn ones_sum(bytes: &[u8]) -> u16 {
+    let words = bytes.chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1]));
+    let mut sum: u32 = words.sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum as u16
+}
+
 /// The addresses and the payload of an untagged IP packet without options or extension headers.
 pub fn answered(frame: &[u8], four: bool) -> (IpAddr, IpAddr, Vec<u8>) {
     let address = |from: usize| -> IpAddr {
@@ -205,10 +241,5 @@ pub fn checksum_is_right(
     bytes.extend_from_slice(&u16::try_from(segment.len()).unwrap_or(0).to_be_bytes());
     bytes.extend_from_slice(segment);
     bytes.resize(bytes.len().next_multiple_of(2), 0);
-    let mut sum: u32 =
-        bytes.chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    sum == 0xffff
+    ones_sum(&bytes) == 0xffff
 }

@@ -2,7 +2,10 @@
 //! `edge0` is ours, `peer0` is the outside. Everything goes when the guard is dropped.
 
 use std::{
+    fs::File,
+    io::{self, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::{AsRawFd as _, FromRawFd as _},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -50,6 +53,51 @@ pub fn ifindex(device: &str) -> Option<u32> {
     // SAFETY: a NUL-terminated string that outlives the call.
     let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
     (index != 0).then_some(index)
+}
+
+/// Sends frames as they are out of a device, by a packet socket (packet(7)). Live frames of
+/// `raw::send` are quicker, but the pages they lie in come back and are sent again as whoever
+/// received them left them: they cannot be used where the program changes what it answers.
+#[derive(Debug)]
+pub struct FrameSender(File);
+
+impl FrameSender {
+    /// On a device of the namespace that this thread is in.
+    ///
+    /// # Errors
+    /// When there is no such device, or not root.
+    pub fn open(device: &str) -> io::Result<Self> {
+        let index = ifindex(device).ok_or(io::ErrorKind::NotFound)?;
+        // SAFETY: no pointers.
+        let socket =
+            unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+        if socket < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: just opened, owned by nobody else.
+        let sender = Self(unsafe { File::from_raw_fd(socket) });
+        // SAFETY: plain numbers.
+        let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        address.sll_family = libc::AF_PACKET as libc::sa_family_t;
+        address.sll_ifindex = i32::try_from(index).map_err(io::Error::other)?;
+        let length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+        // SAFETY: an address of the length that is given.
+        let bound =
+            unsafe { libc::bind(sender.0.as_raw_fd(), (&raw const address).cast(), length) };
+        if bound < 0 { Err(io::Error::last_os_error()) } else { Ok(sender) }
+    }
+
+    /// Sends one frame. `false`: there was no room for it.
+    ///
+    /// # Errors
+    /// When the kernel refuses it.
+    pub fn send(&mut self, frame: &[u8]) -> io::Result<bool> {
+        match self.0.write(frame) {
+            Ok(_) => Ok(true),
+            Err(fault) if fault.raw_os_error() == Some(libc::ENOBUFS) => Ok(false),
+            Err(fault) => Err(fault),
+        }
+    }
 }
 
 static NEXT: AtomicU32 = AtomicU32::new(0);

@@ -67,31 +67,14 @@ fn reached_the_stack(wire: &Wire) -> u64 {
     of_four.chain(of_six).sum()
 }
 
-/// Words of 16 bits in ones' complement (RFC 1071).
-fn checksum(bytes: &[u8]) -> [u8; 2] {
-    let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]));
-    let mut sum: u32 = words.sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    (!(sum as u16)).to_be_bytes()
-}
-
-/// A datagram that a stack accepts. UDP over IPv4 needs no checksum of its own.
+/// A datagram that a stack accepts.
 fn sound(from: IpAddr, to: IpAddr, port: u16) -> Vec<u8> {
-    let mut frame =
-        packets::frame(from, to, 17, &packets::udp(40_000, port, b"0123456789abcdefgh"));
-    if from.is_ipv4() {
-        let sum = checksum(&frame[14..34]);
-        frame[24..26].copy_from_slice(&sum);
-    } else {
-        // The pseudo header: addresses, length, protocol; then the datagram.
-        let mut bytes = frame[22..].to_vec();
-        bytes.extend_from_slice(&u32::try_from(frame.len() - 54).unwrap().to_be_bytes());
-        bytes.extend_from_slice(&[0, 0, 0, 17]);
-        frame[60..62].copy_from_slice(&checksum(&bytes));
-    }
-    frame
+    packets::summed(packets::frame(
+        from,
+        to,
+        17,
+        &packets::udp(40_000, port, b"0123456789abcdefgh"),
+    ))
 }
 
 #[test]
