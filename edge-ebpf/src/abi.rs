@@ -189,7 +189,8 @@ pub struct Settings {
     pub events_per_second: u32,
     /// Another number after every change of the block tables, and 0 while they change. A block
     /// that the program has found is remembered under it and counts for nothing under any other;
-    /// under 0 nothing is remembered.
+    /// under 0 nothing is remembered. Another number after every swap of the generation too, and
+    /// written after it: what is remembered under it knows the management prefixes in force.
     pub block_epoch: u64,
     /// A number that only this appliance's owner knows, for trial runs: see [`Trial`].
     pub trial: u64,
@@ -216,6 +217,13 @@ impl Settings {
     pub fn generation_now(&self) -> u32 {
         // SAFETY: a reference to a number.
         unsafe { core::ptr::read_volatile(&raw const self.generation) }
+    }
+
+    /// The epoch of remembered blocks, read once and before whatever is looked up after it.
+    #[inline(always)]
+    pub fn epoch_now(&self) -> u64 {
+        // SAFETY: a reference to a number.
+        unsafe { core::ptr::read_volatile(&raw const self.block_epoch) }
     }
 }
 
@@ -558,9 +566,57 @@ pub struct RememberedBlock<A> {
     pub epoch: u64,
     /// The source, in words as it stands in the packet.
     pub source: A,
-    /// What the tables said of it.
-    pub block: Block,
+    /// [`Block::scope`].
+    pub scope: u8,
+    /// [`Block::reason`].
+    pub reason: u8,
+    /// `AT_ONCE_*`.
+    pub at_once: u16,
+    /// [`Block::expires_at_seconds`].
+    pub expires_at_seconds: u32,
+    /// [`Block::from_version`].
+    pub from_version: u32,
+    /// [`Block::until_version`].
+    pub until_version: u32,
 }
+
+impl<A> RememberedBlock<A> {
+    /// Remembers what the tables said.
+    #[inline(always)]
+    pub const fn new(epoch: u64, source: A, block: Block, at_once: u16) -> Self {
+        Self {
+            epoch,
+            source,
+            scope: block.scope,
+            reason: block.reason,
+            at_once,
+            expires_at_seconds: block.expires_at_seconds,
+            from_version: block.from_version,
+            until_version: block.until_version,
+        }
+    }
+
+    /// What the tables said; how many owners there are is forgotten.
+    #[inline(always)]
+    pub const fn block(&self) -> Block {
+        Block {
+            scope: self.scope,
+            reason: self.reason,
+            owners: 0,
+            expires_at_seconds: self.expires_at_seconds,
+            from_version: self.from_version,
+            until_version: self.until_version,
+        }
+    }
+}
+
+/// It was not asked yet whether the remembered block holds whatever the packet is for.
+pub const AT_ONCE_UNKNOWN: u16 = 0;
+/// Until it expires, the remembered block holds whatever a packet of this source is for.
+pub const AT_ONCE_YES: u16 = 1;
+/// What the packet is for must be asked each time: the source may manage the appliance, or not
+/// everything of it is blocked.
+pub const AT_ONCE_NO: u16 = 2;
 
 /// Slots for remembered blocks of each family. A power of two.
 pub const REMEMBERED_BLOCKS: u32 = 256;

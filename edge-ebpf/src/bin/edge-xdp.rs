@@ -16,13 +16,13 @@ mod tables;
 
 use aya_ebpf::{
     EbpfContext as _,
-    bindings::{TC_ACT_UNSPEC, xdp_action},
+    bindings::{TC_ACT_UNSPEC, xdp_action, xdp_md},
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
 use edge_ebpf::{
     abi::{NO_GENERATION, PROGRAM_SHADOW, PROGRAM_SYN_COOKIE, shadow_slot},
-    decide::{Decision, Tables as _, flow_begun, judge, refresh_flow},
+    decide::{Decision, Tables as _, at_once, flow_begun, judge, refresh_flow},
     packet::{Environment, Frame},
     verdict::{Reason, Verdict},
 };
@@ -30,8 +30,40 @@ use edge_ebpf::{
 use crate::tables::{KernelTables, frame_of};
 
 /// Judges every packet that comes in.
+///
+/// What is easy is judged here, with nothing else around it: this function's few values stay in
+/// registers.
 #[xdp(frags)]
 pub fn edge_xdp(context: XdpContext) -> u32 {
+    let Some(settings) = maps::SETTINGS.get(0) else { return xdp_action::XDP_DROP };
+    if hand::trial(&context, settings).is_none() {
+        let frame = frame_of(context.ctx);
+        let tables = KernelTables::new(context.ctx);
+        if let Some(decision) = at_once(&tables, settings, &frame, context.ingress_ifindex() as u32)
+        {
+            record::record(&context, settings, &decision, frame.len() as u64);
+            return hand::action(decision.verdict);
+        }
+    }
+    let action = edge_judge(context.ctx);
+    if action >= NEXT_PROGRAM {
+        // SAFETY: nothing here is left to drop.
+        unsafe { maps::PROGRAMS.tail_call(&context, action - NEXT_PROGRAM) };
+        // There is no such program.
+        return edge_unanswered(context.ctx);
+    }
+    action
+}
+
+/// Added to the slot of a program that goes on with the packet.
+const NEXT_PROGRAM: u32 = 16;
+
+/// Judges a packet that is not judged [`at_once`]; a function that the verifier proves by itself.
+/// The action, or [`NEXT_PROGRAM`] and the slot of the program that goes on.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn edge_judge(context: *mut xdp_md) -> u32 {
+    let context = XdpContext::new(context);
     let Some(settings) = maps::SETTINGS.get(0) else { return xdp_action::XDP_DROP };
     let frame = frame_of(context.ctx);
     let ifindex = context.ingress_ifindex() as u32;
@@ -45,20 +77,30 @@ pub fn edge_xdp(context: XdpContext) -> u32 {
     let length = frame.len();
     if decision.verdict == Verdict::Answer {
         hand::hand_on(&decision, length as u32);
-        // SAFETY: nothing here is left to drop.
-        unsafe { maps::PROGRAMS.tail_call(&context, PROGRAM_SYN_COOKIE) };
-        // There is no such program: nobody answers.
-        let decision = Decision { reason: Reason::Flood, verdict: Verdict::Drop, ..decision };
-        record::record(&context, settings, &decision, length as u64);
-        return xdp_action::XDP_DROP;
+        return NEXT_PROGRAM + PROGRAM_SYN_COOKIE;
     }
     record::record(&context, settings, &decision, length as u64);
     if settings.shadow < NO_GENERATION {
         hand::hand_on(&decision, length as u32);
-        // SAFETY: nothing here is left to drop.
-        unsafe { maps::PROGRAMS.tail_call(&context, PROGRAM_SHADOW) };
+        return NEXT_PROGRAM + PROGRAM_SHADOW;
     }
     hand::action(decision.verdict)
+}
+
+/// The packet of a program that is not there: what was judged in earnest stands, and a SYN that
+/// nobody answers is dropped and counted.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn edge_unanswered(context: *mut xdp_md) -> u32 {
+    let context = XdpContext::new(context);
+    let Some((decision, action, length)) = hand::handed() else { return xdp_action::XDP_DROP };
+    if action != xdp_action::XDP_TX {
+        return action;
+    }
+    let Some(settings) = maps::SETTINGS.get(0) else { return xdp_action::XDP_DROP };
+    let decision = Decision { reason: Reason::Flood, verdict: Verdict::Drop, ..decision };
+    record::record(&context, settings, &decision, u64::from(length));
+    xdp_action::XDP_DROP
 }
 
 /// Answers a SYN in a flood, and counts it.

@@ -9,6 +9,7 @@
 //! It must never pass a packet for a reason that is not in this folder, nor depend on anything
 //! but the packet, the tables and the clock: the daemon asks the same code what it would do.
 
+mod at_once;
 mod finish;
 mod fragment;
 mod icmp;
@@ -20,6 +21,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
+pub use at_once::at_once;
 pub use finish::{BucketName, questions};
 pub use fragment::{follow, later};
 pub use limit::conforms;
@@ -30,11 +32,12 @@ pub use tables::{Family, Tables, Tuple};
 
 use crate::{
     abi::{
-        ACTION_PASS, Block, CONTENT_ANY, Interface, MAX_RULES_PER_WORD, NO_GENERATION, NOT_BLOCKED,
-        SCHEMA, SCOPE_FEDERATION, SCOPE_NONE, SET_ANY, SETTING_BLOCKS, SETTING_DHCP_CLIENT,
-        SETTING_LACP, SETTING_LLDP, SETTING_MONITOR, SOURCE_SET_MANAGEMENT, SOURCE_SET_PARTNERS,
-        SetMask, Settings, VlanKey, WORD_FEDERATION, WORD_MANAGEMENT, ZONE_NONE, ZONES, port_index,
-        protocol_index, word_count, word_first, word_open_rule,
+        ACTION_PASS, AT_ONCE_NO, AT_ONCE_UNKNOWN, AT_ONCE_YES, Block, CONTENT_ANY, Interface,
+        MAX_RULES_PER_WORD, NO_GENERATION, NOT_BLOCKED, SCHEMA, SCOPE_ALL, SCOPE_FEDERATION,
+        SCOPE_NONE, SET_ANY, SETTING_BLOCKS, SETTING_DHCP_CLIENT, SETTING_LACP, SETTING_LLDP,
+        SETTING_MONITOR, SOURCE_SET_MANAGEMENT, SOURCE_SET_PARTNERS, SetMask, Settings, VlanKey,
+        WORD_FEDERATION, WORD_MANAGEMENT, ZONE_NONE, ZONES, port_index, protocol_index, word_count,
+        word_first, word_open_rule,
     },
     packet::{self, Environment, Frame, Handler, Ip, Kind, Link, Piece, Transport},
     verdict::{Reason, Verdict},
@@ -441,7 +444,7 @@ pub fn blocked<T: Tables, A: Family>(
     word: u32,
     settings: &Settings,
 ) -> Option<Reason> {
-    let epoch = settings.block_epoch;
+    let epoch = settings.epoch_now();
     let in_force = |block: Block| {
         if !block.in_version(settings.block_version) {
             return None;
@@ -454,19 +457,20 @@ pub fn blocked<T: Tables, A: Family>(
         {
             return None;
         }
-        Some(match block.reason {
-            number if number == Reason::BlockedDomain as u8 => Reason::BlockedDomain,
-            number if number == Reason::BadSource as u8 => Reason::BadSource,
-            _ => Reason::BlockedAddress,
-        })
+        Some(block_reason(block.reason))
     };
     if epoch != 0
-        && let Some(block) = source.remembered_block(tables, epoch)
+        && let Some((block, at_once)) = source.remembered_block(tables, epoch)
     {
         if block.scope == SCOPE_NONE {
             return None;
         }
         if let Some(reason) = in_force(block) {
+            if at_once == AT_ONCE_UNKNOWN {
+                // It goes on sending: what its next packets need not ask is found out once.
+                let at_once = whatever_it_is_for(tables, source, block, settings);
+                source.remember_block(tables, epoch, block, at_once);
+            }
             return Some(reason);
         }
     }
@@ -475,7 +479,7 @@ pub fn blocked<T: Tables, A: Family>(
         && let Some(reason) = in_force(block)
     {
         if epoch != 0 {
-            source.remember_block(tables, epoch, block);
+            source.remember_block(tables, epoch, block, AT_ONCE_UNKNOWN);
         }
         return Some(reason);
     }
@@ -483,9 +487,39 @@ pub fn blocked<T: Tables, A: Family>(
     let reason = prefix.and_then(in_force);
     // A block that is not in force for this packet is not remembered: it may be for the next.
     if epoch != 0 && exact.is_none() && (reason.is_some() || prefix.is_none()) {
-        source.remember_block(tables, epoch, prefix.unwrap_or(NOT_BLOCKED));
+        source.remember_block(tables, epoch, prefix.unwrap_or(NOT_BLOCKED), AT_ONCE_UNKNOWN);
     }
     reason
+}
+
+/// The reason that a block is counted under.
+#[inline(always)]
+fn block_reason(number: u8) -> Reason {
+    match number {
+        number if number == Reason::BlockedDomain as u8 => Reason::BlockedDomain,
+        number if number == Reason::BadSource as u8 => Reason::BadSource,
+        _ => Reason::BlockedAddress,
+    }
+}
+
+/// Whether a block in force holds for all that this source may send until it expires: what
+/// [`at_once`] needs to know. The generation is read after the epoch that the answer is
+/// remembered under, and the daemon writes an epoch after the generation it belongs to.
+#[inline(always)]
+fn whatever_it_is_for<T: Tables, A: Family>(
+    tables: &T,
+    source: A,
+    block: Block,
+    settings: &Settings,
+) -> u16 {
+    // A block with an end among the versions may be over without a new epoch.
+    let whole = block.scope == SCOPE_ALL && block.until_version == 0;
+    let generation = tables.generation(settings);
+    if whole && !source.sources(tables, generation).contains(SOURCE_SET_MANAGEMENT) {
+        AT_ONCE_YES
+    } else {
+        AT_ONCE_NO
+    }
 }
 
 /// The first rule of the word that the packet satisfies decides. When none does, the reason

@@ -82,22 +82,22 @@ pub trait Tables: Sized {
     /// The block of the longest prefix that holds this address.
     fn blocked6_prefix(&self, source: &[u8; 16]) -> Option<Block>;
     /// A block that [`Tables::remember_block4`] was given for exactly this address and epoch, if
-    /// it is still known.
+    /// it is still known, with its `AT_ONCE_*`.
     #[inline(always)]
-    fn remembered_block4(&self, _epoch: u64, _source: &[u8; 4]) -> Option<Block> {
+    fn remembered_block4(&self, _epoch: u64, _source: &[u8; 4]) -> Option<(Block, u16)> {
         None
     }
     /// The block tables said this of the address. It may be remembered under the epoch, no longer.
     #[inline(always)]
-    fn remember_block4(&self, _epoch: u64, _source: &[u8; 4], _block: Block) {}
+    fn remember_block4(&self, _epoch: u64, _source: &[u8; 4], _block: Block, _at_once: u16) {}
     /// As [`Tables::remembered_block4`].
     #[inline(always)]
-    fn remembered_block6(&self, _epoch: u64, _source: &[u8; 16]) -> Option<Block> {
+    fn remembered_block6(&self, _epoch: u64, _source: &[u8; 16]) -> Option<(Block, u16)> {
         None
     }
     /// As [`Tables::remember_block4`].
     #[inline(always)]
-    fn remember_block6(&self, _epoch: u64, _source: &[u8; 16], _block: Block) {}
+    fn remember_block6(&self, _epoch: u64, _source: &[u8; 16], _block: Block, _at_once: u16) {}
     /// Whether there is a TCP socket for this connection that is not listening.
     fn tcp_socket<A: Family>(&self, tuple: &Tuple<A>) -> bool;
     /// Whether there is a UDP socket that is connected to exactly this other side.
@@ -315,9 +315,9 @@ pub trait Family: packet::Quotable + PartialEq {
     /// The block of the longest prefix that holds this address.
     fn blocked_prefix<T: Tables>(&self, tables: &T) -> Option<Block>;
     /// What was remembered of this source under this epoch.
-    fn remembered_block<T: Tables>(&self, tables: &T, epoch: u64) -> Option<Block>;
+    fn remembered_block<T: Tables>(&self, tables: &T, epoch: u64) -> Option<(Block, u16)>;
     /// Gives a block away to be remembered.
-    fn remember_block<T: Tables>(&self, tables: &T, epoch: u64, block: Block);
+    fn remember_block<T: Tables>(&self, tables: &T, epoch: u64, block: Block, at_once: u16);
     /// The address as buckets know it: all of it, or the /64 with a mark.
     fn bucket(self) -> [u64; 2];
     /// The address as [`crate::abi::KnownKey`] has it.
@@ -458,13 +458,13 @@ impl Family for [u8; 4] {
     }
 
     #[inline(always)]
-    fn remembered_block<T: Tables>(&self, tables: &T, epoch: u64) -> Option<Block> {
+    fn remembered_block<T: Tables>(&self, tables: &T, epoch: u64) -> Option<(Block, u16)> {
         tables.remembered_block4(epoch, self)
     }
 
     #[inline(always)]
-    fn remember_block<T: Tables>(&self, tables: &T, epoch: u64, block: Block) {
-        tables.remember_block4(epoch, self, block);
+    fn remember_block<T: Tables>(&self, tables: &T, epoch: u64, block: Block, at_once: u16) {
+        tables.remember_block4(epoch, self, block, at_once);
     }
 
     #[inline(always)]
@@ -594,13 +594,13 @@ impl Family for [u8; 16] {
     }
 
     #[inline(always)]
-    fn remembered_block<T: Tables>(&self, tables: &T, epoch: u64) -> Option<Block> {
+    fn remembered_block<T: Tables>(&self, tables: &T, epoch: u64) -> Option<(Block, u16)> {
         tables.remembered_block6(epoch, self)
     }
 
     #[inline(always)]
-    fn remember_block<T: Tables>(&self, tables: &T, epoch: u64, block: Block) {
-        tables.remember_block6(epoch, self, block);
+    fn remember_block<T: Tables>(&self, tables: &T, epoch: u64, block: Block, at_once: u16) {
+        tables.remember_block6(epoch, self, block, at_once);
     }
 
     #[inline(always)]

@@ -1,7 +1,8 @@
 use super::*;
 use crate::abi::{
     ACTION_DROP, Block, FLOW_SECONDS, FlowKey, Interface, RULE_DESTINATION4, RULE_DESTINATION6,
-    Rule, SCOPE_ALL, ZONE_EXTERNAL, ZONE_INTERNAL, mapped, word, word4,
+    Rule, SCOPE_ALL, SETTING_CEILING, SETTING_FLOOD, ZONE_EXTERNAL, ZONE_INTERNAL, mapped,
+    open_word, word, word4,
 };
 
 const ME: [u8; 4] = [192, 0, 2, 1];
@@ -30,6 +31,7 @@ fn rule(id: u32, source_set: u8, destination_set: u8, action: u8) -> Rule {
 fn tables(rules: &[Rule]) -> MemoryTables {
     let mut tables = MemoryTables { now_seconds: 1000, ..MemoryTables::default() };
     tables.settings.schema = SCHEMA;
+    tables.settings.shadow = NO_GENERATION;
     let interface = |zone| Interface { zone_plus_one: zone + 1, trunk: 0, slot: 0, reserved: 0 };
     tables.interfaces.insert(2, interface(ZONE_EXTERNAL));
     tables.interfaces.insert(3, interface(ZONE_INTERNAL));
@@ -192,4 +194,55 @@ fn short_prefixes_reach_every_bit_of_the_presence_bitmap() {
     }
     let syn = frame([204, 0, 0, 1], ME, 6, &tcp(1, 443, 2));
     assert_eq!(outcome(&tables, 2, &syn).0, Reason::NoRule);
+}
+
+#[test]
+fn what_is_judged_at_once_is_judged_alike_at_length() {
+    let mut tables = tables(&[rule(1, SET_ANY, SET_ANY, ACTION_PASS)]);
+    let words = &mut tables.generations[0].port_words;
+    words.insert(port_index(ZONE_EXTERNAL, true, 7000), open_word(7, 0));
+    words.insert(port_index(ZONE_EXTERNAL, true, 7001), open_word(8, WORD_MANAGEMENT));
+    words.insert(port_index(ZONE_EXTERNAL, false, 7000), open_word(9, 0));
+    tables.block4([198, 51, 100, 0], 24, Block::new(SCOPE_ALL, 0, 1, 0));
+    let flags = tables.settings.flags;
+    // The two sides' answers, and whether the short way had one.
+    let short = |tables: &MemoryTables, ifindex: u32, bytes: &[u8]| {
+        let frame = Frame::new(bytes);
+        let long = judge(tables, &tables.settings, &frame, &bytes, ifindex);
+        let short = at_once(tables, &tables.settings, &frame, ifindex);
+        assert!(short.is_none_or(|short| short == long), "{short:?} {long:?}");
+        short.is_some()
+    };
+    let datagram = |port: u16| {
+        let [a, b] = port.to_be_bytes();
+        [0, 80, a, b, 0, 12, 0, 0, 1, 2, 3, 4]
+    };
+    let to = |port| frame(STRANGER, ME, 17, &datagram(port));
+    assert!(short(&tables, 2, &to(7000)), "open to everybody");
+    assert!(short(&tables, 2, &frame(STRANGER, ME, 6, &tcp(80, 7000, 2))));
+    for (ifindex, bytes) in [
+        (3, to(7000)),
+        (4, to(7000)),
+        (2, to(7001)),
+        (2, to(7002)),
+        (2, frame(STRANGER, ME, 6, &tcp(80, 443, 2))),
+        (2, frame([198, 51, 100, 9], ME, 17, &datagram(7000))),
+        (2, frame([0, 0, 0, 0], ME, 17, &datagram(7000))),
+        (2, frame(STRANGER, ME, 17, &[0, 80, 0x1b, 0x58, 0, 13, 0, 0, 1, 2, 3, 4])),
+    ] {
+        assert!(!short(&tables, ifindex, &bytes), "{bytes:?} on {ifindex}");
+    }
+    for more in [SETTING_CEILING, SETTING_MONITOR] {
+        tables.settings.flags = flags | more;
+        assert!(!short(&tables, 2, &to(7000)), "{more}");
+    }
+    tables.settings.flags = flags | SETTING_FLOOD;
+    assert!(short(&tables, 2, &to(7000)), "floods are a matter of TCP");
+    assert!(!short(&tables, 2, &frame(STRANGER, ME, 6, &tcp(80, 7000, 2))));
+    tables.settings.flags = flags;
+    tables.settings.shadow = 2;
+    assert!(!short(&tables, 2, &to(7000)), "a shadow counts every packet");
+    tables.settings.shadow = NO_GENERATION;
+    tables.settings.schema = SCHEMA + 1;
+    assert!(!short(&tables, 2, &to(7000)));
 }

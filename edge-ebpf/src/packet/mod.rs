@@ -11,6 +11,7 @@ mod content;
 mod cursor;
 mod ip;
 mod link;
+mod plain;
 mod quoted;
 mod summary;
 #[cfg(test)]
@@ -27,6 +28,7 @@ pub use link::{
     ETHER_TYPE_ARP, ETHER_TYPE_IPV4, ETHER_TYPE_IPV6, ETHER_TYPE_LLDP, ETHER_TYPE_SLOW_PROTOCOLS,
     Link,
 };
+pub use plain::{PlainVisitor, plain};
 pub use quoted::{Quotable, Quoted, quoted};
 pub use summary::describe;
 pub use transport::{

@@ -281,3 +281,52 @@ fn a_later_fragment_is_read_as_one() {
         read(&frame(&[&[0x86, 0xdd], &ipv6(44, 32), &[17, 0, 0, 0x11, 0, 0, 0, 9], &[0; 24]]));
     assert_eq!(six.unwrap().ports, Some((0, 16, 24)));
 }
+
+/// Family, protocol and destination port.
+type PlainRead = (bool, u8, u16);
+
+struct PlainReader;
+
+impl PlainVisitor for PlainReader {
+    type Output = PlainRead;
+
+    fn plain4(self, _source: [u8; 4], udp: bool, port: u16) -> Option<PlainRead> {
+        Some((false, if udp { 17 } else { 6 }, port))
+    }
+
+    fn plain6(self, _source: [u8; 16], udp: bool, port: u16) -> Option<PlainRead> {
+        Some((true, if udp { 17 } else { 6 }, port))
+    }
+}
+
+/// A packet with nothing unusual.
+fn plain_frame(six: bool, udp: bool) -> Vec<u8> {
+    const DATAGRAM: [u8; 20] = [0, 80, 1, 187, 0, 20, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
+    let (payload, protocol) = if udp { (DATAGRAM, 17) } else { (TCP, 6) };
+    let (kind, header) =
+        if six { ([0x86, 0xdd], ipv6(protocol, 20)) } else { ([8, 0], ipv4(protocol, 0, 20)) };
+    frame(&[&kind, &header, &payload])
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(20_000))]
+
+    #[test]
+    fn what_is_plain_is_read_alike_by_the_parser(
+        six: bool, udp: bool, at in 12_usize..74, value: u8, cut in 0_usize..24, damaged: bool,
+    ) {
+        let mut bytes = plain_frame(six, udp);
+        let protocol = if udp { 17 } else { 6 };
+        prop_assert_eq!(plain(&Frame::new(&bytes), PlainReader), Some((six, protocol, 443)));
+        if damaged && let Some(byte) = bytes.get_mut(at) {
+            *byte = value;
+        }
+        bytes.truncate(bytes.len().saturating_sub(cut));
+        if let Some((_, protocol, port)) = plain(&Frame::new(&bytes), PlainReader) {
+            let read = read(&bytes).unwrap();
+            prop_assert_eq!((read.link.outer, read.fragment), (0, false));
+            let (upper, _, destination) = read.ports.unwrap();
+            prop_assert_eq!((upper, destination), (protocol, port));
+        }
+    }
+}

@@ -381,12 +381,13 @@ impl Engine {
             flags: plan.flags | self.table.flags(),
             events_per_second: plan.events_per_second,
             event_bytes: plan.event_bytes.min(EVENT_DATA as u32),
-            block_epoch: block_epoch(),
             ceilings: plan.flood.ceilings.map(PlanLimit::kernel),
             flood_syns: plan.flood.syns_per_cpu(sys::cpus()),
             ..self.settings
         };
         self.write_settings(settings)?;
+        // After the swap: what is remembered from now on knows the new rules.
+        self.write_settings(Settings { block_epoch: block_epoch(), ..settings })?;
         self.plan = plan.clone();
         report.generation = idle;
         if both.len() > plan.blocks.len() {

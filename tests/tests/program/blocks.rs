@@ -4,7 +4,8 @@ use std::{net::IpAddr, time::Duration};
 
 use edge_ebpf::{
     abi::{
-        Block, SETTING_BLOCKS, WORD_FEDERATION, WORD_MANAGEMENT, ZONE_EXTERNAL, port_index, word,
+        Block, SETTING_BLOCKS, SOURCE_SET_MANAGEMENT, SetMask, WORD_FEDERATION, WORD_MANAGEMENT,
+        ZONE_EXTERNAL, port_index, word,
     },
     decide::MemoryTables,
     verdict::Reason,
@@ -109,9 +110,42 @@ fn without_the_switch_no_block_is_asked() {
 }
 
 /// Both times alike: from the tables, and as it was remembered.
-fn twice(bench: &mut Bench, packet: &[u8], reason: Reason) {
-    bench.both_say(packet, reason);
-    bench.both_say(packet, reason);
+/// What is found is remembered at the first, what need not be asked again at the second, and not
+/// asked again at the third.
+fn again_and_again(bench: &mut Bench, packet: &[u8], reason: Reason) {
+    for _ in 0..4 {
+        bench.both_say(packet, reason);
+    }
+}
+
+#[test]
+fn a_blocked_source_that_manages_is_let_in_to_manage_however_much_it_sends() {
+    in_namespace(|| {
+        stay_on_one_cpu();
+        let mut bench = Bench::new();
+        for side in sides() {
+            let host = if side.me.is_ipv4() { 32 } else { 128 };
+            let manage = syn(side.management, side.me, MANAGEMENT_PORT);
+            let other = syn(side.management, side.me, FEDERATION_PORT);
+            bench.change(|tables| block(tables, side.management, host, FOREVER));
+            for _ in 0..3 {
+                again_and_again(&mut bench, &other, Reason::BlockedAddress);
+                again_and_again(&mut bench, &manage, Reason::Management);
+            }
+            // A stranger becomes one who manages: what is remembered of it ends with the swap.
+            let other = syn(side.blocked, side.me, MANAGEMENT_PORT);
+            again_and_again(&mut bench, &other, Reason::BlockedAddress);
+            bench.change(|tables| {
+                let generation = &mut tables.generations[1];
+                let mask = SetMask::default().with(SOURCE_SET_MANAGEMENT);
+                match side.blocked {
+                    IpAddr::V4(it) => generation.sources4.insert(it.octets(), 32, mask),
+                    IpAddr::V6(it) => generation.sources6.insert(it.octets(), 128, mask),
+                }
+            });
+            again_and_again(&mut bench, &other, Reason::Management);
+        }
+    });
 }
 
 #[test]
@@ -128,25 +162,25 @@ fn a_remembered_block_says_what_the_tables_say() {
                 block(tables, side.stranger, host - 8, FOREVER);
                 block(tables, side.stranger, host, DOMAIN);
             });
-            twice(&mut bench, &other, Reason::BlockedAddress);
-            twice(&mut bench, &federation, Reason::BlockedDomain);
-            twice(&mut bench, &other, Reason::BlockedAddress);
+            again_and_again(&mut bench, &other, Reason::BlockedAddress);
+            again_and_again(&mut bench, &federation, Reason::BlockedDomain);
+            again_and_again(&mut bench, &other, Reason::BlockedAddress);
             // The prefix alone.
             let exact = |tables: &mut MemoryTables| {
                 tables.blocked4.clear();
                 tables.blocked6.clear();
             };
             bench.change(exact);
-            twice(&mut bench, &federation, Reason::BlockedAddress);
+            again_and_again(&mut bench, &federation, Reason::BlockedAddress);
             // Remembered or not, it ends when its time has come.
             let soon = u32::try_from(now_seconds()).unwrap() + 2;
             let ends = Block { expires_at_seconds: soon, ..FOREVER };
             bench.change(|tables| block(tables, side.stranger, host - 8, ends));
-            twice(&mut bench, &federation, Reason::BlockedAddress);
+            again_and_again(&mut bench, &federation, Reason::BlockedAddress);
             while now_seconds() <= u64::from(soon) {
                 std::thread::sleep(Duration::from_millis(50));
             }
-            twice(&mut bench, &federation, Reason::Rule);
+            again_and_again(&mut bench, &federation, Reason::Rule);
         }
     });
 }
@@ -158,23 +192,23 @@ fn a_change_of_the_tables_ends_what_was_remembered() {
         let mut bench = Bench::new();
         for side in sides() {
             let packet = syn(side.blocked, side.me, FEDERATION_PORT);
-            twice(&mut bench, &packet, Reason::BlockedAddress);
+            again_and_again(&mut bench, &packet, Reason::BlockedAddress);
             let kept = bench.tables.clone();
             bench.change(|tables| {
                 tables.blocked4.clear();
                 tables.blocked6.clear();
             });
             // The neighbourhood is still marked, so this too is remembered, and ended below.
-            twice(&mut bench, &packet, Reason::Rule);
+            again_and_again(&mut bench, &packet, Reason::Rule);
             bench.change(|tables| *tables = kept.clone());
-            twice(&mut bench, &packet, Reason::BlockedAddress);
+            again_and_again(&mut bench, &packet, Reason::BlockedAddress);
             // While the tables are being written nothing is remembered, and nothing is asked
             // that was.
             bench.change(|tables| *tables = kept.clone());
             let settings = bench.tables.settings;
             assert_eq!(settings.block_epoch, 0);
             bench.kernel.set_settings(settings).unwrap();
-            twice(&mut bench, &packet, Reason::BlockedAddress);
+            again_and_again(&mut bench, &packet, Reason::BlockedAddress);
             bench.kernel.forget_block(side.blocked).unwrap();
             bench.kernel_says(&packet, Reason::Rule);
             bench.change(|tables| *tables = kept);

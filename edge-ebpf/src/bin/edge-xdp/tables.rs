@@ -185,42 +185,43 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
-    fn remembered_block4(&self, epoch: u64, source: &[u8; 4]) -> Option<Block> {
+    fn remembered_block4(&self, epoch: u64, source: &[u8; 4]) -> Option<(Block, u16)> {
         let slot = maps::REMEMBERED4.get_ptr_mut(remembered4(*source))?;
         // SAFETY: the pointer comes from a per-CPU map that only this program writes.
         let found = unsafe { &*slot };
-        (found.epoch == epoch && found.source == word4(*source)).then_some(found.block)
+        (found.epoch == epoch && found.source == word4(*source))
+            .then_some((found.block(), found.at_once))
     }
 
     #[inline(always)]
-    fn remember_block4(&self, epoch: u64, source: &[u8; 4], block: Block) {
+    fn remember_block4(&self, epoch: u64, source: &[u8; 4], block: Block, at_once: u16) {
         if self.trial {
             return;
         }
         if let Some(slot) = maps::REMEMBERED4.get_ptr_mut(remembered4(*source)) {
             // SAFETY: as above.
-            unsafe { *slot = RememberedBlock { epoch, source: word4(*source), block } };
+            unsafe { *slot = RememberedBlock::new(epoch, word4(*source), block, at_once) };
         }
     }
 
     #[inline(always)]
-    fn remembered_block6(&self, epoch: u64, source: &[u8; 16]) -> Option<Block> {
+    fn remembered_block6(&self, epoch: u64, source: &[u8; 16]) -> Option<(Block, u16)> {
         let slot = maps::REMEMBERED6.get_ptr_mut(remembered6(*source))?;
         // SAFETY: as above.
         let found = unsafe { &*slot };
         let [first, second] = words6(*source);
         let same = found.source[0] == first && found.source[1] == second;
-        (found.epoch == epoch && same).then_some(found.block)
+        (found.epoch == epoch && same).then_some((found.block(), found.at_once))
     }
 
     #[inline(always)]
-    fn remember_block6(&self, epoch: u64, source: &[u8; 16], block: Block) {
+    fn remember_block6(&self, epoch: u64, source: &[u8; 16], block: Block, at_once: u16) {
         if self.trial {
             return;
         }
         if let Some(slot) = maps::REMEMBERED6.get_ptr_mut(remembered6(*source)) {
             // SAFETY: as above.
-            unsafe { *slot = RememberedBlock { epoch, source: words6(*source), block } };
+            unsafe { *slot = RememberedBlock::new(epoch, words6(*source), block, at_once) };
         }
     }
 
