@@ -204,7 +204,7 @@ impl Wire {
                 enabled: true,
                 allowed_domains: Vec::new(),
                 blocked_domains: Vec::new(),
-                allow_addresses: Vec::new(),
+                ..Federation::default()
             },
             firewall: Firewall {
                 max_blocked_addresses: 10_000,

@@ -94,6 +94,9 @@ pub(crate) enum Command {
     /// Partner domains: allowed and blocked
     #[command(subcommand)]
     Domain(DomainCommand),
+    /// Partners: kinds, what is known of them, who is refused and why
+    #[command(subcommand)]
+    Partner(super::partner::PartnerCommand),
     /// Sampled drops: the last ones, or as they come
     Drops(super::drops::DropsArguments),
     /// What the firewall does in this second: rates, reasons, rules, sources, cost

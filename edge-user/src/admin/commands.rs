@@ -79,7 +79,7 @@ impl CommandError {
     }
 }
 
-type Outcome = Result<Report, CommandError>;
+pub(super) type Outcome = Result<Report, CommandError>;
 
 /// `edge status`: the daemon's own words when it runs, the firewall's counters in any case.
 pub fn status(paths: &Paths) -> Outcome {

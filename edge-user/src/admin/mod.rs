@@ -12,6 +12,7 @@ pub mod commands;
 pub mod drops;
 pub mod explain;
 mod explain_address;
+pub mod partner;
 pub mod plan;
 pub mod protocol;
 pub mod server;
@@ -119,6 +120,7 @@ fn ask(global: &Global, command: Command) -> Result<Report, CommandError> {
         Command::Rule(command) => commands::rule(&paths, &command),
         Command::Plan(command) => plan::plan(&global.config, &command),
         Command::Domain(command) => commands::domain(&paths, &command),
+        Command::Partner(command) => partner::partner(&paths, &command),
         Command::Top(_) => top::once(&paths),
         Command::Drops(arguments) => drops::recent(&paths, &arguments),
         Command::Explain(command) => explain::explain(&paths, &global.config, &command),

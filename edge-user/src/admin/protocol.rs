@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::domain::Domain;
+use crate::{config::Verification, domain::Domain};
 
 /// A request is at most this long, in bytes.
 pub const MAX_REQUEST_BYTES: usize = 4 * 1024 * 1024;
@@ -123,6 +123,49 @@ pub enum Request {
     },
     /// The lists of blocks in force.
     Lists,
+    /// About partners.
+    Partner(PartnerRequest),
+}
+
+/// What is asked about partners.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "partner", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum PartnerRequest {
+    /// All of them.
+    List {
+        /// Of this kind only.
+        kind: Option<String>,
+        /// Those on the watch list only.
+        watch: bool,
+    },
+    /// Everything about one.
+    Show {
+        /// Domain, or provider's name.
+        name: String,
+    },
+    /// Allow a domain; what was held against it is forgotten.
+    Allow {
+        /// The domain.
+        domain: Domain,
+        /// The one host that speaks for it; without it DNS SRV says.
+        server: Option<Domain>,
+        /// Verification level; without it the default.
+        verification: Option<Verification>,
+    },
+    /// Block a domain.
+    Block {
+        /// The domain.
+        domain: Domain,
+        /// Names below it too.
+        subdomains: bool,
+    },
+    /// Take a discovered partner from the watch list.
+    Forgive {
+        /// The domain.
+        domain: Domain,
+        /// Only what came from here.
+        source: Option<IpNet>,
+    },
 }
 
 /// What there is to say about a list that follows.
@@ -174,6 +217,7 @@ impl Request {
                 | Request::ShadowStatus
                 | Request::VersionList
                 | Request::VersionShow { .. }
+                | Request::Partner(PartnerRequest::List { .. } | PartnerRequest::Show { .. })
         )
     }
 }

@@ -8,6 +8,7 @@ use toml::Spanned;
 use super::{
     findings::Span,
     model::{AllowedDomain, BlockedDomain, Federation},
+    model_federation::PeerOptions,
     reader::Section,
     sections::{Edge, no_duplicates},
     values,
@@ -59,6 +60,7 @@ pub(super) fn federation(
         allowed_domains: allowed.into_iter().map(Spanned::into_inner).collect(),
         blocked_domains: blocked.into_iter().map(Spanned::into_inner).collect(),
         allow_addresses: allow_addresses.into_iter().map(Spanned::into_inner).collect(),
+        ..Federation::default()
     }
 }
 
@@ -131,6 +133,7 @@ fn allowed_domain(section: Section<'_>, edge: &Edge) -> Option<Spanned<AllowedDo
             relax_srv_domain,
             allow_anonymous,
             from_addresses,
+            options: PeerOptions::default(),
         },
     ))
 }

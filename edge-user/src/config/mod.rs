@@ -11,6 +11,7 @@ mod firewall;
 mod firewall_rules;
 mod listeners;
 mod model;
+mod model_federation;
 mod model_firewall;
 mod model_services;
 mod more_services;
@@ -45,6 +46,7 @@ use toml::{
 
 pub use findings::{ConfigErrors, Finding};
 pub use model::*;
+pub use model_federation::*;
 pub use model_firewall::*;
 pub use model_services::*;
 

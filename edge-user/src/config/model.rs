@@ -10,6 +10,10 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    model_federation::{
+        DefaultRoute, Group, HostingProvider, PeerOptions, PublicImProvider, ThrottleSettings,
+        UserPolicy,
+    },
     model_firewall::{Firewall, Line, Rates},
     model_services::Services,
 };
@@ -205,7 +209,7 @@ pub enum Host {
 }
 
 /// Who may federate.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Federation {
     /// The organisation's switch. Off: nobody federates.
     pub enabled: bool,
@@ -216,6 +220,26 @@ pub struct Federation {
     /// Prefixes that names from outside may lead to although they are not global unicast
     /// (a lab, a partner behind a private link). Never our own addresses or loopback.
     pub allow_addresses: Vec<IpNet>,
+    /// Domains without an entry may federate when DNS names their edges.
+    pub discovery: bool,
+    /// What is asked of all those.
+    pub discovered: PeerOptions,
+    /// Hosting providers.
+    pub hosting_providers: Vec<HostingProvider>,
+    /// Public IM providers.
+    pub public_im_providers: Vec<PublicImProvider>,
+    /// The clearing house; never beside a provider.
+    pub default_route: Option<DefaultRoute>,
+    /// How much a discovered partner may send.
+    pub throttle: ThrottleSettings,
+    /// A header line that is put on what goes to partners.
+    pub archiving_disclaimer: Option<String>,
+    /// What goes to partners says that its sender is not verified.
+    pub mark_unverifiable: bool,
+    /// What users may do; the first that is for a user holds, within its rank.
+    pub users: Vec<UserPolicy>,
+    /// Groups that user policies name.
+    pub groups: Vec<Group>,
 }
 
 /// An allowed partner domain; with a `proxy_fqdn` an allowed partner server.
@@ -235,6 +259,9 @@ pub struct AllowedDomain {
     /// `partners` ask for it: who a partner is, its certificate proves.
     #[serde(default)]
     pub from_addresses: Vec<IpNet>,
+    /// What is asked of its certificate, DNS and users.
+    #[serde(default)]
+    pub options: PeerOptions,
 }
 
 impl AllowedDomain {
@@ -247,6 +274,7 @@ impl AllowedDomain {
             relax_srv_domain: false,
             allow_anonymous: false,
             from_addresses: Vec::new(),
+            options: PeerOptions::default(),
         }
     }
 }

@@ -55,6 +55,7 @@ impl Handler for Daemon {
             Request::VersionShow { number } => self.version_show(number),
             Request::Drops { filter, .. } => Ok(json!(self.drops.recent(&filter))),
             Request::About { address } => self.about(address).await,
+            Request::Partner(request) => self.partner(request, &author).await,
             Request::DomainList => self.domains().await,
             Request::DomainAllow { domain, server, port } => {
                 let entry = AllowedDomain {

@@ -64,6 +64,9 @@ pub fn event(limiter: &Limiter, event: &Event) {
                 warn!(reason = reason.name(), %remote, domain, detail, left_out, "refused");
             }
         }
+        Event::Watch { domain, source, what } => {
+            warn!(%domain, %source, ?what, "watch list");
+        }
         Event::Forwarded { method, partner, inbound } => {
             debug!(method, %partner, inbound, "forwarded");
         }

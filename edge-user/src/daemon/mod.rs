@@ -12,6 +12,7 @@ mod drops;
 mod lists;
 pub mod log;
 mod notify;
+mod partner;
 mod reload;
 mod secret;
 mod shadow;

@@ -7,7 +7,8 @@
 use rustls::pki_types::CertificateDer;
 use webpki::EndEntityCert;
 
-use crate::domain::Domain;
+use super::partner::Partner;
+use crate::{domain::Domain, proxy::Refusal};
 
 /// Names of one certificate that are kept. A certificate with more is honest at best by mistake.
 const MAX_NAMES: usize = 256;
@@ -28,6 +29,46 @@ pub struct CertificateNames {
     /// When the certificate expires, in seconds since 1970: it proves nothing from then on, on
     /// live connections too.
     pub expires_at: Option<u64>,
+    /// Extended key usages.
+    pub usages: Usages,
+    /// SHA-256 of its public key (SubjectPublicKeyInfo).
+    pub spki: Option<[u8; 32]>,
+    /// Its chain leads to no authority of ours: it was let in by a pin alone, and proves nothing
+    /// without one.
+    pub unchained: bool,
+    /// The domains of its wildcard names: `a.example` for `*.a.example`.
+    pub wildcards: Vec<Domain>,
+    /// Its common name, when it has no subject alternative names.
+    pub common_name: Option<Domain>,
+    /// SHA-256 of issuer and serial, for revocation.
+    pub serial_key: Option<[u8; 32]>,
+    /// Where its revocation lists are.
+    pub crl_points: Vec<Box<str>>,
+}
+
+/// A set of extended key usages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Usages(pub u8);
+
+impl Usages {
+    /// Server authentication.
+    pub const SERVER: Usages = Usages(1);
+    /// Client authentication.
+    pub const CLIENT: Usages = Usages(2);
+    /// `id-kp-sipDomain` (RFC 5924).
+    pub const SIP_DOMAIN: Usages = Usages(4);
+    /// Another one.
+    pub const OTHER: Usages = Usages(8);
+
+    /// Whether all of these are in it.
+    pub const fn has(self, wanted: Usages) -> bool {
+        self.0 & wanted.0 == wanted.0
+    }
+
+    /// No usage is named.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
 }
 
 /// Why a certificate's names cannot be read.
@@ -114,6 +155,18 @@ pub fn proves(
         .iter()
         .any(|host| (relax_srv_domain || host.is_within(domain)) && names.holds(host))
         .then_some(Proof::SrvTarget)
+}
+
+/// Whether a connection whose certificate holds these names may speak for a partner: pins and
+/// usage as its entry demands, then the names.
+pub fn proves_partner(
+    names: &CertificateNames,
+    partner: &Partner,
+    srv_targets: &[Domain],
+    _dialled_by_us: bool,
+) -> Result<Proof, Refusal> {
+    proves(names, partner.key(), partner.pinned(), srv_targets, partner.relax_srv_domain)
+        .ok_or(Refusal::IdentityNotProved)
 }
 
 /// The host of a `sip:` or `sips:` URI that names a domain and not a user.

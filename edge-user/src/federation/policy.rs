@@ -4,7 +4,13 @@
 //! [`Federation`]), and swapped whole, so that every decision sees one state. A block always wins:
 //! over an allowed domain, over its own subdomains' entries, over everything.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use crate::{
     config::{AllowedDomain, Federation},
@@ -12,15 +18,23 @@ use crate::{
     proxy::Refusal,
 };
 
+use super::partner::Partner;
+
 /// The policy in force. Cheap to ask, never changed: share it as an `Arc` and swap it.
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
     enabled: bool,
     ours: Vec<Domain>,
     allowed: HashMap<Domain, AllowedDomain>,
+    /// The same, as partners.
+    partners: HashMap<Domain, Arc<Partner>>,
     /// Blocked name -> names below it too.
     blocked: HashMap<Domain, bool>,
+    generation: u64,
 }
+
+/// Policies made so far.
+static GENERATIONS: AtomicU64 = AtomicU64::new(0);
 
 impl Policy {
     /// `ours`: the SIP domains served here.
@@ -38,7 +52,13 @@ impl Policy {
                 .iter()
                 .map(|entry| (entry.domain.clone(), entry.clone()))
                 .collect(),
+            partners: federation
+                .allowed_domains
+                .iter()
+                .map(|entry| (entry.domain.clone(), Arc::new(Partner::of_allowed(entry))))
+                .collect(),
             blocked,
+            generation: GENERATIONS.fetch_add(1, Ordering::Relaxed) + 1,
         }
     }
 
@@ -81,6 +101,24 @@ impl Policy {
             return Err(Refusal::DomainNotAllowed);
         }
         self.allowed.get(domain).ok_or(Refusal::DomainNotAllowed)
+    }
+
+    /// The partner that messages to or from this domain belong to, if they are let through. As
+    /// [`Policy::admit`], it says nothing about proof.
+    pub fn partner(&self, domain: &Domain) -> Result<Arc<Partner>, Refusal> {
+        self.admit(domain)?;
+        self.partners.get(domain).cloned().ok_or(Refusal::DomainNotAllowed)
+    }
+
+    /// The partner whose connections are known by this key ([`Partner::key`]), unless it is
+    /// refused.
+    pub fn by_key(&self, key: &Domain) -> Option<Arc<Partner>> {
+        self.partner(key).ok()
+    }
+
+    /// Another number for each policy: what was found under one is not true under the next.
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// Whether this host lies in the domain of an allowed partner (by name alone: whether it
@@ -137,7 +175,7 @@ mod tests {
                 BlockedDomain { domain: domain("bad.example"), subdomains: false },
                 BlockedDomain { domain: domain("below.example"), subdomains: true },
             ],
-            allow_addresses: vec![],
+            ..Federation::default()
         }
     }
 

@@ -24,6 +24,8 @@ pub enum BlockOwner {
     List(String),
     /// A blocked domain: what goes to federation ports is dropped.
     Domain(Domain),
+    /// A discovered partner on the watch list: what goes to federation ports is dropped.
+    Watch(Domain),
 }
 
 /// A block that should be in force.

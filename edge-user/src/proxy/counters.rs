@@ -26,7 +26,7 @@ const METHODS: [&str; 18] = [
 ];
 
 /// What the proxy has counted since it started.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Counters {
     refused: [u64; Refusal::ALL.len()],
     forwarded: [[u64; METHODS.len()]; 2],
@@ -42,6 +42,21 @@ pub struct Counters {
     pub partner_connections: usize,
     /// Connections inside.
     pub inside_connections: usize,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            refused: [0; Refusal::ALL.len()],
+            forwarded: [[0; METHODS.len()]; 2],
+            responses: 0,
+            retransmissions: 0,
+            transactions: 0,
+            waiting: 0,
+            partner_connections: 0,
+            inside_connections: 0,
+        }
+    }
 }
 
 impl Counters {

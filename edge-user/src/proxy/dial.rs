@@ -10,7 +10,7 @@ use std::{
 use super::{
     AttemptId, ConnectError, ConnectionId, Event, Output, Peer, Question, Refusal, Side, Target,
     lookups::{Asked, Known, Waiter},
-    proxy::{HOP_DOWN, Proxy},
+    proxy::Proxy,
     respond::Answer,
     route::Destination,
 };
@@ -43,6 +43,11 @@ pub(super) struct Dials {
 }
 
 impl Dials {
+    /// When something is due.
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        None
+    }
+
     fn remove(&mut self, id: u64) -> Option<Dial> {
         let dial = self.all.remove(&id)?;
         if self.shared.get(&dial.destination) == Some(&id) {
@@ -100,6 +105,7 @@ impl Proxy {
                 transport: Transport::Udp,
                 address: *address,
                 server_name: None,
+                own: 0,
             }),
             _ => None,
         };
@@ -128,15 +134,15 @@ impl Proxy {
         }
     }
 
+    /// Does what is due for dials.
+    pub(super) fn dials_due(&mut self, _now: Instant, _out: &mut Vec<Output>) {}
+
     /// What DNS must say first.
     fn question(&self, destination: &Destination) -> (Option<Question>, bool) {
         match destination {
-            Destination::Partner(domain) => match self.policy.admit(domain) {
-                Ok(entry) => match &entry.proxy_fqdn {
-                    Some(host) => (Some(Question::Host(host.clone(), entry.port)), false),
-                    None => (Some(Question::Federation(domain.clone())), entry.relax_srv_domain),
-                },
-                Err(_) => (None, false),
+            Destination::Partner(key) => match self.policy.by_key(key) {
+                Some(entry) => (Some(entry.question()), entry.lookup().relax),
+                None => (None, false),
             },
             Destination::NextHop(index) => match self.config.next_hops.get(*index) {
                 Some(hop) if matches!(hop.host, Host::Name(_)) => {
@@ -156,6 +162,7 @@ impl Proxy {
             transport: hop.transport,
             address: SocketAddr::new(ip, hop.port),
             server_name: None,
+            own: 0,
         })
     }
 
@@ -194,6 +201,7 @@ impl Proxy {
                     transport,
                     address: SocketAddr::new(*address, host.port),
                     server_name: Some(host.host.clone()),
+                    own: 0,
                 })
             })
             .take(MAX_TARGETS)
@@ -238,9 +246,7 @@ impl Proxy {
     }
 
     pub(super) fn hop_failed(&mut self, now: Instant, index: usize) {
-        if let Some(down) = self.hops_down.get_mut(index) {
-            *down = Some(now + HOP_DOWN);
-        }
+        self.hops.failed(now, index);
     }
 
     /// A connection stands: those who wait for it are sent.
@@ -253,10 +259,8 @@ impl Proxy {
         out: &mut Vec<Output>,
     ) {
         let Some(dial) = self.dials.remove(id) else { return };
-        if let Destination::NextHop(index) = dial.destination
-            && let Some(down) = self.hops_down.get_mut(index)
-        {
-            *down = None;
+        if let Destination::NextHop(index) = dial.destination {
+            self.hops.alive(index);
         }
         for exchange in dial.waiting {
             if self

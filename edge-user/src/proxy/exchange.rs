@@ -5,14 +5,21 @@
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap, VecDeque},
+    fmt::Write as _,
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 
 use super::{ConnectionId, Peer, respond::Answer, route::Destination};
-use crate::{config::Transport, domain::Domain, sip::Message};
+use crate::{
+    config::Transport,
+    domain::Domain,
+    federation::Partner,
+    sip::{Message, Method},
+};
 
 /// RFC 3261 table 4.
 pub(super) const T1: Duration = Duration::from_millis(500);
@@ -27,6 +34,32 @@ pub(super) const TIMER_C: Duration = Duration::from_secs(185);
 pub(super) const SILENCE: Duration = Duration::from_secs(4);
 /// Tries of one request in all.
 pub(super) const MAX_ATTEMPTS: u8 = 8;
+
+/// What identifies a server transaction (RFC 3261 section 17.2.3): who sent it, branch and sent-by
+/// of the top Via, and the method, where ACK and CANCEL count as INVITE.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct TransactionKey(Box<str>);
+
+impl TransactionKey {
+    /// The key of a request from this sender.
+    pub(super) fn of(message: &Message, scope: u64) -> Self {
+        let mut key = String::with_capacity(96);
+        let method = match message.method() {
+            Some(Method::Ack | Method::Cancel) | None => "INVITE",
+            Some(method) => method.as_str(),
+        };
+        let Ok(via) = message.via() else { return Self(key.into()) };
+        let branch = via.branch.unwrap_or_default();
+        let _ = write!(key, "{scope:x} {method} {} {}:{}", branch, via.host, via.port.unwrap_or(0));
+        if via.unique_branch().is_none() {
+            // RFC 2543: the branch says nothing.
+            let number = message.cseq().map_or(0, |cseq| cseq.number);
+            let tag = message.from().ok().and_then(|from| from.tag()).unwrap_or_default();
+            let _ = write!(key, " {} {number} {tag}", message.call_id().unwrap_or_default());
+        }
+        Self(key.into())
+    }
+}
 
 /// What kind of transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,11 +133,13 @@ pub(super) struct Exchange {
     pub inbound: bool,
     /// Known once it is admitted.
     pub partner: Option<Domain>,
+    /// The partner's entry in the policy, once it is admitted.
+    pub entry: Option<Arc<Partner>>,
     /// It belongs to a dialog with this partner (by its token).
     pub dialog: Option<Domain>,
     pub from: ConnectionId,
     pub from_peer: Peer,
-    key: Box<str>,
+    key: TransactionKey,
     scope: u64,
     pub hash: u32,
     /// Our tag, for responses of our own.
@@ -140,7 +175,7 @@ pub(super) struct NewExchange {
     pub inbound: bool,
     pub from: ConnectionId,
     pub from_peer: Peer,
-    pub key: String,
+    pub key: TransactionKey,
     pub scope: u64,
     pub hash: u32,
     pub tag: String,
@@ -151,6 +186,7 @@ pub(super) struct NewExchange {
     pub preferred: Option<ConnectionId>,
     pub dialog: Option<Domain>,
     pub partner: Option<Domain>,
+    pub entry: Option<Arc<Partner>>,
 }
 
 impl Exchange {
@@ -159,10 +195,11 @@ impl Exchange {
             kind: new.kind,
             inbound: new.inbound,
             partner: new.partner,
+            entry: new.entry,
             dialog: new.dialog,
             from: new.from,
             from_peer: new.from_peer,
-            key: new.key.into_boxed_str(),
+            key: new.key,
             scope: new.scope,
             hash: new.hash,
             tag: new.tag,
@@ -230,7 +267,7 @@ impl Exchange {
 pub(super) struct Exchanges {
     next: u64,
     all: HashMap<u64, Exchange>,
-    by_key: HashMap<Box<str>, u64>,
+    by_key: HashMap<TransactionKey, u64>,
     by_scope: HashMap<u64, usize>,
     timers: BinaryHeap<Reverse<(Instant, u64)>>,
     pub waiting: usize,
@@ -321,7 +358,7 @@ impl Exchanges {
         self.by_scope.get(&scope).copied().unwrap_or(0)
     }
 
-    pub(super) fn by_key(&self, key: &str) -> Option<u64> {
+    pub(super) fn by_key(&self, key: &TransactionKey) -> Option<u64> {
         self.by_key.get(key).copied()
     }
 

@@ -50,6 +50,8 @@ pub struct Peer {
     pub local: SocketAddr,
     /// What its certificate names; empty for TCP and UDP.
     pub names: Arc<CertificateNames>,
+    /// Which of our own identities was presented to it; 0 is the first.
+    pub own: u8,
 }
 
 /// An address to connect to, and what the peer there must prove.
@@ -64,6 +66,8 @@ pub struct Target {
     /// SNI and, for TLS, one name the certificate must hold: the host that was looked up. The
     /// proxy itself checks that the certificate also proves the domain.
     pub server_name: Option<Domain>,
+    /// Which of our own identities is presented; 0 is the first.
+    pub own: u8,
 }
 
 /// What is to be looked up.
@@ -256,6 +260,40 @@ pub enum Refusal {
     StrayResponse,
     /// A peer without a (good) certificate.
     NoCertificate,
+    /// The domain belongs to another partner's entry.
+    BoundElsewhere,
+    /// The provider is not in use.
+    ProviderDisabled,
+    /// The provider does not carry this domain.
+    NotCarried,
+    /// The certificate lacks the key usage that the entry demands.
+    WrongUsage,
+    /// The certificate is revoked.
+    Revoked,
+    /// No valid list says that the certificate is not revoked, and one is demanded.
+    RevocationUnknown,
+    /// The DNS answer is not signed, and the entry demands it.
+    DnsNotSecure,
+    /// The partner must say whether its user is verified, and did not.
+    UnverifiedSource,
+    /// The user may not federate.
+    UserNoFederation,
+    /// The user may not exchange messages with public IM providers.
+    UserNoPublicIm,
+    /// The user may not use audio and video with public IM providers.
+    UserNoPublicAv,
+    /// The user may not sign in from outside.
+    UserNoOutside,
+    /// A discovered partner sends more than it may.
+    Throttled,
+    /// A discovered partner is on the watch list.
+    WatchListed,
+    /// DNS names no edge of the partner.
+    NoSrv,
+    /// The partner's SRV record leads to another domain.
+    ForeignTarget,
+    /// No TLS session with the partner's edge.
+    TlsFailed,
 }
 
 impl Refusal {
@@ -279,6 +317,23 @@ impl Refusal {
         Refusal::NotListed,
         Refusal::StrayResponse,
         Refusal::NoCertificate,
+        Refusal::BoundElsewhere,
+        Refusal::ProviderDisabled,
+        Refusal::NotCarried,
+        Refusal::WrongUsage,
+        Refusal::Revoked,
+        Refusal::RevocationUnknown,
+        Refusal::DnsNotSecure,
+        Refusal::UnverifiedSource,
+        Refusal::UserNoFederation,
+        Refusal::UserNoPublicIm,
+        Refusal::UserNoPublicAv,
+        Refusal::UserNoOutside,
+        Refusal::Throttled,
+        Refusal::WatchListed,
+        Refusal::NoSrv,
+        Refusal::ForeignTarget,
+        Refusal::TlsFailed,
     ];
 
     /// Its name.
@@ -302,6 +357,23 @@ impl Refusal {
             Refusal::NotListed => "not-listed",
             Refusal::StrayResponse => "stray-response",
             Refusal::NoCertificate => "no-certificate",
+            Refusal::BoundElsewhere => "bound-elsewhere",
+            Refusal::ProviderDisabled => "provider-disabled",
+            Refusal::NotCarried => "not-carried",
+            Refusal::WrongUsage => "wrong-usage",
+            Refusal::Revoked => "revoked",
+            Refusal::RevocationUnknown => "revocation-unknown",
+            Refusal::DnsNotSecure => "dns-not-secure",
+            Refusal::UnverifiedSource => "unverified-source",
+            Refusal::UserNoFederation => "user-no-federation",
+            Refusal::UserNoPublicIm => "user-no-public-im",
+            Refusal::UserNoPublicAv => "user-no-public-av",
+            Refusal::UserNoOutside => "user-no-outside",
+            Refusal::Throttled => "throttled",
+            Refusal::WatchListed => "watch-listed",
+            Refusal::NoSrv => "no-srv",
+            Refusal::ForeignTarget => "foreign-target",
+            Refusal::TlsFailed => "tls-failed",
         }
     }
 }
@@ -339,4 +411,27 @@ pub enum Event {
         /// From where.
         remote: SocketAddr,
     },
+    /// What is thought of a discovered partner changed.
+    Watch {
+        /// Its domain.
+        domain: Domain,
+        /// Where it sends from.
+        source: IpAddr,
+        /// What changed.
+        what: WatchChange,
+    },
+}
+
+/// What is thought of a discovered partner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WatchChange {
+    /// Too many of its requests fail: it is slowed down.
+    Suspicious,
+    /// It is on the watch list, and refused.
+    Listed {
+        /// For so long.
+        seconds: u64,
+    },
+    /// It is as any other again.
+    Forgiven,
 }

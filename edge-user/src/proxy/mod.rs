@@ -5,9 +5,11 @@
 //! | `io` | the contract with the shell |
 //! | `proxy` | the state, its doors, what ends when a policy changes |
 //! | `request`, `admit`, `route` | a request comes in: who says it, and where may it go |
-//! | `send`, `dial`, `lookups`, `connections` | the way to the next server: pooled by proven identity, resolved, connected, tried in turn |
+//! | `preflight`, `meter` | what is asked of every request, and how many there may be |
+//! | `send`, `dial`, `lookups`, `connections`, `hops`, `probe` | the way to the next server: pooled by proven identity, resolved, connected, tried in turn |
 //! | `response`, `timers`, `exchange` | the transactions (RFC 3261 section 17, RFC 6026) |
 //! | `token`, `settings` | how we name ourselves, and what we sign into Record-Route |
+//! | `trust_headers` | what is said of users from one side to the other |
 //! | `respond`, `counters` | what a refused sender is told, and what is counted |
 //!
 //! What this module must never do: send a request from outside to the outside, choose a
@@ -20,9 +22,13 @@ mod connections;
 mod counters;
 mod dial;
 mod exchange;
+mod hops;
 mod io;
 mod late;
 mod lookups;
+mod meter;
+mod preflight;
+mod probe;
 #[expect(clippy::module_inception, reason = "the type that the module is named for")]
 mod proxy;
 mod request;
@@ -35,6 +41,7 @@ mod settings;
 mod tests;
 mod timers;
 mod token;
+mod trust_headers;
 
 pub use counters::Counters;
 pub use io::*;

@@ -1,17 +1,15 @@
 //! The proxy's state and its doors. What it decides is in the files beside this one.
 
-use std::{
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use super::{
     ConnectionId, Counters, Event, Input, Output, Peer, ProxyConfig, Question, Refusal, Side,
     connections::Connections,
     dial::Dials,
     exchange::{Exchanges, Kind, Server},
+    hops::Hops,
     lookups::{Lookups, Waiter},
+    meter::Meter,
     respond::{self, Answer},
     settings::first_id,
     token::TokenKeys,
@@ -19,7 +17,7 @@ use super::{
 use crate::{
     config::{AllowedDomain, Transport},
     domain::Domain,
-    federation::{CertificateNames, Policy},
+    federation::{CertificateNames, Policy, Targets},
     sip::{FrameError, Message},
 };
 
@@ -33,8 +31,9 @@ pub struct Proxy {
     pub(super) dials: Dials,
     pub(super) exchanges: Exchanges,
     pub(super) counters: Counters,
-    /// Next hops that failed: not first until then.
-    pub(super) hops_down: Vec<Option<Instant>>,
+    pub(super) hops: Hops,
+    pub(super) targets: Targets,
+    pub(super) meter: Meter,
 }
 
 /// A connection, as `status` shows it.
@@ -52,9 +51,6 @@ pub struct ConnectionStatus {
     pub domains: Vec<Domain>,
 }
 
-/// How long a next hop that failed is tried last.
-pub(super) const HOP_DOWN: Duration = Duration::from_secs(15);
-
 impl Proxy {
     /// A proxy without connections.
     pub fn new(now: Instant, config: ProxyConfig, policy: Arc<Policy>) -> Self {
@@ -65,7 +61,9 @@ impl Proxy {
             dials: Dials::default(),
             exchanges: Exchanges::new(first_id(config.unix_time)),
             counters: Counters::default(),
-            hops_down: vec![None; config.next_hops.len()],
+            hops: Hops::new(config.next_hops.len()),
+            targets: Targets::default(),
+            meter: Meter::default(),
             policy,
             config,
         }
@@ -98,7 +96,15 @@ impl Proxy {
 
     /// When [`Proxy::on_timeout`] is to be called; perhaps for nothing, never too late.
     pub fn next_timeout(&self) -> Option<Instant> {
-        self.exchanges.next_timeout()
+        [
+            self.exchanges.next_timeout(),
+            self.dials.next_timeout(),
+            self.meter.next_timeout(),
+            self.targets.next_timeout(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Does what is due.
@@ -107,12 +113,15 @@ impl Proxy {
             self.on_timer(now, id, out);
             self.exchanges.rearm(id);
         }
+        self.dials_due(now, out);
+        self.meter_due(now, out);
+        self.targets_due(now, out);
     }
 
     /// Takes other settings (names, next hops, bounds). What is live goes on.
     pub fn set_config(&mut self, config: ProxyConfig) {
         if config.next_hops != self.config.next_hops {
-            self.hops_down = vec![None; config.next_hops.len()];
+            self.hops.renumber(config.next_hops.len());
             let old = &self.config.next_hops;
             let place = |index: usize| {
                 let hop = old.get(index)?;

@@ -2,15 +2,15 @@
 
 use std::{
     collections::VecDeque,
-    fmt::Write as _,
     hash::{DefaultHasher, Hasher},
+    sync::Arc,
     time::Instant,
 };
 
 use super::{
     ConnectionId, Output, Peer, Refusal, Side,
     admit::Judgement,
-    exchange::{Kind, NewExchange, Server, Stage, T4},
+    exchange::{Kind, NewExchange, Server, Stage, T4, TransactionKey},
     lookups::{Asked, Waiter},
     proxy::Proxy,
     respond::Answer,
@@ -19,6 +19,7 @@ use super::{
 use crate::{
     config::Transport,
     domain::Domain,
+    federation::Partner,
     sip::{HeaderName, Message, Method},
 };
 
@@ -27,6 +28,7 @@ struct Plan {
     destinations: VecDeque<Destination>,
     preferred: Option<ConnectionId>,
     partner: Option<Domain>,
+    entry: Option<Arc<Partner>>,
     dialog: Option<Domain>,
     remove_routes: usize,
     hash: u32,
@@ -58,7 +60,7 @@ impl Proxy {
             }
             return;
         }
-        let key = transaction_key(&message, scope);
+        let key = TransactionKey::of(&message, scope);
         let known = self.exchanges.by_key(&key);
         match (method, known) {
             (Method::Cancel, known) => {
@@ -100,13 +102,9 @@ impl Proxy {
         scope: u64,
     ) -> Result<Option<Plan>, Refused> {
         let of = |answer: Answer| (answer, None);
-        if self.exchanges.len() >= self.config.bounds.transactions
-            || self.exchanges.waiting >= self.config.bounds.waiting
-            || self.exchanges.waiting_bytes >= self.config.bounds.waiting_bytes
-            || (peer.side == Side::Partner
-                && self.exchanges.live_of(scope) >= self.config.bounds.transactions_of_one())
-        {
-            return Err(of(Refusal::Overload.into()));
+        self.preflight(message, peer).map_err(of)?;
+        if let Some(reason) = self.overloaded(message, peer, scope) {
+            return Err(of(reason.into()));
         }
         let path = self.path(now, message, peer.side).map_err(|reason| of(reason.into()))?;
         if path.token.is_none() && self.is_ping(message) {
@@ -144,13 +142,7 @@ impl Proxy {
         hash: u32,
     ) -> Result<Plan, Answer> {
         let mut ways = self.ways_inside(message, path.token.as_ref())?;
-        // Hops that failed lately come last, in their order.
-        ways.sort_by_key(|way| match way {
-            Destination::NextHop(index) => {
-                self.hops_down.get(*index).is_some_and(|down| down.is_some_and(|until| now < until))
-            }
-            _ => false,
-        });
+        self.hops.order(now, &mut ways);
         let token = path.token;
         let preferred =
             token.as_ref().filter(|token| token.inside_transport != Transport::Udp).and_then(
@@ -160,6 +152,7 @@ impl Proxy {
             destinations: ways.into(),
             preferred,
             partner: None,
+            entry: None,
             dialog: token.map(|token| token.partner),
             remove_routes: path.remove,
             hash,
@@ -173,18 +166,19 @@ impl Proxy {
         path: Path,
         hash: u32,
     ) -> Result<Plan, Refused> {
-        let partner = self.way_outside(message, path.token.as_ref())?;
+        let entry = self.way_outside(message, path.token.as_ref())?;
         let preferred = path.token.as_ref().and_then(|token| {
             self.connections
-                .for_domain(now, &partner)
+                .for_domain(now, entry.key())
                 .find(|(_, connection)| connection.peer.remote == token.partner_remote)
                 .map(|(id, _)| id)
         });
         Ok(Plan {
-            destinations: VecDeque::from([Destination::Partner(partner.clone())]),
+            destinations: VecDeque::from([Destination::Partner(entry.key().clone())]),
             preferred,
             dialog: path.token.map(|token| token.partner),
-            partner: Some(partner),
+            partner: Some(entry.domain.clone()),
+            entry: Some(entry),
             remove_routes: path.remove,
             hash,
         })
@@ -198,7 +192,7 @@ impl Proxy {
         scope: u64,
         peer: Peer,
         message: Message,
-        key: String,
+        key: TransactionKey,
         plan: Plan,
         out: &mut Vec<Output>,
     ) {
@@ -225,6 +219,7 @@ impl Proxy {
             preferred: plan.preferred,
             dialog: plan.dialog,
             partner: plan.partner,
+            entry: plan.entry,
             from_peer: peer,
             request: message,
         });
@@ -245,11 +240,16 @@ impl Proxy {
         let (from, dialog) = (exchange.from, exchange.dialog.clone());
         match self.judge(now, from, &request, dialog.as_ref(), out) {
             Judgement::Admitted(partner) => {
+                let entry = self.policy.partner(&partner).ok();
                 self.exchanges.update(id, |exchange| {
+                    exchange.entry = entry;
                     exchange.partner = Some(partner);
                     exchange.timeout = None;
                     exchange.stage = Stage::Over;
                 });
+                if let Err(reason) = self.meter_request(now, id, out) {
+                    return self.conclude(now, id, reason.into(), out);
+                }
                 self.trying(id, out);
                 self.advance(now, id, out);
             }
@@ -385,24 +385,4 @@ pub(super) fn refusal_detail(message: &Message) -> String {
         },
         _ => method.to_owned(),
     }
-}
-
-/// What identifies a server transaction (RFC 3261 section 17.2.3): who sent it, branch and sent-by
-/// of the top Via, and the method, where ACK and CANCEL count as INVITE.
-fn transaction_key(message: &Message, scope: u64) -> String {
-    let mut key = String::with_capacity(96);
-    let method = match message.method() {
-        Some(Method::Ack | Method::Cancel) | None => "INVITE",
-        Some(method) => method.as_str(),
-    };
-    let Ok(via) = message.via() else { return key };
-    let branch = via.branch.unwrap_or_default();
-    let _ = write!(key, "{scope:x} {method} {} {}:{}", branch, via.host, via.port.unwrap_or(0));
-    if via.unique_branch().is_none() {
-        // RFC 2543: the branch says nothing.
-        let number = message.cseq().map_or(0, |cseq| cseq.number);
-        let tag = message.from().ok().and_then(|from| from.tag()).unwrap_or_default();
-        let _ = write!(key, " {} {number} {tag}", message.call_id().unwrap_or_default());
-    }
-    key
 }

@@ -18,8 +18,11 @@ impl Refusal {
             Refusal::Anonymous => (433, "Anonymity Disallowed"),
             Refusal::TooManyHops => (483, "Too Many Hops"),
             Refusal::Loop => (482, "Loop Detected"),
-            Refusal::Overload => (503, "Service Unavailable"),
-            Refusal::Unreachable => (504, "Server Time-out"),
+            Refusal::Overload | Refusal::Throttled => (503, "Service Unavailable"),
+            Refusal::UserNoPublicAv => (488, "Not Acceptable Here"),
+            Refusal::Unreachable | Refusal::NoSrv | Refusal::ForeignTarget | Refusal::TlsFailed => {
+                (504, "Server Time-out")
+            }
             _ => (403, "Forbidden"),
         }
     }
@@ -27,11 +30,25 @@ impl Refusal {
     /// Error id of MS-OCER that comes nearest.
     const fn ocer(self) -> u16 {
         match self {
-            Refusal::FederationDisabled | Refusal::NotOurUser => 1002,
-            Refusal::DomainBlocked | Refusal::DomainNotAllowed | Refusal::Transit => 1005,
+            Refusal::FederationDisabled | Refusal::NotOurUser | Refusal::UserNoFederation => 1002,
+            Refusal::UserNoPublicIm | Refusal::UserNoPublicAv => 1001,
+            Refusal::UserNoOutside => 1012,
+            Refusal::DomainBlocked
+            | Refusal::DomainNotAllowed
+            | Refusal::ProviderDisabled
+            | Refusal::Transit => 1005,
             Refusal::ForeignRoute | Refusal::WrongDialogPeer => 1004,
-            Refusal::IdentityNotProved | Refusal::NoCertificate => 1010,
+            Refusal::IdentityNotProved
+            | Refusal::NoCertificate
+            | Refusal::BoundElsewhere
+            | Refusal::NotCarried
+            | Refusal::WrongUsage
+            | Refusal::Revoked
+            | Refusal::RevocationUnknown => 1010,
             Refusal::Unreachable => 1007,
+            Refusal::DnsNotSecure | Refusal::NoSrv => 1008,
+            Refusal::ForeignTarget => 1009,
+            Refusal::TlsFailed => 1047,
             _ => 1027,
         }
     }

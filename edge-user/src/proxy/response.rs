@@ -67,10 +67,9 @@ impl Proxy {
         let Some(client) = exchange.client() else { return false };
         let same = client.connection == connection
             || (!exchange.inbound
-                && exchange
-                    .partner
-                    .as_ref()
-                    .is_some_and(|domain| self.connections.has_proved(now, connection, domain)));
+                && exchange.entry.as_ref().is_some_and(|entry| {
+                    self.connections.has_proved(now, connection, entry.key())
+                }));
         let Some(request) = &exchange.request else { return same && branch.hash == exchange.hash };
         let method = message.cseq().map(|cseq| (cseq.number, cseq.method));
         let asked = request.cseq().map(|cseq| (cseq.number, cseq.method));
@@ -213,20 +212,16 @@ impl Proxy {
     /// The response as it goes back: our Via off, our Record-Route values with both tags.
     fn returning(&mut self, now: Instant, id: u64, message: &Message) -> Option<bytes::Bytes> {
         let exchange = self.exchanges.get(id)?;
-        let inbound = exchange.inbound;
-        let remove: &[HeaderName] = match inbound {
-            true => &[],
-            false if self.asserts_ours(message) => {
-                &[HeaderName::MsEdgeProxyMessageTrust, HeaderName::PAssertedIdentity]
-            }
-            false => &[HeaderName::MsEdgeProxyMessageTrust],
-        };
+        let change = self.response_headers(exchange, message);
         let tag = message.to().ok().and_then(|to| to.tag()).map(str::to_owned);
         let Some((initial, full)) = self.rewrite(now, id, tag, message) else {
             let mut edit = Edit::new(message);
             edit.remove_front(HeaderName::Via, 1);
-            for name in remove {
+            for name in change.remove {
                 edit.remove(*name);
+            }
+            for (name, value) in change.add.iter().flatten() {
+                edit.append(name, value.as_bytes());
             }
             return edit.finish().ok();
         };
@@ -240,13 +235,14 @@ impl Proxy {
         }
         let changed: Vec<(usize, &str)> =
             changed.iter().map(|(place, text)| (*place, text.as_str())).collect();
-        let forward = ForwardResponse { record_routes: &changed, remove, add: &[] };
+        let add = change.added();
+        let forward = ForwardResponse { record_routes: &changed, remove: change.remove, add: &add };
         forward.apply(message).ok()
     }
 
     /// Whether somebody outside says that one of our users answered (or something unreadable): the
     /// caller would be shown it. The response itself is honest, so only that is taken out.
-    fn asserts_ours(&self, message: &Message) -> bool {
+    pub(super) fn asserts_ours(&self, message: &Message) -> bool {
         message.list(HeaderName::PAssertedIdentity).any(|value| {
             NameAddr::parse(value.value).map_or(true, |asserted| {
                 sip_domain(&asserted.uri).is_some_and(|domain| self.policy.is_ours(&domain))

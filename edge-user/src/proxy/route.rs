@@ -2,12 +2,13 @@
 //! allowed partner, or along a Route that is ours and verifies. Nothing else that a message names
 //! chooses a destination.
 
-use std::{net::SocketAddr, time::Instant};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use super::{Refusal, Side, proxy::Proxy, respond::Answer, token::Token};
 use crate::{
     config::Transport,
     domain::Domain,
+    federation::Partner,
     sip::{HeaderName, Message, NameAddr},
 };
 
@@ -118,14 +119,12 @@ impl Proxy {
         if secure {
             ways.clear();
         }
-        ways.extend(
-            self.config
-                .next_hops
-                .iter()
-                .enumerate()
-                .filter(|(_, hop)| !secure || hop.transport == Transport::Tls)
-                .map(|(index, _)| Destination::NextHop(index)),
-        );
+        let serves = |index: &usize| {
+            let hop = self.config.next_hops.get(*index);
+            hop.is_some_and(|hop| !secure || hop.transport == Transport::Tls)
+        };
+        let hops = self.hops_for(sip_domain(&uri).as_ref()).filter(serves);
+        ways.extend(hops.map(Destination::NextHop));
         if ways.is_empty() {
             return Err(Answer::with(480, "Temporarily Unavailable", Refusal::Unreachable));
         }
@@ -137,7 +136,7 @@ impl Proxy {
         &self,
         message: &Message,
         token: Option<&Token>,
-    ) -> Result<Domain, (Answer, Option<Domain>)> {
+    ) -> Result<Arc<Partner>, (Answer, Option<Domain>)> {
         let domain = match token {
             Some(token) => token.partner.clone(),
             None => {
@@ -153,9 +152,6 @@ impl Proxy {
                 sip_domain(&uri).ok_or((Refusal::DomainNotAllowed.into(), None))?
             }
         };
-        match self.policy.admit(&domain) {
-            Ok(_) => Ok(domain),
-            Err(reason) => Err((reason.into(), Some(domain))),
-        }
+        self.policy.partner(&domain).map_err(|reason| (reason.into(), Some(domain)))
     }
 }

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     config::Transport,
-    sip::{ForwardRequest, HeaderName, Limits, Message, build},
+    sip::{ForwardRequest, Limits, Message, build},
 };
 
 impl Proxy {
@@ -30,12 +30,12 @@ impl Proxy {
         let Some(exchange) = self.exchanges.get(id) else { return };
         let (preferred, inbound) = (exchange.preferred, exchange.inbound);
         let next = exchange.destinations.front().cloned();
-        let (tried, partner) = (exchange.tried.clone(), exchange.partner.clone());
+        let (tried, entry) = (exchange.tried.clone(), exchange.entry.clone());
         let exhausted = exchange.attempt >= MAX_ATTEMPTS;
         if let Some(connection) = preferred {
             self.exchanges.update(id, |exchange| exchange.preferred = None);
-            let proved = match (inbound, &partner) {
-                (false, Some(partner)) => self.connections.has_proved(now, connection, partner),
+            let proved = match (inbound, &entry) {
+                (false, Some(entry)) => self.connections.has_proved(now, connection, entry.key()),
                 _ => self.connections.get(connection).is_some(),
             };
             if proved {
@@ -150,10 +150,10 @@ impl Proxy {
         let mut forward = ForwardRequest::new(&via, hops);
         forward.received = Some(respond::received(&exchange.from_peer));
         forward.remove_routes = exchange.remove_routes;
-        if exchange.inbound {
-            // Only an edge says this to the inside (MS-SIPRE section 2.2.15); no partner does.
-            forward.remove = &[HeaderName::MsEdgeProxyMessageTrust];
-        }
+        let change = self.request_headers(exchange);
+        let add = change.added();
+        forward.remove = change.remove;
+        forward.add = &add;
         if !exchange.record {
             return Some((forward.apply(request).ok()?, None));
         }
@@ -247,6 +247,7 @@ impl Proxy {
         bytes: Bytes,
         out: &mut Vec<Output>,
     ) {
+        self.meter_outcome(now, id, status, out);
         self.send_back(id, bytes.clone(), out);
         let stays = self.exchanges.update(id, |exchange| {
             exchange.answered = true;

@@ -128,6 +128,20 @@ names! {
     MsEdgeProxyMessageTrust = "ms-edge-proxy-message-trust";
     /// MS-OCER.
     MsDiagnostics = "ms-diagnostics";
+    /// MS-OCER: the form that crosses federation.
+    MsDiagnosticsPublic = "ms-diagnostics-public";
+    /// Lync: what an edge says to another of its user.
+    MsAssertedVerificationLevel = "ms-asserted-verification-level";
+    /// MS-CONMGMT.
+    MsKeepAlive = "Ms-Keep-Alive";
+    /// RFC 5393 section 5.1.
+    MaxBreadth = "Max-Breadth";
+    /// MS-SIPCOMP.
+    Compression = "Compression";
+    /// draft-ietf-sip-privacy: what came before RFC 3325.
+    RemotePartyId = "Remote-Party-ID";
+    /// RFC 3608.
+    ServiceRoute = "Service-Route";
 }
 
 impl HeaderName {

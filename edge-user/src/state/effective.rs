@@ -101,10 +101,9 @@ pub fn effective(config: &Config, store: &Store, now: SystemTime) -> Effective {
     differences.sort_by(|a, b| a.domain.cmp(&b.domain));
     Effective {
         federation: Federation {
-            enabled: config.federation.enabled,
             allowed_domains: allowed,
             blocked_domains: blocked,
-            allow_addresses: config.federation.allow_addresses.clone(),
+            ..config.federation.clone()
         },
         administrator_blocks: store.block_requests(now),
         differences,

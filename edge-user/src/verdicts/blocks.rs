@@ -81,6 +81,7 @@ impl DomainBlocks {
                     self.protected.add(remote, Protection::Inside);
                 }
             }
+            Input::Offender { .. } => {}
             Input::Closed { connection } => self.closed(connection),
         }
         self.settle(now);

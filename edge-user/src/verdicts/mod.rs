@@ -22,7 +22,10 @@ mod partner_tests;
 #[cfg(test)]
 mod tests;
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 use serde::{Serialize, Serializer};
 
@@ -88,6 +91,16 @@ pub enum Input {
         connection: ConnectionId,
         /// The address.
         remote: IpAddr,
+    },
+    /// A discovered partner sent so much from this address that it is refused until then. Nothing
+    /// is done with it yet.
+    Offender {
+        /// Its domain.
+        domain: Domain,
+        /// The address.
+        source: IpAddr,
+        /// Until when.
+        until: Instant,
     },
     /// A connection is gone.
     Closed {

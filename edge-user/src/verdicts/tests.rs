@@ -45,7 +45,7 @@ impl World {
             enabled: true,
             allowed_domains: allowed.iter().map(|d| allow(d)).collect(),
             blocked_domains: blocked.iter().map(|d| block(d, true)).collect(),
-            allow_addresses: vec![],
+            ..Federation::default()
         };
         let mut setting = Setting::new(&config, federation);
         setting.next_hops.clear();

@@ -100,14 +100,14 @@ fn scope_of(owner: &BlockOwner) -> u8 {
         | BlockOwner::OwnAddress
         | BlockOwner::Administrator
         | BlockOwner::List(_) => SCOPE_ALL,
-        BlockOwner::Domain(_) => SCOPE_FEDERATION,
+        BlockOwner::Domain(_) | BlockOwner::Watch(_) => SCOPE_FEDERATION,
     }
 }
 
 fn reason_of(owner: &BlockOwner) -> Reason {
     match owner {
         BlockOwner::OwnAddress => Reason::BadSource,
-        BlockOwner::Domain(_) => Reason::BlockedDomain,
+        BlockOwner::Domain(_) | BlockOwner::Watch(_) => Reason::BlockedDomain,
         _ => Reason::BlockedAddress,
     }
 }

@@ -51,7 +51,7 @@ pub(super) fn config() -> Config {
             enabled: true,
             allowed_domains: Vec::new(),
             blocked_domains: Vec::new(),
-            allow_addresses: Vec::new(),
+            ..Federation::default()
         },
         firewall: Firewall::default(),
         dns: Dns { servers: Vec::new(), timeout: second },

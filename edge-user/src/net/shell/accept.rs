@@ -75,7 +75,7 @@ fn admit<C: Core>(
         Side::Partner => limits.connections_per_source,
         Side::Inside => limits.connections,
     };
-    let peer = Peer { side, transport, remote, local, names: Arc::default() };
+    let peer = Peer { side, transport, remote, local, names: Arc::default(), own: 0 };
     // By prefix at once; by certificate after the handshake.
     if side == Side::Inside && transport != Transport::Tls && !settings.listed(&peer) {
         hub.refuse(remote, Refusal::NotListed, not_listed(&peer));

@@ -84,6 +84,7 @@ async fn try_connect<C: Core>(
         remote: target.address,
         local,
         names: Arc::default(),
+        own: 0,
     };
     drop(settings);
     if target.transport == Transport::Tcp {

@@ -113,6 +113,7 @@ impl DatagramPort {
             remote,
             local: self.local,
             names: Arc::default(),
+            own: 0,
         };
         let way = Way::Datagram(Arc::clone(self));
         let link = hub.open(peer, attempt.is_some(), way, attempt);
@@ -198,6 +199,7 @@ fn take<C: Core>(
             remote,
             local: port.local,
             names: Arc::default(),
+            own: 0,
         };
         if !settings.listed(&probe) {
             let detail = "its address is in no prefix of [inside] servers".to_owned();

@@ -84,7 +84,7 @@ pub(crate) fn federation(allowed: &[AllowedDomain], blocked: &[&str]) -> Federat
             .iter()
             .map(|name| BlockedDomain { domain: domain(name), subdomains: true })
             .collect(),
-        allow_addresses: vec![],
+        ..Federation::default()
     }
 }
 
@@ -223,7 +223,7 @@ impl World {
                 inside.iter().find(|(own, _)| *own == transport).unwrap().1
             }
         };
-        let peer = Peer { side, transport, remote, local, names };
+        let peer = Peer { side, transport, remote, local, names, own: 0 };
         self.input(edge, Input::Opened { connection, peer, attempt });
         connection
     }
@@ -338,6 +338,7 @@ impl World {
                     remote: ephemeral,
                     local: target.address,
                     names: near.0,
+                    own: 0,
                 };
                 let opened = Peer {
                     side,
@@ -345,6 +346,7 @@ impl World {
                     remote: target.address,
                     local: ephemeral,
                     names: far_names,
+                    own: 0,
                 };
                 let input = |connection, peer, attempt| Input::Opened { connection, peer, attempt };
                 self.input(far, input(far_id, accepted, None));

@@ -72,6 +72,7 @@ fn target(address: SocketAddr, name: Option<&str>) -> Target {
         transport: Transport::Tls,
         address,
         server_name: name.map(|name| name.parse::<Domain>().unwrap()),
+        own: 0,
     }
 }
 
@@ -191,7 +192,7 @@ async fn inside_goes_by_tcp_and_udp_too() {
     for (transport, address) in
         [(Transport::Tcp, tcp.local_addr().unwrap()), (Transport::Udp, udp.local_addr().unwrap())]
     {
-        let target = Target { side: Side::Inside, transport, address, server_name: None };
+        let target = Target { side: Side::Inside, transport, address, server_name: None, own: 0 };
         let (connection, peer) = lab.connect_to(target).await.unwrap();
         assert_eq!((peer.side, peer.transport), (Side::Inside, transport));
         let bytes = bytes::Bytes::from(message(3));
@@ -220,6 +221,7 @@ async fn inside_goes_by_tcp_and_udp_too() {
         transport: Transport::Udp,
         address: "[::1]:5060".parse().unwrap(),
         server_name: None,
+        own: 0,
     };
     assert!(lab.connect_to(target).await.is_err(), "no listener of that family");
     let target = Target {
@@ -227,6 +229,7 @@ async fn inside_goes_by_tcp_and_udp_too() {
         transport: Transport::Tls,
         address: "127.0.0.1:5061".parse().unwrap(),
         server_name: None,
+        own: 0,
     };
     assert!(lab.connect_to(target).await.is_err(), "nobody listens, and no files");
 }

@@ -1,0 +1,165 @@
+//! A partner as the policy names it.
+
+use crate::{
+    config::{AllowedDomain, PeerOptions, SrvOrder},
+    domain::Domain,
+    proxy::Question,
+};
+
+/// The kinds of federation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum PartnerKind {
+    /// No entry: DNS names its edges, and its certificate proves it.
+    DiscoveredDomain,
+    /// An allowed domain, found in DNS.
+    AllowedDomain,
+    /// An allowed domain with a pinned host.
+    AllowedServer,
+    /// A peer that carries many domains, each allowed or discovered.
+    HostingProvider,
+    /// A peer that carries the domains of public IM.
+    PublicImProvider,
+    /// The clearing house for everything without an entry.
+    DefaultRoute,
+}
+
+impl PartnerKind {
+    /// All of them.
+    pub const ALL: &'static [PartnerKind] = &[
+        PartnerKind::DiscoveredDomain,
+        PartnerKind::AllowedDomain,
+        PartnerKind::AllowedServer,
+        PartnerKind::HostingProvider,
+        PartnerKind::PublicImProvider,
+        PartnerKind::DefaultRoute,
+    ];
+
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            PartnerKind::DiscoveredDomain => "discovered-domain",
+            PartnerKind::AllowedDomain => "allowed-domain",
+            PartnerKind::AllowedServer => "allowed-server",
+            PartnerKind::HostingProvider => "hosting-provider",
+            PartnerKind::PublicImProvider => "public-im-provider",
+            PartnerKind::DefaultRoute => "default-route",
+        }
+    }
+
+    /// One peer carries many domains: it is known by its host.
+    pub const fn is_shared(self) -> bool {
+        matches!(
+            self,
+            PartnerKind::HostingProvider
+                | PartnerKind::PublicImProvider
+                | PartnerKind::DefaultRoute
+        )
+    }
+}
+
+/// Which way a request goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// From a partner to us.
+    In,
+    /// From us to a partner.
+    Out,
+}
+
+/// How a partner's edges are found.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Route {
+    /// Its federation SRV record says.
+    Srv,
+    /// One host, whose addresses DNS says.
+    Host {
+        /// It.
+        fqdn: Domain,
+        /// Its port.
+        port: u16,
+    },
+}
+
+/// How DNS is asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Lookup {
+    /// SRV targets may lie outside the domain.
+    pub relax: bool,
+    /// The order of the targets.
+    pub order: SrvOrder,
+    /// Only signed answers count.
+    pub secure: bool,
+}
+
+/// A partner as the policy names it: everything that is asked about it while messages pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Partner {
+    /// Its kind.
+    pub kind: PartnerKind,
+    /// The domain that is spoken for.
+    pub domain: Domain,
+    /// How its edges are found.
+    pub route: Route,
+    /// Provider's name; the domain's for the others.
+    pub name: Box<str>,
+    /// SRV targets may lie outside the domain.
+    pub relax_srv_domain: bool,
+    /// Requests of nobody in particular are accepted.
+    pub allow_anonymous: bool,
+    /// What is asked of it.
+    pub options: PeerOptions,
+}
+
+impl Partner {
+    /// The partner of an allowed entry.
+    pub fn of_allowed(entry: &AllowedDomain) -> Self {
+        let (kind, route) = match &entry.proxy_fqdn {
+            Some(fqdn) => {
+                (PartnerKind::AllowedServer, Route::Host { fqdn: fqdn.clone(), port: entry.port })
+            }
+            None => (PartnerKind::AllowedDomain, Route::Srv),
+        };
+        Self {
+            kind,
+            domain: entry.domain.clone(),
+            route,
+            name: entry.domain.as_str().into(),
+            relax_srv_domain: entry.relax_srv_domain,
+            allow_anonymous: entry.allow_anonymous,
+            options: entry.options.clone(),
+        }
+    }
+
+    /// What connections to it are known by: its domain, or the host of a peer that carries many.
+    pub fn key(&self) -> &Domain {
+        match &self.route {
+            Route::Host { fqdn, .. } if self.kind.is_shared() => fqdn,
+            _ => &self.domain,
+        }
+    }
+
+    /// The one host that its certificate must name.
+    pub fn pinned(&self) -> Option<&Domain> {
+        match &self.route {
+            Route::Host { fqdn, .. } => Some(fqdn),
+            Route::Srv => None,
+        }
+    }
+
+    /// What DNS is asked before it is dialled.
+    pub fn question(&self) -> Question {
+        match &self.route {
+            Route::Host { fqdn, port } => Question::Host(fqdn.clone(), *port),
+            Route::Srv => Question::Federation(self.domain.clone()),
+        }
+    }
+
+    /// How DNS is asked.
+    pub fn lookup(&self) -> Lookup {
+        Lookup {
+            relax: self.relax_srv_domain,
+            order: self.options.srv_order,
+            secure: self.options.dnssec,
+        }
+    }
+}
