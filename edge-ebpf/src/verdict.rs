@@ -122,7 +122,7 @@ reasons! {
     ExtensionDepth = 24, "extension-depth", Drop;
     /// A fragment whose first one did not pass here, or a first one too short to be judged.
     Fragment = 25, "fragment", Drop;
-    /// A source address no packet can come from (multicast, broadcast, loopback, unspecified).
+    /// A source address no packet can come from (multicast, broadcast, loopback, unspecified, one of our own).
     BadSource = 26, "bad-source", Drop;
     /// TCP flags that no stack sends (none, SYN with FIN or RST, FIN alone without ACK).
     TcpFlags = 27, "tcp-flags", Drop;

@@ -14,10 +14,10 @@ use super::{
     table::Table,
 };
 use crate::{
-    config::Paths,
+    config::{Paths, places},
     firewall::{
         capture,
-        explain::{self, Explanation, PacketSpec, protocol},
+        explain::{self, Explanation, PacketFacts, PacketSpec, protocol},
     },
 };
 
@@ -60,6 +60,9 @@ pub struct PacketArguments {
     /// Type of an ICMP message, and its code after a point; without it an echo request
     #[arg(long, value_name = "TYPE[.CODE]", value_parser = parse_icmp)]
     icmp_type: Option<(u8, u8)>,
+    /// Hop limit, or time to live; without it what such a packet has (64, neighbour discovery 255)
+    #[arg(long, value_name = "N")]
+    hop_limit: Option<u8>,
     /// VLAN tags, the outer one first
     #[arg(long, value_name = "VLAN[.INNER]", value_parser = parse_vlans)]
     vlan: Option<Vlans>,
@@ -155,6 +158,7 @@ impl PacketArguments {
             destination_port: self.dport.unwrap_or(0),
             tcp_flags: self.flags,
             icmp: self.icmp_type.unwrap_or(echo),
+            hop_limit: self.hop_limit,
             payload: self.payload.clone().map_or(Vec::new(), |payload| payload.0),
         };
         explain::frame(&spec, &self.device).map_err(|fault| bad(&fault.to_string()))
@@ -171,28 +175,72 @@ pub fn explain(
         ExplainCommand::Packet(arguments) => {
             let frame = arguments.frame()?;
             let found = explain::packet(&paths.pins, &paths.state, &arguments.device, &frame)?;
-            Ok(Report::new(packet_text(&found), json!(found)))
+            let made_by = made_by(paths, file, &found)?;
+            let mut json = json!(found);
+            json["made_by"] = made_by.lines().map(str::trim).collect();
+            Ok(Report::new(packet_text(&found, &made_by), json))
         }
         ExplainCommand::Address { address } => explain_address::address(paths, file, *address),
     }
 }
 
-fn packet_text(found: &Explanation) -> String {
+/// What made the entries that were met: the lines of the file, the owners of blocks, and the
+/// domains behind the source.
+fn made_by(paths: &Paths, file: &Path, found: &Explanation) -> Result<String, CommandError> {
+    let mut text = String::new();
+    let (device, vlan) = (&found.device, found.packet.vlan);
+    if found.zone != "none"
+        && let Some(line) = places::line_of_interface(file, device, vlan)
+    {
+        let zone = found.zone;
+        text.push_str(&format!(
+            "zone      {zone}, by [[interface]] in {} line {line}\n",
+            file.display()
+        ));
+    }
+    let Some(source) = found.packet.source else { return Ok(text) };
+    let known = explain_address::known(paths, file, source.to_canonical())?;
+    for block in &found.blocks {
+        text.push_str(&format!("block     {block}\n{}", known.holders(*block)));
+    }
+    if !found.blocks.is_empty() {
+        text.push_str(&known.makers(file));
+    }
+    text.push_str(&known.domains(file));
+    if !found.blocks.is_empty() && known.daemon.is_none() {
+        text.push_str("note      the daemon is not running: not every owner of a block is known\n");
+    }
+    Ok(text)
+}
+
+/// `tcp 198.51.100.7 port 40000 -> 203.0.113.10 port 5061`, and of ICMP what it says.
+fn ends(packet: &PacketFacts) -> String {
     let end = |address: Option<IpAddr>, port: u16| match address {
         Some(address) if port != 0 => format!("{address} port {port}"),
         Some(address) => address.to_string(),
         None => "?".to_owned(),
     };
+    let icmp = packet.icmp.as_ref().map_or(String::new(), |icmp| {
+        let name = icmp.name.map_or(String::new(), |name| format!(" ({name})"));
+        format!(" type {} code {}{name}", icmp.kind, icmp.code)
+    });
+    format!(
+        "{}{icmp} {} -> {}",
+        packet.protocol,
+        end(packet.source, packet.source_port),
+        end(packet.destination, packet.destination_port)
+    )
+}
+
+fn packet_text(found: &Explanation, made_by: &str) -> String {
     let packet = &found.packet;
     let mut text = format!("{}  {}: {}\n", found.verdict, found.reason, found.meaning);
     if found.monitored {
         text.push_str("monitor   only counted: without monitor mode it would be dropped\n");
     }
     text.push_str(&format!(
-        "packet    {} {} -> {}, {} bytes, in on {}{} (zone {})\n",
-        packet.protocol,
-        end(packet.source, packet.source_port),
-        end(packet.destination, packet.destination_port),
+        "packet    {}, {} bytes, in on {}{} (zone {})\n",
+        ends(packet),
         packet.length,
         found.device,
         packet.vlan.map_or(String::new(), |vlan| format!(" VLAN {vlan}")),
@@ -208,9 +256,7 @@ fn packet_text(found: &Explanation) -> String {
         (None, Some(id)) => text.push_str(&format!("rule      number {id}\n")),
         (None, None) => {}
     }
-    for block in &found.blocks {
-        text.push_str(&format!("block     {block}\n"));
-    }
+    text.push_str(made_by);
     if let Some(fault) = &found.disagrees {
         text.push_str(&format!("DISAGREES {fault}\n"));
     }

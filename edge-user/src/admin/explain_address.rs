@@ -3,6 +3,7 @@
 
 use std::{net::IpAddr, path::Path, time::SystemTime};
 
+use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use super::{
@@ -22,27 +23,11 @@ use crate::{
 pub(super) fn address(paths: &Paths, file: &Path, address: IpAddr) -> Result<Report, CommandError> {
     let address = address.to_canonical();
     let facts = explain::address(&paths.pins, &paths.state, address)?;
-    let daemon = match client::ask(&paths.run, &Request::About { address }) {
-        Ok(value) => Some(value),
-        Err(ClientError::NotRunning { .. }) => None,
-        Err(error) => return Err(error.into()),
-    };
-    let mut notes = Vec::new();
-    let record = match &daemon {
-        Some(daemon) => serde_json::from_value(daemon["record"].clone()).unwrap_or_default(),
-        None => {
-            notes.push("the daemon is not running: live connections, remembered drops and members of lists are not known".to_owned());
-            offline(paths, file, address, &mut notes)
-        }
-    };
+    let known = known(paths, file, address)?;
     let mut text = headline(&facts);
-    text.push_str(&blocks_text(&facts, &record, daemon.as_ref(), file));
-    for partner in &record.partners {
-        text.push_str(&format!("partner   {}: {}\n", partner.domain, partner.why));
-    }
-    for domain in &record.blocked_domains {
-        text.push_str(&format!("domain    {} is blocked: {}\n", domain.domain, domain.why));
-    }
+    text.push_str(&blocks_text(&facts, &known, file));
+    text.push_str(&known.domains(file));
+    let Known { daemon, record, notes } = known;
     text.push_str(&rules_text(&facts));
     let list = |name: &str| -> Vec<Value> {
         daemon.as_ref().and_then(|d| d[name].as_array()).cloned().unwrap_or_default()
@@ -87,6 +72,92 @@ pub(super) fn address(paths: &Paths, file: &Path, address: IpAddr) -> Result<Rep
     Ok(Report::new(text, json))
 }
 
+/// What is known of an address beside the kernel's tables.
+pub(super) struct Known {
+    /// What the daemon says, when it runs.
+    pub daemon: Option<Value>,
+    /// What the file and the store say.
+    pub record: AddressRecord,
+    /// What could not be found out, and why.
+    pub notes: Vec<String>,
+}
+
+/// Asks the daemon, or reads the file and the store when it does not run.
+pub(super) fn known(paths: &Paths, file: &Path, address: IpAddr) -> Result<Known, CommandError> {
+    let mut notes = Vec::new();
+    match client::ask(&paths.run, &Request::About { address }) {
+        Ok(daemon) => {
+            let record = serde_json::from_value(daemon["record"].clone()).unwrap_or_default();
+            Ok(Known { daemon: Some(daemon), record, notes })
+        }
+        Err(ClientError::NotRunning { .. }) => {
+            notes.push("the daemon is not running: live connections, remembered drops and members of lists are not known".to_owned());
+            let record = offline(paths, file, address, &mut notes);
+            Ok(Known { daemon: None, record, notes })
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+impl Known {
+    /// Who holds a block, a line each: the daemon's knowledge.
+    pub fn holders(&self, prefix: IpNet) -> String {
+        let rows = self.daemon.iter().flat_map(|d| d["blocks"].as_array()).flatten();
+        let holds = rows
+            .filter(|row| row["prefix"] == prefix.to_string())
+            .flat_map(|row| row["holds"].as_array().into_iter().flatten());
+        let line = |hold: &Value| {
+            let comment = hold["comment"].as_str().map_or(String::new(), |c| format!(" ({c})"));
+            format!("  held by {}{comment}\n", owner_text(&hold["owner"]))
+        };
+        holds.map(line).collect()
+    }
+
+    /// What made the blocks: administrators, and lines of the file.
+    pub fn makers(&self, file: &Path) -> String {
+        let mut text = String::new();
+        for (prefix, block) in &self.record.administrator {
+            let comment = block.comment.as_ref().map_or(String::new(), |c| format!(" ({c})"));
+            text.push_str(&format!(
+                "  {prefix} by an administrator: {}{comment}\n",
+                block.author.by
+            ));
+        }
+        for prefix in &self.record.file {
+            let line = line_text(places::line_of_block(file, *prefix));
+            text.push_str(&format!(
+                "  {prefix} by [[firewall.block]] in {}{line}\n",
+                file.display()
+            ));
+        }
+        text
+    }
+
+    /// The domains behind the address.
+    pub fn domains(&self, file: &Path) -> String {
+        let mut text = String::new();
+        for partner in &self.record.partners {
+            text.push_str(&format!("partner   {}: {}\n", partner.domain, partner.why));
+        }
+        for domain in &self.record.blocked_domains {
+            let name = domain.domain.as_str();
+            let by = match places::line_of_domain(file, "blocked_domain", name) {
+                Some(line) => {
+                    format!("[[federation.blocked_domain]] in {} line {line}", file.display())
+                }
+                None => "not by the file: see `edge domain list`".to_owned(),
+            };
+            text.push_str(&format!("domain    {name} is blocked: {} ({by})\n", domain.why));
+        }
+        text
+    }
+}
+
+/// ` line 12`, or nothing.
+fn line_text(line: Option<usize>) -> String {
+    line.map_or(String::new(), |line| format!(" line {line}"))
+}
+
 /// Without the daemon: the file and the store as they are on disk.
 fn offline(paths: &Paths, file: &Path, address: IpAddr, notes: &mut Vec<String>) -> AddressRecord {
     let Some(config) = config::check(file).config else {
@@ -113,37 +184,16 @@ fn headline(facts: &AddressFacts) -> String {
 }
 
 /// Blocks with their owners: the daemon's knowledge, else what file and store say.
-fn blocks_text(
-    facts: &AddressFacts,
-    record: &AddressRecord,
-    daemon: Option<&Value>,
-    file: &Path,
-) -> String {
+fn blocks_text(facts: &AddressFacts, known: &Known, file: &Path) -> String {
     let mut text = String::new();
     for block in &facts.blocks {
         text.push_str(&format!("block     {}: {}\n", block.prefix, block.words));
-        let rows = daemon.iter().flat_map(|d| d["blocks"].as_array()).flatten();
-        for hold in rows
-            .filter(|row| row["prefix"] == block.prefix.to_string())
-            .flat_map(|row| row["holds"].as_array().into_iter().flatten())
-        {
-            let comment = hold["comment"].as_str().map_or(String::new(), |c| format!(" ({c})"));
-            text.push_str(&format!("  held by {}{comment}\n", owner_text(&hold["owner"])));
-        }
+        text.push_str(&known.holders(block.prefix));
     }
     if facts.blocks.is_empty() {
         text.push_str("block     none\n");
     }
-    for (prefix, block) in &record.administrator {
-        let comment = block.comment.as_ref().map_or(String::new(), |c| format!(" ({c})"));
-        text.push_str(&format!("  {prefix} by an administrator: {}{comment}\n", block.author.by));
-    }
-    for prefix in &record.file {
-        let line = places::line_of_block(file, *prefix);
-        let line = line.map_or(String::new(), |line| format!(" line {line}"));
-        text.push_str(&format!("  {prefix} by [[firewall.block]] in {}{line}\n", file.display()));
-    }
-    text
+    text + &known.makers(file)
 }
 
 fn rules_text(facts: &AddressFacts) -> String {

@@ -445,6 +445,23 @@ pub(super) fn cpus() -> u32 {
     aya::util::nr_cpus().ok().and_then(|cpus| u32::try_from(cpus).ok()).unwrap_or(1)
 }
 
+/// Does something on this CPU, if it may run there, else wherever it runs; gives the CPU.
+pub(super) fn on_cpu<T>(cpu: Option<usize>, work: impl FnOnce() -> T) -> (usize, T) {
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
+    let before = sched_getaffinity(None).ok();
+    let mut only = CpuSet::new();
+    let here = cpu.filter(|cpu| *cpu < CpuSet::MAX_CPU).unwrap_or_else(sched_getcpu);
+    only.set(here);
+    let moved = before.is_some() && sched_setaffinity(None, &only).is_ok();
+    let cpu = if moved { here } else { sched_getcpu() };
+    let done = work();
+    if let Some(before) = before.filter(|_| moved) {
+        // It was so before: it can be so again.
+        let _ = sched_setaffinity(None, &before);
+    }
+    (cpu, done)
+}
+
 /// A number nobody can guess, never 0.
 pub(super) fn random() -> u64 {
     use ring::rand::SecureRandom as _;

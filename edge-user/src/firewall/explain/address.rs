@@ -12,9 +12,9 @@ use serde::Serialize;
 use super::{
     super::{FirewallError, decode, plan::RuleRow, state, sys},
     PacketSpec, blocks,
+    look::{lookup, source_sets},
     names::{self, Names},
     settings,
-    tables::{lookup, source_sets},
 };
 use crate::config::Zone;
 
@@ -136,6 +136,7 @@ pub fn syn_to_access(state: &Path, source: IpAddr) -> Option<(String, PacketSpec
         destination_port: port,
         tcp_flags: 2,
         icmp: (0, 0),
+        hop_limit: None,
         payload: Vec::new(),
     };
     Some((interface.device.clone(), spec))

@@ -15,7 +15,7 @@ use ipnet::IpNet;
 
 use super::{
     super::{FirewallError, kernel::open, shape, sys},
-    tables::lookup,
+    look::lookup,
 };
 
 /// A word of a presence bitmap.

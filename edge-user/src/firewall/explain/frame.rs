@@ -5,23 +5,23 @@
 
 use std::net::IpAddr;
 
+use edge_ebpf::packet::{ETHER_TYPE_IPV4, ETHER_TYPE_IPV6, TCP_ACK};
+
 /// IP protocol numbers that are built, not only named.
 pub mod protocol {
-    /// ICMP.
-    pub const ICMP: u8 = 1;
-    /// TCP.
-    pub const TCP: u8 = 6;
-    /// UDP.
-    pub const UDP: u8 = 17;
-    /// ICMPv6.
-    pub const ICMPV6: u8 = 58;
+    pub use edge_ebpf::packet::{
+        PROTOCOL_ICMP as ICMP, PROTOCOL_ICMPV6 as ICMPV6, PROTOCOL_TCP as TCP, PROTOCOL_UDP as UDP,
+    };
 }
 
 const ETHER_TYPE_VLAN: u16 = 0x8100;
 const ETHER_TYPE_SERVICE_VLAN: u16 = 0x88a8;
-const ETHER_TYPE_IPV4: u16 = 0x0800;
-const ETHER_TYPE_IPV6: u16 = 0x86dd;
+/// What most systems send with.
 const HOP_LIMIT: u8 = 64;
+/// Neighbour discovery has never crossed a router (RFC 4861 section 4).
+const HOP_LIMIT_NEIGHBOUR: u8 = 255;
+/// Multicast listener discovery stays on the link (RFC 3810 section 5).
+const HOP_LIMIT_LISTENER: u8 = 1;
 /// Where the frame pretends to come from: a locally administered address.
 const NEIGHBOUR: [u8; 6] = [0x02, 0, 0, 0, 0, 1];
 /// A packet with its headers fits into the program's first page.
@@ -46,6 +46,8 @@ pub struct PacketSpec {
     pub tcp_flags: u8,
     /// Type and code of an ICMP message.
     pub icmp: (u8, u8),
+    /// Hop limit, or time to live; `None`: what such a packet has.
+    pub hop_limit: Option<u8>,
     /// What follows the headers.
     pub payload: Vec<u8>,
 }
@@ -84,13 +86,14 @@ pub fn build(spec: &PacketSpec, device: [u8; 6]) -> Result<Vec<u8>, SpecError> {
         _ => return Err(SpecError::Tags),
     }
     let upper = upper(spec);
+    let hop_limit = spec.hop_limit.unwrap_or_else(|| usual_hop_limit(spec));
     match (spec.source, spec.destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
             frame.extend_from_slice(&ETHER_TYPE_IPV4.to_be_bytes());
             let total = u16::try_from(20 + upper.len()).map_err(|_| SpecError::Payload)?;
             let mut header = vec![0x45, 0];
             header.extend_from_slice(&total.to_be_bytes());
-            header.extend_from_slice(&[0, 1, 0x40, 0, HOP_LIMIT, spec.protocol, 0, 0]);
+            header.extend_from_slice(&[0, 1, 0x40, 0, hop_limit, spec.protocol, 0, 0]);
             header.extend_from_slice(&source.octets());
             header.extend_from_slice(&destination.octets());
             let sum = checksum(&[&header]);
@@ -102,7 +105,7 @@ pub fn build(spec: &PacketSpec, device: [u8; 6]) -> Result<Vec<u8>, SpecError> {
             let length = u16::try_from(upper.len()).map_err(|_| SpecError::Payload)?;
             frame.extend_from_slice(&[0x60, 0, 0, 0]);
             frame.extend_from_slice(&length.to_be_bytes());
-            frame.extend_from_slice(&[spec.protocol, HOP_LIMIT]);
+            frame.extend_from_slice(&[spec.protocol, hop_limit]);
             frame.extend_from_slice(&source.octets());
             frame.extend_from_slice(&destination.octets());
         }
@@ -110,6 +113,14 @@ pub fn build(spec: &PacketSpec, device: [u8; 6]) -> Result<Vec<u8>, SpecError> {
     }
     frame.extend_from_slice(&upper);
     Ok(frame)
+}
+
+fn usual_hop_limit(spec: &PacketSpec) -> u8 {
+    match (spec.protocol, spec.icmp.0) {
+        (protocol::ICMPV6, 133..=137) => HOP_LIMIT_NEIGHBOUR,
+        (protocol::ICMPV6, 130..=132 | 143) => HOP_LIMIT_LISTENER,
+        _ => HOP_LIMIT,
+    }
 }
 
 fn tag(frame: &mut Vec<u8>, ether_type: u16, vlan: u16) {
@@ -124,7 +135,7 @@ fn upper(spec: &PacketSpec) -> Vec<u8> {
         protocol::TCP => {
             let mut header = ports;
             header.extend_from_slice(&1u32.to_be_bytes());
-            let acknowledges = spec.tcp_flags & 0x10 != 0;
+            let acknowledges = spec.tcp_flags & TCP_ACK != 0;
             header.extend_from_slice(&u32::from(acknowledges).to_be_bytes());
             header.extend_from_slice(&[0x50, spec.tcp_flags, 0xff, 0xff, 0, 0, 0, 0]);
             (header, Some(16))
@@ -193,6 +204,7 @@ mod tests {
             destination_port: 5061,
             tcp_flags: 2,
             icmp: (8, 0),
+            hop_limit: None,
             payload: Vec::new(),
         }
     }

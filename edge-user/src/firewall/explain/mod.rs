@@ -7,7 +7,9 @@
 
 mod address;
 mod blocks;
+mod finish;
 mod frame;
+mod look;
 mod names;
 mod program;
 mod tables;
@@ -30,7 +32,12 @@ pub(super) use names::{content as content_text, limit as limit_text};
 pub(super) use program::info as program_info;
 pub use tables::Step;
 
-use self::{names::Names, program::LiveProgram, tables::PinnedTables};
+use self::{
+    finish::FloodState,
+    names::Names,
+    program::{LiveAnswer, LiveProgram},
+    tables::PinnedTables,
+};
 use super::{FirewallError, decode, kernel::open, plan::RuleRow, state, sys};
 
 /// What happens to a packet.
@@ -77,12 +84,26 @@ pub struct PacketFacts {
     pub protocol: String,
     /// Source port.
     pub source_port: u16,
-    /// Destination port; of ICMP type and code.
+    /// Destination port.
     pub destination_port: u16,
+    /// What an ICMP message is.
+    pub icmp: Option<IcmpFacts>,
     /// Outer VLAN.
     pub vlan: Option<u16>,
     /// Bytes of the frame.
     pub length: usize,
+}
+
+/// What an ICMP message is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct IcmpFacts {
+    /// Type.
+    #[serde(rename = "type")]
+    pub kind: u8,
+    /// Code.
+    pub code: u8,
+    /// The type's name, where it is a common one.
+    pub name: Option<&'static str>,
 }
 
 /// Builds the frame of a packet as it would come in on this device.
@@ -101,10 +122,10 @@ pub fn packet(
     let program = LiveProgram::of(pins, device)?;
     let settings = settings(pins)?;
     let names = Names::new(state::read(state).ok().flatten());
-    let live = program.ask(settings.trial, frame)?;
+    let (live, flood) = ask(&program, &settings, frame, finish::floods(pins)?)?;
     let described = described(frame);
     let facts = facts(&described, frame.len());
-    let tables = PinnedTables::new(pins, &names, settings, facts.source, live.reason);
+    let tables = PinnedTables::new(pins, &names, settings, &facts, (live.reason, flood));
     let again = judge(&tables, &settings, &Frame::new(frame), &frame, program.ifindex);
     let (steps, blocks) = tables.finish()?;
     let rule = (again.rule != NO_RULE).then_some(again.rule);
@@ -118,7 +139,7 @@ pub fn packet(
             rule.map_or(String::new(), |id| format!(" by {}", names.rule(id))),
         )
     });
-    let port = facts.destination_port;
+    let port = u16::from_be_bytes(described.destination_port);
     let row = live.rule.and_then(|id| names.row(id, described.protocol, port)).cloned();
     Ok(Explanation {
         device: device.to_owned(),
@@ -136,6 +157,20 @@ pub fn packet(
         steps,
         disagrees,
     })
+}
+
+/// Asks the live program, on the CPU that is nearest to a flood: each counts for itself, and what
+/// the busiest one does is what an administrator wants to see.
+fn ask(
+    program: &LiveProgram,
+    settings: &Settings,
+    frame: &[u8],
+    floods: Vec<FloodState>,
+) -> Result<(LiveAnswer, FloodState), FirewallError> {
+    let (cpu, answer) =
+        sys::on_cpu(floods.first().map(|flood| flood.cpu), || program.ask(settings.trial, frame));
+    let flood = floods.into_iter().find(|flood| flood.cpu == cpu);
+    Ok((answer?, flood.unwrap_or_default()))
 }
 
 /// Management has a row and no number.
@@ -181,12 +216,19 @@ fn described(frame: &[u8]) -> Event {
 
 fn facts(event: &Event, length: usize) -> PacketFacts {
     let address = |bytes: [u8; 16]| (bytes != [0; 16]).then(|| decode::address(bytes));
+    let is_icmp = matches!(event.protocol, protocol::ICMP | protocol::ICMPV6);
+    let icmp = is_icmp.then(|| {
+        let [kind, code] = event.destination_port;
+        IcmpFacts { kind, code, name: names::icmp(event.protocol, kind) }
+    });
+    let port = |bytes: [u8; 2]| if is_icmp { 0 } else { u16::from_be_bytes(bytes) };
     PacketFacts {
         source: address(event.source),
         destination: address(event.destination),
         protocol: names::protocol(event.protocol),
-        source_port: u16::from_be_bytes(event.source_port),
-        destination_port: u16::from_be_bytes(event.destination_port),
+        source_port: port(event.source_port),
+        destination_port: port(event.destination_port),
+        icmp,
         vlan: (event.vlan != 0).then_some(event.vlan),
         length,
     }

@@ -12,6 +12,7 @@ use super::super::{
     plan::{PlanRule, RuleRow, RuleSet},
     state::Kept,
 };
+use super::protocol as protocol_numbers;
 
 /// What the state folder remembers of the plan in force. Without it, numbers stay numbers.
 #[derive(Clone, Debug, Default)]
@@ -105,7 +106,7 @@ pub(super) fn rule_tried(
     let mut text = "yes: ".to_owned();
     text.push_str(if rule.action == edge_ebpf::abi::ACTION_DROP { "drop" } else { "pass" });
     if rule.limits != 0 {
-        text.push_str(", within its limits");
+        text.push_str(", within its rates");
     }
     if rule.content != CONTENT_ANY {
         text.push_str(&format!(", when the payload is {}", content(rule.content)));
@@ -129,39 +130,57 @@ pub(in crate::firewall) fn limit(limit: &Limit) -> String {
     if limit.increment == 0 {
         return "no limit".to_owned();
     }
-    let per_second = (LIMIT_SCALE * 1_000_000_000).div_ceil(limit.increment);
+    let per_second = LIMIT_SCALE * 1_000_000_000 / limit.increment;
     format!("{per_second} a second and {} at once", limit.tolerance / limit.increment)
 }
 
+/// Names of the protocols that have one, with their numbers.
+const PROTOCOLS: [(&str, u8); 4] = [
+    ("icmp", protocol_numbers::ICMP),
+    ("tcp", protocol_numbers::TCP),
+    ("udp", protocol_numbers::UDP),
+    ("icmpv6", protocol_numbers::ICMPV6),
+];
+
 /// A protocol's name, or its number.
 pub(in crate::firewall) fn protocol(number: u8) -> String {
-    match number {
-        1 => "icmp".to_owned(),
-        6 => "tcp".to_owned(),
-        17 => "udp".to_owned(),
-        58 => "icmpv6".to_owned(),
-        other => format!("protocol {other}"),
-    }
+    let named = PROTOCOLS.iter().find(|(_, known)| *known == number);
+    named.map_or_else(|| format!("protocol {number}"), |(name, _)| (*name).to_owned())
 }
 
 fn protocol_number(name: &str) -> Option<u8> {
-    match name {
-        "icmp" => Some(1),
-        "tcp" => Some(6),
-        "udp" => Some(17),
-        "icmpv6" => Some(58),
-        other => other.parse().ok(),
-    }
+    let named = PROTOCOLS.iter().find(|(known, _)| *known == name);
+    named.map(|(_, number)| *number).or_else(|| name.parse().ok())
+}
+
+/// The name of a common ICMP message (RFC 792, RFC 4443, RFC 4861).
+pub(super) fn icmp(protocol: u8, kind: u8) -> Option<&'static str> {
+    Some(match (protocol == protocol_numbers::ICMPV6, kind) {
+        (false, 8) | (true, 128) => "echo request",
+        (false, 0) | (true, 129) => "echo reply",
+        (false, 3) | (true, 1) => "destination unreachable",
+        (true, 2) => "packet too big",
+        (false, 11) | (true, 3) => "time exceeded",
+        (false, 12) | (true, 4) => "parameter problem",
+        (false, 5) | (true, 137) => "redirect",
+        (true, 133) => "router solicitation",
+        (true, 134) => "router advertisement",
+        (true, 135) => "neighbour solicitation",
+        (true, 136) => "neighbour advertisement",
+        _ => return None,
+    })
 }
 
 /// A block in words, and whether it is in force now.
 pub(super) fn block(block: &Block, settings: &Settings, now: u64) -> String {
-    let scope = if block.scope == SCOPE_FEDERATION { "federation ports" } else { "everything" };
-    let mut text = format!(
-        "{scope} from it is dropped ({}), held by {}",
-        decode::reason(block.reason),
-        block.owners
-    );
+    let scope = if block.scope == SCOPE_FEDERATION {
+        "what it sends to federation ports is dropped"
+    } else {
+        "everything from it is dropped"
+    };
+    let owners = if block.owners == 1 { "owner" } else { "owners" };
+    let mut text =
+        format!("{scope} ({}), held by {} {owners}", decode::reason(block.reason), block.owners);
     let ends = u64::from(block.expires_at_seconds);
     match ends {
         0 => {}
@@ -181,7 +200,7 @@ mod tests {
 
     #[test]
     fn a_limit_reads_as_it_was_written() {
-        for (rate, burst) in [(1, 0), (50, 100), (1000, 10), (1_000_000, 5)] {
+        for (rate, burst) in [(1, 0), (50, 100), (900, 900), (1000, 10), (1_000_000, 5)] {
             let text = limit(&Limit::new(rate, burst));
             assert_eq!(text, format!("{rate} a second and {burst} at once"));
         }
@@ -196,6 +215,6 @@ mod tests {
         let later = Block { from_version: 4, expires_at_seconds: 0, ..entry };
         assert!(block(&later, &settings, 0).contains("not in force"));
         let domain = Block::new(SCOPE_FEDERATION, Reason::BlockedDomain as u8, 1, 0);
-        assert!(block(&domain, &settings, 0).starts_with("federation ports"));
+        assert!(block(&domain, &settings, 0).starts_with("what it sends to federation ports"));
     }
 }

@@ -10,11 +10,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::maps::{Array, ArrayOfMaps, FromMapData, HashMap, InnerMap, LpmTrie, MapData, lpm_trie};
+use aya::maps::{Array, HashMap, MapData};
 use edge_ebpf::{
     abi::{
-        Block, Bucket, Flood, FlowKey, Fragment, FragmentKey, Interface, Rule, RuleLimits, SET_ANY,
-        SetMask, Settings, VlanKey, WORD_FEDERATION, WORD_MANAGEMENT, map_names as names,
+        Block, Bucket, Flood, FlowKey, Fragment, FragmentKey, Interface, Limit, Rule, RuleLimits,
+        SET_ANY, SetMask, Settings, VlanKey, WORD_FEDERATION, WORD_MANAGEMENT, map_names as names,
         presence4, presence6, word_count, word_first, word_open_rule,
     },
     decide::{BucketName, Family, Found, Judged, Tables, Tuple, follow, rules},
@@ -25,7 +25,9 @@ use serde::Serialize;
 
 use super::{
     super::{FirewallError, decode, kernel::open, sys},
-    blocks,
+    PacketFacts, blocks,
+    finish::FloodState,
+    look::{Asked, inner, lookup, missing, source_sets},
     names::{self as words, Names},
 };
 
@@ -45,8 +47,16 @@ pub(super) struct PinnedTables<'a> {
     pub settings: Settings,
     /// Source of the packet.
     pub source: Option<IpAddr>,
+    /// Outer VLAN of the packet.
+    pub vlan: Option<u16>,
     /// Why the live program decided as it did: tells which socket it found.
     pub live: Reason,
+    /// What the CPU had seen on which the live program was asked.
+    pub flood: FloodState,
+    /// Floods and ceilings are being asked about.
+    pub in_flood: Cell<bool>,
+    /// A limit has just refused the packet.
+    pub refused: Cell<bool>,
     steps: RefCell<Vec<Step>>,
     /// No notes for now.
     quiet: Cell<bool>,
@@ -55,22 +65,24 @@ pub(super) struct PinnedTables<'a> {
     found: RefCell<Vec<ipnet::IpNet>>,
 }
 
-type Asked<T> = Result<T, FirewallError>;
-
 impl<'a> PinnedTables<'a> {
     pub fn new(
         pins: &Path,
         names: &'a Names,
         settings: Settings,
-        source: Option<IpAddr>,
-        live: Reason,
+        packet: &PacketFacts,
+        (live, flood): (Reason, FloodState),
     ) -> Self {
         Self {
             pins: pins.to_owned(),
             names,
             settings,
-            source,
+            source: packet.source,
+            vlan: packet.vlan,
             live,
+            flood,
+            in_flood: Cell::new(false),
+            refused: Cell::new(false),
             steps: RefCell::default(),
             quiet: Cell::new(false),
             fault: RefCell::default(),
@@ -86,7 +98,7 @@ impl<'a> PinnedTables<'a> {
         }
     }
 
-    fn note(&self, asked: impl Into<String>, answer: impl Into<String>) {
+    pub(super) fn note(&self, asked: impl Into<String>, answer: impl Into<String>) {
         if self.quiet.get() {
             return;
         }
@@ -95,11 +107,17 @@ impl<'a> PinnedTables<'a> {
     }
 
     /// What a table said; its fault is kept, and nothing found instead.
-    fn keep<T: Default>(&self, found: Asked<T>) -> T {
+    pub(super) fn keep<T: Default>(&self, found: Asked<T>) -> T {
         found.unwrap_or_else(|fault| {
             self.fault.borrow_mut().get_or_insert(fault);
             T::default()
         })
+    }
+
+    /// An entry of the rates.
+    pub(super) fn limits_of(&self, generation: u32, index: u32) -> Option<RuleLimits> {
+        let rates = inner::<Array<MapData, RuleLimits>>(&self.pins, names::RATES, generation);
+        self.keep(rates.and_then(|rates| missing(names::RATES, rates.get(&index, 0))))
     }
 
     fn word_in(&self, map: &str, generation: u32, index: u32) -> u32 {
@@ -128,7 +146,7 @@ impl<'a> PinnedTables<'a> {
     }
 
     /// Asks without notes.
-    fn quietly<T>(&self, ask: impl FnOnce() -> T) -> T {
+    pub(super) fn quietly<T>(&self, ask: impl FnOnce() -> T) -> T {
         let before = self.quiet.replace(true);
         let answer = ask();
         self.quiet.set(before);
@@ -196,8 +214,8 @@ impl<'a> PinnedTables<'a> {
     }
 
     fn presence(&self, bit: u64, word: u64, cell: String) {
-        let answer = if word & bit != 0 { "set: perhaps" } else { "clear: none" };
-        self.note(format!("presence bit: any block in {cell}"), answer);
+        let answer = if word & bit != 0 { "perhaps: the tables know" } else { "none" };
+        self.note(format!("any block in {cell}, by the presence bitmap"), answer);
     }
 
     fn source_octets4(&self) -> Option<[u8; 4]> {
@@ -233,47 +251,6 @@ impl<'a> PinnedTables<'a> {
     }
 }
 
-/// The map of a generation.
-pub(super) fn inner<V: FromMapData + InnerMap>(
-    pins: &Path,
-    name: &str,
-    generation: u32,
-) -> Asked<V> {
-    let outer: ArrayOfMaps<MapData, V> = open(pins, name)?;
-    outer.get(&generation, 0).map_err(|fault| FirewallError::map(name, fault))
-}
-
-fn missing<T>(name: &str, found: Result<T, aya::maps::MapError>) -> Asked<Option<T>> {
-    match found {
-        Ok(value) => Ok(Some(value)),
-        Err(aya::maps::MapError::KeyNotFound) => Ok(None),
-        Err(fault) => Err(FirewallError::map(name, fault)),
-    }
-}
-
-pub(super) fn lookup<K: aya::Pod, V: aya::Pod>(
-    pins: &Path,
-    name: &str,
-    key: &K,
-) -> Asked<Option<V>> {
-    let map: HashMap<MapData, K, V> = open(pins, name)?;
-    missing(name, map.get(key, 0))
-}
-
-/// The sets of the longest prefix that holds this source.
-pub(super) fn source_sets<const N: usize>(
-    pins: &Path,
-    name: &str,
-    generation: u32,
-    source: [u8; N],
-) -> Asked<Option<SetMask>>
-where
-    [u8; N]: aya::Pod,
-{
-    let trie: LpmTrie<MapData, [u8; N], SetMask> = inner(pins, name, generation)?;
-    missing(name, trie.get(&lpm_trie::Key::new(8 * N as u32, source), 0))
-}
-
 impl Tables for PinnedTables<'_> {
     fn interface(&self, ifindex: u32) -> Option<Interface> {
         let found = open::<Array<MapData, Interface>>(&self.pins, names::INTERFACES)
@@ -281,13 +258,23 @@ impl Tables for PinnedTables<'_> {
         let found = self.keep(found);
         let device = sys::device_name(ifindex).unwrap_or_default();
         self.note(format!("interface {device} (index {ifindex})"), zone(found));
+        if let Some(vlan) = self.vlan
+            && found.is_none_or(|found| found.trunk == 0)
+        {
+            let answer = "none: no [[interface]] of this device has a `vlan`";
+            self.note(format!("the zone of VLAN {vlan}"), answer);
+        }
         found
     }
 
     fn vlan(&self, key: &VlanKey) -> Option<Interface> {
         let found = self.keep(lookup(&self.pins, names::VLANS, key));
         let inner = if key.inner == 0 { String::new() } else { format!(".{}", key.inner) };
-        self.note(format!("VLAN {}{inner} of this trunk", key.outer), zone(found));
+        let answer = match found {
+            None => "none: no [[interface]] of this device names it".to_owned(),
+            found => zone(found),
+        };
+        self.note(format!("the zone of VLAN {}{inner} of this trunk", key.outer), answer);
         found
     }
 
@@ -315,41 +302,41 @@ impl Tables for PinnedTables<'_> {
     }
 
     fn limits(&self, generation: u32, index: u32) -> Option<impl Deref<Target = RuleLimits>> {
-        let rates = inner::<Array<MapData, RuleLimits>>(&self.pins, names::RATES, generation);
-        self.keep(rates.and_then(|rates| missing(names::RATES, rates.get(&index, 0)))).map(Box::new)
+        self.limits_of(generation, index).map(Box::new)
+    }
+
+    fn conforms(&self, limit: &Limit, due: u64, now: u64, units: u64) -> Option<u64> {
+        let next = edge_ebpf::decide::conforms(limit, due, now, units);
+        self.refused.set(self.refused.get() || next.is_none());
+        next
+    }
+
+    fn content(&self, _: &Settings, judged: &Judged, frame: &Frame<'_>) -> Option<Reason> {
+        self.ask_content(judged, frame)
+    }
+
+    fn limited(&self, settings: &Settings, judged: &Judged, frame: &Frame<'_>) -> Option<Reason> {
+        self.ask_limits(settings, judged, frame)
+    }
+
+    fn flooded(&self, settings: &Settings, judged: &Judged, frame: &Frame<'_>) -> Option<Reason> {
+        self.ask_floods(settings, judged, frame)
+    }
+
+    fn first_fragment(&self, _: &Settings, judged: &Judged, frame: &Frame<'_>) -> Option<Reason> {
+        self.ask_first_fragment(judged, frame)
     }
 
     fn bucket<R>(&self, name: BucketName, change: impl FnOnce(&mut Bucket) -> R) -> Option<R> {
-        let slot = |map: &str, index: u32| {
-            open::<Array<MapData, Bucket>>(&self.pins, map)
-                .and_then(|buckets| missing(map, buckets.get(&index, 0)))
-        };
-        let (what, found) = match name {
-            BucketName::Source(index) => {
-                ("a shared bucket of the source", slot(names::SOURCE_BUCKETS, index))
-            }
-            BucketName::Total(index) => ("the bucket for all", slot(names::TOTAL_BUCKETS, index)),
-            BucketName::Known(key) => {
-                ("the source's own bucket", lookup(&self.pins, names::KNOWN_SOURCES, &key))
-            }
-        };
-        let Some(mut bucket) = self.keep(found) else {
-            self.note(what, "there is none");
-            return None;
-        };
-        let before = bucket;
-        let result = change(&mut bucket);
-        self.note(what, if bucket == before { "nothing is left in it" } else { "it has room" });
-        Some(result)
+        self.ask_bucket(name, change)
     }
 
-    fn flood<R>(&self, _zone: u8, change: impl FnOnce(&mut Flood) -> R) -> Option<R> {
-        // What each CPU counts is its own; from here there is no flood.
-        Some(change(&mut Flood::default()))
+    fn flood<R>(&self, zone: u8, change: impl FnOnce(&mut Flood) -> R) -> Option<R> {
+        Some(change(&mut self.flood.zone(zone)))
     }
 
-    fn sends_cookies(&self, _zone: u8) -> bool {
-        matches!(self.live, Reason::SynCookie | Reason::SynCookieBad | Reason::Flood)
+    fn sends_cookies(&self, zone: u8) -> bool {
+        self.flood.zone(zone).cookies_until != 0
     }
 
     fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {
@@ -447,7 +434,8 @@ impl Tables for PinnedTables<'_> {
     }
 
     fn tcp_socket<A: Family>(&self, tuple: &Tuple<A>) -> bool {
-        let found = matches!(self.live, Reason::ReplyTcp | Reason::IcmpError);
+        let found = matches!(self.live, Reason::ReplyTcp | Reason::IcmpError)
+            || (self.in_flood.get() && self.passed_live());
         self.note_socket("TCP", tuple, found)
     }
 

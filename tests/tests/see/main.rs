@@ -2,6 +2,8 @@
 //! counters. On real devices, in namespaces of their own.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod packets;
+
 use std::{
     io::{BufRead as _, BufReader},
     net::{IpAddr, UdpSocket},
@@ -42,6 +44,7 @@ fn spec(source: IpAddr, destination: IpAddr, protocol: u8, port: u16) -> PacketS
         destination_port: port,
         tcp_flags: 2,
         icmp: if source.is_ipv4() { (8, 0) } else { (128, 0) },
+        hop_limit: None,
         payload: Vec::new(),
     }
 }
