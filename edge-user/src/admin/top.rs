@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeMap,
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -11,7 +14,7 @@ use clap::Args;
 use ratatui::{
     Frame,
     crossterm::event::{self, Event, KeyCode, KeyModifiers},
-    layout::{Constraint, Layout, Rect},
+    layout::{Constraint, Layout},
     style::Style,
     widgets::{Block, Paragraph},
 };
@@ -31,6 +34,8 @@ use crate::{
 
 /// Time between two samples.
 const SECOND: Duration = Duration::from_secs(1);
+/// How often it is looked whether a signal came.
+const LOOK_FOR_SIGNALS: Duration = Duration::from_millis(100);
 /// Sources are counted over this time.
 const SOURCE_WINDOW: Duration = Duration::from_secs(10);
 /// Sources that are counted at most; those beyond are not looked at.
@@ -48,7 +53,14 @@ pub struct TopArguments {
 
 /// Sampled drops by source, as the daemon tells them.
 #[derive(Clone, Default)]
-struct Sources(Arc<Mutex<Vec<(Instant, IpAddr)>>>);
+struct Sources(Arc<Mutex<Seen>>);
+
+#[derive(Default)]
+struct Seen {
+    drops: Vec<(Instant, IpAddr)>,
+    /// The daemon does not tell them.
+    silent: bool,
+}
 
 impl Sources {
     /// Listens in a thread of its own, for as long as the process lives. Without a daemon there
@@ -66,29 +78,38 @@ impl Sources {
                 }
                 true
             });
+            seen.seen().silent = true;
         });
         sources
     }
 
+    fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn add(&self, now: Instant, source: IpAddr) {
-        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.retain(|(at, _)| now.duration_since(*at) < SOURCE_WINDOW);
-        if seen.len() < MAX_SOURCES {
-            seen.push((now, source));
+        let drops = &mut self.seen().drops;
+        drops.retain(|(at, _)| now.duration_since(*at) < SOURCE_WINDOW);
+        if drops.len() < MAX_SOURCES {
+            drops.push((now, source));
         }
     }
 
-    /// Those seen most, with how often.
-    fn top(&self, now: Instant) -> Vec<(IpAddr, usize)> {
-        let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Those seen most, with how often; `None`: the daemon does not tell.
+    fn top(&self, now: Instant) -> Option<Vec<(IpAddr, usize)>> {
+        let seen = self.seen();
+        if seen.silent {
+            return None;
+        }
         let mut counts: BTreeMap<IpAddr, usize> = BTreeMap::new();
-        for (_, source) in seen.iter().filter(|(at, _)| now.duration_since(*at) < SOURCE_WINDOW) {
+        let recent = |(at, _): &&(Instant, IpAddr)| now.duration_since(*at) < SOURCE_WINDOW;
+        for (_, source) in seen.drops.iter().filter(recent) {
             *counts.entry(*source).or_default() += 1;
         }
         let mut counts: Vec<_> = counts.into_iter().collect();
         counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
         counts.truncate(TOP_SOURCES);
-        counts
+        Some(counts)
     }
 }
 
@@ -101,11 +122,12 @@ pub fn once(paths: &Paths) -> Result<Report, CommandError> {
     let rates = watch.snapshot()?.since(&before);
     let sources = sources.top(Instant::now());
     let mut text = format!("{}\n", summary(&rates));
-    for (title, table) in tables(&rates, &sources) {
+    for (title, table) in tables(&rates, sources.as_deref()) {
         text.push_str(&format!("\n{title}\n{table}"));
     }
     let mut json = json!(rates);
-    let rows = sources.iter().map(|(source, drops)| json!({"source": source, "drops": drops}));
+    let rows = sources.iter().flatten();
+    let rows = rows.map(|(source, drops)| json!({"source": source, "drops": drops}));
     json["sources"] = rows.collect();
     Ok(Report::new(text, json))
 }
@@ -128,18 +150,24 @@ fn try_live(paths: &Paths) -> Result<(), CommandError> {
     let mut watch = Watch::start(&paths.pins, &paths.state);
     let mut before = watch.snapshot()?;
     let sources = Sources::listen(paths);
+    let asked_to_end = signals().map_err(fault)?;
     let mut terminal = ratatui::try_init().map_err(fault)?;
     let mut work = || -> Result<(), CommandError> {
-        let mut rates = before.since(&before);
+        let mut rates = None;
+        let mut next = Instant::now() + SECOND;
         loop {
             let top = sources.top(Instant::now());
-            terminal.draw(|frame| draw(frame, &rates, &top)).map_err(fault)?;
-            if ended(SECOND).map_err(fault)? {
-                return Ok(());
+            terminal.draw(|frame| draw(frame, rates.as_ref(), top.as_deref())).map_err(fault)?;
+            match wait(next, &asked_to_end).map_err(fault)? {
+                Heard::End => return Ok(()),
+                Heard::NewSize => {}
+                Heard::Nothing => {
+                    let now = watch.snapshot()?;
+                    rates = Some(now.since(&before));
+                    before = now;
+                    next = Instant::now() + SECOND;
+                }
             }
-            let now = watch.snapshot()?;
-            rates = now.since(&before);
-            before = now;
         }
     };
     let worked = work();
@@ -147,21 +175,58 @@ fn try_live(paths: &Paths) -> Result<(), CommandError> {
     worked
 }
 
-/// Waits so long, or until `q`, Esc or Ctrl-C.
-fn ended(wait: Duration) -> std::io::Result<bool> {
-    let until = Instant::now() + wait;
+/// Set when a signal asks this process to end: the terminal is put back first.
+fn signals() -> std::io::Result<Arc<AtomicBool>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let ended = Arc::new(AtomicBool::new(false));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let inside = runtime.enter();
+    let (mut terminate, mut hang_up) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::hangup())?);
+    drop(inside);
+    let set = ended.clone();
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            tokio::select! { _ = terminate.recv() => {}, _ = hang_up.recv() => {} }
+        });
+        set.store(true, Ordering::Relaxed);
+    });
+    Ok(ended)
+}
+
+/// What came while waiting.
+enum Heard {
+    Nothing,
+    /// The terminal has another size.
+    NewSize,
+    /// `q`, Esc, Ctrl-C or a signal.
+    End,
+}
+
+/// Waits until something comes, at most until then.
+fn wait(until: Instant, asked_to_end: &AtomicBool) -> std::io::Result<Heard> {
     loop {
-        let left = until.saturating_duration_since(Instant::now());
-        if !event::poll(left)? {
-            return Ok(false);
+        if asked_to_end.load(Ordering::Relaxed) {
+            return Ok(Heard::End);
         }
-        if let Event::Key(key) = event::read()? {
-            let control = key.modifiers.contains(KeyModifiers::CONTROL);
-            match key.code {
-                KeyCode::Char('q') | KeyCode::Esc => return Ok(true),
-                KeyCode::Char('c') if control => return Ok(true),
-                _ => {}
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(Heard::Nothing);
+        }
+        if !event::poll(left.min(LOOK_FOR_SIGNALS))? {
+            continue;
+        }
+        match event::read()? {
+            Event::Key(key) => {
+                let control = key.modifiers.contains(KeyModifiers::CONTROL);
+                match key.code {
+                    KeyCode::Char('q') | KeyCode::Esc => return Ok(Heard::End),
+                    KeyCode::Char('c') if control => return Ok(Heard::End),
+                    _ => {}
+                }
             }
+            Event::Resize(..) => return Ok(Heard::NewSize),
+            _ => {}
         }
     }
 }
@@ -186,7 +251,7 @@ fn summary(rates: &Rates) -> String {
 }
 
 /// Titles and tables, in the order in which they are drawn.
-fn tables(rates: &Rates, sources: &[(IpAddr, usize)]) -> Vec<(&'static str, String)> {
+fn tables(rates: &Rates, sources: Option<&[(IpAddr, usize)]>) -> Vec<(&'static str, String)> {
     let list = |rows: &[Rate], name: &'static str| {
         let mut table = Table::new(&[name, "packets/s", "bits/s"]);
         for row in rows {
@@ -201,7 +266,7 @@ fn tables(rates: &Rates, sources: &[(IpAddr, usize)]) -> Vec<(&'static str, Stri
         interfaces.row([row.interface.clone(), row.zone.to_owned()].into_iter().chain(numbers));
     }
     let mut from = Table::new(&["source", "drops"]);
-    for (source, count) in sources {
+    for (source, count) in sources.into_iter().flatten() {
         from.row([source.to_string(), count.to_string()]);
     }
     vec![
@@ -209,11 +274,14 @@ fn tables(rates: &Rates, sources: &[(IpAddr, usize)]) -> Vec<(&'static str, Stri
         ("interfaces", interfaces.render()),
         ("reasons", list(&rates.reasons, "reason")),
         ("rules", list(&rates.rules, "rule")),
-        ("sources of sampled drops", from.render()),
+        match sources {
+            Some(_) => ("sources of sampled drops in 10 s", from.render()),
+            None => ("sources: only the daemon tells them, and it does not run", String::new()),
+        },
     ]
 }
 
-fn draw(frame: &mut Frame<'_>, rates: &Rates, sources: &[(IpAddr, usize)]) {
+fn draw(frame: &mut Frame<'_>, rates: Option<&Rates>, sources: Option<&[(IpAddr, usize)]>) {
     let rows = Layout::vertical([
         Constraint::Length(1),
         Constraint::Length(6),
@@ -222,12 +290,17 @@ fn draw(frame: &mut Frame<'_>, rates: &Rates, sources: &[(IpAddr, usize)]) {
         Constraint::Length(1),
     ]);
     let [head, first, second, third, foot] = rows.areas(frame.area());
-    let halves =
-        |area: Rect| -> [Rect; 2] { Layout::horizontal([Constraint::Fill(1); 2]).areas(area) };
+    let Some(rates) = rates else {
+        let text = "edge top   looking for a second\u{2026}";
+        frame.render_widget(Paragraph::new(text).style(Style::new().bold()), head);
+        return;
+    };
     let title = format!("edge top   {}", summary(rates));
     frame.render_widget(Paragraph::new(title).style(Style::new().bold()), head);
-    let [verdicts, interfaces] = halves(first);
-    let [reasons, rules] = halves(second);
+    // Three columns of verdicts need less room than five of interfaces.
+    let [verdicts, interfaces] =
+        Layout::horizontal([Constraint::Length(30), Constraint::Fill(1)]).areas::<2>(first);
+    let [reasons, rules] = Layout::horizontal([Constraint::Fill(1); 2]).areas::<2>(second);
     let areas = [verdicts, interfaces, reasons, rules, third];
     for (area, (title, text)) in areas.into_iter().zip(tables(rates, sources)) {
         frame.render_widget(Paragraph::new(text).block(Block::bordered().title(title)), area);
@@ -272,7 +345,7 @@ mod tests {
         for (width, height) in [(100, 30), (80, 24), (20, 5), (1, 1)] {
             let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
             let sources = [("198.51.100.7".parse().unwrap(), 4)];
-            terminal.draw(|frame| draw(frame, &rates(), &sources)).unwrap();
+            terminal.draw(|frame| draw(frame, Some(&rates()), Some(&sources))).unwrap();
             let screen = terminal.backend().to_string();
             if width >= 80 {
                 for word in [
@@ -283,6 +356,7 @@ mod tests {
                     "eth0",
                     "access",
                     "198.51.100.7",
+                    "ANSWER/S",
                 ] {
                     assert!(
                         screen.contains(word),
@@ -302,8 +376,10 @@ mod tests {
         for _ in 0..2 {
             sources.add(start, b);
         }
-        assert_eq!(sources.top(start), [(b, 2), (a, 1)]);
-        assert_eq!(sources.top(start + SOURCE_WINDOW), []);
+        assert_eq!(sources.top(start), Some(vec![(b, 2), (a, 1)]));
+        assert_eq!(sources.top(start + SOURCE_WINDOW), Some(Vec::new()));
+        sources.seen().silent = true;
+        assert_eq!(sources.top(start), None, "a daemon that is gone is no quiet one");
     }
 
     #[test]

@@ -2,7 +2,9 @@
 //! counters. On real devices, in namespaces of their own.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod capture;
 mod packets;
+mod top;
 
 use std::{
     io::{BufRead as _, BufReader},

@@ -30,6 +30,9 @@ const PACKAGES: &[Package] = &[
     Package { name: "sip-tester", program: Some("sipp"), needed_for: TEST_AND_BENCH },
     Package { name: "kamailio", program: Some("kamailio"), needed_for: TEST_AND_BENCH },
     Package { name: "kamailio-tls-modules", program: None, needed_for: TEST_AND_BENCH },
+    // Reads the captures that we write (pcapng, with its comments): nothing lighter shows the
+    // comment of a packet, and it brings capinfos along.
+    Package { name: "tshark", program: Some("tshark"), needed_for: TEST },
     // Older kernels: the virtual machine, and the tools that its tests use.
     Package { name: "qemu-system-x86", program: Some("qemu-system-x86_64"), needed_for: KERNELS },
     Package { name: "xz-utils", program: Some("xz"), needed_for: KERNELS },
