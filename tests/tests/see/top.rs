@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{Read as _, Write as _},
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::AsFd as _,
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -121,7 +121,7 @@ impl Terminal {
             .stderr(Stdio::from(terminal.try_clone().unwrap()))
             .spawn()
             .unwrap();
-        let keys = File::from(OwnedFd::from(controller));
+        let keys = File::from(controller);
         let screen = Arc::new(Mutex::new(Screen::new()));
         let all = Arc::new(Mutex::new(Vec::new()));
         let (drawn, kept) = (screen.clone(), all.clone());
