@@ -37,9 +37,9 @@ pub mod map_names {
     pub const BLOCKED6: &str = "BLOCKED6";
     /// LPM trie: IPv6 prefix to [`super::Block`].
     pub const BLOCKED6_PREFIXES: &str = "BLOCKED6_PREFIXES";
-    /// Array of `u64`: one bit for each IPv4 /24, see [`super::presence4`].
+    /// Array of `u64`: two bits for each IPv4 /24, see [`super::presence4`].
     pub const PRESENCE4: &str = "PRESENCE4";
-    /// Array of `u64`: one bit for each hash of an IPv6 /48, see [`super::presence6`].
+    /// Array of `u64`: two bits for each hash of an IPv6 /48, see [`super::presence6`].
     pub const PRESENCE6: &str = "PRESENCE6";
     /// Per-CPU array of [`super::ReasonCounter`], indexed by [`super::reason_slot`].
     pub const REASON_COUNTERS: &str = "REASON_COUNTERS";
@@ -753,26 +753,31 @@ pub struct FlowKey {
 /// How long a remembered flow lets answers in, in seconds.
 pub const FLOW_SECONDS: u64 = 60;
 
-/// Words of 64 bits in `PRESENCE4`: one bit a /24.
-pub const PRESENCE4_SLOTS: u32 = 1 << 18;
+/// Words of 64 bits in `PRESENCE4`: two bits a /24.
+pub const PRESENCE4_SLOTS: u32 = 1 << 19;
 /// Words of 64 bits in `PRESENCE6`.
-pub const PRESENCE6_SLOTS: u32 = 1 << 18;
+pub const PRESENCE6_SLOTS: u32 = 1 << 19;
+/// In the two bits of a cell: addresses in it are blocked one by one.
+pub const PRESENT_ADDRESSES: u32 = 1;
+/// In the two bits of a cell: blocked prefixes lie in it or around it.
+pub const PRESENT_PREFIXES: u32 = 2;
 
-/// Slot and bit of an IPv4 address in `PRESENCE4`.
-pub const fn presence4(address: [u8; 4]) -> (u32, u64) {
+/// Slot of an IPv4 address in `PRESENCE4`, and where in the word its two bits begin.
+pub const fn presence4(address: [u8; 4]) -> (u32, u32) {
     let net = u32::from_be_bytes(address) >> 8;
-    (net >> 6, 1 << (net & 63))
+    (net >> 5, (net & 31) * 2)
 }
 
-/// Slot and bit of an IPv6 address in `PRESENCE6`: a hash of its first 48 bits. A set bit may
-/// stand for several /48 (a false positive costs a look-up); a clear one is proof.
-pub const fn presence6(address: [u8; 16]) -> (u32, u64) {
+/// Slot of an IPv6 address in `PRESENCE6`, and where in the word its two bits begin: a hash of
+/// its first 48 bits. A set bit may stand for several /48 (a false positive costs a look-up); a
+/// clear one is proof.
+pub const fn presence6(address: [u8; 16]) -> (u32, u32) {
     let high = u32::from_be_bytes([address[0], address[1], address[2], address[3]]);
     let low = u16::from_be_bytes([address[4], address[5]]);
     // Fibonacci hashing: multiply, keep the top 24 bits.
     let net = ((high as u64) << 16) | low as u64;
     let hash = (net.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u32;
-    (hash >> 6, 1 << (hash & 63))
+    (hash >> 5, (hash & 31) * 2)
 }
 
 /// An IPv4 address in one word, as it stands in the packet.

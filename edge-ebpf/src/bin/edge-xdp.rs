@@ -39,7 +39,8 @@ pub fn edge_xdp(context: XdpContext) -> u32 {
     if hand::trial(&context, settings).is_none() {
         let frame = frame_of(context.ctx);
         let tables = KernelTables::new(context.ctx);
-        if let Some(decision) = at_once(&tables, settings, &frame, context.ingress_ifindex() as u32)
+        if let Some(decision) =
+            at_once(&tables, settings, &frame, || context.ingress_ifindex() as u32)
         {
             record::record(&context, settings, &decision, frame.len() as u64);
             return hand::action(decision.verdict);

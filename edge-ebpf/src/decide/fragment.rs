@@ -29,8 +29,9 @@ pub fn later<T: Tables, A: Family>(
         return without_rule(Reason::NoRuleSet);
     }
     if settings.flags & SETTING_BLOCKS != 0
-        && piece.source.may_be_blocked(tables, settings.flags)
-        && let Some(reason) = A::is_blocked(piece.source, tables, settings, 0)
+        && let present = piece.source.may_be_blocked(tables, settings.flags)
+        && present != 0
+        && let Some(reason) = A::is_blocked(piece.source, tables, settings, (0, present))
     {
         return without_rule(reason);
     }

@@ -11,8 +11,8 @@ use super::{BucketName, Family, Judged, Tables, Tuple, follow};
 use crate::{
     abi::{
         Block, Bucket, Flood, FlowKey, Fragment, FragmentKey, GENERATIONS, Interface, KnownKey,
-        Rule, RuleLimits, SETTING_BLOCKS, SETTING_SHORT_PREFIXES6, SetMask, Settings, VlanKey,
-        ZONES, presence4, presence6,
+        PRESENT_ADDRESSES, PRESENT_PREFIXES, Rule, RuleLimits, SETTING_BLOCKS,
+        SETTING_SHORT_PREFIXES6, SetMask, Settings, VlanKey, ZONES, presence4, presence6,
     },
     packet::{Frame, PROTOCOL_TCP, PROTOCOL_UDP},
     verdict::Reason,
@@ -144,9 +144,10 @@ impl MemoryTables {
         }
         let first = u32::from_be_bytes(masked(address, length));
         let nets = 1_u32 << 24_u8.saturating_sub(length);
+        let present = if length >= 32 { PRESENT_ADDRESSES } else { PRESENT_PREFIXES };
         for net in 0..nets {
-            let (slot, bit) = presence4((first | (net << 8)).to_be_bytes());
-            *self.presence4.entry(slot).or_default() |= bit;
+            let (slot, at) = presence4((first | (net << 8)).to_be_bytes());
+            *self.presence4.entry(slot).or_default() |= u64::from(present) << at;
         }
         self.settings.flags |= SETTING_BLOCKS;
     }
@@ -161,8 +162,9 @@ impl MemoryTables {
         if length < 48 {
             self.settings.flags |= SETTING_SHORT_PREFIXES6;
         } else {
-            let (slot, bit) = presence6(address);
-            *self.presence6.entry(slot).or_default() |= bit;
+            let present = if length >= 128 { PRESENT_ADDRESSES } else { PRESENT_PREFIXES };
+            let (slot, at) = presence6(address);
+            *self.presence6.entry(slot).or_default() |= u64::from(present) << at;
         }
         self.settings.flags |= SETTING_BLOCKS;
     }

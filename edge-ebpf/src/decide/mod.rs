@@ -33,11 +33,11 @@ pub use tables::{Family, Tables, Tuple};
 use crate::{
     abi::{
         ACTION_PASS, AT_ONCE_NO, AT_ONCE_UNKNOWN, AT_ONCE_YES, Block, CONTENT_ANY, Interface,
-        MAX_RULES_PER_WORD, NO_GENERATION, NOT_BLOCKED, SCHEMA, SCOPE_ALL, SCOPE_FEDERATION,
-        SCOPE_NONE, SET_ANY, SETTING_BLOCKS, SETTING_DHCP_CLIENT, SETTING_LACP, SETTING_LLDP,
-        SETTING_MONITOR, SOURCE_SET_MANAGEMENT, SOURCE_SET_PARTNERS, SetMask, Settings, VlanKey,
-        WORD_FEDERATION, WORD_MANAGEMENT, ZONE_NONE, ZONES, port_index, protocol_index, word_count,
-        word_first, word_open_rule,
+        MAX_RULES_PER_WORD, NO_GENERATION, NOT_BLOCKED, PRESENT_ADDRESSES, PRESENT_PREFIXES,
+        SCHEMA, SCOPE_ALL, SCOPE_FEDERATION, SCOPE_NONE, SET_ANY, SETTING_BLOCKS,
+        SETTING_DHCP_CLIENT, SETTING_LACP, SETTING_LLDP, SETTING_MONITOR, SOURCE_SET_MANAGEMENT,
+        SOURCE_SET_PARTNERS, SetMask, Settings, VlanKey, WORD_FEDERATION, WORD_MANAGEMENT,
+        ZONE_NONE, ZONES, port_index, protocol_index, word_count, word_first, word_open_rule,
     },
     packet::{self, Environment, Frame, Handler, Ip, Kind, Link, Piece, Transport},
     verdict::{Reason, Verdict},
@@ -385,8 +385,9 @@ pub fn decide<T: Tables, A: Family>(
         return without_rule(Reason::Management);
     }
     if settings.flags & SETTING_BLOCKS != 0
-        && source.may_be_blocked(tables, settings.flags)
-        && let Some(reason) = A::is_blocked(source, tables, settings, word)
+        && let present = source.may_be_blocked(tables, settings.flags)
+        && present != 0
+        && let Some(reason) = A::is_blocked(source, tables, settings, (word, present))
     {
         return without_rule(reason);
     }
@@ -432,7 +433,8 @@ fn word_of<T: Tables>(tables: &T, generation: u32, facts: Packed, transport: &Tr
     tables.port_word(generation, port_index(facts.zone(), udp, transport.destination_port))
 }
 
-/// Whether the source is blocked for what it asks for: exact entry first, then prefix.
+/// Whether the source is blocked for what it asks for: exact entry first, then prefix, as far
+/// as [`Family::may_be_blocked`] says that there can be one.
 ///
 /// What is found is remembered, and asked first: the exact entry, or the prefix when there is no
 /// exact entry, so that what is remembered is always what would be found first; or that there
@@ -441,7 +443,7 @@ fn word_of<T: Tables>(tables: &T, generation: u32, facts: Packed, transport: &Tr
 pub fn blocked<T: Tables, A: Family>(
     tables: &T,
     source: A,
-    word: u32,
+    (word, present): (u32, u32),
     settings: &Settings,
 ) -> Option<Reason> {
     let epoch = settings.epoch_now();
@@ -474,7 +476,7 @@ pub fn blocked<T: Tables, A: Family>(
             return Some(reason);
         }
     }
-    let exact = source.blocked(tables);
+    let exact = if present & PRESENT_ADDRESSES != 0 { source.blocked(tables) } else { None };
     if let Some(block) = exact
         && let Some(reason) = in_force(block)
     {
@@ -483,7 +485,7 @@ pub fn blocked<T: Tables, A: Family>(
         }
         return Some(reason);
     }
-    let prefix = source.blocked_prefix(tables);
+    let prefix = if present & PRESENT_PREFIXES != 0 { source.blocked_prefix(tables) } else { None };
     let reason = prefix.and_then(in_force);
     // A block that is not in force for this packet is not remembered: it may be for the next.
     if epoch != 0 && exact.is_none() && (reason.is_some() || prefix.is_none()) {

@@ -5,9 +5,10 @@ use core::ops::Deref;
 use super::{BucketName, Found, Judged, Packed, Walk, questions};
 use crate::{
     abi::{
-        Block, Bucket, Flood, FlowKey, Fragment, FragmentKey, Interface, Limit, RULE_DESTINATION4,
-        RULE_DESTINATION6, Rule, RuleLimits, SETTING_SHORT_PREFIXES6, SetMask, Settings, VlanKey,
-        address6, mapped, presence4, presence6, word4, words6,
+        Block, Bucket, Flood, FlowKey, Fragment, FragmentKey, Interface, Limit, PRESENT_ADDRESSES,
+        PRESENT_PREFIXES, RULE_DESTINATION4, RULE_DESTINATION6, Rule, RuleLimits,
+        SETTING_SHORT_PREFIXES6, SetMask, Settings, VlanKey, address6, mapped, presence4,
+        presence6, word4, words6,
     },
     packet::{self, Frame, Ip, Link, Piece},
     verdict::Reason,
@@ -209,13 +210,23 @@ pub trait Tables: Sized {
     fn frame_length(&self, frame: &Frame<'_>) -> u32;
     /// Whether an IPv4 source is blocked: always [`super::blocked`]; as [`Tables::content`].
     #[inline(always)]
-    fn is_blocked4(&self, settings: &Settings, word: u32, source: [u8; 4]) -> Option<Reason> {
-        super::blocked(self, source, word, settings)
+    fn is_blocked4(
+        &self,
+        settings: &Settings,
+        (word, present): (u32, u32),
+        source: [u8; 4],
+    ) -> Option<Reason> {
+        super::blocked(self, source, (word, present), settings)
     }
     /// As [`Tables::is_blocked4`].
     #[inline(always)]
-    fn is_blocked6(&self, settings: &Settings, word: u32, source: [u8; 16]) -> Option<Reason> {
-        super::blocked(self, source, word, settings)
+    fn is_blocked6(
+        &self,
+        settings: &Settings,
+        (word, present): (u32, u32),
+        source: [u8; 16],
+    ) -> Option<Reason> {
+        super::blocked(self, source, (word, present), settings)
     }
     /// Judges an IPv4 packet: always [`super::decide`]; as [`Tables::content`].
     #[inline(always)]
@@ -296,6 +307,9 @@ pub trait Tables: Sized {
     }
 }
 
+/// Both bits of a cell.
+const PRESENT: u32 = PRESENT_ADDRESSES | PRESENT_PREFIXES;
+
 /// An address family: which of the tables are asked.
 pub trait Family: packet::Quotable + PartialEq {
     /// The protocol number of the family's ICMP.
@@ -308,8 +322,9 @@ pub trait Family: packet::Quotable + PartialEq {
     fn is_named(&self, rule: &Rule) -> bool;
     /// The sets of a source.
     fn sources<T: Tables>(&self, tables: &T, generation: u32) -> SetMask;
-    /// Whether the source can be blocked at all; `false` is proof that it is not.
-    fn may_be_blocked<T: Tables>(&self, tables: &T, flags: u32) -> bool;
+    /// Which of the block tables can have the source, as `PRESENT_*` bits; 0 is proof that none
+    /// has.
+    fn may_be_blocked<T: Tables>(&self, tables: &T, flags: u32) -> u32;
     /// The block of exactly this address.
     fn blocked<T: Tables>(&self, tables: &T) -> Option<Block>;
     /// The block of the longest prefix that holds this address.
@@ -326,8 +341,14 @@ pub trait Family: packet::Quotable + PartialEq {
     fn addresses(frame: &Frame<'_>, network: usize) -> Option<(Self, Self)>;
     /// Where in the frame the packet ends whose IP header begins here, by its own word.
     fn end(frame: &Frame<'_>, network: usize) -> Option<usize>;
-    /// Whether the source is blocked for what it asks for.
-    fn is_blocked<T: Tables>(self, tables: &T, settings: &Settings, word: u32) -> Option<Reason>;
+    /// Whether the source is blocked for what it asks for: the word, and
+    /// [`Family::may_be_blocked`].
+    fn is_blocked<T: Tables>(
+        self,
+        tables: &T,
+        settings: &Settings,
+        asked: (u32, u32),
+    ) -> Option<Reason>;
     /// Judges a packet by management, blocks and rules.
     fn decide<T: Tables>(
         tables: &T,
@@ -395,8 +416,13 @@ impl Family for [u8; 4] {
     }
 
     #[inline(always)]
-    fn is_blocked<T: Tables>(self, tables: &T, settings: &Settings, word: u32) -> Option<Reason> {
-        tables.is_blocked4(settings, word, self)
+    fn is_blocked<T: Tables>(
+        self,
+        tables: &T,
+        settings: &Settings,
+        asked: (u32, u32),
+    ) -> Option<Reason> {
+        tables.is_blocked4(settings, asked, self)
     }
 
     #[inline(always)]
@@ -442,9 +468,9 @@ impl Family for [u8; 4] {
     }
 
     #[inline(always)]
-    fn may_be_blocked<T: Tables>(&self, tables: &T, _flags: u32) -> bool {
-        let (slot, bit) = presence4(*self);
-        tables.presence4(slot) & bit != 0
+    fn may_be_blocked<T: Tables>(&self, tables: &T, _flags: u32) -> u32 {
+        let (slot, at) = presence4(*self);
+        (tables.presence4(slot) >> at) as u32 & PRESENT
     }
 
     #[inline(always)]
@@ -527,8 +553,13 @@ impl Family for [u8; 16] {
     }
 
     #[inline(always)]
-    fn is_blocked<T: Tables>(self, tables: &T, settings: &Settings, word: u32) -> Option<Reason> {
-        tables.is_blocked6(settings, word, self)
+    fn is_blocked<T: Tables>(
+        self,
+        tables: &T,
+        settings: &Settings,
+        asked: (u32, u32),
+    ) -> Option<Reason> {
+        tables.is_blocked6(settings, asked, self)
     }
 
     #[inline(always)]
@@ -578,9 +609,10 @@ impl Family for [u8; 16] {
     }
 
     #[inline(always)]
-    fn may_be_blocked<T: Tables>(&self, tables: &T, flags: u32) -> bool {
-        let (slot, bit) = presence6(*self);
-        flags & SETTING_SHORT_PREFIXES6 != 0 || tables.presence6(slot) & bit != 0
+    fn may_be_blocked<T: Tables>(&self, tables: &T, flags: u32) -> u32 {
+        let (slot, at) = presence6(*self);
+        let present = (tables.presence6(slot) >> at) as u32 & PRESENT;
+        if flags & SETTING_SHORT_PREFIXES6 != 0 { present | PRESENT_PREFIXES } else { present }
     }
 
     #[inline(always)]

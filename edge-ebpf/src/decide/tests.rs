@@ -209,7 +209,7 @@ fn what_is_judged_at_once_is_judged_alike_at_length() {
     let short = |tables: &MemoryTables, ifindex: u32, bytes: &[u8]| {
         let frame = Frame::new(bytes);
         let long = judge(tables, &tables.settings, &frame, &bytes, ifindex);
-        let short = at_once(tables, &tables.settings, &frame, ifindex);
+        let short = at_once(tables, &tables.settings, &frame, || ifindex);
         assert!(short.is_none_or(|short| short == long), "{short:?} {long:?}");
         short.is_some()
     };
@@ -220,8 +220,10 @@ fn what_is_judged_at_once_is_judged_alike_at_length() {
     let to = |port| frame(STRANGER, ME, 17, &datagram(port));
     assert!(short(&tables, 2, &to(7000)), "open to everybody");
     assert!(short(&tables, 2, &frame(STRANGER, ME, 6, &tcp(80, 7000, 2))));
+    assert!(short(&tables, 2, &frame(STRANGER, ME, 6, &tcp(80, 7001, 2))), "open to nobody");
     for (ifindex, bytes) in [
         (3, to(7000)),
+        (2, frame(STRANGER, ME, 6, &tcp(80, 7001, 0x12))),
         (4, to(7000)),
         (2, to(7001)),
         (2, to(7002)),

@@ -282,21 +282,15 @@ fn a_later_fragment_is_read_as_one() {
     assert_eq!(six.unwrap().ports, Some((0, 16, 24)));
 }
 
-/// Family, protocol and destination port.
-type PlainRead = (bool, u8, u16);
-
-struct PlainReader;
-
-impl PlainVisitor for PlainReader {
-    type Output = PlainRead;
-
-    fn plain4(self, _source: [u8; 4], udp: bool, port: u16) -> Option<PlainRead> {
-        Some((false, if udp { 17 } else { 6 }, port))
+/// Family, protocol and destination port of a plain packet.
+fn plain(bytes: &[u8]) -> Option<(bool, u8, u16)> {
+    let frame = Frame::new(bytes);
+    let six = is_plain6(&frame);
+    if !six && !is_plain4(&frame) {
+        return None;
     }
-
-    fn plain6(self, _source: [u8; 16], udp: bool, port: u16) -> Option<PlainRead> {
-        Some((true, if udp { 17 } else { 6 }, port))
-    }
+    let (flags, port) = plain_target(&frame, six).unwrap();
+    Some((six, if flags == 0 { 17 } else { 6 }, port))
 }
 
 /// A packet with nothing unusual.
@@ -317,12 +311,12 @@ proptest! {
     ) {
         let mut bytes = plain_frame(six, udp);
         let protocol = if udp { 17 } else { 6 };
-        prop_assert_eq!(plain(&Frame::new(&bytes), PlainReader), Some((six, protocol, 443)));
+        prop_assert_eq!(plain(&bytes), Some((six, protocol, 443)));
         if damaged && let Some(byte) = bytes.get_mut(at) {
             *byte = value;
         }
         bytes.truncate(bytes.len().saturating_sub(cut));
-        if let Some((_, protocol, port)) = plain(&Frame::new(&bytes), PlainReader) {
+        if let Some((_, protocol, port)) = plain(&bytes) {
             let read = read(&bytes).unwrap();
             prop_assert_eq!((read.link.outer, read.fragment), (0, false));
             let (upper, _, destination) = read.ports.unwrap();

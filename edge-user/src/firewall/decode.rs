@@ -57,6 +57,9 @@ pub(super) fn address(bytes: [u8; 16]) -> IpAddr {
     Ipv6Addr::from(bytes).to_canonical()
 }
 
+/// In a word of a presence bitmap, the bits that stand for single addresses.
+const ADDRESS_BITS: u64 = 0x5555_5555_5555_5555;
+
 fn at(name: &str) -> impl Fn(MapError) -> FirewallError + '_ {
     move |fault| FirewallError::map(name, fault)
 }
@@ -121,13 +124,13 @@ pub(super) fn dump(pins: &Path, name: &str) -> Rows {
         }
         names::PRESENCE4 => array(pins, name, |slot, bits: u64| {
             (bits != 0).then(|| {
-                let first = IpAddr::from((slot << 14).to_be_bytes());
-                json!({ "slot": slot, "first": first.to_string(), "bits": format!("{bits:#018x}"), "cells": bits.count_ones() })
+                let first = IpAddr::from((slot << 13).to_be_bytes());
+                json!({ "slot": slot, "first": first.to_string(), "bits": format!("{bits:#018x}"), "address_cells": (bits & ADDRESS_BITS).count_ones(), "prefix_cells": (bits & !ADDRESS_BITS).count_ones() })
             })
         }),
         names::PRESENCE6 => array(pins, name, |slot, bits: u64| {
             (bits != 0).then(|| {
-                json!({ "slot": slot, "bits": format!("{bits:#018x}"), "cells": bits.count_ones() })
+                json!({ "slot": slot, "bits": format!("{bits:#018x}"), "address_cells": (bits & ADDRESS_BITS).count_ones(), "prefix_cells": (bits & !ADDRESS_BITS).count_ones() })
             })
         }),
         names::REASON_COUNTERS => per_cpu(pins, name, |index, values: PerCpuValues<_>| {

@@ -13,7 +13,10 @@ use std::{
 use anyhow::{Context as _, Result};
 use aya::maps::{LpmTrie, lpm_trie::Key};
 use edge_ebpf::{
-    abi::{Block, SCOPE_ALL, SETTING_BLOCKS, Settings, map_names, presence4, presence6},
+    abi::{
+        Block, PRESENT_ADDRESSES, PRESENT_PREFIXES, SCOPE_ALL, SETTING_BLOCKS, Settings, map_names,
+        presence4, presence6,
+    },
     verdict::Reason,
 };
 use edge_user::firewall::KERNEL_OBJECT;
@@ -200,29 +203,29 @@ fn fill(kernel: &mut Kernel, count: u32) -> Result<()> {
     for number in 0..count {
         let address = (HOSTS4 + (number << 5)).to_be_bytes();
         hosts.insert(address, block, 0)?;
-        let (slot, bit) = presence4(address);
-        *bits4.entry(slot).or_default() |= bit;
+        let (slot, at) = presence4(address);
+        *bits4.entry(slot).or_default() |= u64::from(PRESENT_ADDRESSES) << at;
     }
     let mut hosts = kernel.hash::<[u8; 16], Block>(map_names::BLOCKED6)?;
     for number in 0..count {
         let address = host6(number);
         hosts.insert(address, block, 0)?;
-        let (slot, bit) = presence6(address);
-        *bits6.entry(slot).or_default() |= bit;
+        let (slot, at) = presence6(address);
+        *bits6.entry(slot).or_default() |= u64::from(PRESENT_ADDRESSES) << at;
     }
     let mut trie = LpmTrie::try_from(kernel.map(map_names::BLOCKED4_PREFIXES)?)?;
     for number in 0..count {
         let address = (PREFIXES4 + (number << 9)).to_be_bytes();
         trie.insert(&Key::new(24, address), block, 0)?;
-        let (slot, bit) = presence4(address);
-        *bits4.entry(slot).or_default() |= bit;
+        let (slot, at) = presence4(address);
+        *bits4.entry(slot).or_default() |= u64::from(PRESENT_PREFIXES) << at;
     }
     let mut trie = LpmTrie::try_from(kernel.map(map_names::BLOCKED6_PREFIXES)?)?;
     for number in 0..count {
         let address = address6(PREFIXES6 + (number << 1));
         trie.insert(&Key::new(48, address), block, 0)?;
-        let (slot, bit) = presence6(address);
-        *bits6.entry(slot).or_default() |= bit;
+        let (slot, at) = presence6(address);
+        *bits6.entry(slot).or_default() |= u64::from(PRESENT_PREFIXES) << at;
     }
     for (name, bits) in [(map_names::PRESENCE4, bits4), (map_names::PRESENCE6, bits6)] {
         let mut words = kernel.array::<u64>(name)?;

@@ -437,14 +437,26 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
-    fn is_blocked4(&self, _settings: &Settings, word: u32, source: [u8; 4]) -> Option<Reason> {
-        answer_of(edge_blocked4(word4(source), word, u32::from(self.trial)))
+    fn is_blocked4(
+        &self,
+        _settings: &Settings,
+        (word, present): (u32, u32),
+        source: [u8; 4],
+    ) -> Option<Reason> {
+        let how = u32::from(self.trial) | present << 1;
+        answer_of(edge_blocked4(word4(source), word, how))
     }
 
     #[inline(always)]
-    fn is_blocked6(&self, _settings: &Settings, word: u32, source: [u8; 16]) -> Option<Reason> {
+    fn is_blocked6(
+        &self,
+        _settings: &Settings,
+        (word, present): (u32, u32),
+        source: [u8; 16],
+    ) -> Option<Reason> {
         let [first, second] = words6(source);
-        answer_of(edge_blocked6(first, second, word, u32::from(self.trial)))
+        let how = u32::from(self.trial) | present << 1;
+        answer_of(edge_blocked6(first, second, word, how))
     }
 
     #[inline(always)]
@@ -734,25 +746,27 @@ impl KernelTables {
     }
 }
 
-/// Whether a source is blocked, IPv4; proved once. The number of the reason, or [`NO_REASON`].
+/// Whether a source is blocked, IPv4; proved once. Of `how`, the low bit says that this is a
+/// trial, and the two above it in which tables the source can be. The number of the reason, or
+/// [`NO_REASON`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn edge_blocked4(source: u32, word: u32, trial: u32) -> u64 {
-    blocked_of(source.to_ne_bytes(), word, trial)
+extern "C" fn edge_blocked4(source: u32, word: u32, how: u32) -> u64 {
+    blocked_of(source.to_ne_bytes(), word, how)
 }
 
 /// As [`edge_blocked4`], for IPv6.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn edge_blocked6(first: u64, second: u64, word: u32, trial: u32) -> u64 {
-    blocked_of(whole(first, second), word, trial)
+extern "C" fn edge_blocked6(first: u64, second: u64, word: u32, how: u32) -> u64 {
+    blocked_of(whole(first, second), word, how)
 }
 
 #[inline(always)]
-fn blocked_of<A: Family>(source: A, word: u32, trial: u32) -> u64 {
+fn blocked_of<A: Family>(source: A, word: u32, how: u32) -> u64 {
     let Some(settings) = maps::SETTINGS.get(0) else { return u64::from(NO_REASON) };
-    let tables = KernelTables { trial: trial != 0, ..KernelTables::new(core::ptr::null_mut()) };
-    answer(blocked(&tables, source, word, settings))
+    let tables = KernelTables { trial: how & 1 != 0, ..KernelTables::new(core::ptr::null_mut()) };
+    answer(blocked(&tables, source, (word, how >> 1), settings))
 }
 
 #[inline(always)]

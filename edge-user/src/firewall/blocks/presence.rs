@@ -1,11 +1,15 @@
 //! The bitmaps that answer "may this source be blocked at all" before any table is asked.
 //!
-//! A bit must be set while any entry touches its cell; it may stay set without one only for IPv6,
-//! where a bit stands for a hash. A clear bit that should be set would let a blocked source in.
+//! A cell has two bits: one for single addresses in it, one for prefixes that touch it. A bit must
+//! be set while there is such an entry; a clear bit that should be set would let a blocked source
+//! in. It may stay set without one for IPv6, where a cell stands for a hash, and for addresses
+//! that have gone from a cell that a prefix covers.
 
 use std::collections::{BTreeSet, HashMap};
 
-use edge_ebpf::abi::{PRESENCE4_SLOTS, PRESENCE6_SLOTS, presence4, presence6};
+use edge_ebpf::abi::{
+    PRESENCE4_SLOTS, PRESENCE6_SLOTS, PRESENT_ADDRESSES, PRESENT_PREFIXES, presence4, presence6,
+};
 
 use super::{BlockSink, Key};
 use crate::firewall::FirewallError;
@@ -45,13 +49,13 @@ impl Presence {
     /// Sets the bits of an entry. Once for each entry.
     pub fn add(&mut self, key: Key) {
         if !key.v6 {
-            for (slot, bits) in words_of(key) {
+            for (slot, bits) in words_of(key, kind(key)) {
                 self.change4(slot, |word| word | bits);
             }
         } else if key.length < 48 {
             self.short6 += 1;
         } else {
-            let (slot, bit) = presence6(key.first.to_be_bytes());
+            let (slot, bit) = bit6(key);
             let count = self.counts6.entry((slot, bit)).or_default();
             *count += 1;
             if *count == 1
@@ -66,10 +70,10 @@ impl Presence {
     /// Makes the cells of an IPv4 prefix say exactly that these are in them.
     pub fn rebuild4(&mut self, cells: Key, members: impl Iterator<Item = Key>) {
         let mut wanted: HashMap<u32, u64> = HashMap::new();
-        for (slot, bits) in members.flat_map(words_of) {
+        for (slot, bits) in members.flat_map(|key| words_of(key, kind(key))) {
             *wanted.entry(slot).or_default() |= bits;
         }
-        for (slot, bits) in words_of(cells) {
+        for (slot, bits) in words_of(cells, PRESENT_ADDRESSES | PRESENT_PREFIXES) {
             let set = wanted.get(&slot).copied().unwrap_or_default();
             self.change4(slot, |word| (word & !bits) | (set & bits));
         }
@@ -81,7 +85,7 @@ impl Presence {
             self.short6 = self.short6.saturating_sub(1);
             return;
         }
-        let (slot, bit) = presence6(key.first.to_be_bytes());
+        let (slot, bit) = bit6(key);
         let Some(count) = self.counts6.get_mut(&(slot, bit)) else { return };
         *count -= 1;
         if *count == 0 {
@@ -114,15 +118,33 @@ impl Presence {
     }
 }
 
-/// The words of the IPv4 bitmap that a prefix touches, each with its bits.
-fn words_of(key: Key) -> impl Iterator<Item = (u32, u64)> {
+/// Which of a cell's bits stands for this entry.
+fn kind(key: Key) -> u32 {
+    if key.single() { PRESENT_ADDRESSES } else { PRESENT_PREFIXES }
+}
+
+/// The slot and the bit of an IPv6 entry.
+fn bit6(key: Key) -> (u32, u64) {
+    let (slot, at) = presence6(key.first.to_be_bytes());
+    (slot, u64::from(kind(key)) << at)
+}
+
+/// Cells in one word.
+const CELLS: u64 = 32;
+/// The low bit of each cell.
+const EACH: u64 = 0x5555_5555_5555_5555;
+
+/// The words of the IPv4 bitmap that a prefix touches, each with its bits: of every cell those
+/// of `present`.
+fn words_of(key: Key, present: u32) -> impl Iterator<Item = (u32, u64)> {
     let cells = 1u64 << 24u8.saturating_sub(key.length);
-    let (slot, bit) = presence4((key.first as u32).to_be_bytes());
-    let (count, bits) = match cells {
-        1 => (1, bit),
-        // A prefix is aligned, so fewer than 64 cells lie in one word.
-        2..64 => (1, ((1u64 << cells) - 1) << bit.trailing_zeros()),
-        _ => ((cells / 64) as u32, u64::MAX),
+    let (slot, at) = presence4((key.first as u32).to_be_bytes());
+    let every = EACH * u64::from(present);
+    let (count, bits) = if cells < CELLS {
+        // A prefix is aligned, so its cells lie in one word.
+        (1, (every & ((1u64 << (2 * cells)) - 1)) << at)
+    } else {
+        ((cells / CELLS) as u32, every)
     };
     (slot..slot + count).map(move |slot| (slot, bits))
 }

@@ -1,6 +1,6 @@
 use std::{collections::BTreeMap, time::Duration};
 
-use edge_ebpf::abi::{presence4, presence6};
+use edge_ebpf::abi::{PRESENT_ADDRESSES, PRESENT_PREFIXES, presence4, presence6};
 use proptest::prelude::*;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -40,16 +40,17 @@ impl Tables {
         seconds: u64,
         federation: bool,
     ) -> Option<Block> {
-        let (v6, (slot, bit)) = match source {
+        let (v6, (slot, at)) = match source {
             IpAddr::V4(address) => (false, presence4(address.octets())),
             IpAddr::V6(address) => (true, presence6(address.octets())),
         };
-        let unsure = v6 && flags & SETTING_SHORT_PREFIXES6 != 0;
-        if flags & SETTING_BLOCKS == 0
-            || !unsure && self.bits.get(&(v6, slot)).copied().unwrap_or(0) & bit == 0
-        {
+        if flags & SETTING_BLOCKS == 0 {
             return None;
         }
+        let present = (self.bits.get(&(v6, slot)).copied().unwrap_or(0) >> at) as u32;
+        let addresses = present & PRESENT_ADDRESSES != 0;
+        let prefixes =
+            present & PRESENT_PREFIXES != 0 || v6 && flags & SETTING_SHORT_PREFIXES6 != 0;
         let in_force = |block: &Block| {
             let ends = u64::from(block.expires_at_seconds);
             block.in_version(self.version)
@@ -57,11 +58,11 @@ impl Tables {
                 && (block.scope == SCOPE_ALL || federation)
         };
         let key = Key::new(&IpNet::from(source));
-        let exact = self.entries.get(&key).copied().filter(in_force);
+        let exact = self.entries.get(&key).copied().filter(|_| addresses).filter(in_force);
         exact.or_else(|| {
             let around = self.entries.iter().filter(|(net, _)| !net.single() && net.holds(key));
             let (_, longest) = around.max_by_key(|(net, _)| net.length)?;
-            Some(*longest).filter(in_force)
+            Some(*longest).filter(|_| prefixes).filter(in_force)
         })
     }
 
@@ -348,7 +349,7 @@ proptest! {
         for (slot, word) in set {
             prop_assert_eq!(tables.bits.get(&(false, slot as u32)), Some(word));
             for bit in (0..64).filter(|bit| word & (1 << bit) != 0) {
-                let cell = Ipv4Addr::from(((slot as u32) << 14) | (bit << 8));
+                let cell = Ipv4Addr::from(((slot as u32) << 13) | (bit / 2 << 8));
                 let cell = IpNet::new(cell.into(), 24).unwrap();
                 prop_assert!(holds.keys().any(|(net, _)| overlap(net, &cell)), "{} is stale", cell);
             }

@@ -13,9 +13,10 @@ use std::{
 use aya::maps::{Array, HashMap, MapData};
 use edge_ebpf::{
     abi::{
-        Block, Bucket, Flood, FlowKey, Fragment, FragmentKey, Interface, Limit, Rule, RuleLimits,
-        SET_ANY, SetMask, Settings, VlanKey, WORD_FEDERATION, WORD_MANAGEMENT, map_names as names,
-        presence4, presence6, word_count, word_first, word_open_rule,
+        Block, Bucket, Flood, FlowKey, Fragment, FragmentKey, Interface, Limit, PRESENT_ADDRESSES,
+        PRESENT_PREFIXES, Rule, RuleLimits, SET_ANY, SetMask, Settings, VlanKey, WORD_FEDERATION,
+        WORD_MANAGEMENT, map_names as names, presence4, presence6, word_count, word_first,
+        word_open_rule,
     },
     decide::{BucketName, Family, Found, Judged, Tables, Tuple, follow, rules},
     packet::{Frame, PROTOCOL_UDP},
@@ -213,8 +214,14 @@ impl<'a> PinnedTables<'a> {
         longest.map(|(_, block)| block)
     }
 
-    fn presence(&self, bit: u64, word: u64, cell: String) {
-        let answer = if word & bit != 0 { "perhaps: the tables know" } else { "none" };
+    fn presence(&self, at: u32, word: u64, cell: String) {
+        let present = (word >> at) as u32;
+        let answer = match (present & PRESENT_ADDRESSES != 0, present & PRESENT_PREFIXES != 0) {
+            (false, false) => "none",
+            (true, false) => "perhaps an address: its table knows",
+            (false, true) => "perhaps a prefix: its table knows",
+            (true, true) => "perhaps: the tables know",
+        };
         self.note(format!("any block in {cell}, by the presence bitmap"), answer);
     }
 
