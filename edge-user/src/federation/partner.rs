@@ -1,7 +1,10 @@
 //! A partner as the policy names it.
 
 use crate::{
-    config::{AllowedDomain, PeerOptions, SrvOrder},
+    config::{
+        AllowedDomain, DefaultRoute, HostingProvider, PeerOptions, PublicImProvider, SrvOrder,
+        Verification,
+    },
     domain::Domain,
     proxy::Question,
 };
@@ -108,6 +111,11 @@ pub struct Partner {
     pub allow_anonymous: bool,
     /// What is asked of it.
     pub options: PeerOptions,
+    /// What it carries is public IM.
+    pub public_im: bool,
+    /// Its SRV record may name a provider, which carries it then: DNS is asked for targets
+    /// anywhere, and [`Partner::accepts_target`] says which count.
+    pub may_be_carried: bool,
 }
 
 impl Partner {
@@ -127,7 +135,90 @@ impl Partner {
             relax_srv_domain: entry.relax_srv_domain,
             allow_anonymous: entry.allow_anonymous,
             options: entry.options.clone(),
+            public_im: false,
+            may_be_carried: false,
         }
+    }
+
+    /// A domain without an entry.
+    pub fn discovered(domain: &Domain, options: &PeerOptions) -> Self {
+        Self {
+            kind: PartnerKind::DiscoveredDomain,
+            domain: domain.clone(),
+            route: Route::Srv,
+            name: domain.as_str().into(),
+            relax_srv_domain: false,
+            allow_anonymous: false,
+            options: options.clone(),
+            public_im: false,
+            may_be_carried: false,
+        }
+    }
+
+    /// A hosting provider, speaking for its own host.
+    pub fn of_hosting(provider: &HostingProvider) -> Self {
+        let HostingProvider { name, proxy_fqdn, port, options, .. } = provider;
+        Self::carrier(PartnerKind::HostingProvider, name, proxy_fqdn, *port, options)
+    }
+
+    /// A public IM provider, speaking for its own host.
+    pub fn of_public_im(provider: &PublicImProvider) -> Self {
+        let PublicImProvider { name, proxy_fqdn, port, options, .. } = provider;
+        let peer = Self::carrier(PartnerKind::PublicImProvider, name, proxy_fqdn, *port, options);
+        Self { public_im: true, ..peer }
+    }
+
+    /// The default route, speaking for its own host.
+    pub fn of_default_route(route: &DefaultRoute) -> Self {
+        let DefaultRoute { proxy_fqdn, port, public_im, options } = route;
+        let name = proxy_fqdn.as_str();
+        let peer = Self::carrier(PartnerKind::DefaultRoute, name, proxy_fqdn, *port, options);
+        Self { public_im: *public_im, ..peer }
+    }
+
+    fn carrier(
+        kind: PartnerKind,
+        name: &str,
+        fqdn: &Domain,
+        port: u16,
+        options: &PeerOptions,
+    ) -> Self {
+        Self {
+            kind,
+            domain: fqdn.clone(),
+            route: Route::Host { fqdn: fqdn.clone(), port },
+            name: name.into(),
+            relax_srv_domain: false,
+            allow_anonymous: false,
+            options: options.clone(),
+            public_im: false,
+            may_be_carried: false,
+        }
+    }
+
+    /// The same peer, speaking for a domain that it carries.
+    pub fn speaking_for(&self, domain: &Domain) -> Self {
+        Self { domain: domain.clone(), ..self.clone() }
+    }
+
+    /// What it carries is public IM.
+    pub fn is_public(&self) -> bool {
+        self.public_im
+    }
+
+    /// Whether a host that its SRV record names is one of its edges.
+    pub fn accepts_target(&self, host: &Domain) -> bool {
+        self.relax_srv_domain || host.is_within(&self.domain)
+    }
+
+    /// Whether its users are believed: as its entry says, or as its kind is by default.
+    pub fn verification(&self) -> Verification {
+        self.options.verification.unwrap_or(match self.kind {
+            PartnerKind::DiscoveredDomain | PartnerKind::DefaultRoute => {
+                Verification::AlwaysUnverifiable
+            }
+            _ => Verification::AlwaysVerifiable,
+        })
     }
 
     /// What connections to it are known by: its domain, or the host of a peer that carries many.
@@ -157,7 +248,7 @@ impl Partner {
     /// How DNS is asked.
     pub fn lookup(&self) -> Lookup {
         Lookup {
-            relax: self.relax_srv_domain,
+            relax: self.relax_srv_domain || self.may_be_carried,
             order: self.options.srv_order,
             secure: self.options.dnssec,
         }

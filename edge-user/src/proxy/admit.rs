@@ -1,13 +1,21 @@
-//! Who is speaking: From by situation (trust rules, sections 2 and 3). Decides, changes nothing
-//! but the note of what a connection has proved.
+//! Who is speaking: From by situation (trust rules, sections 2 and 3), and what its user, or ours,
+//! may do. Decides, changes nothing but the note of what a connection has proved.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use super::{ConnectionId, Event, Output, Question, Refusal, ResolveError, proxy::Proxy};
+use super::{
+    ConnectionId, Event, Output, Question, Refusal, ResolveError, proxy::Proxy, respond::Answer,
+    trust_headers,
+};
 use crate::{
-    config::AllowedDomain,
+    config::Verification,
     domain::Domain,
-    federation::proves,
+    federation::{
+        CertificateNames, Direction, Partner, PartnerKind, Policy, UserName, media, proves_partner,
+    },
     sip::{HeaderName, Message, NameAddr, Uri},
 };
 
@@ -18,21 +26,21 @@ const ANONYMOUS: &str = "anonymous.invalid";
 #[derive(Debug)]
 pub(super) enum Judgement {
     /// Spoken for this partner.
-    Admitted(Domain),
+    Admitted(Arc<Partner>),
     /// Ask DNS, then judge again.
     Ask { question: Question, relax: bool },
     /// Refused, and about which domain.
     Refused(Refusal, Option<Domain>),
 }
 
-/// Whether a connection proves a domain.
+/// Whether a connection proves a partner.
 #[derive(Debug)]
 enum Standing {
     Proved {
         until: Option<Instant>,
     },
     Ask(Question),
-    NotProved,
+    NotProved(Refusal),
     /// DNS did not answer, so nothing is known.
     Unknown,
 }
@@ -41,6 +49,26 @@ impl Proxy {
     /// Judges a request from a partner's connection. `dialog`: the partner that its verified
     /// token names.
     pub(super) fn judge(
+        &mut self,
+        now: Instant,
+        connection: ConnectionId,
+        message: &Message,
+        dialog: Option<&Domain>,
+        out: &mut Vec<Output>,
+    ) -> Judgement {
+        let judgement = self.judge_speaker(now, connection, message, dialog, out);
+        let Judgement::Admitted(entry) = &judgement else { return judgement };
+        let refused = |reason| Judgement::Refused(reason, Some(entry.domain.clone()));
+        if dialog.is_none() && lacks_source_verification(entry, message) {
+            return refused(Refusal::UnverifiedSource);
+        }
+        match self.user_check(Direction::In, message, dialog.is_some(), entry) {
+            Ok(()) => judgement,
+            Err(reason) => refused(reason),
+        }
+    }
+
+    fn judge_speaker(
         &mut self,
         now: Instant,
         connection: ConnectionId,
@@ -59,7 +87,7 @@ impl Proxy {
         let Some(from) = message.from().ok().and_then(|from| sip_domain(&from.uri)) else {
             return Judgement::Refused(Refusal::IdentityNotProved, None);
         };
-        if self.policy.is_ours(&from) {
+        if self.policy.is_ours(&from) && !self.shares_our_space(now, connection, &from) {
             return Judgement::Refused(Refusal::Spoofed, Some(from));
         }
         let anonymous = from.as_str() == ANONYMOUS;
@@ -75,6 +103,14 @@ impl Proxy {
         }
     }
 
+    /// Whether this connection is the provider's that hosts users of our own domains.
+    fn shares_our_space(&self, now: Instant, connection: ConnectionId, ours: &Domain) -> bool {
+        let entry = self.policy.partner(ours);
+        entry.is_ok_and(|entry| {
+            matches!(self.standing(now, connection, &entry), Standing::Proved { .. })
+        })
+    }
+
     /// An asserted identity is one more From: it must be proved too, and be the same; behind an
     /// anonymous From it is the speaker.
     fn asserted(&self, message: &Message, speaker: &mut Option<Domain>) -> Result<(), Judgement> {
@@ -88,7 +124,7 @@ impl Proxy {
             let Some(domain) = sip_domain(&asserted.uri) else {
                 return Err(Judgement::Refused(Refusal::IdentityNotProved, speaker.clone()));
             };
-            if self.policy.is_ours(&domain) {
+            if self.policy.is_ours(&domain) && speaker.as_ref() != Some(&domain) {
                 return Err(Judgement::Refused(Refusal::Spoofed, Some(domain)));
             }
             if speaker.as_ref().is_some_and(|speaker| *speaker != domain) {
@@ -108,19 +144,86 @@ impl Proxy {
         out: &mut Vec<Output>,
     ) -> Judgement {
         let policy = self.policy.clone();
-        let entry = match policy.admit(domain) {
+        let refused = |reason| Judgement::Refused(reason, Some(domain.clone()));
+        let entry = match policy.partner(domain) {
             Ok(entry) => entry,
-            Err(reason) => return Judgement::Refused(reason, Some(domain.clone())),
-        };
-        match self.standing(now, connection, entry) {
-            Standing::Proved { until } => {
-                self.note_proof(now, connection, domain, until, out);
-                Judgement::Admitted(domain.clone())
+            Err(Refusal::ProviderDisabled) if self.speaks_as_another(connection, None) => {
+                return refused(Refusal::BoundElsewhere);
             }
-            Standing::Ask(question) => Judgement::Ask { question, relax: entry.relax_srv_domain },
-            Standing::NotProved => Judgement::Refused(unproved, Some(domain.clone())),
-            Standing::Unknown => Judgement::Refused(Refusal::Unreachable, Some(domain.clone())),
+            Err(reason) => return refused(reason),
+        };
+        match self.standing(now, connection, &entry) {
+            Standing::Proved { until } => {
+                self.note_proof(now, connection, entry.key(), until, out);
+                Judgement::Admitted(entry)
+            }
+            Standing::Ask(question) => Judgement::Ask { question, relax: entry.lookup().relax },
+            Standing::NotProved(Refusal::IdentityNotProved) => {
+                self.judge_carried(now, connection, &entry, unproved, out)
+            }
+            Standing::NotProved(reason) => refused(reason),
+            Standing::Unknown => refused(Refusal::Unreachable),
         }
+    }
+
+    /// The connection does not prove the domain itself: whether it is a provider's that may speak
+    /// for it, as DNS says.
+    fn judge_carried(
+        &mut self,
+        now: Instant,
+        connection: ConnectionId,
+        entry: &Arc<Partner>,
+        unproved: Refusal,
+        out: &mut Vec<Output>,
+    ) -> Judgement {
+        let policy = self.policy.clone();
+        let refused = |reason| {
+            // In a dialog there is one word for all of these.
+            let reason = if unproved == Refusal::WrongDialogPeer { unproved } else { reason };
+            Judgement::Refused(reason, Some(entry.domain.clone()))
+        };
+        if entry.pinned().is_some() {
+            return match self.speaks_as_another(connection, Some(entry.key())) {
+                true => refused(Refusal::BoundElsewhere),
+                false => refused(unproved),
+            };
+        }
+        let Some(names) = self.names(connection) else { return refused(unproved) };
+        let Some(carrier) = policy.carrier(&names) else { return refused(unproved) };
+        if !carrier.enabled {
+            return refused(Refusal::ProviderDisabled);
+        }
+        let peer = Arc::new(carrier.peer.speaking_for(&entry.domain));
+        // What the peer could never carry, DNS is not asked about.
+        if !policy.carries(&peer, entry, std::slice::from_ref(peer.key())) {
+            return refused(Refusal::NotCarried);
+        }
+        let question = Question::Federation(entry.domain.clone());
+        match self.lookups.known(now, &question) {
+            None => return Judgement::Ask { question, relax: entry.lookup().relax },
+            Some(Err(ResolveError::Unavailable)) => return refused(Refusal::Unreachable),
+            Some(Ok(known)) if policy.carries(&peer, entry, &known.hosts) => {}
+            Some(_) => return refused(Refusal::NotCarried),
+        }
+        match self.standing(now, connection, &peer) {
+            Standing::Proved { until } => {
+                self.note_proof(now, connection, peer.key(), until, out);
+                Judgement::Admitted(peer)
+            }
+            Standing::NotProved(reason) if reason != Refusal::IdentityNotProved => refused(reason),
+            _ => refused(unproved),
+        }
+    }
+
+    /// Whether a certificate names a provider's host other than this one.
+    fn speaks_as_another(&self, connection: ConnectionId, but: Option<&Domain>) -> bool {
+        let Some(names) = self.names(connection) else { return false };
+        let carrier = self.policy.carrier(&names).filter(|carrier| carrier.enabled);
+        carrier.is_some_and(|carrier| Some(carrier.peer.key()) != but)
+    }
+
+    fn names(&self, connection: ConnectionId) -> Option<Arc<CertificateNames>> {
+        self.connections.get(connection).map(|connection| connection.peer.names.clone())
     }
 
     /// Nobody is named: only a partner whose entry allows that, proved by its connection.
@@ -130,93 +233,98 @@ impl Proxy {
         connection: ConnectionId,
         out: &mut Vec<Output>,
     ) -> Judgement {
-        let policy = self.policy.clone();
         let mut ask = None;
-        for entry in policy.allowed().filter(|entry| entry.allow_anonymous) {
-            if policy.admit(&entry.domain).is_err() {
-                continue;
-            }
-            match self.standing(now, connection, entry) {
+        let names = self.names(connection).unwrap_or_default();
+        for entry in self.policy.anonymous(&names) {
+            match self.standing(now, connection, &entry) {
                 Standing::Proved { until } => {
-                    self.note_proof(now, connection, &entry.domain, until, out);
-                    return Judgement::Admitted(entry.domain.clone());
+                    self.note_proof(now, connection, entry.key(), until, out);
+                    return Judgement::Admitted(entry);
                 }
                 Standing::Ask(question) => {
-                    ask = Some(Judgement::Ask { question, relax: entry.relax_srv_domain });
+                    ask = Some(Judgement::Ask { question, relax: entry.lookup().relax });
                 }
-                Standing::NotProved | Standing::Unknown => {}
+                Standing::NotProved(_) | Standing::Unknown => {}
             }
         }
         ask.unwrap_or(Judgement::Refused(Refusal::Anonymous, None))
     }
 
-    /// What the connection's certificate says about an entry, with what DNS has said so far.
-    fn standing(&self, now: Instant, connection: ConnectionId, entry: &AllowedDomain) -> Standing {
-        if self.connections.has_proved(now, connection, &entry.domain) {
+    /// What the connection's certificate says about a partner, with what DNS has said so far.
+    fn standing(&self, now: Instant, connection: ConnectionId, entry: &Partner) -> Standing {
+        if self.connections.has_proved(now, connection, entry.key()) {
             return Standing::Proved { until: None };
         }
-        let Some(names) = self.connections.get(connection).map(|c| c.peer.names.clone()) else {
-            return Standing::NotProved;
+        let Some(found) = self.connections.get(connection) else {
+            return Standing::NotProved(Refusal::IdentityNotProved);
         };
+        let (names, dialled) = (&found.peer.names, found.dialled);
         let left = names.expires_at.map(|at| at.saturating_sub(self.keys.unix(now)));
         if left == Some(0) {
-            return Standing::NotProved;
+            return Standing::NotProved(Refusal::IdentityNotProved);
         }
         // A certificate proves nothing beyond its own time.
         let expires = left.and_then(|left| now.checked_add(Duration::from_secs(left)));
-        let pinned = entry.proxy_fqdn.as_ref();
-        if proves(&names, &entry.domain, pinned, &[], false).is_some() {
-            return Standing::Proved { until: expires };
+        match proves_partner(names, entry, &[], dialled) {
+            Ok(_) => return Standing::Proved { until: expires },
+            Err(Refusal::IdentityNotProved) => {}
+            Err(reason) => return Standing::NotProved(reason),
         }
-        // An allowed server is the pinned host and no other; and DNS is asked only when its
-        // answer could make one of the certificate's names a proof.
-        let relax = entry.relax_srv_domain;
-        let useful = |name: &Domain| relax || name.is_within(&entry.domain);
-        if pinned.is_some() || !names.dns.iter().chain(&names.sip_uris).any(useful) {
-            return Standing::NotProved;
+        // A pinned host is that and no other; and DNS is asked only when its answer could make
+        // one of the certificate's names a proof.
+        if entry.pinned().is_some() || !names.all().any(|name| entry.accepts_target(name)) {
+            return Standing::NotProved(Refusal::IdentityNotProved);
         }
         let question = Question::Federation(entry.domain.clone());
         match self.lookups.known(now, &question) {
             None => Standing::Ask(question),
             Some(Err(ResolveError::Unavailable)) => Standing::Unknown,
-            Some(Err(_)) => Standing::NotProved,
-            Some(Ok(known)) => match proves(&names, &entry.domain, None, &known.hosts, relax) {
-                Some(_) => {
+            Some(Err(_)) => Standing::NotProved(Refusal::IdentityNotProved),
+            Some(Ok(known)) => match proves_partner(names, entry, &known.hosts, dialled) {
+                Ok(_) => {
                     let record = known.resolved.valid_until;
                     Standing::Proved { until: Some(expires.map_or(record, |at| at.min(record))) }
                 }
-                None => Standing::NotProved,
+                Err(reason) => Standing::NotProved(reason),
             },
         }
     }
 
-    /// Whether a connection of ours to a partner may carry its domain's requests; noted if so.
+    /// Whether a connection of ours may carry requests to the partner that is known by this key;
+    /// noted if so.
     pub(super) fn proves_now(
         &mut self,
         now: Instant,
         connection: ConnectionId,
-        domain: &Domain,
+        key: &Domain,
         out: &mut Vec<Output>,
-    ) -> bool {
-        let verdict = self.judge_domain(now, connection, domain, Refusal::IdentityNotProved, out);
-        matches!(verdict, Judgement::Admitted(_))
+    ) -> Result<(), Refusal> {
+        let entry = self.policy.by_key(key).ok_or(Refusal::IdentityNotProved)?;
+        match self.standing(now, connection, &entry) {
+            Standing::Proved { until } => {
+                self.note_proof(now, connection, key, until, out);
+                Ok(())
+            }
+            Standing::NotProved(reason) => Err(reason),
+            Standing::Ask(_) | Standing::Unknown => Err(Refusal::IdentityNotProved),
+        }
     }
 
     fn note_proof(
         &mut self,
         now: Instant,
         connection: ConnectionId,
-        domain: &Domain,
+        key: &Domain,
         until: Option<Instant>,
         out: &mut Vec<Output>,
     ) {
-        if self.connections.has_proved(now, connection, domain) {
+        if self.connections.has_proved(now, connection, key) {
             return;
         }
-        if self.connections.note_proof(now, connection, domain, until)
+        if self.connections.note_proof(now, connection, key, until)
             && let Some(remote) = self.connections.get(connection).map(|c| c.peer.remote)
         {
-            let domain = domain.clone();
+            let domain = key.clone();
             out.push(Output::Event(Event::Proved { connection, domain, remote }));
         }
     }
@@ -224,26 +332,94 @@ impl Proxy {
     /// Judges a stand-alone request from inside: From, or behind an anonymous From the asserted
     /// identity, is one of ours.
     pub(super) fn judge_inside(&self, message: &Message) -> Result<(), Refusal> {
-        let from = message.from().ok().and_then(|from| sip_domain(&from.uri));
-        let ours = |domain: &Option<Domain>| {
-            domain.as_ref().is_some_and(|domain| self.policy.is_ours(domain))
-        };
-        if ours(&from) {
-            return Ok(());
+        match our_speaker(&self.policy, message) {
+            Some(_) => Ok(()),
+            None => Err(Refusal::NotOurUser),
         }
-        if from.is_some_and(|from| from.as_str() == ANONYMOUS) {
-            let mut asserted = message
-                .list(HeaderName::PAssertedIdentity)
-                .filter_map(|value| NameAddr::parse(value.value).ok())
-                .filter(|value| value.uri.is_sip())
-                .map(|value| sip_domain(&value.uri))
-                .peekable();
-            if asserted.peek().is_some() && asserted.all(|domain| ours(&domain)) {
-                return Ok(());
+    }
+
+    /// Judges a request from inside by what its user may do.
+    pub(super) fn judge_user_outside(
+        &self,
+        message: &Message,
+        in_dialog: bool,
+        entry: &Partner,
+    ) -> Result<(), (Answer, Option<Domain>)> {
+        self.user_check(Direction::Out, message, in_dialog, entry)
+            .map_err(|reason| (reason.into(), Some(entry.domain.clone())))
+    }
+
+    /// What a user of ours may not do: who speaks when it goes out, who is spoken to when it
+    /// comes in. In a dialog the parties are those that its token covers.
+    fn user_check(
+        &self,
+        direction: Direction,
+        message: &Message,
+        in_dialog: bool,
+        entry: &Partner,
+    ) -> Result<(), Refusal> {
+        let check = |uri: &Uri<'_>| match sip_domain(uri) {
+            Some(domain) => {
+                let user = UserName::new(uri.user(), &domain);
+                self.policy.user(&user, entry, || media::asks(message))
+            }
+            // No user of ours is named.
+            None => Ok(()),
+        };
+        match direction {
+            Direction::Out => match our_speaker(&self.policy, message) {
+                Some(speaker) => check(&speaker.uri),
+                // An anonymous caller's dialog: it was judged when it began.
+                None => Ok(()),
+            },
+            Direction::In => {
+                let called = message.request_uri().and_then(Result::ok);
+                match called.filter(|uri| !in_dialog && uri.user().is_some()) {
+                    Some(uri) => check(&uri),
+                    None => message.to().map_or(Ok(()), |to| check(&to.uri)),
+                }
             }
         }
-        Err(Refusal::NotOurUser)
     }
+}
+
+/// Which of our users speaks: From, or behind an anonymous From the asserted identity, where
+/// every one is ours.
+fn our_speaker<'m>(policy: &Policy, message: &'m Message) -> Option<NameAddr<'m>> {
+    let from = message.from().ok()?;
+    let domain = sip_domain(&from.uri)?;
+    if policy.is_ours(&domain) {
+        return Some(from);
+    }
+    if domain.as_str() != ANONYMOUS {
+        return None;
+    }
+    let mut first = None;
+    for value in message.list(HeaderName::PAssertedIdentity) {
+        let Ok(asserted) = NameAddr::parse(value.value) else { continue };
+        if !asserted.uri.is_sip() {
+            continue;
+        }
+        if !sip_domain(&asserted.uri).is_some_and(|domain| policy.is_ours(&domain)) {
+            return None;
+        }
+        first.get_or_insert(asserted);
+    }
+    first
+}
+
+/// The partner must say whether its user is verified, and does not.
+fn lacks_source_verification(entry: &Partner, message: &Message) -> bool {
+    let lenient = matches!(entry.kind, PartnerKind::DiscoveredDomain | PartnerKind::DefaultRoute);
+    entry.verification() == Verification::UseSource
+        && !lenient
+        && trust_headers::asserted_level(message).is_none()
+}
+
+/// Whether a message's sender is nobody in particular.
+pub(super) fn is_anonymous(message: &Message) -> bool {
+    let from = message.from().ok().and_then(|from| sip_domain(&from.uri));
+    from.is_some_and(|from| from.as_str() == ANONYMOUS)
 }
 
 /// The domain of a `sip:` or `sips:` URI; an address is none.

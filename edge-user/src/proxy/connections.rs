@@ -25,6 +25,8 @@ pub(super) struct Connection {
     proofs: Vec<(Domain, Option<Instant>)>,
     /// One of our next hops: which.
     pub next_hop: Option<usize>,
+    /// We opened it.
+    pub dialled: bool,
 }
 
 /// Every live connection.
@@ -37,7 +39,13 @@ pub(super) struct Connections {
 }
 
 impl Connections {
-    pub(super) fn open(&mut self, id: ConnectionId, peer: Peer, next_hop: Option<usize>) {
+    pub(super) fn open(
+        &mut self,
+        id: ConnectionId,
+        peer: Peer,
+        next_hop: Option<usize>,
+        dialled: bool,
+    ) {
         if peer.side == Side::Inside {
             self.by_inside_remote.insert((peer.transport, peer.remote), id);
         }
@@ -45,7 +53,7 @@ impl Connections {
             self.by_next_hop.entry(index).or_default().push(id);
         }
         let scope = scope(id, &peer);
-        self.all.insert(id, Connection { peer, scope, proofs: Vec::new(), next_hop });
+        self.all.insert(id, Connection { peer, scope, proofs: Vec::new(), next_hop, dialled });
     }
 
     pub(super) fn close(&mut self, id: ConnectionId) -> Option<Connection> {

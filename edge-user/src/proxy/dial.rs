@@ -8,7 +8,8 @@ use std::{
 };
 
 use super::{
-    AttemptId, ConnectError, ConnectionId, Event, Output, Peer, Question, Refusal, Side, Target,
+    AttemptId, ConnectError, ConnectionId, Event, Output, Peer, Question, Refusal, ResolvedHost,
+    Side, Target,
     lookups::{Asked, Known, Waiter},
     proxy::Proxy,
     respond::Answer,
@@ -168,19 +169,49 @@ impl Proxy {
 
     /// DNS has answered for a dial.
     pub(super) fn dial_resolved(&mut self, now: Instant, id: u64, out: &mut Vec<Output>) {
+        if !self.leave_to_carriers(now, id, out) {
+            return;
+        }
         let Some(dial) = self.dials.all.get(&id) else { return };
         let answer = dial.question.as_ref().and_then(|question| self.lookups.known(now, question));
-        let targets = match answer {
-            Some(Ok(known)) => self.targets(&dial.destination, &known),
-            _ => VecDeque::new(),
+        let (targets, fault) = match answer {
+            Some(Ok(known)) => {
+                (self.targets(&dial.destination, &known), Some(Refusal::ForeignTarget))
+            }
+            Some(Err(error)) => (VecDeque::new(), Some(error.into())),
+            None => (VecDeque::new(), None),
         };
         if let Some(dial) = self.dials.all.get_mut(&id) {
+            if let (Destination::Partner(_), true, Some(fault)) =
+                (&dial.destination, targets.is_empty(), fault)
+            {
+                dial.failure = fault.into();
+            }
             dial.targets = targets;
             let avoid = std::mem::take(&mut dial.avoid);
             dial.targets.retain(|target| !avoid.contains(&target.address));
             dial.avoid = avoid;
         }
         self.try_next_target(now, id, out);
+    }
+
+    /// What waits for a domain that a provider carries goes to the provider; whether anything
+    /// still waits.
+    fn leave_to_carriers(&mut self, now: Instant, id: u64, out: &mut Vec<Output>) -> bool {
+        let Some(dial) = self.dials.all.get_mut(&id) else { return false };
+        let waiting = std::mem::take(&mut dial.waiting);
+        if !matches!(dial.destination, Destination::Partner(_)) || waiting.is_empty() {
+            dial.waiting = waiting;
+            return true;
+        }
+        let stay = self.send_to_carriers(now, waiting, out);
+        let Some(dial) = self.dials.all.get_mut(&id) else { return false };
+        dial.waiting.extend(stay);
+        if dial.waiting.is_empty() {
+            self.dials.remove(id);
+            return false;
+        }
+        true
     }
 
     fn targets(&self, destination: &Destination, known: &Known) -> VecDeque<Target> {
@@ -191,10 +222,19 @@ impl Proxy {
             }
             _ => (Side::Partner, Transport::Tls),
         };
+        let entry = match destination {
+            Destination::Partner(key) => self.policy.by_key(key),
+            _ => None,
+        };
+        // With providers about, DNS was asked for targets anywhere: only the partner's own count.
+        let counts = |host: &ResolvedHost| {
+            entry.as_ref().is_none_or(|e| e.pinned().is_some() || e.accepts_target(&host.host))
+        };
         known
             .resolved
             .hosts
             .iter()
+            .filter(|host| counts(host))
             .flat_map(|host| {
                 host.addresses.iter().map(move |address| Target {
                     side,
@@ -218,7 +258,7 @@ impl Proxy {
                 all.find(|(_, c)| c.peer.side == Side::Partner && c.peer.remote == target.address)
             });
             if let Some(open) = open.map(|(open, _)| open)
-                && self.proves_now(now, open, &domain, out)
+                && self.proves_now(now, open, &domain, out).is_ok()
             {
                 return self.dialled(now, id, open, true, out);
             }
@@ -282,8 +322,9 @@ impl Proxy {
     ) {
         let Some(id) = self.dials.by_attempt.remove(&attempt) else { return };
         if let Some(dial) = self.dials.all.get_mut(&id) {
-            dial.failure = match error {
-                ConnectError::Limit => Refusal::Overload.into(),
+            dial.failure = match (error, &dial.destination) {
+                (ConnectError::Limit, _) => Refusal::Overload.into(),
+                (ConnectError::Tls(_), Destination::Partner(_)) => Refusal::TlsFailed.into(),
                 _ => UNREACHABLE,
             };
         }
@@ -310,7 +351,7 @@ impl Proxy {
             _ => None,
         };
         let (side, remote) = (peer.side, peer.remote);
-        self.connections.open(connection, peer.clone(), next_hop);
+        self.connections.open(connection, peer.clone(), next_hop, dial.is_some());
         if side == Side::Partner
             && let Some(blocked) = self.names_a_blocked_domain(now, connection)
         {
@@ -326,12 +367,11 @@ impl Proxy {
         }
         let Some(id) = dial else { return };
         match domain {
-            Some(domain) if !self.proves_now(now, connection, &domain, out) => {
+            Some(domain) if let Err(reason) = self.proves_now(now, connection, &domain, out) => {
                 let detail = format!("{} answered for the domain", peer.names.description);
-                self.note_refusal(&peer, Refusal::IdentityNotProved, Some(domain), detail, out);
-                self.close(now, connection, Refusal::IdentityNotProved, out);
+                self.note_refusal(&peer, reason, Some(domain), detail, out);
+                self.close(now, connection, reason, out);
                 if let Some(dial) = self.dials.all.get_mut(&id) {
-                    let reason = Refusal::IdentityNotProved;
                     dial.failure = Answer::with(504, "Server Time-out", reason);
                 }
                 self.try_next_target(now, id, out);

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `io` | the contract with the shell |
 //! | `proxy` | the state, its doors, what ends when a policy changes |
-//! | `request`, `admit`, `route` | a request comes in: who says it, and where may it go |
+//! | `request`, `admit`, `route`, `carried` | a request comes in: who says it, and where may it go |
 //! | `preflight`, `meter` | what is asked of every request, and how many there may be |
 //! | `send`, `dial`, `lookups`, `connections`, `hops`, `probe` | the way to the next server: pooled by proven identity, resolved, connected, tried in turn |
 //! | `response`, `timers`, `exchange` | the transactions (RFC 3261 section 17, RFC 6026) |
@@ -18,6 +18,7 @@
 
 mod admit;
 mod base64url;
+mod carried;
 mod connections;
 mod counters;
 mod dial;

@@ -13,11 +13,12 @@ use super::{
     respond::{self, Answer},
     settings::first_id,
     token::TokenKeys,
+    trust_headers::TrustValues,
 };
 use crate::{
-    config::{AllowedDomain, Transport},
+    config::Transport,
     domain::Domain,
-    federation::{CertificateNames, Policy, Targets},
+    federation::{CertificateNames, Partner, Policy, Targets},
     sip::{FrameError, Message},
 };
 
@@ -34,6 +35,7 @@ pub struct Proxy {
     pub(super) hops: Hops,
     pub(super) targets: Targets,
     pub(super) meter: Meter,
+    pub(super) trust_values: TrustValues,
 }
 
 /// A connection, as `status` shows it.
@@ -64,6 +66,7 @@ impl Proxy {
             hops: Hops::new(config.next_hops.len()),
             targets: Targets::default(),
             meter: Meter::default(),
+            trust_values: TrustValues::new(&config.fqdn),
             policy,
             config,
         }
@@ -131,6 +134,9 @@ impl Proxy {
             self.exchanges.renumber_next_hops(place);
             self.dials.renumber_next_hops(place);
         }
+        if config.fqdn != self.config.fqdn {
+            self.trust_values = TrustValues::new(&config.fqdn);
+        }
         self.config = config;
     }
 
@@ -194,20 +200,16 @@ impl Proxy {
         (!self.names_an_allowed_partner(now, names)).then(|| blocked.clone())
     }
 
-    /// Whether a name is an allowed partner's domain, a host in it, its pinned host, or, where its
+    /// Whether a name is an allowed partner's domain, a host in it, its pinned host, a provider's, or, where its
     /// entry relaxes that, a host that its SRV record is known to name.
     fn names_an_allowed_partner(&self, now: Instant, names: &CertificateNames) -> bool {
-        let srv_target = |entry: &AllowedDomain| {
+        let srv_target = |entry: &Arc<Partner>| {
             let question = Question::Federation(entry.domain.clone());
             let known = self.lookups.known(now, &question).and_then(Result::ok);
             known.is_some_and(|known| known.hosts.iter().any(|host| names.holds(host)))
         };
-        names.all().any(|name| self.policy.in_an_allowed_domain(name))
-            || self.policy.allowed().any(|entry| {
-                (entry.proxy_fqdn.as_ref().is_some_and(|host| names.holds(host))
-                    || (entry.relax_srv_domain && srv_target(entry)))
-                    && self.policy.admit(&entry.domain).is_ok()
-            })
+        names.all().any(|name| self.policy.is_an_allowed_host(name))
+            || self.policy.relaxed().any(srv_target)
     }
 
     /// A connection spoke for a blocked domain. When its certificate is of a host in that domain
@@ -306,9 +308,22 @@ impl Proxy {
         answer: Answer,
         out: &mut Vec<Output>,
     ) {
+        self.answer_stateless_about(connection, peer, request, None, answer, out);
+    }
+
+    /// The same, about a domain.
+    pub(super) fn answer_stateless_about(
+        &mut self,
+        connection: ConnectionId,
+        peer: &Peer,
+        request: &Message,
+        domain: Option<&Domain>,
+        answer: Answer,
+        out: &mut Vec<Output>,
+    ) {
         let tag = self.stateless_tag(request);
-        let fqdn = &self.config.fqdn;
-        if let Some(bytes) = respond::answer(request, peer, fqdn, &tag, answer) {
+        let about = respond::About { domain, tag: &tag };
+        if let Some(bytes) = respond::answer(self, request, peer, about, answer) {
             out.push(Output::Send { connection, bytes });
         }
     }

@@ -166,7 +166,7 @@ impl Proxy {
         path: Path,
         hash: u32,
     ) -> Result<Plan, Refused> {
-        let entry = self.way_outside(message, path.token.as_ref())?;
+        let entry = self.way_outside(now, message, path.token.as_ref())?;
         let preferred = path.token.as_ref().and_then(|token| {
             self.connections
                 .for_domain(now, entry.key())
@@ -239,11 +239,10 @@ impl Proxy {
         let Some(request) = exchange.request.clone() else { return };
         let (from, dialog) = (exchange.from, exchange.dialog.clone());
         match self.judge(now, from, &request, dialog.as_ref(), out) {
-            Judgement::Admitted(partner) => {
-                let entry = self.policy.partner(&partner).ok();
+            Judgement::Admitted(entry) => {
                 self.exchanges.update(id, |exchange| {
-                    exchange.entry = entry;
-                    exchange.partner = Some(partner);
+                    exchange.partner = Some(entry.domain.clone());
+                    exchange.entry = Some(entry);
                     exchange.timeout = None;
                     exchange.stage = Stage::Over;
                 });
@@ -305,10 +304,11 @@ impl Proxy {
     ) {
         let Some(method) = message.method() else { return };
         if let Some(reason) = answer.reason {
-            self.note_refusal(peer, reason, domain, refusal_detail(message), out);
+            self.note_refusal(peer, reason, domain.clone(), refusal_detail(message), out);
         }
         if method != Method::Ack && method != Method::Benotify {
-            self.answer_stateless(connection, peer, message, answer, out);
+            let domain = domain.as_ref();
+            self.answer_stateless_about(connection, peer, message, domain, answer, out);
         }
     }
 

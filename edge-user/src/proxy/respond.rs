@@ -1,13 +1,13 @@
 //! Answers of our own. A refused sender is told why, by our reason's name: in `Warning`
-//! (RFC 3261 section 20.43) and in `ms-diagnostics-public` (MS-OCER), which is made to cross
-//! federation.
+//! (RFC 3261 section 20.43), and in `ms-diagnostics-public` (MS-OCER), which is made to cross
+//! federation. Our own servers get `ms-diagnostics` in its place: the fault and its mend.
 
 use bytes::Bytes;
 
-use super::{Peer, Refusal};
+use super::{Peer, Refusal, ResolveError, Side, proxy::Proxy, trust_headers};
 use crate::{
     domain::Domain,
-    sip::{Message, Received, build},
+    sip::{HeaderName, Message, Received, build},
 };
 
 impl Refusal {
@@ -24,6 +24,86 @@ impl Refusal {
                 (504, "Server Time-out")
             }
             _ => (403, "Forbidden"),
+        }
+    }
+
+    /// The fault and its mend, for our own servers and their administrator. Goes into a quoted
+    /// string as it is.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Refusal::FederationDisabled => {
+                "Federation is switched off; set federation.enabled = true to federate"
+            }
+            Refusal::DomainBlocked => "The domain is blocked; edge domain unblock takes it back",
+            Refusal::DomainNotAllowed => {
+                "The domain is no partner; allow it, or turn federation.discovery on"
+            }
+            Refusal::IdentityNotProved => {
+                "The certificate does not prove the domain; the partner needs one with its domain, \
+                 or with the host that its SRV record names"
+            }
+            Refusal::Spoofed => "From is one of our own domains, and it came from outside",
+            Refusal::Anonymous => {
+                "The sender is anonymous; allow_anonymous in the partner's entry lets it in"
+            }
+            Refusal::NotOurUser => "From is in none of the domains served here; see edge.domains",
+            Refusal::Transit => "It is neither from nor for one of our own users",
+            Refusal::ForeignRoute => "The Route is not one that this edge wrote for this dialog",
+            Refusal::WrongDialogPeer => {
+                "The connection does not prove the partner with whom the dialog began"
+            }
+            Refusal::Malformed => "The message cannot be read as SIP",
+            Refusal::TooManyHops => "Max-Forwards reached zero; look for a loop",
+            Refusal::Loop => {
+                "The request has been here before; look for servers that send to \
+                              each other"
+            }
+            Refusal::Overload => "A bound of this edge is reached; see [limits]",
+            Refusal::Unreachable => {
+                "No edge of the partner could be reached; look at its DNS records and port 5061"
+            }
+            Refusal::NotListed => "The server is not listed; see inside.servers",
+            Refusal::StrayResponse => "The response came from where no request went",
+            Refusal::NoCertificate => "The peer presented no certificate",
+            Refusal::BoundElsewhere => {
+                "The domain belongs to another partner's entry, and this peer is not that partner"
+            }
+            Refusal::ProviderDisabled => "The provider is not in use; set enabled = true",
+            Refusal::NotCarried => {
+                "The provider does not carry this domain; list it, or let its SRV record name the \
+                 provider's host"
+            }
+            Refusal::WrongUsage => {
+                "The certificate lacks the key usage that the partner's entry demands; see usage"
+            }
+            Refusal::Revoked => "The certificate is revoked; the partner must replace it",
+            Refusal::RevocationUnknown => {
+                "No valid revocation list covers the certificate; see [revocation]"
+            }
+            Refusal::DnsNotSecure => {
+                "The DNS answer is not signed, and the entry demands it; see dnssec"
+            }
+            Refusal::UnverifiedSource => {
+                "The partner must say whether its user is verified, and did not; see verification"
+            }
+            Refusal::UserNoFederation => "The user may not federate; see [[user_policy]]",
+            Refusal::UserNoPublicIm => "The user may not use public IM; see [[user_policy]]",
+            Refusal::UserNoPublicAv => {
+                "The user may not use audio and video with public IM; see [[user_policy]]"
+            }
+            Refusal::UserNoOutside => "The user may not sign in from outside; see [[user_policy]]",
+            Refusal::Throttled => "The partner sends more than a discovered one may; allow it",
+            Refusal::WatchListed => "The partner is on the watch list; edge partner forgive",
+            Refusal::NoSrv => {
+                "DNS names no edge of the partner; it must publish _sipfederationtls._tcp"
+            }
+            Refusal::ForeignTarget => {
+                "The partner's SRV record leads to another domain; see relax_srv_domain"
+            }
+            Refusal::TlsFailed => {
+                "No TLS session with the partner's edge: cipher suites, authority or expiry; the \
+                 log names the fault"
+            }
         }
     }
 
@@ -45,11 +125,22 @@ impl Refusal {
             | Refusal::WrongUsage
             | Refusal::Revoked
             | Refusal::RevocationUnknown => 1010,
-            Refusal::Unreachable => 1007,
+            Refusal::Unreachable => 1014,
             Refusal::DnsNotSecure | Refusal::NoSrv => 1008,
             Refusal::ForeignTarget => 1009,
             Refusal::TlsFailed => 1047,
             _ => 1027,
+        }
+    }
+}
+
+impl From<ResolveError> for Refusal {
+    /// Why a partner is not found.
+    fn from(error: ResolveError) -> Self {
+        match error {
+            ResolveError::NotFound | ResolveError::NoService => Refusal::NoSrv,
+            ResolveError::ForeignTarget => Refusal::ForeignTarget,
+            ResolveError::ForbiddenAddress | ResolveError::Unavailable => Refusal::Unreachable,
         }
     }
 }
@@ -85,22 +176,41 @@ pub(super) fn received(peer: &Peer) -> Received {
     Received { address: peer.remote.ip(), port: peer.remote.port() }
 }
 
+/// What an answer is about.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct About<'a> {
+    /// The partner's domain.
+    pub domain: Option<&'a Domain>,
+    /// Our To tag.
+    pub tag: &'a str,
+}
+
 /// The response to a request; `None` when the request lacks what a response copies.
+///
+/// A partner is told the reason's name; the inside the fault and its mend, and that it is the edge
+/// which speaks.
 pub(super) fn answer(
+    proxy: &Proxy,
     request: &Message,
     peer: &Peer,
-    fqdn: &Domain,
-    tag: &str,
+    about: About<'_>,
     answer: Answer,
 ) -> Option<Bytes> {
+    let fqdn = &proxy.config.fqdn;
     let mut headers: Vec<(&str, &str)> = Vec::new();
     let (warning, diagnostics);
     if let Some(reason) = answer.reason {
         let name = reason.name();
         warning = format!("399 {fqdn} \"{name}\"");
-        diagnostics = format!("{};reason=\"{name}\"", reason.ocer());
         headers.push(("Warning", &warning));
-        headers.push(("ms-diagnostics-public", &diagnostics));
+        diagnostics = diagnostics_value(reason, fqdn, peer.side, about.domain);
+        headers.push(match peer.side {
+            Side::Partner => (HeaderName::MsDiagnosticsPublic.as_str(), &diagnostics),
+            Side::Inside => (HeaderName::MsDiagnostics.as_str(), &diagnostics),
+        });
+    }
+    if answer.status > 100 && peer.side == Side::Inside {
+        headers.push((trust_headers::TRUST, proxy.trust_values.generated()));
     }
     if answer.status == 503 {
         headers.push(("Retry-After", "10"));
@@ -108,9 +218,29 @@ pub(super) fn answer(
     let response = build::Response {
         status: answer.status,
         reason: answer.phrase,
-        to_tag: (answer.status > 100).then_some(tag),
+        to_tag: (answer.status > 100).then_some(about.tag),
         received: Some(received(peer)),
         headers: &headers,
     };
     build::response(request, &response).ok()
+}
+
+/// `ID;reason="name"` for partners; `ID;source="fqdn";reason="text";domain="D"` inside.
+fn diagnostics_value(
+    reason: Refusal,
+    fqdn: &Domain,
+    side: Side,
+    domain: Option<&Domain>,
+) -> String {
+    let id = reason.ocer();
+    match (side, domain) {
+        (Side::Partner, _) => format!("{id};reason=\"{}\"", reason.name()),
+        (Side::Inside, Some(domain)) => {
+            let text = reason.text();
+            format!("{id};source=\"{fqdn}\";reason=\"{text}\";domain=\"{domain}\"")
+        }
+        (Side::Inside, None) => {
+            format!("{id};source=\"{fqdn}\";reason=\"{}\"", reason.text())
+        }
+    }
 }

@@ -217,7 +217,7 @@ impl Proxy {
         let Some((initial, full)) = self.rewrite(now, id, tag, message) else {
             let mut edit = Edit::new(message);
             edit.remove_front(HeaderName::Via, 1);
-            for name in change.remove {
+            for name in &*change.remove {
                 edit.remove(*name);
             }
             for (name, value) in change.add.iter().flatten() {
@@ -236,7 +236,8 @@ impl Proxy {
         let changed: Vec<(usize, &str)> =
             changed.iter().map(|(place, text)| (*place, text.as_str())).collect();
         let add = change.added();
-        let forward = ForwardResponse { record_routes: &changed, remove: change.remove, add: &add };
+        let forward =
+            ForwardResponse { record_routes: &changed, remove: &change.remove, add: &add };
         forward.apply(message).ok()
     }
 

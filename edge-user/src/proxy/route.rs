@@ -134,6 +134,7 @@ impl Proxy {
     /// The partner that a request from inside goes to.
     pub(super) fn way_outside(
         &self,
+        now: Instant,
         message: &Message,
         token: Option<&Token>,
     ) -> Result<Arc<Partner>, (Answer, Option<Domain>)> {
@@ -152,6 +153,10 @@ impl Proxy {
                 sip_domain(&uri).ok_or((Refusal::DomainNotAllowed.into(), None))?
             }
         };
-        self.policy.partner(&domain).map_err(|reason| (reason.into(), Some(domain)))
+        let entry =
+            self.policy.partner(&domain).map_err(|reason| (reason.into(), Some(domain.clone())))?;
+        let entry = self.carried_by(now, entry);
+        self.judge_user_outside(message, token.is_some(), &entry)?;
+        Ok(entry)
     }
 }

@@ -152,7 +152,7 @@ impl Proxy {
         forward.remove_routes = exchange.remove_routes;
         let change = self.request_headers(exchange);
         let add = change.added();
-        forward.remove = change.remove;
+        forward.remove = &change.remove;
         forward.add = &add;
         if !exchange.record {
             return Some((forward.apply(request).ok()?, None));
@@ -226,7 +226,8 @@ impl Proxy {
     pub(super) fn own_answer(&self, id: u64, answer: Answer) -> Option<Bytes> {
         let exchange = self.exchanges.get(id).filter(|exchange| exchange.kind != Kind::OneWay)?;
         let request = exchange.request.as_ref()?;
-        respond::answer(request, &exchange.from_peer, &self.config.fqdn, &exchange.tag, answer)
+        let about = respond::About { domain: exchange.partner.as_ref(), tag: &exchange.tag };
+        respond::answer(self, request, &exchange.from_peer, about, answer)
     }
 
     /// Sends towards the sender, if it is still there.

@@ -130,6 +130,8 @@ names! {
     MsDiagnostics = "ms-diagnostics";
     /// MS-OCER: the form that crosses federation.
     MsDiagnosticsPublic = "ms-diagnostics-public";
+    /// MS-OCER: from a client to its own servers.
+    MsClientDiagnostics = "ms-client-diagnostics";
     /// Lync: what an edge says to another of its user.
     MsAssertedVerificationLevel = "ms-asserted-verification-level";
     /// MS-CONMGMT.

@@ -9,6 +9,7 @@ mod messages;
 mod routing;
 mod trust;
 mod udp;
+mod verification;
 mod world;
 
 pub(crate) use crate::proxy::{
