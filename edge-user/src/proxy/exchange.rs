@@ -5,20 +5,25 @@
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap, VecDeque},
-    fmt::Write as _,
+    hash::{BuildHasher, Hasher, RandomState},
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, LazyLock},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 
-use super::{ConnectionId, Peer, respond::Answer, route::Destination};
+use super::{
+    ConnectionId, Peer,
+    residue::{Residue, Residues},
+    respond::Answer,
+    route::Destination,
+};
 use crate::{
     config::Transport,
     domain::Domain,
     federation::Partner,
-    sip::{Message, Method},
+    sip::{Host, Message, Method},
 };
 
 /// RFC 3261 table 4.
@@ -36,28 +41,54 @@ pub(super) const SILENCE: Duration = Duration::from_secs(4);
 pub(super) const MAX_ATTEMPTS: u8 = 8;
 
 /// What identifies a server transaction (RFC 3261 section 17.2.3): who sent it, branch and sent-by
-/// of the top Via, and the method, where ACK and CANCEL count as INVITE.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct TransactionKey(Box<str>);
+/// of the top Via, and the method, where ACK and CANCEL count as INVITE; as a hash of 128 bits
+/// under keys of this process, which nobody can make two requests meet in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct TransactionKey(u128);
+
+/// The hash's keys.
+static KEYS: LazyLock<[RandomState; 2]> =
+    LazyLock::new(|| [RandomState::new(), RandomState::new()]);
 
 impl TransactionKey {
     /// The key of a request from this sender.
     pub(super) fn of(message: &Message, scope: u64) -> Self {
-        let mut key = String::with_capacity(96);
-        let method = match message.method() {
+        let half = |state: &RandomState| {
+            let mut hasher = state.build_hasher();
+            hasher.write_u64(scope);
+            Self::put(message, &mut hasher);
+            u128::from(hasher.finish())
+        };
+        let [first, second] = &*KEYS;
+        Self(half(first) << 64 | half(second))
+    }
+
+    fn put(message: &Message, hasher: &mut impl Hasher) {
+        let mut part = |text: &str| {
+            hasher.write(text.as_bytes());
+            hasher.write_u8(0xff);
+        };
+        part(match message.method() {
             Some(Method::Ack | Method::Cancel) | None => "INVITE",
             Some(method) => method.as_str(),
-        };
-        let Ok(via) = message.via() else { return Self(key.into()) };
-        let branch = via.branch.unwrap_or_default();
-        let _ = write!(key, "{scope:x} {method} {} {}:{}", branch, via.host, via.port.unwrap_or(0));
+        });
+        let Ok(via) = message.via() else { return };
+        part(via.branch.unwrap_or_default());
+        match via.host {
+            Host::Name(name) => part(name),
+            Host::V4(address) => hasher.write(&address.octets()),
+            Host::V6(address) => hasher.write(&address.octets()),
+        }
+        hasher.write_u16(via.port.unwrap_or(0));
         if via.unique_branch().is_none() {
             // RFC 2543: the branch says nothing.
-            let number = message.cseq().map_or(0, |cseq| cseq.number);
             let tag = message.from().ok().and_then(|from| from.tag()).unwrap_or_default();
-            let _ = write!(key, " {} {number} {tag}", message.call_id().unwrap_or_default());
+            for text in [message.call_id().unwrap_or_default(), tag] {
+                hasher.write(text.as_bytes());
+                hasher.write_u8(0xff);
+            }
+            hasher.write_u32(message.cseq().map_or(0, |cseq| cseq.number));
         }
-        Self(key.into())
     }
 }
 
@@ -190,7 +221,7 @@ pub(super) struct NewExchange {
 }
 
 impl Exchange {
-    fn new(new: NewExchange) -> Self {
+    pub(super) fn new(new: NewExchange) -> Self {
         Self {
             kind: new.kind,
             inbound: new.inbound,
@@ -232,6 +263,10 @@ impl Exchange {
         [self.timeout, resend, server_resend, self.end].into_iter().flatten().min()
     }
 
+    pub(super) fn key(&self) -> TransactionKey {
+        self.key
+    }
+
     pub(super) fn waits(&self) -> bool {
         matches!(self.stage, Stage::Admitting | Stage::Connecting)
     }
@@ -270,6 +305,7 @@ pub(super) struct Exchanges {
     by_key: HashMap<TransactionKey, u64>,
     by_scope: HashMap<u64, usize>,
     timers: BinaryHeap<Reverse<(Instant, u64)>>,
+    residues: Residues,
     pub waiting: usize,
     pub waiting_bytes: usize,
 }
@@ -282,11 +318,13 @@ impl Exchanges {
             by_key: HashMap::new(),
             by_scope: HashMap::new(),
             timers: BinaryHeap::new(),
+            residues: Residues::default(),
             waiting: 0,
             waiting_bytes: 0,
         }
     }
 
+    /// How many are live; what is left of those that are done is not.
     pub(super) fn len(&self) -> usize {
         self.all.len()
     }
@@ -296,7 +334,7 @@ impl Exchanges {
         self.next += 1;
         let exchange = Exchange::new(new);
         if exchange.kind != Kind::OneWay {
-            self.by_key.insert(exchange.key.clone(), id);
+            self.by_key.insert(exchange.key, id);
         }
         *self.by_scope.entry(exchange.scope).or_default() += 1;
         self.all.insert(id, exchange);
@@ -330,6 +368,13 @@ impl Exchanges {
     }
 
     pub(super) fn remove(&mut self, id: u64) -> Option<Exchange> {
+        let exchange = self.take(id)?;
+        self.forget_key(exchange.key, id);
+        Some(exchange)
+    }
+
+    /// Takes one off the table; requests with its key are still known.
+    fn take(&mut self, id: u64) -> Option<Exchange> {
         let exchange = self.all.remove(&id)?;
         if let Some(live) = self.by_scope.get_mut(&exchange.scope) {
             *live -= 1;
@@ -339,9 +384,6 @@ impl Exchanges {
         }
         self.waiting -= usize::from(exchange.waits());
         self.waiting_bytes -= exchange.waiting_bytes();
-        if self.by_key.get(&exchange.key) == Some(&id) {
-            self.by_key.remove(&exchange.key);
-        }
         // Old entries go when they outnumber what lives.
         if self.timers.len() > 4 * self.all.len() + 1024 {
             let all = &self.all;
@@ -351,6 +393,45 @@ impl Exchanges {
                 .collect();
         }
         Some(exchange)
+    }
+
+    fn forget_key(&mut self, key: TransactionKey, id: u64) {
+        if self.by_key.get(&key) == Some(&id) {
+            self.by_key.remove(&key);
+        }
+    }
+
+    /// Keeps no more of an exchange than what its last timer needs, if that is enough.
+    pub(super) fn retire(&mut self, now: Instant, id: u64) {
+        let Some(residue) = self.all.get(&id).and_then(Residue::of) else { return };
+        self.take(id);
+        for (id, residue) in self.residues.insert(now, id, residue) {
+            self.forget_key(residue.key(), id);
+        }
+    }
+
+    /// What is left of an exchange that is done.
+    pub(super) fn residue(&self, id: u64) -> Option<&Residue> {
+        self.residues.get(id)
+    }
+
+    #[cfg(test)]
+    pub(super) fn residues(&self) -> usize {
+        self.residues.len()
+    }
+
+    /// Whether it is, or was, an INVITE.
+    pub(super) fn is_invite(&self, id: u64) -> bool {
+        self.get(id).is_some_and(|exchange| exchange.kind == Kind::Invite)
+            || self.residue(id).is_some_and(Residue::is_invite)
+    }
+
+    /// What is said to a request that comes again.
+    pub(super) fn last_response(&self, id: u64) -> Option<Bytes> {
+        match self.get(id) {
+            Some(exchange) => exchange.last_response.clone(),
+            None => self.residue(id)?.answer().cloned(),
+        }
     }
 
     /// How many came from one sender.
@@ -374,21 +455,31 @@ impl Exchanges {
     }
 
     pub(super) fn next_timeout(&self) -> Option<Instant> {
-        self.timers.peek().map(|Reverse((at, _))| *at)
+        let timer = self.timers.peek().map(|Reverse((at, _))| *at);
+        timer.into_iter().chain(self.residues.next_timeout()).min()
     }
 
     /// The next exchange that has something due.
     pub(super) fn pop_due(&mut self, now: Instant) -> Option<u64> {
         loop {
-            let Reverse((at, id)) = *self.timers.peek()?;
-            if at > now {
+            let next = self.timers.peek().map(|Reverse(entry)| *entry);
+            let Some((_, id)) = next.filter(|(at, _)| *at <= now) else {
+                self.sweep(now);
                 return None;
-            }
+            };
             self.timers.pop();
             match self.all.get(&id).and_then(Exchange::deadline) {
                 Some(due) if due <= now => return Some(id),
                 Some(due) => self.timers.push(Reverse((due, id))),
                 None => {}
+            }
+        }
+    }
+
+    fn sweep(&mut self, now: Instant) {
+        if self.residues.next_timeout().is_some_and(|at| at <= now) {
+            while let Some((id, residue)) = self.residues.pop_due(now) {
+                self.forget_key(residue.key(), id);
             }
         }
     }

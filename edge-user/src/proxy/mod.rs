@@ -7,7 +7,7 @@
 //! | `request`, `admit`, `route`, `carried` | a request comes in: who says it, and where may it go |
 //! | `preflight`, `meter` | what is asked of every request, and how many there may be |
 //! | `send`, `dial`, `lookups`, `connections`, `hops`, `probe` | the way to the next server: pooled by proven identity, resolved, connected, tried in turn |
-//! | `response`, `timers`, `exchange` | the transactions (RFC 3261 section 17, RFC 6026) |
+//! | `response`, `timers`, `exchange`, `residue` | the transactions (RFC 3261 section 17, RFC 6026) |
 //! | `token`, `settings` | how we name ourselves, and what we sign into Record-Route |
 //! | `trust_headers` | what is said of users from one side to the other |
 //! | `respond`, `counters` | what a refused sender is told, and what is counted |
@@ -33,6 +33,7 @@ mod probe;
 #[expect(clippy::module_inception, reason = "the type that the module is named for")]
 mod proxy;
 mod request;
+mod residue;
 mod respond;
 mod response;
 mod route;

@@ -70,7 +70,7 @@ impl Proxy {
             (Method::Ack, _) | (_, None) => {}
             (_, Some(id)) => {
                 self.counters.retransmissions += 1;
-                if let Some(bytes) = self.exchanges.get(id).and_then(|e| e.last_response.clone()) {
+                if let Some(bytes) = self.exchanges.last_response(id) {
                     out.push(Output::Send { connection, bytes });
                 }
                 return;
@@ -321,9 +321,7 @@ impl Proxy {
         known: Option<u64>,
         out: &mut Vec<Output>,
     ) {
-        let invite = known.filter(|id| {
-            self.exchanges.get(*id).is_some_and(|exchange| exchange.kind == Kind::Invite)
-        });
+        let invite = known.filter(|id| self.exchanges.is_invite(*id));
         let answer = match invite {
             Some(_) => Answer::new(200, "OK"),
             None => Answer::new(481, "Call/Transaction Does Not Exist"),

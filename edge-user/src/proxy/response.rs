@@ -30,6 +30,9 @@ impl Proxy {
         if let Some(branch) = branch.filter(|branch| self.is_late(*branch, connection, &message)) {
             return self.on_late(now, branch, message, out);
         }
+        if branch.is_some_and(|branch| self.on_residue(now, branch, connection, &message, out)) {
+            return;
+        }
         let Some(branch) = branch.filter(|branch| self.expects(now, *branch, connection, &message))
         else {
             // A duplicate inside that came late over UDP is no offence.

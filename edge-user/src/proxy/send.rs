@@ -278,8 +278,9 @@ impl Proxy {
             }
             invite || unreliable
         });
-        if stays == Some(false) {
-            self.exchanges.remove(id);
+        match stays {
+            Some(false) => drop(self.exchanges.remove(id)),
+            _ => self.exchanges.retire(now, id),
         }
     }
 

@@ -6,6 +6,7 @@ mod failover;
 mod lifecycle;
 mod limits;
 mod messages;
+mod residue;
 mod routing;
 mod trust;
 mod udp;
