@@ -349,7 +349,7 @@ proptest! {
         for (slot, word) in set {
             prop_assert_eq!(tables.bits.get(&(false, slot as u32)), Some(word));
             for bit in (0..64).filter(|bit| word & (1 << bit) != 0) {
-                let cell = Ipv4Addr::from(((slot as u32) << 13) | (bit / 2 << 8));
+                let cell = Ipv4Addr::from(((slot as u32) << 13) | ((bit / 2) << 8));
                 let cell = IpNet::new(cell.into(), 24).unwrap();
                 prop_assert!(holds.keys().any(|(net, _)| overlap(net, &cell)), "{} is stale", cell);
             }
