@@ -5,6 +5,7 @@ pub mod cold;
 pub mod paths;
 pub mod policy;
 pub mod raw;
+pub mod sip;
 pub mod upgrade;
 pub mod xdp;
 

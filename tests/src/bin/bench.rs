@@ -5,10 +5,14 @@ use std::process::ExitCode;
 use clap::Parser;
 use edge_tests::bench;
 
+/// Allocations are counted where a benchmark asks for them.
+#[global_allocator]
+static ALLOCATOR: bench::sip::codec::Counting = bench::sip::codec::Counting;
+
 /// Measures us beside our peers, turn by turn, in namespaces of its own.
 #[derive(Parser)]
 struct Arguments {
-    /// Which one: xdp, upgrade or policy
+    /// Which one: xdp, sip, upgrade or policy
     name: String,
     /// One JSON object on standard output and nothing else there
     #[arg(long)]
@@ -24,9 +28,10 @@ fn main() -> ExitCode {
     let rows = match arguments.name.as_str() {
         "xdp" => bench::xdp::bench(&say, arguments.only.as_deref()),
         "upgrade" => bench::upgrade::bench(&say),
+        "sip" => bench::sip::bench(&say, arguments.only.as_deref()),
         "policy" => bench::policy::bench(&say),
         other => {
-            eprintln!("no benchmark `{other}`: there are xdp, upgrade and policy");
+            eprintln!("no benchmark `{other}`: there are xdp, sip, upgrade and policy");
             return ExitCode::from(2);
         }
     };

@@ -1,0 +1,141 @@
+//! CPU for each message.
+
+use anyhow::{Context as _, Result};
+
+use super::{
+    Say,
+    load::{self, Load, Outcome, Pace, Plan, Scenario},
+    proxies::{CORE, Product, Proxy},
+    world::{Inside, OUTSIDE, World},
+};
+use crate::bench::{Row, median};
+
+/// Turns of each proxy.
+const ROUNDS: usize = 3;
+/// Messages a second that the proxy receives, whatever the scenario.
+const MESSAGES: f64 = 12_000.0;
+/// Seconds of one run, and of the run before it that nothing counts.
+const SECONDS: f64 = 4.0;
+const WARM: f64 = 1.0;
+/// Connections of a partner that has many.
+const MANY: usize = 16;
+/// What is measured over each transport.
+const SCENARIOS: [(Scenario, &str); 3] =
+    [(Scenario::Call, "call"), (Scenario::Message, "message"), (Scenario::Options, "options")];
+
+/// CPU for each message that the proxy received, in every scenario, over TLS outside and this
+/// transport inside.
+pub fn cpu(say: Say<'_>, world: &World, inside: Inside) -> Result<Vec<Row>> {
+    let mut figures = [[Vec::new(), Vec::new(), Vec::new()], [Vec::new(), Vec::new(), Vec::new()]];
+    for _ in 0..ROUNDS {
+        for (product, figures) in [Product::Edge, Product::Kamailio].into_iter().zip(&mut figures) {
+            let proxy = Proxy::start(world, product, inside)?;
+            let measured = with_load(world, inside, 1, |load| {
+                let all = SCENARIOS.iter().zip(figures);
+                all.map(|((scenario, name), figures)| {
+                    let (cost, outcome) = cost(&proxy, load, *scenario)?;
+                    say(&format!(
+                        "tls/{} {name} {product:?}: {cost:.1} µs a message, {:.1} of the load, \
+                         median {:.0} µs, {:.1} s",
+                        inside.name(),
+                        per_message(outcome.own.as_secs_f64(), *scenario, outcome.calls()),
+                        outcome.per_mille(500).as_secs_f64() * 1e6,
+                        outcome.wall.as_secs_f64(),
+                    ));
+                    figures.push(cost);
+                    Ok(())
+                })
+                .collect::<Result<Vec<()>>>()
+            });
+            measured.with_context(|| format!("{product:?}\n{}", proxy.log_head()))?;
+        }
+    }
+    let [ours, theirs] = figures;
+    let rows = SCENARIOS.iter().zip(ours.into_iter().zip(theirs));
+    Ok(rows
+        .map(|((_, name), (ours, theirs))| Row {
+            path: format!("cpu tls/{} {name}", inside.name()),
+            unit: "µs/message",
+            ours: median(ours),
+            peer: "kamailio",
+            peer_value: median(theirs),
+        })
+        .collect())
+}
+
+/// The same for calls over sixteen connections of the partner.
+pub fn connections(say: Say<'_>, world: &World) -> Result<Vec<Row>> {
+    let mut figures = [Vec::new(), Vec::new()];
+    for _ in 0..ROUNDS {
+        for (product, figures) in [Product::Edge, Product::Kamailio].into_iter().zip(&mut figures) {
+            let proxy = Proxy::start(world, product, Inside::Tls)?;
+            let (cost, _) =
+                with_load(world, Inside::Tls, MANY, |load| cost(&proxy, load, Scenario::Call))
+                    .with_context(|| format!("{product:?}\n{}", proxy.log_head()))?;
+            say(&format!("{MANY} connections {product:?}: {cost:.1} µs a message"));
+            figures.push(cost);
+        }
+    }
+    let [ours, theirs] = figures;
+    Ok(vec![Row {
+        path: format!("cpu tls/tls call, {MANY} connections"),
+        unit: "µs/message",
+        ours: median(ours),
+        peer: "kamailio",
+        peer_value: median(theirs),
+    }])
+}
+
+/// Ours with the firewall's programs, and with these taken away.
+pub fn firewall(say: Say<'_>, world: &World) -> Result<Vec<Row>> {
+    let mut figures = [Vec::new(), Vec::new()];
+    for _ in 0..ROUNDS {
+        let proxy = Proxy::start(world, Product::Edge, Inside::Tls)?;
+        for (with, figures) in [true, false].into_iter().zip(&mut figures) {
+            if !with {
+                proxy.without_firewall()?;
+            }
+            let (cost, _) =
+                with_load(world, Inside::Tls, 1, |load| cost(&proxy, load, Scenario::Call))?;
+            say(&format!("firewall {with}: {cost:.1} µs a message"));
+            figures.push(cost);
+        }
+    }
+    let [with, without] = figures;
+    Ok(vec![Row {
+        path: "cpu tls/tls call, with firewall".to_owned(),
+        unit: "µs/message",
+        ours: median(with),
+        peer: "without",
+        peer_value: median(without),
+    }])
+}
+
+/// Runs `work` with the load connected, on a thread of the load's namespace and core.
+pub fn with_load<T: Send>(
+    world: &World,
+    inside: Inside,
+    connections: usize,
+    work: impl FnOnce(&mut Load) -> Result<T> + Send,
+) -> Result<T> {
+    world.load.run(|| {
+        load::pin(CORE + 1)?;
+        let mut load = Load::connect(OUTSIDE, inside, connections, &world.tls)?;
+        work(&mut load)
+    })?
+}
+
+fn cost(proxy: &Proxy, load: &mut Load, scenario: Scenario) -> Result<(f64, Outcome)> {
+    let rate = MESSAGES / scenario.messages() as f64;
+    let plan =
+        |seconds: f64| Plan { scenario, pace: Pace::Rate(rate), calls: (rate * seconds) as u32 };
+    load.play(plan(WARM))?;
+    let before = proxy.cpu()?;
+    let outcome = load.play(plan(SECONDS))?;
+    let used = proxy.cpu()?.saturating_sub(before);
+    Ok((per_message(used.as_secs_f64(), scenario, outcome.calls()), outcome))
+}
+
+fn per_message(seconds: f64, scenario: Scenario, calls: usize) -> f64 {
+    seconds * 1e6 / (calls as u64 * scenario.messages()) as f64
+}
