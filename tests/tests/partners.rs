@@ -122,6 +122,41 @@ fn a_daemon_knows_its_partners_from_dns_and_without_dns() {
     assert_eq!(world.contoso.command(&["domain", "remove", "evil.example"]).unwrap().code, 0);
     assert_eq!(from(&world, Site::Evil), dropped, "and shut out at once");
 
+    // Where a partner sends from, said while it runs; and the plan for others knows it all.
+    let stranger = Site::Stranger.outside().map(|address| address.to_string());
+    for bad in ["::/0", "127.0.0.1", "192.0.2.1/24"] {
+        let refused = world
+            .contoso
+            .command(&["domain", "allow", "far.example", "--from-address", bad])
+            .unwrap();
+        assert_ne!(refused.code, 0, "{bad}: {refused:?}");
+    }
+    let mut allow = vec!["domain", "allow", "far.example"];
+    allow.extend(stranger.iter().flat_map(|address| ["--from-address", address]));
+    assert_eq!(world.contoso.command(&allow).unwrap().code, 0);
+    eventually("it is let in from there", || from(&world, Site::Stranger) == answered);
+    let row = world.contoso.domain("far.example").unwrap().unwrap();
+    assert_eq!(row["from_addresses"].as_array().unwrap().len(), 2, "{row}");
+    let plan = |world: &World| {
+        world.contoso.command(&["plan", "ports", "--format", "nftables"]).unwrap().stdout
+    };
+    let live = plan(&world);
+    for site in [Site::Stranger, Site::Fabrikam] {
+        for address in site.outside() {
+            assert!(live.contains(&address.to_string()), "{address} is missing:\n{live}");
+        }
+    }
+    assert!(live.contains("as the daemon knows them now"), "{live}");
+    world.contoso.stop().unwrap();
+    let stopped = plan(&world);
+    let fabrikam = Site::Fabrikam.v4().to_string();
+    assert!(!stopped.contains(&fabrikam), "{stopped}");
+    assert!(stopped.contains("no daemon that follows them runs"), "{stopped}");
+    world.contoso.run().unwrap();
+    assert_eq!(from(&world, Site::Stranger), answered, "kept on disk");
+    assert_eq!(world.contoso.command(&["domain", "remove", "far.example"]).unwrap().code, 0);
+    eventually("and shut out again", || from(&world, Site::Stranger) == dropped);
+
     // A start without DNS.
     world.contoso.stop().unwrap();
     world.lab.dns.pause().unwrap();

@@ -280,9 +280,16 @@ fn shadow_status(paths: &Paths) -> Outcome {
         }
         text.push_str(&table.render());
     }
-    let json = json!({"counting": counters.counting, "rows": counters.rows, "about": about});
+    text.push_str(&format!("note: {SHADOW_NOTE}\n"));
+    let json = json!({
+        "counting": counters.counting, "rows": counters.rows, "about": about, "note": SHADOW_NOTE,
+    });
     Ok(Report::new(text, json))
 }
+
+/// What a shadow cannot tell.
+const SHADOW_NOTE: &str = "a shadow uses up no rates: what only the new rules' rates would refuse \
+                           is not counted";
 
 fn shadow_meaning(row: &firewall::ShadowRow) -> String {
     match row.would {

@@ -187,6 +187,9 @@ pub enum DomainCommand {
         /// Port of that host
         #[arg(long, requires = "server")]
         port: Option<u16>,
+        /// Where it sends from, beside where it listens (for rules that are for partners)
+        #[arg(long = "from-address", value_name = "PREFIX", value_parser = parse_prefix)]
+        from_addresses: Vec<IpNet>,
     },
     /// Block a domain: refuse it, close what is live, drop its edges in the driver
     Block {

@@ -321,8 +321,8 @@ pub fn rule(paths: &Paths, command: &RuleCommand) -> Outcome {
 pub fn domain(paths: &Paths, command: &DomainCommand) -> Outcome {
     let request = match command.clone() {
         DomainCommand::List => Request::DomainList,
-        DomainCommand::Allow { name, server, port } => {
-            Request::DomainAllow { domain: name, server, port }
+        DomainCommand::Allow { name, server, port, from_addresses } => {
+            Request::DomainAllow { domain: name, server, port, from_addresses }
         }
         DomainCommand::Block { name, subdomains } => {
             Request::DomainBlock { domain: name, subdomains }
@@ -370,7 +370,7 @@ fn domain_table(json: &Value) -> Result<String, CommandError> {
             string(&row["state"]),
             string(&row["server"]),
             string(&row["origin"]),
-            list("addresses"),
+            [list("addresses"), list("from_addresses")].join(" ").trim().to_owned(),
             list("notes"),
         ]);
     }

@@ -81,6 +81,9 @@ pub enum Request {
         server: Option<Domain>,
         /// Port of that host.
         port: Option<u16>,
+        /// Where it sends from, beside where it listens.
+        #[serde(default)]
+        from_addresses: Vec<IpNet>,
     },
     /// Block a domain.
     DomainBlock {
@@ -305,6 +308,7 @@ mod tests {
                 domain: "fabrikam.example".parse().unwrap(),
                 server: Some("sip.fabrikam.example".parse().unwrap()),
                 port: None,
+                from_addresses: vec!["198.51.100.32/28".parse().unwrap()],
             },
             Request::BlockAdd {
                 prefix: "2001:db8::/32".parse().unwrap(),

@@ -77,18 +77,45 @@ fn check_allowed_addresses(section: &Section<'_>, net: &Spanned<IpNet>) {
 }
 
 fn check_no_loopback(section: &Section<'_>, net: &Spanned<IpNet>) {
-    let loopback: [IpNet; 2] = [
-        IpNet::new_assert(std::net::Ipv4Addr::new(127, 0, 0, 0).into(), 8),
-        IpNet::new_assert(std::net::Ipv6Addr::LOCALHOST.into(), 128),
-    ];
-    let overlaps = |l: &IpNet| l.contains(net.get_ref()) || net.get_ref().contains(l);
-    if loopback.iter().any(overlaps) {
+    if holds_loopback(net.get_ref()) {
         section.sink.error(
             &net.span(),
             format!("{} holds loopback, where no partner is", net.get_ref()),
             "take it out",
         );
     }
+}
+
+fn holds_loopback(net: &IpNet) -> bool {
+    let loopback: [IpNet; 2] = [
+        IpNet::new_assert(std::net::Ipv4Addr::new(127, 0, 0, 0).into(), 8),
+        IpNet::new_assert(std::net::Ipv6Addr::LOCALHOST.into(), 128),
+    ];
+    loopback.iter().any(|l| l.contains(net) || net.contains(l))
+}
+
+/// Whether these may be a partner's `from_addresses`; if not, why, with the mend. The file is
+/// judged by the same, place by place.
+pub fn check_from_addresses(prefixes: &[IpNet]) -> Result<(), String> {
+    for net in prefixes {
+        if values::is_everything(net) {
+            return Err(format!("{net} {MAKES_EVERYBODY}; {NAME_ITS_PREFIXES}"));
+        }
+        if holds_loopback(net) {
+            return Err(format!("{net} holds loopback, where no partner is; take it out"));
+        }
+    }
+    if prefixes.len() > MAX_FROM_ADDRESSES {
+        return Err(format!("{}; join them into wider ones", too_many_from_addresses()));
+    }
+    Ok(())
+}
+
+const MAKES_EVERYBODY: &str = "makes everybody this partner";
+const NAME_ITS_PREFIXES: &str = "name the prefixes that the partner sends from";
+
+fn too_many_from_addresses() -> String {
+    format!("more than {MAX_FROM_ADDRESSES} prefixes for one partner")
 }
 
 fn allowed_domain(section: Section<'_>, edge: &Edge) -> Option<Spanned<AllowedDomain>> {
@@ -147,8 +174,8 @@ fn from_addresses(section: &Section<'_>) -> Vec<IpNet> {
         if values::is_everything(net.get_ref()) {
             section.sink.error(
                 &net.span(),
-                format!("{} makes everybody this partner", net.get_ref()),
-                "name the prefixes that the partner sends from",
+                format!("{} {MAKES_EVERYBODY}", net.get_ref()),
+                NAME_ITS_PREFIXES,
             );
         } else {
             check_no_loopback(section, net);
@@ -157,7 +184,7 @@ fn from_addresses(section: &Section<'_>) -> Vec<IpNet> {
     if prefixes.len() > MAX_FROM_ADDRESSES {
         section.sink.error(
             &section.key_span("from_addresses"),
-            format!("more than {MAX_FROM_ADDRESSES} prefixes for one partner"),
+            too_many_from_addresses(),
             "join them into wider ones",
         );
     }

@@ -44,6 +44,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
+pub use federation::check_from_addresses;
 pub use findings::{ConfigErrors, Finding};
 pub use model::*;
 pub use model_federation::*;

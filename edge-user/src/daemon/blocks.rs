@@ -51,11 +51,19 @@ enum Command {
 pub(super) struct BlockTaskHandle(mpsc::Sender<Command>);
 
 impl BlockTaskHandle {
-    /// Puts other lists in force; returns when the kernel holds what is known of them.
-    pub async fn set(&self, config: &Config, federation: Federation) -> Result<Outcome, String> {
+    /// Puts other lists in force; returns when the kernel holds what is known of them. Where
+    /// partners are is followed when the configuration asks, or `partners` does.
+    pub async fn set(
+        &self,
+        config: &Config,
+        federation: Federation,
+        partners: bool,
+    ) -> Result<Outcome, String> {
         let began = Instant::now();
         let (answer, done) = oneshot::channel();
-        let command = Command::Setting(Box::new(setting(config, federation)), answer);
+        let mut setting = setting(config, federation);
+        setting.partners |= partners;
+        let command = Command::Setting(Box::new(setting), answer);
         self.0.send(command).await.map_err(|_| stopped())?;
         done.await.map_err(|_| stopped())??;
         Ok(Outcome { took: began.elapsed(), connections_closed: 0 })

@@ -57,10 +57,11 @@ impl Handler for Daemon {
             Request::About { address } => self.about(address).await,
             Request::Partner(request) => self.partner(request, &author).await,
             Request::DomainList => self.domains().await,
-            Request::DomainAllow { domain, server, port } => {
+            Request::DomainAllow { domain, server, port, from_addresses } => {
                 let entry = AllowedDomain {
                     proxy_fqdn: server,
                     port: port.unwrap_or(5061),
+                    from_addresses,
                     ..AllowedDomain::new(domain)
                 };
                 self.change(|store, config| store.domain_allow(config, entry, &author)).await
@@ -287,7 +288,8 @@ impl Daemon {
             let origin = if file.allowed_domains.contains(entry) { "file" } else { "runtime" };
             rows.push(json!({
                 "domain": entry.domain, "state": "allowed", "server": entry.proxy_fqdn,
-                "origin": origin, "addresses": [], "notes": [],
+                "origin": origin, "addresses": [], "from_addresses": entry.from_addresses,
+                "notes": [],
             }));
         }
         let reports = self.blocks.report().await;

@@ -275,7 +275,8 @@ impl Daemon {
         let policy = Arc::new(Policy::new(&config.domains, &federation));
         // The kernel first, while the connections that prove who is who are still there. What it
         // cannot take is refused by the proxy all the same.
-        let told = self.blocks.set(&config, federation).await;
+        let shadow_asks = self.changes.shadow.borrow().as_ref().is_some_and(|s| s.partners);
+        let told = self.blocks.set(&config, federation, shadow_asks).await;
         let connections_closed = self.shell.with_core(|core, now, out| {
             let before = out.len();
             core.proxy.set_policy(now, policy, out);

@@ -17,6 +17,8 @@ pub(super) struct Shadow {
     name: String,
     author: Author,
     pub until: Option<Instant>,
+    /// Its rules ask for the partners' addresses.
+    pub partners: bool,
     difference: Arc<Difference>,
 }
 
@@ -33,14 +35,19 @@ impl Daemon {
         let (new, name) = self.text_of(file)?;
         let (config, warnings) = self.checked(&new, sent.as_deref()).await?;
         let difference = Arc::new(self.difference(&config, &new)?);
+        let partners = config.asks_for_partners();
         self.firewall.apply(vec![Intent::SetShadow(config)]).await.map_err(text)?;
         let until = seconds.and_then(|s| Instant::now().checked_add(Duration::from_secs(s)));
         let answer = json!({
             "file": name, "for_seconds": seconds, "difference": *difference, "warnings": warnings,
         });
-        let shadow = Shadow { name, author: author.clone(), until, difference };
+        let shadow = Shadow { name, author: author.clone(), until, partners, difference };
         info!(file = shadow.name, by = author.by, "a shadow counts");
         self.changes.shadow.send_replace(Some(shadow));
+        if partners && !self.config().asks_for_partners() {
+            // Until now nobody followed where they are.
+            self.enforce().await?;
+        }
         Ok(answer)
     }
 

@@ -8,7 +8,9 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use edge_ebpf::abi::{EVENT_DATA, Interface, MAX_IFINDEX, NO_GENERATION, SCHEMA, Settings};
+use edge_ebpf::abi::{
+    EVENT_DATA, GENERATION_SHADOW, Interface, MAX_IFINDEX, NO_GENERATION, SCHEMA, Settings,
+};
 use ipnet::IpNet;
 
 use super::{
@@ -50,6 +52,8 @@ pub(super) struct Engine {
     settings_id: Option<u32>,
     programs_filled: bool,
     links: links::Links,
+    /// The rules that count as a shadow.
+    shadow: Option<RuleSet>,
     /// Held as long as this lives.
     _lock: File,
 }
@@ -124,6 +128,7 @@ impl Engine {
             settings_id,
             programs_filled: false,
             links: links::Links::default(),
+            shadow: None,
             _lock: lock,
         };
         if settings.shadow < NO_GENERATION {
@@ -237,18 +242,27 @@ impl Engine {
         self.table.rows()
     }
 
-    /// Only the set of sources changes, in one store for each family: no packet asks for both.
+    /// Only the set of sources changes, in one store for each family: no packet asks for both. A
+    /// shadow knows the same partners.
     fn set_partners(&mut self, partners: &[IpNet]) -> Result<(), FirewallError> {
         let mut plan = self.plan.clone();
-        if !plan.set_partners(partners)? {
-            return Ok(());
+        if plan.set_partners(partners)? {
+            if plan.uses_partners() {
+                self.pins_are_there()?;
+                self.kernel.write_sources(self.settings.generation, &plan)?;
+            }
+            self.plan = plan;
+            state::write(&self.options.state, &self.ids, &self.plan)?;
         }
-        if plan.uses_partners() {
-            self.pins_are_there()?;
-            self.kernel.write_sources(self.settings.generation, &plan)?;
+        let Some(mut shadow) = self.shadow.clone() else { return Ok(()) };
+        if shadow.set_partners(partners)? {
+            if shadow.uses_partners() {
+                self.pins_are_there()?;
+                self.kernel.write_sources(GENERATION_SHADOW, &shadow)?;
+            }
+            self.shadow = Some(shadow);
         }
-        self.plan = plan;
-        state::write(&self.options.state, &self.ids, &self.plan)
+        Ok(())
     }
 
     /// Gives a source that has proved itself a bucket of its own, where the rule has limits. What
@@ -268,10 +282,12 @@ impl Engine {
         plan.set_partners(self.plan.partners())?;
         self.stop_shadow()?;
         let settings = shadow::prepare(&mut self.kernel, &self.options.pins, &plan, self.settings)?;
+        self.shadow = Some(plan);
         self.write_settings(settings)
     }
 
     fn stop_shadow(&mut self) -> Result<(), FirewallError> {
+        self.shadow = None;
         self.write_settings(shadow::without(self.settings))
     }
 
@@ -331,8 +347,8 @@ impl Engine {
     }
 
     /// The order matters: blocks and rules are there before the swap, the swap before a new
-    /// device is attached, and a device is let go last. A device that changes its zone does so
-    /// right before the swap.
+    /// device is attached, and a device is let go last. What changes its zone has none during
+    /// the swap (see `kernel::InterfaceChanges`).
     fn put_in_force(
         &mut self,
         plan: RuleSet,
@@ -373,8 +389,7 @@ impl Engine {
         self.write_settings(Settings { block_epoch: 0, ..self.settings })?;
         let mut applied = self.table.flush(sys::now(), &mut self.kernel.blocks)?;
         let interfaces = self.kernel.interface_changes(&resolved.devices, &resolved.vlans)?;
-        self.kernel.write_interfaces(interfaces.come)?;
-        self.kernel.write_interfaces(interfaces.change)?;
+        self.kernel.write_interfaces(interfaces.close)?;
         let settings = Settings {
             schema: SCHEMA,
             generation: idle,
@@ -386,6 +401,7 @@ impl Engine {
             ..self.settings
         };
         self.write_settings(settings)?;
+        self.kernel.write_interfaces(interfaces.open)?;
         // After the swap: what is remembered from now on knows the new rules.
         self.write_settings(Settings { block_epoch: block_epoch(), ..settings })?;
         self.plan = plan.clone();

@@ -250,3 +250,11 @@ pub fn dump(pins: &Path, name: &str) -> Result<Vec<serde_json::Value>, FirewallE
     }
     decode::dump(pins, name)
 }
+
+/// The partners' addresses as the daemon that runs knows them now. `None`: none runs, or no rule
+/// in force asks for them, so that nobody follows where they are.
+pub fn partners(pins: &Path, state: &Path) -> Option<Vec<IpNet>> {
+    let plan = state::read(state).ok().flatten()?.plan;
+    let followed = sys::is_locked(pins).ok()? && plan.uses_partners();
+    followed.then(|| plan.partners().to_vec())
+}

@@ -25,7 +25,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::{AllowedDomain, BlockedDomain, Config},
+    config::{AllowedDomain, BlockedDomain, Config, check_from_addresses},
     domain::Domain,
     firewall::{BlockOwner, BlockRequest},
 };
@@ -160,6 +160,9 @@ pub enum StoreError {
     /// The pinned server is this appliance.
     #[error("{0} is this appliance itself; name the partner's host")]
     OwnServer(Domain),
+    /// Nobody can send from there.
+    #[error("{0}")]
+    FromAddresses(String),
     /// A wider block covers it.
     #[error("{domain} is covered by the block of {by} and its subdomains; unblock {by} first")]
     Covered {
@@ -277,6 +280,7 @@ impl Store {
         if entry.proxy_fqdn.as_ref() == Some(&config.fqdn) {
             return Err(StoreError::OwnServer(config.fqdn.clone()));
         }
+        check_from_addresses(&entry.from_addresses).map_err(StoreError::FromAddresses)?;
         if let Some(by) = effective::wider_block(config, &self.changes, &entry.domain) {
             return Err(StoreError::Covered { domain: entry.domain, by });
         }

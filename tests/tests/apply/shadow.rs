@@ -1,6 +1,6 @@
 //! A shadow counts what its rules would have done otherwise, and changes nothing.
 
-use edge_tests::wire::Wire;
+use edge_tests::wire::{PEER4, PEER6, Wire};
 use edge_user::firewall::{Intent, ShadowRow, inspect, shadow_status};
 
 use super::{
@@ -54,4 +54,28 @@ fn a_shadow_counts_by_reason_what_it_would_do_otherwise_and_judges_nothing() {
     let (_handle, _) = start(&wire, wire.config_with(old)).unwrap();
     assert!(!shadow_status(&wire.pins).unwrap().counting);
     assert!(passes(&wire, OLD) && !passes(&wire, NEW) && passes(&wire, BOTH));
+}
+
+#[test]
+fn a_shadow_follows_the_partners_whoever_is_in_force() {
+    let wire = Wire::new("asp").unwrap();
+    let (handle, _) = start(&wire, wire.config_with(old)).unwrap();
+    let shadow = wire.config_with(|config| {
+        old(config);
+        for rule in &mut config.firewall.rules {
+            rule.from.partners = true;
+        }
+    });
+    handle.apply_blocking(vec![Intent::SetShadow(shadow)]).unwrap();
+    assert!(passes(&wire, OLD));
+    assert_eq!(rows(&wire), [("drop", "not-partner", 2)], "no partner yet");
+    let partners = |all: &[std::net::IpAddr]| {
+        vec![Intent::SetPartners(all.iter().copied().map(ipnet::IpNet::from).collect())]
+    };
+    handle.apply_blocking(partners(&[PEER4.into(), PEER6.into()])).unwrap();
+    assert!(passes(&wire, OLD));
+    assert_eq!(rows(&wire), [("drop", "not-partner", 2)], "they are partners now");
+    handle.apply_blocking(partners(&[PEER4.into()])).unwrap();
+    assert!(passes(&wire, OLD));
+    assert_eq!(rows(&wire), [("drop", "not-partner", 3)], "one of them moved");
 }

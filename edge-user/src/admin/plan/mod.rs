@@ -1,10 +1,12 @@
-//! `edge plan …`: what follows from the configuration file, without a daemon.
+//! `edge plan …`: what follows from the configuration file. A daemon that runs is asked for
+//! nothing but where partners are now.
 
 mod nftables;
 
 use std::path::Path;
 
 use clap::{Args, Subcommand, ValueEnum};
+use ipnet::IpNet;
 use serde_json::json;
 
 use super::{
@@ -13,7 +15,10 @@ use super::{
 };
 use crate::{
     config::{self, Checked, Config, Zone},
-    firewall::plan::{self, AvStyle, Direction, OuterRow, RuleRow},
+    firewall::{
+        inspect,
+        plan::{self, AvStyle, Direction, OuterRow, RuleRow},
+    },
 };
 
 /// `edge plan`.
@@ -66,7 +71,8 @@ pub fn plan(file: &Path, command: &PlanCommand) -> Result<Report, CommandError> 
     let PlanCommand::Ports(arguments) = command;
     let Checked { config, findings } = config::check(file);
     let Some(config) = config else { return Err(CommandError::Configuration(findings)) };
-    ports(&config, arguments)
+    let partners = inspect::partners(&config.paths.pins, &config.paths.state);
+    ports(&config, arguments, partners.as_deref())
 }
 
 /// The two tables.
@@ -75,7 +81,12 @@ struct Tables {
     outer: Option<Vec<OuterRow>>,
 }
 
-fn ports(config: &Config, arguments: &PortsArguments) -> Result<Report, CommandError> {
+/// `partners` are their addresses, when a daemon knows them.
+fn ports(
+    config: &Config,
+    arguments: &PortsArguments,
+    partners: Option<&[IpNet]>,
+) -> Result<Report, CommandError> {
     let set = plan::compile(config).map_err(|fault| CommandError::Firewall(fault.into()))?;
     let style = match arguments.av_style {
         Style::Destination => AvStyle::Destination,
@@ -90,7 +101,7 @@ fn ports(config: &Config, arguments: &PortsArguments) -> Result<Report, CommandE
         Format::Text => text(&tables),
         Format::Json => format!("{json}\n"),
         Format::Csv => csv(&tables),
-        Format::Nftables => nftables::write(config, &tables),
+        Format::Nftables => nftables::write(config, &tables, partners),
     };
     Ok(Report::new(text, json))
 }

@@ -37,14 +37,14 @@ struct Rule<'a> {
     name: &'a str,
 }
 
-pub(super) fn write(config: &Config, tables: &Tables) -> String {
+pub(super) fn write(config: &Config, tables: &Tables, partners: Option<&[IpNet]>) -> String {
     let mut text = String::from(
         "# Chains to jump to from hooks of your own, such as:\n\
          #   chain forward { type filter hook forward priority filter; policy drop;\n\
          #     ct state established,related accept; jump outer_external; jump outer_internal; }\n\
          table inet edge {\n",
     );
-    sets(config, &mut text);
+    sets(config, partners, &mut text);
     if let Some(rows) = &tables.appliance {
         text.push_str("\tchain appliance {\n");
         for row in rows {
@@ -65,17 +65,22 @@ pub(super) fn write(config: &Config, tables: &Tables) -> String {
     text
 }
 
-/// The partners' addresses: those that the file names. DNS knows the others.
-fn sets(config: &Config, text: &mut String) {
-    let named: Vec<IpNet> = config
-        .federation
-        .allowed_domains
-        .iter()
-        .flat_map(|entry| entry.from_addresses.iter().copied())
-        .collect();
-    text.push_str(
-        "\t# Partners' from_addresses; where they listen, DNS knows: add that where rules name them.\n",
-    );
+/// The partners' addresses: those that the file names, and those that the daemon knows.
+fn sets(config: &Config, known: Option<&[IpNet]>, text: &mut String) {
+    let entries = config.federation.allowed_domains.iter();
+    let mut named: Vec<IpNet> =
+        entries.flat_map(|entry| entry.from_addresses.iter().copied()).collect();
+    named.extend(known.unwrap_or_default());
+    text.push_str(match known {
+        Some(_) => {
+            "\t# Partners as the daemon knows them now, by DNS and from_addresses: write the sets \
+             again when they move.\n"
+        }
+        None => {
+            "\t# Partners' from_addresses only: no daemon that follows them runs, and where they \
+             listen, DNS knows.\n"
+        }
+    });
     for (name, kind, v6) in [("partners4", "ipv4_addr", false), ("partners6", "ipv6_addr", true)] {
         let _ = writeln!(text, "\tset {name} {{\n\t\ttype {kind}\n\t\tflags interval");
         let elements = set(&named, v6);

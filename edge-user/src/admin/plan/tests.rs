@@ -12,7 +12,7 @@ fn arguments(words: &[&str]) -> PortsArguments {
 }
 
 fn report(words: &[&str]) -> Report {
-    ports(&with_services(), &arguments(words)).unwrap()
+    ports(&with_services(), &arguments(words), None).unwrap()
 }
 
 /// Rows of the outer table: zone, direction, protocol, from ports, to ports, kinds of partners.
@@ -145,4 +145,22 @@ fn nftables_rules_name_each_family_apart_and_partners_as_a_set() {
     }
     // No rule names both families.
     assert!(text.lines().all(|line| !(line.contains("ip6 ") && line.contains(" ip "))), "{text}");
+}
+
+#[test]
+fn the_sets_of_partners_hold_what_is_known_and_say_what_that_is() {
+    let mut config = with_services();
+    let mut entry = crate::config::AllowedDomain::new("far.example".parse().unwrap());
+    entry.from_addresses = vec!["198.51.100.32/28".parse().unwrap()];
+    config.federation.allowed_domains = vec![entry];
+    let arguments = arguments(&["--format", "nftables"]);
+    let text = |known: Option<&[IpNet]>| ports(&config, &arguments, known).unwrap().text;
+    let file = text(None);
+    assert!(file.contains("elements = { 198.51.100.32/28 }"), "{file}");
+    assert!(file.contains("no daemon that follows them runs"), "{file}");
+    let known: [IpNet; 2] = ["192.0.2.7/32".parse().unwrap(), "2001:db8::7/128".parse().unwrap()];
+    let live = text(Some(&known));
+    assert!(live.contains("elements = { 192.0.2.7, 198.51.100.32/28 }"), "{live}");
+    assert!(live.contains("elements = { 2001:db8::7 }"), "{live}");
+    assert!(live.contains("as the daemon knows them now"), "{live}");
 }

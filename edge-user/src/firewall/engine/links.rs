@@ -97,8 +97,8 @@ impl Engine {
         self.pins_are_there()?;
         let resolved = resolve(&self.plan, Devices::Existing)?;
         let changes = self.kernel.interface_changes(&resolved.devices, &resolved.vlans)?;
-        self.kernel.write_interfaces(changes.come)?;
-        self.kernel.write_interfaces(changes.change)?;
+        self.kernel.write_interfaces(changes.close)?;
+        self.kernel.write_interfaces(changes.open)?;
         for (device, ifindex) in &resolved.names {
             self.take_device(device, *ifindex);
         }

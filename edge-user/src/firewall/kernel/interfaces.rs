@@ -18,13 +18,19 @@ pub(in crate::firewall) enum InterfaceWrite {
 }
 
 /// What changes in the tables of interfaces, by when it must be written.
+///
+/// Zones and rules are two stores, so no order of the two is right for a packet in between: a
+/// zone of one configuration would be judged by rules of the other, and could be let in by
+/// neither's will. So what has another zone afterwards has none while the rules are swapped:
+/// for that moment, everything that comes in there is dropped.
 #[derive(Default)]
 pub(in crate::firewall) struct InterfaceChanges {
-    /// Before the rules are swapped: no rule in force is concerned.
-    pub come: Vec<InterfaceWrite>,
-    /// With the swap: another zone.
-    pub change: Vec<InterfaceWrite>,
-    /// When the device has been let go.
+    /// Before the rules are swapped: what has another zone then, or none.
+    pub close: Vec<InterfaceWrite>,
+    /// After the swap, before a new device is attached.
+    pub open: Vec<InterfaceWrite>,
+    /// When the device has been let go. Until then it keeps its zone: afterwards the firewall
+    /// does not see it at all.
     pub go: Vec<InterfaceWrite>,
 }
 
@@ -40,25 +46,33 @@ impl Kernel {
         for ifindex in 0..MAX_IFINDEX {
             let wanted = devices.get(&ifindex).copied().unwrap_or(none);
             let found = self.interfaces.get(&ifindex, 0).map_err(at(names::INTERFACES))?;
-            let step = match (found == none, wanted == none) {
-                _ if found == wanted => continue,
-                (true, _) => &mut changes.come,
-                (_, true) => &mut changes.go,
-                _ => &mut changes.change,
-            };
-            step.push(InterfaceWrite::Device(ifindex, wanted));
+            if found == wanted {
+                continue;
+            }
+            if wanted == none {
+                changes.go.push(InterfaceWrite::Device(ifindex, wanted));
+                continue;
+            }
+            if changes_zone(found, wanted) {
+                let closed = Interface { zone_plus_one: 0, ..found };
+                changes.close.push(InterfaceWrite::Device(ifindex, closed));
+            }
+            changes.open.push(InterfaceWrite::Device(ifindex, wanted));
         }
         for ((ifindex, outer), interface) in vlans {
             let key = VlanKey { ifindex: *ifindex, outer: *outer, inner: 0 };
             match self.vlans.get(&key, 0) {
-                Ok(found) if found == *interface => {}
-                Ok(_) => changes.change.push(InterfaceWrite::Vlan(key, *interface)),
-                Err(_) => changes.come.push(InterfaceWrite::Vlan(key, *interface)),
+                Ok(found) if found == *interface => continue,
+                Ok(found) if changes_zone(found, *interface) => {
+                    changes.close.push(InterfaceWrite::NoVlan(key));
+                }
+                Ok(_) | Err(_) => {}
             }
+            changes.open.push(InterfaceWrite::Vlan(key, *interface));
         }
         for key in self.vlans.keys().filter_map(Result::ok) {
             if key.inner != 0 || !vlans.contains_key(&(key.ifindex, key.outer)) {
-                changes.go.push(InterfaceWrite::NoVlan(key));
+                changes.close.push(InterfaceWrite::NoVlan(key));
             }
         }
         Ok(changes)
@@ -84,4 +98,9 @@ impl Kernel {
         }
         Ok(())
     }
+}
+
+/// Whether it has a zone, and another one is wanted.
+fn changes_zone(found: Interface, wanted: Interface) -> bool {
+    found.zone_plus_one != 0 && found.zone_plus_one != wanted.zone_plus_one
 }
