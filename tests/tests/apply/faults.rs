@@ -22,7 +22,7 @@ use edge_user::{
 };
 use ipnet::IpNet;
 
-use super::{eventually, passes, passes_from, start, wait_lock_free};
+use super::{eventually, passes, passes_from, start, wait_lock_free, zones};
 
 pub const OLD: u16 = 7001;
 pub const NEW: u16 = 7002;
@@ -67,14 +67,19 @@ fn process_for_other_tests() {
         pins: pins.into(),
         state: std::env::var("EDGE_TEST_STATE").unwrap().into(),
     });
-    let config = if std::env::var("EDGE_TEST_START").unwrap() == "old" { old } else { new };
-    let (handle, _) = start(&wire, wire.config_with(config)).unwrap();
+    type Change = fn(&mut Config);
+    let (first, then): (Change, Change) = match std::env::var("EDGE_TEST_START").unwrap().as_str() {
+        "old" => (old, new),
+        "zones" => (zones::before, zones::after),
+        _ => (new, new),
+    };
+    let (handle, _) = start(&wire, wire.config_with(first)).unwrap();
     handle.settle_blocking().unwrap();
-    handle.apply_blocking(vec![Intent::SetConfig(wire.config_with(new))]).unwrap();
+    handle.apply_blocking(vec![Intent::SetConfig(wire.config_with(then))]).unwrap();
     std::fs::write(wire.state.join("survived"), "").unwrap();
 }
 
-/// A process that starts with `first`, then applies the new rules, and ends itself at `kill_at`.
+/// A process that starts with `first`, then applies what comes after it, and ends itself at `kill_at`.
 fn child(wire: &Wire, first: &str, kill_at: &str) -> Child {
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "faults::process_for_other_tests", "--nocapture"])
@@ -90,7 +95,7 @@ fn child(wire: &Wire, first: &str, kill_at: &str) -> Child {
 }
 
 /// Runs it; tells after which write it ended itself, or `None` when it came to its end.
-fn killed_after(wire: &Wire, first: &str, kill_at: &str) -> Option<String> {
+pub fn killed_after(wire: &Wire, first: &str, kill_at: &str) -> Option<String> {
     let output = child(wire, first, kill_at).wait_with_output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     let line = text.lines().find_map(|line| line.split(", after ").nth(1)).map(str::to_owned);

@@ -5,6 +5,7 @@ mod commands;
 mod faults;
 mod shadow;
 mod traffic;
+mod zones;
 
 use std::{
     net::{IpAddr, UdpSocket},

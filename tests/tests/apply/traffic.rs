@@ -13,11 +13,7 @@ use edge_tests::{
         upgrade::{self, Load},
     },
     packets,
-    wire::{DEVICE, EDGE4, EDGE6, PEER4, PEER6, Wire, ifindex, open_port},
-};
-use edge_user::{
-    config::{Config, FirewallRule, Interface, Zone},
-    firewall::{Intent, inspect},
+    wire::{DEVICE, EDGE4, EDGE6, PEER4, Wire, ifindex},
 };
 
 use super::{
@@ -81,102 +77,6 @@ fn sound(from: IpAddr, to: IpAddr, port: u16) -> Vec<u8> {
     ))
 }
 
-/// Does something while these frames never stop to come.
-fn under_traffic(wire: &Wire, frames: &[Vec<u8>], work: impl FnOnce()) -> u64 {
-    let (stop, sent) = (AtomicBool::new(false), AtomicU64::new(0));
-    let send = || {
-        let generator = raw::load(Tiny::Transmit).unwrap();
-        let peer = ifindex("peer0").unwrap();
-        while !stop.load(Ordering::Relaxed) {
-            for frame in frames {
-                raw::send(generator.as_fd(), frame, peer, 50_000).unwrap();
-                sent.fetch_add(50_000, Ordering::Relaxed);
-            }
-        }
-    };
-    std::thread::scope(|scope| {
-        // A test that fails stops sending, too.
-        let end = Stop(&stop);
-        let (peer, send) = (&wire.peer, &send);
-        let sender = scope.spawn(move || peer.run(send).unwrap());
-        super::eventually("frames come", || sent.load(Ordering::Relaxed) > 200_000);
-        work();
-        let so_far = sent.load(Ordering::Relaxed);
-        super::eventually("more", || sent.load(Ordering::Relaxed) > so_far + 200_000);
-        drop(end);
-        sender.join().unwrap();
-    });
-    sent.load(Ordering::Relaxed)
-}
-
-/// Of untagged frames.
-const UNTAGGED: u16 = 7101;
-/// Of frames with VLAN 7.
-const TAGGED: u16 = 7102;
-
-/// Device and VLAN in different zones; each port is open in the zone where its frames do not
-/// come in.
-fn zones(config: &mut Config, device: Zone, vlan: Zone) {
-    config.interfaces[0].zone = device;
-    config.interfaces.push(Interface {
-        device: DEVICE.to_owned(),
-        vlan: Some(7),
-        zone: vlan,
-        optional: false,
-    });
-    config.firewall.rules = vec![
-        FirewallRule { zone: vlan, ..open_port("untagged", UNTAGGED) },
-        FirewallRule { zone: device, ..open_port("tagged", TAGGED) },
-    ];
-}
-
-#[test]
-fn no_packet_is_judged_by_the_zone_of_one_configuration_and_the_rules_of_another() {
-    let wire = Wire::new("az").unwrap();
-    let pass = raw::load(Tiny::Pass).unwrap();
-    let _far = wire.peer.run(|| raw::attach(&pass, ifindex("peer0").unwrap())).unwrap().unwrap();
-    let frames: Vec<Vec<u8>> = [(PEER4.into(), EDGE4.into()), (PEER6.into(), EDGE6.into())]
-        .into_iter()
-        .flat_map(|(from, to)| {
-            let mut tagged = sound(from, to, TAGGED);
-            tagged.splice(12..12, [0x81, 0, 0, 7]);
-            [sound(from, to, UNTAGGED), tagged]
-        })
-        .collect();
-    let (one, other) = (Zone::External, Zone::Internal);
-    let a = wire.config_with(|config| zones(config, one, other));
-    let b = wire.config_with(|config| zones(config, other, one));
-    let (handle, _) = start(&wire, a.clone()).unwrap();
-    let passed = || {
-        let reasons = inspect::reasons(&wire.pins).unwrap();
-        reasons.iter().find(|row| row.name == "rule").unwrap().packets
-    };
-    let sent = under_traffic(&wire, &frames, || {
-        for turn in 0..20 {
-            let next = if turn % 2 == 0 { &b } else { &a };
-            handle.apply_blocking(vec![Intent::SetConfig(next.clone())]).unwrap();
-        }
-    });
-    assert_eq!(passed(), 0, "of {sent} frames");
-
-    // The count would have told: these zones with those rules let every frame in.
-    let mixed = wire.config_with(|config| {
-        zones(config, one, other);
-        let rules = std::mem::take(&mut config.firewall.rules);
-        config.interfaces.pop();
-        zones(config, other, one);
-        config.firewall.rules = rules;
-    });
-    handle.apply_blocking(vec![Intent::SetConfig(mixed)]).unwrap();
-    let generator = raw::load(Tiny::Transmit).unwrap();
-    for frame in &frames {
-        let before = passed();
-        let send = || raw::send(generator.as_fd(), frame, ifindex("peer0").unwrap(), 64);
-        wire.peer.run(send).unwrap().unwrap();
-        super::eventually("a rule lets them in", || passed() > before);
-    }
-}
-
 #[test]
 fn no_packet_of_a_blocked_source_slips_through_a_migration() {
     let wire = Wire::new("av").unwrap();
@@ -189,12 +89,32 @@ fn no_packet_of_a_blocked_source_slips_through_a_migration() {
         .map(|(from, to)| sound(from, to, BOTH));
     for _ in 0..3 {
         former_pins(&wire);
+        let (stop, sent) = (AtomicBool::new(false), AtomicU64::new(0));
         let before = reached_the_stack(&wire);
-        let sent = under_traffic(&wire, &frames, || {
+        let send = || {
+            let generator = raw::load(Tiny::Transmit).unwrap();
+            let peer = ifindex("peer0").unwrap();
+            while !stop.load(Ordering::Relaxed) {
+                for frame in &frames {
+                    raw::send(generator.as_fd(), frame, peer, 50_000).unwrap();
+                    sent.fetch_add(50_000, Ordering::Relaxed);
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            // A test that fails stops sending, too.
+            let end = Stop(&stop);
+            let (peer, send) = (&wire.peer, &send);
+            let sender = scope.spawn(move || peer.run(send).unwrap());
+            super::eventually("frames come", || sent.load(Ordering::Relaxed) > 200_000);
             let (_handle, report) = start(&wire, wire.config_with(new)).unwrap();
             assert!(report.migrated);
+            let so_far = sent.load(Ordering::Relaxed);
+            super::eventually("more", || sent.load(Ordering::Relaxed) > so_far + 200_000);
+            drop(end);
+            sender.join().unwrap();
         });
-        assert_eq!(reached_the_stack(&wire), before, "of {sent} frames");
+        assert_eq!(reached_the_stack(&wire), before, "of {sent:?} frames");
         super::wait_lock_free(&wire);
         edge_user::firewall::detach(&wire.pins, false).unwrap();
     }
