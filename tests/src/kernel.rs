@@ -181,6 +181,11 @@ impl Kernel {
         self.ebpf.map_mut(name).with_context(|| format!("no map {name}"))
     }
 
+    /// A map's descriptor.
+    pub(crate) fn descriptor(&self, name: &str) -> Result<BorrowedFd<'_>> {
+        Ok(data(self.ebpf.map(name).with_context(|| format!("no map {name}"))?)?.fd().as_fd())
+    }
+
     pub(crate) fn array<V: Pod>(&mut self, name: &str) -> Result<Array<&mut MapData, V>> {
         Ok(Array::try_from(self.map(name)?)?)
     }

@@ -2,8 +2,10 @@
 //! turn, since machines are shared and differ.
 
 pub mod cold;
+pub mod memory;
 pub mod paths;
 pub mod policy;
+mod rare;
 pub mod raw;
 pub mod sip;
 pub mod upgrade;

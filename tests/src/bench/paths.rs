@@ -28,8 +28,12 @@ use crate::{
 
 const ROUNDS: usize = 9;
 const REPEAT: u32 = 100_000;
+/// Runs of a program in all.
+pub(super) const RUNS: u64 = ROUNDS as u64 * REPEAT as u64;
+/// Runs that each leave an event: so many have room before somebody reads them.
+const EVENTS: u32 = 400;
 
-const OPEN: u16 = 7000;
+pub(super) const OPEN: u16 = 7000;
 const RATED: u16 = 7001;
 const RATED_TOTAL: u16 = 7002;
 const SIP: u16 = 7003;
@@ -74,37 +78,51 @@ fn measure() -> Result<Vec<Row>> {
         let path = format!("run {}", path.name);
         rows.push(Row { path, unit: "ns/packet", ours, peer, peer_value: bare });
     }
-    rows.extend(events(&mut kernel, &tables, &paths[0])?);
+    for path in paths.iter().filter(|path| path.reason == Reason::BlockedAddress) {
+        rows.extend(events(&mut kernel, &tables, path)?);
+    }
+    rows.extend(super::rare::rows(&mut kernel, &tables)?);
     Ok(rows)
 }
 
-/// The same drop with events on and off.
-fn events(kernel: &mut Kernel, tables: &MemoryTables, path: &Path) -> Result<Option<Row>> {
+/// The same drop without events, with a budget of them that is used up, and each an event.
+fn events(kernel: &mut Kernel, tables: &MemoryTables, path: &Path) -> Result<[Row; 2]> {
     let with = |events_per_second| Settings {
         events_per_second,
         event_bytes: 160,
         block_epoch: 99,
         ..tables.settings
     };
-    let (mut on, mut off) = (Vec::new(), Vec::new());
+    let (mut off, mut budget, mut each) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        for (events, times) in [(10, &mut on), (0, &mut off)] {
+        for (events, repeat, times) in [
+            (0, REPEAT, &mut off),
+            (10, REPEAT, &mut budget),
+            (u32::from(u16::MAX), EVENTS, &mut each),
+        ] {
             kernel.set_settings(with(events))?;
-            let took = raw::run(kernel.xdp()?, &path.frame, None, REPEAT)?;
+            let took = raw::run(kernel.xdp()?, &path.frame, None, repeat)?;
             times.push(took.as_nanos() as f64);
+            kernel.events()?;
         }
     }
-    Ok(Some(Row {
-        path: format!("run {} with events", path.name),
+    let without = median(off);
+    let row = |what: &str, times| Row {
+        path: format!("run {}, {what}", path.name),
         unit: "ns/packet",
-        ours: median(on),
+        ours: median(times),
         peer: "without events",
-        peer_value: median(off),
-    }))
+        peer_value: without,
+    };
+    Ok([row("events on", budget), row("each an event", each)])
 }
 
-fn times(programs: [BorrowedFd<'_>; 2], frame: &[u8]) -> Result<[f64; 2]> {
-    let mut all = [Vec::new(), Vec::new()];
+/// The median time of each, measured in turn.
+pub(super) fn times<const N: usize>(
+    programs: [BorrowedFd<'_>; N],
+    frame: &[u8],
+) -> Result<[f64; N]> {
+    let mut all = [const { Vec::new() }; N];
     for _ in 0..ROUNDS {
         for (program, times) in programs.iter().zip(&mut all) {
             times.push(raw::run(*program, frame, None, REPEAT)?.as_nanos() as f64);
@@ -113,7 +131,7 @@ fn times(programs: [BorrowedFd<'_>; 2], frame: &[u8]) -> Result<[f64; 2]> {
     Ok(all.map(median))
 }
 
-fn stranger(v4: bool) -> IpAddr {
+pub(super) fn stranger(v4: bool) -> IpAddr {
     if v4 { [198, 18, 0, 1].into() } else { [0x2001, 0xdb9, 0, 0, 0, 0, 0, 1].into() }
 }
 

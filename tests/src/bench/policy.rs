@@ -1,9 +1,9 @@
 //! `bench policy`: from a block by policy to the first packet that is dropped, by a sender that
 //! never stops; and what loading long lists costs, in time and memory.
 //!
-//! Every packet carries a number and is remembered with the time it was sent. When nothing arrives
-//! any more, the first that did not arrive is the first dropped: the sample is the time from the
-//! request to its sending. The request goes to the firewall's owner, as the daemon sends it.
+//! Every packet carries a number and is remembered with the time it was sent. When the receiver has
+//! emptied its queue and nothing comes although packets are sent, the first that did not arrive is
+//! the first dropped: the sample is the time from the request to its sending. The request goes to the firewall's owner, as the daemon sends it.
 
 use std::{
     net::{IpAddr, Ipv4Addr, UdpSocket},
@@ -30,10 +30,13 @@ use crate::wire::{EDGE4, PEER4, Wire};
 const PORT: u16 = 7000;
 /// Samples of each kind.
 const ROUNDS: usize = 200;
-/// Time between two packets.
+/// Time between two packets, at least. The sender sleeps meanwhile: one that spins would take a
+/// processor from what is measured.
 const SPACING: Duration = Duration::from_micros(20);
-/// Nothing has arrived for so long: what was sent before has arrived or was dropped.
-const SILENCE: Duration = Duration::from_millis(3);
+/// How long the receiver waits before it says that nothing comes.
+const SILENCE: Duration = Duration::from_millis(4);
+/// Packets that are sent at least while nothing comes.
+const UNANSWERED: u64 = 20;
 /// Send times that are remembered.
 const RING: usize = 1 << 20;
 /// Bytes of a page, where this is measured.
@@ -48,6 +51,8 @@ struct Flow {
     next: AtomicU64,
     /// Number of the last that arrived, plus one.
     arrived: AtomicU64,
+    /// How often the receiver's queue was empty, and stayed so.
+    silences: AtomicU64,
     stop: AtomicBool,
 }
 
@@ -57,16 +62,14 @@ impl Flow {
     }
 
     fn send(&self, socket: &UdpSocket) {
-        let mut next = Instant::now();
+        // SAFETY: no pointers; when it fails, the packets are further apart.
+        unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
         while !self.stop.load(Ordering::Relaxed) {
             let number = self.next.load(Ordering::Relaxed);
             self.sent[number as usize % RING].store(self.nanoseconds(), Ordering::Relaxed);
             self.next.store(number + 1, Ordering::Release);
             let _ = socket.send(&number.to_be_bytes());
-            next = (next + SPACING).max(Instant::now());
-            while Instant::now() < next {
-                std::hint::spin_loop();
-            }
+            std::thread::sleep(SPACING);
         }
     }
 
@@ -75,6 +78,8 @@ impl Flow {
         while !self.stop.load(Ordering::Relaxed) {
             if socket.recv(&mut bytes).is_ok() {
                 self.arrived.fetch_max(u64::from_be_bytes(bytes) + 1, Ordering::AcqRel);
+            } else {
+                self.silences.fetch_add(1, Ordering::AcqRel);
             }
         }
     }
@@ -91,17 +96,14 @@ impl Flow {
 
     /// The first that did not arrive, once nothing does.
     fn first_dropped(&self) -> Result<u64> {
-        let began = Instant::now();
-        let mut last = (self.arrived.load(Ordering::Acquire), Instant::now());
-        while last.1.elapsed() < SILENCE {
+        let now = || (self.silences.load(Ordering::Acquire), self.next.load(Ordering::Acquire));
+        let (began, (silences, next)) = (Instant::now(), now());
+        // A silence may have begun before; the second has not.
+        while now().0 < silences + 2 || now().1 < next + UNANSWERED {
             ensure!(began.elapsed() < Duration::from_secs(10), "packets still arrive");
-            std::thread::sleep(Duration::from_micros(100));
-            let arrived = self.arrived.load(Ordering::Acquire);
-            if arrived != last.0 {
-                last = (arrived, Instant::now());
-            }
+            std::thread::sleep(Duration::from_micros(200));
         }
-        Ok(last.0)
+        Ok(self.arrived.load(Ordering::Acquire))
     }
 }
 
@@ -109,22 +111,31 @@ impl Flow {
 ///
 /// # Errors
 /// When a block is refused, or packets do not flow as they should.
-fn samples(handle: &FirewallHandle, flow: &Flow, rounds: usize) -> Result<Vec<Duration>> {
+fn samples(
+    say: &dyn Fn(&str),
+    handle: &FirewallHandle,
+    flow: &Flow,
+    state: &'static str,
+) -> Result<Samples> {
     let prefix = IpNet::from(IpAddr::V4(PEER4));
     let owner = BlockOwner::Administrator;
-    let mut times = Vec::with_capacity(rounds);
-    for _ in 0..rounds {
+    let (mut times, mut answers) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
         flow.flows()?;
         let request =
             BlockRequest { prefix, owner: owner.clone(), comment: None, expires_at: None };
         let began = flow.nanoseconds();
         handle.apply_blocking(vec![Intent::Block(request)])?;
+        answers.push(Duration::from_nanos(flow.nanoseconds() - began));
         let first = flow.first_dropped()?;
         let sent = flow.sent[first as usize % RING].load(Ordering::Relaxed);
         times.push(Duration::from_nanos(sent.saturating_sub(began)));
         handle.apply_blocking(vec![Intent::Unblock { prefix, owner: owner.clone() }])?;
     }
-    Ok(times)
+    let answered = Samples { state, times: answers };
+    let [middle, most] = [50, 99].map(|percent| answered.percentile(percent));
+    say(&format!("{state}: the request was answered in {middle:?}, p99 {most:?}"));
+    Ok(Samples { state, times })
 }
 
 /// The samples of one state of the tables.
@@ -176,7 +187,7 @@ pub fn bench(say: &dyn Fn(&str)) -> Result<Vec<Row>> {
     });
     let (handle, _) = wire.edge.run(move || Owner::start(OwnerOptions::new(&config), config))??;
     let receiver = wire.edge.run(|| UdpSocket::bind((EDGE4, PORT)))??;
-    receiver.set_read_timeout(Some(Duration::from_millis(50)))?;
+    receiver.set_read_timeout(Some(SILENCE))?;
     let sender = wire.peer.run(|| UdpSocket::bind((PEER4, 0)))??;
     sender.connect((EDGE4, PORT))?;
     let flow = Arc::new(Flow {
@@ -184,6 +195,7 @@ pub fn bench(say: &dyn Fn(&str)) -> Result<Vec<Row>> {
         sent: (0..RING).map(|_| AtomicU64::new(0)).collect(),
         next: AtomicU64::new(0),
         arrived: AtomicU64::new(0),
+        silences: AtomicU64::new(0),
         stop: AtomicBool::new(false),
     });
     let threads = [
@@ -226,7 +238,7 @@ fn measure(
     flow: &Flow,
 ) -> Result<Vec<Samples>> {
     say("blocks, empty tables");
-    let mut all = vec![Samples { state: "empty", times: samples(handle, flow, ROUNDS)? }];
+    let mut all = vec![samples(say, handle, flow, "empty")?];
     say("blocks while 1,000,000 entries are loaded and removed");
     let (other, list, stop) = (handle.clone(), big(MILLION), Arc::new(AtomicBool::new(false)));
     let loader = std::thread::spawn({
@@ -239,12 +251,12 @@ fn measure(
             Ok(other.set_list_blocking("big", Some(list)).map(drop)?)
         }
     });
-    let times = samples(handle, flow, ROUNDS);
+    let loading = samples(say, handle, flow, "1M loading");
     stop.store(true, Ordering::Relaxed);
     loader.join().ok().context("the loader panicked")??;
-    all.push(Samples { state: "1M loading", times: times? });
+    all.push(loading?);
     say("blocks beside 1,000,000 entries");
-    all.push(Samples { state: "1M loaded", times: samples(handle, flow, ROUNDS)? });
+    all.push(samples(say, handle, flow, "1M loaded")?);
     handle.set_list_blocking("big", None)?;
     ensure!(inspect::blocks(&wire.pins)?.is_empty(), "something stayed in the tables");
     Ok(all)

@@ -76,7 +76,8 @@ impl Drop for Contender {
     }
 }
 
-/// Measures everything, or with `only` one part: `peers`, `cold` or `paths`.
+/// Measures everything, or with `only` one part: `peers`, `cold`, `paths` or
+/// `memory`.
 ///
 /// # Errors
 /// When a contender cannot be set up: not root, or a package is missing.
@@ -93,7 +94,10 @@ pub fn bench(say: &dyn Fn(&str), only: Option<&str>) -> Result<Vec<Row>> {
     if wanted("paths") {
         rows.extend(super::paths::bench(say)?);
     }
-    ensure!(!rows.is_empty(), "there are the parts peers, cold and paths");
+    if wanted("memory") {
+        rows.extend(super::memory::bench(say)?);
+    }
+    ensure!(!rows.is_empty(), "there are the parts peers, cold, paths and memory");
     Ok(rows)
 }
 

@@ -12,8 +12,11 @@ use edge_ebpf::{
 };
 use edge_tests::{
     bare::BareDrop,
-    bench::raw::{MapKind, create_map},
-    kernel::{Kernel, ProgramCost, memory},
+    bench::{
+        memory,
+        raw::{MapKind, create_map},
+    },
+    kernel::{Kernel, ProgramCost, memory as map_memory},
     packets::*,
 };
 use edge_user::firewall::{KERNEL_OBJECT, KERNEL_TOOLCHAIN};
@@ -103,6 +106,36 @@ fn all_maps_of_the_default_configuration_stay_in_their_memory() {
     assert!(all < MOST_MEMORY, "{all} bytes");
 }
 
+/// Sizes of the pieces that the kernel's allocator hands out.
+const PIECES: [u64; 5] = [32, 64, 96, 128, 192];
+
+#[test]
+fn a_block_costs_no_more_memory_than_is_stated() {
+    if kernel_version() < (6, 4) {
+        return;
+    }
+    const COUNT: u32 = 10_000;
+    let mut kernel = Kernel::load_with_room(KERNEL_OBJECT, 2 * COUNT).unwrap();
+    for kind in memory::KINDS {
+        let of = |kernel: &Kernel| {
+            let maps = kernel.map_memory().unwrap();
+            maps.iter().find(|(name, _)| name == kind.map).unwrap().1
+        };
+        let before = of(&kernel);
+        memory::fill(&mut kernel, kind, COUNT).unwrap();
+        let entry = (of(&kernel) - before) / u64::from(COUNT);
+        // Of a trie the account knows neither the inner nodes nor the pointer of its allocator.
+        let hash = kind.room > 0;
+        let (nodes, bytes) = if hash { (1, entry) } else { (2, entry + 8) };
+        let piece = PIECES.into_iter().find(|piece| *piece >= bytes).unwrap();
+        println!("{}: {entry} bytes by the kernel's account, {nodes} pieces of {piece}", kind.name);
+        assert!(nodes * piece <= kind.entry, "{kind:?}: {nodes} pieces of {piece}");
+        if hash {
+            assert!(before / u64::from(COUNT) <= kind.room, "{kind:?}: {before} set aside");
+        }
+    }
+}
+
 fn inner_maps() -> anyhow::Result<Vec<(&'static str, u64)>> {
     let size = |bytes: usize| u32::try_from(bytes).unwrap();
     let mask = size(size_of::<SetMask>());
@@ -118,7 +151,7 @@ fn inner_maps() -> anyhow::Result<Vec<(&'static str, u64)>> {
     of.into_iter()
         .map(|(name, kind, key, value, entries)| {
             let map = create_map(kind, key, value, entries)?;
-            Ok((name, memory(map.as_fd())?))
+            Ok((name, map_memory(map.as_fd())?))
         })
         .collect()
 }

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use program::{LookUp, Scatter, Tiny};
+pub use program::{Before, Entry, LookUp, Scatter, Tiny};
 
 const BPF_MAP_CREATE: libc::c_long = 0;
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
@@ -56,7 +56,10 @@ fn owned(descriptor: libc::c_long) -> OwnedFd {
 /// # Errors
 /// When the kernel refuses it.
 pub fn load(program: Tiny) -> io::Result<OwnedFd> {
-    let code = program::code(program);
+    load_code(&program::code(program))
+}
+
+fn load_code(code: &[u64]) -> io::Result<OwnedFd> {
     let mut attributes = Attributes::default();
     attributes[0] = BPF_PROG_TYPE_XDP;
     attributes[1] = code.len() as u32;
@@ -113,11 +116,26 @@ pub fn update_map(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> io::Result<(
 /// # Errors
 /// When the kernel refuses it.
 pub fn scattered(next: BorrowedFd<'_>, sources: Scatter) -> io::Result<(OwnedFd, OwnedFd)> {
-    let programs = create_map(MapKind::Programs, 4, 4, 1)?;
+    let programs = only_program(next)?;
     let program = load(Tiny::Scatter(Scatter { programs: programs.as_raw_fd(), ..sources }))?;
-    let next = next.as_raw_fd().to_ne_bytes();
-    update_map(std::os::fd::AsFd::as_fd(&programs), &[0; 4], &next)?;
     Ok((program, programs))
+}
+
+/// A program that puts things right and goes on with `next`; what it needs besides.
+///
+/// # Errors
+/// When the kernel refuses it.
+pub fn restoring(next: BorrowedFd<'_>, before: Before<'_>) -> io::Result<(OwnedFd, OwnedFd)> {
+    let programs = only_program(next)?;
+    let program = load_code(&program::restoring(before, programs.as_raw_fd()))?;
+    Ok((program, programs))
+}
+
+fn only_program(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let programs = create_map(MapKind::Programs, 4, 4, 1)?;
+    let program = program.as_raw_fd().to_ne_bytes();
+    update_map(std::os::fd::AsFd::as_fd(&programs), &[0; 4], &program)?;
+    Ok(programs)
 }
 
 /// Attaches a program to a device of this namespace, in the driver, as long as the link lives.

@@ -53,6 +53,26 @@ pub struct Scatter {
     pub mask: u32,
 }
 
+/// What is put right before each run of a program, because the program changes it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Before<'a> {
+    /// The frame as it came in, from its beginning on; an even number of bytes.
+    pub frame: &'a [u8],
+    /// The first word of an entry of a map.
+    pub entry: Option<Entry<'a>>,
+}
+
+/// See [`Before::entry`].
+#[derive(Clone, Copy, Debug)]
+pub struct Entry<'a> {
+    /// The map.
+    pub map: RawFd,
+    /// The key, a multiple of four bytes.
+    pub key: &'a [u8],
+    /// The word.
+    pub word: u32,
+}
+
 /// opcode, destination and source register, offset, immediate.
 type Instruction = (u8, u8, u8, i16, i32);
 
@@ -69,6 +89,7 @@ const LOAD64: u8 = 0x79;
 const STORE32: u8 = 0x63;
 const STORE64: u8 = 0x7b;
 const STORE32_IMM: u8 = 0x62;
+const STORE16_IMM: u8 = 0x6a;
 const JUMP_GREATER: u8 = 0x2d;
 const JUMP_EQUAL_IMM: u8 = 0x15;
 const JUMP_NOT_EQUAL_IMM: u8 = 0x55;
@@ -94,7 +115,63 @@ const SOURCE6: i16 = 14 + 8;
 
 /// The instructions as the kernel reads them.
 pub(super) fn code(program: Tiny) -> Vec<u64> {
-    instructions(program)
+    encoded(instructions(program))
+}
+
+/// Puts things right and goes on with the first of `programs`.
+pub(super) fn restoring(before: Before<'_>, programs: RawFd) -> Vec<u64> {
+    let mut code = vec![(MOV, 6, 1, 0, 0)];
+    if let Some(entry) = before.entry {
+        let start = -(entry.key.len() as i16);
+        code.extend(stores(10, start, entry.key));
+        code.extend([
+            (MOV, 2, 10, 0, 0),
+            (ADD_IMM, 2, 0, 0, start.into()),
+            (LOAD_WIDE, 1, MAP_DESCRIPTOR, 0, entry.map),
+            (0, 0, 0, 0, 0),
+            (CALL, 0, 0, 0, HELPER_LOOK_UP),
+            (JUMP_EQUAL_IMM, 0, 0, 1, 0),
+            (STORE32_IMM, 0, 0, 0, entry.word as i32),
+        ]);
+    }
+    let frame = stores(2, 0, before.frame);
+    code.extend([
+        (LOAD32, 2, 6, 0, 0),
+        (LOAD32, 3, 6, 4, 0),
+        (MOV, 4, 2, 0, 0),
+        (ADD_IMM, 4, 0, 0, before.frame.len() as i32),
+        (JUMP_GREATER, 4, 3, frame.len() as i16 + 5, 0),
+    ]);
+    code.extend(frame);
+    code.extend([
+        (MOV, 1, 6, 0, 0),
+        (LOAD_WIDE, 2, MAP_DESCRIPTOR, 0, programs),
+        (0, 0, 0, 0, 0),
+        (MOV_IMM, 3, 0, 0, 0),
+        (CALL, 0, 0, 0, HELPER_TAIL_CALL),
+        (MOV_IMM, 0, 0, 0, XDP_ABORTED),
+        (EXIT, 0, 0, 0, 0),
+    ]);
+    encoded(code)
+}
+
+/// Writes bytes from `offset` of a register on.
+fn stores(register: u8, offset: i16, bytes: &[u8]) -> Vec<Instruction> {
+    let mut at = offset;
+    let store = |chunk: &[u8]| {
+        let place = at;
+        at += chunk.len() as i16;
+        match *chunk {
+            [a, b, c, d] => (STORE32_IMM, register, 0, place, i32::from_le_bytes([a, b, c, d])),
+            [a, b] => (STORE16_IMM, register, 0, place, i32::from_le_bytes([a, b, 0, 0])),
+            _ => unreachable!("an even number of bytes"),
+        }
+    };
+    bytes.chunks(4).map(store).collect()
+}
+
+fn encoded(instructions: Vec<Instruction>) -> Vec<u64> {
+    instructions
         .into_iter()
         .map(|(opcode, to, from, offset, immediate)| {
             u64::from(opcode)
