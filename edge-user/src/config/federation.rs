@@ -1,19 +1,18 @@
-//! `[federation]`: allowed and blocked domains, and that no name is in two places.
-
-use std::collections::HashMap;
+//! `[federation]`: switches, allowed and blocked domains.
 
 use ipnet::IpNet;
 use toml::Spanned;
 
 use super::{
-    findings::Span,
+    conflicts::{self, Lists},
+    findings::{Fault, Span, quoted},
     model::{AllowedDomain, BlockedDomain, Federation},
-    model_federation::PeerOptions,
+    peer_options, providers,
     reader::Section,
     sections::{Edge, no_duplicates},
     values,
 };
-use crate::domain::Domain;
+use crate::{domain::Domain, sip::HeaderName};
 
 /// Prefixes of one partner's `from_addresses`.
 const MAX_FROM_ADDRESSES: usize = 64;
@@ -25,43 +24,87 @@ pub(super) fn federation(
 ) -> Federation {
     let section = root.section("federation");
     let enabled = section.boolean("enabled", true);
-    if section.boolean("discovery", false) {
+    let discovery = section.boolean("discovery", false);
+    if discovery && let Some(span) = partners_only {
         section.sink.error(
-            &section.key_span("discovery"),
-            "federation.discovery is not available yet",
-            "write discovery = false, and name partners as [[federation.allowed_domain]]",
+            span,
+            "partners_only keeps those away whom discovery would find",
+            "write partners_only = false or federation.discovery = false",
         );
-        if let Some(span) = partners_only {
-            section.sink.error(
-                span,
-                "partners_only keeps those away whom discovery would find",
-                "write partners_only = false or federation.discovery = false",
-            );
-        }
     }
+    let discovered = section.section("discovered");
+    let discovered_options = peer_options::options(&discovered, false);
+    if discovered.exists() && !discovery {
+        section.sink.warn(
+            &section.key_span("discovered"),
+            "nothing is discovered, so this has no effect",
+            "write discovery = true, or take it out",
+        );
+    }
+    discovered.finish();
+    let disclaimer = section.parsed("archiving_disclaimer", header_line);
+    let mark_unverifiable = section.boolean("mark_unverifiable", false);
     let allow_addresses = section.parsed_list("allow_addresses", values::prefix);
     for net in &allow_addresses {
         check_allowed_addresses(&section, net);
     }
     no_duplicates(&section, &allow_addresses, "the prefix");
+    let mut servers = Vec::new();
     let allowed: Vec<_> = section
         .tables("allowed_domain")
         .into_iter()
-        .filter_map(|s| allowed_domain(s, edge))
+        .filter_map(|s| allowed_domain(s, edge, &mut servers))
         .collect();
     let blocked: Vec<_> =
         section.tables("blocked_domain").into_iter().filter_map(blocked_domain).collect();
-    section.not_yet("hosting_provider");
-    section.not_yet("public_im_provider");
-    check_names(&section, edge, &allowed, &blocked);
+    let providers = providers::providers(&section, edge);
+    let lists = Lists {
+        edge,
+        allowed: &allowed,
+        servers: &servers,
+        blocked: &blocked,
+        providers: &providers,
+        discovery,
+    };
+    conflicts::check(section.sink, &lists);
     section.finish();
     Federation {
         enabled,
         allowed_domains: allowed.into_iter().map(Spanned::into_inner).collect(),
         blocked_domains: blocked.into_iter().map(Spanned::into_inner).collect(),
         allow_addresses: allow_addresses.into_iter().map(Spanned::into_inner).collect(),
+        discovery,
+        discovered: discovered_options,
+        hosting_providers: providers.hosting,
+        public_im_providers: providers.public_im,
+        default_route: providers.default_route.map(|(_, route)| route),
+        archiving_disclaimer: disclaimer.map(Spanned::into_inner),
+        mark_unverifiable,
         ..Federation::default()
     }
+}
+
+/// `Name: value`, a header that no one else writes.
+fn header_line(text: &str) -> Result<String, Fault> {
+    let fault = |what: &str| {
+        Fault::new(
+            format!("{} is no header line: {what}", quoted(text)),
+            "write \"ms-archiving: true\"",
+        )
+    };
+    let (name, value) = text.split_once(':').ok_or_else(|| fault("there is no colon in it"))?;
+    let (name, value) = (name.trim(), value.trim());
+    let token = |b: u8| b.is_ascii_alphanumeric() || b"-.!%*_+`'~".contains(&b);
+    if name.is_empty() || !name.bytes().all(token) {
+        return Err(fault("before the colon stands no name"));
+    }
+    if HeaderName::from_token(name.as_bytes()) != HeaderName::Other {
+        return Err(fault("the header means something else already"));
+    }
+    if value.is_empty() || text.len() > 200 || !value.bytes().all(|b| (b' '..=b'~').contains(&b)) {
+        return Err(fault("the value is empty, longer than 200 characters, or has odd ones"));
+    }
+    Ok(format!("{name}: {value}"))
 }
 
 fn check_allowed_addresses(section: &Section<'_>, net: &Spanned<IpNet>) {
@@ -118,7 +161,11 @@ fn too_many_from_addresses() -> String {
     format!("more than {MAX_FROM_ADDRESSES} prefixes for one partner")
 }
 
-fn allowed_domain(section: Section<'_>, edge: &Edge) -> Option<Spanned<AllowedDomain>> {
+fn allowed_domain(
+    section: Section<'_>,
+    edge: &Edge,
+    servers: &mut Vec<(Spanned<Domain>, Domain)>,
+) -> Option<Spanned<AllowedDomain>> {
     section.require("domain", "add domain = \"fabrikam.example\"");
     let domain = section.parsed("domain", values::domain);
     let proxy_fqdn = section.parsed("proxy_fqdn", values::domain);
@@ -126,6 +173,7 @@ fn allowed_domain(section: Section<'_>, edge: &Edge) -> Option<Spanned<AllowedDo
     let relax_srv_domain = section.boolean("relax_srv_domain", false);
     let allow_anonymous = section.boolean("allow_anonymous", false);
     let from_addresses = from_addresses(&section);
+    let options = peer_options::options(&section, proxy_fqdn.is_some());
     section.not_yet("modalities");
     match (&proxy_fqdn, &port) {
         (None, Some(port)) => section.sink.error(
@@ -151,6 +199,7 @@ fn allowed_domain(section: Section<'_>, edge: &Edge) -> Option<Spanned<AllowedDo
     }
     section.finish();
     let domain = domain?;
+    servers.extend(proxy_fqdn.clone().map(|host| (host, domain.get_ref().clone())));
     Some(Spanned::new(
         domain.span(),
         AllowedDomain {
@@ -160,7 +209,7 @@ fn allowed_domain(section: Section<'_>, edge: &Edge) -> Option<Spanned<AllowedDo
             relax_srv_domain,
             allow_anonymous,
             from_addresses,
-            options: PeerOptions::default(),
+            options,
         },
     ))
 }
@@ -198,77 +247,4 @@ fn blocked_domain(section: Section<'_>) -> Option<Spanned<BlockedDomain>> {
     section.finish();
     let domain = domain?;
     Some(Spanned::new(domain.span(), BlockedDomain { domain: domain.into_inner(), subdomains }))
-}
-
-/// The name itself, then each name above it.
-fn upwards(domain: &Domain) -> impl Iterator<Item = &str> {
-    std::iter::successors(Some(domain.as_str()), |name| name.split_once('.').map(|(_, up)| up))
-}
-
-fn check_names(
-    section: &Section<'_>,
-    edge: &Edge,
-    allowed: &[Spanned<AllowedDomain>],
-    blocked: &[Spanned<BlockedDomain>],
-) {
-    let sink = section.sink;
-    let mut blocks: HashMap<&str, (&BlockedDomain, Span)> = HashMap::new();
-    for item in blocked {
-        let entry = item.get_ref();
-        let name = entry.domain.as_str();
-        if let Some((_, first)) = blocks.insert(name, (entry, item.span())) {
-            let line = sink.line(&first);
-            let message = format!("{name} is already blocked in line {line}");
-            sink.error(&item.span(), message, "take one out");
-        }
-    }
-    let covering = |domain: &Domain| {
-        upwards(domain)
-            .filter_map(|name| blocks.get(name))
-            .find(|(block, _)| block.subdomains || block.domain == *domain)
-    };
-    for ours in edge.domains.iter().chain(&edge.fqdn) {
-        if let Some((block, span)) = covering(ours.get_ref()) {
-            sink.error(
-                span,
-                format!("the block of {} covers our own {}", block.domain, ours.get_ref()),
-                "take it out, or set subdomains = false",
-            );
-        }
-    }
-    let mut seen: HashMap<&Domain, Span> = HashMap::new();
-    for item in allowed {
-        let domain = &item.get_ref().domain;
-        if let Some(first) = seen.insert(domain, item.span()) {
-            let line = sink.line(&first);
-            let message = format!("{domain} is already allowed in line {line}");
-            sink.error(&item.span(), message, "take one out");
-        }
-        if edge.domains.iter().any(|ours| ours.get_ref() == domain) {
-            sink.error(
-                &item.span(),
-                format!("{domain} is one of our own domains, and no partner"),
-                "take it out here or in edge.domains",
-            );
-        }
-        if let Some((block, span)) = covering(domain) {
-            let line = sink.line(span);
-            sink.error(
-                &item.span(),
-                format!("{domain} is allowed, and blocked by {} in line {line}", block.domain),
-                "take one out, or set subdomains = false in the block",
-            );
-        }
-    }
-    for item in blocked {
-        let domain = &item.get_ref().domain;
-        let mut above = upwards(domain).skip(1).filter_map(|name| blocks.get(name));
-        if let Some((block, _)) = above.find(|(block, _)| block.subdomains) {
-            sink.warn(
-                &item.span(),
-                format!("{domain} is blocked already by {} and its subdomains", block.domain),
-                "take it out",
-            );
-        }
-    }
 }

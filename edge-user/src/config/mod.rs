@@ -5,6 +5,7 @@
 //! guess what was meant, let an unknown key pass, or print a private key.
 
 mod certificates;
+mod conflicts;
 mod federation;
 mod findings;
 mod firewall;
@@ -15,15 +16,20 @@ mod model_federation;
 mod model_firewall;
 mod model_services;
 mod more_services;
+mod peer_options;
 pub mod places;
+mod providers;
 mod rates;
 mod reader;
 mod sections;
 mod services;
+mod users;
 mod values;
 
 #[cfg(test)]
 mod certificate_tests;
+#[cfg(test)]
+mod federation_cases;
 #[cfg(test)]
 mod test_cases;
 #[cfg(test)]
@@ -257,12 +263,12 @@ fn read(from: &Reading<'_>) -> Option<Config> {
         addresses: listeners.iter().map(|l| (l.service, l.zone, l.address)).collect(),
     };
     listeners::check(from.sink, listeners);
-    let federation = federation::federation(&root, &edge, access.partners_only.as_ref());
+    let mut federation = federation::federation(&root, &edge, access.partners_only.as_ref());
+    (federation.users, federation.groups) = users::users(&root, &edge);
     let firewall = firewall::firewall(firewall_section, &known, management.as_ref(), sets);
     let dns = sections::dns(&root);
     let limits = sections::limits(&root);
     let log = sections::log(&root);
-    root.not_yet("user_policy");
     root.finish();
     if let Some(files) = &access.files {
         certificates::check(from.sink, files, from.now, Some(&edge));

@@ -242,6 +242,57 @@ pub struct Federation {
     pub groups: Vec<Group>,
 }
 
+impl Federation {
+    /// Every partner whose edges are known by name: the allowed ones, and each provider in use and
+    /// the default route as the server of its own host.
+    pub fn known_partners(&self) -> Vec<AllowedDomain> {
+        let hosts = self
+            .providers()
+            .filter(|provider| provider.enabled)
+            .map(|provider| (provider.host, provider.port))
+            .chain(self.default_route.iter().map(|route| (&route.proxy_fqdn, route.port)));
+        let entry = |(host, port): (&Domain, u16)| AllowedDomain {
+            proxy_fqdn: Some(host.clone()),
+            port,
+            ..AllowedDomain::new(host.clone())
+        };
+        self.allowed_domains.iter().cloned().chain(hosts.map(entry)).collect()
+    }
+
+    /// Providers of both kinds.
+    pub fn providers(&self) -> impl Iterator<Item = Provider<'_>> {
+        let hosting = self.hosting_providers.iter().map(|provider| Provider {
+            name: &provider.name,
+            host: &provider.proxy_fqdn,
+            port: provider.port,
+            enabled: provider.enabled,
+            domains: &provider.domains,
+        });
+        hosting.chain(self.public_im_providers.iter().map(|provider| Provider {
+            name: &provider.name,
+            host: &provider.proxy_fqdn,
+            port: provider.port,
+            enabled: provider.enabled,
+            domains: &provider.domains,
+        }))
+    }
+}
+
+/// What the two kinds of providers have in common.
+#[derive(Clone, Copy, Debug)]
+pub struct Provider<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// The host that its certificate names.
+    pub host: &'a Domain,
+    /// Its port.
+    pub port: u16,
+    /// It is in use.
+    pub enabled: bool,
+    /// Domains that are bound to it.
+    pub domains: &'a [Domain],
+}
+
 /// An allowed partner domain; with a `proxy_fqdn` an allowed partner server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AllowedDomain {

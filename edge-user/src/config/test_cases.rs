@@ -375,12 +375,6 @@ pub(super) const ERRORS: &[Case] = &[
     ),
     // Federation.
     (
-        "discovery = false",
-        "discovery = true",
-        ("discovery = true", 0),
-        "federation.discovery is not available yet",
-    ),
-    (
         "# allow_addresses = [\"10.9.0.0/16\"]",
         "allow_addresses = [\"0.0.0.0/0\"]",
         ("\"0.0.0.0/0\"", 0),
@@ -464,13 +458,6 @@ pub(super) const ERRORS: &[Case] = &[
         ("modalities", 0),
         "is not available yet",
     ),
-    (
-        "[firewall]",
-        "[[federation.hosting_provider]]\n[firewall]",
-        ("hosting_provider", 0),
-        "is not available yet",
-    ),
-    ("[log]", "[[user_policy]]\n[log]", ("user_policy", 0), "is not available yet"),
     (
         "[[federation.blocked_domain]]",
         "[federation.blocked_domain]",

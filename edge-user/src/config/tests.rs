@@ -5,6 +5,7 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::{
+    federation_cases::{FEDERATION_ERRORS, FEDERATION_WARNINGS},
     test_cases::{Case, ERRORS, WARNINGS},
     tests_support::{Folder, example, good_files, with_every_setting},
     *,
@@ -133,16 +134,22 @@ fn edited(find: &str, replace: &str) -> String {
 #[test]
 fn every_error_is_found_at_its_place_with_its_mend() {
     let folder = good_files();
-    let faults: Vec<String> =
-        ERRORS.iter().filter_map(|case| fault(&folder, case, "error").err()).collect();
+    let faults: Vec<String> = ERRORS
+        .iter()
+        .chain(FEDERATION_ERRORS)
+        .filter_map(|case| fault(&folder, case, "error").err())
+        .collect();
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
 #[test]
 fn warnings_are_told_apart_and_leave_the_file_valid() {
     let folder = good_files();
-    let faults: Vec<String> =
-        WARNINGS.iter().filter_map(|case| fault(&folder, case, "warning").err()).collect();
+    let faults: Vec<String> = WARNINGS
+        .iter()
+        .chain(FEDERATION_WARNINGS)
+        .filter_map(|case| fault(&folder, case, "warning").err())
+        .collect();
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 

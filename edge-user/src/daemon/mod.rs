@@ -309,8 +309,9 @@ fn tidy(store: &mut Store, config: &Config) {
     let now = SystemTime::now();
     let tidied = store.tidy(config, now).and_then(|_| {
         let federation = effective(config, store, now).federation;
+        let partners = federation.known_partners();
         let blocked = federation.blocked_domains.into_iter().map(|entry| entry.domain);
-        let allowed = federation.allowed_domains.into_iter().map(|entry| entry.domain);
+        let allowed = partners.into_iter().map(|entry| entry.domain);
         let wanted: BTreeSet<Domain> = blocked.chain(allowed).collect();
         store.keep_last_good(|domain| wanted.contains(domain))
     });

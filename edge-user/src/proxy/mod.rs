@@ -17,7 +17,7 @@
 //! socket, no clock and no log.
 
 mod admit;
-mod base64url;
+pub(crate) mod base64url;
 mod carried;
 mod connections;
 mod counters;

@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::SystemTime};
 
 use serde::Serialize;
 
-use super::{Allowance, Author, Blockage, Changes, Store};
+use super::{Allowance, Author, Blockage, Changes, Store, StoreError};
 use crate::{
     config::{AllowedDomain, BlockedDomain, Config, Federation},
     domain::Domain,
@@ -115,6 +115,30 @@ pub(super) fn wider_block(config: &Config, changes: &Changes, domain: &Domain) -
     let blocked = blocked(config, changes, &mut Vec::new());
     let mut wider = blocked.into_iter().filter(|b| b.subdomains && b.domain != *domain);
     wider.find(|b| domain.is_within(&b.domain)).map(|b| b.domain)
+}
+
+/// An allowed server must be neither a provider's host nor pinned for a provider's domain: one
+/// domain has one partner.
+pub(super) fn no_providers_server(
+    config: &Config,
+    entry: &AllowedDomain,
+) -> Result<(), StoreError> {
+    let Some(server) = &entry.proxy_fqdn else { return Ok(()) };
+    for provider in config.federation.providers() {
+        if provider.host == server {
+            return Err(StoreError::ProvidersHost(server.clone()));
+        }
+        if provider.domains.contains(&entry.domain) {
+            let (domain, provider) = (entry.domain.clone(), provider.name.to_owned());
+            return Err(StoreError::Bound { domain, provider });
+        }
+    }
+    match &config.federation.default_route {
+        Some(route) if route.proxy_fqdn == *server => {
+            Err(StoreError::ProvidersHost(server.clone()))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn blocked(

@@ -163,6 +163,21 @@ pub enum StoreError {
     /// Nobody can send from there.
     #[error("{0}")]
     FromAddresses(String),
+    /// The pinned server is a provider's.
+    #[error(
+        "{0} is the host of a provider, which one certificate would prove too; leave --server out"
+    )]
+    ProvidersHost(Domain),
+    /// The domain belongs to a provider.
+    #[error(
+        "{domain} belongs to the provider {provider}; take it out there, or leave --server out"
+    )]
+    Bound {
+        /// What was to be allowed.
+        domain: Domain,
+        /// The provider's name.
+        provider: String,
+    },
     /// A wider block covers it.
     #[error("{domain} is covered by the block of {by} and its subdomains; unblock {by} first")]
     Covered {
@@ -281,6 +296,7 @@ impl Store {
             return Err(StoreError::OwnServer(config.fqdn.clone()));
         }
         check_from_addresses(&entry.from_addresses).map_err(StoreError::FromAddresses)?;
+        effective::no_providers_server(config, &entry)?;
         if let Some(by) = effective::wider_block(config, &self.changes, &entry.domain) {
             return Err(StoreError::Covered { domain: entry.domain, by });
         }

@@ -3,7 +3,10 @@
 use std::{os::unix::fs::PermissionsExt, time::UNIX_EPOCH};
 
 use super::*;
-use crate::config::tests_support::{Folder, config};
+use crate::config::{
+    HostingProvider, PeerOptions,
+    tests_support::{Folder, config},
+};
 
 fn name(text: &str) -> Domain {
     text.parse().unwrap()
@@ -32,6 +35,15 @@ fn file() -> Config {
     config.federation.allowed_domains = vec![allow("fabrikam.example")];
     config.federation.blocked_domains =
         vec![block("bad.example", true), block("worse.example", false)];
+    config.federation.hosting_providers = vec![HostingProvider {
+        name: "cloud".to_owned(),
+        proxy_fqdn: name("sipfed.cloud.example"),
+        port: 5061,
+        enabled: true,
+        shared_address_space: false,
+        domains: vec![name("hosted.example")],
+        options: PeerOptions::default(),
+    }];
     config
 }
 
@@ -174,6 +186,14 @@ fn changes_that_make_no_sense_are_refused_and_change_nothing() {
         ("this appliance itself", |s, c| {
             let proxy_fqdn = Some(c.fqdn.clone());
             s.domain_allow(c, AllowedDomain { proxy_fqdn, ..allow("a.example") }, &admin())
+        }),
+        ("is the host of a provider", |s, c| {
+            let proxy_fqdn = Some(name("sipfed.cloud.example"));
+            s.domain_allow(c, AllowedDomain { proxy_fqdn, ..allow("a.example") }, &admin())
+        }),
+        ("belongs to the provider cloud", |s, c| {
+            let proxy_fqdn = Some(name("sip.a.example"));
+            s.domain_allow(c, AllowedDomain { proxy_fqdn, ..allow("hosted.example") }, &admin())
         }),
         ("not blocked by an administrator", |s, c| {
             s.block_remove(c, "198.51.100.1/32".parse().unwrap())

@@ -153,9 +153,9 @@ impl DomainBlocks {
         }
         self.allowed = setting
             .federation
-            .allowed_domains
-            .iter()
-            .map(|entry| (entry.domain.clone(), entry.clone()))
+            .known_partners()
+            .into_iter()
+            .map(|entry| (entry.domain.clone(), entry))
             .collect();
         self.protected.fixed.clone_from(&setting.fixed);
         self.set_blocked(&setting.federation.blocked_domains);
@@ -341,7 +341,10 @@ impl DomainBlocks {
 
     fn proved(&mut self, now: Instant, connection: ConnectionId, domain: Domain, remote: IpAddr) {
         let covering = self.covering(&domain);
-        let protects = covering.is_none() && self.allowed.contains_key(&domain);
+        // The proxy lets nobody prove a domain that is no partner: a name without an entry is a
+        // discovered one's.
+        let discovery = self.setting.as_ref().is_some_and(|s| s.federation.discovery);
+        let protects = covering.is_none() && (discovery || self.allowed.contains_key(&domain));
         if let Some(by) = covering {
             let Some(blocked) = self.blocked.get_mut(&by) else { return };
             blocked.seen.retain(|(address, _)| *address != remote);

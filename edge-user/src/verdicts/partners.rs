@@ -195,8 +195,8 @@ pub fn known_partners<'a>(
     setting: &Setting,
     last_good: impl Iterator<Item = (&'a Domain, &'a [IpAddr])>,
 ) -> Vec<IpNet> {
-    let entries = setting.federation.allowed_domains.iter();
-    let allowed = entries.map(|entry| (entry.domain.clone(), entry.clone())).collect();
+    let entries = setting.federation.known_partners().into_iter();
+    let allowed = entries.map(|entry| (entry.domain.clone(), entry)).collect();
     let mut partners = PartnerSet::default();
     partners.set(&allowed);
     let now = Instant::now();
