@@ -153,6 +153,18 @@ impl Connections {
         self.by_inside_remote.get(&(transport, remote)).copied()
     }
 
+    /// Another stream of the one that had this connection, the newest: the same names in its
+    /// certificate, or the same address inside. (Looked for only when something waits for it.)
+    pub(super) fn same_sender(&self, gone: &Connection) -> Option<ConnectionId> {
+        if gone.peer.transport == Transport::Udp {
+            return None;
+        }
+        let same = |(_, other): &(&ConnectionId, &Connection)| {
+            other.scope == gone.scope && other.peer.transport == gone.peer.transport
+        };
+        self.all.iter().filter(same).map(|(id, _)| *id).max()
+    }
+
     /// A connection that we opened to a next hop.
     pub(super) fn for_next_hop(
         &self,

@@ -37,6 +37,8 @@ pub(super) const TIMER_C: Duration = Duration::from_secs(185);
 /// An INVITE that nothing answered, not even 100, is tried elsewhere after this, if there is an
 /// elsewhere.
 pub(super) const SILENCE: Duration = Duration::from_secs(4);
+/// What is no INVITE and has no answer yet gets 100 after this: T1 + 2 T1 + 4 T1 (RFC 4320).
+pub(super) const TRYING: Duration = Duration::from_millis(3500);
 /// Tries of one request in all.
 pub(super) const MAX_ATTEMPTS: u8 = 8;
 
@@ -193,6 +195,8 @@ pub(super) struct Exchange {
     /// A response other than 100 was passed on.
     pub answered: bool,
     pub cancelled: bool,
+    /// When it gets 100: what is no INVITE, and has no answer yet.
+    pub trying: Option<Instant>,
     /// Waiting for DNS or a connection, or timers B, C and F.
     pub timeout: Option<Instant>,
     pub resend: Option<(Instant, Duration)>,
@@ -249,6 +253,7 @@ impl Exchange {
             last_response: None,
             answered: false,
             cancelled: false,
+            trying: None,
             timeout: None,
             resend: None,
             server_resend: None,
@@ -260,7 +265,7 @@ impl Exchange {
     pub(super) fn deadline(&self) -> Option<Instant> {
         let resend = self.resend.map(|(at, _)| at);
         let server_resend = self.server_resend.map(|(at, _)| at);
-        [self.timeout, resend, server_resend, self.end].into_iter().flatten().min()
+        [self.timeout, resend, server_resend, self.trying, self.end].into_iter().flatten().min()
     }
 
     pub(super) fn key(&self) -> TransactionKey {

@@ -9,6 +9,7 @@
 //! | `send`, `dial`, `lookups`, `connections`, `hops`, `probe` | the way to the next server: pooled by proven identity, resolved, connected, tried in turn |
 //! | `response`, `timers`, `exchange`, `residue` | the transactions (RFC 3261 section 17, RFC 6026) |
 //! | `token`, `settings` | how we name ourselves, and what we sign into Record-Route |
+//! | `neighbours` | headers that two neighbours say to each other |
 //! | `trust_headers` | what is said of users from one side to the other |
 //! | `respond`, `counters` | what a refused sender is told, and what is counted |
 //!
@@ -28,6 +29,7 @@ mod io;
 mod late;
 mod lookups;
 mod meter;
+mod neighbours;
 mod preflight;
 mod probe;
 #[expect(clippy::module_inception, reason = "the type that the module is named for")]

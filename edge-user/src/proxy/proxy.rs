@@ -248,24 +248,39 @@ impl Proxy {
     }
 
     fn closed(&mut self, now: Instant, connection: ConnectionId, out: &mut Vec<Output>) {
-        if self.connections.close(connection).is_none() {
-            return;
-        }
+        let Some(gone) = self.connections.close(connection) else { return };
+        let mut other = None;
         for id in self.exchanges.ids(|exchange| {
             exchange.from == connection
                 || exchange.client().is_some_and(|client| client.connection == connection)
         }) {
             let Some(exchange) = self.exchanges.get(id) else { continue };
             if exchange.from == connection {
-                self.sender_left(now, id, out);
+                let other = *other.get_or_insert_with(|| self.connections.same_sender(&gone));
+                self.sender_left(now, id, other, out);
             } else {
                 self.receiver_left(now, id, out);
             }
         }
     }
 
-    /// Nobody waits for the answer any more.
-    fn sender_left(&mut self, now: Instant, id: u64, out: &mut Vec<Output>) {
+    /// The connection a request came on is gone. Its answer goes over another one of the same
+    /// sender (RFC 3261 section 18.2.2, RFC 5923); without one nobody waits for it any more.
+    fn sender_left(
+        &mut self,
+        now: Instant,
+        id: u64,
+        other: Option<ConnectionId>,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(exchange) = self.exchanges.get(id) else { return };
+        let partner = exchange.partner.clone().filter(|_| exchange.inbound);
+        if let Some(other) = other
+            && partner.is_none_or(|partner| self.proves_now(now, other, &partner, out).is_ok())
+        {
+            self.exchanges.update(id, |exchange| exchange.from = other);
+            return;
+        }
         let Some(exchange) = self.exchanges.get(id) else { return };
         if exchange.kind == Kind::Invite && exchange.client().is_some() {
             if exchange.server == Server::Proceeding {

@@ -10,8 +10,9 @@ use std::{
 use super::{
     ConnectionId, Output, Peer, Refusal, Side,
     admit::Judgement,
-    exchange::{Kind, NewExchange, Server, Stage, T4, TransactionKey},
+    exchange::{Kind, NewExchange, Server, Stage, T4, TRYING, TransactionKey},
     lookups::{Asked, Waiter},
+    preflight::for_strict_router,
     proxy::Proxy,
     respond::Answer,
     route::{Destination, Path},
@@ -20,7 +21,7 @@ use crate::{
     config::Transport,
     domain::Domain,
     federation::Partner,
-    sip::{HeaderName, Message, Method},
+    sip::{HeaderName, Message, Method, ValueError},
 };
 
 /// Where a request goes, before its sender is judged.
@@ -55,7 +56,13 @@ impl Proxy {
         if let Err(error) = message.validate() {
             self.note_refusal(&peer, Refusal::Malformed, None, format!("{method}: {error}"), out);
             if method != Method::Ack && method != Method::Benotify {
-                let answer = Refusal::Malformed.into();
+                // RFC 4475 section 3.1.2.18: a method that nobody knows is the better reason.
+                let answer = match method {
+                    Method::Other(_) if message.cseq().is_ok() && error == ValueError::CSeq => {
+                        Answer::with(501, "Not Implemented", Refusal::Malformed)
+                    }
+                    _ => Refusal::Malformed.into(),
+                };
                 self.answer_stateless(connection, &peer, &message, answer, out);
             }
             return;
@@ -79,6 +86,7 @@ impl Proxy {
         if method == Method::Ack && self.is_ours_to_drop(&message) {
             return;
         }
+        let message = self.loosen_strict_router(now, &message, peer.side).unwrap_or(message);
         let plan = match self.plan(now, &message, &peer, scope) {
             Ok(Some(plan)) => plan,
             Ok(None) => {
@@ -196,6 +204,7 @@ impl Proxy {
         plan: Plan,
         out: &mut Vec<Output>,
     ) {
+        let message = for_strict_router(&message, plan.remove_routes).unwrap_or(message);
         let Some(method) = message.method() else { return };
         let kind = match method {
             Method::Invite => Kind::Invite,
@@ -226,7 +235,7 @@ impl Proxy {
         if inbound {
             return self.admit(now, id, out);
         }
-        self.trying(id, out);
+        self.trying(now, id, out);
         self.advance(now, id, out);
     }
 
@@ -249,7 +258,7 @@ impl Proxy {
                 if let Err(reason) = self.meter_request(now, id, out) {
                     return self.conclude(now, id, reason.into(), out);
                 }
-                self.trying(id, out);
+                self.trying(now, id, out);
                 self.advance(now, id, out);
             }
             Judgement::Ask { question, relax } => {
@@ -280,14 +289,22 @@ impl Proxy {
         }
     }
 
-    /// 100 at once: what follows may take a while (RFC 3261 section 17.2.1).
-    fn trying(&mut self, id: u64, out: &mut Vec<Output>) {
+    /// 100: at once for INVITE (RFC 3261 section 17.2.1), since what follows may take a while; for
+    /// other requests when they have been waiting for as long as their sender's timer E takes to
+    /// reach T2 (RFC 4320 section 4.1).
+    fn trying(&mut self, now: Instant, id: u64, out: &mut Vec<Output>) {
         let Some(exchange) = self.exchanges.get(id) else { return };
-        if exchange.kind != Kind::Invite || exchange.last_response.is_some() {
-            return;
+        match exchange.kind {
+            Kind::Invite if exchange.last_response.is_none() => self.say_trying(id, out),
+            Kind::NonInvite => {
+                self.exchanges.update(id, |exchange| exchange.trying = Some(now + TRYING));
+            }
+            _ => {}
         }
-        let answer = Answer::new(100, "Trying");
-        if let Some(bytes) = self.own_answer(id, answer) {
+    }
+
+    pub(super) fn say_trying(&mut self, id: u64, out: &mut Vec<Output>) {
+        if let Some(bytes) = self.own_answer(id, Answer::new(100, "Trying")) {
             self.exchanges.update(id, |exchange| exchange.last_response = Some(bytes.clone()));
             self.send_back(id, bytes, out);
         }

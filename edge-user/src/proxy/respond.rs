@@ -171,6 +171,23 @@ impl From<Refusal> for Answer {
     }
 }
 
+/// What passes; and whatever else there is, but for what two neighbours agree on (NEGOTIATE).
+const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER, MESSAGE, SUBSCRIBE, NOTIFY, \
+    REFER, INFO, UPDATE, PRACK, PUBLISH, SERVICE, BENOTIFY";
+
+/// The extensions that a request asks of a proxy, for `Unsupported` (RFC 3261 section 16.3).
+fn required(request: &Message) -> String {
+    let mut tags = String::new();
+    for tag in request.list(HeaderName::ProxyRequire) {
+        let tag = String::from_utf8_lossy(tag.value);
+        if !tag.is_empty() && tag.bytes().all(|b| b.is_ascii_graphic()) {
+            tags.push_str(if tags.is_empty() { "" } else { ", " });
+            tags.push_str(&tag);
+        }
+    }
+    tags
+}
+
 /// Where a request came from, for its Via.
 pub(super) fn received(peer: &Peer) -> Received {
     Received { address: peer.remote.ip(), port: peer.remote.port() }
@@ -212,8 +229,15 @@ pub(super) fn answer(
     if answer.status > 100 && peer.side == Side::Inside {
         headers.push((trust_headers::TRUST, proxy.trust_values.generated()));
     }
-    if answer.status == 503 {
-        headers.push(("Retry-After", "10"));
+    let unsupported;
+    match answer.status {
+        503 => headers.push(("Retry-After", "10")),
+        405 => headers.push(("Allow", ALLOW)),
+        420 => {
+            unsupported = required(request);
+            headers.push(("Unsupported", &unsupported));
+        }
+        _ => {}
     }
     let response = build::Response {
         status: answer.status,

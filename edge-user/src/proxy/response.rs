@@ -6,6 +6,7 @@ use super::{
     ConnectionId, Output, Peer, Refusal, Side,
     admit::sip_domain,
     exchange::{ClientState, Kind, Server, Stage, T2, TIMER_C, TRANSACTION},
+    neighbours,
     proxy::Proxy,
     respond::Answer,
     send::own_limits,
@@ -137,7 +138,11 @@ impl Proxy {
         if cancel == Some(true) {
             self.send_cancel(now, id, out);
         }
-        let waits = self.exchanges.get(id).is_some_and(|e| e.server == Server::Proceeding);
+        // RFC 4320 section 4.1: no provisional response but 100 to anything but INVITE.
+        let waits = self
+            .exchanges
+            .get(id)
+            .is_some_and(|e| e.server == Server::Proceeding && e.kind == Kind::Invite);
         if status > 100
             && waits
             && let Some(bytes) = self.returning(now, id, message)
@@ -215,7 +220,10 @@ impl Proxy {
     /// The response as it goes back: our Via off, our Record-Route values with both tags.
     fn returning(&mut self, now: Instant, id: u64, message: &Message) -> Option<bytes::Bytes> {
         let exchange = self.exchanges.get(id)?;
-        let change = self.response_headers(exchange, message);
+        let mut change = self.response_headers(exchange, message);
+        neighbours::hide(message, exchange.inbound, &mut change.remove);
+        let mut add = change.added();
+        add.extend(exchange.request.as_ref().and_then(neighbours::keep_alive));
         let tag = message.to().ok().and_then(|to| to.tag()).map(str::to_owned);
         let Some((initial, full)) = self.rewrite(now, id, tag, message) else {
             let mut edit = Edit::new(message);
@@ -223,7 +231,7 @@ impl Proxy {
             for name in &*change.remove {
                 edit.remove(*name);
             }
-            for (name, value) in change.add.iter().flatten() {
+            for (name, value) in add {
                 edit.append(name, value.as_bytes());
             }
             return edit.finish().ok();
@@ -238,7 +246,6 @@ impl Proxy {
         }
         let changed: Vec<(usize, &str)> =
             changed.iter().map(|(place, text)| (*place, text.as_str())).collect();
-        let add = change.added();
         let forward =
             ForwardResponse { record_routes: &changed, remove: &change.remove, add: &add };
         forward.apply(message).ok()

@@ -11,6 +11,7 @@ use super::{
         Client, ClientState, Exchange, Kind, MAX_ATTEMPTS, Rewrite, SILENCE, Server, Stage, T1,
         TRANSACTION,
     },
+    neighbours,
     proxy::Proxy,
     request::refusal_detail,
     respond::{self, Answer},
@@ -150,8 +151,10 @@ impl Proxy {
         let mut forward = ForwardRequest::new(&via, hops);
         forward.received = Some(respond::received(&exchange.from_peer));
         forward.remove_routes = exchange.remove_routes;
-        let change = self.request_headers(exchange);
-        let add = change.added();
+        let mut change = self.request_headers(exchange);
+        neighbours::hide(request, !exchange.inbound, &mut change.remove);
+        let mut add = change.added();
+        add.extend(neighbours::breadth(request));
         forward.remove = &change.remove;
         forward.add = &add;
         if !exchange.record {
@@ -252,6 +255,7 @@ impl Proxy {
         self.send_back(id, bytes.clone(), out);
         let stays = self.exchanges.update(id, |exchange| {
             exchange.answered = true;
+            exchange.trying = None;
             exchange.end = Some(now + TRANSACTION);
             let accepted = exchange.kind == Kind::Invite && status < 300;
             if accepted {

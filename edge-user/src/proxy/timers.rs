@@ -22,6 +22,10 @@ impl Proxy {
             self.exchanges.update(id, |exchange| exchange.timeout = None);
             self.timed_out(now, id, out);
         }
+        if self.exchanges.get(id).and_then(|e| e.trying).is_some_and(|at| at <= now) {
+            self.exchanges.update(id, |exchange| exchange.trying = None);
+            self.say_trying(id, out);
+        }
         self.resend(now, id, out);
         // Whatever was due is done: nothing may be left that would wake us for ever.
         self.exchanges.update(id, |exchange| {

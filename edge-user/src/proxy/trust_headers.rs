@@ -34,7 +34,7 @@ impl Names {
         Self { list: [HeaderName::Other; 8], count: 0 }
     }
 
-    fn push(&mut self, name: HeaderName) {
+    pub(super) fn push(&mut self, name: HeaderName) {
         if let Some(slot) = self.list.get_mut(self.count) {
             *slot = name;
             self.count += 1;

@@ -34,7 +34,7 @@ impl<'a> Response<'a> {
     }
 }
 
-/// The response to a request: its Via, From, To, Call-ID and CSeq, and no body.
+/// The response to a request: its Via, From, To, Call-ID and CSeq (those that it has), and no body.
 pub fn response(request: &Message, response: &Response<'_>) -> Result<Bytes, EditError> {
     if !(100..700).contains(&response.status) || !is_safe(response.reason.as_bytes()) {
         return Err(EditError::Injection);
@@ -43,20 +43,20 @@ pub fn response(request: &Message, response: &Response<'_>) -> Result<Bytes, Edi
     push(&mut out, &[b"SIP/2.0 ", response.status.to_string().as_bytes(), b" "]);
     push(&mut out, &[response.reason.as_bytes(), b"\r\n"]);
     copy_via(&mut out, request, response.received);
-    copy(&mut out, request, HeaderName::From)?;
-    let to = request.header(HeaderName::To).ok_or(EditError::NoSuchPlace)?.value;
+    copy_present(&mut out, request, HeaderName::From);
+    let to = request.header(HeaderName::To).map(|header| header.value).unwrap_or_default();
     let untagged = NameAddr::parse(to).is_ok_and(|to| !to.params.has("tag"));
     match response.to_tag {
         Some(tag) if !tag.bytes().all(is_token) || tag.is_empty() => {
             return Err(EditError::Injection);
         }
         Some(tag) if untagged => push(&mut out, &[b"To: ", to, b";tag=", tag.as_bytes(), b"\r\n"]),
-        _ => push(&mut out, &[b"To: ", to, b"\r\n"]),
+        _ => copy_present(&mut out, request, HeaderName::To),
     }
-    copy(&mut out, request, HeaderName::CallId)?;
-    copy(&mut out, request, HeaderName::CSeq)?;
-    if response.status == 100 && request.header(HeaderName::Timestamp).is_some() {
-        copy(&mut out, request, HeaderName::Timestamp)?;
+    copy_present(&mut out, request, HeaderName::CallId);
+    copy_present(&mut out, request, HeaderName::CSeq);
+    if response.status == 100 {
+        copy_present(&mut out, request, HeaderName::Timestamp);
     }
     for (name, value) in response.headers {
         if name.is_empty() || !name.bytes().all(is_token) || !is_safe(value.as_bytes()) {
@@ -122,9 +122,15 @@ fn copy_via(out: &mut Vec<u8>, request: &Message, received: Option<Received>) {
 }
 
 fn copy(out: &mut Vec<u8>, from: &Message, name: HeaderName) -> Result<(), EditError> {
-    let value = from.header(name).ok_or(EditError::NoSuchPlace)?.value;
-    push(out, &[name.as_str().as_bytes(), b": ", value, b"\r\n"]);
+    from.header(name).ok_or(EditError::NoSuchPlace)?;
+    copy_present(out, from, name);
     Ok(())
+}
+
+fn copy_present(out: &mut Vec<u8>, from: &Message, name: HeaderName) {
+    if let Some(header) = from.header(name) {
+        push(out, &[name.as_str().as_bytes(), b": ", header.value, b"\r\n"]);
+    }
 }
 
 fn push(out: &mut Vec<u8>, parts: &[&[u8]]) {

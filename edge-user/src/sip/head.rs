@@ -1,6 +1,9 @@
 //! The head of a message: start line and headers, found and indexed in one pass that can stop at
 //! any byte and go on later (RFC 3261 sections 7.1 to 7.3).
 //!
+//! The one place where a control character may stand is after a backslash between quotes
+//! (`quoted-pair`, section 25.1); CR and LF may not even there.
+//!
 //! Two kinds of fault. A lexical one (a bare CR or LF, a control character, a line without a
 //! colon, a limit) ends the pass: nothing after it can be trusted, so nobody is answered. A
 //! fault of meaning (a header twice, a bad Content-Length) is kept, the pass goes on, and the
@@ -123,6 +126,8 @@ pub(super) struct Head {
     seen: u64,
     line: usize,
     searched: usize,
+    /// The header in progress was read for quotes up to here, and whether one is open there.
+    quotes: (usize, bool),
 }
 
 impl Head {
@@ -148,7 +153,9 @@ impl Head {
                 self.finish()?;
                 return Ok(Some(newline + 1));
             }
-            check_characters(line)?;
+            if let Err(fault) = check_characters(line) {
+                self.quoted_pairs(bytes, start, newline - 1, fault)?;
+            }
             if matches!(self.start, Start::None) {
                 self.start_line(line)?;
                 self.start_end = offset32(newline + 1);
@@ -168,6 +175,40 @@ impl Head {
         } else {
             Ok(())
         }
+    }
+
+    /// A line with control characters: each must be the second half of a quoted pair. Goes on where
+    /// it stopped in a folded header, so that many folds cost what their bytes cost.
+    fn quoted_pairs(
+        &mut self,
+        bytes: &[u8],
+        start: usize,
+        end: usize,
+        fault: Fault,
+    ) -> Result<(), Fault> {
+        if fault != Fault::ControlCharacter || matches!(self.start, Start::None) {
+            return Err(fault);
+        }
+        let folded = matches!(bytes.get(start), Some(b' ' | b'\t'));
+        let header = match self.entries.last() {
+            Some(entry) if folded => entry.start as usize,
+            _ => start,
+        };
+        let (mut at, mut quoted) =
+            if self.quotes.0 > header { self.quotes } else { (header, false) };
+        while at < end {
+            match (bytes[at], bytes.get(at + 1)) {
+                // What is escaped is skipped, but for the line end of a fold.
+                (b'\\', Some(next)) if quoted && !matches!(next, b'\r' | b'\n') => at += 1,
+                (b'"', _) => quoted = !quoted,
+                (b'\r' | b'\n' | b'\t', _) => {}
+                (b, _) if b < 0x20 || b == 0x7f => return Err(fault),
+                _ => {}
+            }
+            at += 1;
+        }
+        self.quotes = (at, quoted);
+        Ok(())
     }
 
     fn note(&mut self, fault: Fault) {

@@ -23,7 +23,7 @@ impl<'a> Host<'a> {
     /// Reads a whole text as a host; IPv6 in brackets.
     pub fn parse(text: &'a str) -> Option<Self> {
         if let Some(inner) = text.strip_prefix('[') {
-            return inner.strip_suffix(']')?.parse().ok().map(Host::V6);
+            return reference(inner.strip_suffix(']')?).map(Host::V6);
         }
         if !is_hostname_shape(text) {
             return None;
@@ -90,6 +90,17 @@ impl fmt::Display for Host<'_> {
             Host::V6(address) => write!(f, "[{address}]"),
         }
     }
+}
+
+/// What stands between brackets. The grammar of RFC 3261 lets a third colon stand before an IPv4
+/// address, and RFC 5118 section 4.10 wants that tolerated: it is the address with two.
+fn reference(text: &str) -> Option<Ipv6Addr> {
+    if let Ok(address) = text.parse() {
+        return Some(address);
+    }
+    let (before, after) = text.split_once(":::")?;
+    after.parse::<Ipv4Addr>().ok()?;
+    format!("{before}::{after}").parse().ok()
 }
 
 /// Labels of 1 to 63 letters, digits and inner hyphens, joined by dots, at most 253 in all.

@@ -52,18 +52,14 @@ impl FrameError {
         Self { fault, partial: Some(Box::new(partial)) }
     }
 
-    /// The request, if it can be answered: it is not an ACK and has the headers a response
-    /// copies (Via, From, To, Call-ID, CSeq). Its body is empty and its values are not checked:
-    /// good for [`super::build::response`] with [`Fault::status`], and for nothing else.
+    /// The request, if it can be answered: it is neither an ACK nor a BENOTIFY and has a Via. What
+    /// else a response copies may be missing (RFC 4475 section 3.3.1 asks for the 400 all the
+    /// same). Its body is empty and its values are not checked: good for
+    /// [`super::build::response`] with [`Fault::status`], and for nothing else.
     pub fn answerable(&self) -> Option<&Message> {
         let partial = self.partial.as_deref()?;
-        let has = |name| partial.header(name).is_some();
-        (partial.method().is_some_and(|method| method != Method::Ack)
-            && has(HeaderName::Via)
-            && has(HeaderName::From)
-            && has(HeaderName::To)
-            && has(HeaderName::CallId)
-            && has(HeaderName::CSeq))
+        (!matches!(partial.method(), None | Some(Method::Ack | Method::Benotify))
+            && partial.header(HeaderName::Via).is_some())
         .then_some(partial)
     }
 }
@@ -87,7 +83,8 @@ pub struct Header<'a> {
     pub name: HeaderName,
     /// Its name as it is written.
     pub raw_name: &'a str,
-    /// Its value, without white space around it. No control characters but tabs.
+    /// Its value, without white space around it. No CR and LF, and no other control characters but
+    /// tabs and what is escaped between quotes.
     pub value: &'a [u8],
 }
 

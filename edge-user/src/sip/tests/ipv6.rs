@@ -28,8 +28,13 @@ fn an_ipv6_reference_stands_in_brackets_4_1_to_4_4() {
         ("sip:[2001:db8::10:5070]", Some(("2001:db8::10:5070", None))),
         ("sip:[2001:db8::10]:5070", Some(("2001:db8::10", Some(5070)))),
         ("sip:[::ffff:192.0.2.2]:5070", Some(("::ffff:192.0.2.2", Some(5070)))),
-        // 4.10: three colons, which the grammar of RFC 3261 lets through.
-        ("sip:[2001:db8:::192.0.2.1]", None),
+        // 4.10: three colons, which the grammar of RFC 3261 lets stand before an IPv4 address.
+        ("sip:[2001:db8:::192.0.2.1]", Some(("2001:db8::192.0.2.1", None))),
+        ("sip:[2001:db8:::192.0.2.1]:5070", Some(("2001:db8::192.0.2.1", Some(5070)))),
+        ("sip:[2001:db8:::1]", None),
+        ("sip:[2001:db8::::192.0.2.1]", None),
+        ("sip:[2001::db8:::192.0.2.1]", None),
+        ("sip:[:::192.0.2.1:::192.0.2.1]", None),
         ("sip:[2001:db8::10", None),
         ("sip:2001:db8::10]", None),
         ("sip:[]", None),

@@ -160,6 +160,16 @@ fn what_could_smuggle_a_second_message_or_header_is_refused() {
         ("CSeq:", "X: a\rb\r\nCSeq:", BareLineEnd),
         ("CSeq:", "X: a\0b\r\nCSeq:", ControlCharacter),
         ("CSeq:", "X: a\u{1b}b\r\nCSeq:", ControlCharacter),
+        ("CSeq:", "X: a\\\0b\r\nCSeq:", ControlCharacter),
+        ("CSeq:", "X: \"a\0b\"\r\nCSeq:", ControlCharacter),
+        ("CSeq:", "X: \"a\\\\\0b\"\r\nCSeq:", ControlCharacter),
+        ("CSeq:", "X: \"a\"\\\0b\"\r\nCSeq:", ControlCharacter),
+        ("CSeq:", "X: \"a\\\rb\"\r\nCSeq:", BareLineEnd),
+        ("CSeq:", "X: \"a\\\nb\"\r\nCSeq:", BareLineEnd),
+        ("CSeq:", "X: \"a\r\n \0b\"\r\nCSeq:", ControlCharacter),
+        ("CSeq:", "X: \"a\r\nY: \\\0b\"\r\nCSeq:", ControlCharacter),
+        ("CSeq:", "X\\\0: \"a\"\r\nCSeq:", ControlCharacter),
+        ("INVITE sip", "INVITE sip:\"\\\0\"", ControlCharacter),
         ("CSeq:", "no colon\r\nCSeq:", HeaderLine),
         ("CSeq:", "bad name: x\r\nCSeq:", HeaderLine),
         ("CSeq:", ": x\r\nCSeq:", HeaderLine),
@@ -183,6 +193,33 @@ fn what_could_smuggle_a_second_message_or_header_is_refused() {
         let mut framer = Framer::new(Limits::default());
         assert_eq!(framer.next(&mut buffer).unwrap_err().fault, *fault, "{to:?}");
         assert_eq!(framer.next(&mut buffer).unwrap_err().fault, OutOfStep);
+    }
+}
+
+#[test]
+fn a_control_character_may_stand_escaped_between_quotes() {
+    for value in [
+        "\"\\\0\"",
+        "a \"b\" \"\\\\\\\u{7f}\\\u{1}\" c",
+        "\"a\r\n \\\u{7}\"",
+        "\"\\\0a\r\n \\\u{7}\r\n\t\\\u{7}\"",
+        "\"a\\\r\n \\\u{7}\"",
+    ] {
+        let text = INVITE.replacen("CSeq:", &format!("X: {value}\r\nCSeq:"), 1);
+        for chunk in [1, 7, text.len()] {
+            let mut framer = Framer::new(Limits::default());
+            let mut buffer = BytesMut::new();
+            let mut messages = 0;
+            for part in text.as_bytes().chunks(chunk) {
+                buffer.extend_from_slice(part);
+                while let Some(frame) = framer.next(&mut buffer).unwrap() {
+                    let Frame::Message(message) = frame else { panic!() };
+                    message.validate().unwrap();
+                    messages += 1;
+                }
+            }
+            assert_eq!(messages, 1, "{value:?} in chunks of {chunk}");
+        }
     }
 }
 
