@@ -15,13 +15,16 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use edge_user::config::{
-    AccessService, Config, Dns, Federation, Firewall, FirewallRule, Host, Inside, InsideServer,
-    Interface, Limits, Line, Log, Management, NextHop, Paths, Protocol, Rates, Services, TlsFiles,
-    Transport, Zone,
+use edge_user::{
+    config::{
+        AccessService, Config, Dns, Federation, Firewall, FirewallRule, Host, Inside, InsideServer,
+        Interface, Limits, Line, Log, Management, NextHop, Paths, Protocol, Rates, Services,
+        TlsFiles, Transport, Zone,
+    },
+    firewall::inspect,
 };
 
-use crate::lab::netns::Namespace;
+use crate::{lab::netns::Namespace, patience::eventually};
 
 /// The device that carries the program.
 pub const DEVICE: &str = "edge0";
@@ -152,6 +155,15 @@ impl Wire {
             "neigh replace {PEER4} lladdr {PEER_MAC} dev {DEVICE} nud permanent\n\
              neigh replace {PEER6} lladdr {PEER_MAC} dev {DEVICE} nud permanent\n"
         ))
+    }
+
+    /// Waits until no owner holds the pins any more.
+    ///
+    /// # Panics
+    /// When one goes on holding them, or the pins are not there.
+    #[track_caller]
+    pub fn wait_lock_free(&self) {
+        eventually("the lock is free", || !inspect::status(&self.pins).expect("the pins").daemon);
     }
 
     /// A small valid configuration: SIP on 5061 from everywhere, ssh from a management prefix.

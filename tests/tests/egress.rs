@@ -6,10 +6,13 @@ use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
     path::Path,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use edge_tests::wire::{DEVICE, EDGE4, EDGE6, PEER4, PEER6, Wire};
+use edge_tests::{
+    patience::patience,
+    wire::{DEVICE, EDGE4, EDGE6, PEER4, PEER6, Wire},
+};
 use edge_user::{
     config::Config,
     firewall::{
@@ -34,13 +37,13 @@ fn filters(wire: &Wire, device: &str) -> Vec<String> {
         .collect()
 }
 
-/// Whether an answer from outside to what an unconnected socket of ours sent arrives: only when
-/// the program at egress remembered it.
-fn answered(wire: &Wire, ours: IpAddr, theirs: IpAddr) -> bool {
+/// Whether an answer from outside to what an unconnected socket of ours sent arrives in this time:
+/// only when the program at egress remembered it.
+fn answered(wire: &Wire, (ours, theirs): (IpAddr, IpAddr), within: Duration) -> bool {
     let peer = wire.peer.run(|| UdpSocket::bind((theirs, 0)).unwrap()).unwrap();
     let socket = wire.edge.run(|| UdpSocket::bind((ours, 0)).unwrap()).unwrap();
-    for socket in [&peer, &socket] {
-        socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    for (socket, wait) in [(&peer, Duration::from_secs(2)), (&socket, within)] {
+        socket.set_read_timeout(Some(patience(wait))).unwrap();
     }
     socket.send_to(b"question", peer.local_addr().unwrap()).unwrap();
     let mut buffer = [0; 16];
@@ -49,16 +52,26 @@ fn answered(wire: &Wire, ours: IpAddr, theirs: IpAddr) -> bool {
     socket.recv(&mut buffer).is_ok()
 }
 
-fn both_answered(wire: &Wire) -> bool {
-    answered(wire, EDGE4.into(), PEER4.into()) && answered(wire, EDGE6.into(), PEER6.into())
+/// As somebody else's tool would.
+fn remove_filter(wire: &Wire) {
+    let arguments = ["filter", "del", "dev", DEVICE, "egress"];
+    assert!(wire.edge.command("tc").args(arguments).status().unwrap().success());
 }
 
-fn wait_lock_free(wire: &Wire) {
-    let began = Instant::now();
-    while inspect::status(&wire.pins).unwrap().daemon {
-        assert!(began.elapsed() < Duration::from_secs(5), "the lock is free");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+/// Ours and theirs, of both families.
+fn ends() -> [(IpAddr, IpAddr); 2] {
+    [(EDGE4.into(), PEER4.into()), (EDGE6.into(), PEER6.into())]
+}
+
+/// Whether answers arrive, by both families, because the program at egress remembered.
+fn both_answered(wire: &Wire) -> bool {
+    let remembered = || {
+        let rows = inspect::reasons(&wire.pins).unwrap();
+        rows.iter().find(|row| row.name == "reply-remembered").unwrap().packets
+    };
+    let before = remembered();
+    ends().into_iter().all(|ends| answered(wire, ends, Duration::from_secs(2)))
+        && remembered() == before + 2
 }
 
 #[test]
@@ -78,13 +91,24 @@ fn the_kernels_best_way_is_taken() {
 }
 
 #[test]
+fn without_the_filter_nothing_that_we_began_is_answered() {
+    let wire = Wire::new("egn").unwrap();
+    let (_handle, _) = start(&wire, wire.config_with(|_| ()));
+    assert!(both_answered(&wire));
+    remove_filter(&wire);
+    for ends in ends() {
+        assert!(!answered(&wire, ends, Duration::from_millis(300)), "{ends:?}");
+    }
+}
+
+#[test]
 fn a_filter_outlives_the_daemon_and_the_next_one_changes_it_in_place() {
     let wire = Wire::new("egk").unwrap();
     let (handle, report) = start(&wire, wire.config_with(|_| ()));
     assert_eq!(report.attached[0].egress, EgressHook::Clsact);
     assert!(both_answered(&wire));
     drop(handle);
-    wait_lock_free(&wire);
+    wire.wait_lock_free();
     let first = filters(&wire, DEVICE);
     assert_eq!(first.len(), 1);
     assert!(both_answered(&wire), "without a daemon");
@@ -102,7 +126,7 @@ fn detach_finds_the_filter() {
     let wire = Wire::new("egd").unwrap();
     let (handle, _) = start(&wire, wire.config_with(|_| ()));
     drop(handle);
-    wait_lock_free(&wire);
+    wire.wait_lock_free();
     assert_eq!(filters(&wire, DEVICE).len(), 1);
     wire.edge.run(|| firewall::detach(&wire.pins, false)).unwrap().unwrap();
     assert_eq!(filters(&wire, DEVICE).len(), 0);
@@ -131,13 +155,12 @@ fn what_a_broken_run_left_is_taken_over() {
     let wire = Wire::new("egb").unwrap();
     let (handle, _) = start(&wire, wire.config_with(|_| ()));
     drop(handle);
-    wait_lock_free(&wire);
-    let arguments = ["filter", "del", "dev", DEVICE, "egress"];
-    assert!(wire.edge.command("tc").args(arguments).status().unwrap().success());
+    wire.wait_lock_free();
+    remove_filter(&wire);
     let (handle, _) = start(&wire, wire.config_with(|_| ()));
     assert_eq!(filters(&wire, DEVICE).len(), 1);
     drop(handle);
-    wait_lock_free(&wire);
+    wire.wait_lock_free();
     let pin: &Path = &wire.pins.join("egress").join(DEVICE);
     std::fs::remove_file(pin).unwrap();
     let (_handle, _) = start(&wire, wire.config_with(|_| ()));

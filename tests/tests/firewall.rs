@@ -8,7 +8,10 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use edge_tests::wire::{DEVICE, EDGE4, EDGE6, OWN_BLOCKS, PEER4, PEER6, Wire};
+use edge_tests::{
+    patience::{eventually, patience},
+    wire::{DEVICE, EDGE4, EDGE6, OWN_BLOCKS, PEER4, PEER6, Wire},
+};
 use edge_user::{
     config::{Config, FirewallRule, Protocol, Zone},
     firewall::{
@@ -46,23 +49,14 @@ fn count(wire: &Wire, reason: &str) -> u64 {
     rows.iter().find(|row| row.name == reason).unwrap().packets
 }
 
-/// Waits until `check` holds; packets take a moment.
-fn eventually(what: &str, check: impl Fn() -> bool) {
-    let began = Instant::now();
-    while !check() {
-        assert!(began.elapsed() < Duration::from_secs(5), "{what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
 /// Binds the open port. Another test that starts a process holds a copy of the socket that was
 /// closed here a moment ago, until its new program runs.
 fn bind(to: IpAddr) -> UdpSocket {
-    let began = Instant::now();
+    let (began, limit) = (Instant::now(), patience(Duration::from_secs(2)));
     loop {
         match UdpSocket::bind((to, PORT)) {
             Ok(socket) => return socket,
-            Err(fault) => assert!(began.elapsed() < Duration::from_secs(2), "{fault}"),
+            Err(fault) => assert!(began.elapsed() < limit, "{fault}"),
         }
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -71,14 +65,10 @@ fn bind(to: IpAddr) -> UdpSocket {
 /// Sends one datagram from outside and says whether it arrives.
 fn passes(wire: &Wire, from: IpAddr, to: IpAddr) -> bool {
     let receiver = wire.edge.run(|| bind(to)).unwrap();
-    receiver.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    receiver.set_read_timeout(Some(patience(Duration::from_millis(300)))).unwrap();
     let sender = wire.peer.run(|| UdpSocket::bind((from, 0)).unwrap()).unwrap();
     sender.send_to(b"hello", (to, PORT)).unwrap();
     receiver.recv(&mut [0; 16]).is_ok()
-}
-
-fn wait_lock_free(wire: &Wire) {
-    eventually("the lock is free", || !inspect::status(&wire.pins).unwrap().daemon);
 }
 
 /// Not a test by itself: the process that `kill -9` ends (see below).
@@ -96,7 +86,7 @@ fn daemon_process_for_other_tests() {
     let prefix = IpNet::from(IpAddr::V4(PEER4));
     handle.apply_blocking(vec![block(prefix, BlockOwner::Administrator, None)]).unwrap();
     std::fs::write(wire.state.join("ready"), "").unwrap();
-    std::thread::sleep(Duration::from_secs(60));
+    std::thread::sleep(patience(Duration::from_secs(60)));
 }
 
 #[test]
@@ -158,7 +148,7 @@ fn a_blocked_source_is_dropped_in_the_driver_until_its_block_goes_or_expires() {
             assert_eq!(handle.apply_blocking(vec![gone]).unwrap().removed, 1);
             assert!(passes(&wire, from, to), "{prefix} unblocked");
         }
-        let soon = SystemTime::now() + Duration::from_millis(900);
+        let soon = SystemTime::now() + patience(Duration::from_millis(900));
         let applied = vec![block(IpNet::from(from), owner.clone(), Some(soon))];
         handle.apply_blocking(applied).unwrap();
         assert!(!passes(&wire, from, to), "{from} blocked for a while");
@@ -199,7 +189,7 @@ fn a_blocked_domain_is_dropped_at_federation_ports_only() {
     assert!(passes(&wire, PEER4.into(), EDGE4.into()), "another port");
     let connect = wire.peer.run(|| {
         let address = (IpAddr::V4(EDGE4), 5061).into();
-        std::net::TcpStream::connect_timeout(&address, Duration::from_millis(300))
+        std::net::TcpStream::connect_timeout(&address, patience(Duration::from_millis(300)))
     });
     assert!(connect.unwrap().is_err());
     assert!(count(&wire, "blocked-domain") > 0);
@@ -305,7 +295,7 @@ fn detach_leaves_nothing() {
     let wire = Wire::new("fwx").unwrap();
     let (handle, _) = start(&wire, wire.config_with(|_| ())).unwrap();
     drop(handle);
-    wait_lock_free(&wire);
+    wire.wait_lock_free();
     let report = firewall::detach(&wire.pins, false).unwrap();
     assert_eq!(report.devices, [DEVICE]);
     assert!(!wire.pins.exists());
@@ -344,7 +334,7 @@ fn generic_mode_is_only_for_those_who_ask_and_is_said_loudly() {
     let refused = start(&wire, on_macvlan(false)).unwrap_err();
     assert!(matches!(refused, FirewallError::NoNative { .. }), "{refused}");
     assert!(refused.to_string().contains("allow_generic = true"), "{refused}");
-    wait_lock_free(&wire);
+    wire.wait_lock_free();
     let (_handle, report) = start(&wire, on_macvlan(true)).unwrap();
     assert_eq!(report.attached[0].mode, AttachMode::Generic);
     assert!(report.warnings.iter().any(|w| w.contains("GENERIC MODE")), "{:?}", report.warnings);

@@ -4,12 +4,13 @@
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use edge_tests::{
     demo::world::contoso_config,
     lab::{Lab, daemon::Edge},
+    patience::{eventually, patience},
     wire::{DEVICE, EDGE4, EDGE6, PEER4, PEER6, Wire},
 };
 use edge_user::{
@@ -48,18 +49,10 @@ fn with_second(wire: &Wire, optional: bool) -> Arc<Config> {
     })
 }
 
-fn eventually(what: &str, check: impl Fn() -> bool) {
-    let began = Instant::now();
-    while !check() {
-        assert!(began.elapsed() < Duration::from_secs(8), "{what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
 /// Whether a datagram of so many bytes arrives.
 fn passes(wire: &Wire, from: IpAddr, to: IpAddr, port: u16, bytes: usize) -> bool {
     let receiver = wire.edge.run(|| UdpSocket::bind((to, port)).unwrap()).unwrap();
-    receiver.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    receiver.set_read_timeout(Some(patience(Duration::from_millis(300)))).unwrap();
     let sender = wire.peer.run(|| UdpSocket::bind((from, 0)).unwrap()).unwrap();
     sender.send_to(&vec![7; bytes], (to, port)).unwrap();
     receiver.recv(&mut [0; 16_000]).is_ok_and(|length| length == bytes)

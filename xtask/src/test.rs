@@ -1,4 +1,5 @@
-//! `cargo xtask test`: formatting, clippy, and every test of the workspace.
+//! `cargo xtask test`: formatting, clippy, every test of the workspace, and a few on an older
+//! kernel.
 //!
 //! Its last line on standard output is for machines: `N passed, N failed`. Formatting, clippy and
 //! a build that fails count as one check each, so that "0 failed" means that all is well.
@@ -12,6 +13,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
+    kernels::{self, KernelVersion},
     setup::{self, Purpose},
     shell::{cargo, is_root, output, run, say, show, sudo_works},
 };
@@ -65,6 +67,10 @@ pub fn command() -> Result<ExitCode> {
     // The lab runs the daemon itself; cargo would not build it for another package's tests.
     tally.check("build", run(cargo().args(["build", "--workspace", "--bins", "--locked"])));
     tally.add(tests(runner)?);
+    match kernels::short(KernelVersion::V6_1) {
+        Ok(older) => tally.add(older),
+        Err(error) => tally.check("kernel 6.1", Err(error)),
+    }
     say(format!("took {} s", start.elapsed().as_secs()));
     Ok(tally.end())
 }

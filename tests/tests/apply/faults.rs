@@ -22,7 +22,7 @@ use edge_user::{
 };
 use ipnet::IpNet;
 
-use super::{eventually, passes, passes_from, start, wait_lock_free, zones};
+use super::{eventually, passes, passes_from, start, zones};
 
 pub const OLD: u16 = 7001;
 pub const NEW: u16 = 7002;
@@ -131,7 +131,7 @@ fn kill_9_between_any_two_writes_of_an_apply_leaves_the_old_or_the_new_rules() {
         assert!(passes(&wire, OLD) && !passes(&wire, NEW), "after {after}, started again");
         assert_eq!(blocks(&wire), OLD_BLOCKS, "after {after}");
         drop(handle);
-        wait_lock_free(&wire);
+        wire.wait_lock_free();
         assert!(write < 200, "it never comes to its end");
     }
     assert!(wire.state.join("survived").exists());
@@ -154,7 +154,7 @@ fn kill_9_between_any_two_writes_of_a_start_is_mended_by_the_next() {
         let (handle, _) = start(&wire, wire.config_with(old)).unwrap();
         assert!(passes(&wire, OLD) && !passes(&wire, NEW), "after write {write}, started again");
         drop(handle);
-        wait_lock_free(&wire);
+        wire.wait_lock_free();
         firewall::detach(&wire.pins, false).unwrap();
     }
     assert!(writes > 10, "{writes}");
@@ -313,7 +313,7 @@ fn a_migration_that_was_killed_goes_on_at_the_next_start() {
         assert!(!folder.exists());
         assert!(!passes_from(&wire, PEER4.into(), EDGE4.into(), BOTH), "after {after:?}");
         drop(handle);
-        wait_lock_free(&wire);
+        wire.wait_lock_free();
         firewall::detach(&wire.pins, false).unwrap();
         eventually("the program is off", || passes_from(&wire, PEER4.into(), EDGE4.into(), BOTH));
     }

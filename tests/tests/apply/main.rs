@@ -10,31 +10,21 @@ mod zones;
 use std::{
     net::{IpAddr, UdpSocket},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use edge_tests::wire::{EDGE4, EDGE6, PEER4, PEER6, Wire};
+use edge_tests::{
+    patience::eventually,
+    wire::{EDGE4, EDGE6, PEER4, PEER6, Wire},
+};
 use edge_user::{
     config::Config,
-    firewall::{FirewallError, FirewallHandle, Owner, OwnerOptions, StartReport, inspect},
+    firewall::{FirewallError, FirewallHandle, Owner, OwnerOptions, StartReport},
 };
 
 /// Starts an owner inside the wire's edge namespace.
 fn start(wire: &Wire, config: Arc<Config>) -> Result<(FirewallHandle, StartReport), FirewallError> {
     wire.edge.run(move || Owner::start(OwnerOptions::new(&config), config)).unwrap()
-}
-
-/// Waits until `check` holds.
-fn eventually(what: &str, check: impl Fn() -> bool) {
-    let began = Instant::now();
-    while !check() {
-        assert!(began.elapsed() < Duration::from_secs(10), "{what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-fn wait_lock_free(wire: &Wire) {
-    eventually("the lock is free", || !inspect::status(&wire.pins).unwrap().daemon);
 }
 
 /// Whether a datagram from outside arrives, by both families alike.

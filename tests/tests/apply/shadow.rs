@@ -5,7 +5,7 @@ use edge_user::firewall::{Intent, ShadowRow, inspect, shadow_status};
 
 use super::{
     faults::{BOTH, NEW, OLD, new, old},
-    passes, start, wait_lock_free,
+    passes, start,
 };
 
 fn rows(wire: &Wire) -> Vec<(&'static str, &'static str, u64)> {
@@ -49,7 +49,7 @@ fn a_shadow_counts_by_reason_what_it_would_do_otherwise_and_judges_nothing() {
     assert!(!shadow_status(&wire.pins).unwrap().counting);
     handle.apply_blocking(vec![Intent::SetShadow(wire.config_with(new))]).unwrap();
     drop(handle);
-    wait_lock_free(&wire);
+    wire.wait_lock_free();
     assert!(shadow_status(&wire.pins).unwrap().counting, "it goes on without a daemon");
     let (_handle, _) = start(&wire, wire.config_with(old)).unwrap();
     assert!(!shadow_status(&wire.pins).unwrap().counting);

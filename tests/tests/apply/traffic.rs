@@ -115,7 +115,7 @@ fn no_packet_of_a_blocked_source_slips_through_a_migration() {
             sender.join().unwrap();
         });
         assert_eq!(reached_the_stack(&wire), before, "of {sent:?} frames");
-        super::wait_lock_free(&wire);
+        wire.wait_lock_free();
         edge_user::firewall::detach(&wire.pins, false).unwrap();
     }
     // The count would have told: with a program that passes everything they reach the stack.

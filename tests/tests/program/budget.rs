@@ -18,6 +18,7 @@ use edge_tests::{
     },
     kernel::{Kernel, ProgramCost, memory as map_memory},
     packets::*,
+    patience::{emulated, left_out, patience},
 };
 use edge_user::firewall::{KERNEL_OBJECT, KERNEL_TOOLCHAIN};
 use serde_json::{Map, Value, json};
@@ -70,8 +71,12 @@ fn the_programs_have_not_grown_by_a_tenth_without_a_word() {
         std::fs::write(RECORD, text + "\n").unwrap();
         return;
     }
-    // Another kernel's verifier counts otherwise, and another compiler's code: without a record there is nothing to hold it to.
-    let Some(recorded) = record.get(&version) else { return };
+    // Another kernel's verifier counts otherwise, and another compiler's code: without a record
+    // there is nothing to hold it to.
+    let Some(recorded) = record.get(&version) else {
+        left_out(&format!("the growth of the programs: there is no record for {version}"));
+        return;
+    };
     for (program, cost) in &costs {
         for (what, now) in cost.as_object().unwrap() {
             let allowed = recorded[program][what].as_u64().unwrap_or(0) * 11 / 10;
@@ -89,6 +94,7 @@ fn the_programs_have_not_grown_by_a_tenth_without_a_word() {
 fn all_maps_of_the_default_configuration_stay_in_their_memory() {
     // Before 6.4 the kernel accounts for entries that may come, not for those that are there.
     if kernel_version() < (6, 4) {
+        left_out("the memory of all maps: this kernel does not tell what is there");
         return;
     }
     let kernel = Kernel::load_with_room(KERNEL_OBJECT, DEFAULT_ROOM).unwrap();
@@ -188,8 +194,9 @@ fn every_map_of_the_layout_is_in_the_program() {
 
 #[test]
 fn time_for_one_packet_is_told_beside_a_bare_drop() {
-    const REPEAT: u32 = 100_000;
-    in_namespace(|| {
+    let repeat = if emulated() { 5_000 } else { 100_000 };
+    let most = patience(Duration::from_micros(5));
+    in_namespace(move || {
         let mut bench = Bench::new();
         let bare = BareDrop::load().unwrap();
         for side in sides() {
@@ -204,14 +211,14 @@ fn time_for_one_packet_is_told_beside_a_bare_drop() {
                 bench.both_say(&packet, reason);
                 let (mut bare_times, mut our_times) = (Vec::new(), Vec::new());
                 for _round in 0..5 {
-                    bare_times.push(bare.time(&packet, REPEAT).unwrap());
-                    our_times.push(bench.kernel.time(&packet, REPEAT).unwrap());
+                    bare_times.push(bare.time(&packet, repeat).unwrap());
+                    our_times.push(bench.kernel.time(&packet, repeat).unwrap());
                 }
                 bare_times.sort();
                 our_times.sort();
                 let (bare, ours) = (bare_times[2], our_times[2]);
                 println!("{name}, from {from}: {ours:?}, bare drop {bare:?}");
-                assert!(ours < Duration::from_micros(5), "{name}: {ours:?}");
+                assert!(ours < most, "{name}: {ours:?}");
             }
         }
     });

@@ -42,18 +42,22 @@ pub struct Image {
 }
 
 impl Image {
+    /// Whether this system can have a kernel of this version at all.
+    pub fn is_offered(version: KernelVersion) -> Result<bool> {
+        Ok(packages::is_debian() && package(version)?.is_some())
+    }
+
     /// The newest package of this version, downloaded and unpacked into `below` unless one is
     /// there already.
     pub fn provide(version: KernelVersion, below: &Path) -> Result<Self> {
         let folder = below.join("image");
         if !folder.is_dir() {
-            let package = package(version)?;
             let fresh = below.join("unpacking");
             if fresh.exists() {
                 fs::remove_dir_all(&fresh)?;
             }
             fs::create_dir_all(&fresh)?;
-            run(Command::new("apt-get").args(["download", &package]).current_dir(&fresh))?;
+            download(version, &fresh)?;
             let archive = only(&fresh, |name| name.ends_with(".deb"))?;
             run(Command::new("dpkg").arg("-x").arg(&archive).arg(&fresh))?;
             fs::remove_file(&archive)?;
@@ -118,27 +122,40 @@ fn find(folder: &Path, fits: &impl Fn(&str) -> bool) -> Result<Option<PathBuf>> 
     Ok(None)
 }
 
-/// The name of the newest package; the lists are fetched when they know none.
-fn package(version: KernelVersion) -> Result<String> {
+/// Downloads the newest package; once more with fresh lists when what they name is gone.
+fn download(version: KernelVersion, to: &Path) -> Result<()> {
     if !packages::is_debian() {
         bail!("the kernels are Debian's: this needs apt-get and dpkg");
     }
+    let attempt = || {
+        let package = package(version)?.with_context(|| {
+            format!(
+                "apt offers no linux-image-{}…-cloud-amd64: add the Debian release that has it, \
+                 or its backports, to /etc/apt/sources.list.d",
+                version.number()
+            )
+        })?;
+        run(Command::new("apt-get").args(["download", &package]).current_dir(to))
+    };
+    attempt().or_else(|error| {
+        say(format!("{error:#}; once more with fresh package lists"));
+        packages::update()?;
+        attempt()
+    })
+}
+
+/// The name of the newest package, if there is one; the lists are fetched when they know none.
+fn package(version: KernelVersion) -> Result<Option<String>> {
     let known = || -> Result<Option<String>> {
         let names = output(Command::new("apt-cache").args(["pkgnames", "linux-image-"]))?;
         Ok(newest(&names, version))
     };
     if let Some(name) = known()? {
-        return Ok(name);
+        return Ok(Some(name));
     }
     say(format!("apt knows no kernel {}: fetching its lists", version.number()));
     packages::update()?;
-    known()?.with_context(|| {
-        format!(
-            "apt offers no linux-image-{}…-cloud-amd64: add the Debian release that has it, or \
-             its backports, to /etc/apt/sources.list.d",
-            version.number()
-        )
-    })
+    known()
 }
 
 /// Of the names of packages, the newest signed cloud kernel of this version.

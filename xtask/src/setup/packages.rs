@@ -15,7 +15,7 @@ struct Package {
 }
 
 const EVERY_LAB: &[Purpose] = &[Purpose::Test, Purpose::Kernels, Purpose::Demo, Purpose::Bench];
-const KERNELS: &[Purpose] = &[Purpose::Kernels];
+const KERNELS: &[Purpose] = &[Purpose::Kernels, Purpose::Test];
 const TEST: &[Purpose] = &[Purpose::Test];
 const TEST_AND_BENCH: &[Purpose] = &[Purpose::Test, Purpose::Bench];
 
