@@ -270,15 +270,23 @@ fn a_new_second_has_events_again_after_one_that_used_them_up() {
             }
             bench.kernel.events().unwrap().len()
         };
-        // From the beginning of a second on, so that all fall into one.
-        let began = now_seconds();
-        while now_seconds() == began {
-            std::thread::sleep(Duration::from_millis(1));
+        // All of it must fall into one second: a slow machine needs another try.
+        for _try in 0..30 {
+            let began = now_seconds();
+            while now_seconds() == began {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            // The program's clock is the coarse one.
+            std::thread::sleep(Duration::from_millis(20));
+            let second = now_seconds();
+            let told = [drop(1), drop(200), drop(1)];
+            if now_seconds() == second {
+                assert_eq!(told, [1, 1, 0]);
+                std::thread::sleep(Duration::from_millis(1100));
+                assert_eq!(drop(1), 1);
+                return;
+            }
         }
-        assert_eq!(drop(1), 1);
-        assert_eq!(drop(200), 1);
-        assert_eq!(drop(1), 0);
-        std::thread::sleep(Duration::from_millis(1100));
-        assert_eq!(drop(1), 1);
+        panic!("no try fell into one second");
     });
 }
