@@ -55,7 +55,7 @@ enum Task {
     /// Formatting, clippy and every test
     Test {
         /// Run nothing but the measuring of the kernel programs' size, and write it down
-        #[arg(long, conflicts_with = "kernel")]
+        #[arg(long)]
         update_budget: bool,
         /// Only the tests of the kernel half, on this kernel of Debian's in a virtual machine
         #[arg(long, value_name = "VERSION")]
@@ -101,7 +101,7 @@ fn perform(task: Task) -> Result<ExitCode> {
             println!("{}", artifacts::edge(release)?.display());
         }
         Task::Demo { json, keep } => return lab::demo(json, keep),
-        Task::Test { update_budget: true, .. } => return test::update_budget(),
+        Task::Test { update_budget: true, kernel, .. } => return test::update_budget(kernel),
         Task::Test { kernel: None, .. } => return test::command(),
         Task::Test { kernel: Some(version), rest, .. } => return kernels::command(version, &rest),
         Task::Bench { name, json, rest } => return lab::bench(&name, json, &rest),

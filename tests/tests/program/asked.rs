@@ -48,6 +48,12 @@ fn asking(bench: &mut Bench, content: u8, limits: Option<RuleLimits>) {
     bench.kernel.empty_buckets().unwrap();
 }
 
+/// A packet a minute, and so many more at once: no machine is so slow that one comes back in time.
+fn each_minute(burst: u64) -> Limit {
+    let increment = 60 * Limit::new(1, 0).increment;
+    Limit { increment, tolerance: increment * burst }
+}
+
 fn datagram(side: Side, from: IpAddr, port: u16, data: &[u8]) -> Vec<u8> {
     frame(from, side.me, 17, &udp(4000, port, data))
 }
@@ -134,7 +140,7 @@ fn padding_is_no_payload() {
 fn a_source_has_its_rate_and_all_sources_theirs() {
     in_namespace(|| {
         let mut bench = Bench::new();
-        let few = Limits { packets: Limit::new(1, 2), ..Limits::default() };
+        let few = Limits { packets: each_minute(2), ..Limits::default() };
         for side in sides() {
             asking(&mut bench, 0, Some(RuleLimits { source: few, ..RuleLimits::default() }));
             let from = |source| datagram(side, source, PARTNER_PORT, b"x");
@@ -156,7 +162,7 @@ fn a_source_has_its_rate_and_all_sources_theirs() {
 fn new_connections_are_what_a_rate_of_new_counts() {
     in_namespace(|| {
         let mut bench = Bench::new();
-        let one = Limits { new: Limit::new(1, 0), ..Limits::default() };
+        let one = Limits { new: each_minute(0), ..Limits::default() };
         for side in sides() {
             asking(&mut bench, 0, Some(RuleLimits { source: one, ..RuleLimits::default() }));
             let from = |flags| segment(side, side.stranger, PARTNER_PORT, flags);
@@ -171,7 +177,7 @@ fn new_connections_are_what_a_rate_of_new_counts() {
 fn a_source_that_proved_itself_has_a_bucket_of_its_own() {
     in_namespace(|| {
         let mut bench = Bench::new();
-        let one = Limits { packets: Limit::new(1, 0), ..Limits::default() };
+        let one = Limits { packets: each_minute(0), ..Limits::default() };
         let [side, _] = sides();
         asking(&mut bench, 0, Some(RuleLimits { source: one, ..RuleLimits::default() }));
         let key = KnownKey { source: sixteen(side.stranger), rule: RULE_IDS[1], reserved: 0 };
@@ -240,7 +246,7 @@ fn a_zone_has_a_ceiling_that_management_does_not_know() {
         let mut bench = Bench::new();
         bench.change(|tables| {
             tables.settings.flags |= SETTING_CEILING;
-            tables.settings.ceilings[0] = Limit::new(1, 1);
+            tables.settings.ceilings[0] = each_minute(1);
         });
         let [side, six] = sides();
         let open = datagram(side, side.stranger, FEDERATION_PORT, b"x");
@@ -316,7 +322,7 @@ fn in_a_flood_a_syn_is_answered_with_a_cookie_that_the_kernel_takes() {
 fn a_trial_tells_what_would_happen_and_changes_nothing() {
     in_namespace(|| {
         let mut bench = Bench::new();
-        let one = Limits { packets: Limit::new(1, 0), ..Limits::default() };
+        let one = Limits { packets: each_minute(0), ..Limits::default() };
         asking(&mut bench, 0, Some(RuleLimits { source: one, ..RuleLimits::default() }));
         bench.change(|tables| {
             tables.settings.trial = 0x5eed;

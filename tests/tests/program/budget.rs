@@ -1,7 +1,11 @@
 //! What the program costs: size, the verifier's instructions, the maps' memory, and time for one
 //! packet.
 
-use std::{os::fd::AsFd as _, time::Duration};
+use std::{
+    io::Write as _,
+    os::fd::AsFd as _,
+    time::{Duration, Instant},
+};
 
 use edge_ebpf::{
     abi::{
@@ -26,9 +30,14 @@ use serde_json::{Map, Value, json};
 use crate::fixture::*;
 
 /// The record: what each program costs, by kernel version.
-const RECORD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/program/budget.json");
-/// Writes the record anew; `cargo xtask test --update-budget` sets it.
+const RECORD: &str = include_str!("budget.json");
+/// Where it lies.
+const RECORD_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/program/budget.json");
+/// Makes the record anew; `cargo xtask test --update-budget` sets it. `print`: its lines are
+/// printed, because the file is not on this machine.
 const UPDATE: &str = "EDGE_UPDATE_BUDGET";
+/// Begins each line of the record that is printed.
+const RECORD_LINE: &str = "record of the programs: ";
 /// The kernel's limit on instructions the verifier looks at is a million.
 const MOST_INSTRUCTIONS: u32 = 700_000;
 /// All maps together.
@@ -63,12 +72,10 @@ fn the_programs_have_not_grown_by_a_tenth_without_a_word() {
         assert!(cost.verified_instructions < MOST_INSTRUCTIONS, "{program}: {cost:?}");
         costs.insert(program, as_json(&cost));
     }
-    let text = std::fs::read_to_string(RECORD).unwrap_or_else(|_| "{}".to_owned());
-    let mut record: Value = serde_json::from_str(&text).unwrap();
-    if std::env::var_os(UPDATE).is_some() {
+    let mut record: Value = serde_json::from_str(RECORD).unwrap();
+    if let Ok(how) = std::env::var(UPDATE) {
         record[&version] = Value::Object(costs);
-        let text = serde_json::to_string_pretty(&record).unwrap();
-        std::fs::write(RECORD, text + "\n").unwrap();
+        write_record(&record, how == "print");
         return;
     }
     // Another kernel's verifier counts otherwise, and another compiler's code: without a record
@@ -84,10 +91,22 @@ fn the_programs_have_not_grown_by_a_tenth_without_a_word() {
             assert!(
                 now <= allowed,
                 "{program}: {what} is {now}, more than a tenth above the record: \
-                 if that is wanted, `cargo xtask test --update-budget` writes it down"
+                 if that is wanted, `cargo xtask test --update-budget` (with `--kernel` for an \
+                 older kernel) writes it down"
             );
         }
     }
+}
+
+fn write_record(record: &Value, print: bool) {
+    let text = serde_json::to_string_pretty(record).unwrap();
+    if !print {
+        std::fs::write(RECORD_FILE, text + "\n").unwrap();
+        return;
+    }
+    // To standard output itself, where no successful test's output is kept back.
+    let lines = text.lines().map(|line| format!("{RECORD_LINE}{line}\n"));
+    std::io::stdout().write_all(format!("\n{}", lines.collect::<String>()).as_bytes()).unwrap();
 }
 
 #[test]
@@ -227,6 +246,7 @@ fn time_for_one_packet_is_told_beside_a_bare_drop() {
 #[test]
 fn events_are_sampled_by_reason_and_off_by_default() {
     in_namespace(|| {
+        stay_on_one_cpu();
         let mut bench = Bench::new();
         let [four, six] = sides();
         let drops = [four, six].map(|side| frame(side.blocked, side.me, 17, &udp(99, 81, &[])));
@@ -235,6 +255,7 @@ fn events_are_sampled_by_reason_and_off_by_default() {
         }
         assert_eq!(bench.kernel.events().unwrap().len(), 0);
         bench.change(|tables| tables.settings.events_per_second = 1);
+        let began = Instant::now();
         for _ in 0..20 {
             for packet in &drops {
                 bench.both_say(packet, Reason::BlockedAddress);
@@ -243,8 +264,9 @@ fn events_are_sampled_by_reason_and_off_by_default() {
         let passed = frame(four.stranger, four.me, 6, &tcp(1, FEDERATION_PORT, SYN));
         bench.both_say(&passed, Reason::Rule);
         let events = bench.kernel.events().unwrap();
-        // One a second on each processor, and the run may have crossed into the next second.
-        assert!((1..=8).contains(&events.len()), "{}", events.len());
+        // One in each second that the run touched: both of its ends cut one short.
+        let most = usize::try_from(began.elapsed().as_secs()).unwrap() + 2;
+        assert!((1..=most).contains(&events.len()), "{} of {most}", events.len());
         let first = events[0];
         assert_eq!(first.source, sixteen(four.blocked));
         assert_eq!(first.destination, sixteen(four.me));

@@ -29,6 +29,8 @@ pub struct Machine<'a> {
     pub root: &'a Path,
     /// Where the kernel's messages go.
     pub messages: &'a Path,
+    /// More of the first process's environment: a name, `=` and a value.
+    pub environment: Option<&'a str>,
     /// Arguments for the first process.
     pub arguments: &'a [String],
     /// It is ended after this.
@@ -80,6 +82,9 @@ impl Machine<'_> {
         command.args(["-serial", "stdio"]);
         let mut line = String::from("console=ttyS0 panic=-1 loglevel=4 EDGE_TEST_EMULATED=");
         line += if processor[0] == "tcg" { "1" } else { "0" };
+        if let Some(more) = self.environment {
+            line += &format!(" {more}");
+        }
         if !self.arguments.is_empty() {
             line += " -- ";
             line += &self.arguments.join(" ");

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 pub use image::KernelVersion;
 
@@ -53,6 +53,9 @@ const SHORT: [&str; 7] = [
 const INIT: &str = "vm-init";
 /// What it says when it has run everything.
 const DONE: &str = "vm-init: all programs have run";
+/// The test that measures the programs, what makes it print their record, and how it begins a line.
+const MEASURE: (&str, &str, &str) =
+    (SHORT[0], "EDGE_UPDATE_BUDGET=print", "record of the programs: ");
 /// What a test says that leaves something out on this kernel.
 const LEFT_OUT: &str = "left out: ";
 /// The machine is ended after this.
@@ -65,7 +68,7 @@ pub fn command(version: KernelVersion, arguments: &[String]) -> Result<ExitCode>
     let mut all = arguments.to_vec();
     all.extend(TESTS_LEFT_OUT.iter().flat_map(|name| ["--skip".to_owned(), (*name).to_owned()]));
     let files = Files::provide(version)?;
-    let tally = files.test(&all)?;
+    let tally = files.test(&all, None, |_| ())?;
     for line in left_out_everywhere() {
         say(format!("kernel {}: {LEFT_OUT}{line}", version.number()));
     }
@@ -80,13 +83,32 @@ pub fn short(version: KernelVersion) -> Result<Tally> {
     }
     let mut arguments = vec!["--exact".to_owned()];
     arguments.extend(SHORT.map(str::to_owned));
-    let mut tally = Files::provide(version)?.test(&arguments)?;
+    let mut tally = Files::provide(version)?.test(&arguments, None, |_| ())?;
     let ran = tally.passed + tally.failed;
     if ran < SHORT.len() as u64 {
         say(format!("kernel {}: {ran} of {} tests have run", version.number(), SHORT.len()));
         tally.failed += 1;
     }
     Ok(tally)
+}
+
+/// `cargo xtask test --update-budget --kernel`: the record of what the programs cost, with what
+/// they cost on this kernel.
+pub fn measure(version: KernelVersion) -> Result<String> {
+    setup::ensure(Purpose::Kernels)?;
+    let (name, environment, begins) = MEASURE;
+    let mut record = String::new();
+    let arguments = ["--exact".to_owned(), name.to_owned()];
+    let tally = Files::provide(version)?.test(&arguments, Some(environment), |line| {
+        if let Some(line) = line.strip_prefix(begins) {
+            record += line;
+            record.push('\n');
+        }
+    })?;
+    if tally.failed > 0 || record.is_empty() {
+        bail!("the programs could not be measured on kernel {}", version.number());
+    }
+    Ok(record)
 }
 
 /// What the machine starts from.
@@ -111,13 +133,19 @@ impl Files {
         Ok(Self { version, kernel: image.kernel()?, root, messages })
     }
 
-    /// Runs the tests.
-    fn test(&self, arguments: &[String]) -> Result<Tally> {
+    /// Runs the tests and hands each line of their output to `read`, too.
+    fn test(
+        &self,
+        arguments: &[String],
+        environment: Option<&str>,
+        mut read: impl FnMut(&str),
+    ) -> Result<Tally> {
         let Self { kernel, root, messages, .. } = self;
-        let machine = Machine { kernel, root, messages, arguments, limit: LIMIT };
+        let machine = Machine { kernel, root, messages, environment, arguments, limit: LIMIT };
         let (mut tally, mut done, mut left_out) = (Tally::default(), false, Vec::new());
         let ending = machine.run(|line| {
             println!("{line}");
+            read(line);
             done |= line == DONE;
             left_out.extend(line.strip_prefix(LEFT_OUT).map(str::to_owned));
             tally.add(result_of(line).unwrap_or_default());
