@@ -12,7 +12,7 @@ use edge_user::{
     firewall::{Intent, inspect},
 };
 
-use super::{eventually, faults::killed_after, start, wait_lock_free};
+use super::{eventually, faults::killed_after, start};
 
 /// Of untagged frames.
 const UNTAGGED: u16 = 7101;
@@ -106,5 +106,5 @@ fn no_packet_is_judged_by_the_zone_of_one_configuration_and_the_rules_of_another
     handle.apply_blocking(vec![Intent::SetConfig(wire.config_with(after))]).unwrap();
     assert_eq!(let_in(&wire), [false; 4]);
     drop(handle);
-    wait_lock_free(&wire);
+    wire.wait_lock_free();
 }

@@ -31,12 +31,13 @@ const TESTS: [&str; 4] = ["program", "firewall", "egress", "interfaces"];
 /// Tests of those programs that do not run there: they need the daemon.
 const TESTS_LEFT_OUT: [&str; 1] = ["a_device_without_a_zone_is_named_once"];
 /// The other programs of tests, which do not run there, and why.
-const PROGRAMS_LEFT_OUT: [(&str, &[&str]); 2] = [
+const PROGRAMS_LEFT_OUT: [(&str, &[&str]); 3] = [
     (
         "they need the daemon, its peers or a DNS server",
         &["deploy", "federation", "foreign_peer", "hostile", "lab", "partners", "plan", "see"],
     ),
     ("what they add to `firewall` is the daemon's own", &["apply", "lists"]),
+    ("an emulated processor sends no flood", &["flood"]),
 ];
 /// The tests of `cargo xtask test`: all programs load, every reason is reached, cookies and replies
 /// work, and a real device is guarded both ways.
