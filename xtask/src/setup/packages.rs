@@ -193,15 +193,13 @@ mod tests {
     }
 
     #[test]
-    fn building_needs_no_packages_and_tests_need_all_but_two_purposes_own() {
+    fn building_needs_no_packages_and_tests_need_all_but_what_fuzzing_needs() {
         let needed = |purpose| {
             PACKAGES.iter().filter(|package| package.needed_for.contains(&purpose)).count()
         };
         assert_eq!(needed(Purpose::Build), 0);
-        // A compiler for fuzzing and the virtual machine are for those who ask for them.
-        let own = |package: &&Package| {
-            package.needed_for == [Purpose::Fuzz] || package.needed_for == KERNELS
-        };
+        // The compiler is for those who ask for fuzzing.
+        let own = |package: &&Package| package.needed_for == [Purpose::Fuzz];
         let others = PACKAGES.iter().filter(own).count();
         assert_eq!(needed(Purpose::Test), PACKAGES.len() - others);
     }
