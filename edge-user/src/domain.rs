@@ -1,15 +1,15 @@
 //! A domain name, in the one form in which names are compared.
 
-use std::{borrow::Borrow, fmt, str::FromStr};
+use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 /// A fully qualified host or domain name: lower case, letters, digits and hyphens, at least two
 /// labels, no trailing dot, at most 253 bytes (RFC 1035 section 2.3.4, RFC 1123 section 2.1).
-/// An IP address is never one.
+/// An IP address is never one. A clone shares the text.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Domain(Box<str>);
+pub struct Domain(Arc<str>);
 
 /// Why a text is no domain name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -72,7 +72,10 @@ impl FromStr for Domain {
         if labels < 2 {
             return Err(DomainError::NotQualified);
         }
-        Ok(Self(text.to_ascii_lowercase().into_boxed_str()))
+        if text.bytes().any(|b| b.is_ascii_uppercase()) {
+            return Ok(Self(text.to_ascii_lowercase().into()));
+        }
+        Ok(Self(text.into()))
     }
 }
 
@@ -99,7 +102,7 @@ impl TryFrom<String> for Domain {
 
 impl From<Domain> for String {
     fn from(domain: Domain) -> String {
-        domain.0.into_string()
+        domain.0.as_ref().to_owned()
     }
 }
 

@@ -13,6 +13,7 @@ pub mod domain;
 mod failpoint;
 pub mod federation;
 pub mod firewall;
+mod ids;
 pub mod net;
 pub mod proxy;
 pub mod sip;

@@ -68,7 +68,7 @@ pub fn event(limiter: &Limiter, event: &Event) {
             warn!(%domain, %source, ?what, "watch list");
         }
         Event::Forwarded { method, partner, inbound } => {
-            debug!(method, %partner, inbound, "forwarded");
+            debug!(%method, %partner, inbound, "forwarded");
         }
         Event::Proved { connection, domain, remote } => {
             if let Some(left_out) = limiter.admit(Instant::now()) {

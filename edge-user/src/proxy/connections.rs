@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{ConnectionId, Peer, Side};
-use crate::{config::Transport, domain::Domain};
+use crate::{config::Transport, domain::Domain, ids::IdMap};
 
 /// Domains that one connection may have proved at one time; a partner with more asks DNS again.
 const MAX_PROOFS: usize = 64;
@@ -32,7 +32,7 @@ pub(super) struct Connection {
 /// Every live connection.
 #[derive(Debug, Default)]
 pub(super) struct Connections {
-    all: HashMap<ConnectionId, Connection>,
+    all: IdMap<ConnectionId, Connection>,
     by_domain: HashMap<Domain, Vec<ConnectionId>>,
     by_inside_remote: HashMap<(Transport, SocketAddr), ConnectionId>,
     by_next_hop: HashMap<usize, Vec<ConnectionId>>,

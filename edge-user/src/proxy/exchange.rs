@@ -4,7 +4,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap, VecDeque},
+    collections::{BinaryHeap, VecDeque},
     hash::{BuildHasher, Hasher, RandomState},
     net::SocketAddr,
     sync::{Arc, LazyLock},
@@ -23,6 +23,7 @@ use crate::{
     config::Transport,
     domain::Domain,
     federation::Partner,
+    ids::IdMap,
     sip::{Host, Message, Method},
 };
 
@@ -55,42 +56,44 @@ static KEYS: LazyLock<[RandomState; 2]> =
 impl TransactionKey {
     /// The key of a request from this sender.
     pub(super) fn of(message: &Message, scope: u64) -> Self {
+        let method = match message.method() {
+            Some(Method::Ack | Method::Cancel) | None => "INVITE",
+            Some(method) => method.as_str(),
+        };
+        let Ok(via) = message.via() else { return Self::hash(scope, &[method], &[], 0) };
+        let address = match via.host {
+            Host::Name(_) => [0; 16],
+            Host::V4(address) => address.to_ipv6_mapped().octets(),
+            Host::V6(address) => address.octets(),
+        };
+        let name = if let Host::Name(name) = via.host { name } else { "" };
+        let port = u32::from(via.port.unwrap_or(0));
+        let mut parts = [method, via.branch.unwrap_or_default(), name, "", ""];
+        let mut number = 0;
+        if via.unique_branch().is_none() {
+            // RFC 2543: the branch says nothing.
+            parts[3] = message.from().ok().and_then(|from| from.tag()).unwrap_or_default();
+            parts[4] = message.call_id().unwrap_or_default();
+            number = message.cseq().map_or(0, |cseq| cseq.number);
+        }
+        Self::hash(scope, &parts, &address, u64::from(port) << 32 | u64::from(number))
+    }
+
+    fn hash(scope: u64, parts: &[&str], address: &[u8], numbers: u64) -> Self {
         let half = |state: &RandomState| {
             let mut hasher = state.build_hasher();
             hasher.write_u64(scope);
-            Self::put(message, &mut hasher);
+            hasher.write_u64(numbers);
+            for part in parts {
+                hasher.write(part.as_bytes());
+                // No text holds this byte.
+                hasher.write_u8(0xff);
+            }
+            hasher.write(address);
             u128::from(hasher.finish())
         };
         let [first, second] = &*KEYS;
         Self(half(first) << 64 | half(second))
-    }
-
-    fn put(message: &Message, hasher: &mut impl Hasher) {
-        let mut part = |text: &str| {
-            hasher.write(text.as_bytes());
-            hasher.write_u8(0xff);
-        };
-        part(match message.method() {
-            Some(Method::Ack | Method::Cancel) | None => "INVITE",
-            Some(method) => method.as_str(),
-        });
-        let Ok(via) = message.via() else { return };
-        part(via.branch.unwrap_or_default());
-        match via.host {
-            Host::Name(name) => part(name),
-            Host::V4(address) => hasher.write(&address.octets()),
-            Host::V6(address) => hasher.write(&address.octets()),
-        }
-        hasher.write_u16(via.port.unwrap_or(0));
-        if via.unique_branch().is_none() {
-            // RFC 2543: the branch says nothing.
-            let tag = message.from().ok().and_then(|from| from.tag()).unwrap_or_default();
-            for text in [message.call_id().unwrap_or_default(), tag] {
-                hasher.write(text.as_bytes());
-                hasher.write_u8(0xff);
-            }
-            hasher.write_u32(message.cseq().map_or(0, |cseq| cseq.number));
-        }
     }
 }
 
@@ -306,9 +309,9 @@ impl Exchange {
 #[derive(Debug)]
 pub(super) struct Exchanges {
     next: u64,
-    all: HashMap<u64, Exchange>,
-    by_key: HashMap<TransactionKey, u64>,
-    by_scope: HashMap<u64, usize>,
+    all: IdMap<u64, Exchange>,
+    by_key: IdMap<TransactionKey, u64>,
+    by_scope: IdMap<u64, usize>,
     timers: BinaryHeap<Reverse<(Instant, u64)>>,
     residues: Residues,
     pub waiting: usize,
@@ -319,9 +322,9 @@ impl Exchanges {
     pub(super) fn new(first: u64) -> Self {
         Self {
             next: first,
-            all: HashMap::new(),
-            by_key: HashMap::new(),
-            by_scope: HashMap::new(),
+            all: IdMap::default(),
+            by_key: IdMap::default(),
+            by_scope: IdMap::default(),
             timers: BinaryHeap::new(),
             residues: Residues::default(),
             waiting: 0,

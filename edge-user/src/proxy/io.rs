@@ -1,6 +1,7 @@
 //! The proxy's inputs and outputs: the contract between the core and the shell in `net`.
 
 use std::{
+    borrow::Cow,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Instant,
@@ -395,7 +396,7 @@ pub enum Event {
     /// A request was forwarded.
     Forwarded {
         /// Method.
-        method: String,
+        method: Cow<'static, str>,
         /// The partner's domain.
         partner: Domain,
         /// Outside to inside, or the other way.

@@ -245,9 +245,13 @@ impl Proxy {
         if !exchange.inbound || exchange.partner.is_some() {
             return;
         }
-        let Some(request) = exchange.request.clone() else { return };
         let (from, dialog) = (exchange.from, exchange.dialog.clone());
-        match self.judge(now, from, &request, dialog.as_ref(), out) {
+        // Taken out while it is looked at, and put back.
+        let taken = self.exchanges.update(id, |exchange| exchange.request.take());
+        let Some(request) = taken.flatten() else { return };
+        let judgement = self.judge(now, from, &request, dialog.as_ref(), out);
+        self.exchanges.update(id, |exchange| exchange.request = Some(request));
+        match judgement {
             Judgement::Admitted(entry) => {
                 self.exchanges.update(id, |exchange| {
                     exchange.partner = Some(entry.domain.clone());

@@ -5,7 +5,7 @@
 //! live. All stay equally long: they lie in the order in which they end.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     federation::Partner,
+    ids::IdMap,
     sip::{Edit, HeaderName, Message, Method, NameAddr},
 };
 
@@ -83,7 +84,7 @@ impl Residue {
 /// All of them.
 #[derive(Debug, Default)]
 pub(super) struct Residues {
-    all: HashMap<u64, Residue>,
+    all: IdMap<u64, Residue>,
     order: VecDeque<(Instant, u64)>,
     bytes: usize,
     sweep_at: Option<Instant>,

@@ -1,7 +1,7 @@
 //! Sending a request on, to the first destination that takes it (RFC 3261 sections 16.6, 16.9),
 //! and ending it when none does.
 
-use std::time::Instant;
+use std::{borrow::Cow, time::Instant};
 
 use bytes::Bytes;
 
@@ -135,7 +135,11 @@ impl Proxy {
         let Some(method) = exchange.request.as_ref().and_then(Message::method) else { return };
         self.counters.forward(method, exchange.inbound);
         if let Some(partner) = exchange.partner.clone() {
-            let (method, inbound) = (method.as_str().to_owned(), exchange.inbound);
+            let inbound = exchange.inbound;
+            let method = match method.known() {
+                Some(name) => Cow::Borrowed(name),
+                None => Cow::Owned(method.as_str().to_owned()),
+            };
             out.push(Output::Event(Event::Forwarded { method, partner, inbound }));
         }
     }
@@ -145,8 +149,7 @@ impl Proxy {
         let exchange = self.exchanges.get(id)?;
         let request = exchange.request.as_ref()?;
         let attempt = exchange.attempt + 1;
-        let branch = Branch { exchange: id, attempt, hash: exchange.hash }.text();
-        let via = self.config.via(peer, &branch);
+        let via = self.config.via(peer, Branch { exchange: id, attempt, hash: exchange.hash });
         let hops = request.max_forwards().ok()?.map_or(70, |hops| hops.saturating_sub(1));
         let mut forward = ForwardRequest::new(&via, hops);
         forward.received = Some(respond::received(&exchange.from_peer));

@@ -115,22 +115,28 @@ impl ProxyConfig {
         }
     }
 
-    /// `host:port` by which this peer knows us.
-    fn host_port(&self, peer: &Peer) -> String {
-        match peer.side {
-            Side::Partner => format!("{}:{}", self.fqdn, self.outside_port()),
-            Side::Inside => self.inside_name(peer).to_string(),
-        }
+    /// Adds the `host:port` by which this peer knows us.
+    fn put_host_port(&self, peer: &Peer, text: &mut String) {
+        let _ = match peer.side {
+            Side::Partner => {
+                text.push_str(self.fqdn.as_str());
+                write!(text, ":{}", self.outside_port())
+            }
+            Side::Inside => write!(text, "{}", self.inside_name(peer)),
+        };
     }
 
     /// Our Via towards a peer.
-    pub(super) fn via(&self, peer: &Peer, branch: &str) -> String {
-        let transport = match peer.transport {
-            Transport::Udp => "UDP",
-            Transport::Tcp => "TCP",
-            Transport::Tls => "TLS",
-        };
-        let mut via = format!("SIP/2.0/{transport} {};branch={branch}", self.host_port(peer));
+    pub(super) fn via(&self, peer: &Peer, branch: Branch) -> String {
+        let mut via = String::with_capacity(128);
+        via.push_str(match peer.transport {
+            Transport::Udp => "SIP/2.0/UDP ",
+            Transport::Tcp => "SIP/2.0/TCP ",
+            Transport::Tls => "SIP/2.0/TLS ",
+        });
+        self.put_host_port(peer, &mut via);
+        via.push_str(";branch=");
+        branch.put(&mut via);
         if peer.side == Side::Inside && peer.transport == Transport::Udp {
             via.push_str(";rport");
         }
@@ -139,13 +145,16 @@ impl ProxyConfig {
 
     /// Our Record-Route value towards a peer, with a token.
     pub(super) fn record_route(&self, peer: &Peer, token: &str) -> String {
-        let transport = match peer.transport {
-            Transport::Udp => "udp",
-            Transport::Tcp => "tcp",
-            Transport::Tls => "tls",
-        };
-        let mut value = String::with_capacity(token.len() + 64);
-        let _ = write!(value, "<sip:{token}@{};transport={transport};lr>", self.host_port(peer));
+        let mut value = String::with_capacity(token.len() + 96);
+        for part in ["<sip:", token, "@"] {
+            value.push_str(part);
+        }
+        self.put_host_port(peer, &mut value);
+        value.push_str(match peer.transport {
+            Transport::Udp => ";transport=udp;lr>",
+            Transport::Tcp => ";transport=tcp;lr>",
+            Transport::Tls => ";transport=tls;lr>",
+        });
         value
     }
 
@@ -213,9 +222,18 @@ pub(super) struct Branch {
 }
 
 impl Branch {
-    /// As text, magic cookie first.
-    pub(super) fn text(self) -> String {
-        format!("z9hG4bK{:016x}{:02x}{:08x}", self.exchange, self.attempt, self.hash)
+    /// Adds its text, magic cookie first.
+    fn put(self, text: &mut String) {
+        text.push_str("z9hG4bK");
+        let mut digits = |number: u64, count: u32| {
+            for place in (0..count).rev() {
+                let digit = (number >> (4 * place)) & 0xf;
+                text.push(char::from(b"0123456789abcdef"[digit as usize]));
+            }
+        };
+        digits(self.exchange, 16);
+        digits(u64::from(self.attempt), 2);
+        digits(u64::from(self.hash), 8);
     }
 
     /// Reads a branch; `None` when it is none of ours.

@@ -18,7 +18,7 @@ use super::base64url;
 use crate::{
     config::Transport,
     domain::Domain,
-    sip::{NameAddr, Uri},
+    sip::{Host, NameAddr, Uri},
 };
 
 /// A key signs for this long.
@@ -65,6 +65,8 @@ pub struct TokenKeys {
     unix_time: u64,
     /// Keys made so far, by epoch; few.
     made: Vec<(u32, hmac::Key)>,
+    /// What the code covers, put together.
+    covered: Vec<u8>,
 }
 
 impl TokenKeys {
@@ -75,6 +77,7 @@ impl TokenKeys {
             started: now,
             unix_time,
             made: Vec::new(),
+            covered: Vec::new(),
         }
     }
 
@@ -105,6 +108,23 @@ impl TokenKeys {
         &self.made[at].1
     }
 
+    /// The code over a token and its dialog: every part with its length, so that no two inputs
+    /// look alike.
+    fn code(&mut self, epoch: u32, content: &[u8], dialog: &Dialog<'_>, both: bool) -> hmac::Tag {
+        let mut covered = std::mem::take(&mut self.covered);
+        covered.clear();
+        put(&mut covered, content);
+        put(&mut covered, dialog.call_id.as_bytes());
+        put(&mut covered, dialog.caller.tag().unwrap_or_default().as_bytes());
+        let callee_tag = if both { dialog.callee.tag() } else { None };
+        put(&mut covered, callee_tag.unwrap_or_default().as_bytes());
+        put_party(&mut covered, &dialog.caller.uri);
+        put_party(&mut covered, &dialog.callee.uri);
+        let code = hmac::sign(self.key(epoch), &covered);
+        self.covered = covered;
+        code
+    }
+
     /// The token's text. The callee's tag is covered when the dialog has one.
     pub fn sign(&mut self, now: Instant, token: &Token, dialog: &Dialog<'_>) -> String {
         let epoch = self.epoch(now);
@@ -121,7 +141,7 @@ impl TokenKeys {
         put_address(&mut bytes, token.inside_remote);
         put_address(&mut bytes, token.partner_remote);
         bytes.extend_from_slice(token.partner.as_str().as_bytes());
-        let code = cover(self.key(epoch), &bytes, dialog, both).sign();
+        let code = self.code(epoch, &bytes, dialog, both);
         bytes.extend_from_slice(&code.as_ref()[..CODE_BYTES]);
         let mut text = String::with_capacity(bytes.len() * 4 / 3 + 2);
         base64url::encode(&bytes, &mut text);
@@ -158,7 +178,7 @@ impl TokenKeys {
         let inbound = flags & INBOUND != 0;
         let (caller, callee) = if inbound == from_partner { (from, to) } else { (to, from) };
         let dialog = Dialog { call_id, caller, callee };
-        let expected = cover(self.key(epoch), content, &dialog, flags & BOTH_TAGS != 0).sign();
+        let expected = self.code(epoch, content, &dialog, flags & BOTH_TAGS != 0);
         if !same_code(&expected.as_ref()[..CODE_BYTES], code) {
             return None;
         }
@@ -180,30 +200,22 @@ fn same_code(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
 }
 
-/// The code's input: every part with its length, so that no two inputs look alike.
-fn cover(key: &hmac::Key, content: &[u8], dialog: &Dialog<'_>, both: bool) -> hmac::Context {
-    let mut context = hmac::Context::with_key(key);
-    put(&mut context, content);
-    put(&mut context, dialog.call_id.as_bytes());
-    put(&mut context, dialog.caller.tag().unwrap_or_default().as_bytes());
-    let callee_tag = if both { dialog.callee.tag() } else { None };
-    put(&mut context, callee_tag.unwrap_or_default().as_bytes());
-    put_party(&mut context, &dialog.caller.uri);
-    put_party(&mut context, &dialog.callee.uri);
-    context
-}
-
-fn put(context: &mut hmac::Context, part: &[u8]) {
-    context.update(&(part.len() as u64).to_be_bytes());
-    context.update(part);
+fn put(covered: &mut Vec<u8>, part: &[u8]) {
+    covered.extend_from_slice(&(part.len() as u64).to_be_bytes());
+    covered.extend_from_slice(part);
 }
 
 /// User and host: parameters of the address may change within a dialog, these may not.
-fn put_party(context: &mut hmac::Context, uri: &Uri<'_>) {
-    put(context, uri.user().unwrap_or_default().as_bytes());
+fn put_party(covered: &mut Vec<u8>, uri: &Uri<'_>) {
+    put(covered, uri.user().unwrap_or_default().as_bytes());
     match uri.host() {
-        Some(host) => put(context, host.to_string().to_ascii_lowercase().as_bytes()),
-        None => put(context, uri.as_str().as_bytes()),
+        Some(Host::Name(name)) => {
+            put(covered, name.as_bytes());
+            let start = covered.len() - name.len();
+            covered.get_mut(start..).unwrap_or_default().make_ascii_lowercase();
+        }
+        Some(address) => put(covered, address.to_string().as_bytes()),
+        None => put(covered, uri.as_str().as_bytes()),
     }
 }
 

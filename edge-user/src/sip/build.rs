@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use super::{
     edit::{EditError, is_safe},
-    forward::{Received, via_with_received},
+    forward::{Noted, Received},
     head::is_token,
     header::HeaderName,
     message::Message,
@@ -110,11 +110,13 @@ fn copy_via(out: &mut Vec<u8>, request: &Message, received: Option<Received>) {
     let top = request.list(HeaderName::Via).next();
     for line in request.headers(HeaderName::Via) {
         let top = top.as_ref().filter(|top| top.header == line.index);
-        let noted = top.and_then(|top| via_with_received(top.value, received?));
+        let noted = top.and_then(|top| Noted::new(top.value, received?));
         match (noted, top) {
             (Some(noted), Some(top)) => {
                 let rest = line.value.get(top.value.len()..).unwrap_or(&[]);
-                push(out, &[b"Via: ", noted.as_bytes(), rest, b"\r\n"]);
+                push(out, &[b"Via: "]);
+                noted.write(out);
+                push(out, &[rest, b"\r\n"]);
             }
             _ => push(out, &[b"Via: ", line.value, b"\r\n"]),
         }

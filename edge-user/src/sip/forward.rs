@@ -1,15 +1,20 @@
 //! What a proxy changes in a message that it forwards (RFC 3261 sections 16.6 and 16.7, 18.2.1;
 //! RFC 3581 section 4).
 
-use std::{fmt::Write as _, net::IpAddr};
+use std::{
+    fmt::{self, Write as _},
+    net::IpAddr,
+    ops::Range,
+};
 
 use bytes::Bytes;
 
 use super::{
-    edit::{Edit, EditError},
+    edit::{EditError, is_safe},
+    head::{Entry, is_token},
     header::HeaderName,
-    message::Message,
-    value::trim,
+    message::{Element, Message},
+    value::{Params, trim},
     via::Via,
 };
 
@@ -58,25 +63,87 @@ impl<'a> ForwardRequest<'a> {
         }
     }
 
-    /// The request as it goes out.
+    /// The request as it goes out: written twice, once to count, so that its memory is asked for
+    /// once and fits.
     pub fn apply(&self, message: &Message) -> Result<Bytes, EditError> {
-        let mut edit = Edit::new(message);
+        let safe = self.record_routes.iter().all(|value| is_safe(value.as_bytes()));
+        if !safe || !is_safe(self.via.as_bytes()) || !are_safe(self.add) {
+            return Err(EditError::Injection);
+        }
+        if self
+            .request_uri
+            .is_some_and(|u| u.is_empty() || !u.bytes().all(|b| b.is_ascii_graphic()))
+        {
+            return Err(EditError::Injection);
+        }
+        let top = message.list(HeaderName::Via).next();
+        let noted = top.and_then(|top| {
+            let noted = Noted::new(top.value, self.received?)?;
+            Some((top, noted))
+        });
+        let mut length = Length(0);
+        self.write(message, noted.as_ref(), &mut length)?;
+        let mut out = Vec::with_capacity(length.0);
+        self.write(message, noted.as_ref(), &mut out)?;
+        Ok(Bytes::from(out))
+    }
+
+    fn write(
+        &self,
+        message: &Message,
+        noted: Option<&(Element<'_>, Noted<'_>)>,
+        out: &mut impl Sink,
+    ) -> Result<(), EditError> {
+        let mut copy = Copy { source: message.bytes(), done: 0 };
         if let Some(uri) = self.request_uri {
-            edit.request_uri(uri);
+            let range = message.request_uri_range().ok_or(EditError::NoSuchPlace)?;
+            copy.replace(out, range);
+            out.put(uri.as_bytes());
         }
-        edit.prepend("Via", self.via);
+        copy.up_to(out, message.headers_start());
+        line(out, "Via", self.via.as_bytes());
         for value in self.record_routes {
-            edit.prepend("Record-Route", value);
+            line(out, "Record-Route", value.as_bytes());
         }
-        if let Some(received) = self.received {
-            note_received(&mut edit, message, received);
+        let removed = bits(self.remove);
+        let mut routes = self.remove_routes;
+        let mut hops = Decimal::new(self.max_forwards.into());
+        let mut hops = Some(&mut hops);
+        for (index, entry) in message.entries().iter().enumerate() {
+            if entry.name != HeaderName::Other && removed & entry.name.bit() != 0 {
+                copy.replace(out, entry.line());
+                continue;
+            }
+            match entry.name {
+                HeaderName::Via => {
+                    if let Some((top, noted)) = noted.filter(|(top, _)| top.header == index) {
+                        copy.replace(out, top.range.clone());
+                        noted.write(out);
+                    }
+                }
+                HeaderName::Route if routes > 0 => {
+                    let taken = front(message, entry, &mut routes);
+                    copy.replace(out, taken);
+                }
+                HeaderName::MaxForwards => {
+                    if let Some(hops) = hops.take() {
+                        copy.replace(out, entry.value_range());
+                        out.put(hops.text());
+                    }
+                }
+                _ => {}
+            }
         }
-        if self.remove_routes > 0 {
-            edit.remove_front(HeaderName::Route, self.remove_routes);
+        if routes > 0 {
+            return Err(EditError::NoSuchPlace);
         }
-        edit.set(HeaderName::MaxForwards, self.max_forwards.to_string());
-        finish_headers(&mut edit, message, self.remove, self.add);
-        edit.finish()
+        copy.up_to(out, message.body_start().checked_sub(2).ok_or(EditError::NoSuchPlace)?);
+        if let Some(hops) = hops {
+            line(out, HeaderName::MaxForwards.as_str(), hops.text());
+        }
+        finish_headers(out, message, self.add);
+        copy.rest(out);
+        Ok(())
     }
 }
 
@@ -94,73 +161,229 @@ pub struct ForwardResponse<'a> {
 impl ForwardResponse<'_> {
     /// The response without its top Via (ours) and with the other changes.
     pub fn apply(&self, message: &Message) -> Result<Bytes, EditError> {
-        let mut edit = Edit::new(message);
-        edit.remove_front(HeaderName::Via, 1);
-        for (place, value) in self.record_routes {
-            let element =
-                message.list(HeaderName::RecordRoute).nth(*place).ok_or(EditError::NoSuchPlace)?;
-            edit.replace_element(&element, value);
+        let safe = self.record_routes.iter().all(|(_, value)| is_safe(value.as_bytes()));
+        if !safe || !are_safe(self.add) {
+            return Err(EditError::Injection);
         }
-        finish_headers(&mut edit, message, self.remove, self.add);
-        edit.finish()
+        let mut length = Length(0);
+        self.write(message, &mut length)?;
+        let mut out = Vec::with_capacity(length.0);
+        self.write(message, &mut out)?;
+        Ok(Bytes::from(out))
+    }
+
+    fn write(&self, message: &Message, out: &mut impl Sink) -> Result<(), EditError> {
+        let mut copy = Copy { source: message.bytes(), done: 0 };
+        let removed = bits(self.remove);
+        let (mut vias, mut place, mut changed) = (1, 0, 0);
+        for entry in message.entries() {
+            if entry.name != HeaderName::Other && removed & entry.name.bit() != 0 {
+                copy.replace(out, entry.line());
+                continue;
+            }
+            match entry.name {
+                HeaderName::Via if vias > 0 => {
+                    let taken = front(message, entry, &mut vias);
+                    copy.replace(out, taken);
+                }
+                HeaderName::RecordRoute if changed < self.record_routes.len() => {
+                    for range in message.elements(entry) {
+                        if let Some((_, value)) =
+                            self.record_routes.iter().find(|(at, _)| *at == place)
+                        {
+                            copy.replace(out, range);
+                            out.put(value.as_bytes());
+                            changed += 1;
+                        }
+                        place += 1;
+                    }
+                }
+                _ => {}
+            }
+        }
+        if vias > 0 || changed < self.record_routes.len() {
+            return Err(EditError::NoSuchPlace);
+        }
+        copy.up_to(out, message.body_start().checked_sub(2).ok_or(EditError::NoSuchPlace)?);
+        finish_headers(out, message, self.add);
+        copy.rest(out);
+        Ok(())
     }
 }
 
-/// Takes away, adds, and says how long the body is where a datagram did not: the message may go
-/// on over a stream, which needs it (RFC 3261 section 18.3).
-fn finish_headers(
-    edit: &mut Edit<'_>,
-    message: &Message,
-    remove: &[HeaderName],
-    add: &[(&str, &str)],
-) {
-    if message.header(HeaderName::ContentLength).is_none() {
-        edit.append(HeaderName::ContentLength.as_str(), message.body().len().to_string());
+/// Where a message is written to.
+pub(super) trait Sink {
+    fn put(&mut self, part: &[u8]);
+}
+
+impl Sink for Vec<u8> {
+    fn put(&mut self, part: &[u8]) {
+        self.extend_from_slice(part);
     }
-    for name in remove {
-        edit.remove(*name);
+}
+
+/// Counts only.
+struct Length(usize);
+
+impl Sink for Length {
+    fn put(&mut self, part: &[u8]) {
+        self.0 += part.len();
+    }
+}
+
+/// A message's bytes on their way, from front to back.
+struct Copy<'m> {
+    source: &'m [u8],
+    done: usize,
+}
+
+impl Copy<'_> {
+    fn up_to(&mut self, out: &mut impl Sink, at: usize) {
+        out.put(self.source.get(self.done..at).unwrap_or_default());
+        self.done = self.done.max(at);
+    }
+
+    /// Copies up to a range, and leaves it out.
+    fn replace(&mut self, out: &mut impl Sink, range: Range<usize>) {
+        self.up_to(out, range.start);
+        self.done = self.done.max(range.end);
+    }
+
+    fn rest(&mut self, out: &mut impl Sink) {
+        self.up_to(out, self.source.len());
+    }
+}
+
+/// A number as text, without an allocation.
+struct Decimal {
+    digits: [u8; 20],
+    start: usize,
+}
+
+impl Decimal {
+    fn new(mut number: u64) -> Self {
+        let mut digits = [b'0'; 20];
+        let mut start = digits.len();
+        loop {
+            start -= 1;
+            digits[start] = b'0' + (number % 10) as u8;
+            number /= 10;
+            if number == 0 {
+                return Self { digits, start };
+            }
+        }
+    }
+
+    fn text(&self) -> &[u8] {
+        self.digits.get(self.start..).unwrap_or_default()
+    }
+}
+
+fn line(out: &mut impl Sink, name: &str, value: &[u8]) {
+    for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+        out.put(part);
+    }
+}
+
+/// Names as a set.
+fn bits(names: &[HeaderName]) -> u64 {
+    names.iter().fold(0, |bits, name| bits | name.bit())
+}
+
+fn are_safe(headers: &[(&str, &str)]) -> bool {
+    headers.iter().all(|(name, value)| {
+        !name.is_empty() && name.bytes().all(is_token) && is_safe(value.as_bytes())
+    })
+}
+
+/// What goes when the first `left` values of a list go, as far as they are in this line: all of
+/// the line, or its front. `left` is counted down.
+fn front(message: &Message, entry: &Entry, left: &mut usize) -> Range<usize> {
+    let mut start = None;
+    for range in message.elements(entry) {
+        let start = *start.get_or_insert(range.start);
+        if *left == 0 {
+            return start..range.start;
+        }
+        *left -= 1;
+    }
+    entry.line()
+}
+
+/// Adds, and says how long the body is where a datagram did not: the message may go on over a
+/// stream, which needs it (RFC 3261 section 18.3).
+fn finish_headers(out: &mut impl Sink, message: &Message, add: &[(&str, &str)]) {
+    if message.header(HeaderName::ContentLength).is_none() {
+        let length = Decimal::new(message.body().len() as u64);
+        line(out, HeaderName::ContentLength.as_str(), length.text());
     }
     for (name, value) in add {
-        edit.append(name, value);
+        line(out, name, value.as_bytes());
     }
 }
 
-/// Notes the source in the message's top Via.
-fn note_received(edit: &mut Edit<'_>, message: &Message, received: Received) {
-    if let Some(top) = message.list(HeaderName::Via).next()
-        && let Some(value) = via_with_received(top.value, received)
-    {
-        edit.replace_element(&top, value);
+/// A Via value with `received` and `rport` as the source says, not as the peer says.
+pub(super) struct Noted<'a> {
+    head: &'a str,
+    params: Params<'a>,
+    received: Option<IpAddr>,
+    rport: Option<u16>,
+}
+
+impl<'a> Noted<'a> {
+    /// `None` when nothing changes, or when it is no Via.
+    pub(super) fn new(value: &'a [u8], source: Received) -> Option<Self> {
+        let via = Via::parse(value).ok()?;
+        let same_host = via.host.ip() == Some(source.address);
+        if same_host && via.rport.is_none() && via.received.is_none() {
+            return None;
+        }
+        let text = std::str::from_utf8(value).ok()?;
+        let head = trim(text.split_at(text.find(';').unwrap_or(text.len())).0);
+        // RFC 3581 section 4: with rport, received is there even when the host is the same.
+        let received = (!same_host || via.rport.is_some()).then_some(source.address);
+        let rport = via.rport.is_some().then_some(source.port);
+        Some(Self { head, params: via.params, received, rport })
+    }
+
+    pub(super) fn write(&self, out: &mut impl Sink) {
+        out.put(self.head.as_bytes());
+        for (name, value) in self.params.iter() {
+            if name.eq_ignore_ascii_case("received") || name.eq_ignore_ascii_case("rport") {
+                continue;
+            }
+            out.put(b";");
+            out.put(name.as_bytes());
+            if let Some(value) = value {
+                out.put(b"=");
+                out.put(value.as_bytes());
+            }
+        }
+        if let Some(address) = self.received {
+            out.put(b";received=");
+            let mut text = Inline { bytes: [0; 48], length: 0 };
+            // An address has at most 45 characters.
+            let _ = write!(text, "{address}");
+            out.put(text.bytes.get(..text.length).unwrap_or_default());
+        }
+        if let Some(port) = self.rport {
+            out.put(b";rport=");
+            out.put(Decimal::new(port.into()).text());
+        }
     }
 }
 
-/// A Via value with `received` and `rport` as the source says, not as the peer says; `None` when
-/// nothing changes, or when it is no Via.
-pub(super) fn via_with_received(value: &[u8], received: Received) -> Option<String> {
-    let via = Via::parse(value).ok()?;
-    let same_host = via.host.ip() == Some(received.address);
-    if same_host && via.rport.is_none() && via.received.is_none() {
-        return None;
+/// A short text on the stack.
+struct Inline {
+    bytes: [u8; 48],
+    length: usize,
+}
+
+impl fmt::Write for Inline {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let end = self.length + text.len();
+        self.bytes.get_mut(self.length..end).ok_or(fmt::Error)?.copy_from_slice(text.as_bytes());
+        self.length = end;
+        Ok(())
     }
-    let text = std::str::from_utf8(value).ok()?;
-    let mut out = trim(text.split_at(text.find(';').unwrap_or(text.len())).0).to_owned();
-    for (name, value) in via.params.iter() {
-        if name.eq_ignore_ascii_case("received") || name.eq_ignore_ascii_case("rport") {
-            continue;
-        }
-        out.push(';');
-        out.push_str(name);
-        if let Some(value) = value {
-            out.push('=');
-            out.push_str(value);
-        }
-    }
-    // RFC 3581 section 4: with rport, received is there even when the host is the same.
-    if !same_host || via.rport.is_some() {
-        let _ = write!(out, ";received={}", received.address);
-    }
-    if via.rport.is_some() {
-        let _ = write!(out, ";rport={}", received.port);
-    }
-    Some(out)
 }

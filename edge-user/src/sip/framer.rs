@@ -121,7 +121,11 @@ impl Framer {
 
 /// Takes a message off the buffer.
 fn cut(buffer: &mut BytesMut, head: Head, body: usize, end: usize) -> Message {
-    let mut bytes = buffer.split_to(end.min(buffer.len()));
+    let mut bytes = match end >= buffer.len() {
+        // Nothing follows: the message takes the memory as it is.
+        true => std::mem::take(buffer),
+        false => buffer.split_to(end),
+    };
     if head.folded {
         unfold(&mut bytes, &head.entries);
     }

@@ -9,6 +9,8 @@
 //! fault of meaning (a header twice, a bad Content-Length) is kept, the pass goes on, and the
 //! caller gets the index beside the fault, enough to answer 400.
 
+use std::ops::Range;
+
 use super::{header::HeaderName, message::Limits, method::MAX_METHOD};
 
 /// Why bytes are no SIP message.
@@ -92,6 +94,18 @@ pub(super) struct Entry {
     pub value_end: u32,
     /// One past the line's CRLF.
     pub end: u32,
+}
+
+impl Entry {
+    /// From its name to past its CRLF.
+    pub fn line(&self) -> Range<usize> {
+        self.start as usize..self.end as usize
+    }
+
+    /// Its value.
+    pub fn value_range(&self) -> Range<usize> {
+        self.value as usize..self.value_end as usize
+    }
 }
 
 /// The start line: offsets.

@@ -2,11 +2,12 @@
 //! that the line ends inside folded headers become spaces (RFC 3261 section 25.1 lets a
 //! recipient do so; it keeps every length), so that no value ever holds a CR or LF.
 
-use std::{fmt, ops::Range};
+use std::{fmt, ops::Range, sync::OnceLock};
 
 use bytes::{Bytes, BytesMut};
 
 use super::{
+    facts::{CSeqAt, Facts, NameAddrAt, UriAt, ViaAt},
     head::{Entry, Fault, Head, Start, number},
     header::HeaderName,
     method::Method,
@@ -72,6 +73,8 @@ pub struct Message {
     start_end: u32,
     entries: Vec<Entry>,
     body: u32,
+    /// Known once [`Message::validate`] found nothing wrong.
+    facts: OnceLock<Facts>,
 }
 
 /// One header line.
@@ -147,6 +150,7 @@ impl Message {
             start_end: head.start_end,
             entries: head.entries,
             body: u32::try_from(body).unwrap_or(u32::MAX),
+            facts: OnceLock::new(),
         }
     }
 
@@ -176,6 +180,9 @@ impl Message {
 
     /// A request's Request-URI; `None` for a response.
     pub fn request_uri(&self) -> Option<Result<Uri<'_>, UriError>> {
+        if let Some(uri) = self.known(|facts, bytes| facts.uri?.read(bytes)) {
+            return Some(Ok(uri));
+        }
         let range = self.request_uri_range()?;
         let text = self.bytes.get(range).and_then(|uri| std::str::from_utf8(uri).ok());
         Some(text.ok_or(UriError::Character).and_then(Uri::parse))
@@ -269,39 +276,68 @@ impl Message {
     pub fn list(&self, name: HeaderName) -> impl Iterator<Item = Element<'_>> {
         self.entries.iter().enumerate().filter(move |(_, entry)| entry.name == name).flat_map(
             move |(header, entry)| {
-                let base = entry.value as usize;
-                ListIter::new(self.slice(entry.value, entry.value_end)).map(move |range| Element {
+                self.elements(entry).map(move |range| Element {
                     header,
-                    value: self.bytes.get(base + range.start..base + range.end).unwrap_or(&[]),
-                    range: base + range.start..base + range.end,
+                    value: self.bytes.get(range.clone()).unwrap_or(&[]),
+                    range,
                 })
             },
         )
     }
 
+    /// Where the values in one line are.
+    pub(super) fn elements(&self, entry: &Entry) -> impl Iterator<Item = Range<usize>> {
+        let base = entry.value as usize;
+        ListIter::new(self.slice(entry.value, entry.value_end))
+            .map(move |range| base + range.start..base + range.end)
+    }
+
+    /// Every header line, as it was found.
+    pub(super) fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
     /// The line of a header: from its name to past its CRLF.
     pub(super) fn line_range(&self, index: usize) -> Option<Range<usize>> {
-        self.entries.get(index).map(|entry| entry.start as usize..entry.end as usize)
+        self.entries.get(index).map(Entry::line)
     }
 
     /// The value of a header line.
     pub(super) fn value_range(&self, index: usize) -> Option<Range<usize>> {
-        self.entries.get(index).map(|entry| entry.value as usize..entry.value_end as usize)
+        self.entries.get(index).map(Entry::value_range)
+    }
+
+    #[cfg(test)]
+    pub(super) fn knows_its_facts(&self) -> bool {
+        self.facts.get().is_some()
+    }
+
+    fn known<'m, T>(&'m self, read: impl FnOnce(&Facts, &'m [u8]) -> Option<T>) -> Option<T> {
+        read(self.facts.get()?, &self.bytes)
     }
 
     /// The top Via.
     pub fn via(&self) -> Result<Via<'_>, ValueError> {
+        if let Some(value) = self.known(|facts, bytes| facts.via.read(bytes)) {
+            return Ok(value);
+        }
         let element = self.list(HeaderName::Via).next().ok_or(ValueError::Missing)?;
         Via::parse(element.value)
     }
 
     /// From.
     pub fn from(&self) -> Result<NameAddr<'_>, ValueError> {
+        if let Some(value) = self.known(|facts, bytes| facts.from.read(bytes)) {
+            return Ok(value);
+        }
         NameAddr::parse(self.header(HeaderName::From).ok_or(ValueError::Missing)?.value)
     }
 
     /// To.
     pub fn to(&self) -> Result<NameAddr<'_>, ValueError> {
+        if let Some(value) = self.known(|facts, bytes| facts.to.read(bytes)) {
+            return Ok(value);
+        }
         NameAddr::parse(self.header(HeaderName::To).ok_or(ValueError::Missing)?.value)
     }
 
@@ -316,6 +352,9 @@ impl Message {
 
     /// CSeq.
     pub fn cseq(&self) -> Result<CSeq<'_>, ValueError> {
+        if let Some(value) = self.known(|facts, bytes| facts.cseq.read(bytes)) {
+            return Ok(value);
+        }
         CSeq::parse(self.header(HeaderName::CSeq).ok_or(ValueError::Missing)?.value)
     }
 
@@ -334,27 +373,61 @@ impl Message {
     /// bad one: all Via, From, To, Call-ID, CSeq (whose method is the request's), Max-Forwards,
     /// Route, Record-Route, and for requests the Request-URI.
     pub fn validate(&self) -> Result<(), ValueError> {
-        for element in self.list(HeaderName::Via) {
+        if self.facts.get().is_some() {
+            return Ok(());
+        }
+        let mut vias = self.list(HeaderName::Via);
+        let top = vias.next().ok_or(ValueError::Missing)?;
+        let via = Via::parse(top.value)?;
+        for element in vias {
             Via::parse(element.value)?;
         }
-        self.from()?;
-        self.to()?;
+        let (from, to) = (self.from()?, self.to()?);
         self.call_id()?;
         self.max_forwards()?;
         let cseq = self.cseq()?;
         if self.method().is_some_and(|method| method != cseq.method) {
             return Err(ValueError::CSeq);
         }
-        for name in [HeaderName::Route, HeaderName::RecordRoute] {
-            for element in self.list(name) {
-                NameAddr::parse_bracketed(element.value)?;
+        for entry in &self.entries {
+            if matches!(entry.name, HeaderName::Route | HeaderName::RecordRoute) {
+                for range in self.elements(entry) {
+                    NameAddr::parse_bracketed(self.bytes.get(range).unwrap_or(&[]))?;
+                }
             }
         }
-        match self.request_uri() {
-            Some(Err(error)) => Err(error.into()),
-            Some(Ok(uri)) if uri.headers().is_some() => Err(UriError::Headers.into()),
-            _ => Ok(()),
+        let uri = self.request_uri().transpose()?;
+        if uri.is_some_and(|uri| uri.headers().is_some()) {
+            return Err(UriError::Headers.into());
         }
+        if let Some(facts) = self.facts_of(&top, &via, &from, &to, &cseq, uri.as_ref()) {
+            // Another thread may have come first, with the same.
+            let _ = self.facts.set(facts);
+        }
+        Ok(())
+    }
+
+    fn facts_of(
+        &self,
+        top: &Element<'_>,
+        via: &Via<'_>,
+        from: &NameAddr<'_>,
+        to: &NameAddr<'_>,
+        cseq: &CSeq<'_>,
+        uri: Option<&Uri<'_>>,
+    ) -> Option<Facts> {
+        let bytes = &self.bytes;
+        let uri = match uri {
+            Some(uri) => Some(UriAt::of(bytes, uri)?),
+            None => None,
+        };
+        Some(Facts {
+            via: ViaAt::of(bytes, top.value, via)?,
+            from: NameAddrAt::of(bytes, from)?,
+            to: NameAddrAt::of(bytes, to)?,
+            cseq: CSeqAt::of(bytes, self.header(HeaderName::CSeq)?.value, cseq)?,
+            uri,
+        })
     }
 }
 

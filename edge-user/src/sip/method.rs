@@ -46,41 +46,61 @@ pub enum Method<'a> {
 /// The longest method that is read; RFC 4475 section 3.1.1.2 has one of 43 bytes.
 pub(super) const MAX_METHOD: usize = 64;
 
-const KNOWN: &[(&str, Method<'static>)] = &[
-    ("INVITE", Method::Invite),
-    ("ACK", Method::Ack),
-    ("CANCEL", Method::Cancel),
-    ("BYE", Method::Bye),
-    ("OPTIONS", Method::Options),
-    ("REGISTER", Method::Register),
-    ("MESSAGE", Method::Message),
-    ("SUBSCRIBE", Method::Subscribe),
-    ("NOTIFY", Method::Notify),
-    ("REFER", Method::Refer),
-    ("INFO", Method::Info),
-    ("UPDATE", Method::Update),
-    ("PRACK", Method::Prack),
-    ("PUBLISH", Method::Publish),
-    ("SERVICE", Method::Service),
-    ("BENOTIFY", Method::Benotify),
-    ("NEGOTIATE", Method::Negotiate),
-];
-
 impl<'a> Method<'a> {
     /// The method a token names. The caller has checked that it is a token.
     pub fn from_token(token: &'a str) -> Self {
-        KNOWN
-            .iter()
-            .find(|(name, _)| *name == token)
-            .map_or(Method::Other(token), |(_, method)| *method)
+        match token {
+            "INVITE" => Method::Invite,
+            "ACK" => Method::Ack,
+            "CANCEL" => Method::Cancel,
+            "BYE" => Method::Bye,
+            "OPTIONS" => Method::Options,
+            "REGISTER" => Method::Register,
+            "MESSAGE" => Method::Message,
+            "SUBSCRIBE" => Method::Subscribe,
+            "NOTIFY" => Method::Notify,
+            "REFER" => Method::Refer,
+            "INFO" => Method::Info,
+            "UPDATE" => Method::Update,
+            "PRACK" => Method::Prack,
+            "PUBLISH" => Method::Publish,
+            "SERVICE" => Method::Service,
+            "BENOTIFY" => Method::Benotify,
+            "NEGOTIATE" => Method::Negotiate,
+            other => Method::Other(other),
+        }
     }
 
     /// Its text.
     pub fn as_str(self) -> &'a str {
-        match self {
+        self.known().unwrap_or(match self {
             Method::Other(token) => token,
-            known => KNOWN.iter().find(|(_, m)| *m == known).map_or("", |(name, _)| name),
-        }
+            _ => "",
+        })
+    }
+
+    /// Its text, when it is one of those that have a name here.
+    pub const fn known(self) -> Option<&'static str> {
+        Some(match self {
+            Method::Invite => "INVITE",
+            Method::Ack => "ACK",
+            Method::Cancel => "CANCEL",
+            Method::Bye => "BYE",
+            Method::Options => "OPTIONS",
+            Method::Register => "REGISTER",
+            Method::Message => "MESSAGE",
+            Method::Subscribe => "SUBSCRIBE",
+            Method::Notify => "NOTIFY",
+            Method::Refer => "REFER",
+            Method::Info => "INFO",
+            Method::Update => "UPDATE",
+            Method::Prack => "PRACK",
+            Method::Publish => "PUBLISH",
+            Method::Service => "SERVICE",
+            Method::Benotify => "BENOTIFY",
+            Method::Negotiate => "NEGOTIATE",
+            Method::Other(_) => return None,
+        })
     }
 
     /// Whether a request with it forms a dialog when it has no To tag (RFC 3261 section 12,
@@ -93,5 +113,39 @@ impl<'a> Method<'a> {
 impl fmt::Display for Method<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_method_is_read_as_it_is_written() {
+        let known = [
+            "INVITE",
+            "ACK",
+            "CANCEL",
+            "BYE",
+            "OPTIONS",
+            "REGISTER",
+            "MESSAGE",
+            "SUBSCRIBE",
+            "NOTIFY",
+            "REFER",
+            "INFO",
+            "UPDATE",
+            "PRACK",
+            "PUBLISH",
+            "SERVICE",
+            "BENOTIFY",
+            "NEGOTIATE",
+        ];
+        for name in known {
+            let method = Method::from_token(name);
+            assert_eq!((method.as_str(), method.known()), (name, Some(name)));
+            assert_eq!(Method::from_token(&name.to_lowercase()).known(), None, "{name}");
+        }
+        assert_eq!(Method::from_token("FOO"), Method::Other("FOO"));
     }
 }

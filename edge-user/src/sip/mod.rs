@@ -15,6 +15,7 @@
 pub mod build;
 pub mod compat;
 mod edit;
+mod facts;
 mod forward;
 mod framer;
 mod head;

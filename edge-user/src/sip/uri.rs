@@ -8,14 +8,14 @@ use super::{Host, Params, host::host_and_port};
 /// A URI, in slices of the message.
 #[derive(Clone, Copy, Debug)]
 pub struct Uri<'a> {
-    raw: &'a str,
-    scheme: Scheme,
-    user: Option<&'a str>,
-    password: Option<&'a str>,
-    host: Option<Host<'a>>,
-    port: Option<u16>,
-    params: Params<'a>,
-    headers: Option<&'a str>,
+    pub(super) raw: &'a str,
+    pub(super) scheme: Scheme,
+    pub(super) user: Option<&'a str>,
+    pub(super) password: Option<&'a str>,
+    pub(super) host: Option<Host<'a>>,
+    pub(super) port: Option<u16>,
+    pub(super) params: Params<'a>,
+    pub(super) headers: Option<&'a str>,
 }
 
 /// A URI's scheme.

@@ -68,6 +68,11 @@ impl<'a> Params<'a> {
         Some(params)
     }
 
+    /// Of a text that was read before.
+    pub(super) const fn checked(text: &'a str) -> Self {
+        Params(text)
+    }
+
     /// Each name with its value; quotes stay on.
     pub fn iter(&self) -> impl Iterator<Item = (&'a str, Option<&'a str>)> + use<'a> {
         let mut rest = self.0;

@@ -125,7 +125,7 @@ async fn serve<C: Core>(
 
 async fn carry<S, C>(hub: &Arc<Hub<C>>, io: S, peer: Peer)
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     C: Core,
 {
     let queue = WriteQueue::new(hub.settings().config.limits.write_queue_bytes);

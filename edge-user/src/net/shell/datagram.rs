@@ -30,6 +30,8 @@ const IDLE: Duration = Duration::from_secs(300);
 const SWEEP: Duration = Duration::from_secs(30);
 /// Pairs of one listener.
 const MAX_PAIRS: usize = 4096;
+/// Datagrams that are handed on together, when they are there.
+const TOGETHER: usize = 32;
 /// The largest datagram.
 const MAX_DATAGRAM: usize = 65_535;
 
@@ -159,7 +161,7 @@ pub(super) async fn run<C: Core>(
     let mut phase = hub.phase.subscribe();
     let mut sweep = tokio::time::interval(SWEEP);
     let mut buffer = vec![0; MAX_DATAGRAM];
-    let mut inputs = Vec::with_capacity(1);
+    let mut inputs = Vec::with_capacity(TOGETHER);
     loop {
         tokio::select! {
             biased;
@@ -168,10 +170,19 @@ pub(super) async fn run<C: Core>(
             _ = sweep.tick() => port.sweep(&hub, false),
             received = port.socket.recv_from(&mut buffer) => {
                 // An error here is about a datagram we sent (ICMP); the socket lives on.
-                if let Ok((length, remote)) = received
-                    && let Some(bytes) = buffer.get(..length)
-                {
-                    take(&hub, &port, remote, bytes, &mut inputs);
+                let (mut next, mut left) = (received.ok(), TOGETHER);
+                while let Some((length, remote)) = next {
+                    if let Some(bytes) = buffer.get(..length) {
+                        take(&hub, &port, remote, bytes, &mut inputs);
+                    }
+                    left -= 1;
+                    next = match left {
+                        0 => None,
+                        _ => port.socket.try_recv_from(&mut buffer).ok(),
+                    };
+                }
+                if !inputs.is_empty() {
+                    hub.deliver(&mut inputs);
                 }
             }
         }
@@ -219,5 +230,4 @@ fn take<C: Core>(
         Ok(message) => Input::Message { connection, message },
         Err(error) => Input::Unreadable { connection, error },
     });
-    hub.deliver(inputs);
 }

@@ -4,7 +4,6 @@
 //! connection leaves in the order in which it said it. Everything else is done after.
 
 use std::{
-    collections::HashMap,
     fmt,
     net::SocketAddr,
     sync::{
@@ -27,6 +26,7 @@ use super::{
 };
 use crate::{
     config::{Config, InsideServer, Transport},
+    ids::IdMap,
     net::{Core, dns::Resolver, tls::TlsStore},
     proxy::{
         ConnectionId, Event, Input, Output, Peer, QueryId, Question, Refusal, ResolveError, Side,
@@ -36,8 +36,9 @@ use crate::{
 
 /// Questions to DNS the core may have open.
 const MAX_QUESTIONS: usize = 4096;
-/// A timeout that is carried out later than this shows a core that lags.
-const LATE: Duration = Duration::from_millis(20);
+/// What is due within this time is done together: timers of SIP are hundreds of milliseconds, and
+/// each call of its own costs a wake.
+const SLOT: Duration = Duration::from_millis(10);
 
 /// How far a stop has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -116,7 +117,7 @@ impl Link {
 
 struct Inner<C> {
     core: C,
-    links: HashMap<ConnectionId, Arc<Link>>,
+    links: IdMap<ConnectionId, Arc<Link>>,
     armed: Option<Instant>,
     scratch: Vec<Output>,
 }
@@ -142,7 +143,8 @@ pub(super) struct Hub<C> {
 /// What is done once the lock is free.
 #[derive(Default)]
 struct After {
-    first: Option<Waker>,
+    first: Option<(Arc<Link>, Waker)>,
+    flushes: Vec<(Arc<Link>, Waker)>,
     wakers: Vec<Waker>,
     datagrams: Vec<(Arc<Link>, Bytes)>,
     gone: Vec<(Arc<Link>, CloseCause)>,
@@ -151,17 +153,18 @@ struct After {
 }
 
 impl After {
-    fn wake(&mut self, waker: Option<Waker>) {
-        match (waker, &self.first) {
-            (Some(waker), None) => self.first = Some(waker),
-            (Some(waker), Some(_)) => self.wakers.push(waker),
-            (None, _) => {}
+    /// Something was queued for a connection, and nobody was told yet.
+    fn flush(&mut self, link: &Arc<Link>, waker: Waker) {
+        let entry = (Arc::clone(link), waker);
+        match &self.first {
+            None => self.first = Some(entry),
+            Some(_) => self.flushes.push(entry),
         }
     }
 
     fn close(&mut self, link: &Arc<Link>, cause: CloseCause) {
         match &link.way {
-            Way::Stream(queue) => self.wake(queue.close(cause)),
+            Way::Stream(queue) => self.wakers.extend(queue.close(cause)),
             Way::Datagram(_) => self.gone.push((Arc::clone(link), cause)),
         }
     }
@@ -175,7 +178,7 @@ impl<C: Core> Hub<C> {
         resolver: Arc<Resolver>,
         events: EventSink,
     ) -> Arc<Self> {
-        let inner = Inner { core, links: HashMap::new(), armed: None, scratch: Vec::new() };
+        let inner = Inner { core, links: IdMap::default(), armed: None, scratch: Vec::new() };
         Arc::new(Self {
             inner: Mutex::new(inner),
             timer: Notify::new(),
@@ -318,18 +321,14 @@ impl<C: Core> Hub<C> {
                     None => std::future::pending().await,
                 }
             };
-            let late = tokio::select! {
-                () = due => next.map(|at| at.elapsed()).unwrap_or_default(),
+            tokio::select! {
+                () = due => {}
                 () = self.timer.notified() => continue,
                 _ = phase.wait_for(|phase| *phase == Phase::Stopped) => return,
             };
             self.drive(|core, now, out| core.on_timeout(now, out));
-            // A core that is always late must not take the processor for itself.
-            if late > LATE {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            } else {
-                tokio::task::yield_now().await;
-            }
+            // A core that is always late must not take the processor for itself, either.
+            tokio::time::sleep(SLOT).await;
         }
     }
 
@@ -349,7 +348,11 @@ impl<C: Core> Hub<C> {
             match output {
                 Output::Send { connection, bytes } => match inner.links.get(&connection) {
                     Some(link) => match &link.way {
-                        Way::Stream(queue) => after.wake(queue.push(bytes)),
+                        Way::Stream(queue) => {
+                            if let Some(waker) = queue.push(bytes) {
+                                after.flush(link, waker);
+                            }
+                        }
                         Way::Datagram(_) => after.datagrams.push((Arc::clone(link), bytes)),
                     },
                     None => add(&self.counters.to_closed),
@@ -376,7 +379,12 @@ impl<C: Core> Hub<C> {
         if after.rearm {
             self.timer.notify_one();
         }
-        for waker in after.first.into_iter().chain(after.wakers) {
+        for (link, waker) in after.first.into_iter().chain(after.flushes) {
+            if let Way::Stream(queue) = &link.way {
+                queue.flush(&link.bytes_out, waker);
+            }
+        }
+        for waker in after.wakers {
             waker.wake();
         }
         for (link, bytes) in after.datagrams {

@@ -22,6 +22,7 @@ mod queue;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod write;
 
 use std::{
     fmt, io,

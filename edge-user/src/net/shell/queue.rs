@@ -3,12 +3,14 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Mutex, MutexGuard, PoisonError},
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, atomic::AtomicU64},
     task::{Context, Waker},
 };
 
 use bytes::{Bytes, BytesMut};
 
+use super::write::Flush;
 use crate::proxy::Refusal;
 
 /// What an item costs beside its bytes: many small items are bounded too.
@@ -47,10 +49,16 @@ pub(super) enum Next {
     Close(CloseCause),
 }
 
-#[derive(Debug)]
 pub(super) struct WriteQueue {
     state: Mutex<State>,
     limit: usize,
+    end: OnceLock<Arc<dyn Flush>>,
+}
+
+impl fmt::Debug for WriteQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WriteQueue").field("state", &self.state).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -71,7 +79,21 @@ impl State {
 
 impl WriteQueue {
     pub(super) fn new(limit: usize) -> Self {
-        Self { state: Mutex::default(), limit }
+        Self { state: Mutex::default(), limit, end: OnceLock::new() }
+    }
+
+    /// Where it is written to, from now on by whoever queues something.
+    pub(super) fn share(&self, end: Arc<dyn Flush>) {
+        // There is one end for each queue.
+        let _ = self.end.set(end);
+    }
+
+    /// Writes what is queued now, if nobody is at it; otherwise its task is woken.
+    pub(super) fn flush(&self, written: &AtomicU64, owner: Waker) {
+        match self.end.get() {
+            Some(end) => end.flush(self, written, owner),
+            None => owner.wake(),
+        }
     }
 
     /// Queues bytes; returns whom to wake. When the queue would outgrow its bound the connection

@@ -1,26 +1,29 @@
 //! One stream connection from its first byte of SIP to its end, in one task: reads, frames, hands
-//! messages to the core, writes what is queued.
+//! messages to the core, writes what is queued (see `write`).
 //!
 //! A message must be whole within `message_timeout` of its first byte; a connection on which
 //! nothing comes or goes for `idle_timeout` is closed, and one that takes nothing we write, too.
 
 use std::{
+    cell::RefCell,
+    io,
     pin::{Pin, pin},
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     time::Sleep,
 };
 
 use super::{
     counters::add,
     hub::{Hub, Link, Way},
-    queue::{CloseCause, Next, WriteQueue},
+    queue::{CloseCause, WriteQueue},
+    write::Shared,
 };
 use crate::{
     net::Core,
@@ -28,9 +31,10 @@ use crate::{
     sip::{Frame, Framer},
 };
 
-/// What is asked from the system at once. Messages share this memory while they live, so it is
-/// not much more than a message.
+/// What is asked from the system at once in the middle of a message.
 const READ: usize = 4096;
+/// What is asked from the system between messages.
+const SCRATCH: usize = 16 * 1024;
 /// A large message's memory grows by no more than this at once, whatever its length says.
 const GROWTH: usize = 64 * 1024;
 /// Reads before other tasks get their turn.
@@ -42,6 +46,12 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// What a peer still sends after we closed is read and thrown away up to here: unread bytes would
 /// make the system reset the connection and our last words would be lost.
 const LEFT_OVERS: usize = 256 * 1024;
+
+thread_local! {
+    /// Where every connection of this worker reads to between messages: what came is copied, so
+    /// that a message lies in memory of its own size, and an idle connection has none.
+    static BETWEEN: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
+}
 
 /// Why a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,23 +71,24 @@ pub(super) enum End {
 /// Runs a connection to its end.
 pub(super) async fn run<S, C>(hub: &Arc<Hub<C>>, link: &Arc<Link>, io: S)
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     C: Core,
 {
     let Way::Stream(queue) = &link.way else { return };
     let _entry = Entry { hub, link };
     let settings = hub.settings();
     let now = Instant::now();
+    let shared = Arc::new(Shared::new(io, now));
+    queue.share(shared.clone());
     let mut driver = Driver {
         hub,
         link,
         queue,
-        io,
+        shared,
         framer: Framer::new(settings.frame.clone()),
         buffer: BytesMut::new(),
-        writing: Bytes::new(),
-        dirty: false,
         inputs: Vec::new(),
+        unreadable: false,
         last_activity: now,
         message_since: None,
         stalled_since: None,
@@ -91,13 +102,15 @@ where
         let mut sleep = pin!(tokio::time::sleep(first));
         std::future::poll_fn(|cx| driver.poll(cx, sleep.as_mut())).await
     };
-    let io = driver.io;
+    let io = driver.shared.take();
     match end {
         End::Ours(cause) => {
             hub.closed_by_us(&link.peer, cause);
             // The core need not wait for the peer.
             hub.gone(link.id);
-            if cause != CloseCause::Overflow {
+            if cause != CloseCause::Overflow
+                && let Some(io) = io
+            {
                 last_words(io).await;
             }
             return;
@@ -151,13 +164,12 @@ struct Driver<'a, S, C> {
     hub: &'a Arc<Hub<C>>,
     link: &'a Arc<Link>,
     queue: &'a WriteQueue,
-    io: S,
+    shared: Arc<Shared<S>>,
     framer: Framer,
     buffer: BytesMut,
-    writing: Bytes,
-    /// Something was written and not flushed.
-    dirty: bool,
     inputs: Vec<Input>,
+    /// What came is no SIP: nothing more is read.
+    unreadable: bool,
     last_activity: Instant,
     message_since: Option<Instant>,
     stalled_since: Option<Instant>,
@@ -169,11 +181,11 @@ struct Driver<'a, S, C> {
 
 impl<S, C> Driver<'_, S, C>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     C: Core,
 {
-    fn poll(&mut self, cx: &mut Context<'_>, mut sleep: Pin<&mut Sleep>) -> Poll<End> {
-        for _ in 0..TURNS {
+    fn poll(&mut self, cx: &mut Context<'_>, sleep: Pin<&mut Sleep>) -> Poll<End> {
+        loop {
             match self.poll_write(cx) {
                 Poll::Ready(Some(end)) => return Poll::Ready(end),
                 Poll::Ready(None) => self.stalled_since = None,
@@ -194,65 +206,67 @@ where
                     }
                 }
             }
+            let end = self.read_on(cx);
+            self.hand_on();
+            if let Some(end) = end {
+                return Poll::Ready(end);
+            }
+            if !std::mem::take(&mut self.unreadable) {
+                return self.poll_time(cx, sleep);
+            }
+            self.queue.close(CloseCause::Refused(Refusal::Malformed));
+        }
+    }
+
+    /// Reads until nothing more is there, or others should have their turn: what came together is
+    /// handed on together.
+    fn read_on(&mut self, cx: &mut Context<'_>) -> Option<End> {
+        for _ in 0..TURNS {
             match self.poll_read(cx) {
-                Poll::Ready(Some(end)) => return Poll::Ready(end),
+                Poll::Ready(Some(end)) => return Some(end),
+                Poll::Ready(None) if self.unreadable => return None,
                 Poll::Ready(None) => {}
                 Poll::Pending => {
                     if self.buffer.is_empty() {
                         // An idle connection holds no memory for what may come.
                         self.buffer = BytesMut::new();
                     }
-                    return self.poll_time(cx, sleep.as_mut());
+                    return None;
                 }
             }
         }
         cx.waker().wake_by_ref();
-        self.poll_time(cx, sleep)
+        None
     }
 
     /// Writes what is queued. `Ready(None)`: all of it.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Option<End>> {
-        loop {
-            while self.writing.has_remaining() {
-                match ready!(Pin::new(&mut self.io).poll_write(cx, &self.writing)) {
-                    Ok(0) | Err(_) => return Poll::Ready(Some(End::Peer)),
-                    Ok(written) => {
-                        self.writing.advance(written);
-                        self.dirty = true;
-                        self.stalled_since = None;
-                        self.last_activity = Instant::now();
-                        self.link.bytes_out.fetch_add(written as u64, Ordering::Relaxed);
-                    }
-                }
-            }
-            match self.queue.next(cx) {
-                Next::Write(bytes) => self.writing = bytes,
-                next => {
-                    if self.dirty {
-                        match ready!(Pin::new(&mut self.io).poll_flush(cx)) {
-                            Ok(()) => self.dirty = false,
-                            Err(_) => return Poll::Ready(Some(End::Peer)),
-                        }
-                    }
-                    return Poll::Ready(match next {
-                        Next::Close(cause) => Some(End::Ours(cause)),
-                        _ => None,
-                    });
-                }
-            }
+        let mut end = self.shared.lock();
+        let Some(end) = end.as_mut() else { return Poll::Ready(Some(End::Peer)) };
+        let result = end.poll_write(cx, self.queue, &self.link.bytes_out);
+        if end.wrote > self.last_activity {
+            // Some of it was taken, here or by whoever had something to say.
+            self.last_activity = end.wrote;
+            self.stalled_since = None;
         }
+        result
     }
 
     /// Reads once and hands on what is whole. `Ready(None)`: something came.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<End>> {
-        let spare = self.buffer.capacity() - self.buffer.len();
-        let wanted = self.framer.wants(self.buffer.len()).min(GROWTH);
-        if spare < wanted.max(READ / 4) {
-            self.buffer.reserve(wanted.max(READ));
-        }
-        let read = {
-            let reading = pin!(self.io.read_buf(&mut self.buffer));
-            ready!(reading.poll(cx))
+        let read = match self.buffer.is_empty() {
+            true => ready!(self.poll_between(cx)),
+            false => {
+                let spare = self.buffer.capacity() - self.buffer.len();
+                let wanted = self.framer.wants(self.buffer.len()).min(GROWTH);
+                if spare < wanted.max(READ / 4) {
+                    self.buffer.reserve(wanted.max(READ));
+                }
+                let mut end = self.shared.lock();
+                let Some(end) = end.as_mut() else { return Poll::Ready(Some(End::Peer)) };
+                let reading = pin!(end.io.read_buf(&mut self.buffer));
+                ready!(reading.poll(cx))
+            }
         };
         match read {
             Ok(0) | Err(_) => return Poll::Ready(Some(End::Peer)),
@@ -265,10 +279,20 @@ where
         Poll::Ready(None)
     }
 
+    fn poll_between(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        BETWEEN.with_borrow_mut(|between| {
+            let mut read = ReadBuf::new(between);
+            let mut end = self.shared.lock();
+            let Some(end) = end.as_mut() else { return Poll::Ready(Ok(0)) };
+            ready!(Pin::new(&mut end.io).poll_read(cx, &mut read))?;
+            self.buffer = BytesMut::from(read.filled());
+            Poll::Ready(Ok(self.buffer.len()))
+        })
+    }
+
     fn take_frames(&mut self) {
         let connection = self.link.id;
         let mut ping = false;
-        let mut unreadable = false;
         let mut whole = false;
         loop {
             match self.framer.next(&mut self.buffer) {
@@ -279,7 +303,8 @@ where
                 Ok(Some(Frame::Ping)) => ping = true,
                 Ok(None) => break,
                 Err(error) => {
-                    unreadable = true;
+                    self.unreadable = true;
+                    self.buffer.clear();
                     self.inputs.push(Input::Unreadable { connection, error });
                     break;
                 }
@@ -288,21 +313,22 @@ where
         if ping {
             // RFC 5626 section 4.4.1. One answer for all that came together.
             add(&self.hub.counters.pings);
-            self.queue.push(Bytes::from_static(b"\r\n"));
-        }
-        if !self.inputs.is_empty() {
-            let messages = self.inputs.len() as u64;
-            self.hub.counters.messages.fetch_add(messages, Ordering::Relaxed);
-            self.hub.deliver(&mut self.inputs);
-        }
-        if unreadable {
-            self.buffer.clear();
-            self.queue.close(CloseCause::Refused(Refusal::Malformed));
+            if let Some(waker) = self.queue.push(Bytes::from_static(b"\r\n")) {
+                self.queue.flush(&self.link.bytes_out, waker);
+            }
         }
         if !self.framer.in_message() {
             self.message_since = None;
         } else if whole || self.message_since.is_none() {
             self.message_since = Some(self.last_activity);
+        }
+    }
+
+    fn hand_on(&mut self) {
+        if !self.inputs.is_empty() {
+            let messages = self.inputs.len() as u64;
+            self.hub.counters.messages.fetch_add(messages, Ordering::Relaxed);
+            self.hub.deliver(&mut self.inputs);
         }
     }
 
