@@ -116,11 +116,13 @@ impl Connections {
         true
     }
 
-    /// Forgets every proof: the policy changed, each is made again under the new one.
-    pub(super) fn forget_proofs(&mut self) {
-        self.by_domain.clear();
+    /// Forgets proofs: the policy changed, and what holds no more is proved again under the new
+    /// one.
+    pub(super) fn keep_proofs(&mut self, holds: impl Fn(&Domain) -> bool) {
+        self.by_domain.retain(|key, _| holds(key));
+        let by_domain = &self.by_domain;
         for connection in self.all.values_mut() {
-            connection.proofs.clear();
+            connection.proofs.retain(|(key, _)| by_domain.contains_key(key));
         }
     }
 

@@ -119,8 +119,13 @@ impl Lookups {
         }
     }
 
-    /// Forgets answers: the policy under which they were asked changed.
-    pub(super) fn forget_answers(&mut self) {
-        self.entries.retain(|_, entry| matches!(entry, Entry::Asked(_)));
+    /// Forgets answers: the policy changed, and only those about partners that are as they were
+    /// are kept.
+    pub(super) fn keep_answers(&mut self, holds: impl Fn(&Domain) -> bool) {
+        self.entries.retain(|question, entry| match (question, entry) {
+            (_, Entry::Asked(_)) => true,
+            (Question::Federation(domain), Entry::Known { .. }) => holds(domain),
+            (_, Entry::Known { .. }) => false,
+        });
     }
 }

@@ -143,7 +143,7 @@ impl Proxy {
     /// Puts a policy in force: every later request is judged by it, and what is live from a
     /// domain that is now blocked ends.
     pub fn set_policy(&mut self, now: Instant, policy: Arc<Policy>, out: &mut Vec<Output>) {
-        self.policy = policy.clone();
+        let former = std::mem::replace(&mut self.policy, policy.clone());
         let blocked = |domain: &Domain| policy.blocked_by(domain).is_some();
         for id in self.exchanges.ids(|exchange| {
             exchange.partner.as_ref().or(exchange.dialog.as_ref()).is_some_and(blocked)
@@ -165,8 +165,15 @@ impl Proxy {
                 self.close(now, id, Refusal::DomainBlocked, out);
             }
         }
-        self.connections.forget_proofs();
-        self.lookups.forget_answers();
+        // What was found out about a partner is true as long as its entry is the same.
+        self.connections.keep_proofs(|key| {
+            let now_in_force = policy.by_key(key);
+            now_in_force.is_some() && now_in_force == former.by_key(key)
+        });
+        self.lookups.keep_answers(|domain| {
+            let now_in_force = policy.partner(domain);
+            now_in_force.is_ok() && now_in_force == former.partner(domain)
+        });
     }
 
     /// What was counted since the start, and what is live.

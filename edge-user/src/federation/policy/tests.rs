@@ -70,3 +70,149 @@ fn of_two_blocks_for_one_name_the_wider_holds() {
         Some("twice.example")
     );
 }
+
+mod users {
+    use super::*;
+    use crate::{
+        config::{Group, Rights, UserPattern, UserPolicy},
+        federation::UserName,
+    };
+
+    fn policy(users: &[UserPattern], federation: bool) -> UserPolicy {
+        UserPolicy { users: users.to_vec(), rights: Rights { federation, ..Rights::default() } }
+    }
+
+    fn user(name: &str) -> UserPattern {
+        UserPattern::User(name.to_owned(), domain("contoso.example"))
+    }
+
+    #[test]
+    fn the_nearest_policy_holds_and_within_a_rank_the_first() {
+        let group = UserPattern::Group("sales".to_owned());
+        let here = UserPattern::Domain(domain("contoso.example"));
+        // Each pair says yes first, then no, so that the second would be seen.
+        let policies = [
+            policy(&[UserPattern::Everyone], true),
+            policy(&[UserPattern::Everyone], false),
+            policy(std::slice::from_ref(&here), false),
+            policy(&[here], true),
+            policy(std::slice::from_ref(&group), true),
+            policy(&[group], false),
+            policy(&[user("ann")], false),
+            policy(&[user("ANN")], true),
+        ];
+        let of = |name: &str| (name.to_owned(), domain("contoso.example"));
+        let groups = [Group { name: "sales".to_owned(), users: vec![of("ann"), of("Bob")] }];
+        let users = Users::new(&policies, &groups);
+        for (name, at, expected) in [
+            (Some("ann"), "contoso.example", false),
+            (Some("bob"), "contoso.example", true),
+            (Some("carol"), "contoso.example", false),
+            (Some("carol"), "other.example", true),
+            (Some("ann"), "other.example", true),
+            (None, "contoso.example", false),
+            (None, "other.example", true),
+        ] {
+            let at = domain(at);
+            let rights = users.rights(&UserName::new(name, &at));
+            assert_eq!(rights.federation, expected, "{name:?} {at}");
+        }
+    }
+
+    #[test]
+    fn no_spelling_of_a_user_slips_through() {
+        let users = Users::new(&[policy(&[user("Ann.Lee")], false)], &[]);
+        let at = domain("contoso.example");
+        for (name, refused) in [
+            ("ann.lee", true),
+            ("ANN.LEE", true),
+            ("%61nn.lee", true),
+            ("%61%4E%6e%2elee", true),
+            ("ann.lee;ext=5", true),
+            ("ann.lee%", false),
+            ("ann.lee%2", false),
+            ("ann.lee%zz", false),
+            ("ann", false),
+            ("ann.leex", false),
+        ] {
+            let rights = users.rights(&UserName::new(Some(name), &at));
+            assert_eq!(!rights.federation, refused, "{name}");
+        }
+    }
+
+    #[test]
+    fn without_a_policy_a_user_federates_and_no_more() {
+        let at = domain("contoso.example");
+        let rights = Users::new(&[], &[]).rights(&UserName::new(Some("ann"), &at));
+        let expected = Rights {
+            federation: true,
+            public_im: false,
+            public_av: false,
+            xmpp: false,
+            outside: false,
+        };
+        assert_eq!(rights, expected);
+    }
+}
+
+mod media {
+    use crate::{
+        federation::media::asks,
+        sip::{Limits, Message},
+    };
+
+    const SDP: &str = "v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\nm=audio 5000 RTP/AVP 0\r\n";
+
+    fn multipart(head: &str, part: &str) -> String {
+        format!("preamble\r\n--b1\r\n{head}\r\n\r\n{part}\r\n--b1--\r\n")
+    }
+
+    #[test]
+    fn audio_and_video_are_found_wherever_a_session_description_may_stand() {
+        let sdp = "Content-Type: application/sdp";
+        let mixed = "Content-Type: multipart/mixed;boundary=\"b1\"";
+        let zero = SDP.replace("5000", "0");
+        let nested = multipart(
+            "Content-Type: multipart/alternative; boundary=b2",
+            &format!("--b2\r\n{sdp}\r\n\r\n{SDP}\r\n--b2--"),
+        );
+        let rows: &[(&str, &str, String, bool)] = &[
+            ("audio", sdp, SDP.into(), true),
+            ("video", sdp, SDP.replace("audio", "video"), true),
+            ("compact, in capitals", "c: APPLICATION/SDP;x=1", SDP.into(), true),
+            ("line feeds alone", sdp, SDP.replace("\r\n", "\n"), true),
+            ("rejected", sdp, zero.clone(), false),
+            ("zero spelled long", sdp, SDP.replace("5000", "00"), false),
+            ("ports in a row", sdp, SDP.replace("5000", "5000/2"), true),
+            ("one of two", sdp, format!("{zero}m=video 6000 RTP/AVP 34\r\n"), true),
+            ("another medium", sdp, SDP.replace("audio", "message"), false),
+            ("not a line of its own", sdp, "a=x m=audio 5000\r\n".into(), false),
+            ("audio as part of a word", sdp, SDP.replace("audio", "audiox"), false),
+            ("text about it", "Content-Type: text/plain", SDP.into(), false),
+            ("of no type", "Subject: x", SDP.into(), true),
+            ("nothing", sdp, String::new(), false),
+            ("a part", mixed, multipart(sdp, SDP), true),
+            ("a part, rejected", mixed, multipart(sdp, &zero), false),
+            ("a part of text", mixed, multipart("Content-Type: text/plain", SDP), false),
+            ("a part within a part", mixed, nested, true),
+            (
+                "a part that hides",
+                mixed,
+                multipart(&format!("{sdp}\r\nContent-Transfer-Encoding: base64"), "bT1h"),
+                true,
+            ),
+            ("an encoded body", "Content-Encoding: gzip\r\nc: application/sdp", "x".into(), true),
+            ("no boundary", "Content-Type: multipart/mixed", multipart(sdp, SDP), true),
+        ];
+        for (why, head, body, expected) in rows {
+            let text = format!(
+                "INVITE sip:a@b.example SIP/2.0\r\nVia: SIP/2.0/TLS h.example;branch=z9hG4bK1\r\n\
+                 From: <sip:a@b.example>;tag=1\r\nTo: <sip:a@b.example>\r\nCall-ID: 1\r\n\
+                 CSeq: 1 INVITE\r\n{head}\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            let message = Message::parse_datagram(text.into(), &Limits::default()).unwrap();
+            assert_eq!(asks(&message), *expected, "{why}");
+        }
+    }
+}

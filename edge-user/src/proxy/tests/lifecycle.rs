@@ -363,3 +363,38 @@ fn a_blocked_domains_host_that_speaks_for_it_is_closed_and_its_address_is_told()
         assert_eq!(told, closed, "{sans:?}");
     }
 }
+
+#[test]
+fn a_policy_change_forgets_only_what_was_proved_of_partners_that_changed() {
+    let mut world = World::new();
+    let (a, b) = ("fabrikam.example", "northwind.example");
+    let lists = |relax: bool| {
+        let changed = AllowedDomain { relax_srv_domain: relax, ..allow(a) };
+        policy("contoso.example", &[changed, allow(b)], &[])
+    };
+    world.set_policy(CONTOSO, lists(false));
+    let northwind = vec![host("sip.northwind.example", &["203.0.113.40"])];
+    world.dns.insert(Question::Federation(domain(b)), Ok(northwind));
+    let ends = [
+        (world.partner(CONTOSO, "203.0.113.20:5000", &["sip.fabrikam.example"]), a),
+        (world.partner(CONTOSO, "203.0.113.40:5000", &["sip.northwind.example"]), b),
+    ];
+    let say = |world: &mut World, branch: &str| {
+        for (at, from) in ends {
+            let request = Req::new("MESSAGE", from, "contoso.example").branch(branch);
+            world.say(CONTOSO, at, &request.text());
+            assert_ne!(world.one(CONTOSO).0, at, "{from} {branch}");
+        }
+        std::mem::take(&mut world.edges[CONTOSO].questions)
+    };
+    let both = [Question::Federation(domain(a)), Question::Federation(domain(b))];
+    assert_eq!(say(&mut world, "1"), both);
+    assert_eq!(say(&mut world, "2"), []);
+    world.set_policy(CONTOSO, lists(false));
+    assert_eq!(say(&mut world, "3"), []);
+    world.set_policy(CONTOSO, lists(true));
+    assert_eq!(say(&mut world, "4"), both[..1]);
+    world.set_policy(CONTOSO, policy("contoso.example", &[allow(a)], &[]));
+    world.set_policy(CONTOSO, lists(true));
+    assert_eq!(say(&mut world, "5"), both);
+}

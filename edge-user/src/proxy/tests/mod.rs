@@ -6,6 +6,7 @@ mod failover;
 mod lifecycle;
 mod limits;
 mod messages;
+mod policy_table;
 mod residue;
 mod rfc4475;
 mod rfc5118;

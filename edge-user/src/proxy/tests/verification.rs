@@ -21,7 +21,7 @@ const LEVELS: [Option<Verification>; 4] = [
 
 /// A policy under which `p.example` is a partner of this kind, its peer `sip.p.example`, and
 /// everybody may do everything.
-fn policy_of(kind: PartnerKind, verification: Option<Verification>) -> Federation {
+pub(super) fn policy_of(kind: PartnerKind, verification: Option<Verification>) -> Federation {
     let options = PeerOptions { verification, ..PeerOptions::default() };
     let (name, port) = ("peer".to_owned(), 5061);
     let (proxy_fqdn, domains) = (domain("sip.p.example"), vec![domain("p.example")]);
@@ -70,7 +70,7 @@ fn policy_of(kind: PartnerKind, verification: Option<Verification>) -> Federatio
     lists
 }
 
-fn world_of(lists: &Federation) -> World {
+pub(super) fn world_of(lists: &Federation) -> World {
     let mut world = World::new();
     let policy = Policy::new(&[domain("contoso.example")], lists);
     world.set_policy(CONTOSO, std::sync::Arc::new(policy));
