@@ -182,7 +182,7 @@ struct World {
 
 impl World {
     fn new(transport: Transport) -> Self {
-        let address = |text: &str| text.parse().expect("an address");
+        let address = |text: &str| text.parse::<std::net::SocketAddr>().expect("an address");
         let hop =
             NextHop { host: Host::Address(address("10.0.0.21:5060").ip()), port: 5060, transport };
         let config = ProxyConfig {

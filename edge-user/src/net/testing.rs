@@ -117,6 +117,7 @@ pub(super) fn loopback(files: TlsFiles) -> Config {
 
 /// What a test's core saw.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a test holds few of them")]
 pub(super) enum Seen {
     Opened(ConnectionId, Peer, Option<AttemptId>),
     Message(ConnectionId, Message),

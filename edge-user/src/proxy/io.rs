@@ -139,6 +139,7 @@ pub enum ConnectError {
 
 /// What comes in.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are messages: no allocation for each")]
 pub enum Input {
     /// A connection was accepted, or (with `attempt`) opened.
     Opened {

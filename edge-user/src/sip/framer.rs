@@ -11,6 +11,7 @@ use super::{
 
 /// What a stream holds.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are messages: no allocation for each")]
 pub enum Frame {
     /// A message.
     Message(Message),
