@@ -15,6 +15,7 @@ use bytes::Bytes;
 use super::{
     ConnectionId, Output,
     exchange::{Exchange, Kind, NewExchange, Server, TRANSACTION, TransactionKey},
+    neighbours,
     proxy::Proxy,
     settings::Branch,
 };
@@ -204,7 +205,8 @@ impl Proxy {
         exchange: &Exchange,
         message: &Message,
     ) -> Option<Bytes> {
-        let change = self.response_headers(exchange, message);
+        let mut change = self.response_headers(exchange, message);
+        neighbours::hide(message, exchange.inbound, &mut change.remove);
         let mut edit = Edit::new(message);
         edit.remove_front(HeaderName::Via, 1);
         for element in message.list(HeaderName::RecordRoute) {

@@ -12,7 +12,7 @@ use super::{
     send::own_limits,
     settings::Branch,
 };
-use crate::sip::{Edit, ForwardResponse, HeaderName, Message, Method, NameAddr, build};
+use crate::sip::{ForwardResponse, HeaderName, Message, Method, NameAddr, build};
 
 impl Proxy {
     pub(super) fn on_response(
@@ -224,17 +224,9 @@ impl Proxy {
         neighbours::hide(message, exchange.inbound, &mut change.remove);
         let mut add = change.added();
         add.extend(exchange.request.as_ref().and_then(neighbours::keep_alive));
-        let tag = message.to().ok().and_then(|to| to.tag()).map(str::to_owned);
-        let Some((initial, full)) = self.rewrite(now, id, tag, message) else {
-            let mut edit = Edit::new(message);
-            edit.remove_front(HeaderName::Via, 1);
-            for name in &*change.remove {
-                edit.remove(*name);
-            }
-            for (name, value) in add {
-                edit.append(name, value.as_bytes());
-            }
-            return edit.finish().ok();
+        let Some((initial, full)) = self.rewrite(now, id, message) else {
+            let forward = ForwardResponse { record_routes: &[], remove: &change.remove, add: &add };
+            return forward.apply(message).ok();
         };
         let mut changed: Vec<(usize, String)> = Vec::with_capacity(2);
         for (place, element) in message.list(HeaderName::RecordRoute).enumerate() {
@@ -262,15 +254,10 @@ impl Proxy {
     }
 
     /// Which Record-Route text becomes which, for a response with this To tag.
-    fn rewrite(
-        &mut self,
-        now: Instant,
-        id: u64,
-        tag: Option<String>,
-        message: &Message,
-    ) -> Option<(String, String)> {
-        let tag = tag?;
+    fn rewrite(&mut self, now: Instant, id: u64, message: &Message) -> Option<(String, String)> {
         let rewrite = self.exchanges.get(id)?.rewrite.as_ref()?;
+        let to = message.to().ok()?;
+        let tag = to.tag()?;
         let initial = rewrite.initial.clone();
         if let Some((known, full)) = &rewrite.full
             && *known == tag

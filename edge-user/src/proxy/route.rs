@@ -101,6 +101,7 @@ impl Proxy {
     ) -> Result<Vec<Destination>, Answer> {
         let mut ways = Vec::with_capacity(self.config.next_hops.len() + 1);
         let uri = message.request_uri().and_then(Result::ok).ok_or(Refusal::Malformed)?;
+        let domain = sip_domain(&uri);
         match token {
             Some(token) if token.inside_transport == Transport::Udp => {
                 ways.push(Destination::InsideUdp(token.inside_remote));
@@ -109,7 +110,7 @@ impl Proxy {
             None if !uri.is_sip() => {
                 return Err(Answer::with(404, "Not Found", Refusal::Transit));
             }
-            None if !sip_domain(&uri).is_some_and(|domain| self.policy.is_ours(&domain)) => {
+            None if !domain.as_ref().is_some_and(|domain| self.policy.is_ours(domain)) => {
                 return Err(Refusal::Transit.into());
             }
             None => {}
@@ -123,7 +124,7 @@ impl Proxy {
             let hop = self.config.next_hops.get(*index);
             hop.is_some_and(|hop| !secure || hop.transport == Transport::Tls)
         };
-        let hops = self.hops_for(sip_domain(&uri).as_ref()).filter(serves);
+        let hops = self.hops_for(domain.as_ref()).filter(serves);
         ways.extend(hops.map(Destination::NextHop));
         if ways.is_empty() {
             return Err(Answer::with(480, "Temporarily Unavailable", Refusal::Unreachable));

@@ -255,7 +255,12 @@ impl Proxy {
         out: &mut Vec<Output>,
     ) {
         self.meter_outcome(now, id, status, out);
-        self.send_back(id, bytes.clone(), out);
+        let kept = self.exchanges.get(id).is_some_and(|exchange| match exchange.kind {
+            Kind::Invite => status >= 300,
+            _ => !exchange.sender_is_reliable(),
+        });
+        let kept = kept.then(|| bytes.clone());
+        self.send_back(id, bytes, out);
         let stays = self.exchanges.update(id, |exchange| {
             exchange.answered = true;
             exchange.trying = None;
@@ -272,7 +277,7 @@ impl Proxy {
             exchange.server = Server::Completed;
             let invite = exchange.kind == Kind::Invite;
             let unreliable = !exchange.sender_is_reliable();
-            exchange.last_response = Some(bytes);
+            exchange.last_response = kept;
             exchange.server_resend = (invite && unreliable).then_some((now + T1, T1));
             // A cancelled or late client side still waits for its own end.
             let open = exchange.client().is_some_and(|client| {

@@ -64,8 +64,34 @@ pub(super) struct HeaderChange {
 
 impl HeaderChange {
     /// What is added, as text.
-    pub(super) fn added(&self) -> Vec<(&str, &str)> {
-        self.add.iter().flatten().map(|(name, value)| (&**name, &**value)).collect()
+    pub(super) fn added(&self) -> Added<'_> {
+        let mut added = Added { list: [("", ""); 6], count: 0 };
+        added.extend(self.add.iter().flatten().map(|(name, value)| (&**name, &**value)));
+        added
+    }
+}
+
+/// Headers to add, without an allocation: six at most.
+#[derive(Debug)]
+pub(super) struct Added<'c> {
+    list: [(&'c str, &'c str); 6],
+    count: usize,
+}
+
+impl<'c> Extend<(&'c str, &'c str)> for Added<'c> {
+    fn extend<T: IntoIterator<Item = (&'c str, &'c str)>>(&mut self, more: T) {
+        for (place, header) in self.list.iter_mut().skip(self.count).zip(more) {
+            *place = header;
+            self.count += 1;
+        }
+    }
+}
+
+impl<'c> Deref for Added<'c> {
+    type Target = [(&'c str, &'c str)];
+
+    fn deref(&self) -> &Self::Target {
+        self.list.get(..self.count).unwrap_or_default()
     }
 }
 

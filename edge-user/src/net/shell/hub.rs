@@ -148,6 +148,7 @@ struct After {
     wakers: Vec<Waker>,
     datagrams: Vec<(Arc<Link>, Bytes)>,
     gone: Vec<(Arc<Link>, CloseCause)>,
+    other: Option<Output>,
     others: Vec<Output>,
     rearm: bool,
 }
@@ -362,6 +363,7 @@ impl<C: Core> Hub<C> {
                         after.close(link, CloseCause::Refused(reason));
                     }
                 }
+                other if after.other.is_none() => after.other = Some(other),
                 other => after.others.push(other),
             }
         }
@@ -401,7 +403,7 @@ impl<C: Core> Hub<C> {
             self.closed_by_us(&link.peer, cause);
             self.gone(link.id);
         }
-        for output in after.others {
+        for output in after.other.into_iter().chain(after.others) {
             match output {
                 Output::Connect { attempt, target } => {
                     tokio::spawn(super::connect::connect(Arc::clone(self), attempt, target));

@@ -123,3 +123,53 @@ impl<S: AsyncWrite + Unpin> FarEnd<S> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{Arc, atomic::AtomicUsize},
+        task::Wake,
+    };
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn what_is_queued_is_written_at_once_and_what_is_left_wakes_the_owner() {
+        let (near, _far) = tokio::io::duplex(8);
+        let queue = WriteQueue::new(1000);
+        let shared = Arc::new(Shared::new(near, Instant::now()));
+        queue.share(shared.clone());
+        let wakes = Arc::new(Wakes::default());
+        let waker = Waker::from(Arc::clone(&wakes));
+        let written = AtomicU64::new(0);
+        let seen = || (written.load(Ordering::Relaxed), wakes.0.load(Ordering::Relaxed));
+        let push = |text: &'static str| {
+            let owner = queue.push(Bytes::from_static(text.as_bytes()));
+            queue.flush(&written, owner.expect("the owner waits"));
+        };
+        let cx = Context::from_waker(&waker);
+        assert!(matches!(queue.next(&cx), Next::Empty));
+        push("12345");
+        assert_eq!(seen(), (5, 0), "no wake");
+        push("67890");
+        assert_eq!(seen(), (8, 1), "the owner has had its waker back, and waits for room");
+        queue.stalled(&cx);
+        let guard = shared.lock();
+        push("x");
+        assert_eq!(seen(), (8, 2), "somebody is at it");
+        drop(guard);
+        assert!(shared.take().is_some());
+        queue.stalled(&cx);
+        push("y");
+        assert_eq!(seen(), (8, 2), "nobody is there any more");
+    }
+}
