@@ -212,6 +212,7 @@ impl Wire {
                 line: Line::default(),
             },
             services: Services::default(),
+            revocation: Default::default(),
             federation: Federation {
                 enabled: true,
                 allowed_domains: Vec::new(),

@@ -26,7 +26,7 @@ use x509_parser::{
 use super::{
     findings::{Fault, Sink, Span, printable},
     sections::Edge,
-    services::Files,
+    services::{Files, Identity},
 };
 use crate::domain::Domain;
 
@@ -39,6 +39,41 @@ const SOON: Duration = Duration::from_secs(14 * 86_400);
 /// it (inside) only that the files are good.
 pub(super) fn check(sink: &Sink<'_>, files: &Files, now: SystemTime, edge: Option<&Edge>) {
     check_trust(sink, &files.trust);
+    check_own(sink, files, now, |span, leaf| {
+        if let Some(edge) = edge {
+            check_names(sink, span, leaf, edge);
+        }
+    });
+}
+
+/// Checks a further identity of the access service; `first`: the files of the first.
+pub(super) fn check_identity(sink: &Sink<'_>, own: &Identity, first: &Files, now: SystemTime) {
+    let files = Files {
+        certificate: own.certificate.clone(),
+        key: own.key.clone(),
+        trust: first.trust.clone(),
+    };
+    check_own(sink, &files, now, |_, leaf| {
+        let held = names(leaf);
+        for name in &own.names {
+            let text = name.get_ref().as_str();
+            if !held.dns.iter().chain(&held.sip).any(|held| held == text) {
+                sink.error(
+                    &name.span(),
+                    format!("the certificate does not hold {text}"),
+                    "have it issued with the name (DNS name or URI sip:NAME), or take it out",
+                );
+            }
+        }
+    });
+}
+
+fn check_own(
+    sink: &Sink<'_>,
+    files: &Files,
+    now: SystemTime,
+    check_leaf_names: impl FnOnce(&Span, &X509Certificate<'_>),
+) {
     let chain = read_chain(sink, &files.certificate);
     let key = read_key(sink, &files.key);
     let Some(chain) = chain else { return };
@@ -66,9 +101,7 @@ pub(super) fn check(sink: &Sink<'_>, files: &Files, now: SystemTime, edge: Optio
     }
     if let Some(leaf) = parsed.first() {
         check_leaf(sink, &span, leaf);
-        if let Some(edge) = edge {
-            check_names(sink, &span, leaf, edge);
-        }
+        check_leaf_names(&span, leaf);
     }
 }
 

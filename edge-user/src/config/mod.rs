@@ -21,6 +21,7 @@ pub mod places;
 mod providers;
 mod rates;
 mod reader;
+mod revocation;
 mod sections;
 mod services;
 mod users;
@@ -30,6 +31,8 @@ mod values;
 mod certificate_tests;
 #[cfg(test)]
 mod federation_cases;
+#[cfg(test)]
+mod identity_tests;
 #[cfg(test)]
 mod test_cases;
 #[cfg(test)]
@@ -266,12 +269,16 @@ fn read(from: &Reading<'_>) -> Option<Config> {
     let mut federation = federation::federation(&root, &edge, access.partners_only.as_ref());
     (federation.users, federation.groups) = users::users(&root, &edge);
     let firewall = firewall::firewall(firewall_section, &known, management.as_ref(), sets);
+    let revocation = revocation::revocation(&root, base, from.now);
     let dns = sections::dns(&root);
     let limits = sections::limits(&root);
     let log = sections::log(&root);
     root.finish();
     if let Some(files) = &access.files {
         certificates::check(from.sink, files, from.now, Some(&edge));
+        for identity in &access.identities {
+            certificates::check_identity(from.sink, identity, files, from.now);
+        }
     }
     if let Some(files) = &inside_files {
         certificates::check(from.sink, files, from.now, None);
@@ -287,6 +294,7 @@ fn read(from: &Reading<'_>) -> Option<Config> {
         inside,
         services,
         federation,
+        revocation,
         firewall,
         dns,
         limits,

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     model_federation::{
-        DefaultRoute, Group, HostingProvider, PeerOptions, PublicImProvider, ThrottleSettings,
-        UserPolicy,
+        DefaultRoute, Group, HostingProvider, PeerOptions, PublicImProvider, Revocation,
+        ThrottleSettings, UserPolicy,
     },
     model_firewall::{Firewall, Line, Rates},
     model_services::Services,
@@ -42,6 +42,8 @@ pub struct Config {
     pub services: Services,
     /// `[federation]`.
     pub federation: Federation,
+    /// `[revocation]`.
+    pub revocation: Revocation,
     /// `[firewall]` and `[[firewall.rule]]`.
     pub firewall: Firewall,
     /// `[dns]`.
@@ -116,6 +118,8 @@ pub struct AccessService {
     pub advertise: Vec<IpAddr>,
     /// Own certificate, private key and the trust store for partners.
     pub tls: TlsFiles,
+    /// Further certificates of ours.
+    pub identities: Vec<OwnIdentity>,
     /// Only the addresses of allowed partners reach it.
     pub partners_only: bool,
     /// How much the firewall lets in.
@@ -131,11 +135,24 @@ impl AccessService {
             listen,
             advertise: Vec::new(),
             tls,
+            identities: Vec::new(),
             partners_only: false,
             rates: Rates::default(),
             line: Line::default(),
         }
     }
+}
+
+/// A further certificate of ours, for names that the first is not for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnIdentity {
+    /// Hosts of ours that peers ask for (SNI), and SIP domains of ours. At least one, no two
+    /// identities with the same.
+    pub names: Vec<Domain>,
+    /// Certificate chain, leaf first.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
 }
 
 /// PEM files of a TLS identity.

@@ -11,7 +11,9 @@ use toml::Spanned;
 use super::{
     findings::Span,
     listeners::Listener,
-    model::{AccessService, Host, Inside, InsideServer, NextHop, TlsFiles, Transport, Zone},
+    model::{
+        AccessService, Host, Inside, InsideServer, NextHop, OwnIdentity, TlsFiles, Transport, Zone,
+    },
     model_firewall::{Line, Rates},
     model_services::Service,
     rates,
@@ -19,6 +21,7 @@ use super::{
     sections::Edge,
     values,
 };
+use crate::domain::Domain;
 
 /// TLS files with the places where the configuration names them.
 pub(super) struct Files {
@@ -42,10 +45,19 @@ pub(super) struct Access {
     pub listen: Vec<Spanned<SocketAddr>>,
     pub advertise: Vec<IpAddr>,
     pub files: Option<Files>,
+    /// Further identities: names and files; trust is that of the first.
+    pub identities: Vec<Identity>,
     /// The place, when it is set.
     pub partners_only: Option<Span>,
     rates: Rates,
     line: Line,
+}
+
+/// `[[service.access.identity]]`.
+pub(super) struct Identity {
+    pub names: Vec<Spanned<Domain>>,
+    pub certificate: Spanned<PathBuf>,
+    pub key: Spanned<PathBuf>,
 }
 
 impl Access {
@@ -58,6 +70,7 @@ impl Access {
             listen: self.listen.iter().map(|l| *l.get_ref()).collect(),
             advertise: self.advertise.clone(),
             tls: self.files.as_ref()?.plain(),
+            identities: self.identities.iter().map(Identity::plain).collect(),
             partners_only: self.partners_only.is_some(),
             rates: self.rates,
             line: self.line,
@@ -65,10 +78,31 @@ impl Access {
     }
 }
 
-fn file(section: &Section<'_>, base: &Path, key: &'static str) -> Option<Spanned<PathBuf>> {
-    let text = section.text(key)?;
+impl Identity {
+    fn plain(&self) -> OwnIdentity {
+        OwnIdentity {
+            names: self.names.iter().map(|name| name.get_ref().clone()).collect(),
+            certificate: self.certificate.get_ref().clone(),
+            key: self.key.get_ref().clone(),
+        }
+    }
+}
+
+pub(super) fn file(
+    section: &Section<'_>,
+    base: &Path,
+    key: &'static str,
+) -> Option<Spanned<PathBuf>> {
+    file_named(section, base, &section.text(key)?)
+}
+
+pub(super) fn file_named(
+    section: &Section<'_>,
+    base: &Path,
+    text: &Spanned<&str>,
+) -> Option<Spanned<PathBuf>> {
     if text.get_ref().is_empty() || text.get_ref().contains('\0') {
-        section.sink.error(&text.span(), "this is no path", "name a PEM file");
+        section.sink.error(&text.span(), "this is no path", "name a file");
         return None;
     }
     Some(Spanned::new(text.span(), base.join(text.get_ref())))
@@ -94,12 +128,58 @@ pub(super) fn access(service: &Section<'_>, base: &Path) -> Access {
         (Some(certificate), Some(key), Some(trust)) => Some(Files { certificate, key, trust }),
         _ => None,
     };
+    let identities = identities(&section, base);
     let partners_only =
         section.boolean("partners_only", false).then(|| section.key_span("partners_only"));
     let rates = rates::rates(&section, true);
     let line = Line(section.sink.line(&section.span));
     section.finish();
-    Access { listen, advertise, files, partners_only, rates, line }
+    Access { listen, advertise, files, identities, partners_only, rates, line }
+}
+
+/// Identities of ours there may be.
+const MAX_IDENTITIES: usize = 64;
+
+fn identities(access: &Section<'_>, base: &Path) -> Vec<Identity> {
+    let mut seen = HashSet::new();
+    let mut identities = Vec::new();
+    let sections = access.tables("identity");
+    if let Some(last) = sections.get(MAX_IDENTITIES) {
+        access.sink.error(
+            &last.span,
+            format!("more than {MAX_IDENTITIES} identities"),
+            "name several domains in one certificate",
+        );
+    }
+    for section in sections {
+        section.require("names", "add names = [\"sip.b.example\", \"b.example\"]");
+        section.require("certificate", "add certificate = \"b.pem\", the chain, leaf first");
+        section.require("key", "add key = \"b.key\", the certificate's private key");
+        let names = section.parsed_list("names", values::domain);
+        if section.is_empty("names") {
+            section.sink.error(
+                &section.key_span("names"),
+                "this identity is for no name",
+                "name the hosts that peers ask for, and the SIP domains",
+            );
+        }
+        for name in &names {
+            if !seen.insert(name.get_ref().clone()) {
+                section.sink.error(
+                    &name.span(),
+                    format!("{} is named twice among the identities", name.get_ref()),
+                    "leave it with one of them",
+                );
+            }
+        }
+        let certificate = file(&section, base, "certificate");
+        let key = file(&section, base, "key");
+        section.finish();
+        if let (Some(certificate), Some(key)) = (certificate, key) {
+            identities.push(Identity { names, certificate, key });
+        }
+    }
+    identities
 }
 
 fn advertise(section: &Section<'_>, listen: &[Spanned<SocketAddr>]) -> Vec<IpAddr> {

@@ -249,7 +249,7 @@ impl Daemon {
             "certificate": {"access": loaded.access, "inside": loaded.inside,
                             "expires_at": loaded.expires_at},
             "blocks": blocks,
-            "alarms": self.alarms,
+            "alarms": self.alarms.iter().cloned().chain(self.endings()).collect::<Vec<_>>(),
             "differences": differences,
             "warnings": warnings,
         }))

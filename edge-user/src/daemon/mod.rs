@@ -9,6 +9,7 @@ mod apply;
 mod blocks;
 mod control;
 mod drops;
+mod expiry;
 mod lists;
 pub mod log;
 mod notify;
@@ -48,10 +49,10 @@ use crate::{
         events::{DropEvent, Feed},
     },
     net::{
-        Core as _,
+        Core as _, crl,
         dns::Resolver,
         shell::{Shell, ShellHandle, ShellParts},
-        tls::TlsStore,
+        tls::{Exceptions, TlsStore},
     },
     proxy::{Event, Output, Proxy, ProxyConfig},
     state::{Author, Choice, Store, effective},
@@ -81,6 +82,7 @@ struct Daemon {
     secret: [u8; 32],
     started: Instant,
     alarms: Vec<String>,
+    expiry: Mutex<expiry::ExpiryWatch>,
     warnings: Mutex<Vec<String>>,
     /// One change at a time.
     change: tokio::sync::Mutex<()>,
@@ -119,6 +121,9 @@ async fn serve(config: Arc<Config>, choice: Choice) -> Result<()> {
     let tidying = tokio::spawn(Arc::clone(&daemon).keep_tidy());
     let timing = tokio::spawn(Arc::clone(&daemon).keep_time());
     let drops = tokio::spawn(log::drops(drops));
+    let ends = tokio::spawn(Arc::clone(&daemon).keep_looking_at_ends());
+    let revoked = tokio::spawn(Arc::clone(&daemon).keep_out_revoked());
+    let fetching = tokio::spawn(crl::run(Arc::clone(&daemon.tls), Arc::clone(&daemon.resolver)));
     let ready = format!("federating for {}", daemon.config().domains[0]);
     notify::ready(&ready);
     info!("ready");
@@ -146,6 +151,9 @@ async fn serve(config: Arc<Config>, choice: Choice) -> Result<()> {
     drops.abort();
     tidying.abort();
     timing.abort();
+    ends.abort();
+    revoked.abort();
+    fetching.abort();
     Ok(())
 }
 
@@ -196,6 +204,7 @@ async fn start(
         alarms.push(format!("not every block of the store is in force: {error}"));
     }
 
+    tls.set_exceptions(Exceptions::of(&now_in_force.federation));
     let policy = Arc::new(Policy::new(&config.domains, &now_in_force.federation));
     let proxy_config = ProxyConfig::new(&config, secret, unix_seconds());
     let proxy = Proxy::new(Instant::now(), proxy_config, policy);
@@ -236,6 +245,7 @@ async fn start(
         secret,
         started: Instant::now(),
         alarms,
+        expiry: Mutex::default(),
         warnings: Mutex::new(report.warnings),
         change: tokio::sync::Mutex::new(()),
         lists: tokio::sync::Mutex::new(()),
@@ -272,6 +282,7 @@ impl Daemon {
     /// Puts these lists in force: kernel, then proxy.
     async fn enforce_domains(&self, federation: Federation) -> Result<Outcome, String> {
         let config = self.config();
+        self.tls.set_exceptions(Exceptions::of(&federation));
         let policy = Arc::new(Policy::new(&config.domains, &federation));
         // The kernel first, while the connections that prove who is who are still there. What it
         // cannot take is refused by the proxy all the same.

@@ -7,7 +7,7 @@
 use std::sync::{Arc, PoisonError};
 
 use super::{Daemon, tidy, unix_seconds};
-use crate::{config::Config, firewall::Intent, net::tls::TlsStore, proxy::ProxyConfig};
+use crate::{config::Config, firewall::Intent, proxy::ProxyConfig};
 
 impl Daemon {
     /// Puts a configuration in the place of the one in force. The caller holds `change`.
@@ -16,7 +16,7 @@ impl Daemon {
         if config.paths != old.paths {
             return Err("[paths] cannot change while the daemon runs: restart it".to_owned());
         }
-        let tls = tokio::task::block_in_place(|| TlsStore::prepare(&config)).map_err(text)?;
+        let tls = tokio::task::block_in_place(|| self.tls.prepare(&config)).map_err(text)?;
         let resolver = self.resolver.prepare(&config).map_err(text)?;
 
         self.set_rules(&config).await?;

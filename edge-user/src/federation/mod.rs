@@ -1,14 +1,18 @@
 //! Partners, discovery rules, identity and admission. No sockets.
 
 mod address;
+mod certificate;
 pub mod discovery;
 mod identity;
 mod partner;
 mod policy;
+mod revocation;
 mod targets;
 
 pub use address::{AddressFault, usable};
+pub use certificate::*;
 pub use identity::*;
 pub use partner::*;
 pub use policy::*;
+pub use revocation::*;
 pub use targets::*;

@@ -4,6 +4,7 @@
 //! what strangers can make us hold, and carries out what the core says. It never blocks while it
 //! holds the core's lock.
 
+pub mod crl;
 pub mod dns;
 pub mod local;
 pub mod shell;

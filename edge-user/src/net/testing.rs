@@ -4,8 +4,9 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    SanType, date_time_ymd, string::Ia5String,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CrlDistributionPoint,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, RevokedCertParams,
+    SanType, SerialNumber, date_time_ymd, string::Ia5String,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use tokio::sync::mpsc;
@@ -13,6 +14,7 @@ use tokio::sync::mpsc;
 use super::Core;
 use crate::{
     config::{Config, TlsFiles, tests_support::Folder},
+    federation::CertificateNames,
     proxy::{AttemptId, ConnectError, ConnectionId, Input, Output, Peer, Refusal, ResolveError},
     sip::Message,
 };
@@ -40,6 +42,7 @@ pub(super) struct Leaf<'a> {
     pub(super) uri: &'a [&'a str],
     pub(super) ip: &'a [&'a str],
     pub(super) usages: &'a [ExtendedKeyUsagePurpose],
+    pub(super) crl_points: &'a [&'a str],
     pub(super) expired: bool,
 }
 
@@ -65,6 +68,10 @@ impl Authority {
         let addresses = leaf.ip.iter().map(|ip| SanType::IpAddress(ip.parse().unwrap()));
         params.subject_alt_names.extend(addresses);
         params.extended_key_usages = leaf.usages.to_vec();
+        if !leaf.crl_points.is_empty() {
+            let uris = leaf.crl_points.iter().map(|url| (*url).to_owned()).collect();
+            params.crl_distribution_points = vec![CrlDistributionPoint { uris }];
+        }
         if leaf.expired {
             params.not_before = date_time_ymd(2020, 1, 1);
             params.not_after = date_time_ymd(2021, 1, 1);
@@ -74,12 +81,60 @@ impl Authority {
         Issued { certificate: certificate.pem(), key: key.serialize_pem() }
     }
 
+    /// A certificate with a common name and no alternative names.
+    pub(super) fn common_name(&self, name: &str) -> Issued {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        Issued { certificate: certificate.pem(), key: key.serialize_pem() }
+    }
+
+    /// A revocation list in DER, issued on the first of January of a year, good until another.
+    pub(super) fn crl(&self, revoked: &[&Issued], (from, until): (i32, i32)) -> Vec<u8> {
+        let day = |year| date_time_ymd(year, 1, 1);
+        let entry = |issued: &&Issued| RevokedCertParams {
+            serial_number: SerialNumber::from_slice(&issued.serial()),
+            revocation_time: day(from),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let params = CertificateRevocationListParams {
+            this_update: day(from),
+            next_update: day(until),
+            crl_number: SerialNumber::from(1_u64),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.iter().map(entry).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer).unwrap().der().to_vec()
+    }
+
     pub(super) fn dns(&self, names: &[&str]) -> Issued {
         self.issue(&Leaf { dns: names, ..Leaf::default() })
     }
 }
 
 impl Issued {
+    /// A certificate that its own key signs.
+    pub(super) fn by_itself(names: &[&str]) -> Self {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(names).unwrap().self_signed(&key).unwrap();
+        Self { certificate: certificate.pem(), key: key.serialize_pem() }
+    }
+
+    pub(super) fn names(&self) -> CertificateNames {
+        CertificateNames::from_der(&self.chain()[0]).unwrap()
+    }
+
+    fn serial(&self) -> Vec<u8> {
+        use x509_parser::prelude::FromDer as _;
+        let chain = self.chain();
+        let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(&chain[0]).unwrap();
+        parsed.raw_serial().to_vec()
+    }
+
     pub(super) fn chain(&self) -> Vec<CertificateDer<'static>> {
         vec![CertificateDer::from_pem_slice(self.certificate.as_bytes()).unwrap()]
     }

@@ -14,7 +14,8 @@ use crate::{
     config::Verification,
     domain::Domain,
     federation::{
-        CertificateNames, Direction, Partner, PartnerKind, Policy, UserName, media, proves_partner,
+        CertificateNames, Direction, Partner, PartnerKind, Policy, UserName, may_be_srv_target,
+        media, proves_partner,
     },
     sip::{HeaderName, Message, NameAddr, Uri},
 };
@@ -272,7 +273,7 @@ impl Proxy {
         }
         // A pinned host is that and no other; and DNS is asked only when its answer could make
         // one of the certificate's names a proof.
-        if entry.pinned().is_some() || !names.all().any(|name| entry.accepts_target(name)) {
+        if !may_be_srv_target(names, entry) {
             return Standing::NotProved(Refusal::IdentityNotProved);
         }
         let question = Question::Federation(entry.domain.clone());

@@ -47,6 +47,7 @@ pub(super) fn config() -> Config {
             line: Line::default(),
         },
         services: Services::default(),
+        revocation: Default::default(),
         federation: Federation {
             enabled: true,
             allowed_domains: Vec::new(),

@@ -43,7 +43,10 @@ use super::local::own_addresses;
 use crate::{
     config::{Config, Host, Transport},
     domain::Domain,
-    federation::discovery::{self, Edge, HostAnswer, SrvRecord, SrvTarget},
+    federation::{
+        discovery::{self, Edge, HostAnswer, SrvRecord, SrvTarget},
+        usable,
+    },
     proxy::{Question, ResolveError, Resolved, ResolvedHost},
 };
 
@@ -172,6 +175,13 @@ impl Resolver {
     /// A domain's edges: SRV `_sipfederationtls._tcp`, then the addresses of its targets.
     pub async fn federation(self: &Arc<Self>, domain: &Domain, relax_srv_domain: bool) -> Answer {
         self.resolve(&Question::Federation(domain.clone()), relax_srv_domain).await
+    }
+
+    /// Whether an address that was learned from outside may be connected to.
+    pub fn may_be_used(&self, address: IpAddr) -> bool {
+        let state = self.state();
+        let allow = &state.config.federation.allow_addresses;
+        usable(address, &own_addresses(&state.config), allow).is_ok()
     }
 
     /// Forgets what was cached.

@@ -7,7 +7,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
 };
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor, rustls::server::Acceptor};
 
 use super::{
     bind,
@@ -109,11 +109,12 @@ async fn serve<C: Core>(
         drop(settings);
         return carry(&hub, stream, peer).await;
     }
-    let (stream, names) = match handshake(&hub, &settings, stream, peer.side).await {
+    let (stream, names, own) = match handshake(&hub, &settings, stream, peer.side).await {
         Ok(done) => done,
         Err(error) => return failed(&hub, peer.remote, &error),
     };
     peer.names = Arc::new(names);
+    peer.own = own;
     // The list may have changed during the handshake.
     if peer.side == Side::Inside && !hub.settings().listed(&peer) {
         hub.refuse(peer.remote, Refusal::NotListed, not_listed(&peer));
@@ -140,41 +141,37 @@ async fn handshake<C: Core>(
     settings: &Settings,
     stream: TcpStream,
     side: Side,
-) -> Result<(ServerStream, CertificateNames), HandshakeError> {
+) -> Result<(ServerStream, CertificateNames, u8), HandshakeError> {
+    let no_files = || HandshakeError {
+        fault: HandshakeFault::Protocol,
+        detail: "no TLS files are configured for this side".to_owned(),
+    };
     let shaking = async {
         // A peer that says nothing takes no place among the handshakes.
         stream.peek(&mut [0]).await?;
         let _permit = settings.handshakes.acquire().await;
-        let config = hub.tls.server(side).ok_or_else(|| HandshakeError {
-            fault: HandshakeFault::Protocol,
-            detail: "no TLS files are configured for this side".to_owned(),
-        })?;
-        Ok::<_, HandshakeError>(TlsAcceptor::from(config).accept(stream).await?)
+        if !hub.tls.asks_for_name(side) {
+            let config = hub.tls.server(side).ok_or_else(no_files)?;
+            return Ok((TlsAcceptor::from(config).accept(stream).await?, 0));
+        }
+        let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+        let name = hello.client_hello().server_name().map(str::to_owned);
+        let (config, own) = hub.tls.server_for(side, name.as_deref()).ok_or_else(no_files)?;
+        Ok::<_, HandshakeError>((hello.into_stream(config).await?, own))
     };
-    let stream = tokio::time::timeout(settings.config.limits.handshake_timeout, shaking)
+    let (stream, own) = tokio::time::timeout(settings.config.limits.handshake_timeout, shaking)
         .await
         .map_err(|_| HandshakeError::timeout())??;
-    let names = peer_names(stream.get_ref().1.peer_certificates())?;
-    Ok((stream, names))
+    let names = hub.tls.peer_names(side, stream.get_ref().1.peer_certificates())?;
+    Ok((stream, names, own))
 }
 
-/// The names of the peer's certificate, which the verifier has accepted.
-pub(super) fn peer_names(
-    chain: Option<&[rustls::pki_types::CertificateDer<'static>]>,
-) -> Result<CertificateNames, HandshakeError> {
-    let fault = |fault: HandshakeFault, detail: String| HandshakeError { fault, detail };
-    let leaf = chain
-        .and_then(<[_]>::first)
-        .ok_or_else(|| fault(HandshakeFault::NoCertificate, "none".to_owned()))?;
-    CertificateNames::from_der(leaf)
-        .map_err(|error| fault(HandshakeFault::BadCertificate, error.to_string()))
-}
-
-/// Counts a failed handshake; a fault of the peer's certificate is a refusal too.
+/// Counts a failed handshake. A fault of the peer's certificate, and having nothing in common with
+/// it, is a refusal too.
 fn failed<C: Core>(hub: &Arc<Hub<C>>, remote: SocketAddr, error: &HandshakeError) {
     hub.counters.handshake(error.fault);
-    if error.fault.is_certificate() {
-        hub.refuse(remote, Refusal::NoCertificate, error.to_string());
+    if error.fault.is_certificate() || error.fault.is_mismatch() {
+        hub.refuse(remote, error.refusal(), error.named());
     } else if hub.counters.gate.open() {
         tracing::info!(%remote, fault = error.fault.name(), %error, "TLS handshake failed");
     }

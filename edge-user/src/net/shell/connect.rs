@@ -13,7 +13,6 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::{
-    accept::peer_names,
     bind,
     counters::add,
     hub::{Hub, Phase, Way},
@@ -84,7 +83,7 @@ async fn try_connect<C: Core>(
         remote: target.address,
         local,
         names: Arc::default(),
-        own: 0,
+        own: target.own,
     };
     drop(settings);
     if target.transport == Transport::Tcp {
@@ -126,20 +125,21 @@ async fn handshake<C: Core>(
     }
     let config = hub
         .tls
-        .client(target.side)
-        .ok_or_else(|| refused("no TLS files are configured in [inside]"))?;
+        .client_as(target.side, target.own)
+        .ok_or_else(|| refused("no TLS files are configured for it"))?;
     let name = tls::server_name(target.server_name.as_ref(), target.address.ip());
     let shaking = TlsConnector::from(config).connect(name, stream);
     let done = match tokio::time::timeout(time, shaking).await {
         Ok(Ok(stream)) => {
-            peer_names(stream.get_ref().1.peer_certificates()).map(|names| (stream, names))
+            let chain = stream.get_ref().1.peer_certificates();
+            hub.tls.peer_names(target.side, chain).map(|names| (stream, names))
         }
         Ok(Err(error)) => Err(tls::HandshakeError::from(error)),
         Err(_) => Err(tls::HandshakeError::timeout()),
     };
     done.map_err(|error| {
         hub.counters.handshake(error.fault);
-        ConnectError::Tls(error.to_string())
+        ConnectError::Tls(error.named())
     })
 }
 

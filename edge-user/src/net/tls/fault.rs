@@ -2,7 +2,9 @@
 
 use std::{fmt, io};
 
-use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
+use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible, PeerMisbehaved};
+
+use crate::proxy::Refusal;
 
 /// Why a handshake failed. One name for log, counters, CLI and documentation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -19,6 +21,10 @@ pub enum HandshakeFault {
     WrongUsage,
     /// The server's certificate does not hold the host that was looked up.
     WrongName,
+    /// A revocation list names the certificate.
+    Revoked,
+    /// No current list says that it is not revoked, and one is demanded.
+    RevocationUnknown,
     /// Another fault of the certificate or its signature.
     BadCertificate,
     /// No cipher suite, group or signature scheme in common.
@@ -46,6 +52,8 @@ impl HandshakeFault {
         HandshakeFault::NotYetValid,
         HandshakeFault::WrongUsage,
         HandshakeFault::WrongName,
+        HandshakeFault::Revoked,
+        HandshakeFault::RevocationUnknown,
         HandshakeFault::BadCertificate,
         HandshakeFault::NoCommonCipherSuite,
         HandshakeFault::NoCommonVersion,
@@ -66,8 +74,15 @@ impl HandshakeFault {
                 | HandshakeFault::NotYetValid
                 | HandshakeFault::WrongUsage
                 | HandshakeFault::WrongName
+                | HandshakeFault::Revoked
+                | HandshakeFault::RevocationUnknown
                 | HandshakeFault::BadCertificate
         )
+    }
+
+    /// Whether the two have nothing in common, which an administrator of one must change.
+    pub const fn is_mismatch(self) -> bool {
+        matches!(self, HandshakeFault::NoCommonCipherSuite | HandshakeFault::NoCommonVersion)
     }
 
     /// Its name.
@@ -79,6 +94,8 @@ impl HandshakeFault {
             HandshakeFault::NotYetValid => "certificate-not-yet-valid",
             HandshakeFault::WrongUsage => "certificate-wrong-usage",
             HandshakeFault::WrongName => "certificate-wrong-name",
+            HandshakeFault::Revoked => "certificate-revoked",
+            HandshakeFault::RevocationUnknown => "certificate-revocation-unknown",
             HandshakeFault::BadCertificate => "certificate-bad",
             HandshakeFault::NoCommonCipherSuite => "no-common-cipher-suite",
             HandshakeFault::NoCommonVersion => "no-common-version",
@@ -114,6 +131,15 @@ impl HandshakeFault {
             HandshakeFault::WrongName => {
                 "the peer's certificate does not hold the host name that was looked up; a \
                  wildcard or a common name does not count"
+            }
+            HandshakeFault::Revoked => {
+                "a revocation list of its authority names the peer's certificate; the peer must \
+                 have a new one issued"
+            }
+            HandshakeFault::RevocationUnknown => {
+                "no current revocation list says that the peer's certificate is not revoked, and \
+                 [revocation] mode is hard: it is being fetched if `points` is on and the \
+                 certificate names a place; else name a file under [revocation] files"
             }
             HandshakeFault::BadCertificate => "the peer's certificate cannot be accepted",
             HandshakeFault::NoCommonCipherSuite => {
@@ -153,6 +179,22 @@ pub struct HandshakeError {
 }
 
 impl HandshakeError {
+    /// Its name and its words: one text that can be searched for either.
+    pub fn named(&self) -> String {
+        format!("{}: {self}", self.fault.name())
+    }
+
+    /// What the proxy calls this.
+    pub const fn refusal(&self) -> Refusal {
+        match self.fault {
+            HandshakeFault::Revoked => Refusal::Revoked,
+            HandshakeFault::RevocationUnknown => Refusal::RevocationUnknown,
+            HandshakeFault::WrongUsage => Refusal::WrongUsage,
+            fault if fault.is_certificate() => Refusal::NoCertificate,
+            _ => Refusal::TlsFailed,
+        }
+    }
+
     /// A handshake that took too long.
     pub(crate) fn timeout() -> Self {
         Self { fault: HandshakeFault::Timeout, detail: "timed out".to_owned() }
@@ -187,6 +229,10 @@ fn fault_of(error: &Error) -> HandshakeFault {
             }
             _ => HandshakeFault::NoCommonCipherSuite,
         },
+        // It chose what was not offered: it has nothing else.
+        Error::PeerMisbehaved(PeerMisbehaved::SelectedUnofferedCipherSuite) => {
+            HandshakeFault::NoCommonCipherSuite
+        }
         Error::AlertReceived(alert) => match alert {
             AlertDescription::ProtocolVersion => HandshakeFault::NoCommonVersion,
             AlertDescription::HandshakeFailure | AlertDescription::InsufficientSecurity => {
@@ -214,6 +260,8 @@ fn certificate_fault(error: &CertificateError) -> HandshakeFault {
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             HandshakeFault::WrongName
         }
+        CertificateError::Revoked => HandshakeFault::Revoked,
+        CertificateError::UnknownRevocationStatus => HandshakeFault::RevocationUnknown,
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
             HandshakeFault::WrongUsage
         }

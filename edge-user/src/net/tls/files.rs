@@ -3,15 +3,15 @@
 use std::{
     fs,
     io::Read,
-    path::Path,
+    path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, TrustAnchor, pem::PemObject};
 use x509_parser::prelude::FromDer;
 
-use super::TlsError;
-use crate::{config::TlsFiles, federation::CertificateNames};
+use super::{TlsError, lists::RevocationList};
+use crate::federation::CertificateNames;
 
 /// A file larger than this is no PEM file of ours (every public root together is about 250 KB).
 const MAX_FILE: u64 = 4 << 20;
@@ -39,25 +39,41 @@ pub(super) struct Identity {
     pub(super) expires_at: i64,
 }
 
+/// A certificate that ends some day.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expiring {
+    /// It is ours; else one that we trust.
+    pub own: bool,
+    /// Its file.
+    pub file: PathBuf,
+    /// Subject, issuer and serial.
+    pub description: String,
+    /// When, in seconds since 1970.
+    pub expires_at: i64,
+}
+
 impl Identity {
-    pub(super) fn read(files: &TlsFiles) -> Result<Self, TlsError> {
-        let chain = certificates(&files.certificate)?;
+    pub(super) fn read(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
+        let chain = certificates(certificate)?;
         let Some(leaf) = chain.first() else {
-            return Err(TlsError::Empty { file: files.certificate.clone(), what: "certificate" });
+            return Err(TlsError::Empty { file: certificate.to_owned(), what: "certificate" });
         };
-        let damaged = |fault: String| TlsError::Damaged { file: files.certificate.clone(), fault };
+        let damaged = |fault: String| TlsError::Damaged { file: certificate.to_owned(), fault };
         let names = CertificateNames::from_der(leaf).map_err(|e| damaged(e.to_string()))?;
-        let expires_at = valid_until(leaf, &files.certificate)?;
-        let pem = read(&files.key)?;
+        let expires_at = valid_until(leaf, certificate)?;
+        let pem = read(key, MAX_FILE)?;
         let key = PrivateKeyDer::from_pem_slice(&pem)
-            .map_err(|_| TlsError::Empty { file: files.key.clone(), what: "private key" })?;
+            .map_err(|_| TlsError::Empty { file: key.to_owned(), what: "private key" })?;
         Ok(Self { chain, key, description: names.description, expires_at })
     }
 }
 
-/// The roots of a trust store.
-pub(super) fn trust_anchors(file: &Path) -> Result<Vec<TrustAnchor<'static>>, TlsError> {
+/// The roots of a trust store, and when they end.
+pub(super) fn trust_anchors(
+    file: &Path,
+) -> Result<(Vec<TrustAnchor<'static>>, Vec<Expiring>), TlsError> {
     let mut anchors = Vec::new();
+    let mut expiring = Vec::new();
     for (index, certificate) in certificates(file)?.iter().enumerate() {
         let anchor =
             webpki::anchor_from_trusted_cert(certificate).map_err(|error| TlsError::Damaged {
@@ -65,15 +81,31 @@ pub(super) fn trust_anchors(file: &Path) -> Result<Vec<TrustAnchor<'static>>, Tl
                 fault: format!("certificate {} is no root: {error}", index + 1),
             })?;
         anchors.push(anchor.to_owned());
+        if let Ok(names) = CertificateNames::from_der(certificate)
+            && let Some(expires_at) = names.expires_at
+        {
+            expiring.push(Expiring {
+                own: false,
+                file: file.to_owned(),
+                description: names.description,
+                expires_at: i64::try_from(expires_at).unwrap_or(i64::MAX),
+            });
+        }
     }
     if anchors.is_empty() {
         return Err(TlsError::Empty { file: file.to_owned(), what: "certificate" });
     }
-    Ok(anchors)
+    Ok((anchors, expiring))
+}
+
+/// A revocation list that the administrator keeps in a file.
+pub(super) fn revocation_list(file: &Path) -> Result<RevocationList, TlsError> {
+    RevocationList::read(&read(file, 2 * MAX_FILE)?, None)
+        .map_err(|fault| TlsError::Damaged { file: file.to_owned(), fault: fault.to_string() })
 }
 
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let pem = read(file)?;
+    let pem = read(file, MAX_FILE)?;
     CertificateDer::pem_slice_iter(&pem)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| TlsError::Damaged { file: file.to_owned(), fault: error.to_string() })
@@ -94,7 +126,7 @@ fn valid_until(leaf: &CertificateDer<'_>, file: &Path) -> Result<i64, TlsError> 
     Ok(validity.not_after.timestamp())
 }
 
-fn read(file: &Path) -> Result<Vec<u8>, TlsError> {
+fn read(file: &Path, most: u64) -> Result<Vec<u8>, TlsError> {
     let fault =
         |error: std::io::Error| TlsError::Read { file: file.to_owned(), fault: error.to_string() };
     let mut bytes = Vec::new();
@@ -102,11 +134,11 @@ fn read(file: &Path) -> Result<Vec<u8>, TlsError> {
     if !opened.metadata().map_err(fault)?.is_file() {
         return Err(TlsError::Read { file: file.to_owned(), fault: "not a file".to_owned() });
     }
-    opened.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(fault)?;
-    if bytes.len() as u64 > MAX_FILE {
+    opened.take(most + 1).read_to_end(&mut bytes).map_err(fault)?;
+    if bytes.len() as u64 > most {
         return Err(TlsError::Read {
             file: file.to_owned(),
-            fault: "larger than 4 MiB".to_owned(),
+            fault: format!("larger than {} MiB", most >> 20),
         });
     }
     Ok(bytes)

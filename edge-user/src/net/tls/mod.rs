@@ -3,9 +3,16 @@
 //! TLS 1.2 and 1.3 with ring. Sessions are never resumed and no tickets are given: a resumed
 //! session would carry a proof past a block, a revocation or an expiry (the trust rules, section
 //! 2). Our certificate is presented whatever list of authorities the peer sends. Never logs a key.
+//!
+//! Outside there may be several certificates of ours: which one is shown goes by the name that the
+//! peer asks for (SNI), and when we connect by whom the request is from.
 
 mod fault;
 mod files;
+mod lists;
+#[cfg(test)]
+mod peer_tests;
+mod rules;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -13,7 +20,7 @@ mod verify;
 use std::{
     fmt,
     net::IpAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
@@ -22,18 +29,28 @@ use rustls::{
     ClientConfig, ServerConfig,
     client::Resumption,
     crypto::{CryptoProvider, ring},
-    pki_types::ServerName,
+    pki_types::{CertificateDer, ServerName, UnixTime},
     server::NoServerSessionStorage,
 };
+use tokio::sync::watch;
 
-pub use self::fault::{HandshakeError, HandshakeFault};
+pub use self::{
+    fault::{HandshakeError, HandshakeFault},
+    files::Expiring,
+    rules::Exceptions,
+};
 use self::{
     files::{Identity, Stamp},
     verify::PeerVerifier,
 };
+pub(crate) use self::{
+    lists::{ListFault, MAX_LIST, RevocationList},
+    rules::PeerRules,
+};
 use crate::{
-    config::{Config, TlsFiles},
+    config::{Config, OwnIdentity, Revocation, TlsFiles},
     domain::Domain,
+    federation::CertificateNames,
     proxy::Side,
 };
 
@@ -93,6 +110,8 @@ pub struct Loaded {
     pub inside: Option<String>,
     /// When the first of them expires, in seconds since 1970.
     pub expires_at: i64,
+    /// Every certificate that was read, ours and those we trust, and when it expires.
+    pub expiring: Vec<Expiring>,
 }
 
 /// One side's TLS: as server and as client.
@@ -104,8 +123,13 @@ struct SideTls {
 
 struct Current {
     access: SideTls,
+    /// Further certificates of the access service, and the names they are for.
+    others: Vec<(Vec<Domain>, SideTls)>,
     inside: Option<SideTls>,
+    /// Of partners.
+    verifier: Arc<PeerVerifier>,
     loaded: Loaded,
+    lists: Vec<Arc<RevocationList>>,
 }
 
 /// Our TLS identities and trust stores. Shared; exchanged as a whole.
@@ -114,6 +138,7 @@ struct Current {
 pub struct TlsStore {
     current: RwLock<Arc<Current>>,
     source: Mutex<Source>,
+    rules: Arc<PeerRules>,
 }
 
 /// Files that were read and found good, and are not in use yet.
@@ -128,36 +153,46 @@ impl fmt::Debug for PreparedTls {
     }
 }
 
+/// The files, and what they looked like when they were read.
 #[derive(Clone)]
 struct Source {
     access: TlsFiles,
+    others: Vec<OwnIdentity>,
     inside: Option<TlsFiles>,
+    revocation: Revocation,
     stamps: Vec<Stamp>,
 }
 
 impl TlsStore {
     /// Loads the files that the configuration names.
     pub fn load(config: &Config) -> Result<Self, TlsError> {
-        Self::load_files(&config.access.tls, config.inside.tls.as_ref())
+        Self::with(Source::of(config))
     }
 
     /// Loads these files.
     pub fn load_files(access: &TlsFiles, inside: Option<&TlsFiles>) -> Result<Self, TlsError> {
-        let source = Source::new(access, inside);
-        let current = source.read()?;
-        Ok(Self { current: RwLock::new(Arc::new(current)), source: Mutex::new(source) })
+        Self::with(Source::new(access, &[], inside, &Revocation::default()))
+    }
+
+    fn with(source: Source) -> Result<Self, TlsError> {
+        let rules = Arc::new(PeerRules::default());
+        let current = source.read(&rules)?;
+        rules.set_revocation(source.revocation.clone(), current.lists.clone());
+        Ok(Self { current: RwLock::new(Arc::new(current)), source: Mutex::new(source), rules })
     }
 
     /// Reads the files that the configuration names now; nothing is changed yet.
-    pub fn prepare(config: &Config) -> Result<PreparedTls, TlsError> {
-        let source = Source::new(&config.access.tls, config.inside.tls.as_ref());
-        Ok(PreparedTls { current: Arc::new(source.read()?), source })
+    pub fn prepare(&self, config: &Config) -> Result<PreparedTls, TlsError> {
+        let source = Source::of(config);
+        Ok(PreparedTls { current: Arc::new(source.read(&self.rules)?), source })
     }
 
     /// Uses what was prepared, from the next handshake on; gives back what was in use.
     pub fn exchange(&self, prepared: PreparedTls) -> PreparedTls {
         let mut kept = self.source.lock().unwrap_or_else(PoisonError::into_inner);
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let (settings, lists) = (prepared.source.revocation.clone(), &prepared.current.lists);
+        self.rules.set_revocation(settings, lists.clone());
         PreparedTls {
             source: std::mem::replace(&mut *kept, prepared.source),
             current: std::mem::replace(&mut *current, prepared.current),
@@ -167,7 +202,7 @@ impl TlsStore {
     /// Loads the files that the configuration names now. When anything is wrong, everything stays
     /// as it was.
     pub fn reload(&self, config: &Config) -> Result<Loaded, TlsError> {
-        let prepared = Self::prepare(config)?;
+        let prepared = self.prepare(config)?;
         let loaded = prepared.current.loaded.clone();
         self.exchange(prepared);
         Ok(loaded)
@@ -177,11 +212,14 @@ impl TlsStore {
     /// A fault is reported once for each change.
     pub fn reload_if_changed(&self) -> Option<Result<Loaded, TlsError>> {
         let mut kept = self.source.lock().unwrap_or_else(PoisonError::into_inner);
-        let source = Source::new(&kept.access, kept.inside.as_ref());
+        let source = kept.again();
         if source.stamps == kept.stamps {
             return None;
         }
-        let result = source.read();
+        let result = source.read(&self.rules);
+        if let Ok(current) = &result {
+            self.rules.set_revocation(source.revocation.clone(), current.lists.clone());
+        }
         *kept = source;
         Some(result.map(|current| self.install(current)))
     }
@@ -212,12 +250,90 @@ impl TlsStore {
 
     /// For a listener of this side. `None`: no TLS files are configured inside.
     pub fn server(&self, side: Side) -> Option<Arc<ServerConfig>> {
-        self.current().side(side).map(|tls| Arc::clone(&tls.server))
+        self.current().side(side, 0).map(|tls| Arc::clone(&tls.server))
     }
 
     /// For a connection to this side. `None`: no TLS files are configured inside.
     pub fn client(&self, side: Side) -> Option<Arc<ClientConfig>> {
-        self.current().side(side).map(|tls| Arc::clone(&tls.client))
+        self.client_as(side, 0)
+    }
+
+    /// Whether it depends on the name a peer asks for which certificate it sees.
+    pub fn asks_for_name(&self, side: Side) -> bool {
+        side == Side::Partner && !self.current().others.is_empty()
+    }
+
+    /// For a listener of this side, when the peer asks for this name; and which of our identities
+    /// that is. The first is for every name that is no other's.
+    pub fn server_for(&self, side: Side, name: Option<&str>) -> Option<(Arc<ServerConfig>, u8)> {
+        let current = self.current();
+        let name: Option<Domain> = name.and_then(|name| name.parse().ok());
+        let holds = |(names, _): &(Vec<Domain>, SideTls)| {
+            name.as_ref().is_some_and(|name| names.contains(name))
+        };
+        let other = current.others.iter().position(holds).filter(|_| side == Side::Partner);
+        let own = other.and_then(|index| u8::try_from(index + 1).ok()).unwrap_or(0);
+        current.side(side, own).map(|tls| (Arc::clone(&tls.server), own))
+    }
+
+    /// For a connection to this side as one of our identities. `None`: there is no such one.
+    pub fn client_as(&self, side: Side, own: u8) -> Option<Arc<ClientConfig>> {
+        self.current().side(side, own).map(|tls| Arc::clone(&tls.client))
+    }
+
+    /// The names of a peer's certificate, which the verifier has accepted.
+    ///
+    /// # Errors
+    /// It cannot be read, or a list that came meanwhile names it.
+    pub fn peer_names(
+        &self,
+        side: Side,
+        chain: Option<&[CertificateDer<'static>]>,
+    ) -> Result<CertificateNames, HandshakeError> {
+        let fault = |fault: HandshakeFault, detail: String| HandshakeError { fault, detail };
+        let leaf = chain
+            .and_then(<[_]>::first)
+            .ok_or_else(|| fault(HandshakeFault::NoCertificate, "none".to_owned()))?;
+        let mut names = CertificateNames::from_der(leaf)
+            .map_err(|error| fault(HandshakeFault::BadCertificate, error.to_string()))?;
+        if side == Side::Partner {
+            names.unchained = self.rules.is_unchained(leaf);
+            if self.rules.is_revoked(&names) {
+                return Err(fault(HandshakeFault::Revoked, names.description));
+            }
+        }
+        Ok(names)
+    }
+
+    /// Lets pass at the handshake what these entries allow.
+    pub fn set_exceptions(&self, exceptions: Exceptions) {
+        self.rules.set_exceptions(exceptions);
+    }
+
+    /// What is asked of partners beyond their chain.
+    pub(crate) fn rules(&self) -> &Arc<PeerRules> {
+        &self.rules
+    }
+
+    /// Tells of each change of the revocation lists.
+    pub fn changed_lists(&self) -> watch::Receiver<u64> {
+        self.rules.changes()
+    }
+
+    /// Whether a list in force names this certificate.
+    pub fn is_revoked(&self, names: &CertificateNames) -> bool {
+        self.rules.is_revoked(names)
+    }
+
+    /// Whether a list that was fetched speaks for this chain's end, and is in its time.
+    pub(crate) fn check_list(
+        &self,
+        chain: &[CertificateDer<'_>],
+        list: &RevocationList,
+    ) -> Result<(), ListFault> {
+        let now = UnixTime::now();
+        list.note_use(now.as_secs());
+        self.current().verifier.check_list(chain, list, now)
     }
 
     fn current(&self) -> Arc<Current> {
@@ -238,69 +354,123 @@ impl fmt::Debug for TlsStore {
 }
 
 impl Current {
-    fn side(&self, side: Side) -> Option<&SideTls> {
-        match side {
-            Side::Partner => Some(&self.access),
-            Side::Inside => self.inside.as_ref(),
+    fn side(&self, side: Side, own: u8) -> Option<&SideTls> {
+        match (side, usize::from(own)) {
+            (Side::Partner, 0) => Some(&self.access),
+            (Side::Partner, other) => self.others.get(other - 1).map(|(_, tls)| tls),
+            (Side::Inside, _) => self.inside.as_ref(),
         }
     }
 }
 
 impl Source {
+    fn of(config: &Config) -> Self {
+        let access = &config.access;
+        Self::new(&access.tls, &access.identities, config.inside.tls.as_ref(), &config.revocation)
+    }
+
     /// The stamps are taken before the files are read: a change in between is seen next time.
-    fn new(access: &TlsFiles, inside: Option<&TlsFiles>) -> Self {
+    fn new(
+        access: &TlsFiles,
+        others: &[OwnIdentity],
+        inside: Option<&TlsFiles>,
+        revocation: &Revocation,
+    ) -> Self {
         let stamps = std::iter::once(access)
             .chain(inside)
             .flat_map(|files| [&files.certificate, &files.key, &files.trust])
+            .chain(others.iter().flat_map(|other| [&other.certificate, &other.key]))
+            .chain(&revocation.files)
             .map(|file| Stamp::of(file))
             .collect();
-        Self { access: access.clone(), inside: inside.cloned(), stamps }
-    }
-
-    fn read(&self) -> Result<Current, TlsError> {
-        let provider = Arc::new(ring::default_provider());
-        let (access, access_identity) = side(&self.access, &provider)?;
-        let mut loaded = Loaded {
-            access: access_identity.description,
-            inside: None,
-            expires_at: access_identity.expires_at,
-        };
-        let mut inside = None;
-        if let Some(files) = &self.inside {
-            let (tls, identity) = side(files, &provider)?;
-            inside = Some(tls);
-            loaded.inside = Some(identity.description);
-            loaded.expires_at = loaded.expires_at.min(identity.expires_at);
+        Self {
+            access: access.clone(),
+            others: others.to_vec(),
+            inside: inside.cloned(),
+            revocation: revocation.clone(),
+            stamps,
         }
-        Ok(Current { access, inside, loaded })
+    }
+
+    /// The same files as they are now.
+    fn again(&self) -> Self {
+        Self::new(&self.access, &self.others, self.inside.as_ref(), &self.revocation)
+    }
+
+    fn read(&self, rules: &Arc<PeerRules>) -> Result<Current, TlsError> {
+        let provider = Arc::new(ring::default_provider());
+        let mut expiring = Vec::new();
+        let mut verifier = |files: &TlsFiles, rules: Option<&Arc<PeerRules>>| {
+            let (anchors, found) = files::trust_anchors(&files.trust)?;
+            expiring.extend(found);
+            let algorithms = provider.signature_verification_algorithms;
+            Ok::<_, TlsError>(PeerVerifier::new(anchors, algorithms, rules.cloned()))
+        };
+        let partners = verifier(&self.access, Some(rules))?;
+        let insiders = self.inside.as_ref().map(|files| verifier(files, None)).transpose()?;
+
+        let mut ours = Vec::new();
+        let mut make = |certificate: &Path, key: &Path, verifier: &Arc<PeerVerifier>| {
+            let identity = Identity::read(certificate, key)?;
+            ours.push((identity.description.clone(), identity.expires_at, certificate.to_owned()));
+            side(identity, (certificate, key), verifier, &provider)
+        };
+        let access = make(&self.access.certificate, &self.access.key, &partners)?;
+        let inside = match (&self.inside, &insiders) {
+            (Some(files), Some(verifier)) => Some(make(&files.certificate, &files.key, verifier)?),
+            _ => None,
+        };
+        let others = self
+            .others
+            .iter()
+            .map(|o| Ok((o.names.clone(), make(&o.certificate, &o.key, &partners)?)))
+            .collect::<Result<_, TlsError>>()?;
+        let lists = self
+            .revocation
+            .files
+            .iter()
+            .map(|file| files::revocation_list(file).map(Arc::new))
+            .collect::<Result<_, _>>()?;
+        let loaded = Loaded {
+            access: ours.first().map(|(text, ..)| text.clone()).unwrap_or_default(),
+            inside: inside.is_some().then(|| ours.get(1).map(|(text, ..)| text.clone())).flatten(),
+            expires_at: ours.iter().map(|(_, at, _)| *at).min().unwrap_or(i64::MAX),
+            expiring: ours
+                .into_iter()
+                .map(|(description, expires_at, file)| Expiring {
+                    own: true,
+                    file,
+                    description,
+                    expires_at,
+                })
+                .chain(expiring)
+                .collect(),
+        };
+        Ok(Current { access, others, inside, verifier: partners, loaded, lists })
     }
 }
 
-struct Described {
-    description: String,
-    expires_at: i64,
-}
-
-/// Both configurations of one side.
+/// Both configurations of one of our identities.
 fn side(
-    files: &TlsFiles,
+    identity: Identity,
+    (certificate_file, key_file): (&Path, &Path),
+    verifier: &Arc<PeerVerifier>,
     provider: &Arc<CryptoProvider>,
-) -> Result<(SideTls, Described), TlsError> {
-    let Identity { chain, key, description, expires_at } = Identity::read(files)?;
-    let anchors = files::trust_anchors(&files.trust)?;
-    let verifier = PeerVerifier::new(anchors, provider.signature_verification_algorithms);
+) -> Result<SideTls, TlsError> {
+    let Identity { chain, key, .. } = identity;
     let versions = [&rustls::version::TLS13, &rustls::version::TLS12];
     let refused = |error: rustls::Error| match error {
-        rustls::Error::InconsistentKeys(_) => {
-            TlsError::Mismatch { key: files.key.clone(), certificate: files.certificate.clone() }
-        }
-        other => TlsError::Damaged { file: files.certificate.clone(), fault: other.to_string() },
+        rustls::Error::InconsistentKeys(_) => TlsError::Mismatch {
+            key: key_file.to_owned(),
+            certificate: certificate_file.to_owned(),
+        },
+        other => TlsError::Damaged { file: certificate_file.to_owned(), fault: other.to_string() },
     };
 
     let mut server = ServerConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(&versions)
         .map_err(refused)?
-        .with_client_cert_verifier(Arc::clone(&verifier) as _)
+        .with_client_cert_verifier(Arc::clone(verifier) as _)
         .with_single_cert(chain.clone(), key.clone_key())
         .map_err(refused)?;
     server.session_storage = Arc::new(NoServerSessionStorage {});
@@ -311,14 +481,21 @@ fn side(
         .with_protocol_versions(&versions)
         .map_err(refused)?
         .dangerous()
-        .with_custom_certificate_verifier(verifier)
+        .with_custom_certificate_verifier(Arc::clone(verifier) as _)
         .with_client_auth_cert(chain, key)
         .map_err(refused)?;
     client.resumption = Resumption::disabled();
     client.enable_early_data = false;
 
-    let tls = SideTls { server: Arc::new(server), client: Arc::new(client) };
-    Ok((tls, Described { description, expires_at }))
+    Ok(SideTls { server: Arc::new(server), client: Arc::new(client) })
+}
+
+/// Reads a list from a file; when the next is to be, in seconds since 1970.
+///
+/// # Errors
+/// It is no list that can be used.
+pub fn list_file(file: &Path) -> Result<i64, TlsError> {
+    files::revocation_list(file).map(|list| list.next_update)
 }
 
 /// The name to connect to: sent as SNI when it is a host name, and expected in the certificate.

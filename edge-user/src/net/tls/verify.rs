@@ -7,7 +7,11 @@
 //! - A client must present a certificate, and no list of authorities is sent to it: such a list
 //!   may outgrow a TLS record, and some peers send nothing when theirs is not in it.
 //! - A server's certificate holds exactly the host that was looked up: no wildcard, no common
-//!   name (RFC 5922 section 7.2).
+//!   name (RFC 5922 section 7.2), unless some partner's entry takes them.
+//! - Revocation lists are asked about the end entity. Soft: only what a list names is refused.
+//!   Hard: only what a current list of its issuer does not name is accepted.
+//! - A key that a partner's entry pins needs no authority, and is marked: it proves nothing but by
+//!   that pin. What is revoked, or not in its time, is refused all the same.
 //!
 //! What a certificate proves about a SIP domain is judged later, for each request.
 
@@ -21,10 +25,16 @@ use rustls::{
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
 use webpki::{
-    EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, KeyUsage,
-    RequiredEkuNotFoundContext,
+    CertRevocationList, EndEntityCert, ExpirationPolicy, ExtendedKeyUsageValidator,
+    KeyPurposeIdIter, KeyUsage, RequiredEkuNotFoundContext, RevocationCheckDepth,
+    RevocationOptions, RevocationOptionsBuilder, UnknownStatusPolicy,
 };
+use x509_parser::prelude::FromDer as _;
 
+use super::{
+    lists::{ListFault, RevocationList},
+    rules::PeerRules,
+};
 use crate::{domain::Domain, federation::CertificateNames};
 
 /// `id-kp-serverAuth`, `id-kp-clientAuth` (RFC 5280 section 4.2.1.12), `id-kp-sipDomain`
@@ -37,6 +47,8 @@ const USAGES: [&[usize]; 3] =
 pub(super) struct PeerVerifier {
     anchors: Vec<TrustAnchor<'static>>,
     algorithms: WebPkiSupportedAlgorithms,
+    /// Of partners only.
+    rules: Option<Arc<PeerRules>>,
 }
 
 /// What a peer's certificate lacks, where rustls has no variant for it.
@@ -53,8 +65,9 @@ impl PeerVerifier {
     pub(super) fn new(
         anchors: Vec<TrustAnchor<'static>>,
         algorithms: WebPkiSupportedAlgorithms,
+        rules: Option<Arc<PeerRules>>,
     ) -> Arc<Self> {
-        Arc::new(Self { anchors, algorithms })
+        Arc::new(Self { anchors, algorithms, rules })
     }
 
     fn verify_chain(
@@ -64,19 +77,173 @@ impl PeerVerifier {
         now: UnixTime,
     ) -> Result<(), Error> {
         let certificate = EndEntityCert::try_from(end_entity).map_err(certificate_error)?;
+        let Some(rules) = &self.rules else {
+            return self.chain(&certificate, intermediates, now, None).map_err(certificate_error);
+        };
+        match self.judge(rules, &certificate, end_entity, intermediates, now) {
+            Ok(()) => {
+                rules.note_chained(end_entity);
+                Ok(())
+            }
+            Err(error) => {
+                let pinned = error != webpki::Error::CertRevoked
+                    && is_pinned(rules, &certificate, end_entity, now)
+                    && rules.note_unchained(end_entity);
+                if pinned { Ok(()) } else { Err(certificate_error(error)) }
+            }
+        }
+    }
+
+    /// The chain, and what the lists in force say of its end.
+    fn judge(
+        &self,
+        rules: &PeerRules,
+        certificate: &EndEntityCert<'_>,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), webpki::Error> {
+        let revocation = rules.revocation();
+        let (settings, lists) = &*revocation;
+        let seconds = now.as_secs();
+        let current = |list: &&Arc<RevocationList>| {
+            i64::try_from(seconds).is_ok_and(|t| t < list.next_update)
+        };
+        // An old list names what is revoked all the same, but says nothing good of anybody.
+        let old = lists.all().iter().filter(|list| !settings.hard && !current(list));
+        let used: Vec<&CertRevocationList<'_>> =
+            lists.all().iter().filter(current).chain(old).map(|list| &list.list).collect();
+        let plain = |error| {
+            // The chain's own fault comes first.
+            self.chain(certificate, intermediates, now, None)?;
+            if settings.hard { Err(error) } else { Ok(()) }
+        };
+        let unknown = webpki::Error::UnknownRevocationStatus;
+        let judged = match RevocationOptionsBuilder::new(&used) {
+            Err(_) => plain(unknown),
+            Ok(options) => {
+                let status = match settings.hard {
+                    true => UnknownStatusPolicy::Deny,
+                    false => UnknownStatusPolicy::Allow,
+                };
+                let options = options
+                    .with_depth(RevocationCheckDepth::EndEntity)
+                    .with_status_policy(status)
+                    .with_expiration_policy(ExpirationPolicy::Ignore)
+                    .build();
+                match self.chain(certificate, intermediates, now, Some(options)) {
+                    Err(error) if is_about_lists(&error) => plain(unknown),
+                    judged => judged,
+                }
+            }
+        };
+        let good = matches!(judged, Ok(()) | Err(webpki::Error::UnknownRevocationStatus));
+        if good
+            && settings.points
+            && let Ok(names) = CertificateNames::from_der(end_entity)
+        {
+            rules.want(&names, end_entity, intermediates, seconds);
+        }
+        judged
+    }
+
+    fn chain(
+        &self,
+        certificate: &EndEntityCert<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+        revocation: Option<RevocationOptions<'_>>,
+    ) -> Result<(), webpki::Error> {
+        let algorithms = self.algorithms.all;
         certificate
             .verify_for_usage(
-                self.algorithms.all,
+                algorithms,
                 &self.anchors,
                 intermediates,
                 now,
                 AnyOfUsages,
-                None,
+                revocation,
                 None,
             )
-            .map_err(certificate_error)?;
-        Ok(())
+            .map(drop)
     }
+
+    /// Whether a list that was fetched is in its time, of the issuer of this chain's end, and
+    /// signed by it.
+    pub(super) fn check_list(
+        &self,
+        chain: &[CertificateDer<'_>],
+        list: &RevocationList,
+        now: UnixTime,
+    ) -> Result<(), ListFault> {
+        let refused = |error: webpki::Error| ListFault::NotTheIssuers(error.to_string());
+        let Some((end_entity, intermediates)) = chain.split_first() else {
+            return Err(refused(webpki::Error::BadDer));
+        };
+        let certificate = EndEntityCert::try_from(end_entity).map_err(refused)?;
+        let used = [&list.list];
+        let options = RevocationOptionsBuilder::new(&used)
+            .map_err(|_| refused(webpki::Error::BadDer))?
+            .with_depth(RevocationCheckDepth::EndEntity)
+            .with_status_policy(UnknownStatusPolicy::Deny)
+            .with_expiration_policy(ExpirationPolicy::Enforce)
+            .build();
+        match self.chain(&certificate, intermediates, now, Some(options)) {
+            Ok(()) | Err(webpki::Error::CertRevoked) => Ok(()),
+            Err(webpki::Error::CrlExpired { .. }) => Err(ListFault::Outdated),
+            Err(error) => Err(refused(error)),
+        }
+    }
+
+    /// Whether the certificate of a server that we dialled names its host.
+    fn names_host(&self, names: &CertificateNames, host: &Domain) -> bool {
+        names.holds(host)
+            || self.rules.as_ref().is_some_and(|rules| {
+                let exceptions = rules.exceptions();
+                let parent = host.as_str().split_once('.').map(|(_, parent)| parent);
+                let wildcard = || names.wildcards.iter().any(|name| Some(name.as_str()) == parent);
+                (exceptions.wildcard && wildcard())
+                    || (exceptions.common_name && names.common_name.as_ref() == Some(host))
+            })
+    }
+}
+
+/// Whether an entry pins this key, and the certificate is in its time.
+fn is_pinned(
+    rules: &PeerRules,
+    certificate: &EndEntityCert<'_>,
+    der: &CertificateDer<'_>,
+    now: UnixTime,
+) -> bool {
+    let exceptions = rules.exceptions();
+    if exceptions.pins.is_empty() {
+        return false;
+    }
+    let key = ring::digest::digest(&ring::digest::SHA256, &certificate.subject_public_key_info());
+    let in_time = || {
+        let Ok((_, parsed)) = x509_parser::certificate::X509Certificate::from_der(der) else {
+            return false;
+        };
+        let validity = parsed.validity();
+        i64::try_from(now.as_secs()).is_ok_and(|now| {
+            (validity.not_before.timestamp()..=validity.not_after.timestamp()).contains(&now)
+        })
+    };
+    exceptions.pins.iter().any(|pin| pin == key.as_ref()) && in_time()
+}
+
+/// Whether this is a fault of a list and not of the certificate.
+fn is_about_lists(error: &webpki::Error) -> bool {
+    use webpki::Error as W;
+    matches!(
+        error,
+        W::UnknownRevocationStatus
+            | W::CrlExpired { .. }
+            | W::InvalidCrlSignatureForPublicKey
+            | W::IssuerNotCrlSigner
+            | W::UnsupportedCrlSignatureAlgorithmContext(_)
+            | W::UnsupportedCrlSignatureAlgorithmForPublicKeyContext(_)
+    )
 }
 
 /// Accepts a certificate without extended key usage, or with one that an edge may have.
@@ -110,6 +277,8 @@ fn certificate_error(error: webpki::Error) -> Error {
         W::CertExpired { .. } => CertificateError::Expired,
         W::CertNotValidYet { .. } => CertificateError::NotValidYet,
         W::UnknownIssuer => CertificateError::UnknownIssuer,
+        W::CertRevoked => CertificateError::Revoked,
+        W::UnknownRevocationStatus => CertificateError::UnknownRevocationStatus,
         W::InvalidSignatureForPublicKey => CertificateError::BadSignature,
         W::BadDer | W::BadDerTime | W::TrailingData(_) => CertificateError::BadEncoding,
         W::RequiredEkuNotFoundContext(_) => {
@@ -174,7 +343,8 @@ impl ServerCertVerifier for PeerVerifier {
         let bad_name = Error::InvalidCertificate(CertificateError::NotValidForName);
         let holds = match server_name {
             ServerName::DnsName(name) => name.as_ref().parse::<Domain>().is_ok_and(|host| {
-                CertificateNames::from_der(end_entity).is_ok_and(|names| names.holds(&host))
+                CertificateNames::from_der(end_entity)
+                    .is_ok_and(|names| self.names_host(&names, &host))
             }),
             // A next hop given by address: an IP address name.
             ServerName::IpAddress(_) => EndEntityCert::try_from(end_entity)

@@ -100,12 +100,18 @@ async fn which_certificates_are_accepted_and_why_others_are_not() {
                 }
                 lab.counted(&format!("handshake.{fault}"), 1).await;
                 let (reason, detail) = lab.refusals().pop().unwrap();
-                assert_eq!(reason, Refusal::NoCertificate, "{why}");
+                let expected = match fault {
+                    "certificate-wrong-usage" => Refusal::WrongUsage,
+                    _ => Refusal::NoCertificate,
+                };
+                assert_eq!(reason, expected, "{why}");
+                assert!(detail.starts_with(fault), "{why}: {detail}");
                 assert!(!detail.is_empty(), "{why}");
             }
         }
     }
-    assert_eq!(lab.count("closed.no-certificate"), 4);
+    assert_eq!(lab.count("closed.no-certificate"), 3);
+    assert_eq!(lab.count("closed.wrong-usage"), 1);
 }
 
 #[tokio::test]
@@ -174,6 +180,14 @@ async fn what_is_no_good_tls_is_named_and_disturbs_nobody() {
         lab.counted(&name, before + 1).await;
         echo(&mut honest, 1).await;
         assert_eq!(lab.shell.connections().len(), 1, "{why}");
+        // What an administrator must change is an event, by its name; noise is counted only.
+        let told = lab.refusals().pop();
+        let mismatch = fault.starts_with("no-common");
+        let named = told.is_some_and(|(reason, detail)| {
+            reason == Refusal::TlsFailed && detail.starts_with(fault)
+        });
+        assert_eq!(named, mismatch, "{why}");
+        lab.events.lock().unwrap().clear();
     }
     // Says nothing at all: no handshake slot, and gone in time.
     let mut silent = TcpStream::connect(lab.access()).await.unwrap();

@@ -1,6 +1,7 @@
 //! The shell on loopback, with real TLS and a core that echoes.
 
 mod access;
+mod identity;
 mod inside;
 mod life;
 mod outbound;

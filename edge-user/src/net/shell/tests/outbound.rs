@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// A partner's server: echoes, and tells the SNI it got and the certificate it was shown.
-async fn partner_server(
+pub(super) async fn partner_server(
     trust: &Authority,
     own: &Issued,
 ) -> (SocketAddr, UnboundedReceiver<(Option<String>, usize)>) {
@@ -66,7 +66,7 @@ async fn partner_server(
     (address, told)
 }
 
-fn target(address: SocketAddr, name: Option<&str>) -> Target {
+pub(super) fn target(address: SocketAddr, name: Option<&str>) -> Target {
     Target {
         side: Side::Partner,
         transport: Transport::Tls,
@@ -77,7 +77,10 @@ fn target(address: SocketAddr, name: Option<&str>) -> Target {
 }
 
 impl Lab {
-    async fn connect_to(&mut self, target: Target) -> Result<(ConnectionId, Peer), ConnectError> {
+    pub(super) async fn connect_to(
+        &mut self,
+        target: Target,
+    ) -> Result<(ConnectionId, Peer), ConnectError> {
         let attempt = AttemptId(7);
         self.shell.with_core(|_, _, out| out.push(Output::Connect { attempt, target }));
         loop {
