@@ -1,6 +1,6 @@
 //! What needs no long judgement: a plain packet of a source that is remembered as blocked, and,
-//! from a source that nobody blocks, a plain packet for a port that is open to everybody and a SYN
-//! for a port that is open to nobody.
+//! from a source that nobody blocks, a plain packet for a port that is open to everybody or to
+//! nobody.
 //!
 //! It says what [`super::judge`] says, or nothing. Under attack, and in everyday traffic, most
 //! packets end here, so every look-up that they can do without is left out.
@@ -13,8 +13,8 @@ use crate::{
         word_open_rule,
     },
     packet::{
-        ETHER_TYPE_IPV4, ETHER_TYPE_IPV6, Frame, TCP_ACK, TCP_SYN, ether_type, is_plain4,
-        is_plain6, plain_target,
+        ETHER_TYPE_IPV4, ETHER_TYPE_IPV6, Frame, Ip, Kind, PLAIN_LINK, PROTOCOL_TCP, PROTOCOL_UDP,
+        ether_type, is_plain4, is_plain6, plain_transport,
     },
     verdict::Reason,
 };
@@ -94,16 +94,33 @@ fn plain<T: Tables, A: Family>(
         return None;
     }
     let device = device()?;
-    let (flags, port) = plain_target(frame, six)?;
-    let udp = flags == 0;
-    let word = tables.port_word(generation, port_index(zone(device), udp, port));
-    if word == 0 && flags & (TCP_SYN | TCP_ACK) == TCP_SYN {
-        // It answers nothing of ours.
-        return Some(decision(device, Reason::NoRule, NO_RULE));
-    }
+    let (transport, header_length) = plain_transport(frame, six)?;
+    let udp = transport.kind == Kind::Udp;
+    let index = port_index(zone(device), udp, transport.destination_port);
+    let word = tables.port_word(generation, index);
     let limited = SETTING_CEILING | if udp { 0 } else { SETTING_FLOOD };
     if word & WORD_MANAGEMENT != 0 || settings.flags & limited != 0 {
         return None;
     }
-    word_open_rule(word).map(|rule| decision(device, Reason::Rule, rule))
+    if word != 0 {
+        return word_open_rule(word).map(|rule| decision(device, Reason::Rule, rule));
+    }
+    // It passes only when it answers something of ours.
+    let (source, destination) = A::addresses(frame, LINK)?;
+    let mut upper = frame.cursor();
+    upper.skip(LINK + usize::from(header_length));
+    let ip = Ip {
+        source,
+        destination,
+        hop_limit: 0,
+        protocol: if udp { PROTOCOL_UDP } else { PROTOCOL_TCP },
+        fragment: false,
+        fragment_id: 0,
+        fragment_length: 0,
+        header_length,
+        transport,
+        upper,
+    };
+    let reason = A::replies(tables, settings, &PLAIN_LINK, zone(device), &ip);
+    Some(decision(device, reason.unwrap_or(Reason::NoRule), NO_RULE))
 }

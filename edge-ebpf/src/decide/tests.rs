@@ -221,12 +221,15 @@ fn what_is_judged_at_once_is_judged_alike_at_length() {
     assert!(short(&tables, 2, &to(7000)), "open to everybody");
     assert!(short(&tables, 2, &frame(STRANGER, ME, 6, &tcp(80, 7000, 2))));
     assert!(short(&tables, 2, &frame(STRANGER, ME, 6, &tcp(80, 7001, 2))), "open to nobody");
+    assert!(short(&tables, 2, &frame(STRANGER, ME, 6, &tcp(80, 7001, 0x12))));
+    assert!(short(&tables, 3, &to(7000)), "open to nobody in this zone");
+    assert!(short(&tables, 2, &to(7002)));
+    let flow = Tuple::new(STRANGER, 80, ME, 7002).flow(17);
+    tables.flows.insert(flow, 999);
+    assert!(short(&tables, 2, &to(7002)), "an answer");
     for (ifindex, bytes) in [
-        (3, to(7000)),
-        (2, frame(STRANGER, ME, 6, &tcp(80, 7001, 0x12))),
         (4, to(7000)),
         (2, to(7001)),
-        (2, to(7002)),
         (2, frame(STRANGER, ME, 6, &tcp(80, 443, 2))),
         (2, frame([198, 51, 100, 9], ME, 17, &datagram(7000))),
         (2, frame([0, 0, 0, 0], ME, 17, &datagram(7000))),

@@ -7,8 +7,8 @@
 //! that outlive a call.
 
 use super::{
-    Cursor, ETHER_TYPE_IPV4, ETHER_TYPE_IPV6, Frame, PROTOCOL_TCP, PROTOCOL_UDP, TCP_ACK, TCP_FIN,
-    TCP_RST, TCP_SYN,
+    Cursor, ETHER_TYPE_IPV4, ETHER_TYPE_IPV6, Frame, Kind, Link, PROTOCOL_TCP, PROTOCOL_UDP,
+    TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, Transport,
 };
 
 /// Bytes of a header without a tag, option or extension header.
@@ -73,20 +73,28 @@ fn sound(mut cursor: Cursor<'_>, protocol: u8, length: usize) -> bool {
     }
 }
 
-/// Where a plain packet goes: TCP's flags, of which a sound segment has some, or 0 for UDP; and
-/// the destination port.
+/// The link layer of a plain packet.
+pub const PLAIN_LINK: Link = Link { ether_type: 0, outer: 0, inner: 0, length: ETHERNET as u8 };
+
+/// The transport header of a plain packet, and the bytes of its IP header.
 #[inline(always)]
-pub fn plain_target(frame: &Frame<'_>, six: bool) -> Option<(u8, u16)> {
+pub fn plain_transport(frame: &Frame<'_>, six: bool) -> Option<(Transport, u16)> {
     let mut cursor = frame.cursor();
-    let protocol = if six {
-        cursor.take::<{ ETHERNET + IPV6 }>()?.byte::<{ ETHERNET + 6 }>()
+    let (protocol, header_length) = if six {
+        (cursor.take::<{ ETHERNET + IPV6 }>()?.byte::<{ ETHERNET + 6 }>(), IPV6)
     } else {
-        cursor.take::<{ ETHERNET + IPV4 }>()?.byte::<{ ETHERNET + 9 }>()
+        (cursor.take::<{ ETHERNET + IPV4 }>()?.byte::<{ ETHERNET + 9 }>(), IPV4)
+    };
+    let header = cursor.peek::<8>()?;
+    let mut transport = Transport {
+        kind: Kind::Udp,
+        detail: 0,
+        source_port: header.number::<0>(),
+        destination_port: header.number::<2>(),
     };
     if protocol == PROTOCOL_TCP {
-        let header = cursor.take::<20>()?;
-        Some((header.byte::<13>(), header.number::<2>()))
-    } else {
-        Some((0, cursor.take::<8>()?.number::<2>()))
+        transport.kind = Kind::Tcp;
+        transport.detail = cursor.take::<20>()?.byte::<13>();
     }
+    Some((transport, header_length as u16))
 }

@@ -289,8 +289,8 @@ fn plain(bytes: &[u8]) -> Option<(bool, u8, u16)> {
     if !six && !is_plain4(&frame) {
         return None;
     }
-    let (flags, port) = plain_target(&frame, six).unwrap();
-    Some((six, if flags == 0 { 17 } else { 6 }, port))
+    let (transport, _) = plain_transport(&frame, six).unwrap();
+    Some((six, if transport.kind == Kind::Udp { 17 } else { 6 }, transport.destination_port))
 }
 
 /// A packet with nothing unusual.
