@@ -169,11 +169,19 @@ pub mod questions {
         if settings.flags & SETTING_CEILING == 0 {
             return None;
         }
-        let packets = settings.ceilings[usize::from(zone & 1)];
-        let limits = Limits { packets, ..Limits::default() };
-        let amount = Amount { new: false, bytes: 0 };
+        // Only packets are limited: the other limits would want room on a small stack.
+        let limit = &settings.ceilings[usize::from(zone & 1)];
         let name = BucketName::Total(zone_bucket(zone));
-        let full = take(tables, name, &limits, scaled(now), amount) == Some(false);
+        let full = limit.increment != 0
+            && tables.bucket(name, |bucket| {
+                match tables.conforms(limit, bucket.packets, scaled(now), 1) {
+                    Some(due) => {
+                        bucket.packets = due;
+                        true
+                    }
+                    None => false,
+                }
+            }) == Some(false);
         // A connection that stands is not disturbed.
         (full && !(tcp && tables.tcp_socket(&judged.tuple::<A>(frame)?)))
             .then_some(Reason::ZoneCeiling)

@@ -68,9 +68,10 @@ impl KernelTables {
         Self { context, trial: false, shadow: None }
     }
 
+    /// The look-up helpers only read the tuple: a copy would take room on a small stack.
     #[inline(always)]
-    fn tuple_arguments<A: Family>(tuple: &mut Tuple<A>) -> (*mut bpf_sock_tuple, u32) {
-        (core::ptr::from_mut(tuple).cast(), size_of::<Tuple<A>>() as u32)
+    fn tuple_arguments<A: Family>(tuple: &Tuple<A>) -> (*mut bpf_sock_tuple, u32) {
+        (core::ptr::from_ref(tuple).cast_mut().cast(), size_of::<Tuple<A>>() as u32)
     }
 
     /// Changes a value of a map, or in a trial a copy of it.
@@ -227,8 +228,7 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn tcp_socket<A: Family>(&self, tuple: &Tuple<A>) -> bool {
-        let mut tuple = *tuple;
-        let (tuple, size) = Self::tuple_arguments(&mut tuple);
+        let (tuple, size) = Self::tuple_arguments(tuple);
         // SAFETY: the context is the program's own, the tuple has the size that is given.
         let socket = unsafe {
             bpf_skc_lookup_tcp(self.context.cast(), tuple, size, BPF_F_CURRENT_NETNS as u64, 0)
@@ -243,8 +243,7 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn udp_socket<A: Family>(&self, tuple: &Tuple<A>) -> bool {
-        let mut tuple = *tuple;
-        let (tuple, size) = Self::tuple_arguments(&mut tuple);
+        let (tuple, size) = Self::tuple_arguments(tuple);
         // SAFETY: the context is the program's own, the tuple has the size that is given.
         let socket = unsafe {
             bpf_sk_lookup_udp(self.context.cast(), tuple, size, BPF_F_CURRENT_NETNS as u64, 0)
@@ -413,8 +412,7 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn cookie_is_good<A: Family>(&self, judged: &Judged, tuple: &Tuple<A>) -> bool {
-        let mut tuple = *tuple;
-        let (tuple, size) = Self::tuple_arguments(&mut tuple);
+        let (tuple, size) = Self::tuple_arguments(tuple);
         // SAFETY: the context is the program's own, the tuple has the size that is given; a socket
         // that is found is released exactly once.
         unsafe {
