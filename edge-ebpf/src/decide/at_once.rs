@@ -5,7 +5,7 @@
 //! It says what [`super::judge`] says, or nothing. Under attack, and in everyday traffic, most
 //! packets end here, so every look-up that they can do without is left out.
 
-use super::{Decision, Family, NO_RULE, Tables, block_reason};
+use super::{Decision, Family, NO_RULE, Tables, block_reason, replies};
 use crate::{
     abi::{
         AT_ONCE_YES, Interface, NO_GENERATION, SCHEMA, SCOPE_NONE, SETTING_BLOCKS, SETTING_CEILING,
@@ -13,8 +13,8 @@ use crate::{
         word_open_rule,
     },
     packet::{
-        ETHER_TYPE_IPV4, ETHER_TYPE_IPV6, Frame, Ip, Kind, PLAIN_LINK, PROTOCOL_TCP, PROTOCOL_UDP,
-        ether_type, is_plain4, is_plain6, plain_transport,
+        ETHER_TYPE_IPV4, ETHER_TYPE_IPV6, Frame, Ip, Kind, PROTOCOL_ICMPV6, PROTOCOL_TCP,
+        PROTOCOL_UDP, ether_type, is_plain4, is_plain6, plain_transport,
     },
     verdict::Reason,
 };
@@ -94,7 +94,7 @@ fn plain<T: Tables, A: Family>(
         return None;
     }
     let device = device()?;
-    let (transport, header_length) = plain_transport(frame, six)?;
+    let (transport, _) = plain_transport(frame, six)?;
     let udp = transport.kind == Kind::Udp;
     let index = port_index(zone(device), udp, transport.destination_port);
     let word = tables.port_word(generation, index);
@@ -105,7 +105,18 @@ fn plain<T: Tables, A: Family>(
     if word != 0 {
         return word_open_rule(word).map(|rule| decision(device, Reason::Rule, rule));
     }
-    // It passes only when it answers something of ours.
+    let reason = A::plain_answer(tables, settings, frame);
+    Some(decision(device, reason.unwrap_or(Reason::NoRule), NO_RULE))
+}
+
+/// What a plain packet that no rule lets in answers: it passes only when there is something.
+#[inline(always)]
+pub fn plain_answer<T: Tables, A: Family>(
+    tables: &T,
+    settings: &Settings,
+    frame: &Frame<'_>,
+) -> Option<Reason> {
+    let (transport, header_length) = plain_transport(frame, A::ICMP == PROTOCOL_ICMPV6)?;
     let (source, destination) = A::addresses(frame, LINK)?;
     let mut upper = frame.cursor();
     upper.skip(LINK + usize::from(header_length));
@@ -113,7 +124,7 @@ fn plain<T: Tables, A: Family>(
         source,
         destination,
         hop_limit: 0,
-        protocol: if udp { PROTOCOL_UDP } else { PROTOCOL_TCP },
+        protocol: if transport.kind == Kind::Udp { PROTOCOL_UDP } else { PROTOCOL_TCP },
         fragment: false,
         fragment_id: 0,
         fragment_length: 0,
@@ -121,6 +132,5 @@ fn plain<T: Tables, A: Family>(
         transport,
         upper,
     };
-    let reason = A::replies(tables, settings, &PLAIN_LINK, zone(device), &ip);
-    Some(decision(device, reason.unwrap_or(Reason::NoRule), NO_RULE))
+    replies(tables, settings, &ip)
 }

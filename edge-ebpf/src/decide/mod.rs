@@ -21,7 +21,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-pub use at_once::at_once;
+pub use at_once::{at_once, plain_answer};
 pub use finish::{BucketName, questions};
 pub use fragment::{follow, later};
 pub use limit::conforms;

@@ -259,6 +259,16 @@ pub trait Tables: Sized {
     ) -> Option<Reason> {
         super::replies(self, settings, ip)
     }
+    /// What a plain IPv4 packet answers: always [`super::plain_answer`]; as [`Tables::content`].
+    #[inline(always)]
+    fn plain_answer4(&self, settings: &Settings, frame: &Frame<'_>) -> Option<Reason> {
+        super::plain_answer::<Self, [u8; 4]>(self, settings, frame)
+    }
+    /// As [`Tables::plain_answer4`].
+    #[inline(always)]
+    fn plain_answer6(&self, settings: &Settings, frame: &Frame<'_>) -> Option<Reason> {
+        super::plain_answer::<Self, [u8; 16]>(self, settings, frame)
+    }
     /// Walks the rules of a word of the generation to judge by, IPv4: always
     /// [`Tables::rules4`], called as [`Tables::content`] is.
     #[inline(always)]
@@ -365,6 +375,12 @@ pub trait Family: packet::Quotable + PartialEq {
         zone: u8,
         ip: &Ip<'_, Self>,
     ) -> Option<Reason>;
+    /// What a plain packet answers.
+    fn plain_answer<T: Tables>(
+        tables: &T,
+        settings: &Settings,
+        frame: &Frame<'_>,
+    ) -> Option<Reason>;
     /// Walks the rules of a word of the generation to judge by.
     fn walk<T: Tables>(
         tables: &T,
@@ -445,6 +461,15 @@ impl Family for [u8; 4] {
         ip: &Ip<'_, Self>,
     ) -> Option<Reason> {
         tables.replies4(settings, (link, zone), ip)
+    }
+
+    #[inline(always)]
+    fn plain_answer<T: Tables>(
+        tables: &T,
+        settings: &Settings,
+        frame: &Frame<'_>,
+    ) -> Option<Reason> {
+        tables.plain_answer4(settings, frame)
     }
 
     #[inline(always)]
@@ -582,6 +607,15 @@ impl Family for [u8; 16] {
         ip: &Ip<'_, Self>,
     ) -> Option<Reason> {
         tables.replies6(settings, (link, zone), ip)
+    }
+
+    #[inline(always)]
+    fn plain_answer<T: Tables>(
+        tables: &T,
+        settings: &Settings,
+        frame: &Frame<'_>,
+    ) -> Option<Reason> {
+        tables.plain_answer6(settings, frame)
     }
 
     #[inline(always)]

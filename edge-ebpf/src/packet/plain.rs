@@ -7,8 +7,8 @@
 //! that outlive a call.
 
 use super::{
-    Cursor, ETHER_TYPE_IPV4, ETHER_TYPE_IPV6, Frame, Kind, Link, PROTOCOL_TCP, PROTOCOL_UDP,
-    TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, Transport,
+    Cursor, ETHER_TYPE_IPV4, ETHER_TYPE_IPV6, Frame, Kind, PROTOCOL_TCP, PROTOCOL_UDP, TCP_ACK,
+    TCP_FIN, TCP_RST, TCP_SYN, Transport,
 };
 
 /// Bytes of a header without a tag, option or extension header.
@@ -72,9 +72,6 @@ fn sound(mut cursor: Cursor<'_>, protocol: u8, length: usize) -> bool {
         false
     }
 }
-
-/// The link layer of a plain packet.
-pub const PLAIN_LINK: Link = Link { ether_type: 0, outer: 0, inner: 0, length: ETHERNET as u8 };
 
 /// The transport header of a plain packet, and the bytes of its IP header.
 #[inline(always)]

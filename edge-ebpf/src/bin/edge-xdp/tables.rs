@@ -18,7 +18,7 @@ use edge_ebpf::{
     },
     decide::{
         BucketName, Family, Found, Judged, NO_RULE, Packed, Place, Tables, Tuple, Walk, blocked,
-        conforms, decide, follow, later, questions, replies, rule, rules,
+        conforms, decide, follow, later, plain_answer, questions, replies, rule, rules,
     },
     packet::{Environment, Frame, Ip, Link, Piece, Upper, extension_headers, is_scanner, options},
     verdict::Reason,
@@ -520,6 +520,16 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
+    fn plain_answer4(&self, _settings: &Settings, _frame: &Frame<'_>) -> Option<Reason> {
+        answer_of(edge_plain_answer4(self.context))
+    }
+
+    #[inline(always)]
+    fn plain_answer6(&self, _settings: &Settings, _frame: &Frame<'_>) -> Option<Reason> {
+        answer_of(edge_plain_answer6(self.context))
+    }
+
+    #[inline(always)]
     fn rule4(&self, walk: &mut Walk<[u8; 4]>, position: u32) -> Option<Found> {
         step_of(edge_rule4(walk, position))
     }
@@ -843,6 +853,26 @@ extern "C" fn edge_replies4(context: *mut xdp_md, place: u32, facts: u64) -> u64
 #[inline(never)]
 extern "C" fn edge_replies6(context: *mut xdp_md, place: u32, facts: u64) -> u64 {
     replies_of::<[u8; 16]>(context, place, facts)
+}
+
+#[inline(always)]
+fn plain_answer_of<A: Family>(context: *mut xdp_md) -> u64 {
+    let Some(settings) = maps::SETTINGS.get(0) else { return answer(None) };
+    answer(plain_answer::<_, A>(&KernelTables::new(context), settings, &frame_of(context)))
+}
+
+/// [`plain_answer`] for IPv4; proved once, as [`edge_decide4`] is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn edge_plain_answer4(context: *mut xdp_md) -> u64 {
+    plain_answer_of::<[u8; 4]>(context)
+}
+
+/// As [`edge_plain_answer4`], for IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn edge_plain_answer6(context: *mut xdp_md) -> u64 {
+    plain_answer_of::<[u8; 16]>(context)
 }
 
 impl KernelTables {
