@@ -5,6 +5,10 @@
 //! take input and `now` and return outputs. Only `net` and `daemon` know sockets, and only
 //! `firewall` knows the kernel's maps.
 
+// Tests that libFuzzer's targets share name the crate as these do.
+#[cfg(test)]
+extern crate self as edge_user;
+
 pub mod admin;
 pub mod apply;
 pub mod config;

@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    path::Path,
     process::{Command, ExitCode},
 };
 
@@ -24,6 +25,14 @@ pub enum Target {
     Packet,
     /// The configuration, by libFuzzer.
     Config,
+    /// How streams and datagrams are cut into SIP messages, by libFuzzer.
+    SipFraming,
+    /// A SIP message's index, its edits and its answers, by libFuzzer.
+    SipIndex,
+    /// URIs, Via, From and the like, by libFuzzer.
+    SipValues,
+    /// The whole proxy core, by libFuzzer.
+    Proxy,
 }
 
 /// `cargo xtask fuzz …`
@@ -60,6 +69,10 @@ pub fn command(arguments: &Arguments) -> Result<ExitCode> {
         }
         Target::Packet => libfuzzer("packet", arguments),
         Target::Config => libfuzzer("config", arguments),
+        Target::SipFraming => libfuzzer("sip_framing", arguments),
+        Target::SipIndex => libfuzzer("sip_index", arguments),
+        Target::SipValues => libfuzzer("sip_values", arguments),
+        Target::Proxy => libfuzzer("proxy", arguments),
     }
 }
 
@@ -92,6 +105,46 @@ fn libfuzzer(target: &str, arguments: &Arguments) -> Result<ExitCode> {
         fs::copy(&example, corpus.join("example")).with_context(|| corpus.display().to_string())?;
         command.arg("-dict=config.dict");
     }
+    if target.starts_with("sip_") {
+        sip_seeds(target, &folder, &corpus)?;
+        command.args(["-dict=sip.dict", "-max_len=4096"]);
+    }
+    if target == "proxy" {
+        command.arg("-max_len=2048");
+    }
     run(&mut command)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The messages to begin with, as each target reads them.
+fn sip_seeds(target: &str, folder: &Path, corpus: &Path) -> Result<()> {
+    let seeds = folder.join("seeds");
+    for entry in fs::read_dir(&seeds).with_context(|| seeds.display().to_string())? {
+        let path = entry?.path();
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let message = text.replace('\n', "\r\n").into_bytes();
+        let write = |name: String, bytes: &[u8]| {
+            let to = corpus.join(name);
+            fs::write(&to, bytes).with_context(|| to.display().to_string())
+        };
+        match target {
+            // Lengths of chunks come first.
+            "sip_framing" => {
+                write(format!("{name}-twice"), &[b"\x01\x28\x03", &*message, &message].concat())?;
+            }
+            // Which value it is comes first.
+            "sip_values" => {
+                for (at, line) in text.lines().enumerate() {
+                    let value = line.split_once(": ").map_or(line, |(_, value)| value);
+                    for choice in 0..4u8 {
+                        let bytes = [&[choice], value.as_bytes()].concat();
+                        write(format!("{name}-{at}-{choice}"), &bytes)?;
+                    }
+                }
+            }
+            _ => write(name, &message)?,
+        }
+    }
+    Ok(())
 }

@@ -10,7 +10,7 @@ use std::{
 use super::{
     ConnectionId, Output, Peer, Refusal, Side,
     admit::Judgement,
-    exchange::{Kind, NewExchange, Server, Stage, T4, TRYING, TransactionKey},
+    exchange::{Exchange, Kind, NewExchange, Server, Stage, T4, TRYING, TransactionKey},
     lookups::{Asked, Waiter},
     preflight::for_strict_router,
     proxy::Proxy,
@@ -77,7 +77,11 @@ impl Proxy {
             (Method::Ack, _) | (_, None) => {}
             (_, Some(id)) => {
                 self.counters.retransmissions += 1;
-                if let Some(bytes) = self.exchanges.last_response(id) {
+                // Once its ACK is there, the answer has been heard.
+                let heard = |exchange: &Exchange| exchange.server == Server::Confirmed;
+                if !self.exchanges.get(id).is_some_and(heard)
+                    && let Some(bytes) = self.exchanges.last_response(id)
+                {
                     out.push(Output::Send { connection, bytes });
                 }
                 return;

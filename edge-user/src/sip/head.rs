@@ -181,6 +181,11 @@ impl Head {
         }
     }
 
+    /// One past the last whole line.
+    pub(super) fn lines_end(&self) -> usize {
+        self.line
+    }
+
     fn check_length(&self, reached: usize, limits: &Limits) -> Result<(), Fault> {
         if reached > limits.head {
             Err(Fault::HeadTooLong)

@@ -116,7 +116,7 @@ impl Message {
         let mut head = Head::default();
         let body = match head.advance(&bytes, limits) {
             Ok(Some(body)) => body,
-            Ok(None) => return Err(FrameError::new(Fault::Unfinished)),
+            Ok(None) => return Err(unfinished(&bytes, head)),
             Err(fault) => return Err(FrameError::new(fault)),
         };
         let length = head.content_length.unwrap_or(bytes.len() - body);
@@ -429,6 +429,17 @@ impl Message {
             uri,
         })
     }
+}
+
+/// A datagram that ends inside its head: the whole lines of it are enough to be told so.
+fn unfinished(bytes: &Bytes, head: Head) -> FrameError {
+    let end = head.lines_end();
+    if matches!(head.start, Start::None) {
+        return FrameError::new(Fault::Unfinished);
+    }
+    let mut lines = BytesMut::from(&bytes[..end]);
+    unfold(&mut lines, &head.entries);
+    FrameError::with(Fault::Unfinished, Message::assemble(lines.freeze(), head, end))
 }
 
 /// Makes spaces of the line ends inside folded headers.

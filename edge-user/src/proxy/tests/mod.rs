@@ -3,8 +3,10 @@
 
 mod dialogs;
 mod failover;
+mod interleave;
 mod lifecycle;
 mod limits;
+mod machines;
 mod messages;
 mod policy_table;
 mod residue;
@@ -12,6 +14,7 @@ mod rfc4475;
 mod rfc5118;
 mod routing;
 mod rules;
+mod script;
 mod strict;
 mod torture;
 mod trust;

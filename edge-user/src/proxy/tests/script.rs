@@ -1,0 +1,563 @@
+//! A proxy, and all that can happen to it, by a script of bytes: connections come and go, requests
+//! of every kind and their answers pass, DNS and connects succeed and fail in any order, time goes
+//! by. Used by a property test here and by libFuzzer's `proxy` target; it knows the public API
+//! only.
+//!
+//! What must hold whatever happens: nothing is sent to a connection that is not open; what is sent
+//! is one well-formed message; what comes from a side goes to the other one only; a request gets
+//! one final response (or 2xx after 2xx); and when everybody is silent for long enough, nothing is
+//! left, and each INVITE was answered, and what was no INVITE was answered or was sent on.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use edge_user::{
+    config::{AllowedDomain, BlockedDomain, Federation, Host, NextHop, Transport},
+    domain::Domain,
+    federation::{CertificateNames, Policy},
+    proxy::{
+        AttemptId, Bounds, ConnectError, ConnectionId, Input, Output, Peer, Proxy, ProxyConfig,
+        QueryId, Question, ResolveError, Resolved, ResolvedHost, Side, Target,
+    },
+    sip::{HeaderName, Limits, Message, Method, Via},
+};
+
+/// What connections from outside may show.
+const CERTIFICATES: [&[&str]; 6] = [
+    &["fabrikam.example"],
+    &["sip.fabrikam.example"],
+    &["third.example"],
+    &["sip.third.example", "fabrikam.example"],
+    &[],
+    &["contoso.example"],
+];
+const DOMAINS: [&str; 5] =
+    ["fabrikam.example", "contoso.example", "third.example", "blocked.example", "[2001:db8::1]"];
+const METHODS: [&str; 8] =
+    ["INVITE", "MESSAGE", "INVITE", "OPTIONS", "BENOTIFY", "SUBSCRIBE", "NEGOTIATE", "odd!"];
+const EXTRAS: [&str; 10] = [
+    "X: y",
+    "Route: <sip:edge.contoso.example;lr>",
+    "Route: <sip:10.0.0.22;lr>",
+    "Max-Forwards: 0",
+    "Proxy-Require: x",
+    "Max-Breadth: 0",
+    "P-Asserted-Identity: <sip:a@contoso.example>",
+    "Record-Route: <sip:r.example;lr>, <sip:s.example>",
+    "Privacy: id",
+    "From: <sip:second@contoso.example>",
+];
+const STATUSES: [&str; 8] = ["100", "180", "200", "200", "404", "486", "503", "603"];
+/// Longer than any timer.
+const QUIET: Duration = Duration::from_secs(400);
+
+/// The script, read byte by byte.
+struct Reader<'a>(&'a [u8]);
+
+impl Reader<'_> {
+    fn next(&mut self) -> Option<usize> {
+        let (first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(usize::from(*first))
+    }
+
+    fn of<T: Copy>(&mut self, list: &[T]) -> Option<T> {
+        let at = self.next()?;
+        list.get(at % list.len().max(1)).copied()
+    }
+}
+
+/// A request that the script sent.
+struct Asked {
+    connection: ConnectionId,
+    side: Side,
+    at: Instant,
+    method: &'static str,
+    text: String,
+    /// Bytes of it were changed: nothing is expected of it.
+    changed: bool,
+    /// It was sent on.
+    went: bool,
+    /// Its sender's connection was closed at some time.
+    left: bool,
+    finals: Vec<Bytes>,
+    accepted: Option<String>,
+}
+
+/// The proxy and its surroundings.
+struct Driver {
+    proxy: Proxy,
+    now: Instant,
+    next: u64,
+    open: BTreeMap<ConnectionId, Peer>,
+    questions: Vec<(QueryId, Question)>,
+    attempts: Vec<(AttemptId, Target)>,
+    asked: Vec<Asked>,
+    /// Requests that the proxy sent.
+    got: Vec<(ConnectionId, String)>,
+}
+
+fn domain(text: &str) -> Domain {
+    text.parse().expect("a domain")
+}
+
+fn address(text: &str) -> SocketAddr {
+    text.parse().expect("an address")
+}
+
+fn names(dns: &[&str]) -> Arc<CertificateNames> {
+    let dns = dns.iter().map(|name| domain(name)).collect();
+    Arc::new(CertificateNames { dns, ..CertificateNames::default() })
+}
+
+fn settings(hops: &[(&str, Transport)]) -> ProxyConfig {
+    let hop = |(at, transport): &(&str, Transport)| {
+        let at = address(at);
+        NextHop { host: Host::Address(at.ip()), port: at.port(), transport: *transport }
+    };
+    ProxyConfig {
+        fqdn: domain("edge.contoso.example"),
+        outside: vec![address("203.0.113.10:5061")],
+        inside: vec![
+            (Transport::Tls, address("10.0.0.10:5061")),
+            (Transport::Tcp, address("10.0.0.10:5060")),
+            (Transport::Udp, address("10.0.0.10:5060")),
+        ],
+        next_hops: hops.iter().map(hop).collect(),
+        bounds: Bounds::default(),
+        token_secret: [7; 32],
+        unix_time: 1_790_000_000,
+    }
+}
+
+fn policy() -> Policy {
+    let federation = Federation {
+        enabled: true,
+        allowed_domains: ["fabrikam.example", "third.example"]
+            .iter()
+            .map(|name| AllowedDomain::new(domain(name)))
+            .collect(),
+        blocked_domains: vec![BlockedDomain {
+            domain: domain("blocked.example"),
+            subdomains: true,
+        }],
+        ..Federation::default()
+    };
+    Policy::new(&[domain("contoso.example")], &federation)
+}
+
+/// Plays a script to its end.
+pub fn run(script: &[u8]) {
+    let mut reader = Reader(script);
+    let hops: &[(&str, Transport)] = match reader.next().unwrap_or(0) % 4 {
+        0 => &[("10.0.0.21:5060", Transport::Tcp), ("10.0.0.22:5060", Transport::Tcp)],
+        1 => &[("10.0.0.21:5060", Transport::Udp)],
+        2 => &[("10.0.0.21:5060", Transport::Udp), ("10.0.0.22:5061", Transport::Tls)],
+        _ => &[("10.0.0.21:5060", Transport::Tcp)],
+    };
+    let now = Instant::now();
+    let mut driver = Driver {
+        proxy: Proxy::new(now, settings(hops), Arc::new(policy())),
+        now,
+        next: 1,
+        open: BTreeMap::new(),
+        questions: vec![],
+        attempts: vec![],
+        asked: vec![],
+        got: vec![],
+    };
+    // Somebody is there on both sides.
+    driver.open(Side::Partner, Transport::Tls, CERTIFICATES[0], None);
+    driver.open(Side::Inside, Transport::Tcp, &[], None);
+    while driver.step(&mut reader).is_some() {}
+    driver.pass(QUIET);
+    driver.check_the_end();
+}
+
+impl Driver {
+    fn step(&mut self, reader: &mut Reader<'_>) -> Option<()> {
+        match reader.next()? % 16 {
+            0 => {
+                let certificate = reader.of(&CERTIFICATES)?;
+                self.open(Side::Partner, Transport::Tls, certificate, None);
+            }
+            1 => {
+                let transport = reader.of(&[Transport::Udp, Transport::Tcp])?;
+                self.open(Side::Inside, transport, &[], None);
+            }
+            2..=4 => self.ask(reader)?,
+            5..=7 => self.answer(reader)?,
+            8 => self.resolve(reader)?,
+            9 | 10 => self.connect(reader)?,
+            11 => {
+                let step = reader.next()? as u64;
+                self.pass(Duration::from_millis(if step < 200 { step * 25 } else { step * 400 }));
+            }
+            12 => {
+                let at = self.connection(reader)?;
+                self.close(at);
+            }
+            13 => self.again(reader)?,
+            14 => self.in_dialog(reader)?,
+            _ => {
+                let at = self.connection(reader)?;
+                let count = reader.next()?.min(reader.0.len());
+                let (raw, rest) = reader.0.split_at(count);
+                reader.0 = rest;
+                self.say(at, raw);
+            }
+        }
+        Some(())
+    }
+
+    fn connection(&self, reader: &mut Reader<'_>) -> Option<ConnectionId> {
+        let all: Vec<ConnectionId> = self.open.keys().copied().collect();
+        reader.of(&all)
+    }
+
+    fn open(
+        &mut self,
+        side: Side,
+        transport: Transport,
+        certificate: &[&str],
+        dialled: Option<(AttemptId, SocketAddr)>,
+    ) {
+        self.next += 1;
+        let connection = ConnectionId(self.next);
+        let port = 40_000 + u16::try_from(self.next % 20_000).unwrap_or(0);
+        let (remote, local) = match side {
+            Side::Partner => ("203.0.113.20:0", "203.0.113.10:5061"),
+            _ => ("10.0.0.5:0", "10.0.0.10:5060"),
+        };
+        let mut remote = address(remote);
+        remote.set_port(port);
+        let peer = Peer {
+            side,
+            transport,
+            remote: dialled.map_or(remote, |(_, at)| at),
+            local: address(local),
+            names: names(certificate),
+            own: 0,
+        };
+        self.open.insert(connection, peer.clone());
+        let attempt = dialled.map(|(attempt, _)| attempt);
+        self.input(Input::Opened { connection, peer, attempt });
+    }
+
+    fn input(&mut self, input: Input) {
+        let mut out = vec![];
+        self.proxy.handle(self.now, input, &mut out);
+        self.carry_out(out);
+    }
+
+    fn say(&mut self, connection: ConnectionId, bytes: &[u8]) {
+        if !self.open.contains_key(&connection) {
+            return;
+        }
+        match Message::parse_datagram(Bytes::copy_from_slice(bytes), &Limits::default()) {
+            Ok(message) => self.input(Input::Message { connection, message }),
+            Err(error) => self.input(Input::Unreadable { connection, error }),
+        }
+    }
+
+    fn close(&mut self, connection: ConnectionId) {
+        if self.open.remove(&connection).is_some() {
+            self.left(connection);
+            self.input(Input::Closed { connection });
+        }
+    }
+
+    fn left(&mut self, connection: ConnectionId) {
+        for asked in self.asked.iter_mut().filter(|asked| asked.connection == connection) {
+            asked.left = true;
+        }
+    }
+
+    /// A new request.
+    fn ask(&mut self, reader: &mut Reader<'_>) -> Option<()> {
+        let connection = self.connection(reader)?;
+        let method = reader.of(&METHODS)?;
+        let choice = reader.next()?;
+        let inside = self.open.get(&connection)?.side == Side::Inside;
+        // Mostly what may pass.
+        let (from, to) = match (choice % 4, inside) {
+            (0, _) => (reader.of(&DOMAINS)?, reader.of(&DOMAINS)?),
+            (_, true) => (DOMAINS[1], DOMAINS[0]),
+            (_, false) => (DOMAINS[0], DOMAINS[1]),
+        };
+        let extra = if choice & 8 == 0 { EXTRAS[0] } else { reader.of(&EXTRAS)? };
+        let number = self.asked.len();
+        let text = format!(
+            "{method} sip:bob@{to} SIP/2.0\r\nVia: SIP/2.0/TLS h.example;branch=z9hG4bKs{number}\r\n\
+             {extra}\r\nFrom: <sip:alice@{from}>;tag=a{number}\r\nTo: <sip:bob@{to}>\r\nCall-ID: \
+             c{number}\r\nCSeq: 1 {method}\r\nContact: <sip:c@h.example>\r\nContent-Length: 0\r\n\r\n"
+        );
+        let mut bytes = text.clone().into_bytes();
+        let changes = if choice & 0x70 == 0x70 { 1 + (choice >> 7) } else { 0 };
+        for _ in 0..changes {
+            let at = (reader.next()? * 256 + reader.next()?) % bytes.len();
+            bytes[at] = u8::try_from(reader.next()?).unwrap_or(0);
+        }
+        self.send(connection, method, text, &bytes, changes > 0)
+    }
+
+    fn send(
+        &mut self,
+        connection: ConnectionId,
+        method: &'static str,
+        text: String,
+        bytes: &[u8],
+        changed: bool,
+    ) -> Option<()> {
+        let side = self.open.get(&connection)?.side;
+        self.asked.push(Asked {
+            connection,
+            side,
+            at: self.now,
+            method,
+            text,
+            changed,
+            went: false,
+            left: false,
+            finals: vec![],
+            accepted: None,
+        });
+        self.say(connection, bytes);
+        Some(())
+    }
+
+    /// CANCEL, ACK, or over UDP the same request once more.
+    fn again(&mut self, reader: &mut Reader<'_>) -> Option<()> {
+        let (choice, which) = (reader.next()?, reader.next()?);
+        let asked = self.asked.get(which % self.asked.len().max(1))?;
+        let (connection, method) = (asked.connection, asked.method);
+        let text = match choice % 3 {
+            0 => asked.text.replace(&format!("{method} sip:"), "CANCEL sip:"),
+            1 => asked.text.replace(&format!("{method} sip:"), "ACK sip:"),
+            // Later it is no retransmission but another request.
+            _ if self.now.duration_since(asked.at) < Duration::from_secs(30)
+                && !asked.changed
+                && self.open.get(&connection)?.transport == Transport::Udp =>
+            {
+                asked.text.clone()
+            }
+            _ => return Some(()),
+        };
+        let cseq = if choice % 3 == 0 { "CSeq: 1 CANCEL" } else { "CSeq: 1 ACK" };
+        let text = match choice % 3 {
+            2 => text,
+            _ => text.replace(&format!("CSeq: 1 {method}"), cseq),
+        };
+        self.say(connection, text.as_bytes());
+        Some(())
+    }
+
+    /// A request in a dialog that stands, along the route that was signed for it.
+    fn in_dialog(&mut self, reader: &mut Reader<'_>) -> Option<()> {
+        let (choice, which) = (reader.next()?, reader.next()?);
+        let stand: Vec<&Asked> = self.asked.iter().filter(|a| a.accepted.is_some()).collect();
+        let asked = stand.get(which % stand.len().max(1))?;
+        let ok = asked.accepted.clone()?;
+        let method = ["BYE", "INFO", "INVITE", "ACK"][choice % 4];
+        let lines = |name: &str| -> Vec<String> {
+            let value = |line: &str| line.strip_prefix(&format!("{name}: ")).map(str::to_owned);
+            ok.split("\r\n").filter_map(value).collect()
+        };
+        let (from, to) = (lines("From").pop()?, lines("To").pop()?);
+        let call_id = lines("Call-ID").pop()?;
+        let mut routes = lines("Record-Route");
+        if choice & 0x40 != 0 {
+            routes.pop();
+        }
+        let routes: String = routes.iter().rev().map(|r| format!("Route: {r}\r\n")).collect();
+        // The target may be refused or unreadable: then nothing is expected but an answer.
+        let number = self.asked.len();
+        let text = format!(
+            "{method} sip:target@h.example SIP/2.0\r\nVia: SIP/2.0/TLS \
+             h.example;branch=z9hG4bKs{number}\r\n{routes}From: {from}\r\nTo: {to}\r\nCall-ID: \
+             {call_id}\r\nCSeq: {} {method}\r\nContent-Length: 0\r\n\r\n",
+            2 + number
+        );
+        let connection = match choice & 0x80 {
+            0 => asked.connection,
+            _ => self.connection(reader)?,
+        };
+        let bytes = text.clone().into_bytes();
+        self.send(connection, method, text, &bytes, false)
+    }
+
+    /// An answer to a request that the proxy sent, mostly from where it went.
+    fn answer(&mut self, reader: &mut Reader<'_>) -> Option<()> {
+        let (which, status, choice) = (reader.next()?, reader.of(&STATUSES)?, reader.next()?);
+        // The newest first.
+        let back = which % self.got.len().max(1);
+        let (at, request) = self.got.iter().rev().nth(back)?.clone();
+        let at = if choice >= 0xf0 { self.connection(reader)? } else { at };
+        let tag = if status == "100" { String::new() } else { format!(";tag=b{}", choice % 2) };
+        let mut text = format!("SIP/2.0 {status} Said\r\n");
+        for line in request.split("\r\n") {
+            let name = line.split(':').next().unwrap_or_default();
+            match name {
+                "Via" | "Record-Route" | "From" | "Call-ID" | "CSeq" => {
+                    text.push_str(&format!("{line}\r\n"));
+                }
+                "To" if line.contains(";tag=") => text.push_str(&format!("{line}\r\n")),
+                "To" => text.push_str(&format!("{line}{tag}\r\n")),
+                _ => {}
+            }
+        }
+        self.say(at, format!("{text}Content-Length: 0\r\n\r\n").as_bytes());
+        Some(())
+    }
+
+    fn resolve(&mut self, reader: &mut Reader<'_>) -> Option<()> {
+        let (which, choice) = (reader.next()?, reader.next()?);
+        if self.questions.is_empty() {
+            return Some(());
+        }
+        let (query, question) = self.questions.remove(which % self.questions.len());
+        let name = match question {
+            Question::Federation(name) | Question::Host(name, _) => name,
+            _ => domain("inside.example"),
+        };
+        let host = |label: &str, at: &str| ResolvedHost {
+            host: domain(&format!("{label}.{name}")),
+            port: 5061,
+            addresses: vec![at.parse::<IpAddr>().expect("an address")],
+        };
+        let result = match choice % 6 {
+            0 => Err(ResolveError::NotFound),
+            1 => Err(ResolveError::Unavailable),
+            2 => Ok(vec![host("other", "203.0.113.40")]),
+            3 => Ok(vec![host("sip", "203.0.113.20"), host("sip2", "2001:db8::21")]),
+            _ => Ok(vec![host("sip", "203.0.113.20")]),
+        };
+        let valid_until = self.now + Duration::from_secs(if choice & 0x40 == 0 { 300 } else { 1 });
+        let result = result.map(|hosts| Resolved { hosts, valid_until });
+        self.input(Input::Resolved { query, result });
+        Some(())
+    }
+
+    fn connect(&mut self, reader: &mut Reader<'_>) -> Option<()> {
+        let (which, choice) = (reader.next()?, reader.next()?);
+        if self.attempts.is_empty() {
+            return Some(());
+        }
+        let (attempt, target) = self.attempts.remove(which % self.attempts.len());
+        if choice % 4 == 0 {
+            let error = ConnectError::Tcp("refused".into());
+            self.input(Input::ConnectFailed { attempt, error });
+            return Some(());
+        }
+        let certificate = match (target.side, choice % 4) {
+            (Side::Partner, 1) => reader.of(&CERTIFICATES)?,
+            (Side::Partner, _) => CERTIFICATES[1],
+            _ => CERTIFICATES[4],
+        };
+        let dialled = Some((attempt, target.address));
+        self.open(target.side, target.transport, certificate, dialled);
+        Some(())
+    }
+
+    fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        let mut wakes = 0;
+        while let Some(at) = self.proxy.next_timeout().filter(|at| *at <= end) {
+            wakes += 1;
+            assert!(wakes < 200_000, "it wakes for ever");
+            self.now = self.now.max(at);
+            let mut out = vec![];
+            self.proxy.on_timeout(self.now, &mut out);
+            self.carry_out(out);
+        }
+        self.now = end;
+    }
+
+    fn carry_out(&mut self, out: Vec<Output>) {
+        for output in out {
+            match output {
+                Output::Send { connection, bytes } => self.sent(connection, &bytes),
+                Output::Connect { attempt, target } => self.attempts.push((attempt, target)),
+                Output::Resolve { query, question, .. } => self.questions.push((query, question)),
+                Output::Close { connection, .. } => {
+                    assert!(self.open.remove(&connection).is_some(), "closed, and not open");
+                    self.left(connection);
+                }
+                Output::Event(_) => {}
+            }
+        }
+    }
+
+    /// The number of the script's request that a Via's branch names.
+    fn number(via: Option<Via<'_>>) -> Option<usize> {
+        via?.branch?.strip_prefix("z9hG4bKs")?.parse().ok()
+    }
+
+    fn sent(&mut self, connection: ConnectionId, bytes: &Bytes) {
+        let peer = self.open.get(&connection).expect("sent to a connection that is not open");
+        let side = peer.side;
+        let message = match Message::parse_datagram(bytes.clone(), &Limits::default()) {
+            Ok(message) => message,
+            // An answer cannot copy what its request lacks.
+            Err(error) => {
+                let answer =
+                    bytes.starts_with(b"SIP/2.0 400 ") || bytes.starts_with(b"SIP/2.0 505 ");
+                assert!(answer, "unreadable: {error}: {bytes:?}");
+                return;
+            }
+        };
+        assert_eq!(message.bytes(), bytes, "one message, and nothing after it");
+        let via =
+            |place| message.list(HeaderName::Via).nth(place).and_then(|e| Via::parse(e.value).ok());
+        if message.is_request() {
+            assert!(message.validate().is_ok(), "{:?}", message.validate());
+            let text = String::from_utf8_lossy(bytes).into_owned();
+            if let Some(asked) = Self::number(via(1)).and_then(|n| self.asked.get_mut(n)) {
+                assert!(asked.changed || asked.side != side, "back to the side it came from");
+                asked.went = true;
+            }
+            return self.got.push((connection, text));
+        }
+        let Some(status) = message.status() else { return };
+        let cancel = message.cseq().is_ok_and(|cseq| cseq.method == Method::Cancel);
+        let Some(asked) = Self::number(via(0)).and_then(|n| self.asked.get_mut(n)) else { return };
+        assert!(asked.changed || asked.side == side, "an answer goes back");
+        if status < 200 || cancel || asked.changed {
+            return;
+        }
+        assert!(!matches!(asked.method, "ACK" | "BENOTIFY"), "{} is not answered", asked.method);
+        let known = asked.finals.contains(bytes);
+        let ok = |bytes: &Bytes| bytes.starts_with(b"SIP/2.0 2");
+        let all_2xx = asked.method == "INVITE" && ok(bytes) && asked.finals.iter().all(ok);
+        assert!(
+            known || asked.finals.is_empty() || all_2xx,
+            "two answers to {}: {:?} and {bytes:?}",
+            asked.method,
+            asked.finals
+        );
+        if !known {
+            asked.finals.push(bytes.clone());
+        }
+        if asked.method == "INVITE" && ok(bytes) {
+            asked.accepted = Some(String::from_utf8_lossy(bytes).into_owned());
+        }
+    }
+
+    fn check_the_end(&self) {
+        let counters = self.proxy.counters();
+        assert_eq!((counters.transactions, counters.waiting), (0, 0), "something is left");
+        for asked in self.asked.iter().filter(|asked| !asked.changed && !asked.left) {
+            let settled = match asked.method {
+                "ACK" | "BENOTIFY" => true,
+                "INVITE" => !asked.finals.is_empty(),
+                _ => !asked.finals.is_empty() || asked.went,
+            };
+            assert!(settled, "neither answered nor sent on: {}", asked.text);
+        }
+    }
+}
