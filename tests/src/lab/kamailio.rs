@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result};
 use super::{
     Lab,
     layout::Site,
+    netns::Namespace,
     process::{Process, tail},
     sipp::SERVER_PORT,
 };
@@ -41,8 +42,29 @@ impl Kamailio {
         Err(last.context(format!("Kamailio did not start in {TRIES} tries")))
     }
 
+    /// Starts it as Contoso's server inside: what comes from the edge goes to the user at `user`,
+    /// what comes from users goes to the edge.
+    pub fn start_inside(lab: &Lab, user: SocketAddr) -> Result<Self> {
+        let site = Site::Contoso;
+        let dir = lab.dir().join("kamailio-inside");
+        std::fs::create_dir_all(&dir)?;
+        let listen = SocketAddr::new(IpAddr::V4(site.server4()), SERVER_PORT);
+        let text = include_str!("scenarios/kamailio_inside.cfg")
+            .replace("@LISTEN@", &listen.to_string())
+            .replace("@EDGE_IP@", &site.edge_inside4().to_string())
+            .replace("@EDGE@", &format!("{}:{SERVER_PORT}", site.edge_inside4()))
+            .replace("@USER@", &user.to_string());
+        std::fs::write(dir.join("kamailio.cfg"), text)?;
+        std::fs::write(dir.join("resolv.conf"), "")?;
+        Self::launch(lab.inside(site), &dir, listen)
+    }
+
     fn try_start(lab: &Lab, dir: &Path) -> Result<Self> {
-        let namespace = lab.site(Site::Adatum);
+        let outside = SocketAddr::new(IpAddr::V4(Site::Adatum.v4()), 5061);
+        Self::launch(lab.site(Site::Adatum), dir, outside)
+    }
+
+    fn launch(namespace: &Namespace, dir: &Path, listens: SocketAddr) -> Result<Self> {
         let log = dir.join("kamailio.log");
         // The lab's DNS, for this process only: a mount namespace of its own.
         let with_dns = format!(
@@ -59,10 +81,9 @@ impl Kamailio {
             .arg("-Y")
             .arg(dir);
         let mut process = Process::spawn("kamailio (package kamailio)", command, &log)?;
-        let outside = SocketAddr::new(IpAddr::V4(Site::Adatum.v4()), 5061);
         process.wait_ready(Duration::from_secs(10), || {
             namespace.run(|| {
-                std::net::TcpStream::connect_timeout(&outside, Duration::from_millis(200))
+                std::net::TcpStream::connect_timeout(&listens, Duration::from_millis(200))
                     .map(|_| Some(()))
                     .context("not listening")
             })?

@@ -11,10 +11,12 @@ pub mod impostor;
 pub mod kamailio;
 pub mod layout;
 pub mod netns;
+pub mod openssl_peer;
 pub mod process;
 pub mod recorder;
 pub mod scan;
 pub mod sipp;
+pub mod stunnel;
 pub mod tls_client;
 
 use std::path::{Path, PathBuf};

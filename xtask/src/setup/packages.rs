@@ -30,6 +30,7 @@ const PACKAGES: &[Package] = &[
     Package { name: "sip-tester", program: Some("sipp"), needed_for: TEST_AND_BENCH },
     Package { name: "kamailio", program: Some("kamailio"), needed_for: TEST_AND_BENCH },
     Package { name: "kamailio-tls-modules", program: None, needed_for: TEST_AND_BENCH },
+    Package { name: "stunnel4", program: Some("stunnel"), needed_for: TEST },
     // Reads the captures that we write (pcapng, with its comments): nothing lighter shows the
     // comment of a packet, and it brings capinfos along.
     Package { name: "tshark", program: Some("tshark"), needed_for: TEST },

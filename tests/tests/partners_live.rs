@@ -1,0 +1,294 @@
+//! Foreign peers and a partner's misfortunes, seen from outside and in what the daemon tells.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use edge_tests::{
+    demo::world::{FEDERATION_PORT, contoso_access, contoso_config, user},
+    lab::{
+        Lab,
+        certs::Identity,
+        daemon::Edge,
+        dns::Record,
+        kamailio::Kamailio,
+        layout::Site,
+        openssl_peer::{self, BLOCK_CHAINING},
+        sipp::{self, Agent, Carrier, Dialogue, Play, SERVER_PORT},
+        stunnel::{Stunnel, Tunnel},
+        tls_client::{Caller, SipClient, request},
+    },
+};
+
+/// Everything that is played with a peer: both directions of each.
+const PLAYS: [Play; 4] = [Play::Message, Play::Call, Play::HangUp, Play::Cancel];
+/// How long answers of DNS may be old: their shortest life, and as long again.
+const FOLLOWED: Duration = Duration::from_secs(75);
+/// Where Contoso's user is when Kamailio is in front of it.
+const BEHIND: u16 = 5070;
+
+/// Contoso's edge, and Adatum, whose edge is stunnel.
+struct Peers {
+    contoso: Edge,
+    lab: Lab,
+}
+
+impl Peers {
+    fn raise(tag: &str) -> Self {
+        let lab = Lab::raise(tag).unwrap();
+        let contoso = Edge::start(&lab, contoso_config(&lab)).unwrap();
+        Self { contoso, lab }
+    }
+
+    fn agent(&self, site: Site) -> Agent<'_> {
+        let address = IpAddr::V4(site.server4());
+        Agent { namespace: self.lab.inside(site), address, carrier: Carrier::Tcp }
+    }
+
+    /// Adatum's edge at this address of its own, with a certificate.
+    fn edge_at(&self, address: IpAddr, identity: &Identity) -> Stunnel {
+        let inside = |ip| SocketAddr::new(IpAddr::V4(ip), SERVER_PORT);
+        let site = Site::Adatum;
+        let tunnels = [
+            Tunnel {
+                accept: SocketAddr::new(address, FEDERATION_PORT),
+                connect: inside(site.server4()),
+                client: false,
+            },
+            Tunnel {
+                accept: inside(site.edge_inside4()),
+                connect: contoso_access()[0],
+                client: true,
+            },
+        ];
+        let ids = &self.lab.identities;
+        let dir = self.lab.dir().join("stunnel");
+        Stunnel::start(self.lab.site(site), &dir, identity, &ids.trust, &tunnels).unwrap()
+    }
+
+    fn out(&self, play: Play) -> Result<(), String> {
+        let dialogue = Dialogue::once(play, &user(Site::Contoso), &user(Site::Adatum));
+        let server = self.contoso.config.inside_address();
+        let (from, to) = (self.agent(Site::Contoso), self.agent(Site::Adatum));
+        sipp::play(&from, server, &to, self.lab.dir(), &dialogue)
+            .map_err(|error| format!("{play:?} out: {error:#}"))
+    }
+
+    fn into(&self, play: Play) -> Result<(), String> {
+        let dialogue = Dialogue::once(play, &user(Site::Adatum), &user(Site::Contoso));
+        let (from, to) = (self.agent(Site::Adatum), self.agent(Site::Contoso));
+        sipp::play(&from, Kamailio::inside_address(), &to, self.lab.dir(), &dialogue)
+            .map_err(|error| format!("{play:?} in: {error:#}"))
+    }
+
+    /// Until a message to Adatum arrives; how long that took.
+    fn followed(&self) -> Duration {
+        let began = Instant::now();
+        loop {
+            let Err(error) = self.out(Play::Message) else { return began.elapsed() };
+            assert!(began.elapsed() < FOLLOWED, "{error}\n{}", self.contoso.log());
+        }
+    }
+
+    fn adatum(&self) -> Caller<'_> {
+        Caller {
+            namespace: self.lab.site(Site::Adatum),
+            from: None,
+            identity: Some(&self.lab.identities.adatum),
+            trust: &self.lab.identities.trust,
+        }
+    }
+
+    fn session(&self) -> SipClient {
+        self.adatum().tls(contoso_access()[0], &Site::Contoso.host()).unwrap()
+    }
+
+    /// Contoso's server asks for a message to Adatum; what it is told.
+    fn ask_out(&self) -> u16 {
+        let inside = Caller {
+            namespace: self.lab.inside(Site::Contoso),
+            from: None,
+            identity: None,
+            trust: &self.lab.identities.trust,
+        };
+        let mut server = inside.plain(self.contoso.config.inside_address()).unwrap();
+        let message = request("MESSAGE", &user(Site::Contoso), &user(Site::Adatum), "10.1.0.20");
+        server.ask(&message.replace("SIP/2.0/TLS", "SIP/2.0/TCP")).unwrap().status
+    }
+}
+
+#[test]
+fn sipp_behind_stunnel_is_a_partner_both_ways() {
+    let peers = Peers::raise("pst");
+    let stunnel = peers.edge_at(IpAddr::V4(Site::Adatum.v4()), &peers.lab.identities.adatum);
+    for play in PLAYS {
+        for outcome in [peers.into(play), peers.out(play)] {
+            assert_eq!(outcome, Ok(()), "{}\n{}", peers.contoso.log(), stunnel.log_tail());
+        }
+    }
+}
+
+#[test]
+fn kamailio_is_the_server_inside_both_ways() {
+    let mut peers = Peers::raise("pki");
+    let behind = SocketAddr::new(IpAddr::V4(Site::Contoso.server4()), BEHIND);
+    let mut kamailio = Kamailio::start_inside(&peers.lab, behind).unwrap();
+    let _stunnel = peers.edge_at(IpAddr::V4(Site::Adatum.v4()), &peers.lab.identities.adatum);
+    let dir: PathBuf = peers.lab.dir().to_owned();
+    for play in PLAYS {
+        let (own, adatum) = (peers.agent(Site::Contoso), peers.agent(Site::Adatum));
+        let inbound = Dialogue::once(play, &user(Site::Adatum), &user(Site::Contoso));
+        let receiver = sipp::receiver_on(&own, &dir, &inbound, BEHIND).unwrap();
+        let sender = sipp::sender(&adatum, &dir, &inbound, Kamailio::inside_address()).unwrap();
+        let limit = Duration::from_secs(20);
+        let outcome = sender.finish(limit).and_then(|()| receiver.finish(limit));
+        assert!(outcome.is_ok(), "{play:?} in: {outcome:?}\n{}", kamailio.log_tail());
+        let outbound = Dialogue::once(play, &user(Site::Contoso), &user(Site::Adatum));
+        let server = SocketAddr::new(IpAddr::V4(Site::Contoso.server4()), SERVER_PORT);
+        let outcome = sipp::play(&own, server, &adatum, &dir, &outbound);
+        assert!(outcome.is_ok(), "{play:?} out: {outcome:?}\n{}", kamailio.log_tail());
+    }
+    assert!(kamailio.alive(), "{}", kamailio.log_tail());
+    peers.contoso.stop().unwrap();
+}
+
+#[test]
+fn a_peer_with_block_chaining_only_is_told_apart_by_name_both_ways() {
+    let peers = Peers::raise("pcb");
+    let adatum = &peers.lab.identities.adatum;
+    let counted = || peers.contoso.count("handshake.no-common-cipher-suite").unwrap();
+    let before = counted();
+    for to in contoso_access() {
+        let site = peers.lab.site(Site::Adatum);
+        let said = openssl_peer::call_with(site, to, adatum, BLOCK_CHAINING).unwrap();
+        assert!(said.contains("handshake failure"), "{said}");
+    }
+    assert_eq!(counted(), before + 2);
+    assert!(peers.contoso.log().contains("no-common-cipher-suite"), "{}", peers.contoso.log());
+    let length = peers.contoso.log().len();
+
+    let at = SocketAddr::new(IpAddr::V4(Site::Adatum.v4()), FEDERATION_PORT);
+    let site = peers.lab.site(Site::Adatum);
+    let suites = Some(BLOCK_CHAINING);
+    let _server = openssl_peer::Server::start(site, peers.lab.dir(), at, adatum, suites).unwrap();
+    assert_eq!(peers.ask_out(), 504);
+    let log = peers.contoso.log();
+    assert!(log[length..].contains("no-common-cipher-suite"), "{}", &log[length..]);
+}
+
+#[test]
+fn a_partner_that_moves_is_followed() {
+    let mut peers = Peers::raise("pmv");
+    let old = IpAddr::V4(Site::Adatum.v4());
+    let stunnel = peers.edge_at(old, &peers.lab.identities.adatum);
+    assert_eq!(peers.out(Play::Message), Ok(()));
+    drop(stunnel);
+    let new: IpAddr = "198.51.100.27".parse().unwrap();
+    let site = peers.lab.site(Site::Adatum);
+    site.ip_batch(&format!(
+        "addr add {new}/28 dev ext0\naddr del {old}/28 dev ext0\n\
+        route replace default via {} dev ext0\n",
+        Site::Adatum.router4()
+    ))
+    .unwrap();
+    peers.lab.dns.replace(vec![Record::address(&Site::Adatum.host(), new)]).unwrap();
+    let _stunnel = peers.edge_at(new, &peers.lab.identities.adatum);
+    peers.followed();
+    assert_eq!(peers.into(Play::Message), Ok(()), "{}", peers.contoso.log());
+}
+
+#[test]
+fn one_of_a_partners_two_edges_is_enough() {
+    let mut peers = Peers::raise("ptw");
+    let (first, second): (IpAddr, IpAddr) =
+        (IpAddr::V4(Site::Adatum.v4()), "198.51.100.27".parse().unwrap());
+    let site = peers.lab.site(Site::Adatum);
+    site.ip_batch(&format!("addr add {second}/28 dev ext0\n")).unwrap();
+    let service = "_sipfederationtls._tcp.adatum.example";
+    peers
+        .lab
+        .dns
+        .replace(vec![
+            Record::address("sip.adatum.example", first),
+            Record::address("sip2.adatum.example", second),
+            Record::other(service, "SRV 0 0 5061 sip.adatum.example."),
+            Record::other(service, "SRV 10 0 5061 sip2.adatum.example."),
+        ])
+        .unwrap();
+    let names = ["sip2.adatum.example", "sip.adatum.example"];
+    let both = peers.lab.identities.authority.issue("adatum-two", &names, &[]).unwrap();
+    // Only the second is there; then only the first; nothing is lost but time.
+    let stunnel = peers.edge_at(second, &both);
+    assert_eq!(peers.out(Play::Call), Ok(()), "{}", peers.contoso.log());
+    drop(stunnel);
+    let _stunnel = peers.edge_at(first, &both);
+    let took = peers.followed();
+    assert!(took < Duration::from_secs(30), "{took:?}");
+}
+
+#[test]
+fn a_certificate_that_is_rolled_is_taken_and_a_wrong_one_is_not() {
+    let peers = Peers::raise("prl");
+    let (host, authority) = (Site::Adatum.host(), &peers.lab.identities.authority);
+    let address = IpAddr::V4(Site::Adatum.v4());
+    let stunnel = peers.edge_at(address, &peers.lab.identities.adatum);
+    assert_eq!(peers.out(Play::Message), Ok(()));
+    drop(stunnel);
+    let rolled = authority.issue("adatum-next", &[&host, "adatum.example"], &[]).unwrap();
+    let stunnel = peers.edge_at(address, &rolled);
+    peers.followed();
+    assert_eq!(peers.into(Play::Message), Ok(()));
+    drop(stunnel);
+    let wrong = authority.issue("adatum-wrong", &["sip.northwind.example"], &[]).unwrap();
+    let _stunnel = peers.edge_at(address, &wrong);
+    assert_eq!(peers.ask_out(), 504);
+    assert!(peers.out(Play::Message).is_err(), "a wrong certificate was sent a message");
+}
+
+#[test]
+fn another_domains_from_is_refused_and_counted() {
+    let peers = Peers::raise("pfr");
+    let before = peers.contoso.refusals("identity-not-proved").unwrap();
+    let mut session = peers.session();
+    let lie =
+        request("MESSAGE", &user(Site::Northwind), &user(Site::Contoso), "sip.adatum.example");
+    let answer = session.ask(&lie).unwrap();
+    assert_eq!(answer.status, 403, "{}", answer.text);
+    assert!(answer.text.contains("ms-diagnostics-public"), "{}", answer.text);
+    assert!(!answer.text.contains("ms-diagnostics:"), "{}", answer.text);
+    assert_eq!(peers.contoso.refusals("identity-not-proved").unwrap(), before + 1);
+}
+
+#[test]
+fn a_partner_that_goes_silent_holds_up_nobody_else() {
+    let peers = Peers::raise("psl");
+    let at = SocketAddr::new(IpAddr::V4(Site::Adatum.v4()), FEDERATION_PORT);
+    let adatum = &peers.lab.identities.adatum;
+    let site = peers.lab.site(Site::Adatum);
+    let _server = openssl_peer::Server::start(site, peers.lab.dir(), at, adatum, None).unwrap();
+    let fabrikam = edge_tests::demo::world::fabrikam_config(&peers.lab);
+    let fabrikam = Edge::start(&peers.lab, fabrikam).unwrap();
+    std::thread::scope(|scope| {
+        let silent = scope.spawn(|| {
+            let began = Instant::now();
+            let outcome = peers.out(Play::Message);
+            (outcome, began.elapsed())
+        });
+        std::thread::sleep(Duration::from_secs(1));
+        for _ in 0..5 {
+            let began = Instant::now();
+            let dialogue =
+                Dialogue::once(Play::Message, &user(Site::Fabrikam), &user(Site::Contoso));
+            let server = fabrikam.config.inside_address();
+            let (from, to) = (peers.agent(Site::Fabrikam), peers.agent(Site::Contoso));
+            sipp::play(&from, server, &to, peers.lab.dir(), &dialogue).unwrap();
+            assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+        }
+        let (outcome, _) = silent.join().unwrap();
+        assert!(outcome.is_err(), "nobody answered, and yet the message was delivered");
+    });
+}
