@@ -2,7 +2,7 @@
 
 use std::{io::ErrorKind, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use super::{
     Say,
@@ -48,7 +48,8 @@ pub fn handshake(say: Say<'_>, world: &World) -> Result<Vec<Row>> {
                 let before = proxy.cpu()?;
                 many(HANDSHAKES)?;
                 Ok(proxy.cpu()?.saturating_sub(before))
-            })?;
+            })
+            .with_context(|| format!("{product:?}\n{}", proxy.log_head()))?;
             let cost = used.as_secs_f64() * 1e6 / f64::from(HANDSHAKES);
             say(&format!("handshake {product:?}: {cost:.0} µs"));
             figures.push(cost);
@@ -88,7 +89,8 @@ pub fn idle(say: Say<'_>, world: &World) -> Result<Vec<Row>> {
                 ensure!(alive, "{product:?} closed a connection");
             }
             Ok(after.saturating_sub(before))
-        })?;
+        })
+        .with_context(|| format!("{product:?}\n{}", proxy.log_head()))?;
         let each = grown as f64 / IDLE as f64;
         say(&format!("idle {product:?}: {each:.1} KiB each"));
         figures.push(each);
