@@ -17,7 +17,7 @@ use crate::{
         CertificateNames, Direction, Partner, PartnerKind, Policy, UserName, may_be_srv_target,
         media, proves_partner,
     },
-    sip::{HeaderName, Message, NameAddr, Uri},
+    sip::{HeaderName, Host, Message, NameAddr, Uri},
 };
 
 /// RFC 3323 section 4.1.1.3.
@@ -223,6 +223,16 @@ impl Proxy {
         carrier.is_some_and(|carrier| Some(carrier.peer.key()) != but)
     }
 
+    /// Who brought a name that no entry of the policy has: the sender's number.
+    pub(super) fn brought_by(&self, connection: ConnectionId, question: &Question) -> Option<u64> {
+        let Question::Federation(domain) = question else { return None };
+        let named = self
+            .policy
+            .partner(domain)
+            .is_ok_and(|entry| entry.kind != PartnerKind::DiscoveredDomain);
+        if named { None } else { self.connections.get(connection).map(|found| found.scope) }
+    }
+
     fn names(&self, connection: ConnectionId) -> Option<Arc<CertificateNames>> {
         self.connections.get(connection).map(|connection| connection.peer.names.clone())
     }
@@ -359,6 +369,9 @@ impl Proxy {
         in_dialog: bool,
         entry: &Partner,
     ) -> Result<(), Refusal> {
+        if !entry.is_public() && self.policy.users().is_empty() {
+            return Ok(());
+        }
         let check = |uri: &Uri<'_>| match sip_domain(uri) {
             Some(domain) => {
                 let user = UserName::new(uri.user(), &domain);
@@ -419,8 +432,12 @@ fn lacks_source_verification(entry: &Partner, message: &Message) -> bool {
 
 /// Whether a message's sender is nobody in particular.
 pub(super) fn is_anonymous(message: &Message) -> bool {
-    let from = message.from().ok().and_then(|from| sip_domain(&from.uri));
-    from.is_some_and(|from| from.as_str() == ANONYMOUS)
+    message.from().is_ok_and(|from| match from.uri.host() {
+        Some(Host::Name(name)) => {
+            name.strip_suffix('.').unwrap_or(name).eq_ignore_ascii_case(ANONYMOUS)
+        }
+        _ => false,
+    })
 }
 
 /// The domain of a `sip:` or `sips:` URI; an address is none.

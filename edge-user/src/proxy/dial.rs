@@ -126,7 +126,7 @@ impl Proxy {
             Some(question) => {
                 let waiter = Waiter::Dial(id);
                 let limit = self.config.bounds.waiting_for_one();
-                match self.lookups.ask(now, &question, relax, waiter, limit, out) {
+                match self.lookups.ask(now, &question, relax, waiter, limit, None, out) {
                     Asked::Waits => {}
                     Asked::Known => self.dial_resolved(now, id, out),
                     Asked::Full => self.dial_failed(now, id, out),

@@ -1,7 +1,8 @@
 //! Questions to DNS: asked once however many wait, answers kept while they are valid.
 //!
-//! Bounded by what may be asked: only entries of the policy and next hops of ours are ever
-//! looked up, never a name that a message brought.
+//! Bounded, since with discovery a message brings the name: so many answers, so many open questions
+//! and so few of them for names that no entry has, from one sender and from all. Whoever finds no
+//! room waits for nobody: it is refused as overload.
 
 use std::{
     collections::HashMap,
@@ -14,6 +15,17 @@ use crate::domain::Domain;
 
 /// How long a failure is believed.
 const FAILURE_HOLDS: Duration = Duration::from_secs(15);
+
+/// Answers that are kept; beyond, those past their time go first, then those that end soonest.
+const MAX_ANSWERS: usize = 8192;
+/// Answers that go at one time when there is no room.
+const MAKE_ROOM: usize = 512;
+/// Questions that are open at one time.
+const MAX_OPEN: usize = 1024;
+/// Of them, for names that messages from outside brought.
+const MAX_OPEN_BROUGHT: usize = 512;
+/// Of these, from one sender.
+const MAX_OPEN_OF_ONE: usize = 128;
 
 /// Who waits for an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +58,7 @@ pub(super) enum Asked {
 
 #[derive(Debug)]
 enum Entry {
-    Asked(Vec<Waiter>),
+    Asked { waiters: Vec<Waiter>, brought_by: Option<u64> },
     Known { answer: Answer, until: Instant },
 }
 
@@ -56,6 +68,9 @@ pub(super) struct Lookups {
     next: u64,
     entries: HashMap<Question, Entry>,
     queries: HashMap<QueryId, Question>,
+    /// Open questions for names that a message from outside brought, by its sender.
+    brought: HashMap<u64, usize>,
+    open_brought: usize,
 }
 
 impl Lookups {
@@ -67,8 +82,15 @@ impl Lookups {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     /// Has the waiter told when there is a valid answer, unless there is one now, or `limit`
-    /// others wait for it.
+    /// others wait for it, or too many questions are open. `brought_by`: who sent the message that
+    /// brought the name, when no entry of the policy has it.
+    #[expect(clippy::too_many_arguments, reason = "what is asked, by whom, within which bounds")]
     pub(super) fn ask(
         &mut self,
         now: Instant,
@@ -76,21 +98,34 @@ impl Lookups {
         relax_srv_domain: bool,
         waiter: Waiter,
         limit: usize,
+        brought_by: Option<u64>,
         out: &mut Vec<Output>,
     ) -> Asked {
         if self.known(now, question).is_some() {
             return Asked::Known;
         }
-        if let Some(Entry::Asked(waiters)) = self.entries.get_mut(question) {
+        if let Some(Entry::Asked { waiters, .. }) = self.entries.get_mut(question) {
             if waiters.len() >= limit {
                 return Asked::Full;
             }
             waiters.push(waiter);
             return Asked::Waits;
         }
+        if self.queries.len() >= MAX_OPEN {
+            return Asked::Full;
+        }
+        if let Some(sender) = brought_by {
+            let of_one = self.brought.entry(sender).or_default();
+            if *of_one >= MAX_OPEN_OF_ONE || self.open_brought >= MAX_OPEN_BROUGHT {
+                return Asked::Full;
+            }
+            *of_one += 1;
+            self.open_brought += 1;
+        }
         let query = QueryId(self.next);
         self.next += 1;
-        self.entries.insert(question.clone(), Entry::Asked(vec![waiter]));
+        let entry = Entry::Asked { waiters: vec![waiter], brought_by };
+        self.entries.insert(question.clone(), entry);
         self.queries.insert(query, question.clone());
         out.push(Output::Resolve { query, question: question.clone(), relax_srv_domain });
         Asked::Waits
@@ -113,9 +148,53 @@ impl Lookups {
             }
             Err(error) => (Err(error), now + FAILURE_HOLDS),
         };
+        // Before it comes in: those who wait for it must find it.
+        self.make_room(now);
         match self.entries.insert(question, Entry::Known { answer, until }) {
-            Some(Entry::Asked(waiters)) => waiters,
+            Some(Entry::Asked { waiters, brought_by }) => {
+                self.closed(brought_by);
+                waiters
+            }
             _ => Vec::new(),
+        }
+    }
+
+    /// A question is open no more.
+    fn closed(&mut self, brought_by: Option<u64>) {
+        let Some(sender) = brought_by else { return };
+        self.open_brought = self.open_brought.saturating_sub(1);
+        if let Some(of_one) = self.brought.get_mut(&sender) {
+            *of_one = of_one.saturating_sub(1);
+            if *of_one == 0 {
+                self.brought.remove(&sender);
+            }
+        }
+    }
+
+    /// Keeps the answers within their bound.
+    fn make_room(&mut self, now: Instant) {
+        if self.entries.len() < MAX_ANSWERS + MAX_OPEN {
+            return;
+        }
+        self.entries.retain(|_, entry| match entry {
+            Entry::Asked { .. } => true,
+            Entry::Known { until, .. } => now < *until,
+        });
+        let most = MAX_ANSWERS + MAX_OPEN - MAKE_ROOM;
+        let Some(excess) = self.entries.len().checked_sub(most).filter(|excess| *excess > 0) else {
+            return;
+        };
+        let mut ends: Vec<(Instant, Question)> = self
+            .entries
+            .iter()
+            .filter_map(|(question, entry)| match entry {
+                Entry::Known { until, .. } => Some((*until, question.clone())),
+                Entry::Asked { .. } => None,
+            })
+            .collect();
+        ends.sort_by_key(|(until, _)| *until);
+        for (_, question) in ends.into_iter().take(excess) {
+            self.entries.remove(&question);
         }
     }
 
@@ -123,7 +202,7 @@ impl Lookups {
     /// are kept.
     pub(super) fn keep_answers(&mut self, holds: impl Fn(&Domain) -> bool) {
         self.entries.retain(|question, entry| match (question, entry) {
-            (_, Entry::Asked(_)) => true,
+            (_, Entry::Asked { .. }) => true,
             (Question::Federation(domain), Entry::Known { .. }) => holds(domain),
             (_, Entry::Known { .. }) => false,
         });

@@ -277,7 +277,8 @@ impl Proxy {
                 });
                 let waiter = Waiter::Admission(id);
                 let limit = self.config.bounds.waiting_for_one();
-                match self.lookups.ask(now, &question, relax, waiter, limit, out) {
+                let brought_by = self.brought_by(from, &question);
+                match self.lookups.ask(now, &question, relax, waiter, limit, brought_by, out) {
                     Asked::Waits => {}
                     Asked::Full => self.conclude(now, id, Refusal::Overload.into(), out),
                     // It was not known a moment ago: cannot be; refuse rather than spin.

@@ -25,13 +25,13 @@ const ASSERTED_PARAMETER: &str = "ms-source-verified-user";
 /// Names of headers, without an allocation.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Names {
-    list: [HeaderName; 8],
+    list: [HeaderName; 12],
     count: usize,
 }
 
 impl Names {
     const fn none() -> Self {
-        Self { list: [HeaderName::Other; 8], count: 0 }
+        Self { list: [HeaderName::Other; 12], count: 0 }
     }
 
     pub(super) fn push(&mut self, name: HeaderName) {
@@ -216,10 +216,11 @@ pub(super) fn asserted_level(message: &Message) -> Option<bool> {
 
 /// Whether the sender of a message from this partner is verified.
 fn is_verified(entry: &Partner, message: &Message) -> bool {
-    if is_anonymous(message) {
+    let level = entry.verification();
+    if level == Verification::AlwaysUnverifiable || is_anonymous(message) {
         return false;
     }
-    match entry.verification() {
+    match level {
         Verification::AlwaysVerifiable => true,
         Verification::AlwaysUnverifiable => false,
         Verification::UseSource => asserted_level(message) == Some(true),

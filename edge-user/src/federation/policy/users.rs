@@ -87,6 +87,14 @@ impl Users {
         all
     }
 
+    /// Whether there is no policy at all: everybody federates, and no more.
+    pub fn is_empty(&self) -> bool {
+        self.users.is_empty()
+            && self.members.is_empty()
+            && self.domains.is_empty()
+            && self.everyone.is_none()
+    }
+
     /// What this user may do.
     pub fn rights(&self, user: &UserName<'_>) -> Rights {
         let of = |names: &HashMap<Domain, HashMap<Box<str>, Rights>>| {

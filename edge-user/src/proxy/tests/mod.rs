@@ -2,6 +2,7 @@
 //! and whoever stands around them scripted by the test.
 
 mod dialogs;
+mod discovery;
 mod failover;
 mod interleave;
 mod lifecycle;
