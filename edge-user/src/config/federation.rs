@@ -10,7 +10,7 @@ use super::{
     peer_options, providers,
     reader::Section,
     sections::{Edge, no_duplicates},
-    values,
+    throttle, values,
 };
 use crate::{domain::Domain, sip::HeaderName};
 
@@ -44,6 +44,7 @@ pub(super) fn federation(
     discovered.finish();
     let disclaimer = section.parsed("archiving_disclaimer", header_line);
     let mark_unverifiable = section.boolean("mark_unverifiable", false);
+    let throttle = throttle::throttle(section.section("throttle"));
     let allow_addresses = section.parsed_list("allow_addresses", values::prefix);
     for net in &allow_addresses {
         check_allowed_addresses(&section, net);
@@ -80,6 +81,7 @@ pub(super) fn federation(
         default_route: providers.default_route.map(|(_, route)| route),
         archiving_disclaimer: disclaimer.map(Spanned::into_inner),
         mark_unverifiable,
+        throttle,
         ..Federation::default()
     }
 }

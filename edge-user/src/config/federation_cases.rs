@@ -222,6 +222,19 @@ pub(super) const FEDERATION_ERRORS: &[Case] = &[
         ("verify = true", 0),
         "unknown key \"verify\" in [federation.discovered]",
     ),
+    (
+        HERE,
+        more!("[federation.throttle]\nmessages_per_second = 5\nsuspicious_per_second = 6"),
+        ("suspicious_per_second", 1),
+        "would be let send more than others",
+    ),
+    (
+        HERE,
+        more!("[federation.throttle]\nblock_first = \"2d\""),
+        ("block_first", 1),
+        "longer than the longest",
+    ),
+    (HERE, more!("[federation.throttle]\ndistinct_users = 0"), ("0\n# The", 0), "is out of range"),
     // Users.
     (
         HERE,

@@ -24,6 +24,7 @@ mod reader;
 mod revocation;
 mod sections;
 mod services;
+mod throttle;
 mod users;
 mod values;
 

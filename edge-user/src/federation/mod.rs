@@ -8,6 +8,7 @@ mod partner;
 mod policy;
 mod revocation;
 mod targets;
+mod throttle;
 
 pub use address::{AddressFault, usable};
 pub use certificate::*;
@@ -16,3 +17,4 @@ pub use partner::*;
 pub use policy::*;
 pub use revocation::*;
 pub use targets::*;
+pub use throttle::{Change as ThrottleChange, Ruling, Throttle};

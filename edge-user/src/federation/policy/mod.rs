@@ -26,7 +26,7 @@ use std::{
 };
 
 use crate::{
-    config::{Federation, PeerOptions},
+    config::{Federation, PeerOptions, ThrottleSettings},
     domain::Domain,
     proxy::Refusal,
 };
@@ -60,6 +60,7 @@ pub struct Policy {
     carries_allowed: bool,
     carries_discovered: bool,
     users: Users,
+    throttle: ThrottleSettings,
     mark_unverifiable: bool,
     archiving: Option<(Arc<str>, Arc<str>)>,
     /// Blocked name -> names below it too.
@@ -79,6 +80,7 @@ impl Policy {
             discovered: federation.discovered.clone(),
             ours: ours.to_vec(),
             users: Users::new(&federation.users, &federation.groups),
+            throttle: federation.throttle.clone(),
             mark_unverifiable: federation.mark_unverifiable,
             archiving: federation.archiving_disclaimer.as_deref().and_then(header_line),
             generation: GENERATIONS.fetch_add(1, Ordering::Relaxed) + 1,
@@ -140,6 +142,11 @@ impl Policy {
     /// What users may do.
     pub fn users(&self) -> &Users {
         &self.users
+    }
+
+    /// How much a discovered partner may send.
+    pub fn throttle(&self) -> &ThrottleSettings {
+        &self.throttle
     }
 
     /// What goes to partners says that its sender is not verified.

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// A user of ours, as a message names it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct UserName<'a> {
     /// Lower case, unescaped, without parameters; `None`: the domain alone is named.
     name: Option<Cow<'a, str>>,

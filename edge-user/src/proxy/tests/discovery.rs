@@ -92,3 +92,59 @@ fn a_discovered_domain_is_asked_about_only_when_a_name_of_the_certificate_lies_i
     assert_eq!(world.edges[CONTOSO].questions, []);
     assert_eq!(world.refused(CONTOSO, Refusal::IdentityNotProved), 100);
 }
+
+#[test]
+fn a_discovered_partner_is_slowed_watched_and_listed_an_allowed_one_is_not() {
+    let allowed = Federation {
+        allowed_domains: vec![allow("p.example")],
+        ..Federation { enabled: true, ..Federation::default() }
+    };
+    let discovered = Federation { enabled: true, discovery: true, ..Federation::default() };
+    for (lists, passing) in [(discovered, 20), (allowed, 1100)] {
+        let mut world = World::new();
+        let policy = Policy::new(&[domain("contoso.example")], &lists);
+        world.set_policy(CONTOSO, std::sync::Arc::new(policy));
+        let at = world.partner(CONTOSO, "203.0.113.40:5000", &["p.example"]);
+        let say = |world: &mut World, user: &str| {
+            let mut request = Req::new("MESSAGE", "p.example", "contoso.example").branch(user);
+            request.uri = format!("sip:{user}@contoso.example");
+            world.say(CONTOSO, at, &request.text());
+            let mail = world.mail(CONTOSO);
+            // A request that nobody answers gets a 100 after a while.
+            let refused = |(to, got): &(_, String)| *to == at && !got.starts_with("SIP/2.0 100 ");
+            mail.into_iter().find(refused).map(|(_, got)| got)
+        };
+        let told: Vec<_> = (0..1100).filter_map(|n| say(&mut world, &format!("u{n}"))).collect();
+        assert_eq!(1100 - told.len(), passing);
+        for got in told {
+            assert!(got.starts_with("SIP/2.0 503 "), "{got}");
+            assert!(got.contains("throttled") && !headers(&got, "Retry-After").is_empty(), "{got}");
+        }
+        if passing == 1100 {
+            continue;
+        }
+        // One user each second: nobody is slowed, but the thousand and first lists it.
+        for number in 0..981 {
+            world.pass(std::time::Duration::from_secs(1));
+            let got = say(&mut world, &format!("v{number}"));
+            assert_eq!(got.is_some(), number == 980, "{number}: {got:?}");
+            if let Some(got) = got {
+                assert!(got.starts_with("SIP/2.0 403 ") && got.contains("watch-listed"), "{got}");
+            }
+        }
+        let listed = |event: &Event| {
+            matches!(event, Event::Watch { what: WatchChange::Listed { seconds: 600 }, .. })
+        };
+        assert!(world.edges[CONTOSO].events.iter().any(listed));
+        // A new certificate of the same domain changes nothing.
+        let other = world.partner(CONTOSO, "203.0.113.40:6000", &["p.example", "x.p.example"]);
+        let request = Req::new("MESSAGE", "p.example", "contoso.example").branch("other");
+        world.say(CONTOSO, other, &request.text());
+        let got = world.expect(CONTOSO, other, "SIP/2.0 403 ");
+        assert!(got.contains("watch-listed"), "{got}");
+        world.pass(std::time::Duration::from_secs(600));
+        world.mail(CONTOSO);
+        world.say(CONTOSO, other, &request.branch("later").text());
+        assert_ne!(world.one(CONTOSO).0, other);
+    }
+}

@@ -25,6 +25,6 @@ mod world;
 
 pub(crate) use crate::proxy::{
     AttemptId, Bounds, ConnectError, ConnectionId, Event, Input, QueryId, Question, Refusal,
-    ResolveError, Resolved, Side,
+    ResolveError, Resolved, Side, WatchChange,
 };
 pub(crate) use world::*;
