@@ -53,17 +53,19 @@ impl Proxy {
         side: Side,
     ) -> Result<Path, Refusal> {
         let mut routes = message.list(HeaderName::Route);
-        let Some(mut first) = routes.next() else { return Ok(Path { token: None, remove: 0 }) };
+        let Some(first) = routes.next() else { return Ok(Path { token: None, remove: 0 }) };
+        let mut route = NameAddr::parse(first.value).map_err(|_| Refusal::Malformed)?;
         let mut remove = 1;
-        if self.is_bare(first.value) {
+        if self.is_bare(&route) {
             // An outbound proxy that is preloaded: us. It says nothing.
             match routes.next() {
                 None => return Ok(Path { token: None, remove }),
-                Some(next) => first = next,
+                Some(next) => {
+                    route = NameAddr::parse(next.value).map_err(|_| Refusal::Malformed)?;
+                }
             }
             remove += 1;
         }
-        let route = NameAddr::parse(first.value).map_err(|_| Refusal::Malformed)?;
         let text = route.uri.user().ok_or(Refusal::ForeignRoute)?;
         let from = message.from().map_err(|_| Refusal::Malformed)?;
         let to = message.to().map_err(|_| Refusal::Malformed)?;
@@ -86,11 +88,9 @@ impl Proxy {
     }
 
     /// A Route value that names us and no user.
-    fn is_bare(&self, value: &[u8]) -> bool {
-        NameAddr::parse(value).is_ok_and(|route| {
-            route.uri.user().is_none()
-                && route.uri.host().is_some_and(|host| self.config.is_me(host, route.uri.port()))
-        })
+    fn is_bare(&self, route: &NameAddr<'_>) -> bool {
+        route.uri.user().is_none()
+            && route.uri.host().is_some_and(|host| self.config.is_me(host, route.uri.port()))
     }
 
     /// Destinations of a request from a partner.

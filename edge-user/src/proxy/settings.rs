@@ -184,10 +184,8 @@ impl ProxyConfig {
         if let Some(Ok(uri)) = message.request_uri() {
             part(uri.as_str().as_bytes());
         }
-        for name in [Name::From, Name::To] {
-            let tag = message.header(name).and_then(|header| {
-                crate::sip::NameAddr::parse(header.value).ok().and_then(|value| value.tag())
-            });
+        for party in [message.from(), message.to()] {
+            let tag = party.ok().and_then(|party| party.tag());
             part(tag.unwrap_or_default().as_bytes());
         }
         part(message.text(Name::CallId).unwrap_or_default().as_bytes());
@@ -201,12 +199,15 @@ impl ProxyConfig {
 
     /// Whether the request has been here before, with nothing changed that decides where it goes.
     pub(super) fn loops(&self, message: &Message, hash: u32) -> bool {
-        message.list(crate::sip::HeaderName::Via).any(|element| {
-            Via::parse(element.value).is_ok_and(|via| {
-                self.is_me(via.host, via.port)
-                    && via.branch.and_then(Branch::parse).is_some_and(|own| own.hash == hash)
+        let own = |via: Result<Via<'_>, _>| {
+            via.is_ok_and(|via| {
+                let own = via.branch.and_then(Branch::parse);
+                own.is_some_and(|own| own.hash == hash) && self.is_me(via.host, via.port)
             })
-        })
+        };
+        // The first is known, the others are read.
+        let others = message.list(crate::sip::HeaderName::Via).skip(1);
+        own(message.via()) || others.map(|element| Via::parse(element.value)).any(own)
     }
 }
 

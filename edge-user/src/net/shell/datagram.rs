@@ -78,9 +78,12 @@ impl DatagramPort {
         }
     }
 
-    /// Whether we opened the pair of this remote address.
-    fn is_next_hop(&self, remote: SocketAddr) -> bool {
-        self.pairs().get(&remote).is_some_and(|pair| pair.link.outbound)
+    /// The connection for a remote address, if there is one; it is in use.
+    fn known(&self, remote: SocketAddr) -> Option<Arc<Link>> {
+        self.pairs().get(&remote).map(|pair| {
+            pair.used.store(self.now(), Ordering::Relaxed);
+            Arc::clone(&pair.link)
+        })
     }
 
     /// The connection for a remote address, new or known. A known one is told to the core again
@@ -91,11 +94,7 @@ impl DatagramPort {
         remote: SocketAddr,
         attempt: Option<AttemptId>,
     ) -> Option<Arc<Link>> {
-        let known = self.pairs().get(&remote).map(|pair| {
-            pair.used.store(self.now(), Ordering::Relaxed);
-            Arc::clone(&pair.link)
-        });
-        if let Some(link) = known {
+        if let Some(link) = self.known(remote) {
             if let Some(attempt) = attempt {
                 let input = Input::Opened {
                     connection: link.id,
@@ -203,7 +202,8 @@ fn take<C: Core>(
     }
     let settings = hub.settings();
     // One that we sent to first is a next hop: its answers are welcome.
-    if !port.is_next_hop(remote) {
+    let known = port.known(remote);
+    if !known.as_ref().is_some_and(|link| link.outbound) {
         let probe = Peer {
             side: Side::Inside,
             transport: Transport::Udp,
@@ -218,7 +218,7 @@ fn take<C: Core>(
             return;
         }
     }
-    let Some(link) = port.open(hub, remote, None) else {
+    let Some(link) = known.or_else(|| port.open(hub, remote, None)) else {
         add(&hub.counters.datagrams_dropped);
         return;
     };
