@@ -91,7 +91,7 @@ pub fn refuse_wrong_domain(world: &mut World) -> Result<String> {
     ))
 }
 
-fn dialogue(world: &World, play: Play, from: Site, to: Site) -> Result<String> {
+pub(super) fn dialogue(world: &World, play: Play, from: Site, to: Site) -> Result<String> {
     let took = world.play(play, from, to, Carrier::Tcp)?;
     let what = match play {
         Play::Message => "MESSAGE and 200",

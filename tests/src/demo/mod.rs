@@ -2,6 +2,7 @@
 //! each with evidence. The end-to-end tests play the same steps.
 
 pub mod block;
+pub mod discover;
 pub mod federate;
 pub mod inspect;
 pub mod operate;
@@ -35,6 +36,8 @@ pub const STEPS: &[Step] = &[
     Step { name: "call contoso to fabrikam", play: federate::call_out },
     Step { name: "refuse a stranger without a certificate", play: federate::refuse_no_certificate },
     Step { name: "refuse a certificate of another domain", play: federate::refuse_wrong_domain },
+    Step { name: "message discovered", play: discover::message_discovered },
+    Step { name: "refuse provider", play: discover::refuse_provider },
     Step { name: "block northwind.example", play: block::block },
     Step { name: "scan from outside", play: inspect::scan },
     Step { name: "explain, plan, apply and roll back", play: operate::operate },

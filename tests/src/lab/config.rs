@@ -33,6 +33,8 @@ pub struct EdgeConfig {
     pub next_hops: Vec<String>,
     /// Lines of `[service.access]`.
     pub access: Vec<String>,
+    /// Further lines of `[federation]`.
+    pub federation: Vec<String>,
     /// Lines of `[limits]`.
     pub limits: Vec<String>,
     /// Further sections, as TOML text.
@@ -53,6 +55,7 @@ impl EdgeConfig {
             blocked: Vec::new(),
             next_hops: vec![format!("sip:{}:{SERVER_PORT};transport=tcp", site.server4())],
             access: Vec::new(),
+            federation: Vec::new(),
             limits: Vec::new(),
             more: String::new(),
             log_filter: "info".to_owned(),
@@ -157,7 +160,8 @@ impl EdgeConfig {
     }
 
     fn federation(&self, text: &mut String) -> Result<()> {
-        writeln!(text, "[federation]\nenabled = true\nallow_addresses = {OUTSIDE_PREFIXES:?}\n")?;
+        writeln!(text, "[federation]\nenabled = true\nallow_addresses = {OUTSIDE_PREFIXES:?}")?;
+        writeln!(text, "{}\n", self.federation.join("\n"))?;
         for domain in &self.allowed {
             writeln!(text, "[[federation.allowed_domain]]\ndomain = \"{domain}\"\n")?;
         }

@@ -1,0 +1,80 @@
+//! Steps: a partner that nobody wrote down, and a provider that says what it may not.
+
+use anyhow::{Result, ensure};
+
+use super::{
+    federate::dialogue,
+    world::{World, contoso_access, user},
+};
+use crate::lab::{config::EdgeConfig, layout::Site, sipp::Play, tls_client::request};
+
+/// With discovery on, Fabrikam without an entry: its SRV record and certificate are enough.
+pub fn message_discovered(world: &mut World) -> Result<String> {
+    let domain = Site::Fabrikam.domain();
+    let change = |config: &mut EdgeConfig| {
+        config.allowed.retain(|allowed| *allowed != domain);
+        config.federation.push("discovery = true".to_owned());
+    };
+    with_config(world, change, |world| {
+        ensure!(world.contoso.domain(&domain)?.is_none(), "{domain} has an entry");
+        let into = dialogue(world, Play::Message, Site::Fabrikam, Site::Contoso)?;
+        dialogue(world, Play::Message, Site::Contoso, Site::Fabrikam)?;
+        Ok(format!("no entry for {domain}, discovery on: {into}; and back"))
+    })
+}
+
+/// A provider's certificate speaks for no domain that the provider does not carry, and for none
+/// when it is turned off.
+pub fn refuse_provider(world: &mut World) -> Result<String> {
+    let provider = |enabled: bool| {
+        format!(
+            "[[federation.public_im_provider]]\nname = \"pic\"\nproxy_fqdn = \"{}\"\n\
+             domains = [\"pic.example\"]\nenabled = {enabled}\n",
+            Site::Evil.host()
+        )
+    };
+    let on = |config: &mut EdgeConfig| config.more += &provider(true);
+    with_config(world, on, |world| refused(world, &user(Site::Fabrikam), "not-carried"))?;
+    let off = |config: &mut EdgeConfig| config.more += &provider(false);
+    with_config(world, off, |world| refused(world, "mallory@pic.example", "provider-disabled"))?;
+    Ok(format!(
+        "{} as provider: {} is 403 not-carried; turned off, its own domain is 403 \
+         provider-disabled",
+        Site::Evil.host(),
+        Site::Fabrikam.domain()
+    ))
+}
+
+/// The provider's edge says a message from this user: 403, counted under this reason.
+fn refused(world: &mut World, from: &str, reason: &str) -> Result<()> {
+    let before = world.contoso.refusals(reason)?;
+    let evil = world.lab.identities.evil.clone();
+    let caller = world.caller(Site::Evil, Some(&evil));
+    let mut client = caller.tls(contoso_access()[0], &Site::Contoso.host())?;
+    let message = request("MESSAGE", from, &user(Site::Contoso), &Site::Evil.host());
+    let response = client.ask(&message)?;
+    ensure!(response.status == 403, "{from} was answered with {}", response.status);
+    let counted = world.contoso.refusals(reason)? - before;
+    ensure!(counted == 1, "refusals[{reason}] went up by {counted}");
+    Ok(())
+}
+
+/// Does `work` under a changed file, then puts the old one back.
+fn with_config<T>(
+    world: &mut World,
+    change: impl FnOnce(&mut EdgeConfig),
+    work: impl FnOnce(&mut World) -> Result<T>,
+) -> Result<T> {
+    let plain = world.contoso.config.clone();
+    change(&mut world.contoso.config);
+    let worked = reload(world).and_then(|()| work(world));
+    world.contoso.config = plain;
+    reload(world)?;
+    worked
+}
+
+fn reload(world: &World) -> Result<()> {
+    world.contoso.write_config()?;
+    world.contoso.json(&["reload"])?;
+    Ok(())
+}
