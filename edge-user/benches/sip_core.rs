@@ -192,6 +192,7 @@ impl World {
                 (Transport::Tcp, address("10.0.0.10:5060")),
                 (Transport::Udp, address("10.0.0.10:5060")),
             ],
+            identities: Vec::new(),
             next_hops: vec![hop],
             bounds: Bounds::default(),
             token_secret: [7; 32],

@@ -48,7 +48,7 @@ impl Proxy {
             let key = carrier.key().clone();
             self.exchanges.update(id, |exchange| {
                 exchange.entry = Some(carrier);
-                if let Some(Destination::Partner(known)) = exchange.destinations.front_mut() {
+                if let Some(Destination::Partner(known, _)) = exchange.destinations.front_mut() {
                     *known = key;
                 }
             });

@@ -191,6 +191,14 @@ impl Connections {
         }
     }
 
+    /// Our own identities changed: says which each is now. A connection of one that is gone
+    /// carries nothing new outward.
+    pub(super) fn renumber_identities(&mut self, place: impl Fn(u8) -> Option<u8>) {
+        for connection in self.all.values_mut() {
+            connection.peer.own = place(connection.peer.own).unwrap_or(u8::MAX);
+        }
+    }
+
     pub(super) fn count(&self, side: Side) -> usize {
         self.all.values().filter(|connection| connection.peer.side == side).count()
     }

@@ -30,6 +30,8 @@ struct Dial {
     /// Addresses that the one exchange it is for has tried in vain.
     avoid: Vec<SocketAddr>,
     failure: Answer,
+    /// The address that is tried now.
+    trying: Option<SocketAddr>,
 }
 
 /// Every dial under way. Bounded: one for a destination, and one for a waiting exchange that has
@@ -119,6 +121,7 @@ impl Proxy {
                 waiting: vec![exchange],
                 avoid,
                 failure: UNREACHABLE,
+                trying: None,
             },
         );
         match question {
@@ -141,7 +144,7 @@ impl Proxy {
     /// What DNS must say first.
     fn question(&self, destination: &Destination) -> (Option<Question>, bool) {
         match destination {
-            Destination::Partner(key) => match self.policy.by_key(key) {
+            Destination::Partner(key, _) => match self.policy.by_key(key) {
                 Some(entry) => (Some(entry.question()), entry.lookup().relax),
                 None => (None, false),
             },
@@ -182,7 +185,7 @@ impl Proxy {
             None => (VecDeque::new(), None),
         };
         if let Some(dial) = self.dials.all.get_mut(&id) {
-            if let (Destination::Partner(_), true, Some(fault)) =
+            if let (Destination::Partner(..), true, Some(fault)) =
                 (&dial.destination, targets.is_empty(), fault)
             {
                 dial.failure = fault.into();
@@ -200,7 +203,7 @@ impl Proxy {
     fn leave_to_carriers(&mut self, now: Instant, id: u64, out: &mut Vec<Output>) -> bool {
         let Some(dial) = self.dials.all.get_mut(&id) else { return false };
         let waiting = std::mem::take(&mut dial.waiting);
-        if !matches!(dial.destination, Destination::Partner(_)) || waiting.is_empty() {
+        if !matches!(dial.destination, Destination::Partner(..)) || waiting.is_empty() {
             dial.waiting = waiting;
             return true;
         }
@@ -223,8 +226,12 @@ impl Proxy {
             _ => (Side::Partner, Transport::Tls),
         };
         let entry = match destination {
-            Destination::Partner(key) => self.policy.by_key(key),
+            Destination::Partner(key, _) => self.policy.by_key(key),
             _ => None,
+        };
+        let own = match destination {
+            Destination::Partner(_, own) => *own,
+            _ => 0,
         };
         // With providers about, DNS was asked for targets anywhere: only the partner's own count.
         let counts = |host: &ResolvedHost| {
@@ -241,7 +248,7 @@ impl Proxy {
                     transport,
                     address: SocketAddr::new(*address, host.port),
                     server_name: Some(host.host.clone()),
-                    own: 0,
+                    own,
                 })
             })
             .take(MAX_TARGETS)
@@ -251,11 +258,16 @@ impl Proxy {
     fn try_next_target(&mut self, now: Instant, id: u64, out: &mut Vec<Output>) {
         // A connection that is there may prove the domain now that DNS has answered.
         if let Some(dial) = self.dials.all.get(&id)
-            && let Destination::Partner(domain) = dial.destination.clone()
+            && let Destination::Partner(domain, _) = dial.destination.clone()
         {
             let open = dial.targets.iter().find_map(|target| {
                 let mut all = self.connections.iter();
-                all.find(|(_, c)| c.peer.side == Side::Partner && c.peer.remote == target.address)
+                all.find(|(_, c)| {
+                    let peer = &c.peer;
+                    peer.side == Side::Partner
+                        && peer.remote == target.address
+                        && peer.own == target.own
+                })
             });
             if let Some(open) = open.map(|(open, _)| open)
                 && self.proves_now(now, open, &domain, out).is_ok()
@@ -266,6 +278,7 @@ impl Proxy {
         let Some(dial) = self.dials.all.get_mut(&id) else { return };
         match dial.targets.pop_front() {
             Some(target) => {
+                dial.trying = Some(target.address);
                 let attempt = AttemptId(self.dials.next_attempt);
                 self.dials.next_attempt += 1;
                 self.dials.by_attempt.insert(attempt, id);
@@ -322,9 +335,20 @@ impl Proxy {
     ) {
         let Some(id) = self.dials.by_attempt.remove(&attempt) else { return };
         if let Some(dial) = self.dials.all.get_mut(&id) {
+            if let (ConnectError::Tls(_), Destination::Partner(key, _), Some(remote)) =
+                (error, &dial.destination, dial.trying)
+            {
+                // The detail names the fault: cipher suites, authority, expiry.
+                out.push(Output::Event(Event::Refused {
+                    reason: Refusal::TlsFailed,
+                    remote,
+                    domain: Some(key.clone()),
+                    detail: error.to_string(),
+                }));
+            }
             dial.failure = match (error, &dial.destination) {
                 (ConnectError::Limit, _) => Refusal::Overload.into(),
-                (ConnectError::Tls(_), Destination::Partner(_)) => Refusal::TlsFailed.into(),
+                (ConnectError::Tls(_), Destination::Partner(..)) => Refusal::TlsFailed.into(),
                 _ => UNREACHABLE,
             };
         }
@@ -347,7 +371,7 @@ impl Proxy {
             _ => None,
         };
         let domain = match destination {
-            Some(Destination::Partner(domain)) => Some(domain.clone()),
+            Some(Destination::Partner(domain, _)) => Some(domain.clone()),
             _ => None,
         };
         let (side, remote) = (peer.side, peer.remote);

@@ -123,6 +123,15 @@ impl Proxy {
 
     /// Takes other settings (names, next hops, bounds). What is live goes on.
     pub fn set_config(&mut self, config: ProxyConfig) {
+        if config.identities != self.config.identities {
+            let old = &self.config.identities;
+            self.connections.renumber_identities(|own| {
+                let Some(index) = usize::from(own).checked_sub(1) else { return Some(0) };
+                let names = old.get(index)?;
+                let at = config.identities.iter().position(|other| other == names)?;
+                u8::try_from(at + 1).ok()
+            });
+        }
         if config.next_hops != self.config.next_hops {
             self.hops.renumber(config.next_hops.len());
             let old = &self.config.next_hops;

@@ -179,14 +179,18 @@ impl Proxy {
         hash: u32,
     ) -> Result<Plan, Refused> {
         let entry = self.way_outside(now, message, path.token.as_ref())?;
+        let own = self.own_identity(message);
         let preferred = path.token.as_ref().and_then(|token| {
             self.connections
                 .for_domain(now, entry.key())
-                .find(|(_, connection)| connection.peer.remote == token.partner_remote)
+                .find(|(_, connection)| {
+                    let peer = &connection.peer;
+                    peer.remote == token.partner_remote && peer.own == own
+                })
                 .map(|(id, _)| id)
         });
         Ok(Plan {
-            destinations: VecDeque::from([Destination::Partner(entry.key().clone())]),
+            destinations: VecDeque::from([Destination::Partner(entry.key().clone(), own)]),
             preferred,
             dialog: path.token.map(|token| token.partner),
             partner: Some(entry.domain.clone()),
@@ -194,6 +198,15 @@ impl Proxy {
             remove_routes: path.remove,
             hash,
         })
+    }
+
+    /// As which of our own identities a request of ours goes out: by its From's domain.
+    fn own_identity(&self, message: &Message) -> u8 {
+        if self.config.identities.is_empty() {
+            return 0;
+        }
+        let from = message.from().ok().and_then(|from| crate::proxy::admit::sip_domain(&from.uri));
+        from.map_or(0, |from| self.config.own_for(&from))
     }
 
     #[expect(clippy::too_many_arguments, reason = "the one place where all of it meets")]

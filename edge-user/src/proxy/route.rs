@@ -17,8 +17,8 @@ use super::admit::sip_domain;
 /// Whom to send to. What the addresses are is found out later.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Destination {
-    /// A partner's edges.
-    Partner(Domain),
+    /// A partner's edges, and as which of our own identities.
+    Partner(Domain, u8),
     /// One of our next hops, by its place in the list.
     NextHop(usize),
     /// A server inside that a verified token names; UDP has no connection that would end.

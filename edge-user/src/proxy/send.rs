@@ -50,9 +50,11 @@ impl Proxy {
         let untried =
             |connection: &super::connections::Connection| !tried.contains(&connection.peer.remote);
         let pooled = match &destination {
-            Destination::Partner(domain) => {
-                self.connections.for_domain(now, domain).find(|(_, c)| untried(c)).map(|(id, _)| id)
-            }
+            Destination::Partner(domain, own) => self
+                .connections
+                .for_domain(now, domain)
+                .find(|(_, c)| untried(c) && c.peer.own == *own)
+                .map(|(id, _)| id),
             Destination::NextHop(index) => {
                 self.connections.for_next_hop(*index).find(|(_, c)| untried(c)).map(|(id, _)| id)
             }
@@ -397,7 +399,7 @@ impl Proxy {
             exchange.failure = Some(failure);
             exchange.tried.extend(blame);
             if blame.is_some()
-                && !matches!(exchange.destinations.front(), Some(Destination::Partner(_)))
+                && !matches!(exchange.destinations.front(), Some(Destination::Partner(..)))
             {
                 exchange.destinations.pop_front();
             }

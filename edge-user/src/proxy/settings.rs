@@ -24,6 +24,8 @@ pub struct ProxyConfig {
     pub outside: Vec<SocketAddr>,
     /// The internal listeners.
     pub inside: Vec<(Transport, SocketAddr)>,
+    /// Names of our further identities outside, by their number less one.
+    pub identities: Vec<Vec<Domain>>,
     /// Where requests from outside go, in this order.
     pub next_hops: Vec<NextHop>,
     /// Bounds.
@@ -84,11 +86,27 @@ impl ProxyConfig {
             fqdn: config.fqdn.clone(),
             outside,
             inside: config.inside.listen.clone(),
+            identities: config.access.identities.iter().map(|own| own.names.clone()).collect(),
             next_hops: config.inside.next_hops.clone(),
             bounds: Bounds { transactions: config.limits.transactions, ..Bounds::default() },
             token_secret,
             unix_time,
         }
+    }
+
+    /// Which of our own identities speaks for a domain of ours: the one with its name, else with
+    /// a host in it, else the first.
+    pub(super) fn own_for(&self, domain: &Domain) -> u8 {
+        let exact = |names: &Vec<Domain>| names.contains(domain);
+        let within = |names: &Vec<Domain>| names.iter().any(|name| name.is_within(domain));
+        let found = self.identities.iter().position(exact);
+        // The first has no list: its own name decides before a host of another.
+        let found = match found {
+            None if self.fqdn.is_within(domain) => None,
+            None => self.identities.iter().position(within),
+            found => found,
+        };
+        found.and_then(|index| u8::try_from(index + 1).ok()).unwrap_or(0)
     }
 
     fn outside_port(&self) -> u16 {

@@ -4,6 +4,7 @@
 mod dialogs;
 mod discovery;
 mod failover;
+mod identities;
 mod interleave;
 mod lifecycle;
 mod limits;

@@ -128,6 +128,7 @@ fn settings(hops: &[(&str, Transport)]) -> ProxyConfig {
             (Transport::Tcp, address("10.0.0.10:5060")),
             (Transport::Udp, address("10.0.0.10:5060")),
         ],
+        identities: vec![],
         next_hops: hops.iter().map(hop).collect(),
         bounds: Bounds::default(),
         token_secret: [7; 32],

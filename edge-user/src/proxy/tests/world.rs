@@ -33,6 +33,8 @@ pub(crate) enum Listener {
     Edge(usize),
     /// A script, with these names in its certificate.
     Script(Arc<CertificateNames>),
+    /// Nobody can talk to it.
+    Fails(ConnectError),
 }
 
 pub(crate) struct Edge {
@@ -114,6 +116,7 @@ fn settings(fqdn: &str, outside: &str, inside: &str, hops: &[NextHop]) -> ProxyC
             (Transport::Tcp, address(&format!("{inside}:5060"))),
             (Transport::Udp, address(&format!("{inside}:5060"))),
         ],
+        identities: vec![],
         next_hops: hops.to_vec(),
         bounds: Bounds::default(),
         token_secret: [fqdn.len() as u8; 32],
@@ -214,6 +217,18 @@ impl World {
         names: Arc<CertificateNames>,
         attempt: Option<AttemptId>,
     ) -> ConnectionId {
+        self.opened_as(edge, (side, transport, 0), remote, names, attempt)
+    }
+
+    /// The same, as one of our own identities.
+    fn opened_as(
+        &mut self,
+        edge: usize,
+        (side, transport, own): (Side, Transport, u8),
+        remote: SocketAddr,
+        names: Arc<CertificateNames>,
+        attempt: Option<AttemptId>,
+    ) -> ConnectionId {
         let connection = self.connection();
         self.edges[edge].far.insert(connection, Far::Script);
         let local = match side {
@@ -223,7 +238,7 @@ impl World {
                 inside.iter().find(|(own, _)| *own == transport).unwrap().1
             }
         };
-        let peer = Peer { side, transport, remote, local, names, own: 0 };
+        let peer = Peer { side, transport, remote, local, names, own };
         self.input(edge, Input::Opened { connection, peer, attempt });
         connection
     }
@@ -232,6 +247,12 @@ impl World {
     pub(crate) fn partner(&mut self, edge: usize, remote: &str, sans: &[&str]) -> ConnectionId {
         let (remote, names) = (address(remote), names(sans));
         self.opened(edge, Side::Partner, Transport::Tls, remote, names, None)
+    }
+
+    /// The same, when it asked for one of our further identities.
+    pub(crate) fn partner_asking(&mut self, edge: usize, remote: &str, own: u8) -> ConnectionId {
+        let kind = (Side::Partner, Transport::Tls, own);
+        self.opened_as(edge, kind, address(remote), names(&["fabrikam.example"]), None)
     }
 
     /// The same, with all of its certificate.
@@ -320,9 +341,13 @@ impl World {
         };
         let (side, transport) = (target.side, target.transport);
         match listener {
+            Listener::Fails(error) => {
+                self.input(edge, Input::ConnectFailed { attempt, error });
+            }
             Listener::Script(names) => {
                 let at = target.address;
-                self.opened(edge, side, transport, at, names, Some(attempt));
+                let kind = (side, transport, target.own);
+                self.opened_as(edge, kind, at, names, Some(attempt));
             }
             Listener::Edge(far) => {
                 // Both ends get an id before either hears of the connection.
@@ -346,7 +371,7 @@ impl World {
                     remote: target.address,
                     local: ephemeral,
                     names: far_names,
-                    own: 0,
+                    own: target.own,
                 };
                 let input = |connection, peer, attempt| Input::Opened { connection, peer, attempt };
                 self.input(far, input(far_id, accepted, None));
