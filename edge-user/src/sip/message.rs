@@ -266,9 +266,15 @@ impl Message {
         self.headers(name).next()
     }
 
+    /// The value of the first header line with a name.
+    fn value(&self, name: HeaderName) -> Option<&[u8]> {
+        let entry = self.entries.iter().find(|entry| entry.name == name)?;
+        Some(self.slice(entry.value, entry.value_end))
+    }
+
     /// The value of the first header line with a name, as text.
     pub fn text(&self, name: HeaderName) -> Option<&str> {
-        std::str::from_utf8(self.header(name)?.value).ok()
+        std::str::from_utf8(self.value(name)?).ok()
     }
 
     /// The values of a comma-separated header over all its lines, in order. Commas inside quotes
@@ -330,7 +336,7 @@ impl Message {
         if let Some(value) = self.known(|facts, bytes| facts.from.read(bytes)) {
             return Ok(value);
         }
-        NameAddr::parse(self.header(HeaderName::From).ok_or(ValueError::Missing)?.value)
+        NameAddr::parse(self.value(HeaderName::From).ok_or(ValueError::Missing)?)
     }
 
     /// To.
@@ -338,12 +344,12 @@ impl Message {
         if let Some(value) = self.known(|facts, bytes| facts.to.read(bytes)) {
             return Ok(value);
         }
-        NameAddr::parse(self.header(HeaderName::To).ok_or(ValueError::Missing)?.value)
+        NameAddr::parse(self.value(HeaderName::To).ok_or(ValueError::Missing)?)
     }
 
     /// Call-ID.
     pub fn call_id(&self) -> Result<&str, ValueError> {
-        let value = self.header(HeaderName::CallId).ok_or(ValueError::Missing)?.value;
+        let value = self.value(HeaderName::CallId).ok_or(ValueError::Missing)?;
         if value.is_empty() || !value.iter().all(u8::is_ascii_graphic) {
             return Err(ValueError::CallId);
         }
@@ -355,14 +361,14 @@ impl Message {
         if let Some(value) = self.known(|facts, bytes| facts.cseq.read(bytes)) {
             return Ok(value);
         }
-        CSeq::parse(self.header(HeaderName::CSeq).ok_or(ValueError::Missing)?.value)
+        CSeq::parse(self.value(HeaderName::CSeq).ok_or(ValueError::Missing)?)
     }
 
     /// Max-Forwards; `None` when there is none, as from an RFC 2543 sender.
     pub fn max_forwards(&self) -> Result<Option<u8>, ValueError> {
-        match self.header(HeaderName::MaxForwards) {
+        match self.value(HeaderName::MaxForwards) {
             None => Ok(None),
-            Some(header) => number(header.value)
+            Some(value) => number(value)
                 .and_then(|hops| u8::try_from(hops).ok())
                 .map(Some)
                 .ok_or(ValueError::MaxForwards),
@@ -425,7 +431,7 @@ impl Message {
             via: ViaAt::of(bytes, top.value, via)?,
             from: NameAddrAt::of(bytes, from)?,
             to: NameAddrAt::of(bytes, to)?,
-            cseq: CSeqAt::of(bytes, self.header(HeaderName::CSeq)?.value, cseq)?,
+            cseq: CSeqAt::of(bytes, self.value(HeaderName::CSeq)?, cseq)?,
             uri,
         })
     }
