@@ -230,8 +230,9 @@ impl Proxy {
         };
         let mut changed: Vec<(usize, String)> = Vec::with_capacity(2);
         for (place, element) in message.list(HeaderName::RecordRoute).enumerate() {
-            let ours = NameAddr::parse(element.value)
-                .is_ok_and(|value| value.uri.user() == Some(initial.as_str()));
+            let ours = memchr::memmem::find(element.value, initial.as_bytes()).is_some()
+                && NameAddr::parse(element.value)
+                    .is_ok_and(|value| value.uri.user() == Some(initial.as_str()));
             if ours && let Ok(text) = std::str::from_utf8(element.value) {
                 changed.push((place, text.replacen(&initial, &full, 1)));
             }

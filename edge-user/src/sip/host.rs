@@ -123,7 +123,7 @@ fn is_hostname_shape(text: &str) -> bool {
 pub(super) fn host_and_port(text: &str) -> Option<(Host<'_>, Option<u16>)> {
     let host_end = match text.strip_prefix('[') {
         Some(inner) => inner.find(']')? + 2,
-        None => text.find(':').unwrap_or(text.len()),
+        None => memchr::memchr(b':', text.as_bytes()).unwrap_or(text.len()),
     };
     let host = Host::parse(text.get(..host_end)?)?;
     let rest = text.get(host_end..)?;

@@ -3,7 +3,11 @@
 //! Trust decisions rest on the host, so there is one reading and no repair: the user part ends
 //! at the only `@`, a second one is an error, and what the grammar does not allow is refused.
 
-use super::{Host, Params, host::host_and_port};
+use super::{
+    Host, Params,
+    host::host_and_port,
+    value::{cut, cut_before},
+};
 
 /// A URI, in slices of the message.
 #[derive(Clone, Copy, Debug)]
@@ -61,7 +65,7 @@ impl<'a> Uri<'a> {
         if !raw.bytes().all(|b| ALLOWED[usize::from(b)] & ANYWHERE != 0) {
             return Err(UriError::Character);
         }
-        let (scheme, rest) = raw.split_once(':').ok_or(UriError::Scheme)?;
+        let (scheme, rest) = cut(raw, b':').ok_or(UriError::Scheme)?;
         let mut letters = scheme.bytes();
         if !letters.next().is_some_and(|b| b.is_ascii_alphabetic())
             || !letters.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'))
@@ -96,13 +100,13 @@ impl<'a> Uri<'a> {
 
     fn sip(raw: &'a str, scheme: Scheme, rest: &'a str) -> Result<Self, UriError> {
         let mut uri = Self { scheme, ..Self::opaque(raw) };
-        let rest = match rest.split_once('@') {
+        let rest = match cut(rest, b'@') {
             None => rest,
             Some((userinfo, rest)) => {
-                if rest.contains('@') {
+                if memchr::memchr(b'@', rest.as_bytes()).is_some() {
                     return Err(UriError::User);
                 }
-                let (user, password) = match userinfo.split_once(':') {
+                let (user, password) = match cut(userinfo, b':') {
                     Some((user, password)) => (user, Some(password)),
                     None => (userinfo, None),
                 };
@@ -116,7 +120,7 @@ impl<'a> Uri<'a> {
                 rest
             }
         };
-        let (rest, headers) = match rest.split_once('?') {
+        let (rest, headers) = match cut(rest, b'?') {
             Some((rest, headers)) => (rest, Some(headers)),
             None => (rest, None),
         };
@@ -124,8 +128,7 @@ impl<'a> Uri<'a> {
             return Err(UriError::Character);
         }
         uri.headers = headers;
-        let params_at = rest.find(';').unwrap_or(rest.len());
-        let (address, params) = rest.split_at(params_at);
+        let (address, params) = cut_before(rest, b';');
         let (host, port) = host_and_port(address).ok_or(UriError::Host)?;
         (uri.host, uri.port) = (Some(host), port);
         uri.params = uri_params(params)?;

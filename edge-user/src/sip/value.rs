@@ -144,6 +144,18 @@ fn quoted_end(text: &[u8]) -> Option<usize> {
     }
 }
 
+/// What stands before and after the first such ASCII character.
+pub(super) fn cut(text: &str, at: u8) -> Option<(&str, &str)> {
+    let place = memchr::memchr(at, text.as_bytes())?;
+    Some((text.get(..place)?, text.get(place + 1..)?))
+}
+
+/// The text up to the first such ASCII character, and the rest with it.
+pub(super) fn cut_before(text: &str, at: u8) -> (&str, &str) {
+    let place = memchr::memchr(at, text.as_bytes()).unwrap_or(text.len());
+    text.split_at_checked(place).unwrap_or((text, ""))
+}
+
 /// Without spaces and tabs around it; mostly there are none.
 pub(super) fn trim(text: &str) -> &str {
     let is_space = |b: Option<&u8>| matches!(b, Some(b' ' | b'\t'));
@@ -175,6 +187,10 @@ impl Iterator for ListIter<'_> {
         let mut i = start;
         let (mut quoted, mut angled) = (false, false);
         self.at = None;
+        // Mostly there is one value.
+        if memchr::memchr(b',', self.text.get(start..).unwrap_or(&[])).is_none() {
+            i = self.text.len();
+        }
         while let Some(&b) = self.text.get(i) {
             match b {
                 b'\\' if quoted => i += 1,
@@ -255,7 +271,7 @@ impl<'a> NameAddr<'a> {
     /// question mark (RFC 3261 section 20).
     fn bare(value: &'a [u8]) -> Result<Self, ValueError> {
         let text = std::str::from_utf8(value).map_err(|_| ValueError::NameAddr)?;
-        let (uri, params) = text.split_at(text.find(';').unwrap_or(text.len()));
+        let (uri, params) = cut_before(text, b';');
         if uri.contains([',', '?']) {
             return Err(ValueError::NameAddr);
         }

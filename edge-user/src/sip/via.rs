@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::{
     head::is_token,
     host::{Host, host_and_port, port},
-    value::{Params, ValueError, header_params, trim},
+    value::{Params, ValueError, cut, cut_before, header_params, trim},
 };
 
 /// One Via.
@@ -38,8 +38,8 @@ impl<'a> Via<'a> {
 
     fn read(value: &'a [u8]) -> Option<Self> {
         let text = trim(std::str::from_utf8(value).ok()?);
-        let (name, rest) = text.split_once('/')?;
-        let (version, rest) = rest.split_once('/')?;
+        let (name, rest) = cut(text, b'/')?;
+        let (version, rest) = cut(rest, b'/')?;
         if !trim(name).eq_ignore_ascii_case("SIP") || trim(version) != "2.0" {
             return None;
         }
@@ -47,7 +47,7 @@ impl<'a> Via<'a> {
         if transport.is_empty() || transport.len() > 16 || !transport.bytes().all(is_token) {
             return None;
         }
-        let (sent_by, params) = rest.split_at(rest.find(';').unwrap_or(rest.len()));
+        let (sent_by, params) = cut_before(rest, b';');
         let (host, port_number) = sent_by_parts(trim(sent_by))?;
         let params = header_params(params).ok()?;
         let (mut branch, mut received, mut rport) = (None, None, None);
