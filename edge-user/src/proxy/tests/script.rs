@@ -349,10 +349,11 @@ impl Driver {
             }
             _ => return Some(()),
         };
-        let cseq = if choice % 3 == 0 { "CSeq: 1 CANCEL" } else { "CSeq: 1 ACK" };
+        // In a dialog the number is another one.
+        let cseq = if choice % 3 == 0 { " CANCEL\r\n" } else { " ACK\r\n" };
         let text = match choice % 3 {
             2 => text,
-            _ => text.replace(&format!("CSeq: 1 {method}"), cseq),
+            _ => text.replace(&format!(" {method}\r\n"), cseq),
         };
         self.say(connection, text.as_bytes());
         Some(())
