@@ -341,7 +341,7 @@ pub fn domain(paths: &Paths, command: &DomainCommand) -> Outcome {
     Ok(Report::new(text, json))
 }
 
-fn block_text(name: &str, json: &Value) -> String {
+pub(super) fn block_text(name: &str, json: &Value) -> String {
     let addresses: Vec<_> =
         json["addresses"].as_array().into_iter().flatten().map(string).collect();
     let mut text = format!(

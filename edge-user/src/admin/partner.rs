@@ -2,11 +2,13 @@
 
 use clap::Subcommand;
 use ipnet::IpNet;
+use serde_json::Value;
 
 use super::{
     cli, client,
-    commands::{Outcome, Report},
+    commands::{CommandError, Outcome, Report, block_text, string},
     protocol::{PartnerRequest, Request},
+    table::Table,
 };
 use crate::{
     config::{Paths, Verification},
@@ -75,5 +77,35 @@ pub fn partner(paths: &Paths, command: &PartnerCommand) -> Outcome {
         }
     };
     let json = client::ask(&paths.run, &Request::Partner(request))?;
-    Ok(Report::new(format!("{json}\n"), json))
+    let text = match command {
+        PartnerCommand::List { .. } => {
+            partner_table(json.as_array().ok_or(CommandError::Form)?.iter())
+        }
+        PartnerCommand::Show { .. } => match json["why"].as_str() {
+            Some(why) => format!("{}: {}; {why}\n", string(&json["name"]), string(&json["reason"])),
+            None => partner_table(std::iter::once(&json)),
+        },
+        PartnerCommand::Allow { name, .. } => format!("{name} is allowed\n"),
+        PartnerCommand::Block { name, .. } => block_text(name.as_str(), &json),
+        PartnerCommand::Forgive { name, .. } => format!("{name} is forgiven\n"),
+    };
+    Ok(Report::new(text, json))
+}
+
+fn partner_table<'j>(rows: impl Iterator<Item = &'j Value>) -> String {
+    let mut table =
+        Table::new(&["name", "kind", "host", "verification", "from", "domains", "note"]);
+    for row in rows {
+        let domains = row["domains"].as_array().into_iter().flatten().map(string);
+        table.row([
+            string(&row["name"]),
+            string(&row["kind"]),
+            string(&row["host"]),
+            string(&row["verification"]),
+            string(&row["origin"]),
+            domains.collect::<Vec<_>>().join(" "),
+            if row["enabled"] == false { "not in use".to_owned() } else { String::new() },
+        ]);
+    }
+    table.render()
 }

@@ -101,7 +101,7 @@ impl Handler for Daemon {
 
 impl Daemon {
     /// Makes a change in the store and puts it in force.
-    async fn change(
+    pub(super) async fn change(
         &self,
         make: impl FnOnce(&mut Store, &crate::config::Config) -> Result<(), StoreError>,
     ) -> Result<Value, String> {
@@ -113,7 +113,11 @@ impl Daemon {
         Ok(json!({ "took_microseconds": outcome.took.as_micros() as u64 }))
     }
 
-    async fn block_domain(&self, entry: BlockedDomain, author: &Author) -> Result<Value, String> {
+    pub(super) async fn block_domain(
+        &self,
+        entry: BlockedDomain,
+        author: &Author,
+    ) -> Result<Value, String> {
         let _one = self.change.lock().await;
         let config = self.config();
         let domain = entry.domain.clone();
