@@ -38,8 +38,13 @@ pub fn handshake(say: Say<'_>, world: &World) -> Result<Vec<Row>> {
             let proxy = Proxy::start(world, product, Inside::Tls)?;
             let used = on_core(world, || {
                 let many = |count: u32| -> Result<()> {
+                    let mut failed = 0;
                     for _ in 0..count {
-                        drop(load::handshake(OUTSIDE, &world.tls)?);
+                        // Debian's TLS module fails one now and then; more are no measurement.
+                        if let Err(error) = load::handshake(OUTSIDE, &world.tls) {
+                            failed += 1;
+                            ensure!(failed <= count / 100, "{failed} failed: {error:#}");
+                        }
                     }
                     std::thread::sleep(SETTLE);
                     Ok(())
