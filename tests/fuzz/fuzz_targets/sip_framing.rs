@@ -53,7 +53,10 @@ fuzz_target!(|data: &[u8]| {
         (Err(error), Some(_), _) => panic!("only a stream takes it: {error}"),
         (Err(error), None, Some(fault)) => assert_eq!(error.fault, fault),
         (Err(error), None, None) => {
-            assert!(matches!(error.fault, Fault::Unfinished | Fault::Truncated | Fault::BareLineEnd));
+            assert!(matches!(
+                error.fault,
+                Fault::Unfinished | Fault::Truncated | Fault::BareLineEnd
+            ));
         }
     }
 });

@@ -68,7 +68,10 @@ fn forward(message: &Message, good: bool) {
     let count = |message: &Message, name| message.list(name).count();
     assert_eq!(count(&sent, HeaderName::Via), count(message, HeaderName::Via) + 1);
     assert_eq!(count(&sent, HeaderName::RecordRoute), count(message, HeaderName::RecordRoute) + 2);
-    assert_eq!(count(&sent, HeaderName::Route), count(message, HeaderName::Route).saturating_sub(1));
+    assert_eq!(
+        count(&sent, HeaderName::Route),
+        count(message, HeaderName::Route).saturating_sub(1)
+    );
     assert_eq!(sent.header(HeaderName::MsEdgeProxyMessageTrust).map(|h| h.index), None);
     for name in [HeaderName::From, HeaderName::To, HeaderName::CallId, HeaderName::CSeq] {
         let value = |message: &Message| message.header(name).map(|header| header.value.to_vec());
