@@ -194,6 +194,7 @@ impl World {
             ],
             identities: Vec::new(),
             next_hops: vec![hop],
+            probe: None,
             bounds: Bounds::default(),
             token_secret: [7; 32],
             unix_time: 1_790_000_000,

@@ -208,6 +208,7 @@ impl Wire {
                     port: 5061,
                     transport: Transport::Tls,
                 }],
+                routing: Default::default(),
                 rates: Rates::default(),
                 line: Line::default(),
             },

@@ -7,6 +7,7 @@ use super::{
     client::{self, ClientError},
     protocol::Request,
     table::Table,
+    targets::targets_text,
 };
 use crate::{
     config::{Config, ConfigErrors, Paths},
@@ -133,6 +134,10 @@ pub fn status(paths: &Paths) -> Outcome {
         text.push_str(&table.render());
     }
     text.push_str(&counter_tables(&interfaces, &services));
+    let hops = daemon.iter().flat_map(|d| d["next_hops"].as_array().into_iter().flatten());
+    text.push_str(&targets_text(
+        hops.map(|hop| (hop["next_hop"].as_str().unwrap_or_default(), hop)),
+    ));
     let mut json = daemon.clone().unwrap_or_else(|| json!({}));
     if let Some(object) = json.as_object_mut() {
         object.insert("ready".into(), json!(daemon.is_some()));

@@ -17,6 +17,7 @@ pub mod plan;
 pub mod protocol;
 pub mod server;
 pub mod table;
+mod targets;
 pub mod top;
 
 use std::{

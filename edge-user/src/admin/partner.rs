@@ -9,6 +9,7 @@ use super::{
     commands::{CommandError, Outcome, Report, block_text, string},
     protocol::{PartnerRequest, Request},
     table::Table,
+    targets::targets_text,
 };
 use crate::{
     config::{Paths, Verification},
@@ -83,7 +84,10 @@ pub fn partner(paths: &Paths, command: &PartnerCommand) -> Outcome {
         }
         PartnerCommand::Show { .. } => match json["why"].as_str() {
             Some(why) => format!("{}: {}; {why}\n", string(&json["name"]), string(&json["reason"])),
-            None => partner_table(std::iter::once(&json)),
+            None => {
+                let row = (json["name"].as_str().unwrap_or_default(), &json);
+                partner_table(std::iter::once(&json)) + &targets_text(std::iter::once(row))
+            }
         },
         PartnerCommand::Allow { name, .. } => format!("{name} is allowed\n"),
         PartnerCommand::Block { name, .. } => block_text(name.as_str(), &json),

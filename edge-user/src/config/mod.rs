@@ -10,6 +10,7 @@ mod federation;
 mod findings;
 mod firewall;
 mod firewall_rules;
+mod inside_routes;
 mod listeners;
 mod model;
 mod model_federation;

@@ -189,10 +189,20 @@ pub struct Inside {
     pub servers: Vec<InsideServer>,
     /// Where requests from outside go: the first that works. At least one.
     pub next_hops: Vec<NextHop>,
+    /// What else is said about them.
+    pub routing: InsideRouting,
     /// How much the firewall lets in.
     pub rates: Rates,
     /// Where it stands.
     pub line: Line,
+}
+
+/// How requests find their way to our servers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InsideRouting {
+    /// How often each next hop is asked whether it lives (OPTIONS); `None`: never, nor is whoever
+    /// failed.
+    pub probe: Option<Duration>,
 }
 
 /// A server of ours that may send to the internal listener.

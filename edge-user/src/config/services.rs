@@ -10,6 +10,7 @@ use toml::Spanned;
 
 use super::{
     findings::Span,
+    inside_routes,
     listeners::Listener,
     model::{
         AccessService, Host, Inside, InsideServer, NextHop, OwnIdentity, TlsFiles, Transport, Zone,
@@ -248,6 +249,7 @@ pub(super) fn inside(
     }
     let (tls, own) = inside_files(&section, base, access);
     let rates = rates::rates(&section, true);
+    let routing = inside_routes::routing(&section);
     let line = Line(section.sink.line(&section.span));
     let wants_tls = listen.iter().any(|l| l.get_ref().0 == Transport::Tls)
         || next_hops.iter().any(|n| n.get_ref().transport == Transport::Tls);
@@ -258,6 +260,7 @@ pub(super) fn inside(
         tls: tls.filter(|_| wants_tls),
         servers: servers.into_iter().map(Spanned::into_inner).collect(),
         next_hops: next_hops.into_iter().map(Spanned::into_inner).collect(),
+        routing,
         rates,
         line,
     };

@@ -140,7 +140,9 @@ pub(super) struct Watched {
 impl Watched {
     fn closed(&self, out: &[proxy::Output]) {
         for output in out {
-            if let proxy::Output::Close { connection, .. } = output {
+            if let proxy::Output::Close { connection, .. } | proxy::Output::Release { connection } =
+                output
+            {
                 self.blocks.tell(Input::Closed { connection: *connection });
             }
         }

@@ -246,6 +246,7 @@ impl Daemon {
                 "address": listener.address,
             })).collect::<Vec<_>>(),
             "connections": self.connections(),
+            "next_hops": self.next_hops(),
             "transactions": counters.transactions,
             "refusals": refusals,
             "forwarded": forwarded,

@@ -64,6 +64,18 @@ pub fn event(limiter: &Limiter, event: &Event) {
                 warn!(reason = reason.name(), %remote, domain, detail, left_out, "refused");
             }
         }
+        Event::Health { address, transport, partner, cause } => {
+            if let Some(left_out) = limiter.admit(Instant::now()) {
+                let partner = partner.as_ref().map(|domain| domain.as_str());
+                match cause {
+                    Some(cause) => {
+                        let cause = cause.name();
+                        warn!(%address, ?transport, partner, cause, left_out, "a target is dead");
+                    }
+                    None => info!(%address, ?transport, left_out, "a target answers again"),
+                }
+            }
+        }
         Event::Watch { domain, source, what } => {
             warn!(%domain, %source, ?what, "watch list");
         }

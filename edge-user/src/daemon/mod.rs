@@ -17,6 +17,7 @@ mod partner;
 mod reload;
 mod secret;
 mod shadow;
+mod targets;
 
 use std::{
     collections::BTreeSet,

@@ -81,14 +81,22 @@ impl Daemon {
 
     /// Everything about the partner of this name, or about what would become of this domain.
     fn show_partner(&self, name: &str) -> Result<Value, String> {
-        if let Some(row) = self.partners().into_iter().find(|row| row["name"] == name) {
+        if let Some(mut row) = self.partners().into_iter().find(|row| row["name"] == name) {
+            let key = row["host"].as_str().filter(|_| row["kind"] != "allowed-server");
+            if let Ok(key) = key.unwrap_or(name).parse() {
+                self.add_targets(&key, &mut row);
+            }
             return Ok(row);
         }
         let domain: Domain =
             name.parse().map_err(|_| format!("{name} is neither a partner nor a domain"))?;
         let policy = Policy::new(&self.config().domains, &self.federation());
         match policy.partner(&domain) {
-            Ok(partner) => Ok(row(&partner, true, "policy", std::slice::from_ref(&domain))),
+            Ok(partner) => {
+                let mut row = row(&partner, true, "policy", std::slice::from_ref(&domain));
+                self.add_targets(partner.key(), &mut row);
+                Ok(row)
+            }
             Err(reason) => Ok(refused(&domain, reason)),
         }
     }

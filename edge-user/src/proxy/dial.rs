@@ -1,24 +1,28 @@
-//! Connections that are made: one at a time for a destination, however many wait for it; each
-//! address in turn; and nothing is sent before the certificate has proved the domain.
+//! Connections that are made: one for a destination, however many wait for it; each address in
+//! turn, the next one beside an address that takes its time (RFC 8305, happy eyeballs: the first
+//! that proves the domain is used); and nothing is sent before the certificate has proved it.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     net::SocketAddr,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{
-    AttemptId, ConnectError, ConnectionId, Event, Output, Peer, Question, Refusal, ResolvedHost,
-    Side, Target,
-    lookups::{Asked, Known, Waiter},
+    AttemptId, ConnectError, ConnectionId, Event, Output, Peer, Question, Refusal, Side, Target,
+    exchange::Exchange,
+    lookups::{Asked, Waiter},
+    probe::cause,
     proxy::Proxy,
     respond::Answer,
     route::Destination,
 };
-use crate::config::{Host, Transport};
+use crate::{domain::Domain, federation::Cause};
 
-/// Addresses that are tried for one destination.
-const MAX_TARGETS: usize = 16;
+/// How long an address is tried before the next one is tried beside it (RFC 8305 section 5).
+const BESIDE: Duration = Duration::from_millis(250);
+/// Addresses of one destination that are tried at one time.
+const AT_ONE_TIME: usize = 2;
 
 #[derive(Debug)]
 struct Dial {
@@ -30,8 +34,19 @@ struct Dial {
     /// Addresses that the one exchange it is for has tried in vain.
     avoid: Vec<SocketAddr>,
     failure: Answer,
-    /// The address that is tried now.
-    trying: Option<SocketAddr>,
+    /// How many addresses are tried now.
+    trying: usize,
+    /// When the next one is tried beside them.
+    next_at: Option<Instant>,
+}
+
+/// An address that is tried.
+#[derive(Debug)]
+struct Attempt {
+    dial: u64,
+    target: Target,
+    /// The partner it must prove.
+    owner: Option<Domain>,
 }
 
 /// Every dial under way. Bounded: one for a destination, and one for a waiting exchange that has
@@ -42,16 +57,33 @@ pub(super) struct Dials {
     next_attempt: u64,
     all: HashMap<u64, Dial>,
     shared: HashMap<Destination, u64>,
-    by_attempt: HashMap<AttemptId, u64>,
+    by_attempt: HashMap<AttemptId, Attempt>,
+    due: BTreeSet<(Instant, u64)>,
 }
 
 impl Dials {
     /// When something is due.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
-        None
+        self.due.first().map(|(at, _)| *at)
+    }
+
+    /// A number for an attempt to connect.
+    pub(super) fn attempt(&mut self) -> AttemptId {
+        self.next_attempt += 1;
+        AttemptId(self.next_attempt - 1)
+    }
+
+    /// When a dial tries its next address beside those it tries.
+    fn set_next(&mut self, id: u64, next: Option<Instant>) {
+        let Some(dial) = self.all.get_mut(&id) else { return };
+        if let Some(before) = std::mem::replace(&mut dial.next_at, next) {
+            self.due.remove(&(before, id));
+        }
+        self.due.extend(next.map(|at| (at, id)));
     }
 
     fn remove(&mut self, id: u64) -> Option<Dial> {
+        self.set_next(id, None);
         let dial = self.all.remove(&id)?;
         if self.shared.get(&dial.destination) == Some(&id) {
             self.shared.remove(&dial.destination);
@@ -101,17 +133,8 @@ impl Proxy {
             self.dials.shared.insert(destination.clone(), id);
         }
         let (question, relax) = self.question(&destination);
-        let targets = match (&question, &destination) {
-            (None, Destination::NextHop(index)) => self.next_hop_target(*index),
-            (None, Destination::InsideUdp(address)) => Some(Target {
-                side: Side::Inside,
-                transport: Transport::Udp,
-                address: *address,
-                server_name: None,
-                own: 0,
-            }),
-            _ => None,
-        };
+        let fixed = self.fixed_target(&destination);
+        let targets = fixed.filter(|target| !avoid.contains(&target.address));
         self.dials.all.insert(
             id,
             Dial {
@@ -121,7 +144,8 @@ impl Proxy {
                 waiting: vec![exchange],
                 avoid,
                 failure: UNREACHABLE,
-                trying: None,
+                trying: 0,
+                next_at: None,
             },
         );
         match question {
@@ -139,35 +163,11 @@ impl Proxy {
     }
 
     /// Does what is due for dials.
-    pub(super) fn dials_due(&mut self, _now: Instant, _out: &mut Vec<Output>) {}
-
-    /// What DNS must say first.
-    fn question(&self, destination: &Destination) -> (Option<Question>, bool) {
-        match destination {
-            Destination::Partner(key, _) => match self.policy.by_key(key) {
-                Some(entry) => (Some(entry.question()), entry.lookup().relax),
-                None => (None, false),
-            },
-            Destination::NextHop(index) => match self.config.next_hops.get(*index) {
-                Some(hop) if matches!(hop.host, Host::Name(_)) => {
-                    (Some(Question::NextHop(hop.clone())), false)
-                }
-                _ => (None, false),
-            },
-            Destination::InsideUdp(_) => (None, false),
+    pub(super) fn dials_due(&mut self, now: Instant, out: &mut Vec<Output>) {
+        while let Some((_, id)) = self.dials.due.first().copied().filter(|(at, _)| *at <= now) {
+            self.dials.set_next(id, None);
+            self.try_next_target(now, id, out);
         }
-    }
-
-    fn next_hop_target(&self, index: usize) -> Option<Target> {
-        let hop = self.config.next_hops.get(index)?;
-        let Host::Address(ip) = hop.host else { return None };
-        Some(Target {
-            side: Side::Inside,
-            transport: hop.transport,
-            address: SocketAddr::new(ip, hop.port),
-            server_name: None,
-            own: 0,
-        })
     }
 
     /// DNS has answered for a dial.
@@ -179,7 +179,9 @@ impl Proxy {
         let answer = dial.question.as_ref().and_then(|question| self.lookups.known(now, question));
         let (targets, fault) = match answer {
             Some(Ok(known)) => {
-                (self.targets(&dial.destination, &known), Some(Refusal::ForeignTarget))
+                let mut targets = self.targets(&dial.destination, &known);
+                self.targets.order(now, targets.make_contiguous());
+                (targets, Some(Refusal::ForeignTarget))
             }
             Some(Err(error)) => (VecDeque::new(), Some(error.into())),
             None => (VecDeque::new(), None),
@@ -217,89 +219,74 @@ impl Proxy {
         true
     }
 
-    fn targets(&self, destination: &Destination, known: &Known) -> VecDeque<Target> {
-        let (side, transport) = match destination {
-            Destination::NextHop(index) => {
-                let hop = self.config.next_hops.get(*index);
-                (Side::Inside, hop.map_or(Transport::Tls, |hop| hop.transport))
+    /// Tries the next address, if there is one and not too much is tried already.
+    fn try_next_target(&mut self, now: Instant, id: u64, out: &mut Vec<Output>) {
+        let Some(dial) = self.dials.all.get(&id) else { return };
+        let (trying, destination) = (dial.trying, dial.destination.clone());
+        let Some(target) = dial.targets.front() else {
+            if trying == 0 {
+                self.dial_failed(now, id, out);
             }
-            _ => (Side::Partner, Transport::Tls),
+            return;
         };
-        let entry = match destination {
-            Destination::Partner(key, _) => self.policy.by_key(key),
+        // A connection that is there may prove the domain now that DNS has answered.
+        let owner = match destination {
+            Destination::Partner(key, _) => Some(key),
             _ => None,
         };
-        let own = match destination {
-            Destination::Partner(_, own) => *own,
-            _ => 0,
-        };
-        // With providers about, DNS was asked for targets anywhere: only the partner's own count.
-        let counts = |host: &ResolvedHost| {
-            entry.as_ref().is_none_or(|e| e.pinned().is_some() || e.accepts_target(&host.host))
-        };
-        known
-            .resolved
-            .hosts
-            .iter()
-            .filter(|host| counts(host))
-            .flat_map(|host| {
-                host.addresses.iter().map(move |address| Target {
-                    side,
-                    transport,
-                    address: SocketAddr::new(*address, host.port),
-                    server_name: Some(host.host.clone()),
-                    own,
-                })
-            })
-            .take(MAX_TARGETS)
-            .collect()
+        let live =
+            dial.targets.iter().filter(|target| !self.targets.is_dead(now, (*target).into()));
+        let open = live.chain([target]).find_map(|target| self.open_to(target));
+        if let (Some(key), Some(open)) = (&owner, open)
+            && self.proves_now(now, open, key, out).is_ok()
+        {
+            return self.dialled(now, id, open, true, out);
+        }
+        if trying >= AT_ONE_TIME {
+            return;
+        }
+        let attempt = self.dials.attempt();
+        let Some(dial) = self.dials.all.get_mut(&id) else { return };
+        let Some(target) = dial.targets.pop_front() else { return };
+        dial.trying += 1;
+        let beside = !dial.targets.is_empty() && dial.trying < AT_ONE_TIME;
+        self.dials.set_next(id, beside.then_some(now + BESIDE));
+        let tried = Attempt { dial: id, target: target.clone(), owner };
+        self.dials.by_attempt.insert(attempt, tried);
+        out.push(Output::Connect { attempt, target });
     }
 
-    fn try_next_target(&mut self, now: Instant, id: u64, out: &mut Vec<Output>) {
-        // A connection that is there may prove the domain now that DNS has answered.
-        if let Some(dial) = self.dials.all.get(&id)
-            && let Destination::Partner(domain, _) = dial.destination.clone()
-        {
-            let open = dial.targets.iter().find_map(|target| {
-                let mut all = self.connections.iter();
-                all.find(|(_, c)| {
-                    let peer = &c.peer;
-                    peer.side == Side::Partner
-                        && peer.remote == target.address
-                        && peer.own == target.own
-                })
-            });
-            if let Some(open) = open.map(|(open, _)| open)
-                && self.proves_now(now, open, &domain, out).is_ok()
-            {
-                return self.dialled(now, id, open, true, out);
-            }
+    /// A connection that leads to this very target.
+    fn open_to(&self, target: &Target) -> Option<ConnectionId> {
+        let same = |peer: &Peer| {
+            peer.side == Side::Partner && peer.remote == target.address && peer.own == target.own
+        };
+        self.connections.iter().find(|(_, c)| same(&c.peer)).map(|(open, _)| open)
+    }
+
+    /// An attempt has ended; what it was of, and whether its dial is still under way.
+    fn attempt_ended(&mut self, attempt: AttemptId) -> Option<(Attempt, bool)> {
+        let ended = self.dials.by_attempt.remove(&attempt)?;
+        let dial = self.dials.all.get_mut(&ended.dial);
+        let live = dial.is_some();
+        if let Some(dial) = dial {
+            dial.trying = dial.trying.saturating_sub(1);
         }
-        let Some(dial) = self.dials.all.get_mut(&id) else { return };
-        match dial.targets.pop_front() {
-            Some(target) => {
-                dial.trying = Some(target.address);
-                let attempt = AttemptId(self.dials.next_attempt);
-                self.dials.next_attempt += 1;
-                self.dials.by_attempt.insert(attempt, id);
-                out.push(Output::Connect { attempt, target });
-            }
-            None => self.dial_failed(now, id, out),
-        }
+        Some((ended, live))
     }
 
     fn dial_failed(&mut self, now: Instant, id: u64, out: &mut Vec<Output>) {
         let Some(dial) = self.dials.remove(id) else { return };
-        if let Destination::NextHop(index) = dial.destination {
-            self.hop_failed(now, index);
+        for id in dial.waiting {
+            // A connection from there may be left that was to be used last.
+            let waits =
+                |e: &&Exchange| e.waits() && e.destinations.front() == Some(&dial.destination);
+            let waiting = self.exchanges.get(id).filter(waits);
+            match waiting.and_then(|e| self.pooled(now, &dial.destination, &e.tried, true)) {
+                Some(connection) => self.send_on(now, id, connection, true, out),
+                None => self.destination_failed(now, id, &dial.destination, dial.failure, out),
+            }
         }
-        for exchange in dial.waiting {
-            self.destination_failed(now, exchange, &dial.destination, dial.failure, out);
-        }
-    }
-
-    pub(super) fn hop_failed(&mut self, now: Instant, index: usize) {
-        self.hops.failed(now, index);
     }
 
     /// A connection stands: those who wait for it are sent.
@@ -312,9 +299,6 @@ impl Proxy {
         out: &mut Vec<Output>,
     ) {
         let Some(dial) = self.dials.remove(id) else { return };
-        if let Destination::NextHop(index) = dial.destination {
-            self.hops.alive(index);
-        }
         for exchange in dial.waiting {
             if self
                 .exchanges
@@ -333,24 +317,30 @@ impl Proxy {
         error: &ConnectError,
         out: &mut Vec<Output>,
     ) {
-        let Some(id) = self.dials.by_attempt.remove(&attempt) else { return };
+        if self.probe_not_opened(now, attempt, error, out) {
+            return;
+        }
+        let Some((Attempt { dial: id, target, owner }, _)) = self.attempt_ended(attempt) else {
+            return;
+        };
+        if let Some(cause) = cause(error) {
+            self.target_failed(now, &target, owner.clone(), cause, None, out);
+        }
         if let Some(dial) = self.dials.all.get_mut(&id) {
-            if let (ConnectError::Tls(_), Destination::Partner(key, _), Some(remote)) =
-                (error, &dial.destination, dial.trying)
-            {
-                // The detail names the fault: cipher suites, authority, expiry.
-                out.push(Output::Event(Event::Refused {
-                    reason: Refusal::TlsFailed,
-                    remote,
-                    domain: Some(key.clone()),
-                    detail: error.to_string(),
-                }));
-            }
-            dial.failure = match (error, &dial.destination) {
+            dial.failure = match (error, &owner) {
                 (ConnectError::Limit, _) => Refusal::Overload.into(),
-                (ConnectError::Tls(_), Destination::Partner(..)) => Refusal::TlsFailed.into(),
+                (ConnectError::Tls(_), Some(_)) => Refusal::TlsFailed.into(),
                 _ => UNREACHABLE,
             };
+        }
+        if let (ConnectError::Tls(_), Some(key)) = (error, owner) {
+            // The detail names the fault: cipher suites, authority, expiry.
+            out.push(Output::Event(Event::Refused {
+                reason: Refusal::TlsFailed,
+                remote: target.address,
+                domain: Some(key),
+                detail: error.to_string(),
+            }));
         }
         self.try_next_target(now, id, out);
     }
@@ -364,18 +354,22 @@ impl Proxy {
         attempt: Option<AttemptId>,
         out: &mut Vec<Output>,
     ) {
-        let dial = attempt.and_then(|attempt| self.dials.by_attempt.remove(&attempt));
+        let ended = attempt.and_then(|attempt| self.attempt_ended(attempt));
+        if let Some((_, false)) = &ended {
+            // Another address was faster.
+            out.push(Output::Release { connection });
+            return;
+        }
+        let tried = ended.map(|(tried, _)| tried);
+        let dial = tried.as_ref().map(|tried| tried.dial);
+        let domain = tried.as_ref().and_then(|tried| tried.owner.clone());
         let destination = dial.and_then(|id| self.dials.all.get(&id)).map(|d| &d.destination);
         let next_hop = match destination {
             Some(Destination::NextHop(index)) => Some(*index).filter(|index| *index != usize::MAX),
-            _ => None,
-        };
-        let domain = match destination {
-            Some(Destination::Partner(domain, _)) => Some(domain.clone()),
-            _ => None,
+            _ => attempt.and_then(|attempt| self.probed_hop(attempt)),
         };
         let (side, remote) = (peer.side, peer.remote);
-        self.connections.open(connection, peer.clone(), next_hop, dial.is_some());
+        self.connections.open(connection, peer.clone(), next_hop, attempt.is_some());
         if side == Side::Partner
             && let Some(blocked) = self.names_a_blocked_domain(now, connection)
         {
@@ -384,17 +378,26 @@ impl Proxy {
             let detail = format!("connection of {}", peer.names.description);
             self.note_refusal(&peer, Refusal::DomainBlocked, Some(blocked), detail, out);
             self.close(now, connection, Refusal::DomainBlocked, out);
+            if let Some(attempt) = attempt {
+                self.probe_not_opened(now, attempt, &ConnectError::Limit, out);
+            }
             if let Some(id) = dial {
                 self.try_next_target(now, id, out);
             }
+            return;
+        }
+        if attempt.is_some_and(|attempt| self.probe_opened(now, attempt, connection, out)) {
             return;
         }
         let Some(id) = dial else { return };
         match domain {
             Some(domain) if let Err(reason) = self.proves_now(now, connection, &domain, out) => {
                 let detail = format!("{} answered for the domain", peer.names.description);
-                self.note_refusal(&peer, reason, Some(domain), detail, out);
+                self.note_refusal(&peer, reason, Some(domain.clone()), detail, out);
                 self.close(now, connection, reason, out);
+                if let Some(Attempt { target, .. }) = &tried {
+                    self.target_failed(now, target, Some(domain), Cause::Identity, None, out);
+                }
                 if let Some(dial) = self.dials.all.get_mut(&id) {
                     dial.failure = Answer::with(504, "Server Time-out", reason);
                 }

@@ -132,6 +132,7 @@ pub(super) enum ClientState {
 pub(super) struct Client {
     pub connection: ConnectionId,
     pub remote: SocketAddr,
+    pub transport: Transport,
     pub reliable: bool,
     pub state: ClientState,
     /// The connection was there before the request.
@@ -330,6 +331,12 @@ impl Exchanges {
             waiting: 0,
             waiting_bytes: 0,
         }
+    }
+
+    /// A number that no exchange has, for a request of our own.
+    pub(super) fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next - 1
     }
 
     /// How many are live; what is left of those that are done is not.

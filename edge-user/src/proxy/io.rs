@@ -12,7 +12,7 @@ use bytes::Bytes;
 use crate::{
     config::{NextHop, Transport},
     domain::Domain,
-    federation::CertificateNames,
+    federation::{Cause, CertificateNames},
 };
 
 /// A connection the shell holds. For UDP: one listener and one remote address. Never reused.
@@ -211,6 +211,11 @@ pub enum Output {
         question: Question,
         /// Accept SRV targets outside the domain.
         relax_srv_domain: bool,
+    },
+    /// Close a connection that is not needed, and that nobody is to blame for.
+    Release {
+        /// Which.
+        connection: ConnectionId,
     },
     /// Close a connection, after what is queued is written.
     Close {
@@ -412,6 +417,17 @@ pub enum Event {
         domain: Domain,
         /// From where.
         remote: SocketAddr,
+    },
+    /// A server began to fail, or answers again.
+    Health {
+        /// Where it is.
+        address: SocketAddr,
+        /// How it is spoken to.
+        transport: Transport,
+        /// Whose it is; `None`: one of ours, or it answers again.
+        partner: Option<Domain>,
+        /// Why it counts as dead; `None`: it answers again.
+        cause: Option<Cause>,
     },
     /// What is thought of a discovered partner changed.
     Watch {

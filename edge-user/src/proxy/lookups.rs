@@ -34,6 +34,8 @@ pub(super) enum Waiter {
     Admission(u64),
     /// A connection to be made.
     Dial(u64),
+    /// A next hop that is to be asked whether it lives.
+    Probe(usize),
 }
 
 /// An answer, with the hosts apart for the proof rule.

@@ -6,7 +6,8 @@
 //! | `proxy` | the state, its doors, what ends when a policy changes |
 //! | `request`, `admit`, `route`, `carried` | a request comes in: who says it, and where may it go |
 //! | `preflight`, `meter` | what is asked of every request, and how many there may be |
-//! | `send`, `dial`, `lookups`, `connections`, `hops`, `probe` | the way to the next server: pooled by proven identity, resolved, connected, tried in turn |
+//! | `send`, `dial`, `lookups`, `connections`, `hops` | the way to the next server: pooled by proven identity, resolved, connected, tried in turn |
+//! | `target`, `probe` | which addresses that means, what failed is tried last and asked whether it lives |
 //! | `response`, `timers`, `exchange`, `residue` | the transactions (RFC 3261 section 17, RFC 6026) |
 //! | `token`, `settings` | how we name ourselves, and what we sign into Record-Route |
 //! | `neighbours` | headers that two neighbours say to each other |
@@ -41,6 +42,7 @@ mod response;
 mod route;
 mod send;
 mod settings;
+mod target;
 #[cfg(test)]
 mod tests;
 mod timers;
@@ -51,3 +53,4 @@ pub use counters::Counters;
 pub use io::*;
 pub use proxy::{ConnectionStatus, Proxy};
 pub use settings::{Bounds, ProxyConfig};
+pub use target::{DestinationStatus, TargetStatus};

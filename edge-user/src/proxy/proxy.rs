@@ -7,9 +7,9 @@ use super::{
     connections::Connections,
     dial::Dials,
     exchange::{Exchanges, Kind, Server},
-    hops::Hops,
     lookups::{Lookups, Waiter},
     meter::Meter,
+    probe::Probes,
     respond::{self, Answer},
     settings::first_id,
     token::TokenKeys,
@@ -32,9 +32,10 @@ pub struct Proxy {
     pub(super) dials: Dials,
     pub(super) exchanges: Exchanges,
     pub(super) counters: Counters,
-    pub(super) hops: Hops,
     pub(super) targets: Targets,
+    pub(super) probes: Probes,
     pub(super) meter: Meter,
+    started: Instant,
     pub(super) trust_values: TrustValues,
 }
 
@@ -63,8 +64,9 @@ impl Proxy {
             dials: Dials::default(),
             exchanges: Exchanges::new(first_id(config.unix_time)),
             counters: Counters::default(),
-            hops: Hops::new(config.next_hops.len()),
             targets: Targets::default(),
+            probes: Probes::new(config.probe.map(|_| now)),
+            started: now,
             meter: Meter::default(),
             trust_values: TrustValues::new(&config.fqdn),
             policy,
@@ -88,6 +90,7 @@ impl Proxy {
                     match waiter {
                         Waiter::Admission(id) => self.admit(now, id, out),
                         Waiter::Dial(id) => self.dial_resolved(now, id, out),
+                        Waiter::Probe(index) => self.probe_next_hop(now, index, out),
                     }
                 }
             }
@@ -104,6 +107,7 @@ impl Proxy {
             self.dials.next_timeout(),
             self.meter.next_timeout(),
             self.targets.next_timeout(),
+            self.probes.next_timeout(),
         ]
         .into_iter()
         .flatten()
@@ -133,7 +137,6 @@ impl Proxy {
             });
         }
         if config.next_hops != self.config.next_hops {
-            self.hops.renumber(config.next_hops.len());
             let old = &self.config.next_hops;
             let place = |index: usize| {
                 let hop = old.get(index)?;
@@ -142,6 +145,10 @@ impl Proxy {
             self.connections.renumber_next_hops(place);
             self.exchanges.renumber_next_hops(place);
             self.dials.renumber_next_hops(place);
+        }
+        if config.probe != self.config.probe || config.next_hops != self.config.next_hops {
+            // As soon as may be.
+            self.probes.set_round(config.probe.map(|_| self.started));
         }
         if config.fqdn != self.config.fqdn {
             self.trust_values = TrustValues::new(&config.fqdn);
@@ -265,6 +272,7 @@ impl Proxy {
 
     fn closed(&mut self, now: Instant, connection: ConnectionId, out: &mut Vec<Output>) {
         let Some(gone) = self.connections.close(connection) else { return };
+        self.probes_lost(now, connection, out);
         let mut other = None;
         for id in self.exchanges.ids(|exchange| {
             exchange.from == connection

@@ -154,7 +154,7 @@ impl Proxy {
         hash: u32,
     ) -> Result<Plan, Answer> {
         let mut ways = self.ways_inside(message, path.token.as_ref())?;
-        self.hops.order(now, &mut ways);
+        self.order_hops(now, &mut ways);
         let token = path.token;
         let preferred =
             token.as_ref().filter(|token| token.inside_transport != Transport::Udp).and_then(

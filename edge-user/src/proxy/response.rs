@@ -5,14 +5,18 @@ use std::time::Instant;
 use super::{
     ConnectionId, Output, Peer, Refusal, Side,
     admit::sip_domain,
-    exchange::{ClientState, Kind, Server, Stage, T2, TIMER_C, TRANSACTION},
+    exchange::{ClientState, Exchange, Kind, Server, Stage, T2, TIMER_C, TRANSACTION},
     neighbours,
     proxy::Proxy,
     respond::Answer,
     send::own_limits,
     settings::Branch,
+    target::{Blame, retry_after},
 };
-use crate::sip::{ForwardResponse, HeaderName, Message, Method, NameAddr, build};
+use crate::{
+    federation::{Cause, TargetKey},
+    sip::{ForwardResponse, HeaderName, Message, Method, NameAddr, build},
+};
 
 impl Proxy {
     pub(super) fn on_response(
@@ -28,6 +32,9 @@ impl Proxy {
             return self.note_refusal(peer, Refusal::Malformed, None, detail, out);
         }
         let branch = message.via().ok().and_then(|via| via.branch).and_then(Branch::parse);
+        if branch.is_some_and(|b| self.probe_answered(now, b, connection, &message, out)) {
+            return;
+        }
         if let Some(branch) = branch.filter(|branch| self.is_late(*branch, connection, &message)) {
             return self.on_late(now, branch, message, out);
         }
@@ -43,6 +50,7 @@ impl Proxy {
             }
             return;
         };
+        self.answered(now, connection, message.status().unwrap_or_default(), out);
         let id = branch.exchange;
         let current = self.exchanges.get(id).is_some_and(|e| e.attempt == branch.attempt);
         let method = message.cseq().ok().map(|cseq| cseq.method);
@@ -181,9 +189,13 @@ impl Proxy {
             return;
         }
         if status == 503 {
-            let remote = self.exchanges.get(id).and_then(|e| e.client().map(|c| c.remote));
+            let blame = self.exchanges.get(id).and_then(Exchange::client).map(|client| Blame {
+                key: TargetKey { address: client.remote, transport: client.transport },
+                cause: Cause::Unavailable,
+                retry_after: retry_after(message),
+            });
             let failure = Answer::new(500, "Server Internal Error");
-            return self.try_elsewhere(now, id, remote, failure, out);
+            return self.try_elsewhere(now, id, blame, failure, out);
         }
         let Some(bytes) = self.returning(now, id, message) else {
             return self.conclude(now, id, Answer::new(502, "Bad Gateway"), out);

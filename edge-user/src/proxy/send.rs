@@ -1,12 +1,13 @@
 //! Sending a request on, to the first destination that takes it (RFC 3261 sections 16.6, 16.9),
 //! and ending it when none does.
 
-use std::{borrow::Cow, time::Instant};
+use std::{borrow::Cow, net::SocketAddr, time::Instant};
 
 use bytes::Bytes;
 
 use super::{
     ConnectionId, Event, Output, Peer, Refusal, Side,
+    connections::Connection,
     exchange::{
         Client, ClientState, Exchange, Kind, MAX_ATTEMPTS, Rewrite, SILENCE, Server, Stage, T1,
         TRANSACTION,
@@ -17,10 +18,12 @@ use super::{
     respond::{self, Answer},
     route::Destination,
     settings::Branch,
+    target::Blame,
     token::{Dialog, Token},
 };
 use crate::{
     config::Transport,
+    federation::{Cause, TargetKey},
     sip::{ForwardRequest, Limits, Message, build},
 };
 
@@ -47,19 +50,7 @@ impl Proxy {
             let failure = self.exchanges.get(id).and_then(|exchange| exchange.failure);
             return self.conclude(now, id, failure.unwrap_or(Refusal::Unreachable.into()), out);
         };
-        let untried =
-            |connection: &super::connections::Connection| !tried.contains(&connection.peer.remote);
-        let pooled = match &destination {
-            Destination::Partner(domain, own) => self
-                .connections
-                .for_domain(now, domain)
-                .find(|(_, c)| untried(c) && c.peer.own == *own)
-                .map(|(id, _)| id),
-            Destination::NextHop(index) => {
-                self.connections.for_next_hop(*index).find(|(_, c)| untried(c)).map(|(id, _)| id)
-            }
-            Destination::InsideUdp(address) => self.connections.inside_at(Transport::Udp, *address),
-        };
+        let pooled = self.pooled(now, &destination, &tried, false);
         if let Some(connection) = pooled {
             return self.send_on(now, id, connection, true, out);
         }
@@ -69,6 +60,34 @@ impl Proxy {
             exchange.timeout = Some(until);
         });
         self.dial(now, id, destination, tried, out);
+    }
+
+    /// A connection that leads to a destination, other than where it was tried already; unless
+    /// `dead` says so, none whose far end is to be used last.
+    pub(super) fn pooled(
+        &self,
+        now: Instant,
+        destination: &Destination,
+        tried: &[SocketAddr],
+        dead: bool,
+    ) -> Option<ConnectionId> {
+        let fits = |(_, connection): &(ConnectionId, &Connection)| {
+            let peer = &connection.peer;
+            !tried.contains(&peer.remote)
+                && (dead || !self.is_dead(now, peer.remote, peer.transport))
+        };
+        let found = match destination {
+            Destination::Partner(domain, own) => self
+                .connections
+                .for_domain(now, domain)
+                .filter(fits)
+                .find(|(_, connection)| connection.peer.own == *own),
+            Destination::NextHop(index) => self.connections.for_next_hop(*index).find(fits),
+            Destination::InsideUdp(address) => {
+                return self.connections.inside_at(Transport::Udp, *address);
+            }
+        };
+        found.map(|(id, _)| id)
     }
 
     /// A destination cannot be reached: the next one.
@@ -114,19 +133,25 @@ impl Proxy {
             exchange.stage = Stage::Sent(Client {
                 connection,
                 remote: peer.remote,
+                transport: peer.transport,
                 reliable,
                 state: ClientState::Calling,
                 pooled,
                 sent: if reliable && exchange.kind != Kind::Invite { Bytes::new() } else { bytes },
                 cancel: None,
             });
-            let elsewhere = exchange.kind == Kind::Invite && exchange.destinations.len() > 1;
-            exchange.timeout = Some(now + if elsewhere { SILENCE } else { TRANSACTION });
+            exchange.timeout = Some(now + TRANSACTION);
             exchange.resend = (!reliable).then_some((now + T1, T1));
             exchange.kind
         });
-        if kind == Some(Kind::OneWay) {
-            self.exchanges.remove(id);
+        match kind {
+            Some(Kind::OneWay) => drop(self.exchanges.remove(id)),
+            Some(Kind::Invite)
+                if self.exchanges.get(id).is_some_and(|e| self.has_elsewhere(now, e)) =>
+            {
+                self.exchanges.update(id, |exchange| exchange.timeout = Some(now + SILENCE));
+            }
+            _ => {}
         }
     }
 
@@ -363,7 +388,9 @@ impl Proxy {
             return;
         }
         // One that had been lying idle may have been closed as we wrote: once more, afresh.
-        let blame = (!client.pooled).then_some(client.remote);
+        let key = TargetKey { address: client.remote, transport: client.transport };
+        let blame = Blame { key, cause: Cause::Lost, retry_after: None };
+        let blame = (!client.pooled).then_some(blame);
         self.try_elsewhere(now, id, blame, Answer::from(Refusal::Unreachable), out);
     }
 
@@ -373,17 +400,16 @@ impl Proxy {
         &mut self,
         now: Instant,
         id: u64,
-        blame: Option<std::net::SocketAddr>,
+        blame: Option<Blame>,
         failure: Answer,
         out: &mut Vec<Output>,
     ) {
         let Some(exchange) = self.exchanges.get(id) else { return };
         let final_now = exchange.answered || exchange.cancelled;
         let over = exchange.server != Server::Proceeding;
-        let hop = match exchange.destinations.front() {
-            Some(Destination::NextHop(index)) => Some(*index),
-            _ => None,
-        };
+        if let (Some(blame), Some(destination)) = (blame, exchange.destinations.front().cloned()) {
+            self.blame(now, &destination, blame, out);
+        }
         if over {
             self.exchanges.update(id, |exchange| {
                 exchange.stage = Stage::Over;
@@ -397,16 +423,13 @@ impl Proxy {
             exchange.resend = None;
             exchange.timeout = None;
             exchange.failure = Some(failure);
-            exchange.tried.extend(blame);
+            exchange.tried.extend(blame.map(|blame| blame.key.address));
             if blame.is_some()
-                && !matches!(exchange.destinations.front(), Some(Destination::Partner(..)))
+                && matches!(exchange.destinations.front(), Some(Destination::InsideUdp(_)))
             {
                 exchange.destinations.pop_front();
             }
         });
-        if let (Some(index), Some(_)) = (hop, blame) {
-            self.hop_failed(now, index);
-        }
         if final_now {
             let answer = match self.exchanges.get(id).map(|exchange| exchange.cancelled) {
                 Some(true) => Answer::new(487, "Request Terminated"),

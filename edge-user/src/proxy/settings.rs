@@ -28,6 +28,9 @@ pub struct ProxyConfig {
     pub identities: Vec<Vec<Domain>>,
     /// Where requests from outside go, in this order.
     pub next_hops: Vec<NextHop>,
+    /// How often next hops are asked whether they live; `None`: nobody is asked, nor is whoever
+    /// failed.
+    pub probe: Option<Duration>,
     /// Bounds.
     pub bounds: Bounds,
     /// Signs Record-Route; the same for every member of a pool. Random; never logged.
@@ -88,6 +91,7 @@ impl ProxyConfig {
             inside: config.inside.listen.clone(),
             identities: config.access.identities.iter().map(|own| own.names.clone()).collect(),
             next_hops: config.inside.next_hops.clone(),
+            probe: config.inside.routing.probe,
             bounds: Bounds { transactions: config.limits.transactions, ..Bounds::default() },
             token_secret,
             unix_time,

@@ -8,8 +8,9 @@ use super::{
     exchange::{ClientState, Exchange, Kind, Server, Stage, T2},
     proxy::Proxy,
     respond::Answer,
-    route::Destination,
+    target::Blame,
 };
+use crate::federation::{Cause, TargetKey};
 
 impl Proxy {
     pub(super) fn on_timer(&mut self, now: Instant, id: u64, out: &mut Vec<Output>) {
@@ -75,14 +76,13 @@ impl Proxy {
             };
             return self.conclude(now, id, answer, out);
         };
-        let (state, remote) = (client.state, client.remote);
+        let state = client.state;
+        let key = TargetKey { address: client.remote, transport: client.transport };
+        let blame = Blame { key, cause: Cause::Silent, retry_after: None };
         let cancel_sent = client.cancel.is_some();
-        let elsewhere = exchange.destinations.len() > 1;
+        let elsewhere = self.has_elsewhere(now, exchange);
         let over = exchange.server != Server::Proceeding;
-        let hop = match exchange.destinations.front() {
-            Some(Destination::NextHop(index)) => Some(*index),
-            _ => None,
-        };
+        let way = exchange.destinations.front().cloned();
         match (kind, state) {
             _ if over => {
                 self.exchanges.update(id, |exchange| {
@@ -94,16 +94,16 @@ impl Proxy {
                 // Silence: the next hop, if there is one.
                 let failure = Answer::with(408, "Request Timeout", Refusal::Unreachable);
                 self.exchanges.update(id, Exchange::leave_client);
-                self.try_elsewhere(now, id, Some(remote), failure, out);
+                self.try_elsewhere(now, id, Some(blame), failure, out);
             }
             (Kind::Invite, ClientState::Proceeding) if !cancel_sent => {
                 self.send_cancel(now, id, out);
             }
             (Kind::Invite, _) => {
                 if state == ClientState::Calling
-                    && let Some(index) = hop
+                    && let Some(way) = way
                 {
-                    self.hop_failed(now, index);
+                    self.blame(now, &way, blame, out);
                 }
                 self.exchanges.update(id, |exchange| {
                     exchange.resend = None;

@@ -31,6 +31,8 @@ pub struct EdgeConfig {
     pub blocked: Vec<String>,
     /// Next hops, in order.
     pub next_hops: Vec<String>,
+    /// How often they are asked whether they live: never, since most are scripts.
+    pub probe: String,
     /// Lines of `[service.access]`.
     pub access: Vec<String>,
     /// Further lines of `[federation]`.
@@ -54,6 +56,7 @@ impl EdgeConfig {
             allowed_servers: Vec::new(),
             blocked: Vec::new(),
             next_hops: vec![format!("sip:{}:{SERVER_PORT};transport=tcp", site.server4())],
+            probe: "0s".to_owned(),
             access: Vec::new(),
             federation: Vec::new(),
             limits: Vec::new(),
@@ -142,10 +145,11 @@ impl EdgeConfig {
         let servers = [format!("{}/32", site.server4()), format!("{}/128", site.server6())];
         writeln!(
             text,
-            "[inside]\nlisten = {}\nservers = {}\nnext_hops = {}\n",
+            "[inside]\nlisten = {}\nservers = {}\nnext_hops = {}\nprobe = \"{}\"\n",
             quoted(&listen),
             quoted(&servers),
-            quoted(&self.next_hops)
+            quoted(&self.next_hops),
+            self.probe
         )?;
         Ok(())
     }

@@ -43,6 +43,7 @@ pub(super) fn config() -> Config {
             tls: Some(tls),
             servers: vec![InsideServer::Prefix("10.0.0.0/24".parse().unwrap())],
             next_hops: Vec::new(),
+            routing: Default::default(),
             rates: Rates::default(),
             line: Line::default(),
         },

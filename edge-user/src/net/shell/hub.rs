@@ -293,7 +293,7 @@ impl<C: Core> Hub<C> {
         match cause {
             CloseCause::Refused(reason) => self.counters.refused(reason),
             CloseCause::Overflow => add(&self.counters.stuck),
-            CloseCause::Stop => return,
+            CloseCause::Stop | CloseCause::Unneeded => return,
         }
         if self.counters.gate.open() {
             let (side, remote) = (peer.side, peer.remote);
@@ -358,6 +358,11 @@ impl<C: Core> Hub<C> {
                     },
                     None => add(&self.counters.to_closed),
                 },
+                Output::Release { connection } => {
+                    if let Some(link) = inner.links.get(&connection) {
+                        after.close(link, CloseCause::Unneeded);
+                    }
+                }
                 Output::Close { connection, reason } => {
                     if let Some(link) = inner.links.get(&connection) {
                         after.close(link, CloseCause::Refused(reason));
@@ -412,7 +417,7 @@ impl<C: Core> Hub<C> {
                     tokio::spawn(Arc::clone(self).resolve(query, question, relax_srv_domain));
                 }
                 Output::Event(event) => self.event(event),
-                Output::Send { .. } | Output::Close { .. } => {}
+                Output::Send { .. } | Output::Release { .. } | Output::Close { .. } => {}
             }
         }
     }

@@ -25,6 +25,8 @@ pub(super) enum CloseCause {
     Refused(Refusal),
     /// The peer does not take what we write.
     Overflow,
+    /// Nobody needs it, and nobody is to blame.
+    Unneeded,
     /// The appliance stops.
     Stop,
 }
@@ -34,6 +36,7 @@ impl CloseCause {
         match self {
             CloseCause::Refused(reason) => reason.name(),
             CloseCause::Overflow => "write-queue-full",
+            CloseCause::Unneeded => "not-needed",
             CloseCause::Stop => "stopping",
         }
     }

@@ -18,6 +18,7 @@ mod routing;
 mod rules;
 mod script;
 mod strict;
+mod targets;
 mod torture;
 mod trust;
 mod udp;

@@ -130,6 +130,7 @@ fn settings(hops: &[(&str, Transport)]) -> ProxyConfig {
         ],
         identities: vec![],
         next_hops: hops.iter().map(hop).collect(),
+        probe: None,
         bounds: Bounds::default(),
         token_secret: [7; 32],
         unix_time: 1_790_000_000,
@@ -486,7 +487,7 @@ impl Driver {
                 Output::Send { connection, bytes } => self.sent(connection, &bytes),
                 Output::Connect { attempt, target } => self.attempts.push((attempt, target)),
                 Output::Resolve { query, question, .. } => self.questions.push((query, question)),
-                Output::Close { connection, .. } => {
+                Output::Release { connection } | Output::Close { connection, .. } => {
                     assert!(self.open.remove(&connection).is_some(), "closed, and not open");
                     self.left(connection);
                 }

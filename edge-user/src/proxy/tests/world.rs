@@ -35,6 +35,8 @@ pub(crate) enum Listener {
     Script(Arc<CertificateNames>),
     /// Nobody can talk to it.
     Fails(ConnectError),
+    /// What connects to it hears nothing; the attempts.
+    Silent,
 }
 
 pub(crate) struct Edge {
@@ -44,9 +46,12 @@ pub(crate) struct Edge {
     far: HashMap<ConnectionId, Far>,
     pub mail: Vec<(ConnectionId, Bytes)>,
     pub closed: Vec<(ConnectionId, Refusal)>,
+    pub released: Vec<ConnectionId>,
     pub events: Vec<Event>,
     pub questions: Vec<Question>,
     pub connects: Vec<SocketAddr>,
+    /// Those that hear nothing.
+    pub attempts: Vec<(AttemptId, Target)>,
 }
 
 pub(crate) struct World {
@@ -118,6 +123,7 @@ fn settings(fqdn: &str, outside: &str, inside: &str, hops: &[NextHop]) -> ProxyC
         ],
         identities: vec![],
         next_hops: hops.to_vec(),
+        probe: None,
         bounds: Bounds::default(),
         token_secret: [fqdn.len() as u8; 32],
         unix_time: 1_790_000_000,
@@ -176,9 +182,11 @@ impl World {
             far: HashMap::new(),
             mail: vec![],
             closed: vec![],
+            released: vec![],
             events: vec![],
             questions: vec![],
             connects: vec![],
+            attempts: vec![],
         });
     }
 
@@ -241,6 +249,18 @@ impl World {
         let peer = Peer { side, transport, remote, local, names, own };
         self.input(edge, Input::Opened { connection, peer, attempt });
         connection
+    }
+
+    /// An attempt that nothing was heard of ends well: a script with these names is there.
+    pub(crate) fn script_opens(
+        &mut self,
+        edge: usize,
+        attempt: AttemptId,
+        target: &Target,
+        names: Arc<CertificateNames>,
+    ) -> ConnectionId {
+        let kind = (target.side, target.transport, target.own);
+        self.opened_as(edge, kind, target.address, names, Some(attempt))
     }
 
     /// A partner's script connects.
@@ -320,6 +340,14 @@ impl World {
                         self.input(edge, Input::Resolved { query, result });
                     }
                 }
+                Output::Release { connection } => {
+                    self.edges[edge].released.push(connection);
+                    let far = self.edges[edge].far.remove(&connection);
+                    if let Some(Far::Edge(far, at)) = far {
+                        self.edges[far].far.remove(&at);
+                        self.input(far, Input::Closed { connection: at });
+                    }
+                }
                 Output::Close { connection, reason } => {
                     self.edges[edge].closed.push((connection, reason));
                     let far = self.edges[edge].far.remove(&connection);
@@ -344,6 +372,7 @@ impl World {
             Listener::Fails(error) => {
                 self.input(edge, Input::ConnectFailed { attempt, error });
             }
+            Listener::Silent => self.edges[edge].attempts.push((attempt, target)),
             Listener::Script(names) => {
                 let at = target.address;
                 let kind = (side, transport, target.own);
