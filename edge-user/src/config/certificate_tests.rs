@@ -193,6 +193,26 @@ fn one_certificate_serves_both_ways() {
 }
 
 #[test]
+fn a_partner_may_want_a_certificate_for_clients() {
+    use ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
+    let text = example().replacen(
+        "domain = \"fabrikam.example\"\n",
+        "domain = \"fabrikam.example\"\nneeds_client_usage = true\n",
+        1,
+    );
+    assert_ne!(text, example());
+    for (usages, error) in
+        [(vec![ServerAuth], true), (vec![ServerAuth, ClientAuth], false), (vec![], false)]
+    {
+        let mut params = params(&["edge.contoso.example"]);
+        params.extended_key_usages = usages;
+        let found = findings(&with(params), &text).to_string();
+        let words = "(clientAuth), and fabrikam.example accepts no other (needs_client_usage)";
+        assert_eq!(found.contains(words), error, "{found}");
+    }
+}
+
+#[test]
 fn the_chain_is_in_order_leaf_first() {
     let root_key = KeyPair::generate().unwrap();
     let mut root = params(&[]);

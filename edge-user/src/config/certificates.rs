@@ -35,25 +35,39 @@ const MAX_PEM: u64 = 16 << 20;
 /// A certificate that ends sooner than this earns a warning.
 const SOON: Duration = Duration::from_secs(14 * 86_400);
 
-/// Checks the files of one TLS identity. `edge`: the names its certificate must prove; without
-/// it (inside) only that the files are good.
-pub(super) fn check(sink: &Sink<'_>, files: &Files, now: SystemTime, edge: Option<&Edge>) {
+/// Checks the files of one TLS identity. `outside`: the names its certificate must prove, and the
+/// partner that wants one for TLS clients, if any does; without it (inside) only that the files
+/// are good.
+pub(super) fn check(
+    sink: &Sink<'_>,
+    files: &Files,
+    now: SystemTime,
+    outside: Option<(&Edge, Option<&str>)>,
+) {
     check_trust(sink, &files.trust);
-    check_own(sink, files, now, |span, leaf| {
-        if let Some(edge) = edge {
+    let demands = outside.and_then(|(_, demands)| demands);
+    check_own(sink, files, now, demands, |span, leaf| {
+        if let Some((edge, _)) = outside {
             check_names(sink, span, leaf, edge);
         }
     });
 }
 
-/// Checks a further identity of the access service; `first`: the files of the first.
-pub(super) fn check_identity(sink: &Sink<'_>, own: &Identity, first: &Files, now: SystemTime) {
+/// Checks a further identity of the access service; `first`: the files of the first; `demands`:
+/// the partner that wants a certificate for TLS clients.
+pub(super) fn check_identity(
+    sink: &Sink<'_>,
+    own: &Identity,
+    first: &Files,
+    now: SystemTime,
+    demands: Option<&str>,
+) {
     let files = Files {
         certificate: own.certificate.clone(),
         key: own.key.clone(),
         trust: first.trust.clone(),
     };
-    check_own(sink, &files, now, |_, leaf| {
+    check_own(sink, &files, now, demands, |_, leaf| {
         let held = names(leaf);
         for name in &own.names {
             let text = name.get_ref().as_str();
@@ -72,6 +86,7 @@ fn check_own(
     sink: &Sink<'_>,
     files: &Files,
     now: SystemTime,
+    demands: Option<&str>,
     check_leaf_names: impl FnOnce(&Span, &X509Certificate<'_>),
 ) {
     let chain = read_chain(sink, &files.certificate);
@@ -100,7 +115,7 @@ fn check_own(
         check_validity(sink, &span, index, certificate, now);
     }
     if let Some(leaf) = parsed.first() {
-        check_leaf(sink, &span, leaf);
+        check_leaf(sink, &span, leaf, demands);
         check_leaf_names(&span, leaf);
     }
 }
@@ -290,8 +305,9 @@ fn check_validity(
     }
 }
 
-/// Both directions use the one certificate: it serves, and it is shown when we connect.
-fn check_leaf(sink: &Sink<'_>, span: &Span, leaf: &X509Certificate<'_>) {
+/// Both directions use the one certificate: it serves, and it is shown when we connect. `demands`:
+/// a partner that refuses what is not meant for clients.
+fn check_leaf(sink: &Sink<'_>, span: &Span, leaf: &X509Certificate<'_>, demands: Option<&str>) {
     if leaf.is_ca() {
         sink.warn(
             span,
@@ -305,9 +321,21 @@ fn check_leaf(sink: &Sink<'_>, span: &Span, leaf: &X509Certificate<'_>) {
     }) else {
         return;
     };
+    let no_client = !usage.client_auth && !usage.any;
+    if no_client && let Some(partner) = demands {
+        sink.error(
+            span,
+            format!(
+                "the certificate is not meant for TLS clients (clientAuth), and {partner} accepts \
+                 no other (needs_client_usage)"
+            ),
+            "have it issued with serverAuth and clientAuth",
+        );
+        return;
+    }
     for (missing, name) in [
         (!usage.server_auth && !usage.any, "TLS servers (serverAuth)"),
-        (!usage.client_auth && !usage.any, "TLS clients (clientAuth)"),
+        (no_client, "TLS clients (clientAuth)"),
     ] {
         if missing {
             sink.warn(

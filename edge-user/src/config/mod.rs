@@ -277,9 +277,10 @@ fn read(from: &Reading<'_>) -> Option<Config> {
     let log = sections::log(&root);
     root.finish();
     if let Some(files) = &access.files {
-        certificates::check(from.sink, files, from.now, Some(&edge));
+        let demands = federation.needs_client_usage();
+        certificates::check(from.sink, files, from.now, Some((&edge, demands)));
         for identity in &access.identities {
-            certificates::check_identity(from.sink, identity, files, from.now);
+            certificates::check_identity(from.sink, identity, files, from.now, demands);
         }
     }
     if let Some(files) = &inside_files {

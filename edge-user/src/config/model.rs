@@ -286,6 +286,21 @@ impl Federation {
         self.allowed_domains.iter().cloned().chain(hosts.map(entry)).collect()
     }
 
+    /// The first partner that accepts only certificates for TLS clients from us.
+    pub fn needs_client_usage(&self) -> Option<&str> {
+        let allowed = self.allowed_domains.iter().map(|p| (p.domain.as_str(), &p.options));
+        let hosting = self.hosting_providers.iter().map(|p| (p.name.as_str(), &p.options));
+        let public = self.public_im_providers.iter().map(|p| (p.name.as_str(), &p.options));
+        let route = self.default_route.iter().map(|p| (p.proxy_fqdn.as_str(), &p.options));
+        let discovered = self.discovery.then_some(("every discovered partner", &self.discovered));
+        allowed
+            .chain(hosting)
+            .chain(public)
+            .chain(route)
+            .chain(discovered)
+            .find_map(|(name, options)| options.needs_client_usage.then_some(name))
+    }
+
     /// Providers of both kinds.
     pub fn providers(&self) -> impl Iterator<Item = Provider<'_>> {
         let hosting = self.hosting_providers.iter().map(|provider| Provider {

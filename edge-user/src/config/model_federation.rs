@@ -104,6 +104,8 @@ pub struct PeerOptions {
     pub srv_order: SrvOrder,
     /// Its DNS answers must be signed.
     pub dnssec: bool,
+    /// It accepts only certificates for TLS clients when we connect: ours must be one.
+    pub needs_client_usage: bool,
 }
 
 /// A hosting provider: many domains over one peer, each allowed or discovered.

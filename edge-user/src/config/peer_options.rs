@@ -26,6 +26,7 @@ pub(super) fn options(section: &Section<'_>, pinned: bool) -> PeerOptions {
             .parsed("srv_order", srv_order)
             .map_or_else(SrvOrder::default, |v| v.into_inner()),
         dnssec: section.boolean("dnssec", false),
+        needs_client_usage: section.boolean("needs_client_usage", false),
     };
     if pinned && section.has("srv_order") {
         section.sink.error(
