@@ -13,6 +13,7 @@ pub mod drops;
 pub mod explain;
 mod explain_address;
 pub mod partner;
+mod partner_text;
 pub mod plan;
 pub mod protocol;
 pub mod server;

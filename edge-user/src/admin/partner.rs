@@ -1,5 +1,7 @@
 //! `edge partner`.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use clap::Subcommand;
 use ipnet::IpNet;
 use serde_json::Value;
@@ -7,6 +9,7 @@ use serde_json::Value;
 use super::{
     cli, client,
     commands::{CommandError, Outcome, Report, block_text, string},
+    partner_text,
     protocol::{PartnerRequest, Request},
     table::Table,
     targets::targets_text,
@@ -78,22 +81,47 @@ pub fn partner(paths: &Paths, command: &PartnerCommand) -> Outcome {
         }
     };
     let json = client::ask(&paths.run, &Request::Partner(request))?;
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let text = match command {
+        PartnerCommand::List { watch: true, .. } => {
+            partner_text::watch_table(json.as_array().ok_or(CommandError::Form)?, unix)
+        }
         PartnerCommand::List { .. } => {
             partner_table(json.as_array().ok_or(CommandError::Form)?.iter())
         }
-        PartnerCommand::Show { .. } => match json["why"].as_str() {
-            Some(why) => format!("{}: {}; {why}\n", string(&json["name"]), string(&json["reason"])),
-            None => {
-                let row = (json["name"].as_str().unwrap_or_default(), &json);
-                partner_table(std::iter::once(&json)) + &targets_text(std::iter::once(row))
-            }
-        },
+        PartnerCommand::Show { .. } => {
+            let head = match json["why"].as_str() {
+                Some(why) => {
+                    format!("{}: {}; {why}\n", string(&json["name"]), string(&json["reason"]))
+                }
+                None => {
+                    let row = (json["name"].as_str().unwrap_or_default(), &json);
+                    partner_table(std::iter::once(&json)) + &targets_text(std::iter::once(row))
+                }
+            };
+            head + &partner_text::what_it_did(&json, unix)
+        }
         PartnerCommand::Allow { name, .. } => format!("{name} is allowed\n"),
         PartnerCommand::Block { name, .. } => block_text(name.as_str(), &json),
-        PartnerCommand::Forgive { name, .. } => format!("{name} is forgiven\n"),
+        PartnerCommand::Forgive { name, .. } => forgiven(name, &json, unix),
     };
     Ok(Report::new(text, json))
+}
+
+fn forgiven(name: &Domain, json: &Value, unix: u64) -> String {
+    let listed = |row: &&Value| row["standing"] == "listed";
+    let still: Vec<Value> =
+        json["watch"].as_array().into_iter().flatten().filter(listed).cloned().collect();
+    let text = match json["forgiven"].as_u64() {
+        Some(0) | None => format!("nothing was held against {name}\n"),
+        Some(_) => format!("{name} is forgiven\n"),
+    };
+    match still.is_empty() {
+        true => text,
+        false => {
+            format!("{text}still on the watch list:\n{}", partner_text::watch_table(&still, unix))
+        }
+    }
 }
 
 fn partner_table<'j>(rows: impl Iterator<Item = &'j Value>) -> String {

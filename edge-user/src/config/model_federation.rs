@@ -176,6 +176,8 @@ pub struct ThrottleSettings {
     pub block_first: Duration,
     /// How long a repeated block lasts at most.
     pub block_most: Duration,
+    /// Evidence names users of ours; otherwise hashes stand for them.
+    pub plain_users: bool,
 }
 
 impl Default for ThrottleSettings {
@@ -189,6 +191,7 @@ impl Default for ThrottleSettings {
             report_period: Duration::from_secs(3600),
             block_first: Duration::from_secs(600),
             block_most: Duration::from_secs(24 * 3600),
+            plain_users: false,
         }
     }
 }

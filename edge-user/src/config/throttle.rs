@@ -29,6 +29,7 @@ pub(super) fn throttle(section: Section<'_>) -> ThrottleSettings {
         report_period: section.duration("report_period", TIMES, default.report_period),
         block_first: section.duration("block_first", TIMES, default.block_first),
         block_most: section.duration("block_most", TIMES, default.block_most),
+        plain_users: section.boolean("plain_users", default.plain_users),
     };
     if settings.suspicious_per_second > settings.messages_per_second {
         section.sink.error(

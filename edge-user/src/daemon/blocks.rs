@@ -6,10 +6,11 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use ipnet::IpNet;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
-use super::Daemon;
+use super::{Daemon, watch::offender};
 use crate::{
     config::{Config, Federation},
     domain::Domain,
@@ -17,7 +18,7 @@ use crate::{
     net::{Core, dns::Resolver, own_addresses},
     proxy::{self, Event, Proxy, Side},
     state::Store,
-    verdicts::{DomainBlocks, DomainReport, Input, Output, Setting},
+    verdicts::{DomainBlocks, DomainReport, Input, Output, Setting, WatchReport},
 };
 
 /// Inputs that may wait. Connections that prove themselves faster than this are not blocked any
@@ -43,6 +44,8 @@ enum Command {
     /// A new setting; answered when the kernel holds what is known.
     Setting(Box<Setting>, oneshot::Sender<Result<(), String>>),
     Report(oneshot::Sender<Vec<DomainReport>>),
+    Forgive(Domain, Option<IpNet>, oneshot::Sender<Result<(), String>>),
+    WatchReport(oneshot::Sender<Vec<WatchReport>>),
     PartnersAt(IpAddr, oneshot::Sender<Vec<Domain>>),
 }
 
@@ -87,6 +90,23 @@ impl BlockTaskHandle {
         report.await.unwrap_or_default()
     }
 
+    /// How the watch list stands.
+    pub async fn watch_report(&self) -> Vec<WatchReport> {
+        let (answer, report) = oneshot::channel();
+        if self.0.send(Command::WatchReport(answer)).await.is_err() {
+            return Vec::new();
+        }
+        report.await.unwrap_or_default()
+    }
+
+    /// Takes back blocks of a domain on the watch list; returns when the kernel has.
+    pub async fn forgive(&self, domain: Domain, source: Option<IpNet>) -> Result<(), String> {
+        let (answer, done) = oneshot::channel();
+        let command = Command::Forgive(domain, source, answer);
+        self.0.send(command).await.map_err(|_| stopped())?;
+        done.await.map_err(|_| stopped())?
+    }
+
     /// How a blocked domain stands once DNS has spoken, or after a moment.
     pub async fn resolved(&self, domain: &Domain) -> Option<DomainReport> {
         let until = Instant::now() + DNS_MOMENT;
@@ -110,12 +130,16 @@ impl BlockTaskHandle {
 
     /// Takes from the proxy's events what matters here.
     pub fn event(&self, event: &Event) {
-        if let Event::Proved { connection, domain, remote } = event {
-            self.tell(Input::Proved {
+        match event {
+            Event::Proved { connection, domain, remote } => self.tell(Input::Proved {
                 connection: *connection,
                 domain: domain.clone(),
                 remote: remote.ip(),
-            });
+            }),
+            Event::Offender { domain, source, until } => {
+                self.tell(offender(domain.clone(), *source, *until));
+            }
+            _ => {}
         }
     }
 }
@@ -200,6 +224,7 @@ impl BlockTask {
         federation: Federation,
         resolver: Arc<Resolver>,
         firewall: FirewallHandle,
+        offenders: Vec<Input>,
     ) -> (Self, BlockTaskHandle) {
         let (sender, commands) = mpsc::channel(QUEUE);
         let mut core = DomainBlocks::new();
@@ -208,6 +233,9 @@ impl BlockTask {
         for (domain, last) in store.last_good() {
             let (domain, addresses) = (domain.clone(), last.addresses.clone());
             core.handle(now, Input::LastGood { domain, addresses });
+        }
+        for offender in offenders {
+            core.handle(now, offender);
         }
         let handle = sender.downgrade();
         let task = Self { core, commands, handle, resolver, firewall, retry_at: None };
@@ -262,6 +290,13 @@ impl BlockTask {
             Command::Setting(setting, answer) => {
                 self.core.handle(Instant::now(), Input::Setting(setting));
                 let _ = answer.send(self.carry_out(daemon).await);
+            }
+            Command::Forgive(domain, source, answer) => {
+                self.core.handle(Instant::now(), Input::Forgiven { domain, source });
+                let _ = answer.send(self.carry_out(daemon).await);
+            }
+            Command::WatchReport(answer) => {
+                let _ = answer.send(self.core.watch_report());
             }
             Command::PartnersAt(address, answer) => {
                 let _ = answer.send(self.core.partners_at(address));

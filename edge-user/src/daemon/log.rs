@@ -79,6 +79,7 @@ pub fn event(limiter: &Limiter, event: &Event) {
         Event::Watch { domain, source, what } => {
             warn!(%domain, %source, ?what, "watch list");
         }
+        Event::Offender { domain, source, .. } => debug!(%domain, %source, "an offender"),
         Event::Forwarded { method, partner, inbound } => {
             debug!(%method, %partner, inbound, "forwarded");
         }

@@ -18,6 +18,7 @@ mod reload;
 mod secret;
 mod shadow;
 mod targets;
+mod watch;
 
 use std::{
     collections::BTreeSet,
@@ -39,6 +40,7 @@ use self::{
     apply::Changes,
     blocks::{BlockTask, BlockTaskHandle, Outcome, Watched},
     drops::Drops,
+    watch::Watching,
 };
 use crate::{
     admin::server::ControlSocket,
@@ -84,6 +86,7 @@ struct Daemon {
     started: Instant,
     alarms: Vec<String>,
     expiry: Mutex<expiry::ExpiryWatch>,
+    watching: Watching,
     warnings: Mutex<Vec<String>>,
     /// One change at a time.
     change: tokio::sync::Mutex<()>,
@@ -123,6 +126,7 @@ async fn serve(config: Arc<Config>, choice: Choice) -> Result<()> {
     let timing = tokio::spawn(Arc::clone(&daemon).keep_time());
     let drops = tokio::spawn(log::drops(drops));
     let ends = tokio::spawn(Arc::clone(&daemon).keep_looking_at_ends());
+    let watched = tokio::spawn(Arc::clone(&daemon).keep_watch_list());
     let revoked = tokio::spawn(Arc::clone(&daemon).keep_out_revoked());
     let fetching = tokio::spawn(crl::run(Arc::clone(&daemon.tls), Arc::clone(&daemon.resolver)));
     let ready = format!("federating for {}", daemon.config().domains[0]);
@@ -147,6 +151,8 @@ async fn serve(config: Arc<Config>, choice: Choice) -> Result<()> {
     let _ = control.await;
     let drained = daemon.shell.drain(DRAIN).await;
     info!(live_left = drained.live_left, closed = drained.closed, "stopped");
+    watched.abort();
+    daemon.save_watch_list();
     tls.abort();
     watchdog.abort();
     drops.abort();
@@ -208,16 +214,20 @@ async fn start(
     tls.set_exceptions(Exceptions::of(&now_in_force.federation));
     let policy = Arc::new(Policy::new(&config.domains, &now_in_force.federation));
     let proxy_config = ProxyConfig::new(&config, secret, unix_seconds());
-    let proxy = Proxy::new(Instant::now(), proxy_config, policy);
+    let mut proxy = Proxy::new(Instant::now(), proxy_config, policy);
+    let (watching, offenders, lost) = Watching::start(&config.paths.state, &mut proxy);
+    alarms.extend(lost);
     let (task, blocks) = BlockTask::new(
         &config,
         &store,
         now_in_force.federation,
         Arc::clone(&resolver),
         firewall.clone(),
+        offenders,
     );
     let limiter = log::Limiter::default();
     let sink = blocks.clone();
+    let bell = watching.bell();
     let shell = Shell::start(ShellParts {
         core: Watched { proxy, blocks: blocks.clone() },
         config: Arc::clone(&config),
@@ -226,6 +236,7 @@ async fn start(
         events: Arc::new(move |event: Event| {
             log::event(&limiter, &event);
             sink.event(&event);
+            bell.event(&event);
         }),
     })
     .await?;
@@ -247,6 +258,7 @@ async fn start(
         started: Instant::now(),
         alarms,
         expiry: Mutex::default(),
+        watching,
         warnings: Mutex::new(report.warnings),
         change: tokio::sync::Mutex::new(()),
         lists: tokio::sync::Mutex::new(()),
@@ -295,6 +307,8 @@ impl Daemon {
             let is_close = |output: &&Output| matches!(output, Output::Close { .. });
             out[before..].iter().filter(is_close).count()
         });
+        // Whoever got an entry is not watched any more.
+        self.watching.ring();
         told.map(|outcome| Outcome { connections_closed, ..outcome }).map_err(|error| {
             format!("in force in the proxy, but not in the kernel, which is tried again: {error}")
         })

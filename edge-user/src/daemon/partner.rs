@@ -10,9 +10,15 @@ use crate::{
     config::{AllowedDomain, BlockedDomain, Federation, PeerOptions},
     domain::Domain,
     federation::{Partner, PartnerKind, Policy},
-    proxy::Refusal,
+    net::shell::ConnectionInfo,
+    proxy::{Refusal, RefusalSeen, Traffic},
     state::{Author, effective},
 };
+
+/// Connections shown of one partner.
+const MAX_SHOWN: usize = 100;
+/// Refusals shown of one partner.
+const REFUSALS: usize = 8;
 
 impl Daemon {
     /// Lists, shows and changes partners. Allowing and blocking are what `edge domain` does.
@@ -22,7 +28,7 @@ impl Daemon {
         author: &Author,
     ) -> Result<Value, String> {
         match request {
-            PartnerRequest::List { watch: true, .. } => Err(NO_WATCH_LIST.to_owned()),
+            PartnerRequest::List { watch: true, .. } => Ok(Value::Array(self.watch_list().await)),
             PartnerRequest::List { kind, watch: false } => {
                 let known = |kind: &String| PartnerKind::ALL.iter().any(|k| k.name() == kind);
                 if kind.as_ref().is_some_and(|kind| !known(kind)) {
@@ -33,7 +39,10 @@ impl Daemon {
                 rows.retain(|row| kind.as_ref().is_none_or(|kind| row["kind"] == kind.as_str()));
                 Ok(Value::Array(rows))
             }
-            PartnerRequest::Show { name } => self.show_partner(&name),
+            PartnerRequest::Show { name } => {
+                let row = self.show_partner(&name)?;
+                Ok(self.with_what_it_did(row).await)
+            }
             PartnerRequest::Allow { domain, server, verification } => {
                 let entry = AllowedDomain {
                     proxy_fqdn: server,
@@ -45,8 +54,45 @@ impl Daemon {
             PartnerRequest::Block { domain, subdomains } => {
                 self.block_domain(BlockedDomain { domain, subdomains }, author).await
             }
-            PartnerRequest::Forgive { .. } => Err(NO_WATCH_LIST.to_owned()),
+            PartnerRequest::Forgive { domain, source } => self.forgive(domain, source).await,
         }
+    }
+
+    /// Adds what is known from watching: connections, messages, refusals, and the watch list.
+    async fn with_what_it_did(&self, mut row: Value) -> Value {
+        let named = |value: &Value| value.as_str().and_then(|text| text.parse::<Domain>().ok());
+        let domains: Vec<Domain> =
+            row["domains"].as_array().into_iter().flatten().filter_map(named).collect();
+        // What a connection proves is the domain, or the provider's host.
+        let keys: Vec<Domain> = domains.iter().cloned().chain(named(&row["host"])).collect();
+        let (proved, traffic) = self.shell.with_core(|core, _, _| {
+            let traffic: Vec<(Domain, Traffic)> = domains
+                .iter()
+                .filter_map(|domain| Some((domain.clone(), core.proxy.traffic(domain)?.clone())))
+                .collect();
+            (core.proxy.status(), traffic)
+        });
+        let connections = self.shell.connections();
+        let live: Vec<Value> = proved
+            .iter()
+            .filter(|status| status.domains.iter().any(|domain| keys.contains(domain)))
+            .filter_map(|status| {
+                let info = connections.iter().find(|info| info.id == status.connection)?;
+                Some(connection(info, &status.domains))
+            })
+            .take(MAX_SHOWN)
+            .collect();
+        let mut watch = Vec::new();
+        for domain in &domains {
+            watch.extend(self.watch_rows(Some(domain)).await);
+        }
+        row["connections"] = Value::Array(live);
+        row["messages_in"] = json!(traffic.iter().map(|(_, t)| t.messages_in).sum::<u64>());
+        row["messages_out"] = json!(traffic.iter().map(|(_, t)| t.messages_out).sum::<u64>());
+        row["refused"] = json!(traffic.iter().map(|(_, t)| t.refused).sum::<u64>());
+        row["refusals"] = Value::Array(last_refusals(&traffic));
+        row["watch"] = Value::Array(watch);
+        row
     }
 
     fn federation(&self) -> Federation {
@@ -102,8 +148,40 @@ impl Daemon {
     }
 }
 
-const NO_WATCH_LIST: &str =
-    "the watch list cannot be asked yet; edge partner allow ends what is held against a domain";
+/// A live connection: what it proved, and how long its certificate is good.
+fn connection(info: &ConnectionInfo, proved: &[Domain]) -> Value {
+    let names = &info.peer.names;
+    let since = info.since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    json!({
+        "remote": info.peer.remote,
+        "transport": info.peer.transport,
+        "outbound": info.outbound,
+        "since": since.as_secs(),
+        "proved": proved,
+        "certificate": names.description,
+        "expires_at": names.expires_at,
+        "bytes_in": info.bytes_in,
+        "bytes_out": info.bytes_out,
+    })
+}
+
+/// The last refusals of all these domains, the newest last.
+fn last_refusals(traffic: &[(Domain, Traffic)]) -> Vec<Value> {
+    let all = traffic.iter().flat_map(|(domain, t)| t.refusals.iter().map(move |r| (domain, r)));
+    let mut all: Vec<_> = all.collect();
+    all.sort_by_key(|(_, refusal)| refusal.at);
+    let last = all.split_off(all.len().saturating_sub(REFUSALS));
+    let one = |(domain, refusal): (&Domain, &RefusalSeen)| {
+        json!({
+            "at": refusal.at,
+            "domain": domain,
+            "reason": refusal.reason.name(),
+            "remote": refusal.remote,
+            "detail": refusal.detail,
+        })
+    };
+    last.into_iter().map(one).collect()
+}
 
 fn row(partner: &Partner, enabled: bool, origin: &str, domains: &[Domain]) -> Value {
     json!({

@@ -17,4 +17,7 @@ pub use partner::*;
 pub use policy::*;
 pub use revocation::*;
 pub use targets::*;
-pub use throttle::{Change as ThrottleChange, Ruling, Throttle};
+pub use throttle::{
+    CertificateSeen, Change as ThrottleChange, Evidence, News, Report, Ruling, Sample, Saved,
+    SavedRecord, Sender, Standing, Throttle, Time, source_prefix,
+};

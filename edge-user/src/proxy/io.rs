@@ -429,6 +429,15 @@ pub enum Event {
         /// Why it counts as dead; `None`: it answers again.
         cause: Option<Cause>,
     },
+    /// A discovered partner on the watch list sent from here.
+    Offender {
+        /// Its domain.
+        domain: Domain,
+        /// The address.
+        source: IpAddr,
+        /// Until when it is listed.
+        until: Instant,
+    },
     /// What is thought of a discovered partner changed.
     Watch {
         /// Its domain.

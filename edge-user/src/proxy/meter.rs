@@ -1,40 +1,89 @@
-//! How much comes in, and from whom: bounds for everybody, and what discovered partners may send.
+//! How much comes in, and from whom: bounds for everybody, what discovered partners may send, and
+//! what people are told about it.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
-use super::{Event, Output, Peer, Refusal, Side, WatchChange, admit::sip_domain, proxy::Proxy};
+use super::{
+    ConnectionId, Event, Output, Peer, Refusal, Side, WatchChange,
+    admit::sip_domain,
+    overload::{Load, Wants},
+    proxy::Proxy,
+    traffic::{Ledger, RefusalSeen, Traffic},
+};
 use crate::{
-    federation::{PartnerKind, Ruling, Throttle, ThrottleChange, UserName},
+    domain::Domain,
+    federation::{
+        News, PartnerKind, Report, Ruling, Saved, Sender, Throttle, ThrottleChange, Time, UserName,
+        source_prefix,
+    },
     sip::{Message, Method},
 };
 
-/// What is remembered of discovered partners.
+/// An offender's connections are closed after its last answer is on its way.
+const LAST_ANSWER: Duration = Duration::from_millis(20);
+
+/// What is remembered of partners.
 #[derive(Debug, Default)]
 pub(super) struct Meter {
     throttle: Throttle,
+    ledger: Ledger,
+    /// Offenders whose connections are to be closed, and when.
+    closing: Vec<(Instant, Domain, IpAddr)>,
+    /// When something last came in.
+    pub latest: Option<Instant>,
 }
 
 impl Meter {
     pub(super) fn next_timeout(&self) -> Option<Instant> {
-        None
+        self.closing.iter().map(|(at, ..)| *at).min()
     }
 }
 
 impl Proxy {
-    /// Whether a bound of ours is reached for this request.
-    pub(super) fn overloaded(
-        &self,
-        _message: &Message,
-        peer: &Peer,
-        scope: u64,
-    ) -> Option<Refusal> {
-        let bounds = &self.config.bounds;
-        let full = self.exchanges.len() >= bounds.transactions
-            || self.exchanges.waiting >= bounds.waiting
-            || self.exchanges.waiting_bytes >= bounds.waiting_bytes
+    /// Whether a bound of ours is reached, for any request.
+    pub(super) fn overloaded(&self, peer: &Peer, scope: u64) -> Option<Refusal> {
+        let full = self.load().is_full()
             || (peer.side == Side::Partner
-                && self.exchanges.live_of(scope) >= bounds.transactions_of_one());
+                && self.exchanges.live_of(scope) >= self.config.bounds.transactions_of_one());
         full.then_some(Refusal::Overload)
+    }
+
+    fn load(&self) -> Load {
+        let bounds = &self.config.bounds;
+        Load::of([
+            (self.exchanges.len(), bounds.transactions),
+            (self.exchanges.waiting, bounds.waiting),
+            (self.exchanges.waiting_bytes, bounds.waiting_bytes),
+        ])
+    }
+
+    /// Whether what is left is kept for others: dialogs that stand, and partners with an entry.
+    pub(super) fn crowded(
+        &self,
+        message: &Message,
+        peer: &Peer,
+        in_dialog: bool,
+    ) -> Option<Refusal> {
+        let load = self.load();
+        let ends = matches!(message.method(), Some(Method::Ack | Method::Bye | Method::Cancel));
+        if in_dialog || ends || load.admits(Wants::NewOfDiscovered) {
+            return None;
+        }
+        let discovered = peer.side == Side::Partner && {
+            let from = message.from().ok().and_then(|from| sip_domain(&from.uri));
+            let entry = from.and_then(|from| self.policy.partner(&from).ok());
+            // Whoever is not known is no better than who can be discovered.
+            entry.is_none_or(|entry| entry.kind == PartnerKind::DiscoveredDomain)
+        };
+        let wants = if discovered { Wants::NewOfDiscovered } else { Wants::New };
+        (!load.admits(wants)).then_some(Refusal::Overload)
+    }
+
+    fn time(&self, now: Instant) -> Time {
+        Time { now, unix: self.keys.unix(now) }
     }
 
     /// A request from outside was admitted: whether it goes on. Only discovered partners are
@@ -54,15 +103,15 @@ impl Proxy {
         if request.method() == Some(Method::Ack) {
             return Ok(());
         }
-        let source = exchange.from_peer.remote.ip();
         let uri = request.request_uri().and_then(Result::ok);
         let called = uri.and_then(|uri| Some((uri.user(), sip_domain(&uri)?)));
         let Some((user, ours)) = called else { return Ok(()) };
         let user = UserName::new(user, &ours);
-        let settings = self.policy.throttle();
-        let (ruling, change) =
-            self.meter.throttle.request(now, settings, &entry.domain, source, &user);
-        watched(change, &entry.domain, source, out);
+        let sender = Sender { domain: &entry.domain, source: exchange.from_peer.remote.ip() };
+        let (time, settings) = (self.time(now), self.policy.throttle());
+        let names = &exchange.from_peer.names;
+        let (ruling, news) = self.meter.throttle.request(time, settings, sender, names, &user);
+        self.meter.watched(now, news, sender, out);
         match ruling {
             Ruling::Pass => Ok(()),
             Ruling::Slow => Err(Refusal::Throttled),
@@ -85,29 +134,154 @@ impl Proxy {
         if entry.kind != PartnerKind::DiscoveredDomain {
             return;
         }
-        let source = exchange.from_peer.remote.ip();
-        let settings = self.policy.throttle();
-        let change = self.meter.throttle.outcome(now, settings, &entry.domain, source, status);
-        watched(change, &entry.domain, source, out);
+        let sender = Sender { domain: &entry.domain, source: exchange.from_peer.remote.ip() };
+        let request = exchange.request.as_ref();
+        let method = request.and_then(Message::method);
+        let method = method.map_or("", |method| method.as_str());
+        let uri = request.and_then(|request| request.request_uri()?.ok());
+        let called = uri.and_then(|uri| Some((uri.user(), sip_domain(&uri)?)));
+        let user = called.as_ref().map(|(user, ours)| UserName::new(*user, ours));
+        let (time, settings) = (self.time(now), self.policy.throttle());
+        let throttle = &mut self.meter.throttle;
+        let news = throttle.outcome(time, settings, sender, method, user.as_ref(), status);
+        self.meter.watched(now, news, sender, out);
+    }
+
+    /// A response on its way through: from whom, or for whom.
+    pub(super) fn note_response(&mut self, now: Instant, id: u64) {
+        let Some(exchange) = self.exchanges.get(id) else { return };
+        if let Some(partner) = &exchange.partner {
+            self.meter.ledger.passed(self.keys.unix(now), partner, !exchange.inbound);
+        }
+    }
+
+    /// A request on its way through.
+    pub(super) fn note_request(&mut self, now: Instant, partner: &Domain, inward: bool) {
+        self.meter.ledger.passed(self.keys.unix(now), partner, inward);
+    }
+
+    /// A request that was refused.
+    pub(super) fn note_refused(&mut self, domain: &Domain, peer: &Peer, why: Refusal, what: &str) {
+        let (remote, detail) = (peer.remote, what.to_owned());
+        let at = self.meter.latest.map_or(0, |now| self.keys.unix(now));
+        self.meter.ledger.refused(domain, RefusalSeen { at, reason: why, remote, detail });
     }
 
     /// Does what is due.
-    pub(super) fn meter_due(&mut self, _now: Instant, _out: &mut Vec<Output>) {}
+    pub(super) fn meter_due(&mut self, now: Instant, out: &mut Vec<Output>) {
+        let (due, later) = self.meter.closing.drain(..).partition(|(at, ..)| *at <= now);
+        self.meter.closing = later;
+        let due: Vec<(Instant, Domain, IpAddr)> = due;
+        for (_, domain, source) in due {
+            for id in self.offenders_connections(now, &domain, source) {
+                self.close(now, id, Refusal::WatchListed, out);
+            }
+        }
+    }
+
+    /// Connections from an offender's prefix, or that proved its domain, and over which nobody
+    /// speaks but who is listed.
+    fn offenders_connections(
+        &self,
+        now: Instant,
+        domain: &Domain,
+        source: IpAddr,
+    ) -> Vec<ConnectionId> {
+        let prefix = source_prefix(source);
+        let partners =
+            self.connections.iter().filter(|(_, connection)| connection.peer.side == Side::Partner);
+        let offends = |id: ConnectionId, remote: IpAddr| {
+            let mut proved = self.connections.proved(id).peekable();
+            let about = prefix.contains(&remote.to_canonical())
+                || self.connections.proved(id).any(|proved| proved == domain);
+            about
+                && proved.peek().is_some()
+                && proved.all(|key| {
+                    let entry = self.policy.by_key(key);
+                    entry.is_some_and(|entry| entry.kind == PartnerKind::DiscoveredDomain)
+                        && self.meter.throttle.listed(now, key, remote).is_some()
+                })
+        };
+        let found = partners.filter(|(id, c)| offends(*id, c.peer.remote.ip()));
+        found.map(|(id, _)| id).collect()
+    }
+
+    /// Forgets what is held against those who are partners in another way now.
+    pub(super) fn forgive_whoever_has_an_entry(&mut self) {
+        for domain in self.meter.throttle.domains() {
+            let entry = self.policy.partner(&domain);
+            if entry.is_ok_and(|entry| entry.kind != PartnerKind::DiscoveredDomain) {
+                self.meter.throttle.forgive(&domain, None);
+            }
+        }
+    }
+
+    /// Nothing is held against a domain any more, or against its senders from this prefix. Says how
+    /// many records there were that held it.
+    pub fn forgive(
+        &mut self,
+        domain: &Domain,
+        from: Option<&ipnet::IpNet>,
+        out: &mut Vec<Output>,
+    ) -> usize {
+        let forgiven = self.meter.throttle.forgive(domain, from);
+        let what = WatchChange::Forgiven;
+        let source = from.map_or(IpAddr::from([0, 0, 0, 0]), ipnet::IpNet::addr);
+        out.push(Output::Event(Event::Watch { domain: domain.clone(), source, what }));
+        forgiven
+    }
+
+    /// Senders that are remembered, of one domain or of all.
+    pub fn watch_report(&self, now: Instant, only: Option<&Domain>) -> Vec<Report> {
+        self.meter.throttle.report(now, self.policy.throttle(), only)
+    }
+
+    /// What passed and was refused of a domain.
+    pub fn traffic(&self, domain: &Domain) -> Option<&Traffic> {
+        self.meter.ledger.get(domain)
+    }
+
+    /// The watch list, for a file. `unix`: the wall clock.
+    pub fn save_watch_list(&self, now: Instant, unix: u64) -> Saved {
+        self.meter.throttle.save(now, unix)
+    }
+
+    /// Takes the watch list from a file, and tells who is listed: domain, prefix, until when.
+    pub fn restore_watch_list(
+        &mut self,
+        now: Instant,
+        unix: u64,
+        saved: Saved,
+    ) -> Vec<(Domain, IpAddr, Instant)> {
+        self.meter.throttle.restore(now, unix, self.policy.throttle(), saved);
+        self.forgive_whoever_has_an_entry();
+        self.meter.throttle.offenders(now)
+    }
+
+    /// The watch list is lost: for a report period whoever is discovered is suspicious.
+    pub fn distrust(&mut self, now: Instant) {
+        let until = now + self.policy.throttle().report_period;
+        self.meter.throttle.distrust_until(until);
+    }
 }
 
-/// Tells what changed.
-fn watched(
-    change: Option<ThrottleChange>,
-    domain: &crate::domain::Domain,
-    source: std::net::IpAddr,
-    out: &mut Vec<Output>,
-) {
-    let what = match change {
-        None => return,
-        Some(ThrottleChange::Suspicious) => WatchChange::Suspicious,
-        Some(ThrottleChange::Listed(time)) => {
-            WatchChange::Listed { seconds: Duration::as_secs(&time) }
+impl Meter {
+    /// Tells what is new.
+    fn watched(&mut self, now: Instant, news: News, sender: Sender<'_>, out: &mut Vec<Output>) {
+        let (domain, source) = (sender.domain.clone(), sender.source);
+        let what = match news.change {
+            None => None,
+            Some(ThrottleChange::Suspicious) => Some(WatchChange::Suspicious),
+            Some(ThrottleChange::Listed(time)) => {
+                Some(WatchChange::Listed { seconds: time.as_secs() })
+            }
+        };
+        if let Some(what) = what {
+            out.push(Output::Event(Event::Watch { domain: domain.clone(), source, what }));
         }
-    };
-    out.push(Output::Event(Event::Watch { domain: domain.clone(), source, what }));
+        if let Some(until) = news.offender {
+            self.closing.push((now + LAST_ANSWER, domain.clone(), source));
+            out.push(Output::Event(Event::Offender { domain, source, until }));
+        }
+    }
 }

@@ -31,6 +31,7 @@ mod late;
 mod lookups;
 mod meter;
 mod neighbours;
+mod overload;
 mod preflight;
 mod probe;
 #[expect(clippy::module_inception, reason = "the type that the module is named for")]
@@ -47,6 +48,7 @@ mod target;
 mod tests;
 mod timers;
 mod token;
+mod traffic;
 mod trust_headers;
 
 pub use counters::Counters;
@@ -54,3 +56,4 @@ pub use io::*;
 pub use proxy::{ConnectionStatus, Proxy};
 pub use settings::{Bounds, ProxyConfig};
 pub use target::{DestinationStatus, TargetStatus};
+pub use traffic::{RefusalSeen, Traffic};

@@ -76,6 +76,7 @@ impl Proxy {
 
     /// Takes an input.
     pub fn handle(&mut self, now: Instant, input: Input, out: &mut Vec<Output>) {
+        self.meter.latest = Some(now);
         match input {
             Input::Opened { connection, peer, attempt } => {
                 self.opened(now, connection, peer, attempt, out);
@@ -116,6 +117,7 @@ impl Proxy {
 
     /// Does what is due.
     pub fn on_timeout(&mut self, now: Instant, out: &mut Vec<Output>) {
+        self.meter.latest = Some(now);
         while let Some(id) = self.exchanges.pop_due(now) {
             self.on_timer(now, id, out);
             self.exchanges.rearm(id);
@@ -181,6 +183,7 @@ impl Proxy {
                 self.close(now, id, Refusal::DomainBlocked, out);
             }
         }
+        self.forgive_whoever_has_an_entry();
         // What was found out about a partner is true as long as its entry is the same.
         self.connections.keep_proofs(|key| {
             let now_in_force = policy.by_key(key);
@@ -335,6 +338,9 @@ impl Proxy {
         out: &mut Vec<Output>,
     ) {
         self.counters.refuse(reason);
+        if let Some(domain) = &domain {
+            self.note_refused(domain, peer, reason, &detail);
+        }
         out.push(Output::Event(Event::Refused { reason, remote: peer.remote, domain, detail }));
     }
 

@@ -115,12 +115,15 @@ impl Proxy {
     ) -> Result<Option<Plan>, Refused> {
         let of = |answer: Answer| (answer, None);
         self.preflight(message, peer).map_err(of)?;
-        if let Some(reason) = self.overloaded(message, peer, scope) {
+        if let Some(reason) = self.overloaded(peer, scope) {
             return Err(of(reason.into()));
         }
         let path = self.path(now, message, peer.side).map_err(|reason| of(reason.into()))?;
         if path.token.is_none() && self.is_ping(message) {
             return Ok(None);
+        }
+        if let Some(reason) = self.crowded(message, peer, path.token.is_some()) {
+            return Err(of(reason.into()));
         }
         if message.max_forwards().ok().flatten() == Some(0) {
             return Err(of(Refusal::TooManyHops.into()));

@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 
-use super::{Peer, Refusal, ResolveError, Side, proxy::Proxy, trust_headers};
+use super::{Peer, Refusal, ResolveError, Side, overload, proxy::Proxy, trust_headers};
 use crate::{
     domain::Domain,
     sip::{HeaderName, Message, Received, build},
@@ -229,9 +229,13 @@ pub(super) fn answer(
     if answer.status > 100 && peer.side == Side::Inside {
         headers.push((trust_headers::TRUST, proxy.trust_values.generated()));
     }
-    let unsupported;
+    let (unsupported, retry_after);
     match answer.status {
-        503 => headers.push(("Retry-After", "10")),
+        503 => {
+            let key = request.text(HeaderName::CallId).unwrap_or_default();
+            retry_after = overload::retry_after(key.as_bytes()).to_string();
+            headers.push(("Retry-After", &retry_after));
+        }
         405 => headers.push(("Allow", ALLOW)),
         420 => {
             unsupported = required(request);

@@ -103,7 +103,12 @@ impl Proxy {
         let Some(status) = message.status() else { return };
         let Some(exchange) = self.exchanges.get(id) else { return };
         let Some(client) = exchange.client() else { return };
-        match (client.state, status) {
+        let state = client.state;
+        if status > 100 {
+            self.note_response(now, id);
+        }
+        let Some(exchange) = self.exchanges.get(id) else { return };
+        match (state, status) {
             (ClientState::Completed, 300..) if exchange.kind == Kind::Invite => {
                 // Our ACK was lost.
                 self.acknowledge(id, &message, out);

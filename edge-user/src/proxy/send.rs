@@ -125,7 +125,7 @@ impl Proxy {
             return self.conclude(now, id, Refusal::Malformed.into(), out);
         };
         out.push(Output::Send { connection, bytes: bytes.clone() });
-        self.note_forwarded(id, out);
+        self.note_forwarded(now, id, out);
         let reliable = peer.transport != Transport::Udp;
         let kind = self.exchanges.update(id, |exchange| {
             exchange.attempt += 1;
@@ -155,7 +155,7 @@ impl Proxy {
         }
     }
 
-    fn note_forwarded(&mut self, id: u64, out: &mut Vec<Output>) {
+    fn note_forwarded(&mut self, now: Instant, id: u64, out: &mut Vec<Output>) {
         let Some(exchange) = self.exchanges.get(id).filter(|exchange| exchange.attempt == 0) else {
             return;
         };
@@ -167,6 +167,7 @@ impl Proxy {
                 Some(name) => Cow::Borrowed(name),
                 None => Cow::Owned(method.as_str().to_owned()),
             };
+            self.note_request(now, &partner, inbound);
             out.push(Output::Event(Event::Forwarded { method, partner, inbound }));
         }
     }

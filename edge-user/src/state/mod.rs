@@ -10,6 +10,7 @@ mod about;
 mod disk;
 mod effective;
 mod versions;
+mod watch;
 
 #[cfg(test)]
 mod tests;
@@ -36,6 +37,7 @@ pub use effective::{Difference, DifferenceKind, Effective, effective};
 pub use versions::{
     Choice, MAX_VERSIONS, Moment, Pending, Version, VersionError, Versions, choose,
 };
+pub use watch::WatchFile;
 
 /// Runtime changes about domains are at most this many.
 pub const MAX_DOMAINS: usize = 20_000;

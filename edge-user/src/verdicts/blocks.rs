@@ -8,7 +8,8 @@ use std::{
 
 use super::{
     DomainReport, Input, MAX_ADDRESSES, MAX_SEEN, MAX_SUBDOMAINS, Output, Refused, SEEN_FOR,
-    START_WAIT, Why,
+    START_WAIT, WatchReport, Why,
+    offenders::Offenders,
     partners::{self, PartnerSet},
     protected::{Protected, Protection, Setting},
     watch::{Role, Watch, Watches},
@@ -58,6 +59,7 @@ pub struct DomainBlocks {
     /// At start: nothing is told before this time, unless all that is protected is known.
     wait_until: Option<Instant>,
     partners: PartnerSet,
+    offenders: Offenders,
     outputs: VecDeque<Output>,
 }
 
@@ -81,7 +83,19 @@ impl DomainBlocks {
                     self.protected.add(remote, Protection::Inside);
                 }
             }
-            Input::Offender { .. } => {}
+            Input::Offender { domain, source, until, expires_at } => {
+                // A partner with an entry is not watched.
+                if until > now
+                    && !self.allowed.contains_key(&domain)
+                    && self.offenders.add(&domain, source, until, expires_at)
+                {
+                    self.judge_offender(&domain);
+                }
+            }
+            Input::Forgiven { domain, source } => {
+                self.offenders.forgive(&domain, source.as_ref());
+                self.judge_offender(&domain);
+            }
             Input::Closed { connection } => self.closed(connection),
         }
         self.settle(now);
@@ -98,6 +112,9 @@ impl DomainBlocks {
             }
             self.judge(&domain);
         }
+        for domain in self.offenders.end(now) {
+            self.judge_offender(&domain);
+        }
         self.settle(now);
     }
 
@@ -110,7 +127,11 @@ impl DomainBlocks {
     pub fn next_timeout(&self) -> Option<Instant> {
         let seen = self.blocked.values().flat_map(|b| b.seen.iter().map(|(_, until)| *until)).min();
         let partners = self.partners.next_timeout();
-        [self.watches.next_timeout(), seen, self.wait_until, partners].into_iter().flatten().min()
+        let offenders = self.offenders.next_timeout();
+        [self.watches.next_timeout(), seen, self.wait_until, partners, offenders]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Tells everything again: the firewall could not do what it was told.
@@ -118,6 +139,7 @@ impl DomainBlocks {
         for blocked in self.blocked.values_mut() {
             blocked.told = None;
         }
+        self.offenders.tell_again();
         self.judge_all();
         self.partners.tell_again();
     }
@@ -147,6 +169,11 @@ impl DomainBlocks {
         self.blocked.iter().map(one).collect()
     }
 
+    /// How the watch list stands in the kernel, in the order of names.
+    pub fn watch_report(&self) -> Vec<WatchReport> {
+        self.offenders.report()
+    }
+
     fn set(&mut self, now: Instant, setting: Setting) {
         if self.setting.is_none() {
             self.wait_until = Some(now + START_WAIT);
@@ -173,6 +200,11 @@ impl DomainBlocks {
         for (connection, proved) in live {
             for (domain, remote) in proved {
                 self.proved(now, connection, domain, remote);
+            }
+        }
+        for domain in self.offenders.domains() {
+            if self.allowed.contains_key(&domain) {
+                self.offenders.forgive(&domain, None);
             }
         }
         self.judge_all();
@@ -410,6 +442,8 @@ impl DomainBlocks {
             let affected: Vec<Domain> =
                 self.blocked.iter().filter(|(_, b)| hit(b)).map(|(d, _)| d.clone()).collect();
             affected.iter().for_each(|domain| self.judge(domain));
+            let affected = self.offenders.touched_by(&touched);
+            affected.iter().for_each(|domain| self.judge_offender(domain));
         }
         self.tell_partners(now);
         for (question, relax_srv_domain) in self.watches.due(now) {
@@ -420,6 +454,14 @@ impl DomainBlocks {
     fn judge_all(&mut self) {
         let domains: Vec<Domain> = self.blocked.keys().cloned().collect();
         domains.iter().for_each(|domain| self.judge(domain));
+        self.offenders.domains().iter().for_each(|domain| self.judge_offender(domain));
+    }
+
+    fn judge_offender(&mut self, domain: &Domain) {
+        let Some(setting) = &self.setting else { return };
+        let quiet = self.wait_until.is_some();
+        let told = self.offenders.judge(domain, setting, &self.protected, quiet);
+        self.outputs.extend(told.map(Output::Apply));
     }
 
     /// What DNS says (or said last) about a blocked domain and the names seen below it.

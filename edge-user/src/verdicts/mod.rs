@@ -13,10 +13,13 @@
 //! out. It never resolves, and never blocks for more than a domain asked to be blocked.
 
 mod blocks;
+mod offenders;
 mod partners;
 mod protected;
 mod watch;
 
+#[cfg(test)]
+mod offender_tests;
 #[cfg(test)]
 mod partner_tests;
 #[cfg(test)]
@@ -24,9 +27,10 @@ mod tests;
 
 use std::{
     net::IpAddr,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
+use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 
 use crate::{
@@ -43,6 +47,8 @@ pub use protected::{Protection, Setting};
 
 /// Addresses blocked for one domain.
 pub const MAX_ADDRESSES: usize = 64;
+/// Blocks of discovered partners on the watch list, in all.
+pub const MAX_WATCHED: usize = 4096;
 /// Names below a blocked domain that are looked up once they were seen in a certificate.
 pub const MAX_SUBDOMAINS: usize = 16;
 /// Addresses remembered from certificates, for one domain.
@@ -92,15 +98,24 @@ pub enum Input {
         /// The address.
         remote: IpAddr,
     },
-    /// A discovered partner sent so much from this address that it is refused until then. Nothing
-    /// is done with it yet.
+    /// A discovered partner on the watch list sent from this address, over a connection that its
+    /// certificate proved.
     Offender {
         /// Its domain.
         domain: Domain,
         /// The address.
         source: IpAddr,
-        /// Until when.
+        /// Until when it is listed.
         until: Instant,
+        /// The same by the wall clock.
+        expires_at: SystemTime,
+    },
+    /// A domain is taken from the watch list, or what came from this prefix.
+    Forgiven {
+        /// The domain.
+        domain: Domain,
+        /// The prefix; without it all.
+        source: Option<IpNet>,
     },
     /// A connection is gone.
     Closed {
@@ -154,12 +169,35 @@ pub enum Why {
     /// The domain has its full number of blocks.
     #[error("more than {MAX_ADDRESSES} addresses")]
     Limit,
+    /// Too many blocks of watched partners.
+    #[error("more than {MAX_WATCHED} blocks of the watch list")]
+    Full,
 }
 
 impl Serialize for Why {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
+}
+
+/// How a discovered partner on the watch list stands in the kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct WatchReport {
+    /// The domain.
+    pub domain: Domain,
+    /// Blocked prefixes.
+    pub blocked: Vec<IpNet>,
+    /// Prefixes that the proxy alone refuses.
+    pub refused: Vec<RefusedPrefix>,
+}
+
+/// A prefix of a listed partner that is not blocked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RefusedPrefix {
+    /// The prefix.
+    pub prefix: IpNet,
+    /// Why not.
+    pub why: Why,
 }
 
 /// An address of a blocked domain that is not blocked.

@@ -120,6 +120,24 @@ impl Protected {
             .or_else(|| self.fixed.iter().find(|(net, _)| net.contains(&address)).map(|(_, p)| p))
     }
 
+    /// Who uses an address in this prefix, but for a domain's own connections.
+    pub fn find_in(&self, prefix: &IpNet, but: &Domain) -> Option<Protection> {
+        let own = Protection::LivePartner(but.clone());
+        let first = |holders: &BTreeMap<Protection, usize>| -> Option<Protection> {
+            holders.keys().find(|protection| **protection != own).cloned()
+        };
+        let counted = match prefix.prefix_len() == prefix.max_prefix_len() {
+            true => self.addresses.get(&prefix.addr()).and_then(first),
+            false => {
+                let within = self.addresses.iter().filter(|(address, _)| prefix.contains(*address));
+                within.filter_map(|(_, holders)| first(holders)).min()
+            }
+        };
+        let meets = |net: &IpNet| net.contains(prefix) || prefix.contains(net);
+        let fixed = || self.fixed.iter().find(|(net, _)| meets(net)).map(|(_, p)| p.clone());
+        counted.or_else(fixed)
+    }
+
     pub fn take_touched(&mut self) -> HashSet<IpAddr> {
         std::mem::take(&mut self.touched)
     }

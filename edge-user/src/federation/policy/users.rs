@@ -24,6 +24,15 @@ impl<'a> UserName<'a> {
     }
 }
 
+impl std::fmt::Display for UserName<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.name {
+            Some(name) => write!(f, "{name}@{}", self.domain),
+            None => write!(f, "{}", self.domain),
+        }
+    }
+}
+
 /// The user part in one spelling.
 fn plain(user: &str) -> Cow<'_, str> {
     let user = user.split(';').next().unwrap_or(user);

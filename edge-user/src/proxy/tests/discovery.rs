@@ -136,6 +136,11 @@ fn a_discovered_partner_is_slowed_watched_and_listed_an_allowed_one_is_not() {
             matches!(event, Event::Watch { what: WatchChange::Listed { seconds: 600 }, .. })
         };
         assert!(world.edges[CONTOSO].events.iter().any(listed));
+        // Its address is told once, and its connection is closed after the last answer.
+        let offender = |event: &&Event| matches!(event, Event::Offender { source, .. } if source.to_string() == "203.0.113.40");
+        assert_eq!(world.edges[CONTOSO].events.iter().filter(offender).count(), 1);
+        world.pass(std::time::Duration::from_secs(1));
+        assert!(world.edges[CONTOSO].proxy.connections.get(at).is_none());
         // A new certificate of the same domain changes nothing.
         let other = world.partner(CONTOSO, "203.0.113.40:6000", &["p.example", "x.p.example"]);
         let request = Req::new("MESSAGE", "p.example", "contoso.example").branch("other");

@@ -1,0 +1,165 @@
+//! The watch list of the daemon: kept on disk, shown, and forgiven.
+
+use std::{
+    net::IpAddr,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use ipnet::IpNet;
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+use tracing::{error, warn};
+
+use super::{Daemon, unix_seconds};
+use crate::{
+    domain::Domain,
+    federation::{Report, Standing},
+    proxy::{Event, Proxy},
+    state::WatchFile,
+    verdicts::{Input, WatchReport},
+};
+
+/// What changes together is written together.
+const PAUSE: Duration = Duration::from_millis(200);
+/// How often evidence is written that changed without a change of the list.
+const EVIDENCE: Duration = Duration::from_secs(60);
+
+/// Where the watch list is kept.
+#[derive(Debug)]
+pub(super) struct Watching {
+    file: Mutex<WatchFile>,
+    changed: Arc<Notify>,
+}
+
+/// Says that the list changed.
+#[derive(Clone, Debug)]
+pub(super) struct WatchBell(Arc<Notify>);
+
+impl WatchBell {
+    /// Looks at an event.
+    pub fn event(&self, event: &Event) {
+        if matches!(event, Event::Watch { .. } | Event::Offender { .. }) {
+            self.0.notify_one();
+        }
+    }
+}
+
+impl Watching {
+    /// Reads the list into the proxy; gives what the blocks must know, and alarms. When the list
+    /// is lost, whoever is discovered is suspicious for a while: an attacker who was listed is no
+    /// better off for it.
+    pub fn start(folder: &Path, proxy: &mut Proxy) -> (Self, Vec<Input>, Vec<String>) {
+        let now = Instant::now();
+        let (file, saved, alarms) = WatchFile::open(folder);
+        let alarms: Vec<String> = alarms
+            .iter()
+            .map(|alarm| {
+                format!("{alarm}; until a report period has passed every discovered partner is slowed down")
+            })
+            .collect();
+        for alarm in &alarms {
+            error!(alarm, "ALARM");
+        }
+        if !alarms.is_empty() {
+            proxy.distrust(now);
+        }
+        let offenders = proxy.restore_watch_list(now, unix_seconds(), saved);
+        let inputs =
+            offenders.into_iter().map(|(domain, source, until)| offender(domain, source, until));
+        (Self { file: Mutex::new(file), changed: Arc::default() }, inputs.collect(), alarms)
+    }
+
+    /// The list may have changed without an event: the policy did.
+    pub fn ring(&self) {
+        self.changed.notify_one();
+    }
+
+    pub fn bell(&self) -> WatchBell {
+        WatchBell(Arc::clone(&self.changed))
+    }
+}
+
+/// For the blocks, which end by the wall clock.
+pub(super) fn offender(domain: Domain, source: IpAddr, until: Instant) -> Input {
+    let left = until.saturating_duration_since(Instant::now());
+    Input::Offender { domain, source, until, expires_at: SystemTime::now() + left }
+}
+
+impl Daemon {
+    /// Writes the watch list whenever it changes.
+    pub(super) async fn keep_watch_list(self: Arc<Self>) {
+        loop {
+            tokio::select! {
+                () = self.watching.changed.notified() => tokio::time::sleep(PAUSE).await,
+                () = tokio::time::sleep(EVIDENCE) => {}
+            }
+            self.save_watch_list();
+        }
+    }
+
+    /// Waits for the disk.
+    pub(super) fn save_watch_list(&self) {
+        let unix = unix_seconds();
+        let list = self.shell.with_core(|core, now, _| core.proxy.save_watch_list(now, unix));
+        let written = tokio::task::block_in_place(|| {
+            self.watching.file.lock().unwrap_or_else(PoisonError::into_inner).write(list)
+        });
+        if let Err(error) = written {
+            warn!(%error, "the watch list was not kept");
+        }
+    }
+
+    /// Nothing is held against a domain any more, or against what came from a prefix.
+    pub(super) async fn forgive(
+        &self,
+        domain: Domain,
+        source: Option<IpNet>,
+    ) -> Result<Value, String> {
+        let _one = self.change.lock().await;
+        let forgiven =
+            self.shell.with_core(|core, _, out| core.proxy.forgive(&domain, source.as_ref(), out));
+        self.blocks.forgive(domain.clone(), source).await?;
+        self.save_watch_list();
+        let rows = self.watch_rows(Some(&domain)).await;
+        Ok(json!({ "forgiven": forgiven, "watch": rows }))
+    }
+
+    /// Senders that are remembered, with how they stand in the kernel.
+    pub(super) async fn watch_rows(&self, only: Option<&Domain>) -> Vec<Value> {
+        let now = Instant::now();
+        let reports = self.shell.with_core(|core, now, _| core.proxy.watch_report(now, only));
+        let blocks = self.blocks.watch_report().await;
+        let unix = unix_seconds();
+        reports.iter().map(|report| row(report, &blocks, now, unix)).collect()
+    }
+
+    /// Those of them against whom something is held.
+    pub(super) async fn watch_list(&self) -> Vec<Value> {
+        let mut rows = self.watch_rows(None).await;
+        rows.retain(|row| row["standing"] != Standing::Standard.name());
+        rows
+    }
+}
+
+fn row(report: &Report, blocks: &[WatchReport], now: Instant, unix: u64) -> Value {
+    let of = blocks.iter().find(|block| block.domain == report.domain);
+    let blocked = of.is_some_and(|of| report.source.is_some_and(|net| of.blocked.contains(&net)));
+    let why = of.and_then(|of| {
+        let refused = of.refused.iter().find(|refused| Some(refused.prefix) == report.source)?;
+        Some(refused.why.to_string())
+    });
+    let left = report.until.map(|until| until.saturating_duration_since(now).as_secs());
+    json!({
+        "domain": report.domain,
+        "source": report.source,
+        "standing": report.standing.name(),
+        "until": left.map(|left| unix + left),
+        "held_as": report.held_as,
+        "times_listed": report.times_listed,
+        "blocked_in_kernel": blocked,
+        "not_blocked": why,
+        "evidence": report.evidence,
+    })
+}
