@@ -18,8 +18,8 @@ pub enum Protection {
     /// An allowed partner, as DNS says.
     #[error("also an edge of allowed partner {0}")]
     Partner(Domain),
-    /// An allowed partner, proven on a live connection.
-    #[error("allowed partner {0} is connected from there")]
+    /// A partner, proven on a live connection.
+    #[error("partner {0} is connected from there")]
     LivePartner(Domain),
     /// One of our next hops.
     #[error("also a next hop of ours")]
