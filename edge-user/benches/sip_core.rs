@@ -194,6 +194,8 @@ impl World {
             ],
             identities: Vec::new(),
             next_hops: vec![hop],
+            routed_only: 0,
+            routes: vec![],
             probe: None,
             bounds: Bounds::default(),
             token_secret: [7; 32],

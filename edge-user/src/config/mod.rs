@@ -36,6 +36,8 @@ mod federation_cases;
 #[cfg(test)]
 mod identity_tests;
 #[cfg(test)]
+mod routing_cases;
+#[cfg(test)]
 mod test_cases;
 #[cfg(test)]
 mod tests;

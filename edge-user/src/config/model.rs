@@ -203,6 +203,25 @@ pub struct InsideRouting {
     /// How often each next hop is asked whether it lives (OPTIONS); `None`: never, nor is whoever
     /// failed.
     pub probe: Option<Duration>,
+    /// Domains of ours with next hops of their own. No domain twice.
+    pub routes: Vec<InsideRoute>,
+}
+
+/// Domains of ours, and where requests for them go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InsideRoute {
+    /// The domains.
+    pub domains: Vec<Domain>,
+    /// In the order in which to try.
+    pub next_hops: Vec<NextHop>,
+}
+
+impl Inside {
+    /// Every next hop, for whatever domain.
+    pub fn all_next_hops(&self) -> impl Iterator<Item = &NextHop> {
+        let routed = self.routing.routes.iter().flat_map(|route| &route.next_hops);
+        self.next_hops.iter().chain(routed)
+    }
 }
 
 /// A server of ours that may send to the internal listener.
@@ -215,14 +234,15 @@ pub enum InsideServer {
 }
 
 /// A server of ours that takes requests from outside:
-/// `sip:director.contoso.example:5061;transport=tls`.
+/// `sip:director.contoso.example:5061;transport=tls`, or several by their SRV record:
+/// `srv:_sips._tcp.pool.contoso.example`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct NextHop {
     /// A name (resolved in DNS, expected in the certificate) or an address.
     pub host: Host,
-    /// Port; 5061 for TLS and 5060 else, when not given.
+    /// Port; 5061 for TLS and 5060 else, when not given; with an SRV record, that says.
     pub port: u16,
-    /// TLS when not given.
+    /// TLS when not given; with an SRV record, what its name says.
     pub transport: Transport,
 }
 
@@ -233,6 +253,13 @@ pub enum Host {
     Name(Domain),
     /// An address.
     Address(IpAddr),
+    /// What this SRV record names.
+    Srv {
+        /// `_sips._tcp` or another.
+        service: Box<str>,
+        /// Where it stands.
+        domain: Domain,
+    },
 }
 
 /// Who may federate.

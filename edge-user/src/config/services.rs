@@ -237,7 +237,8 @@ pub(super) fn inside(
     let servers = section.parsed_list("servers", values::inside_server);
     check_servers(&section, &listen, &servers);
     let next_hops = section.parsed_list("next_hops", values::next_hop);
-    check_next_hops(&section, edge, access, &listen, &next_hops);
+    let check = |hops: &[Spanned<NextHop>]| check_next_hops(&section, edge, access, &listen, hops);
+    check(&next_hops);
     for key in ["listen", "servers", "next_hops"] {
         if section.is_empty(key) {
             section.sink.error(
@@ -249,10 +250,11 @@ pub(super) fn inside(
     }
     let (tls, own) = inside_files(&section, base, access);
     let rates = rates::rates(&section, true);
-    let routing = inside_routes::routing(&section);
+    let routing = inside_routes::routing(&section, edge, check);
     let line = Line(section.sink.line(&section.span));
     let wants_tls = listen.iter().any(|l| l.get_ref().0 == Transport::Tls)
-        || next_hops.iter().any(|n| n.get_ref().transport == Transport::Tls);
+        || next_hops.iter().any(|n| n.get_ref().transport == Transport::Tls)
+        || routing.routes.iter().flat_map(|r| &r.next_hops).any(|n| n.transport == Transport::Tls);
     section.finish();
     let plain = |items: Vec<Spanned<_>>| items.into_iter().map(Spanned::into_inner).collect();
     let inside = Inside {
@@ -348,6 +350,7 @@ fn check_next_hops(
         let ours = match &hop.host {
             Host::Name(name) => edge.fqdn.as_ref().is_some_and(|fqdn| fqdn.get_ref() == name),
             Host::Address(address) => own.contains(&SocketAddr::new(*address, hop.port)),
+            Host::Srv { .. } => false,
         };
         if ours {
             section.sink.error(

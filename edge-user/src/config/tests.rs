@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::{
     federation_cases::{FEDERATION_ERRORS, FEDERATION_WARNINGS},
+    routing_cases::ROUTING_ERRORS,
     test_cases::{Case, ERRORS, WARNINGS},
     tests_support::{Folder, example, good_files, with_every_setting},
     *,
@@ -137,6 +138,7 @@ fn every_error_is_found_at_its_place_with_its_mend() {
     let faults: Vec<String> = ERRORS
         .iter()
         .chain(FEDERATION_ERRORS)
+        .chain(ROUTING_ERRORS)
         .filter_map(|case| fault(&folder, case, "error").err())
         .collect();
     assert!(faults.is_empty(), "{}", faults.join("\n"));
@@ -219,6 +221,10 @@ fn a_finding_shows_line_column_mend_and_a_caret() {
 fn next_hops_are_read_in_every_form() {
     let host = |text: &str| Host::Name(text.parse().unwrap());
     let address = |text: &str| Host::Address(text.parse().unwrap());
+    let srv = |service: &str| Host::Srv {
+        service: service.into(),
+        domain: "p.contoso.example".parse().unwrap(),
+    };
     let cases: &[(&str, Host, u16, Transport)] = &[
         ("sip:d.contoso.example", host("d.contoso.example"), 5061, Transport::Tls),
         ("sip:d.contoso.example;transport=tcp", host("d.contoso.example"), 5060, Transport::Tcp),
@@ -226,6 +232,15 @@ fn next_hops_are_read_in_every_form() {
         ("sip:10.0.0.9:5080;transport=tls", address("10.0.0.9"), 5080, Transport::Tls),
         ("sip:[fd00::9];transport=tcp", address("fd00::9"), 5060, Transport::Tcp),
         ("sip:[fd00::9]:5081;transport=tls", address("fd00::9"), 5081, Transport::Tls),
+        ("srv:_sips._tcp.p.contoso.example", srv("_sips._tcp"), 5061, Transport::Tls),
+        (
+            "srv:_sipinternaltls._tcp.p.contoso.example",
+            srv("_sipinternaltls._tcp"),
+            5061,
+            Transport::Tls,
+        ),
+        ("srv:_sip._tcp.p.contoso.example", srv("_sip._tcp"), 5060, Transport::Tcp),
+        ("srv:_sip._udp.p.contoso.example", srv("_sip._udp"), 5060, Transport::Udp),
     ];
     for (text, host, port, transport) in cases {
         let expected = NextHop { host: host.clone(), port: *port, transport: *transport };

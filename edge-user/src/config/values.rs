@@ -162,6 +162,9 @@ pub(super) fn inside_server(text: &str) -> Result<InsideServer, Fault> {
 /// `sip:host[:port][;transport=tls|tcp|udp]` (RFC 3261 section 19.1, the part that a next hop
 /// needs; no user, no other parameter).
 pub(super) fn next_hop(text: &str) -> Result<NextHop, Fault> {
+    if let Some(name) = text.strip_prefix("srv:") {
+        return srv_next_hop(text, name);
+    }
     let fault = |what: &str| {
         Fault::new(
             format!("{} is no next hop: {what}", quoted(text)),
@@ -193,6 +196,30 @@ pub(super) fn next_hop(text: &str) -> Result<NextHop, Fault> {
         Host::Name(domain(host)?)
     };
     Ok(NextHop { host, port, transport })
+}
+
+/// `srv:_sips._tcp.pool.contoso.example`: the name says the transport.
+fn srv_next_hop(text: &str, name: &str) -> Result<NextHop, Fault> {
+    let fault = |what: &str| {
+        Fault::new(
+            format!("{} is no next hop: {what}", quoted(text)),
+            "write \"srv:_sips._tcp.pool.contoso.example\"; _sip._tcp and _sip._udp go too",
+        )
+    };
+    let mut labels = name.splitn(3, '.');
+    let (Some(service), Some(protocol), Some(rest)) = (labels.next(), labels.next(), labels.next())
+    else {
+        return Err(fault("an SRV record's name begins with a service and a protocol"));
+    };
+    let transport = match (service, protocol) {
+        ("_sips" | "_sipinternaltls", "_tcp") => Transport::Tls,
+        ("_sip" | "_sipinternal", "_tcp") => Transport::Tcp,
+        ("_sip", "_udp") => Transport::Udp,
+        _ => return Err(fault("this service over this protocol is not known")),
+    };
+    let service = format!("{service}.{protocol}").into();
+    let host = Host::Srv { service, domain: domain(rest)? };
+    Ok(NextHop { host, port: default_port(transport), transport })
 }
 
 fn split_port(text: &str) -> Option<(&str, Option<&str>)> {

@@ -14,6 +14,7 @@ use super::{Daemon, watch::offender};
 use crate::{
     config::{Config, Federation},
     domain::Domain,
+    federation::Lookup,
     firewall::{FirewallHandle, Intent},
     net::{Core, dns::Resolver, own_addresses},
     proxy::{self, Event, Proxy, Side},
@@ -314,8 +315,9 @@ impl BlockTask {
             match output {
                 Output::Query { question, relax_srv_domain } => {
                     let (resolver, handle) = (Arc::clone(&self.resolver), self.handle.clone());
+                    let lookup = Lookup { relax: relax_srv_domain, ..Lookup::default() };
                     tokio::spawn(async move {
-                        let result = resolver.resolve(&question, relax_srv_domain).await;
+                        let result = resolver.resolve(&question, lookup).await;
                         if let Some(handle) = handle.upgrade() {
                             let input = Input::Resolved { question, result };
                             let _ = handle.send(Command::Input(input)).await;

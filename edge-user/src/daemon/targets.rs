@@ -46,6 +46,7 @@ impl Daemon {
 fn name(hop: &NextHop) -> String {
     match &hop.host {
         Host::Name(name) => format!("{name}:{}", hop.port),
+        Host::Srv { service, domain } => format!("{service}.{domain}"),
         Host::Address(address) => std::net::SocketAddr::new(*address, hop.port).to_string(),
     }
 }

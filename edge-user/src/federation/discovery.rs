@@ -3,11 +3,12 @@
 //! Pure: records and addresses go in, an ordered list of edges comes out. The answer is written by
 //! a stranger: it is cut to a size, and leads to nothing that is ours or not global unicast.
 
-use std::{net::IpAddr, time::Duration};
+use std::{cmp::Reverse, net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
 
 use crate::{
+    config::SrvOrder,
     domain::Domain,
     federation::usable,
     proxy::{ResolveError, ResolvedHost},
@@ -65,6 +66,7 @@ pub fn edges(
     domain: &Domain,
     records: Vec<SrvRecord>,
     relax_srv_domain: bool,
+    by: SrvOrder,
     seed: u64,
 ) -> Result<Vec<Edge>, ResolveError> {
     if records.is_empty() {
@@ -89,7 +91,13 @@ pub fn edges(
     if kept.is_empty() {
         return Err(if foreign { ResolveError::ForeignTarget } else { ResolveError::NotFound });
     }
-    let mut edges = order(kept, seed);
+    let mut edges = match by {
+        SrvOrder::Weighted => order(kept, seed),
+        SrvOrder::HighestWeight => {
+            kept.sort_by_key(|(priority, weight, _)| (*priority, Reverse(*weight)));
+            kept.into_iter().map(|(.., edge)| edge).collect()
+        }
+    };
     edges.truncate(MAX_TARGETS);
     Ok(edges)
 }
@@ -180,6 +188,7 @@ fn worse(one: ResolveError, other: ResolveError) -> ResolveError {
         ResolveError::NoService => 2,
         ResolveError::ForeignTarget => 3,
         ResolveError::ForbiddenAddress => 4,
+        ResolveError::NotSecure => 5,
     };
     if rank(other) > rank(one) { other } else { one }
 }
@@ -255,7 +264,7 @@ mod tests {
             ),
         ];
         for (why, records, relax, expected) in rows {
-            let got = edges(&domain("fabrikam.com"), records, relax, 7);
+            let got = edges(&domain("fabrikam.com"), records, relax, SrvOrder::Weighted, 7);
             let expected = expected.map(|hosts| hosts.iter().map(|h| h.to_string()).collect());
             assert_eq!(hosts_of(&got), expected, "{why}");
         }
@@ -265,7 +274,7 @@ mod tests {
     fn lower_priorities_come_first_whatever_the_weights() {
         let records = vec![srv(20, 900, 1, "c.a.b"), srv(10, 0, 1, "b.a.b"), srv(0, 1, 1, "a.a.b")];
         for seed in 0..50 {
-            let got = edges(&domain("a.b"), records.clone(), false, seed);
+            let got = edges(&domain("a.b"), records.clone(), false, SrvOrder::Weighted, seed);
             assert_eq!(hosts_of(&got).unwrap(), ["a.a.b:1", "b.a.b:1", "c.a.b:1"], "{seed}");
         }
     }
@@ -273,9 +282,15 @@ mod tests {
     #[test]
     fn one_seed_gives_one_order() {
         let records: Vec<_> = (0..8).map(|i| srv(0, i, 1, &format!("h{i}.a.b"))).collect();
-        let one = edges(&domain("a.b"), records.clone(), false, 42);
-        assert_eq!(one, edges(&domain("a.b"), records.clone(), false, 42));
-        assert!((0..20).any(|seed| edges(&domain("a.b"), records.clone(), false, seed) != one));
+        let one = edges(&domain("a.b"), records.clone(), false, SrvOrder::Weighted, 42);
+        assert_eq!(one, edges(&domain("a.b"), records.clone(), false, SrvOrder::Weighted, 42));
+        assert!((0..20).any(|seed| edges(
+            &domain("a.b"),
+            records.clone(),
+            false,
+            SrvOrder::Weighted,
+            seed
+        ) != one));
     }
 
     #[test]
@@ -283,8 +298,14 @@ mod tests {
         let records = vec![srv(0, 60, 1, "a.a.b"), srv(0, 20, 1, "b.a.b"), srv(0, 20, 1, "c.a.b")];
         let mut first = std::collections::HashMap::<String, u32>::new();
         for seed in 0..10_000 {
-            let got =
-                hosts_of(&edges(&domain("a.b"), records.clone(), false, seed * 7919)).unwrap();
+            let got = hosts_of(&edges(
+                &domain("a.b"),
+                records.clone(),
+                false,
+                SrvOrder::Weighted,
+                seed * 7919,
+            ))
+            .unwrap();
             *first.entry(got[0].clone()).or_default() += 1;
         }
         // 60 %, 20 %, 20 %, give or take 3 %.
@@ -299,7 +320,13 @@ mod tests {
         let records = vec![srv(0, 0, 1, "zero.a.b"), srv(0, 100, 1, "heavy.a.b")];
         let zero_first = (0..1000_u64)
             .filter(|seed| {
-                let got = edges(&domain("a.b"), records.clone(), false, seed * 104_729);
+                let got = edges(
+                    &domain("a.b"),
+                    records.clone(),
+                    false,
+                    SrvOrder::Weighted,
+                    seed * 104_729,
+                );
                 hosts_of(&got).unwrap()[0] == "zero.a.b:1"
             })
             .count();
@@ -307,10 +334,26 @@ mod tests {
     }
 
     #[test]
+    fn with_highest_weight_the_order_is_always_the_same() {
+        let records = vec![
+            srv(10, 500, 1, "late.a.b"),
+            srv(0, 1, 1, "light.a.b"),
+            srv(0, 9, 1, "heavy.a.b"),
+            srv(0, 5, 1, "middle.a.b"),
+        ];
+        for seed in 0..50 {
+            let records = records.clone();
+            let got = edges(&domain("a.b"), records, false, SrvOrder::HighestWeight, seed);
+            let expected = ["heavy.a.b:1", "middle.a.b:1", "light.a.b:1", "late.a.b:1"];
+            assert_eq!(hosts_of(&got).unwrap(), expected, "{seed}");
+        }
+    }
+
+    #[test]
     fn a_flood_of_records_is_cut() {
         let records: Vec<_> =
             (0..5000).map(|i| srv(i, 0, 5061, &format!("h{i}.fabrikam.com"))).collect();
-        let got = edges(&domain("fabrikam.com"), records, false, 1).unwrap();
+        let got = edges(&domain("fabrikam.com"), records, false, SrvOrder::Weighted, 1).unwrap();
         assert_eq!(got.len(), MAX_TARGETS);
         assert_eq!(got[0].host.as_str(), "h0.fabrikam.com");
     }

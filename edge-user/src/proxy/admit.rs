@@ -14,8 +14,8 @@ use crate::{
     config::Verification,
     domain::Domain,
     federation::{
-        CertificateNames, Direction, Partner, PartnerKind, Policy, UserName, may_be_srv_target,
-        media, proves_partner,
+        CertificateNames, Direction, Lookup, Partner, PartnerKind, Policy, UserName,
+        may_be_srv_target, media, proves_partner,
     },
     sip::{HeaderName, Host, Message, NameAddr, Uri},
 };
@@ -29,7 +29,7 @@ pub(super) enum Judgement {
     /// Spoken for this partner.
     Admitted(Arc<Partner>),
     /// Ask DNS, then judge again.
-    Ask { question: Question, relax: bool },
+    Ask { question: Question, lookup: Lookup },
     /// Refused, and about which domain.
     Refused(Refusal, Option<Domain>),
 }
@@ -158,7 +158,7 @@ impl Proxy {
                 self.note_proof(now, connection, entry.key(), until, out);
                 Judgement::Admitted(entry)
             }
-            Standing::Ask(question) => Judgement::Ask { question, relax: entry.lookup().relax },
+            Standing::Ask(question) => Judgement::Ask { question, lookup: entry.lookup() },
             Standing::NotProved(Refusal::IdentityNotProved) => {
                 self.judge_carried(now, connection, &entry, unproved, out)
             }
@@ -201,7 +201,7 @@ impl Proxy {
         }
         let question = Question::Federation(entry.domain.clone());
         match self.lookups.known(now, &question) {
-            None => return Judgement::Ask { question, relax: entry.lookup().relax },
+            None => return Judgement::Ask { question, lookup: entry.lookup() },
             Some(Err(ResolveError::Unavailable)) => return refused(Refusal::Unreachable),
             Some(Ok(known)) if policy.carries(&peer, entry, &known.hosts) => {}
             Some(_) => return refused(Refusal::NotCarried),
@@ -253,7 +253,7 @@ impl Proxy {
                     return Judgement::Admitted(entry);
                 }
                 Standing::Ask(question) => {
-                    ask = Some(Judgement::Ask { question, relax: entry.lookup().relax });
+                    ask = Some(Judgement::Ask { question, lookup: entry.lookup() });
                 }
                 Standing::NotProved(_) | Standing::Unknown => {}
             }

@@ -132,7 +132,7 @@ impl Proxy {
         if avoid.is_empty() {
             self.dials.shared.insert(destination.clone(), id);
         }
-        let (question, relax) = self.question(&destination);
+        let (question, lookup) = self.question(&destination);
         let fixed = self.fixed_target(&destination);
         let targets = fixed.filter(|target| !avoid.contains(&target.address));
         self.dials.all.insert(
@@ -153,7 +153,7 @@ impl Proxy {
             Some(question) => {
                 let waiter = Waiter::Dial(id);
                 let limit = self.config.bounds.waiting_for_one();
-                match self.lookups.ask(now, &question, relax, waiter, limit, None, out) {
+                match self.lookups.ask(now, &question, lookup, waiter, limit, None, out) {
                     Asked::Waits => {}
                     Asked::Known => self.dial_resolved(now, id, out),
                     Asked::Full => self.dial_failed(now, id, out),
@@ -366,7 +366,7 @@ impl Proxy {
         let destination = dial.and_then(|id| self.dials.all.get(&id)).map(|d| &d.destination);
         let next_hop = match destination {
             Some(Destination::NextHop(index)) => Some(*index).filter(|index| *index != usize::MAX),
-            _ => attempt.and_then(|attempt| self.probed_hop(attempt)),
+            _ => attempt.and_then(|attempt| self.probed_hop(now, attempt)),
         };
         let (side, remote) = (peer.side, peer.remote);
         self.connections.open(connection, peer.clone(), next_hop, attempt.is_some());

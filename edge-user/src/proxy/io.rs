@@ -12,7 +12,7 @@ use bytes::Bytes;
 use crate::{
     config::{NextHop, Transport},
     domain::Domain,
-    federation::{Cause, CertificateNames},
+    federation::{Cause, CertificateNames, Lookup},
 };
 
 /// A connection the shell holds. For UDP: one listener and one remote address. Never reused.
@@ -74,7 +74,8 @@ pub struct Target {
 /// What is to be looked up.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Question {
-    /// A partner's edges: SRV `_sipfederationtls._tcp`, then A and AAAA of the targets.
+    /// A partner's edges: SRV `_sipfederationtls._tcp`, else `_sips._tcp`, then A and AAAA of the
+    /// targets.
     Federation(Domain),
     /// One host's A and AAAA.
     Host(Domain, u16),
@@ -118,6 +119,9 @@ pub enum ResolveError {
     /// Every address is ours, loopback, private or otherwise not for us to connect to.
     #[error("the name leads to addresses that are not allowed")]
     ForbiddenAddress,
+    /// The answer is not signed, or its signature does not hold, and it must be.
+    #[error("the DNS answer is not secured by DNSSEC")]
+    NotSecure,
     /// No resolver answered in time.
     #[error("no DNS server answered")]
     Unavailable,
@@ -209,8 +213,8 @@ pub enum Output {
         query: QueryId,
         /// What.
         question: Question,
-        /// Accept SRV targets outside the domain.
-        relax_srv_domain: bool,
+        /// How.
+        lookup: Lookup,
     },
     /// Close a connection that is not needed, and that nobody is to blame for.
     Release {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{Output, QueryId, Question, ResolveError, Resolved};
-use crate::domain::Domain;
+use crate::{domain::Domain, federation::Lookup};
 
 /// How long a failure is believed.
 const FAILURE_HOLDS: Duration = Duration::from_secs(15);
@@ -97,7 +97,7 @@ impl Lookups {
         &mut self,
         now: Instant,
         question: &Question,
-        relax_srv_domain: bool,
+        lookup: Lookup,
         waiter: Waiter,
         limit: usize,
         brought_by: Option<u64>,
@@ -129,7 +129,7 @@ impl Lookups {
         let entry = Entry::Asked { waiters: vec![waiter], brought_by };
         self.entries.insert(question.clone(), entry);
         self.queries.insert(query, question.clone());
-        out.push(Output::Resolve { query, question: question.clone(), relax_srv_domain });
+        out.push(Output::Resolve { query, question: question.clone(), lookup });
         Asked::Waits
     }
 

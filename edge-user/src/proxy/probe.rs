@@ -116,10 +116,10 @@ impl Proxy {
     /// Asks each address of a next hop; DNS first, where it must be asked.
     pub(super) fn probe_next_hop(&mut self, now: Instant, index: usize, out: &mut Vec<Output>) {
         let destination = Destination::NextHop(index);
-        let (question, relax) = self.question(&destination);
+        let (question, lookup) = self.question(&destination);
         if let Some(question) = question {
             let waiter = Waiter::Probe(index);
-            match self.lookups.ask(now, &question, relax, waiter, usize::MAX, None, out) {
+            match self.lookups.ask(now, &question, lookup, waiter, usize::MAX, None, out) {
                 Asked::Known => {}
                 Asked::Waits | Asked::Full => return,
             }
@@ -231,17 +231,12 @@ impl Proxy {
     }
 
     /// The next hop that an attempt of a probe goes to.
-    pub(super) fn probed_hop(&self, attempt: AttemptId) -> Option<usize> {
+    pub(super) fn probed_hop(&self, now: Instant, attempt: AttemptId) -> Option<usize> {
         let probe = self.probes.all.get(self.probes.by_attempt.get(&attempt)?)?;
-        let is_hop = |hop: &crate::config::NextHop| match (&hop.host, &probe.target.server_name) {
-            _ if hop.transport != probe.target.transport => false,
-            (crate::config::Host::Name(name), Some(asked)) => name == asked,
-            (crate::config::Host::Address(ip), None) => {
-                probe.target.address == std::net::SocketAddr::new(*ip, hop.port)
-            }
-            _ => false,
-        };
-        self.config.next_hops.iter().position(is_hop)
+        (0..self.config.next_hops.len()).find(|index| {
+            let known = self.known_targets(now, &Destination::NextHop(*index));
+            known.and_then(Result::ok).is_some_and(|targets| targets.contains(&probe.target))
+        })
     }
 
     /// A connection stands. True when it was opened to ask somebody.

@@ -285,7 +285,7 @@ impl Proxy {
                 self.trying(now, id, out);
                 self.advance(now, id, out);
             }
-            Judgement::Ask { question, relax } => {
+            Judgement::Ask { question, lookup } => {
                 let until = now + self.config.bounds.wait;
                 self.exchanges.update(id, |exchange| {
                     exchange.stage = Stage::Admitting;
@@ -294,7 +294,7 @@ impl Proxy {
                 let waiter = Waiter::Admission(id);
                 let limit = self.config.bounds.waiting_for_one();
                 let brought_by = self.brought_by(from, &question);
-                match self.lookups.ask(now, &question, relax, waiter, limit, brought_by, out) {
+                match self.lookups.ask(now, &question, lookup, waiter, limit, brought_by, out) {
                     Asked::Waits => {}
                     Asked::Full => self.conclude(now, id, Refusal::Overload.into(), out),
                     // It was not known a moment ago: cannot be; refuse rather than spin.

@@ -95,7 +95,7 @@ impl Refusal {
             Refusal::Throttled => "The partner sends more than a discovered one may; allow it",
             Refusal::WatchListed => "The partner is on the watch list; edge partner forgive",
             Refusal::NoSrv => {
-                "DNS names no edge of the partner; it must publish _sipfederationtls._tcp"
+                "DNS names no edge of the partner; it must publish _sipfederationtls._tcp or _sips._tcp"
             }
             Refusal::ForeignTarget => {
                 "The partner's SRV record leads to another domain; see relax_srv_domain"
@@ -140,6 +140,7 @@ impl From<ResolveError> for Refusal {
         match error {
             ResolveError::NotFound | ResolveError::NoService => Refusal::NoSrv,
             ResolveError::ForeignTarget => Refusal::ForeignTarget,
+            ResolveError::NotSecure => Refusal::DnsNotSecure,
             ResolveError::ForbiddenAddress | ResolveError::Unavailable => Refusal::Unreachable,
         }
     }

@@ -124,7 +124,13 @@ impl Proxy {
             let hop = self.config.next_hops.get(*index);
             hop.is_some_and(|hop| !secure || hop.transport == Transport::Tls)
         };
-        let hops = self.hops_for(domain.as_ref()).filter(serves);
+        // Within a dialog the Request-URI names a server; To names the domain.
+        let ours = |domain: &Domain| self.policy.is_ours(domain);
+        let called = domain.filter(ours).or_else(|| {
+            let to = message.to().ok().and_then(|to| sip_domain(&to.uri));
+            to.filter(|domain| token.is_some() && ours(domain))
+        });
+        let hops = self.hops_for(called.as_ref()).into_iter().filter(serves);
         ways.extend(hops.map(Destination::NextHop));
         if ways.is_empty() {
             return Err(Answer::with(480, "Temporarily Unavailable", Refusal::Unreachable));

@@ -26,8 +26,12 @@ pub struct ProxyConfig {
     pub inside: Vec<(Transport, SocketAddr)>,
     /// Names of our further identities outside, by their number less one.
     pub identities: Vec<Vec<Domain>>,
-    /// Where requests from outside go, in this order.
+    /// Where requests from outside go, in this order; none twice.
     pub next_hops: Vec<NextHop>,
+    /// The last so many of them are for domains with a route only.
+    pub routed_only: usize,
+    /// Domains of ours with next hops of their own, by their places in the list.
+    pub routes: Vec<(Vec<Domain>, Vec<usize>)>,
     /// How often next hops are asked whether they live; `None`: nobody is asked, nor is whoever
     /// failed.
     pub probe: Option<Duration>,
@@ -85,12 +89,26 @@ impl ProxyConfig {
                 outside.push(SocketAddr::new(*address, listen.port()));
             }
         }
+        let mut next_hops = config.inside.next_hops.clone();
+        let mut place = |hop: &NextHop| {
+            next_hops.iter().position(|other| other == hop).unwrap_or_else(|| {
+                next_hops.push(hop.clone());
+                next_hops.len() - 1
+            })
+        };
+        let routes = config.inside.routing.routes.iter();
+        let routes: Vec<(Vec<Domain>, Vec<usize>)> = routes
+            .map(|route| (route.domains.clone(), route.next_hops.iter().map(&mut place).collect()))
+            .collect();
+        let routed_only = next_hops.len() - config.inside.next_hops.len();
         Self {
             fqdn: config.fqdn.clone(),
             outside,
             inside: config.inside.listen.clone(),
             identities: config.access.identities.iter().map(|own| own.names.clone()).collect(),
-            next_hops: config.inside.next_hops.clone(),
+            next_hops,
+            routed_only,
+            routes,
             probe: config.inside.routing.probe,
             bounds: Bounds { transactions: config.limits.transactions, ..Bounds::default() },
             token_secret,

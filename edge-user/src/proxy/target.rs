@@ -14,7 +14,7 @@ use super::{
 use crate::{
     config::{Host, NextHop, Transport},
     domain::Domain,
-    federation::{Cause, Failure, TargetKey},
+    federation::{Cause, Failure, Lookup, TargetKey},
     sip::{HeaderName, Message},
 };
 
@@ -54,19 +54,19 @@ pub struct DestinationStatus {
 
 impl Proxy {
     /// What DNS must say first.
-    pub(super) fn question(&self, destination: &Destination) -> (Option<Question>, bool) {
+    pub(super) fn question(&self, destination: &Destination) -> (Option<Question>, Lookup) {
         match destination {
             Destination::Partner(key, _) => match self.policy.by_key(key) {
-                Some(entry) => (Some(entry.question()), entry.lookup().relax),
-                None => (None, false),
+                Some(entry) => (Some(entry.question()), entry.lookup()),
+                None => (None, Lookup::default()),
             },
             Destination::NextHop(index) => match self.config.next_hops.get(*index) {
-                Some(hop) if matches!(hop.host, Host::Name(_)) => {
-                    (Some(Question::NextHop(hop.clone())), false)
+                Some(hop) if !matches!(hop.host, Host::Address(_)) => {
+                    (Some(Question::NextHop(hop.clone())), Lookup::default())
                 }
-                _ => (None, false),
+                _ => (None, Lookup::default()),
             },
-            Destination::InsideUdp(_) => (None, false),
+            Destination::InsideUdp(_) => (None, Lookup::default()),
         }
     }
 

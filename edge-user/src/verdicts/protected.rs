@@ -66,10 +66,10 @@ impl Setting {
             }
         }
         let mut next_hops = Vec::new();
-        for hop in &config.inside.next_hops {
+        for hop in config.inside.all_next_hops() {
             match hop.host {
                 Host::Address(address) => fixed.push((address.into(), Protection::NextHop)),
-                Host::Name(_) => next_hops.push(hop.clone()),
+                Host::Name(_) | Host::Srv { .. } => next_hops.push(hop.clone()),
             }
         }
         let own = listen.chain(inside).chain(advertise).chain(config.services.addresses());

@@ -194,14 +194,18 @@ fn sip_out(config: &Config, rows: &mut Vec<OuterRow>) {
     let why = "lists of revoked certificates, which partners' certificates name (not fetched yet)";
     rows.push(out(Service::Access, "tcp", from, End::default().port(80), why, access.line));
     let inside = &config.inside;
-    for hop in &inside.next_hops {
+    for hop in inside.all_next_hops() {
         let from = End::addresses(inside.listen.iter().map(|(_, listen)| listen.ip()));
         let to = match &hop.host {
             Host::Address(address) => End::addresses([*address]),
             Host::Name(name) => End { names: vec![name.to_string()], ..End::default() },
+            Host::Srv { service, domain } => {
+                End { names: vec![format!("{service}.{domain}")], ..End::default() }
+            }
         };
         let protocol = if hop.transport == Transport::Udp { "udp" } else { "tcp" };
         let why = "partners' SIP to our next hop";
+        // Of an SRV record, the record says the port; this is the usual one.
         let to = to.port(hop.port);
         let row = out(Service::Inside, protocol, from, to, why, inside.line);
         rows.push(OuterRow { zone: Zone::Internal, ..row });

@@ -25,7 +25,10 @@ use super::{
     dns::Resolver,
     tls::{ListFault, MAX_LIST, RevocationList, TlsStore},
 };
-use crate::{federation::CrlPoints, proxy::Question};
+use crate::{
+    federation::{CrlPoints, Lookup},
+    proxy::Question,
+};
 
 /// A fetch has this long, DNS included.
 const TIME: Duration = Duration::from_secs(10);
@@ -153,7 +156,7 @@ async fn addresses(resolver: &Arc<Resolver>, url: &Url) -> Result<Vec<IpAddr>, F
         UrlHost::Address(_) => Err(FetchError::ForbiddenAddress),
         UrlHost::Name(name) => {
             let question = Question::Host(name.clone(), url.port);
-            let resolved = resolver.resolve(&question, false).await?;
+            let resolved = resolver.resolve(&question, Lookup::default()).await?;
             Ok(resolved.hosts.into_iter().flat_map(|host| host.addresses).collect())
         }
     }

@@ -7,19 +7,25 @@ use std::{
 
 use tokio::sync::watch;
 
-use crate::proxy::{Question, ResolveError, Resolved};
+use crate::{
+    federation::Lookup,
+    proxy::{Question, ResolveError, Resolved},
+};
 
 /// Answers that are kept.
 pub(super) const MAX_ANSWERS: usize = 4096;
 /// Questions under way or waiting at one time; more are refused.
 pub(super) const MAX_UNDER_WAY: usize = 1024;
-/// How long it counts that a name does not exist or leads nowhere.
+/// How long it counts that a name does not exist or leads nowhere, when its zone does not say.
 pub(super) const NEGATIVE: Duration = Duration::from_secs(60);
+/// What the zone says is taken within these bounds.
+pub(super) const MIN_NEGATIVE: Duration = Duration::from_secs(5);
+pub(super) const MAX_NEGATIVE: Duration = Duration::from_secs(300);
 /// How long it counts that no server answered.
 pub(super) const UNAVAILABLE: Duration = Duration::from_secs(5);
 
-/// A question, and whether targets outside the domain count.
-pub(super) type Key = (Question, bool);
+/// A question, and how it is asked.
+pub(super) type Key = (Question, Lookup);
 /// What came of it.
 pub(super) type Answer = Result<Resolved, ResolveError>;
 
@@ -68,7 +74,15 @@ impl Cache {
         self.generation
     }
 
-    pub(super) fn finish(&mut self, key: Key, answer: &Answer, now: Instant, generation: u64) {
+    /// Keeps an answer; that there is none, for as long as `holds` says.
+    pub(super) fn finish(
+        &mut self,
+        key: Key,
+        answer: &Answer,
+        holds: Duration,
+        now: Instant,
+        generation: u64,
+    ) {
         self.under_way.remove(&key);
         if generation != self.generation {
             return;
@@ -79,7 +93,7 @@ impl Cache {
         let until = match answer {
             Ok(resolved) => resolved.valid_until,
             Err(ResolveError::Unavailable) => now + UNAVAILABLE,
-            Err(_) => now + NEGATIVE,
+            Err(_) => now + holds,
         };
         self.answers.insert(key, (answer.clone(), until));
     }
@@ -108,7 +122,7 @@ mod tests {
     use super::*;
 
     fn key(n: usize) -> Key {
-        (Question::Federation(format!("d{n}.example").parse().unwrap()), false)
+        (Question::Federation(format!("d{n}.example").parse().unwrap()), Lookup::default())
     }
 
     #[test]
@@ -117,7 +131,7 @@ mod tests {
         let now = Instant::now();
         for n in 0..MAX_ANSWERS + 100 {
             let generation = cache.generation();
-            cache.finish(key(n), &Err(ResolveError::NotFound), now, generation);
+            cache.finish(key(n), &Err(ResolveError::NotFound), NEGATIVE, now, generation);
         }
         assert_eq!(cache.answers.len(), MAX_ANSWERS);
         let last = key(MAX_ANSWERS + 99);
@@ -136,7 +150,7 @@ mod tests {
         }
         assert!(matches!(cache.step(&key(0), now), Step::Wait(_)));
         assert!(matches!(cache.step(&key(MAX_UNDER_WAY), now), Step::Full));
-        cache.finish(key(0), &Err(ResolveError::NotFound), now, 0);
+        cache.finish(key(0), &Err(ResolveError::NotFound), NEGATIVE, now, 0);
         assert!(matches!(cache.step(&key(MAX_UNDER_WAY), now), Step::Ask(..)));
         // Whoever asks and ends without a word is no reason to wait for ever.
         asking.clear();
@@ -150,7 +164,7 @@ mod tests {
         let generation = cache.generation();
         assert!(matches!(cache.step(&key(0), now), Step::Ask(..)));
         cache.flush();
-        cache.finish(key(0), &Err(ResolveError::NotFound), now, generation);
+        cache.finish(key(0), &Err(ResolveError::NotFound), NEGATIVE, now, generation);
         assert!(matches!(cache.step(&key(0), now), Step::Ask(..)));
     }
 }

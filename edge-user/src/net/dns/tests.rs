@@ -7,8 +7,8 @@ use std::{
 };
 
 use hickory_resolver::proto::{
-    op::{Message, MessageType},
-    rr::{Record, rdata},
+    op::{Message, MessageType, ResponseCode},
+    rr::{Name, RData, Record, RecordType, rdata},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -16,13 +16,20 @@ use tokio::{
 };
 
 use super::*;
-use crate::{config::NextHop, net::testing::tests_support};
+use crate::{
+    config::{Host, NextHop},
+    domain::Domain,
+    net::testing::tests_support,
+};
 
 /// Answers with what a function says; `None`: the name does not exist.
 struct Server {
     address: SocketAddr,
     asked: Arc<AtomicUsize>,
 }
+
+/// In place of a time to live: 300, and what does not exist comes without an SOA.
+const NO_SOA: u32 = 299;
 
 type Zone = fn(&str, RecordType) -> Option<Vec<RData>>;
 
@@ -39,6 +46,11 @@ fn reply(question: &[u8], zone: Zone, ttl: u32, limit: usize) -> Option<Vec<u8>>
             }
         }
         None => answer.metadata.response_code = ResponseCode::NXDomain,
+    }
+    if answer.answers.is_empty() && ttl != NO_SOA {
+        let root = Name::root();
+        let soa = rdata::SOA::new(root.clone(), root, 1, 3600, 600, 86_400, ttl);
+        answer.add_authority(Record::from_rdata(query.name().base_name(), ttl, RData::SOA(soa)));
     }
     let bytes = answer.to_vec().ok()?;
     if bytes.len() <= limit {
@@ -125,7 +137,18 @@ fn zone(name: &str, kind: RecordType) -> Option<Vec<RData>> {
             "ours.example" => vec![srv(0, "ours.ours.example.")],
             "many.example" => (0..200).map(|n| srv(n, &format!("h{n}.many.example."))).collect(),
             "thousand.example" => vec![srv(0, "thousand.thousand.example.")],
-            "empty.example" => Vec::new(),
+            "empty.example" | "bare.example" => Vec::new(),
+            _ => return None,
+        };
+        return only(RecordType::SRV, records);
+    }
+    if let Some(domain) = name.strip_prefix("_sips._tcp.") {
+        let records = match domain {
+            "sips.example" | "bare.example" | "good.example" => vec![srv(0, "sip.half.example.")],
+            "no.example" => vec![srv(0, "sip.no.example.")],
+            "pool.inside.example" => {
+                vec![srv(1, "two.inside.example."), srv(0, "one.inside.example.")]
+            }
             _ => return None,
         };
         return only(RecordType::SRV, records);
@@ -135,6 +158,8 @@ fn zone(name: &str, kind: RecordType) -> Option<Vec<RData>> {
         ("sip.good.example", RecordType::AAAA) => Some(vec![a("2a00:1450::1")]),
         ("second.good.example", RecordType::A) => Some(vec![a("198.18.0.2")]),
         ("edge.hoster.example", RecordType::A) => Some(vec![a("8.8.8.8")]),
+        ("one.inside.example", RecordType::A) => Some(vec![a("10.0.0.21"), a("0.0.0.0")]),
+        ("two.inside.example", RecordType::A) => Some(vec![a("10.0.0.22")]),
         ("sip.half.example", RecordType::A) => Some(vec![a("8.8.8.8")]),
         ("liar.liar.example", RecordType::A) => Some(vec![
             a("127.0.0.1"),
@@ -154,6 +179,11 @@ fn zone(name: &str, kind: RecordType) -> Option<Vec<RData>> {
         (host, _) if host.starts_with("missing.") => None,
         _ => Some(Vec::new()),
     }
+}
+
+async fn federation(resolver: &Arc<Resolver>, domain: &Domain, relax: bool) -> Answer {
+    let lookup = Lookup { relax, ..Lookup::default() };
+    resolver.resolve(&Question::Federation(domain.clone()), lookup).await
 }
 
 fn brief(answer: Answer) -> Result<Vec<String>, ResolveError> {
@@ -197,19 +227,67 @@ async fn a_domains_edges_are_found_and_lies_are_left_out() {
         ("liar.example", true, Err(E::ForbiddenAddress)),
     ];
     for (name, relax, expected) in rows {
-        let got = brief(resolver.federation(&domain(name), relax).await);
+        let got = brief(federation(&resolver, &domain(name), relax).await);
         let expected = expected.map(|hosts| hosts.iter().map(ToString::to_string).collect());
         assert_eq!(got, expected, "{name}");
     }
 }
 
 #[tokio::test]
+async fn only_who_says_nothing_under_lyncs_name_is_asked_for_sips() {
+    use ResolveError as E;
+    let server = server(zone, 300).await;
+    let resolver = resolver(server.address);
+    let half: &[&str] = &["sip.half.example:5061 8.8.8.8"];
+    for (name, relax, expected) in [
+        ("sips.example", true, Ok(half)),
+        ("sips.example", false, Err(E::ForeignTarget)),
+        ("bare.example", true, Ok(half)),
+        ("no.example", true, Err(E::NoService)),
+        ("foreign.example", false, Err(E::ForeignTarget)),
+        ("unknown.example", false, Err(E::NotFound)),
+    ] {
+        let got = brief(federation(&resolver, &domain(name), relax).await);
+        let expected = expected.map(|hosts| hosts.iter().map(ToString::to_string).collect());
+        assert_eq!(got, expected, "{name}");
+    }
+    let good = federation(&resolver, &domain("good.example"), true).await.unwrap();
+    assert_eq!(good.hosts[0].host.as_str(), "sip.good.example");
+}
+
+#[tokio::test]
+async fn that_a_name_does_not_exist_holds_as_long_as_its_zone_says() {
+    for (ttl, holds) in [(0, 5), (40, 40), (86_400, 300), (NO_SOA, 60)] {
+        let server = server(zone, ttl).await;
+        let resolver = resolver(server.address);
+        let key = (Question::Federation(domain("unknown.example")), Lookup::default());
+        let (answer, told) = resolver.ask(&key).await;
+        assert_eq!((answer, told.as_secs()), (Err(ResolveError::NotFound), holds), "{ttl}");
+    }
+}
+
+#[tokio::test]
+async fn a_next_hop_may_be_what_an_srv_record_inside_names() {
+    let server = server(zone, 300).await;
+    let resolver = resolver(server.address);
+    let hop = |name: &str| {
+        let host = Host::Srv { service: "_sips._tcp".into(), domain: domain(name) };
+        Question::NextHop(NextHop { host, port: 5061, transport: Transport::Tls })
+    };
+    let got = resolver.resolve(&hop("pool.inside.example"), Lookup::default()).await;
+    let expected = ["one.inside.example:5061 10.0.0.21", "two.inside.example:5061 10.0.0.22"];
+    assert_eq!(brief(got).unwrap(), expected);
+    let none = resolver.resolve(&hop("unknown.example"), Lookup::default()).await;
+    assert_eq!(brief(none), Err(ResolveError::NotFound));
+}
+
+#[tokio::test]
 async fn floods_are_cut() {
     let server = server(zone, 300).await;
     let resolver = resolver(server.address);
-    let many = resolver.federation(&domain("many.example"), false).await.unwrap();
+    let many = federation(&resolver, &domain("many.example"), false).await.unwrap();
     assert_eq!(many.hosts.len(), discovery::MAX_TARGETS);
-    let thousand = resolver.federation(&domain("thousand.example"), false).await.unwrap();
+    let thousand = federation(&resolver, &domain("thousand.example"), false).await.unwrap();
     assert_eq!(thousand.hosts[0].addresses.len(), discovery::MAX_ADDRESSES);
 }
 
@@ -220,26 +298,27 @@ async fn answers_are_cached_and_asked_for_once() {
     let asked = domain("good.example");
     let all = (0..50).map(|_| {
         let (resolver, asked) = (Arc::clone(&resolver), asked.clone());
-        tokio::spawn(async move { resolver.federation(&asked, false).await.unwrap() })
+        tokio::spawn(async move { federation(&resolver, &asked, false).await.unwrap() })
     });
     for task in all.collect::<Vec<_>>() {
         task.await.unwrap();
     }
     // SRV, and A and AAAA of two hosts.
     assert_eq!(server.asked.load(Ordering::Relaxed), 5);
-    resolver.federation(&domain("unknown.example"), false).await.unwrap_err();
-    resolver.federation(&domain("unknown.example"), false).await.unwrap_err();
-    assert_eq!(server.asked.load(Ordering::Relaxed), 6, "a missing name is remembered");
+    federation(&resolver, &domain("unknown.example"), false).await.unwrap_err();
+    federation(&resolver, &domain("unknown.example"), false).await.unwrap_err();
+    // Under both names.
+    assert_eq!(server.asked.load(Ordering::Relaxed), 7, "a missing name is remembered");
     resolver.flush();
-    resolver.federation(&asked, false).await.unwrap();
-    assert_eq!(server.asked.load(Ordering::Relaxed), 11);
+    federation(&resolver, &asked, false).await.unwrap();
+    assert_eq!(server.asked.load(Ordering::Relaxed), 12);
 }
 
 #[tokio::test]
 async fn time_to_live_has_a_floor_and_a_ceiling() {
     for (ttl, least, most) in [(1, 25, 30), (600, 590, 600), (1_000_000, 3590, 3600)] {
         let server = server(zone, ttl).await;
-        let answer = resolver(server.address).federation(&domain("good.example"), false).await;
+        let answer = federation(&resolver(server.address), &domain("good.example"), false).await;
         let left = answer.unwrap().valid_until - Instant::now();
         let range = Duration::from_secs(least)..=Duration::from_secs(most);
         assert!(range.contains(&left), "{ttl}: {left:?}");
@@ -252,7 +331,7 @@ async fn a_silent_server_and_a_missing_one_are_unavailable() {
     let missing = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     for server in [silent.local_addr().unwrap(), missing] {
         let started = Instant::now();
-        let answer = resolver(server).federation(&domain("good.example"), false).await;
+        let answer = federation(&resolver(server), &domain("good.example"), false).await;
         assert_eq!(answer, Err(ResolveError::Unavailable));
         assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
     }
@@ -290,7 +369,7 @@ async fn a_next_hop_may_be_private_and_the_hosts_file_counts_for_it_alone() {
             Err(ResolveError::ForbiddenAddress),
         ),
     ] {
-        let got = brief(resolver.resolve(&question, false).await);
+        let got = brief(resolver.resolve(&question, Lookup::default()).await);
         assert_eq!(got, expected.map(|text| vec![text.to_owned()]), "{question:?}");
     }
 }

@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     config::{Config, InsideServer, Transport},
+    federation::Lookup,
     ids::IdMap,
     net::{Core, dns::Resolver, tls::TlsStore},
     proxy::{
@@ -413,8 +414,8 @@ impl<C: Core> Hub<C> {
                 Output::Connect { attempt, target } => {
                     tokio::spawn(super::connect::connect(Arc::clone(self), attempt, target));
                 }
-                Output::Resolve { query, question, relax_srv_domain } => {
-                    tokio::spawn(Arc::clone(self).resolve(query, question, relax_srv_domain));
+                Output::Resolve { query, question, lookup } => {
+                    tokio::spawn(Arc::clone(self).resolve(query, question, lookup));
                 }
                 Output::Event(event) => self.event(event),
                 Output::Send { .. } | Output::Release { .. } | Output::Close { .. } => {}
@@ -422,9 +423,9 @@ impl<C: Core> Hub<C> {
         }
     }
 
-    async fn resolve(self: Arc<Self>, query: QueryId, question: Question, relax: bool) {
+    async fn resolve(self: Arc<Self>, query: QueryId, question: Question, lookup: Lookup) {
         let result = if self.questions.fetch_add(1, Ordering::Relaxed) < MAX_QUESTIONS {
-            self.resolver.resolve(&question, relax).await
+            self.resolver.resolve(&question, lookup).await
         } else {
             Err(ResolveError::Unavailable)
         };

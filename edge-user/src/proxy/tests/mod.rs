@@ -5,6 +5,7 @@ mod dialogs;
 mod discovery;
 mod failover;
 mod identities;
+mod inside_routes;
 mod interleave;
 mod lifecycle;
 mod limits;

@@ -130,6 +130,8 @@ fn settings(hops: &[(&str, Transport)]) -> ProxyConfig {
         ],
         identities: vec![],
         next_hops: hops.iter().map(hop).collect(),
+        routed_only: 0,
+        routes: vec![],
         probe: None,
         bounds: Bounds::default(),
         token_secret: [7; 32],

@@ -123,6 +123,8 @@ fn settings(fqdn: &str, outside: &str, inside: &str, hops: &[NextHop]) -> ProxyC
         ],
         identities: vec![],
         next_hops: hops.to_vec(),
+        routed_only: 0,
+        routes: vec![],
         probe: None,
         bounds: Bounds::default(),
         token_secret: [fqdn.len() as u8; 32],
@@ -448,6 +450,13 @@ impl World {
         assert_eq!(connection, at, "{text}");
         assert!(text.starts_with(begins), "expected {begins}, got {text}");
         text
+    }
+
+    /// Where the message that begins so went, among what scripts got from an edge.
+    pub(crate) fn one_of(&mut self, edge: usize, begins: &str) -> ConnectionId {
+        let mail = self.mail(edge);
+        let found = mail.iter().find(|(_, got)| got.starts_with(begins));
+        found.unwrap_or_else(|| panic!("no {begins} in {mail:#?}")).0
     }
 
     pub(crate) fn refused(&self, edge: usize, reason: Refusal) -> u64 {

@@ -244,7 +244,7 @@ async fn questions_are_answered() {
         out.push(Output::Resolve {
             query: crate::proxy::QueryId(1),
             question: crate::proxy::Question::Federation("fabrikam.example".parse().unwrap()),
-            relax_srv_domain: false,
+            lookup: crate::federation::Lookup::default(),
         });
     });
     let Seen::Resolved(result) = lab.next().await else { panic!("no answer") };
