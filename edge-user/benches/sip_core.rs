@@ -16,7 +16,7 @@ use edge_user::{
     config::{AllowedDomain, Federation, Host, NextHop, Transport},
     domain::Domain,
     federation::{CertificateNames, Policy},
-    proxy::{Bounds, ConnectionId, Input, Output, Peer, Proxy, ProxyConfig, Side},
+    proxy::{Bounds, ConnectionId, Input, Output, Peer, Proxy, ProxyConfig, RemoteSettings, Side},
     sip::{ForwardRequest, ForwardResponse, Limits, Message, Received},
 };
 
@@ -193,6 +193,7 @@ impl World {
                 (Transport::Udp, address("10.0.0.10:5060")),
             ],
             identities: Vec::new(),
+            remote: RemoteSettings::default(),
             next_hops: vec![hop],
             routed_only: 0,
             routes: vec![],

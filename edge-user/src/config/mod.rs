@@ -22,6 +22,7 @@ pub mod places;
 mod providers;
 mod rates;
 mod reader;
+mod remote;
 mod revocation;
 mod sections;
 mod services;
@@ -259,12 +260,15 @@ fn read(from: &Reading<'_>) -> Option<Config> {
     let firewall_section = root.section("firewall");
     let sets = firewall::sets(&firewall_section);
     let around = more_services::Around {
+        base,
+        access: &access,
         inside: &inside.listen,
         management: management.as_ref(),
         interfaces: &interfaces,
         sets: &sets,
     };
-    let services = more_services::services(&root, &service, &around, &mut listeners);
+    let (services, remote_identity) =
+        more_services::services(&root, &service, &around, &mut listeners);
     service.finish();
     let known = firewall::Known {
         addresses: listeners.iter().map(|l| (l.service, l.zone, l.address)).collect(),
@@ -283,6 +287,10 @@ fn read(from: &Reading<'_>) -> Option<Config> {
         certificates::check(from.sink, files, from.now, Some((&edge, demands)));
         for identity in &access.identities {
             certificates::check_identity(from.sink, identity, files, from.now, demands);
+        }
+        // Remote users see it as a server's only.
+        if let Some(identity) = &remote_identity {
+            certificates::check_identity(from.sink, identity, files, from.now, None);
         }
     }
     if let Some(files) = &inside_files {

@@ -1,10 +1,16 @@
 //! Services, as configuration, rules and tables name them.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::model_firewall::{Line, Rates, Sources};
+use crate::domain::Domain;
 
 /// A service of this appliance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -168,12 +174,71 @@ pub struct XmppService {
 /// Remote users: SIP over TLS without a client certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemoteService {
-    /// External addresses; port 443 when not given.
+    /// External addresses; port 443 when not given. May be none when `shared`.
     pub listen: Vec<SocketAddr>,
+    /// The name that users know it by; the appliance's own when not given.
+    pub fqdn: Option<Domain>,
+    /// Its certificate and key; those of the access service when not given.
+    pub files: Option<(PathBuf, PathBuf)>,
+    /// Who comes to the access service without a certificate is a remote user.
+    pub shared: bool,
+    /// Connections of remote users. Default 4096.
+    pub connections: usize,
+    /// Of them, from one address (IPv6: one /64). Default 64.
+    pub connections_per_source: usize,
+    /// Bytes of a message's body. Default 128 KiB.
+    pub body_bytes: usize,
+    /// What befalls those who guess passwords.
+    pub guard: GuardSettings,
     /// What is let in.
     pub rates: Rates,
     /// Where it stands.
     pub line: Line,
+}
+
+impl RemoteService {
+    /// With everything else as it is when the file does not say.
+    pub fn at(listen: Vec<SocketAddr>) -> Self {
+        Self {
+            listen,
+            fqdn: None,
+            files: None,
+            shared: false,
+            connections: 4096,
+            connections_per_source: 64,
+            body_bytes: 128 << 10,
+            guard: GuardSettings::default(),
+            rates: Rates::default(),
+            line: Line::default(),
+        }
+    }
+}
+
+/// Who guesses passwords is shut out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuardSettings {
+    /// So many wrong passwords within the period are a ban.
+    pub failures: u32,
+    /// The period.
+    pub period: Duration,
+    /// How long the first ban lasts; each further one six times longer.
+    pub ban_first: Duration,
+    /// How long a ban lasts at most.
+    pub ban_most: Duration,
+    /// Prefixes that are never banned; those of the management are added.
+    pub never: Vec<IpNet>,
+}
+
+impl Default for GuardSettings {
+    fn default() -> Self {
+        Self {
+            failures: 10,
+            period: Duration::from_secs(300),
+            ban_first: Duration::from_secs(600),
+            ban_most: Duration::from_secs(86_400),
+            never: Vec::new(),
+        }
+    }
 }
 
 /// Administration, in the internal zone only.

@@ -1,7 +1,11 @@
-//! `[service.web_conferencing]`, `[service.av]`, `[service.xmpp]`, `[service.remote]` and `[admin]`:
-//! addresses and ports. They imply firewall rules; nothing serves them yet, and a warning says so.
+//! `[service.web_conferencing]`, `[service.av]`, `[service.xmpp]` and `[admin]`: addresses and ports.
+//! They imply firewall rules; nothing serves them yet, and a warning says so. `[service.remote]` is
+//! read beside them.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::Path,
+};
 
 use toml::Spanned;
 
@@ -17,6 +21,8 @@ use super::{
     },
     rates,
     reader::Section,
+    remote,
+    services::{Access, Identity},
     values,
 };
 
@@ -32,6 +38,9 @@ const METRICS: u16 = 9464;
 
 /// What the sections lean on.
 pub(super) struct Around<'a> {
+    /// Where relative paths start.
+    pub base: &'a Path,
+    pub access: &'a Access,
     /// The internal listeners: a service's internal side is there when it names no address.
     pub inside: &'a [(Transport, SocketAddr)],
     pub management: Option<&'a Management>,
@@ -39,24 +48,40 @@ pub(super) struct Around<'a> {
     pub sets: &'a [NamedSet],
 }
 
-/// Reads all of them; their listeners are added to `listeners`.
+/// Reads all of them; their listeners are added to `listeners`. The second value is the certificate
+/// of the remote service that is to be checked.
 pub(super) fn services(
     root: &Section<'_>,
     service: &Section<'_>,
     around: &Around<'_>,
     listeners: &mut Vec<Listener>,
-) -> Services {
-    Services {
+) -> (Services, Option<Identity>) {
+    let (remote, identity) = remote_users(service, around, listeners);
+    let services = Services {
         web_conferencing: present(service, Service::WebConferencing, "web_conferencing")
             .map(|section| web_conferencing(section, around, listeners)),
         av: present(service, Service::Av, "av").map(|section| av(section, around, listeners)),
         xmpp: present(service, Service::Xmpp, "xmpp")
             .map(|section| xmpp(section, around, listeners)),
-        remote: present(service, Service::Remote, "remote")
-            .map(|section| remote(section, listeners)),
+        remote,
         admin: present(root, Service::Admin, "admin")
             .map(|section| admin(section, around, listeners)),
+    };
+    (services, identity)
+}
+
+fn remote_users(
+    service: &Section<'_>,
+    around: &Around<'_>,
+    listeners: &mut Vec<Listener>,
+) -> (Option<RemoteService>, Option<Identity>) {
+    // Asked for in any case, so that the key is known.
+    let section = service.section("remote");
+    if !service.has("remote") {
+        return (None, None);
     }
+    let (remote, identity) = remote::remote(section, around, listeners);
+    (Some(remote), identity)
 }
 
 /// A service's section, when the file has it, with the warning that nothing serves it.
@@ -155,16 +180,6 @@ fn xmpp(section: Section<'_>, around: &Around<'_>, listeners: &mut Vec<Listener>
     let service = XmppService {
         listen: external(&section, Service::Xmpp, XMPP, listeners),
         inside: internal_sockets(&section, Service::Xmpp, XMPP_INSIDE, around, listeners),
-        rates: rates::rates(&section, true),
-        line: line(&section),
-    };
-    section.finish();
-    service
-}
-
-fn remote(section: Section<'_>, listeners: &mut Vec<Listener>) -> RemoteService {
-    let service = RemoteService {
-        listen: external(&section, Service::Remote, TLS, listeners),
         rates: rates::rates(&section, true),
         line: line(&section),
     };

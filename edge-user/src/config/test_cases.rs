@@ -348,6 +348,42 @@ pub(super) const ERRORS: &[Case] = &[
         ("burst = \"1s\"\n[inside]", 0),
         "a burst without a rate says nothing",
     ),
+    (
+        "[inside]\n",
+        "[service.remote]\nbody_bytes = 4096\n[inside]\n",
+        ("[service.remote]\nb", 0),
+        "service.remote.listen is missing",
+    ),
+    (
+        "[inside]\n",
+        "[service.remote]\nlisten = []\n[inside]\n",
+        ("listen = []\n[inside]", 0),
+        "listen is empty",
+    ),
+    (
+        "[inside]\n",
+        "[service.remote]\nlisten = \"203.0.113.13\"\nkey = \"edge.key\"\n[inside]\n",
+        ("key = \"edge.key\"\n[inside]", 0),
+        "service.remote.key is given without service.remote.certificate",
+    ),
+    (
+        "[inside]\n",
+        "[service.remote]\nlisten = \"203.0.113.13\"\nfqdn = \"sip.other.example\"\n[inside]\n",
+        ("\"sip.other.example\"", 0),
+        "the certificate does not hold sip.other.example",
+    ),
+    (
+        "[inside]\n",
+        "[service.remote]\nlisten = \"203.0.113.13\"\nban_first = \"2h\"\nban_most = \"1h\"\n[inside]\n",
+        ("ban_most = \"1h\"", 0),
+        "ban_most is less than ban_first",
+    ),
+    (
+        "#partners_only = true ",
+        "partners_only = true\n[service.remote]\nshared = true\n[x]\n",
+        ("shared = true\n[x]", 0),
+        "remote users cannot share a port that is for partners' addresses only",
+    ),
     ("[inside]\n", "[admin]\n[inside]\n", ("[admin]\n", 1), "[admin] opens nothing"),
     (
         "[inside]\n",

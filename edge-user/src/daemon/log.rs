@@ -76,6 +76,9 @@ pub fn event(limiter: &Limiter, event: &Event) {
                 }
             }
         }
+        Event::Banned { source, seconds } => {
+            warn!(%source, seconds, "wrong passwords: no remote users from there");
+        }
         Event::Watch { domain, source, what } => {
             warn!(%domain, %source, ?what, "watch list");
         }

@@ -14,7 +14,7 @@ pub mod tls;
 
 pub use local::own_addresses;
 
-use std::time::Instant;
+use std::{net::IpAddr, time::Instant};
 
 use crate::proxy::{Input, Output};
 
@@ -28,6 +28,11 @@ pub trait Core: Send + 'static {
 
     /// A point in time given by [`Core::next_timeout`] has come.
     fn on_timeout(&mut self, now: Instant, out: &mut Vec<Output>);
+
+    /// Whether a remote user's connection from there is refused before anything is said.
+    fn refuses(&self, _now: Instant, _remote: IpAddr) -> bool {
+        false
+    }
 
     /// Work that a graceful stop waits for: live transactions.
     fn live(&self) -> usize {

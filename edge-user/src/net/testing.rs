@@ -189,12 +189,13 @@ pub(super) struct TestCore {
     seen: mpsc::UnboundedSender<Seen>,
     pub(super) timeout: Option<Instant>,
     pub(super) live: usize,
+    pub(super) refused: Vec<std::net::IpAddr>,
 }
 
 impl TestCore {
     pub(super) fn new() -> (Self, mpsc::UnboundedReceiver<Seen>) {
         let (seen, receiver) = mpsc::unbounded_channel();
-        (Self { seen, timeout: None, live: 0 }, receiver)
+        (Self { seen, timeout: None, live: 0, refused: Vec::new() }, receiver)
     }
 }
 
@@ -228,6 +229,10 @@ impl Core for TestCore {
     fn on_timeout(&mut self, _now: Instant, _out: &mut Vec<Output>) {
         self.timeout = None;
         let _ = self.seen.send(Seen::Timeout);
+    }
+
+    fn refuses(&self, _now: Instant, remote: std::net::IpAddr) -> bool {
+        self.refused.contains(&remote)
     }
 
     fn live(&self) -> usize {

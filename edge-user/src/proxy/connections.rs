@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use super::{ConnectionId, Peer, Side};
+use super::{ConnectionId, Peer, Side, remote::SignedIn};
 use crate::{config::Transport, domain::Domain, ids::IdMap};
 
 /// Domains that one connection may have proved at one time; a partner with more asks DNS again.
@@ -27,6 +27,8 @@ pub(super) struct Connection {
     pub next_hop: Option<usize>,
     /// We opened it.
     pub dialled: bool,
+    /// Remote users who registered on it.
+    pub users: Vec<SignedIn>,
 }
 
 /// Every live connection.
@@ -53,7 +55,8 @@ impl Connections {
             self.by_next_hop.entry(index).or_default().push(id);
         }
         let scope = scope(id, &peer);
-        self.all.insert(id, Connection { peer, scope, proofs: Vec::new(), next_hop, dialled });
+        let (proofs, users) = (Vec::new(), Vec::new());
+        self.all.insert(id, Connection { peer, scope, proofs, next_hop, dialled, users });
     }
 
     pub(super) fn close(&mut self, id: ConnectionId) -> Option<Connection> {
@@ -73,6 +76,10 @@ impl Connections {
 
     pub(super) fn get(&self, id: ConnectionId) -> Option<&Connection> {
         self.all.get(&id)
+    }
+
+    pub(super) fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Connection> {
+        self.all.get_mut(&id)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (ConnectionId, &Connection)> {
@@ -199,6 +206,11 @@ impl Connections {
         }
     }
 
+    /// Remote users who are registered.
+    pub(super) fn registered(&self) -> usize {
+        self.all.values().map(|connection| connection.users.len()).sum()
+    }
+
     pub(super) fn count(&self, side: Side) -> usize {
         self.all.values().filter(|connection| connection.peer.side == side).count()
     }
@@ -209,6 +221,8 @@ fn scope(id: ConnectionId, peer: &Peer) -> u64 {
     peer.side.hash(&mut hasher);
     match peer.side {
         Side::Inside => peer.remote.ip().hash(&mut hasher),
+        // Nobody has proved anything: each connection is somebody else.
+        Side::Remote => id.hash(&mut hasher),
         Side::Partner if peer.names.dns.is_empty() && peer.names.sip_uris.is_empty() => {
             id.hash(&mut hasher);
         }

@@ -42,6 +42,10 @@ pub struct Counters {
     pub partner_connections: usize,
     /// Connections inside.
     pub inside_connections: usize,
+    /// Connections of remote users.
+    pub remote_connections: usize,
+    /// Remote users who are registered, over all connections.
+    pub registered: usize,
 }
 
 impl Default for Counters {
@@ -55,6 +59,8 @@ impl Default for Counters {
             waiting: 0,
             partner_connections: 0,
             inside_connections: 0,
+            remote_connections: 0,
+            registered: 0,
         }
     }
 }

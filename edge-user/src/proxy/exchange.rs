@@ -168,6 +168,8 @@ pub(super) struct Rewrite {
 pub(super) struct Exchange {
     pub kind: Kind,
     pub inbound: bool,
+    /// What is outside is a remote user.
+    pub remote: bool,
     /// Known once it is admitted.
     pub partner: Option<Domain>,
     /// The partner's entry in the policy, once it is admitted.
@@ -212,6 +214,7 @@ pub(super) struct Exchange {
 pub(super) struct NewExchange {
     pub kind: Kind,
     pub inbound: bool,
+    pub remote: bool,
     pub from: ConnectionId,
     pub from_peer: Peer,
     pub key: TransactionKey,
@@ -233,6 +236,7 @@ impl Exchange {
         Self {
             kind: new.kind,
             inbound: new.inbound,
+            remote: new.remote,
             partner: new.partner,
             entry: new.entry,
             dialog: new.dialog,

@@ -36,6 +36,9 @@ pub enum Side {
     Partner,
     /// The internal listener, and a server that is listed (certificate name or prefix).
     Inside,
+    /// A user of ours who is outside: no certificate, on the remote service's own listener, or on
+    /// the access service where that is shared.
+    Remote,
 }
 
 /// Who is at the other end, as proved when the connection was made.
@@ -305,6 +308,12 @@ pub enum Refusal {
     ForeignTarget,
     /// No TLS session with the partner's edge.
     TlsFailed,
+    /// The connection that a remote user registered on is gone.
+    FlowFailed,
+    /// Wrong passwords came from this address too often.
+    Banned,
+    /// Wrong passwords came for this user too often.
+    UserSlowed,
 }
 
 impl Refusal {
@@ -345,6 +354,9 @@ impl Refusal {
         Refusal::NoSrv,
         Refusal::ForeignTarget,
         Refusal::TlsFailed,
+        Refusal::FlowFailed,
+        Refusal::Banned,
+        Refusal::UserSlowed,
     ];
 
     /// Its name.
@@ -385,6 +397,9 @@ impl Refusal {
             Refusal::NoSrv => "no-srv",
             Refusal::ForeignTarget => "foreign-target",
             Refusal::TlsFailed => "tls-failed",
+            Refusal::FlowFailed => "flow-failed",
+            Refusal::Banned => "banned",
+            Refusal::UserSlowed => "user-slowed",
         }
     }
 }
@@ -441,6 +456,13 @@ pub enum Event {
         source: IpAddr,
         /// Until when it is listed.
         until: Instant,
+    },
+    /// Wrong passwords came from this address too often: it is shut out.
+    Banned {
+        /// The address; of IPv6 the /64.
+        source: IpAddr,
+        /// For so long.
+        seconds: u64,
     },
     /// What is thought of a discovered partner changed.
     Watch {

@@ -47,7 +47,9 @@ impl Proxy {
     pub(super) fn overloaded(&self, peer: &Peer, scope: u64) -> Option<Refusal> {
         let full = self.load().is_full()
             || (peer.side == Side::Partner
-                && self.exchanges.live_of(scope) >= self.config.bounds.transactions_of_one());
+                && self.exchanges.live_of(scope) >= self.config.bounds.transactions_of_one())
+            || (peer.side == Side::Remote
+                && self.exchanges.live_of(scope) >= self.config.bounds.transactions_of_user());
         full.then_some(Refusal::Overload)
     }
 

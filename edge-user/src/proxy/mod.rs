@@ -10,6 +10,7 @@
 //! | `target`, `probe` | which addresses that means, what failed is tried last and asked whether it lives |
 //! | `response`, `timers`, `exchange`, `residue` | the transactions (RFC 3261 section 17, RFC 6026) |
 //! | `token`, `settings` | how we name ourselves, and what we sign into Record-Route |
+//! | `remote`, `flow` | remote users: whom they may write to, and the connection they registered on |
 //! | `neighbours` | headers that two neighbours say to each other |
 //! | `trust_headers` | what is said of users from one side to the other |
 //! | `respond`, `counters` | what a refused sender is told, and what is counted |
@@ -25,6 +26,7 @@ mod connections;
 mod counters;
 mod dial;
 mod exchange;
+mod flow;
 mod hops;
 mod io;
 mod late;
@@ -36,6 +38,7 @@ mod preflight;
 mod probe;
 #[expect(clippy::module_inception, reason = "the type that the module is named for")]
 mod proxy;
+mod remote;
 mod request;
 mod residue;
 mod respond;
@@ -54,6 +57,6 @@ mod trust_headers;
 pub use counters::Counters;
 pub use io::*;
 pub use proxy::{ConnectionStatus, Proxy};
-pub use settings::{Bounds, ProxyConfig};
+pub use settings::{Bounds, ProxyConfig, RemoteSettings};
 pub use target::{DestinationStatus, TargetStatus};
 pub use traffic::{RefusalSeen, Traffic};

@@ -66,8 +66,8 @@ impl Proxy {
         }
         let last = message.list(HeaderName::Route).last()?;
         let (from, to) = (message.from().ok()?, message.to().ok()?);
-        let partner = side == Side::Partner;
-        self.keys.verify(now, uri.user()?, partner, message.call_id().ok()?, &from, &to)?;
+        let outside = side != Side::Inside;
+        self.keys.verify(now, uri.user()?, outside, message.call_id().ok()?, &from, &to)?;
         let target = NameAddr::parse(last.value).ok()?.uri;
         if target.host().is_some_and(|host| self.config.is_me(host, target.port())) {
             return None;

@@ -7,6 +7,7 @@ use super::{
     connections::Connections,
     dial::Dials,
     exchange::{Exchanges, Kind, Server},
+    flow::Flows,
     lookups::{Lookups, Waiter},
     meter::Meter,
     probe::Probes,
@@ -27,6 +28,7 @@ pub struct Proxy {
     pub(super) config: ProxyConfig,
     pub(super) policy: Arc<Policy>,
     pub(super) keys: TokenKeys,
+    pub(super) flows: Flows,
     pub(super) connections: Connections,
     pub(super) lookups: Lookups,
     pub(super) dials: Dials,
@@ -52,6 +54,8 @@ pub struct ConnectionStatus {
     pub remote: SocketAddr,
     /// Domains it has proved.
     pub domains: Vec<Domain>,
+    /// Remote users who registered on it.
+    pub users: Vec<String>,
 }
 
 impl Proxy {
@@ -59,6 +63,7 @@ impl Proxy {
     pub fn new(now: Instant, config: ProxyConfig, policy: Arc<Policy>) -> Self {
         Self {
             keys: TokenKeys::new(&config.token_secret, now, config.unix_time),
+            flows: Flows::new(&config.token_secret),
             connections: Connections::default(),
             lookups: Lookups::default(),
             dials: Dials::default(),
@@ -184,6 +189,7 @@ impl Proxy {
             }
         }
         self.forgive_whoever_has_an_entry();
+        self.close_signed_out(now, out);
         // What was found out about a partner is true as long as its entry is the same.
         self.connections.keep_proofs(|key| {
             let now_in_force = policy.by_key(key);
@@ -202,6 +208,8 @@ impl Proxy {
         counters.waiting = self.exchanges.waiting;
         counters.partner_connections = self.connections.count(Side::Partner);
         counters.inside_connections = self.connections.count(Side::Inside);
+        counters.remote_connections = self.connections.count(Side::Remote);
+        counters.registered = self.connections.registered();
         counters
     }
 
@@ -214,6 +222,7 @@ impl Proxy {
                 transport: connection.peer.transport,
                 remote: connection.peer.remote,
                 domains: self.connections.proved(id).cloned().collect(),
+                users: connection.users.iter().map(ToString::to_string).collect(),
             };
         self.connections.iter().map(status).collect()
     }

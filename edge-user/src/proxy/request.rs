@@ -11,6 +11,7 @@ use super::{
     ConnectionId, Output, Peer, Refusal, Side,
     admit::Judgement,
     exchange::{Exchange, Kind, NewExchange, Server, Stage, T4, TRYING, TransactionKey},
+    flow::Flow,
     lookups::{Asked, Waiter},
     preflight::for_strict_router,
     proxy::Proxy,
@@ -31,6 +32,8 @@ struct Plan {
     partner: Option<Domain>,
     entry: Option<Arc<Partner>>,
     dialog: Option<Domain>,
+    /// What is outside is a remote user.
+    remote: bool,
     remove_routes: usize,
     hash: u32,
 }
@@ -91,7 +94,7 @@ impl Proxy {
             return;
         }
         let message = self.loosen_strict_router(now, &message, peer.side).unwrap_or(message);
-        let plan = match self.plan(now, &message, &peer, scope) {
+        let plan = match self.plan(now, connection, &message, &peer, scope) {
             Ok(Some(plan)) => plan,
             Ok(None) => {
                 let answer = Answer::new(200, "OK");
@@ -109,6 +112,7 @@ impl Proxy {
     fn plan(
         &mut self,
         now: Instant,
+        connection: ConnectionId,
         message: &Message,
         peer: &Peer,
         scope: u64,
@@ -118,8 +122,9 @@ impl Proxy {
         if let Some(reason) = self.overloaded(peer, scope) {
             return Err(of(reason.into()));
         }
-        let path = self.path(now, message, peer.side).map_err(|reason| of(reason.into()))?;
-        if path.token.is_none() && self.is_ping(message) {
+        let path = self.path(now, message, connection, peer.side);
+        let path = path.map_err(|reason| of(reason.into()))?;
+        if path.token.is_none() && path.flow.is_none() && self.is_ping(message) {
             return Ok(None);
         }
         if let Some(reason) = self.crowded(message, peer, path.token.is_some()) {
@@ -134,7 +139,11 @@ impl Proxy {
         }
         match peer.side {
             Side::Partner => self.plan_inbound(now, message, path, hash).map_err(of).map(Some),
-            Side::Inside => self.plan_outbound(now, message, path, hash).map(Some),
+            Side::Remote => self.plan_from_user(now, message, path, hash).map_err(of).map(Some),
+            Side::Inside => match self.flow_of(&path) {
+                Some(flow) => self.plan_to_user(flow, path.remove, hash).map_err(of).map(Some),
+                None => self.plan_outbound(now, message, path, hash).map(Some),
+            },
         }
     }
 
@@ -156,20 +165,62 @@ impl Proxy {
         path: Path,
         hash: u32,
     ) -> Result<Plan, Answer> {
-        let mut ways = self.ways_inside(message, path.token.as_ref())?;
+        let ways = self.ways_inside(message, path.token.as_ref())?;
+        Ok(self.plan_to_hops(now, ways, path, hash))
+    }
+
+    /// To these next hops, in the order in which they work; of a dialog first to the server that it
+    /// is with.
+    fn plan_to_hops(
+        &self,
+        now: Instant,
+        mut ways: Vec<Destination>,
+        path: Path,
+        hash: u32,
+    ) -> Plan {
         self.order_hops(now, &mut ways);
         let token = path.token;
         let preferred =
             token.as_ref().filter(|token| token.inside_transport != Transport::Udp).and_then(
                 |token| self.connections.inside_at(token.inside_transport, token.inside_remote),
             );
-        Ok(Plan {
+        Plan {
             destinations: ways.into(),
             preferred,
             partner: None,
             entry: None,
             dialog: token.map(|token| token.partner),
+            remote: false,
             remove_routes: path.remove,
+            hash,
+        }
+    }
+
+    /// From a remote user: to the next hops of the user's own domain, whatever it asks for.
+    fn plan_from_user(
+        &mut self,
+        now: Instant,
+        message: &Message,
+        path: Path,
+        hash: u32,
+    ) -> Result<Plan, Answer> {
+        let domain = self.judge_remote(now, message, path.token.as_ref())?;
+        let ways = self.ways_to_hops(message, domain.as_ref(), path.token.as_ref())?;
+        let plan = self.plan_to_hops(now, ways, path, hash);
+        Ok(Plan { dialog: None, remote: true, ..plan })
+    }
+
+    /// To a remote user: over the connection that it registered on, or that its dialog is on.
+    fn plan_to_user(&self, flow: Flow, remove_routes: usize, hash: u32) -> Result<Plan, Answer> {
+        let connection = self.connection_of(flow).ok_or(Refusal::FlowFailed)?;
+        Ok(Plan {
+            destinations: VecDeque::from([Destination::Flow(connection)]),
+            preferred: None,
+            partner: None,
+            entry: None,
+            dialog: None,
+            remote: true,
+            remove_routes,
             hash,
         })
     }
@@ -198,6 +249,7 @@ impl Proxy {
             dialog: path.token.map(|token| token.partner),
             partner: Some(entry.domain.clone()),
             entry: Some(entry),
+            remote: false,
             remove_routes: path.remove,
             hash,
         })
@@ -232,10 +284,12 @@ impl Proxy {
             _ => Kind::NonInvite,
         };
         let forms_dialog = method.forms_dialog() && message.to().is_ok_and(|to| to.tag().is_none());
-        let inbound = peer.side == Side::Partner;
+        let inbound = peer.side != Side::Inside;
+        let to_be_admitted = peer.side == Side::Partner;
         let id = self.exchanges.insert(NewExchange {
             kind,
             inbound,
+            remote: plan.remote,
             from: connection,
             scope,
             hash: plan.hash,
@@ -252,7 +306,7 @@ impl Proxy {
             from_peer: peer,
             request: message,
         });
-        if inbound {
+        if to_be_admitted {
             return self.admit(now, id, out);
         }
         self.trying(now, id, out);

@@ -35,6 +35,7 @@ const SWEEP: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub(super) struct Residue {
     pub inbound: bool,
+    remote: bool,
     attempt: u8,
     hash: u32,
     from: ConnectionId,
@@ -55,6 +56,7 @@ impl Residue {
         };
         Some(Self {
             inbound: exchange.inbound,
+            remote: exchange.remote,
             attempt: exchange.attempt,
             hash: exchange.hash,
             from: exchange.from,
@@ -173,6 +175,7 @@ impl Proxy {
             && let Some(peer) = self.connections.get(residue.from).map(|c| c.peer.clone())
         {
             let exchange = Exchange::new(NewExchange {
+                remote: residue.remote,
                 kind: Kind::Invite,
                 inbound: residue.inbound,
                 from: residue.from,

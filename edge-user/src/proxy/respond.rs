@@ -18,7 +18,10 @@ impl Refusal {
             Refusal::Anonymous => (433, "Anonymity Disallowed"),
             Refusal::TooManyHops => (483, "Too Many Hops"),
             Refusal::Loop => (482, "Loop Detected"),
-            Refusal::Overload | Refusal::Throttled => (503, "Service Unavailable"),
+            Refusal::Overload | Refusal::Throttled | Refusal::UserSlowed => {
+                (503, "Service Unavailable")
+            }
+            Refusal::FlowFailed => (430, "Flow Failed"),
             Refusal::UserNoPublicAv => (488, "Not Acceptable Here"),
             Refusal::Unreachable | Refusal::NoSrv | Refusal::ForeignTarget | Refusal::TlsFailed => {
                 (504, "Server Time-out")
@@ -103,6 +106,13 @@ impl Refusal {
             Refusal::TlsFailed => {
                 "No TLS session with the partner's edge: cipher suites, authority or expiry; the \
                  log names the fault"
+            }
+            Refusal::FlowFailed => "The connection that the user registered on is gone",
+            Refusal::Banned => {
+                "Wrong passwords came from there too often; edge remote forgive lets it in again"
+            }
+            Refusal::UserSlowed => {
+                "Wrong passwords came for this user too often; wait, or edge remote forgive"
             }
         }
     }
@@ -223,7 +233,9 @@ pub(super) fn answer(
         headers.push(("Warning", &warning));
         diagnostics = diagnostics_value(reason, fqdn, peer.side, about.domain);
         headers.push(match peer.side {
-            Side::Partner => (HeaderName::MsDiagnosticsPublic.as_str(), &diagnostics),
+            Side::Partner | Side::Remote => {
+                (HeaderName::MsDiagnosticsPublic.as_str(), &diagnostics)
+            }
             Side::Inside => (HeaderName::MsDiagnostics.as_str(), &diagnostics),
         });
     }
@@ -263,7 +275,7 @@ fn diagnostics_value(
 ) -> String {
     let id = reason.ocer();
     match (side, domain) {
-        (Side::Partner, _) => format!("{id};reason=\"{}\"", reason.name()),
+        (Side::Partner | Side::Remote, _) => format!("{id};reason=\"{}\"", reason.name()),
         (Side::Inside, Some(domain)) => {
             let text = reason.text();
             format!("{id};source=\"{fqdn}\";reason=\"{text}\";domain=\"{domain}\"")

@@ -44,7 +44,7 @@ impl Proxy {
         let Some(branch) = branch.filter(|branch| self.expects(now, *branch, connection, &message))
         else {
             // A duplicate inside that came late over UDP is no offence.
-            if peer.side == Side::Partner {
+            if peer.side != Side::Inside {
                 let detail = format!("response {}", message.status().unwrap_or_default());
                 self.note_refusal(peer, Refusal::StrayResponse, None, detail, out);
             }
@@ -218,6 +218,7 @@ impl Proxy {
             }
         });
         self.counters.responses += 1;
+        self.note_registration(now, id, status, message);
         self.finish(now, id, status, bytes, out);
     }
 

@@ -4,7 +4,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
-use super::{Refusal, Side, proxy::Proxy, respond::Answer, token::Token};
+use super::{ConnectionId, Refusal, Side, flow::Flow, proxy::Proxy, respond::Answer, token::Token};
 use crate::{
     config::Transport,
     domain::Domain,
@@ -23,6 +23,8 @@ pub(super) enum Destination {
     NextHop(usize),
     /// A server inside that a verified token names; UDP has no connection that would end.
     InsideUdp(SocketAddr),
+    /// A remote user's connection: that one or none.
+    Flow(ConnectionId),
 }
 
 impl Destination {
@@ -40,6 +42,8 @@ impl Destination {
 pub(super) struct Path {
     /// The dialog, when it is one of ours.
     pub token: Option<Token>,
+    /// A remote user's connection, from inside only: what was in `Path`.
+    pub flow: Option<Flow>,
     /// Route values to take off: ours.
     pub remove: usize,
 }
@@ -50,16 +54,19 @@ impl Proxy {
         &mut self,
         now: Instant,
         message: &Message,
+        connection: ConnectionId,
         side: Side,
     ) -> Result<Path, Refusal> {
         let mut routes = message.list(HeaderName::Route);
-        let Some(first) = routes.next() else { return Ok(Path { token: None, remove: 0 }) };
+        let Some(first) = routes.next() else {
+            return Ok(Path { token: None, flow: None, remove: 0 });
+        };
         let mut route = NameAddr::parse(first.value).map_err(|_| Refusal::Malformed)?;
         let mut remove = 1;
         if self.is_bare(&route) {
             // An outbound proxy that is preloaded: us. It says nothing.
             match routes.next() {
-                None => return Ok(Path { token: None, remove }),
+                None => return Ok(Path { token: None, flow: None, remove }),
                 Some(next) => {
                     route = NameAddr::parse(next.value).map_err(|_| Refusal::Malformed)?;
                 }
@@ -67,13 +74,19 @@ impl Proxy {
             remove += 1;
         }
         let text = route.uri.user().ok_or(Refusal::ForeignRoute)?;
+        if side == Side::Inside
+            && let Some(flow) = self.flows.verify(text)
+        {
+            return Ok(Path { token: None, flow: Some(flow), remove });
+        }
         let from = message.from().map_err(|_| Refusal::Malformed)?;
         let to = message.to().map_err(|_| Refusal::Malformed)?;
         let call_id = message.call_id().map_err(|_| Refusal::Malformed)?;
         let token = self
             .keys
-            .verify(now, text, side == Side::Partner, call_id, &from, &to)
+            .verify(now, text, side != Side::Inside, call_id, &from, &to)
             .ok_or(Refusal::ForeignRoute)?;
+        self.fits_the_side(&token, connection, side)?;
         // We wrote two, one for each side (RFC 5658): the second goes too.
         if let Some(second) = routes.next()
             && let Ok(second) = NameAddr::parse(second.value)
@@ -84,7 +97,7 @@ impl Proxy {
                 return Err(Refusal::ForeignRoute);
             }
         }
-        Ok(Path { token: Some(token), remove })
+        Ok(Path { token: Some(token), flow: None, remove })
     }
 
     /// A Route value that names us and no user.
@@ -99,13 +112,9 @@ impl Proxy {
         message: &Message,
         token: Option<&Token>,
     ) -> Result<Vec<Destination>, Answer> {
-        let mut ways = Vec::with_capacity(self.config.next_hops.len() + 1);
         let uri = message.request_uri().and_then(Result::ok).ok_or(Refusal::Malformed)?;
         let domain = sip_domain(&uri);
         match token {
-            Some(token) if token.inside_transport == Transport::Udp => {
-                ways.push(Destination::InsideUdp(token.inside_remote));
-            }
             Some(_) => {}
             None if !uri.is_sip() => {
                 return Err(Answer::with(404, "Not Found", Refusal::Transit));
@@ -115,6 +124,23 @@ impl Proxy {
             }
             None => {}
         }
+        self.ways_to_hops(message, domain.as_ref(), token)
+    }
+
+    /// The next hops that serve a domain of ours; of a dialog first the server that it is with.
+    pub(super) fn ways_to_hops(
+        &self,
+        message: &Message,
+        domain: Option<&Domain>,
+        token: Option<&Token>,
+    ) -> Result<Vec<Destination>, Answer> {
+        let mut ways = Vec::with_capacity(self.config.next_hops.len() + 1);
+        if let Some(token) = token
+            && token.inside_transport == Transport::Udp
+        {
+            ways.push(Destination::InsideUdp(token.inside_remote));
+        }
+        let uri = message.request_uri().and_then(Result::ok).ok_or(Refusal::Malformed)?;
         // `sips:` says TLS on every hop (RFC 3261 section 26.2.2).
         let secure = uri.scheme() == crate::sip::Scheme::Sips;
         if secure {
@@ -126,7 +152,7 @@ impl Proxy {
         };
         // Within a dialog the Request-URI names a server; To names the domain.
         let ours = |domain: &Domain| self.policy.is_ours(domain);
-        let called = domain.filter(ours).or_else(|| {
+        let called = domain.filter(|domain| ours(domain)).cloned().or_else(|| {
             let to = message.to().ok().and_then(|to| sip_domain(&to.uri));
             to.filter(|domain| token.is_some() && ours(domain))
         });

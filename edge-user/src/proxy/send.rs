@@ -50,7 +50,14 @@ impl Proxy {
             let failure = self.exchanges.get(id).and_then(|exchange| exchange.failure);
             return self.conclude(now, id, failure.unwrap_or(Refusal::Unreachable.into()), out);
         };
-        let pooled = self.pooled(now, &destination, &tried, false);
+        let pooled = match destination {
+            // That one or none.
+            Destination::Flow(connection) => match self.connections.get(connection) {
+                Some(_) => Some(connection),
+                None => return self.conclude(now, id, Refusal::FlowFailed.into(), out),
+            },
+            _ => self.pooled(now, &destination, &tried, false),
+        };
         if let Some(connection) = pooled {
             return self.send_on(now, id, connection, true, out);
         }
@@ -86,6 +93,7 @@ impl Proxy {
             Destination::InsideUdp(address) => {
                 return self.connections.inside_at(Transport::Udp, *address);
             }
+            Destination::Flow(connection) => return Some(*connection),
         };
         found.map(|(id, _)| id)
     }
@@ -121,7 +129,7 @@ impl Proxy {
         out: &mut Vec<Output>,
     ) {
         let Some(peer) = self.connections.get(connection).map(|c| c.peer.clone()) else { return };
-        let Some((bytes, rewrite)) = self.outgoing(now, id, &peer) else {
+        let Some((bytes, rewrite)) = self.outgoing(now, id, connection, &peer) else {
             return self.conclude(now, id, Refusal::Malformed.into(), out);
         };
         out.push(Output::Send { connection, bytes: bytes.clone() });
@@ -173,7 +181,13 @@ impl Proxy {
     }
 
     /// The request as it goes out to a peer, with the Record-Route text to rewrite later.
-    fn outgoing(&mut self, now: Instant, id: u64, peer: &Peer) -> Option<(Bytes, Option<Rewrite>)> {
+    fn outgoing(
+        &mut self,
+        now: Instant,
+        id: u64,
+        connection: ConnectionId,
+        peer: &Peer,
+    ) -> Option<(Bytes, Option<Rewrite>)> {
         let exchange = self.exchanges.get(id)?;
         let request = exchange.request.as_ref()?;
         let attempt = exchange.attempt + 1;
@@ -186,12 +200,14 @@ impl Proxy {
         neighbours::hide(request, !exchange.inbound, &mut change.remove);
         let mut add = change.added();
         add.extend(neighbours::breadth(request));
+        let path = self.path_of(exchange, request, peer);
+        add.extend(path.as_deref().map(|path| ("Path", path)));
         forward.remove = &change.remove;
         forward.add = &add;
         if !exchange.record {
             return Some((forward.apply(request).ok()?, None));
         }
-        let token = token_for(exchange, peer)?;
+        let token = self.token_for(exchange, connection, peer)?;
         let (caller, callee) = (request.from().ok()?, request.to().ok()?);
         let dialog = Dialog { call_id: request.call_id().ok()?, caller: &caller, callee: &callee };
         let text = self.keys.sign(now, &token, &dialog);
@@ -213,10 +229,11 @@ impl Proxy {
     ) -> Option<(String, String)> {
         let exchange = self.exchanges.get(id)?;
         let request = exchange.request.as_ref()?;
-        let peer = &self.connections.get(exchange.client()?.connection)?.peer;
+        let connection = exchange.client()?.connection;
+        let peer = &self.connections.get(connection)?.peer;
         let to = response.to().ok()?;
         let tag = to.tag()?.to_owned();
-        let token = token_for(exchange, peer)?;
+        let token = self.token_for(exchange, connection, peer)?;
         let (caller, mut callee) = (request.from().ok()?, request.to().ok()?);
         callee.params = to.params;
         let dialog = Dialog { call_id: request.call_id().ok()?, caller: &caller, callee: &callee };
@@ -392,7 +409,9 @@ impl Proxy {
         let key = TargetKey { address: client.remote, transport: client.transport };
         let blame = Blame { key, cause: Cause::Lost, retry_after: None };
         let blame = (!client.pooled).then_some(blame);
-        self.try_elsewhere(now, id, blame, Answer::from(Refusal::Unreachable), out);
+        let to_user = exchange.remote && !exchange.inbound;
+        let failure = if to_user { Refusal::FlowFailed } else { Refusal::Unreachable };
+        self.try_elsewhere(now, id, blame, Answer::from(failure), out);
     }
 
     /// This destination failed after the request went out: the next one, unless something was
@@ -408,7 +427,9 @@ impl Proxy {
         let Some(exchange) = self.exchanges.get(id) else { return };
         let final_now = exchange.answered || exchange.cancelled;
         let over = exchange.server != Server::Proceeding;
-        if let (Some(blame), Some(destination)) = (blame, exchange.destinations.front().cloned()) {
+        let destination = exchange.destinations.front().cloned();
+        let to_user = matches!(destination, Some(Destination::Flow(_)));
+        if let (Some(blame), Some(destination)) = (blame, destination) {
             self.blame(now, &destination, blame, out);
         }
         if over {
@@ -425,8 +446,9 @@ impl Proxy {
             exchange.timeout = None;
             exchange.failure = Some(failure);
             exchange.tried.extend(blame.map(|blame| blame.key.address));
-            if blame.is_some()
-                && matches!(exchange.destinations.front(), Some(Destination::InsideUdp(_)))
+            if to_user
+                || (blame.is_some()
+                    && matches!(exchange.destinations.front(), Some(Destination::InsideUdp(_))))
             {
                 exchange.destinations.pop_front();
             }
@@ -442,19 +464,32 @@ impl Proxy {
     }
 }
 
-/// The dialog between a request's sender and the peer it goes to.
-fn token_for(exchange: &Exchange, peer: &Peer) -> Option<Token> {
-    let (partner, inside) = match peer.side {
-        Side::Partner => (peer, &exchange.from_peer),
-        Side::Inside => (&exchange.from_peer, peer),
-    };
-    Some(Token {
-        inbound: exchange.inbound,
-        partner: exchange.partner.clone()?,
-        partner_remote: partner.remote,
-        inside_transport: inside.transport,
-        inside_remote: inside.remote,
-    })
+impl Proxy {
+    /// The dialog between a request's sender and the peer it goes to, over this connection.
+    fn token_for(
+        &self,
+        exchange: &Exchange,
+        connection: ConnectionId,
+        peer: &Peer,
+    ) -> Option<Token> {
+        let (outside, inside, flow) = match peer.side {
+            Side::Partner | Side::Remote => (peer, &exchange.from_peer, connection),
+            Side::Inside => (&exchange.from_peer, peer, exchange.from),
+        };
+        let partner = match exchange.remote {
+            // Nobody's: it is the connection that counts.
+            true => self.config.fqdn.clone(),
+            false => exchange.partner.clone()?,
+        };
+        Some(Token {
+            inbound: exchange.inbound,
+            partner,
+            partner_remote: outside.remote,
+            inside_transport: inside.transport,
+            inside_remote: inside.remote,
+            flow: exchange.remote.then(|| self.flows.flow(flow)),
+        })
+    }
 }
 
 /// For messages that we wrote: they were within the peer's limits, and grew by a little.

@@ -10,7 +10,7 @@ use std::{
 
 use super::{Peer, Side};
 use crate::{
-    config::{Config, NextHop, Transport},
+    config::{Config, GuardSettings, NextHop, Transport},
     domain::Domain,
     sip::{Host, Message, Via},
 };
@@ -26,6 +26,8 @@ pub struct ProxyConfig {
     pub inside: Vec<(Transport, SocketAddr)>,
     /// Names of our further identities outside, by their number less one.
     pub identities: Vec<Vec<Domain>>,
+    /// Remote users.
+    pub remote: RemoteSettings,
     /// Where requests from outside go, in this order; none twice.
     pub next_hops: Vec<NextHop>,
     /// The last so many of them are for domains with a route only.
@@ -41,6 +43,15 @@ pub struct ProxyConfig {
     pub token_secret: [u8; 32],
     /// Wall clock when the proxy starts, seconds since 1970.
     pub unix_time: u64,
+}
+
+/// How remote users are served.
+#[derive(Clone, Debug, Default)]
+pub struct RemoteSettings {
+    /// The name they know us by, when it is another.
+    pub fqdn: Option<Domain>,
+    /// What befalls those who guess passwords.
+    pub guard: GuardSettings,
 }
 
 /// What the outside can make us hold at most.
@@ -67,6 +78,11 @@ impl Bounds {
     pub fn transactions_of_one(&self) -> usize {
         self.transactions.div_ceil(2)
     }
+
+    /// Of them, from one remote user's connection.
+    pub fn transactions_of_user(&self) -> usize {
+        self.transactions.div_ceil(400).clamp(1, 256)
+    }
 }
 
 impl Default for Bounds {
@@ -84,10 +100,11 @@ impl ProxyConfig {
     /// From the file's settings.
     pub fn new(config: &Config, token_secret: [u8; 32], unix_time: u64) -> Self {
         let mut outside = config.access.listen.clone();
+        let remote = config.services.remote.as_ref();
+        outside.extend(remote.iter().flat_map(|remote| &remote.listen));
+        let ports: Vec<u16> = outside.iter().map(SocketAddr::port).collect();
         for address in &config.access.advertise {
-            for listen in &config.access.listen {
-                outside.push(SocketAddr::new(*address, listen.port()));
-            }
+            outside.extend(ports.iter().map(|port| SocketAddr::new(*address, *port)));
         }
         let mut next_hops = config.inside.next_hops.clone();
         let mut place = |hop: &NextHop| {
@@ -106,6 +123,10 @@ impl ProxyConfig {
             outside,
             inside: config.inside.listen.clone(),
             identities: config.access.identities.iter().map(|own| own.names.clone()).collect(),
+            remote: remote.map_or_else(RemoteSettings::default, |remote| RemoteSettings {
+                fqdn: remote.fqdn.clone(),
+                guard: remote.guard.clone(),
+            }),
             next_hops,
             routed_only,
             routes,
@@ -162,6 +183,11 @@ impl ProxyConfig {
                 text.push_str(self.fqdn.as_str());
                 write!(text, ":{}", self.outside_port())
             }
+            // By the port that the user found: the way back to a listener that may be another's.
+            Side::Remote => {
+                text.push_str(self.remote.fqdn.as_ref().unwrap_or(&self.fqdn).as_str());
+                write!(text, ":{}", peer.local.port())
+            }
             Side::Inside => write!(text, "{}", self.inside_name(peer)),
         };
     }
@@ -183,6 +209,16 @@ impl ProxyConfig {
         via
     }
 
+    /// Our Path value towards a server inside, with a flow token. `first`: we are the first whom the
+    /// user's request met (RFC 5626 section 5.1).
+    pub(super) fn path(&self, peer: &Peer, flow: &str, first: bool) -> String {
+        let mut value = self.record_route(peer, flow);
+        if first && value.pop().is_some() {
+            value.push_str(";ob>");
+        }
+        value
+    }
+
     /// Our Record-Route value towards a peer, with a token.
     pub(super) fn record_route(&self, peer: &Peer, token: &str) -> String {
         let mut value = String::with_capacity(token.len() + 96);
@@ -200,7 +236,7 @@ impl ProxyConfig {
 
     /// Whether a host and port name this appliance.
     pub(super) fn is_me(&self, host: Host<'_>, port: Option<u16>) -> bool {
-        if host.is(&self.fqdn) {
+        if host.is(&self.fqdn) || self.remote.fqdn.as_ref().is_some_and(|name| host.is(name)) {
             return true;
         }
         let Some(ip) = host.ip() else { return false };

@@ -66,7 +66,7 @@ impl Proxy {
                 }
                 _ => (None, Lookup::default()),
             },
-            Destination::InsideUdp(_) => (None, Lookup::default()),
+            Destination::InsideUdp(_) | Destination::Flow(_) => (None, Lookup::default()),
         }
     }
 
@@ -75,7 +75,7 @@ impl Proxy {
         let (transport, address) = match destination {
             Destination::NextHop(index) => fixed(self.config.next_hops.get(*index)?)?,
             Destination::InsideUdp(address) => (Transport::Udp, *address),
-            Destination::Partner(..) => return None,
+            Destination::Partner(..) | Destination::Flow(_) => return None,
         };
         Some(Target { side: Side::Inside, transport, address, server_name: None, own: 0 })
     }
@@ -152,6 +152,10 @@ impl Proxy {
         blame: Blame,
         out: &mut Vec<Output>,
     ) {
+        // A remote user is no server that is asked whether it lives.
+        if matches!(destination, Destination::Flow(_)) {
+            return;
+        }
         let target = self.target_at(now, destination, blame.key);
         let owner = match destination {
             Destination::Partner(key, _) => Some(key.clone()),

@@ -14,7 +14,7 @@ use std::{
 
 use ring::hmac;
 
-use super::base64url;
+use super::{base64url, flow::Flow};
 use crate::{
     config::Transport,
     domain::Domain,
@@ -26,6 +26,8 @@ const EPOCH: Duration = Duration::from_secs(6 * 3600);
 /// So many former keys still verify: a week. A dialog must not live longer without a new one.
 const OVERLAP: u32 = 28;
 const VERSION: u8 = 1;
+/// With the flow of a remote user.
+const WITH_FLOW: u8 = 2;
 const INBOUND: u8 = 1;
 const BOTH_TAGS: u8 = 2;
 const CODE_BYTES: usize = 16;
@@ -45,6 +47,8 @@ pub struct Token {
     pub inside_transport: Transport,
     /// The inside server's end of its connection.
     pub inside_remote: SocketAddr,
+    /// The dialog is with a remote user, on this connection.
+    pub flow: Option<Flow>,
 }
 
 /// What the code covers beside the token's own content.
@@ -131,7 +135,8 @@ impl TokenKeys {
         let both = dialog.callee.tag().is_some();
         let mut bytes = Vec::with_capacity(64 + token.partner.as_str().len());
         let flags = if token.inbound { INBOUND } else { 0 } | if both { BOTH_TAGS } else { 0 };
-        bytes.extend_from_slice(&[VERSION, flags]);
+        let version = if token.flow.is_some() { WITH_FLOW } else { VERSION };
+        bytes.extend_from_slice(&[version, flags]);
         bytes.extend_from_slice(&epoch.to_be_bytes());
         bytes.push(match token.inside_transport {
             Transport::Udp => 0,
@@ -140,6 +145,9 @@ impl TokenKeys {
         });
         put_address(&mut bytes, token.inside_remote);
         put_address(&mut bytes, token.partner_remote);
+        if let Some(flow) = token.flow {
+            bytes.extend_from_slice(&flow.to_bytes());
+        }
         bytes.extend_from_slice(token.partner.as_str().as_bytes());
         let code = self.code(epoch, &bytes, dialog, both);
         bytes.extend_from_slice(&code.as_ref()[..CODE_BYTES]);
@@ -148,13 +156,13 @@ impl TokenKeys {
         text
     }
 
-    /// Reads a token that came with an in-dialog request. `from_partner`: on which side it came.
+    /// Reads a token that came with an in-dialog request. `from_outside`: on which side it came.
     /// `None` for anything that we did not sign for this very dialog.
     pub fn verify(
         &mut self,
         now: Instant,
         text: &str,
-        from_partner: bool,
+        from_outside: bool,
         call_id: &str,
         from: &NameAddr<'_>,
         to: &NameAddr<'_>,
@@ -169,14 +177,14 @@ impl TokenKeys {
         let epoch = u32::from_be_bytes([e0, e1, e2, e3]);
         let current = self.epoch(now);
         // One ahead: another member's clock.
-        if version != VERSION
+        if (version != VERSION && version != WITH_FLOW)
             || epoch > current.saturating_add(1)
             || current.saturating_sub(epoch) > OVERLAP
         {
             return None;
         }
         let inbound = flags & INBOUND != 0;
-        let (caller, callee) = if inbound == from_partner { (from, to) } else { (to, from) };
+        let (caller, callee) = if inbound == from_outside { (from, to) } else { (to, from) };
         let dialog = Dialog { call_id, caller, callee };
         let expected = self.code(epoch, content, &dialog, flags & BOTH_TAGS != 0);
         if !same_code(&expected.as_ref()[..CODE_BYTES], code) {
@@ -190,13 +198,17 @@ impl TokenKeys {
         };
         let (inside_remote, rest) = take_address(rest)?;
         let (partner_remote, rest) = take_address(rest)?;
+        let (flow, rest) = match version {
+            WITH_FLOW => Flow::take(rest).map(|(flow, rest)| (Some(flow), rest))?,
+            _ => (None, rest),
+        };
         let partner = std::str::from_utf8(rest).ok()?.parse().ok()?;
-        Some(Token { inbound, partner, partner_remote, inside_transport, inside_remote })
+        Some(Token { inbound, partner, partner_remote, inside_transport, inside_remote, flow })
     }
 }
 
 /// Compares every byte, so that the time says nothing about where two codes differ.
-fn same_code(a: &[u8], b: &[u8]) -> bool {
+pub(super) fn same_code(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
 }
 
@@ -264,6 +276,7 @@ mod tests {
             partner_remote: "[2001:db8::5]:5061".parse().unwrap(),
             inside_transport: Transport::Tcp,
             inside_remote: "10.0.0.5:40000".parse().unwrap(),
+            flow: None,
         }
     }
 
@@ -316,6 +329,18 @@ mod tests {
             let text = keys.sign(now, &token(true), &dialog);
             assert_eq!(keys.verify(now, &text, true, "c1", &address(ALICE), &other), expected);
         }
+    }
+
+    #[test]
+    fn a_token_brings_its_flow_back() {
+        let now = Instant::now();
+        let mut keys = keys(now);
+        let (alice, bob) = (address(ALICE), address(BOB));
+        let dialog = Dialog { call_id: "c1", caller: &alice, callee: &bob };
+        let flow = Some(Flow { connection: crate::proxy::ConnectionId(u64::MAX - 1), run: 7 });
+        let token = Token { flow, ..token(false) };
+        let text = keys.sign(now, &token, &dialog);
+        assert_eq!(keys.verify(now, &text, false, "c1", &alice, &bob), Some(token));
     }
 
     #[test]

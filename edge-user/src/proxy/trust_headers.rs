@@ -101,6 +101,7 @@ pub(super) struct TrustValues {
     own: Domain,
     /// By source, network and verification.
     trust: [[[Arc<str>; 2]; 2]; Source::COUNT],
+    internet_user: Arc<str>,
     trust_name: Arc<str>,
     asserted_name: Arc<str>,
     asserted: [Arc<str>; 2],
@@ -167,6 +168,11 @@ impl TrustValues {
             trust: Source::ALL.map(|source| {
                 [false, true].map(|public| [false, true].map(|v| value(source, public, v)))
             }),
+            internet_user: format!(
+                "ms-source-type=InternetUser;ms-ep-fqdn={own};ms-source-verified-user={}",
+                verified_text(false)
+            )
+            .into(),
             trust_name: TRUST.into(),
             asserted_name: ASSERTED.into(),
             asserted: [false, true]
@@ -238,6 +244,9 @@ const INTERNAL: [HeaderName; 4] = [
 impl Proxy {
     /// For a request on its way.
     pub(super) fn request_headers(&self, exchange: &Exchange) -> HeaderChange {
+        if exchange.remote {
+            return self.of_remote_user(exchange.inbound);
+        }
         match (exchange.inbound, &exchange.entry, &exchange.request) {
             (true, Some(entry), Some(request)) => {
                 let verified = is_verified(entry, request);
@@ -257,6 +266,9 @@ impl Proxy {
 
     /// For a response on its way back.
     pub(super) fn response_headers(&self, exchange: &Exchange, response: &Message) -> HeaderChange {
+        if exchange.remote {
+            return self.of_remote_user(!exchange.inbound);
+        }
         if exchange.inbound {
             return self.to_the_outside();
         }
@@ -282,6 +294,19 @@ impl Proxy {
             (values.diagnostics_name.clone(), values.no_reason.clone())
         });
         HeaderChange { remove, add: [trust, no_reason] }
+    }
+
+    /// From a remote user, or to one. Who it is was not proved here: our servers ask for that, and
+    /// what it asserts of itself goes no further (RFC 3325 section 5).
+    fn of_remote_user(&self, from: bool) -> HeaderChange {
+        let mut remove = Names::none().with(&INTERNAL);
+        let values = &self.trust_values;
+        let trust = from.then(|| (values.trust_name.clone(), values.internet_user.clone()));
+        if from {
+            remove.push(HeaderName::PAssertedIdentity);
+            remove.push(HeaderName::RemotePartyId);
+        }
+        HeaderChange { remove, add: [trust, None] }
     }
 
     fn to_the_outside(&self) -> HeaderChange {

@@ -100,6 +100,11 @@ impl Policy {
         self.ours.contains(domain)
     }
 
+    /// Whether this is a name below one of the domains served here.
+    pub fn is_below_ours(&self, domain: &Domain) -> bool {
+        self.ours.iter().any(|ours| domain != ours && domain.is_within(ours))
+    }
+
     /// The blocked name that covers this domain, if any.
     pub fn blocked_by(&self, domain: &Domain) -> Option<&Domain> {
         if self.blocked.is_empty() {

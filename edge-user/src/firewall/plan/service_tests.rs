@@ -178,11 +178,8 @@ fn with_services(one_address: bool) -> Config {
             rates: Rates::default(),
             line,
         }),
-        remote: (!one_address).then(|| RemoteService {
-            listen: own(10, 443),
-            rates: Rates::default(),
-            line: Line(77),
-        }),
+        remote: (!one_address)
+            .then(|| RemoteService { line: Line(77), ..RemoteService::at(own(10, 443)) }),
         admin: Some(AdminService {
             listen: inside(8443),
             metrics: inside(9464),

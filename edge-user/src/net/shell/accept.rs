@@ -69,32 +69,38 @@ fn admit<C: Core>(
     let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
     let Ok(local) = stream.local_addr() else { return };
     let settings = hub.settings();
-    let limits = &settings.config.limits;
-    // Inside servers are few and listed; only their total is bounded.
-    let per_source = match side {
-        Side::Partner => limits.connections_per_source,
-        Side::Inside => limits.connections,
-    };
+    if side == Side::Remote && hub.refuses(remote.ip()) {
+        return hub.counters.refused(Refusal::Banned);
+    }
     let peer = Peer { side, transport, remote, local, names: Arc::default(), own: 0 };
     // By prefix at once; by certificate after the handshake.
     if side == Side::Inside && transport != Transport::Tls && !settings.listed(&peer) {
         hub.refuse(remote, Refusal::NotListed, not_listed(&peer));
         return;
     }
-    let admission = hub.places.get(side_index(side));
-    let entered = admission.map(|a| a.enter(remote.ip(), limits.connections, per_source));
-    match entered {
-        Some(Ok(place)) => {
-            bind::set_stream(&stream);
-            tokio::spawn(serve(Arc::clone(hub), settings, stream, peer, place));
-        }
-        Some(Err(full)) => {
+    if let Some(place) = enter(hub, &settings, remote, side) {
+        bind::set_stream(&stream);
+        tokio::spawn(serve(Arc::clone(hub), settings, stream, peer, place));
+    }
+}
+
+/// Takes a place of this side, if there is one.
+fn enter<C: Core>(
+    hub: &Hub<C>,
+    settings: &Settings,
+    remote: SocketAddr,
+    side: Side,
+) -> Option<Place> {
+    let (total, per_source) = settings.places_for(side);
+    match hub.places.get(side_index(side))?.enter(remote.ip(), total, per_source) {
+        Ok(place) => Some(place),
+        Err(full) => {
             hub.counters.full(full);
             if hub.counters.gate.open() {
                 tracing::warn!(%remote, ?side, ?full, "too many connections: not accepted");
             }
+            None
         }
-        None => {}
     }
 }
 
@@ -103,28 +109,40 @@ async fn serve<C: Core>(
     settings: Arc<Settings>,
     stream: TcpStream,
     mut peer: Peer,
-    _place: Place,
+    mut place: Place,
 ) {
     if peer.transport != Transport::Tls {
         drop(settings);
-        return carry(&hub, stream, peer).await;
+        return carry(&hub, stream, peer, place).await;
     }
     let (stream, names, own) = match handshake(&hub, &settings, stream, peer.side).await {
         Ok(done) => done,
         Err(error) => return failed(&hub, peer.remote, &error),
     };
-    peer.names = Arc::new(names);
     peer.own = own;
+    match names {
+        Some(names) => peer.names = Arc::new(names),
+        // The class is fixed here, and never guessed from what is said (trust rules, section 1).
+        None if peer.side == Side::Partner => {
+            peer.side = Side::Remote;
+            if hub.refuses(peer.remote.ip()) {
+                return hub.counters.refused(Refusal::Banned);
+            }
+            let Some(other) = enter(&hub, &settings, peer.remote, Side::Remote) else { return };
+            place = other;
+        }
+        None => {}
+    }
     // The list may have changed during the handshake.
     if peer.side == Side::Inside && !hub.settings().listed(&peer) {
         hub.refuse(peer.remote, Refusal::NotListed, not_listed(&peer));
         return;
     }
     drop(settings);
-    carry(&hub, stream, peer).await;
+    carry(&hub, stream, peer, place).await;
 }
 
-async fn carry<S, C>(hub: &Arc<Hub<C>>, io: S, peer: Peer)
+async fn carry<S, C>(hub: &Arc<Hub<C>>, io: S, peer: Peer, _place: Place)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     C: Core,
@@ -141,7 +159,7 @@ async fn handshake<C: Core>(
     settings: &Settings,
     stream: TcpStream,
     side: Side,
-) -> Result<(ServerStream, CertificateNames, u8), HandshakeError> {
+) -> Result<(ServerStream, Option<CertificateNames>, u8), HandshakeError> {
     let no_files = || HandshakeError {
         fault: HandshakeFault::Protocol,
         detail: "no TLS files are configured for this side".to_owned(),
@@ -162,7 +180,13 @@ async fn handshake<C: Core>(
     let (stream, own) = tokio::time::timeout(settings.config.limits.handshake_timeout, shaking)
         .await
         .map_err(|_| HandshakeError::timeout())??;
-    let names = hub.tls.peer_names(side, stream.get_ref().1.peer_certificates())?;
+    let chain = stream.get_ref().1.peer_certificates();
+    let shared = settings.config.services.remote.as_ref().is_some_and(|remote| remote.shared);
+    let names = match (side, chain) {
+        (Side::Remote, _) => None,
+        (Side::Partner, None) if shared => None,
+        _ => Some(hub.tls.peer_names(side, chain)?),
+    };
     Ok((stream, names, own))
 }
 

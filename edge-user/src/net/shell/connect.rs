@@ -72,6 +72,9 @@ async fn try_connect<C: Core>(
     let from = match target.side {
         Side::Partner => source_address(&settings.config.access.listen, target.address),
         Side::Inside => None,
+        Side::Remote => {
+            return Err(ConnectError::Tcp("nobody connects to remote users".to_owned()));
+        }
     };
     let time = limits.handshake_timeout;
     let queue = WriteQueue::new(limits.write_queue_bytes);

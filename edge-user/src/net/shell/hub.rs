@@ -5,7 +5,7 @@
 
 use std::{
     fmt,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -71,6 +71,42 @@ impl Settings {
         Arc::new(Self { frame, handshakes, config })
     }
 
+    /// Whether remote users are served at this address of ours.
+    pub(super) fn serves(&self, local: SocketAddr) -> bool {
+        let at = |listen: &SocketAddr| {
+            listen.port() == local.port()
+                && (listen.ip().is_unspecified() || listen.ip() == local.ip().to_canonical())
+        };
+        let remote = self.config.services.remote.as_ref();
+        remote.is_some_and(|remote| {
+            remote.listen.iter().any(at)
+                || (remote.shared && self.config.access.listen.iter().any(at))
+        })
+    }
+
+    /// How large a message from this side may be.
+    pub(super) fn frame_for(&self, side: Side) -> sip::Limits {
+        let remote = self.config.services.remote.as_ref().filter(|_| side == Side::Remote);
+        let body = remote.map_or(self.frame.body, |remote| remote.body_bytes.min(self.frame.body));
+        sip::Limits { body, ..self.frame.clone() }
+    }
+
+    /// Connections from this side, in all and from one source.
+    pub(super) fn places_for(&self, side: Side) -> (usize, usize) {
+        let limits = &self.config.limits;
+        match side {
+            Side::Partner => (limits.connections, limits.connections_per_source),
+            // Inside servers are few and listed; only their total is bounded.
+            Side::Inside => (limits.connections, limits.connections),
+            Side::Remote => self
+                .config
+                .services
+                .remote
+                .as_ref()
+                .map_or((0, 0), |remote| (remote.connections, remote.connections_per_source)),
+        }
+    }
+
     /// Whether an inside server is listed: by a name of its certificate for TLS, by its address
     /// for TCP and UDP.
     pub(super) fn listed(&self, peer: &Peer) -> bool {
@@ -131,8 +167,8 @@ pub(super) struct Hub<C> {
     pub(super) resolver: Arc<Resolver>,
     events: EventSink,
     pub(super) counters: Counters,
-    /// Places of the access service and of the internal listener.
-    pub(super) places: [Arc<Admission>; 2],
+    /// Places of the access service, of the internal listener and of remote users.
+    pub(super) places: [Arc<Admission>; 3],
     /// Attempts to connect and connections we opened.
     pub(super) outbound: AtomicUsize,
     questions: AtomicUsize,
@@ -277,6 +313,11 @@ impl<C: Core> Hub<C> {
 
     pub(super) fn links(&self) -> Vec<Arc<Link>> {
         self.lock().links.values().cloned().collect()
+    }
+
+    /// Whether a remote user's connection from there is refused.
+    pub(super) fn refuses(&self, remote: IpAddr) -> bool {
+        self.lock().core.refuses(Instant::now(), remote)
     }
 
     pub(super) fn live(&self) -> usize {
@@ -439,6 +480,7 @@ pub(super) const fn side_index(side: Side) -> usize {
     match side {
         Side::Partner => 0,
         Side::Inside => 1,
+        Side::Remote => 2,
     }
 }
 

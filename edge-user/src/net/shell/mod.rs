@@ -168,7 +168,9 @@ impl Shell {
 fn wanted(config: &Config) -> Vec<(Side, Transport, SocketAddr)> {
     let access = config.access.listen.iter().map(|a| (Side::Partner, Transport::Tls, *a));
     let inside = config.inside.listen.iter().map(|(t, a)| (Side::Inside, *t, *a));
-    access.chain(inside).collect()
+    let remote = config.services.remote.iter().flat_map(|remote| &remote.listen);
+    let remote = remote.map(|a| (Side::Remote, Transport::Tls, *a));
+    access.chain(inside).chain(remote).collect()
 }
 
 /// A socket that is bound and not yet served.
@@ -267,6 +269,9 @@ impl<C: Core> ShellHandle<C> {
             if link.peer.side == Side::Inside && !link.outbound && !settings.listed(&link.peer) {
                 self.hub.close_link(&link, CloseCause::Refused(Refusal::NotListed));
             }
+            if link.peer.side == Side::Remote && !settings.serves(link.peer.local) {
+                self.hub.close_link(&link, CloseCause::Refused(Refusal::UserNoOutside));
+            }
         }
         Ok(())
     }
@@ -311,11 +316,12 @@ impl<C: Core> ShellHandle<C> {
     /// Counts for metrics and status.
     pub fn counts(&self) -> Counts {
         let mut counts = self.hub.counters.list();
-        let [access, inside] = &self.hub.places;
+        let [access, inside, remote] = &self.hub.places;
         let outbound = self.hub.outbound.load(std::sync::atomic::Ordering::Relaxed);
         for (name, value) in [
             ("open.access", access.total()),
             ("open.inside", inside.total()),
+            ("open.remote", remote.total()),
             ("open.outbound", outbound),
         ] {
             counts.push((name.to_owned(), value as u64));

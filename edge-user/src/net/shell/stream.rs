@@ -85,7 +85,7 @@ where
         link,
         queue,
         shared,
-        framer: Framer::new(settings.frame.clone()),
+        framer: Framer::new(settings.frame_for(link.peer.side)),
         buffer: BytesMut::new(),
         inputs: Vec::new(),
         unreadable: false,

@@ -7,6 +7,7 @@
 //! Outside there may be several certificates of ours: which one is shown goes by the name that the
 //! peer asks for (SNI), and when we connect by whom the request is from.
 
+mod build;
 mod fault;
 mod files;
 mod lists;
@@ -27,21 +28,20 @@ use std::{
 
 use rustls::{
     ClientConfig, ServerConfig,
-    client::Resumption,
-    crypto::{CryptoProvider, ring},
+    crypto::ring,
     pki_types::{CertificateDer, ServerName, UnixTime},
-    server::NoServerSessionStorage,
 };
 use tokio::sync::watch;
 
+use self::{
+    build::{for_remote, side},
+    files::{Identity, Stamp},
+    verify::PeerVerifier,
+};
 pub use self::{
     fault::{HandshakeError, HandshakeFault},
     files::Expiring,
     rules::Exceptions,
-};
-use self::{
-    files::{Identity, Stamp},
-    verify::PeerVerifier,
 };
 pub(crate) use self::{
     lists::{ListFault, MAX_LIST, RevocationList},
@@ -126,6 +126,8 @@ struct Current {
     /// Further certificates of the access service, and the names they are for.
     others: Vec<(Vec<Domain>, SideTls)>,
     inside: Option<SideTls>,
+    /// Remote users, who show no certificate.
+    remote: Option<Arc<ServerConfig>>,
     /// Of partners.
     verifier: Arc<PeerVerifier>,
     loaded: Loaded,
@@ -153,12 +155,22 @@ impl fmt::Debug for PreparedTls {
     }
 }
 
+/// What remote users see.
+#[derive(Clone, Default)]
+struct RemoteTls {
+    /// Certificate and key; without them those of the access service.
+    files: Option<(PathBuf, PathBuf)>,
+    /// The access service takes them, too.
+    shared: bool,
+}
+
 /// The files, and what they looked like when they were read.
 #[derive(Clone)]
 struct Source {
     access: TlsFiles,
     others: Vec<OwnIdentity>,
     inside: Option<TlsFiles>,
+    remote: Option<RemoteTls>,
     revocation: Revocation,
     stamps: Vec<Stamp>,
 }
@@ -171,7 +183,7 @@ impl TlsStore {
 
     /// Loads these files.
     pub fn load_files(access: &TlsFiles, inside: Option<&TlsFiles>) -> Result<Self, TlsError> {
-        Self::with(Source::new(access, &[], inside, &Revocation::default()))
+        Self::with(Source::new(access, &[], inside, None, &Revocation::default()))
     }
 
     fn with(source: Source) -> Result<Self, TlsError> {
@@ -250,7 +262,11 @@ impl TlsStore {
 
     /// For a listener of this side. `None`: no TLS files are configured inside.
     pub fn server(&self, side: Side) -> Option<Arc<ServerConfig>> {
-        self.current().side(side, 0).map(|tls| Arc::clone(&tls.server))
+        let current = self.current();
+        match side {
+            Side::Remote => current.remote.clone(),
+            _ => current.side(side, 0).map(|tls| Arc::clone(&tls.server)),
+        }
     }
 
     /// For a connection to this side. `None`: no TLS files are configured inside.
@@ -359,6 +375,8 @@ impl Current {
             (Side::Partner, 0) => Some(&self.access),
             (Side::Partner, other) => self.others.get(other - 1).map(|(_, tls)| tls),
             (Side::Inside, _) => self.inside.as_ref(),
+            // We never connect to them, and what we show them is a server's alone.
+            (Side::Remote, _) => None,
         }
     }
 }
@@ -366,7 +384,10 @@ impl Current {
 impl Source {
     fn of(config: &Config) -> Self {
         let access = &config.access;
-        Self::new(&access.tls, &access.identities, config.inside.tls.as_ref(), &config.revocation)
+        let remote = config.services.remote.as_ref();
+        let remote = remote.map(|r| RemoteTls { files: r.files.clone(), shared: r.shared });
+        let inside = config.inside.tls.as_ref();
+        Self::new(&access.tls, &access.identities, inside, remote, &config.revocation)
     }
 
     /// The stamps are taken before the files are read: a change in between is seen next time.
@@ -374,12 +395,15 @@ impl Source {
         access: &TlsFiles,
         others: &[OwnIdentity],
         inside: Option<&TlsFiles>,
+        remote: Option<RemoteTls>,
         revocation: &Revocation,
     ) -> Self {
+        let of_remote = remote.as_ref().and_then(|remote| remote.files.as_ref());
         let stamps = std::iter::once(access)
             .chain(inside)
             .flat_map(|files| [&files.certificate, &files.key, &files.trust])
             .chain(others.iter().flat_map(|other| [&other.certificate, &other.key]))
+            .chain(of_remote.iter().flat_map(|(certificate, key)| [certificate, key]))
             .chain(&revocation.files)
             .map(|file| Stamp::of(file))
             .collect();
@@ -387,6 +411,7 @@ impl Source {
             access: access.clone(),
             others: others.to_vec(),
             inside: inside.cloned(),
+            remote,
             revocation: revocation.clone(),
             stamps,
         }
@@ -394,7 +419,8 @@ impl Source {
 
     /// The same files as they are now.
     fn again(&self) -> Self {
-        Self::new(&self.access, &self.others, self.inside.as_ref(), &self.revocation)
+        let (inside, remote) = (self.inside.as_ref(), self.remote.clone());
+        Self::new(&self.access, &self.others, inside, remote, &self.revocation)
     }
 
     fn read(&self, rules: &Arc<PeerRules>) -> Result<Current, TlsError> {
@@ -410,10 +436,12 @@ impl Source {
         let insiders = self.inside.as_ref().map(|files| verifier(files, None)).transpose()?;
 
         let mut ours = Vec::new();
+        let shared = self.remote.as_ref().is_some_and(|remote| remote.shared);
         let mut make = |certificate: &Path, key: &Path, verifier: &Arc<PeerVerifier>| {
             let identity = Identity::read(certificate, key)?;
             ours.push((identity.description.clone(), identity.expires_at, certificate.to_owned()));
-            side(identity, (certificate, key), verifier, &provider)
+            let optional = shared && Arc::ptr_eq(verifier, &partners);
+            side(identity, (certificate, key), verifier, optional, &provider)
         };
         let access = make(&self.access.certificate, &self.access.key, &partners)?;
         let inside = match (&self.inside, &insiders) {
@@ -425,6 +453,21 @@ impl Source {
             .iter()
             .map(|o| Ok((o.names.clone(), make(&o.certificate, &o.key, &partners)?)))
             .collect::<Result<_, TlsError>>()?;
+        let remote = match &self.remote {
+            Some(remote) => {
+                let (certificate, key) = match &remote.files {
+                    Some((certificate, key)) => (certificate, key),
+                    None => (&self.access.certificate, &self.access.key),
+                };
+                let identity = Identity::read(certificate, key)?;
+                if remote.files.is_some() {
+                    let text = identity.description.clone();
+                    ours.push((text, identity.expires_at, certificate.clone()));
+                }
+                Some(for_remote(identity, (certificate, key), &provider)?)
+            }
+            None => None,
+        };
         let lists = self
             .revocation
             .files
@@ -446,48 +489,8 @@ impl Source {
                 .chain(expiring)
                 .collect(),
         };
-        Ok(Current { access, others, inside, verifier: partners, loaded, lists })
+        Ok(Current { access, others, inside, remote, verifier: partners, loaded, lists })
     }
-}
-
-/// Both configurations of one of our identities.
-fn side(
-    identity: Identity,
-    (certificate_file, key_file): (&Path, &Path),
-    verifier: &Arc<PeerVerifier>,
-    provider: &Arc<CryptoProvider>,
-) -> Result<SideTls, TlsError> {
-    let Identity { chain, key, .. } = identity;
-    let versions = [&rustls::version::TLS13, &rustls::version::TLS12];
-    let refused = |error: rustls::Error| match error {
-        rustls::Error::InconsistentKeys(_) => TlsError::Mismatch {
-            key: key_file.to_owned(),
-            certificate: certificate_file.to_owned(),
-        },
-        other => TlsError::Damaged { file: certificate_file.to_owned(), fault: other.to_string() },
-    };
-
-    let mut server = ServerConfig::builder_with_provider(Arc::clone(provider))
-        .with_protocol_versions(&versions)
-        .map_err(refused)?
-        .with_client_cert_verifier(Arc::clone(verifier) as _)
-        .with_single_cert(chain.clone(), key.clone_key())
-        .map_err(refused)?;
-    server.session_storage = Arc::new(NoServerSessionStorage {});
-    server.send_tls13_tickets = 0;
-    server.max_early_data_size = 0;
-
-    let mut client = ClientConfig::builder_with_provider(Arc::clone(provider))
-        .with_protocol_versions(&versions)
-        .map_err(refused)?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::clone(verifier) as _)
-        .with_client_auth_cert(chain, key)
-        .map_err(refused)?;
-    client.resumption = Resumption::disabled();
-    client.enable_early_data = false;
-
-    Ok(SideTls { server: Arc::new(server), client: Arc::new(client) })
 }
 
 /// Reads a list from a file; when the next is to be, in seconds since 1970.

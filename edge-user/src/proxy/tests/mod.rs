@@ -12,6 +12,7 @@ mod limits;
 mod machines;
 mod messages;
 mod policy_table;
+mod remote;
 mod residue;
 mod rfc4475;
 mod rfc5118;

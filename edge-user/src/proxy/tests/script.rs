@@ -22,7 +22,7 @@ use edge_user::{
     federation::{CertificateNames, Policy},
     proxy::{
         AttemptId, Bounds, ConnectError, ConnectionId, Input, Output, Peer, Proxy, ProxyConfig,
-        QueryId, Question, ResolveError, Resolved, ResolvedHost, Side, Target,
+        QueryId, Question, RemoteSettings, ResolveError, Resolved, ResolvedHost, Side, Target,
     },
     sip::{HeaderName, Limits, Message, Method, Via},
 };
@@ -129,6 +129,7 @@ fn settings(hops: &[(&str, Transport)]) -> ProxyConfig {
             (Transport::Udp, address("10.0.0.10:5060")),
         ],
         identities: vec![],
+        remote: RemoteSettings::default(),
         next_hops: hops.iter().map(hop).collect(),
         routed_only: 0,
         routes: vec![],

@@ -122,6 +122,7 @@ fn settings(fqdn: &str, outside: &str, inside: &str, hops: &[NextHop]) -> ProxyC
             (Transport::Udp, address(&format!("{inside}:5060"))),
         ],
         identities: vec![],
+        remote: RemoteSettings::default(),
         next_hops: hops.to_vec(),
         routed_only: 0,
         routes: vec![],
@@ -243,6 +244,7 @@ impl World {
         self.edges[edge].far.insert(connection, Far::Script);
         let local = match side {
             Side::Partner => self.edges[edge].address,
+            Side::Remote => SocketAddr::new(self.edges[edge].address.ip(), 443),
             Side::Inside => {
                 let inside = &self.edges[edge].proxy.config.inside;
                 inside.iter().find(|(own, _)| *own == transport).unwrap().1
@@ -286,6 +288,11 @@ impl World {
     ) -> ConnectionId {
         let (remote, names) = (address(remote), Arc::new(names));
         self.opened(edge, Side::Partner, Transport::Tls, remote, names, None)
+    }
+
+    /// A remote user connects.
+    pub(crate) fn remote(&mut self, edge: usize, remote: &str) -> ConnectionId {
+        self.opened(edge, Side::Remote, Transport::Tls, address(remote), names(&[]), None)
     }
 
     /// A server inside connects.

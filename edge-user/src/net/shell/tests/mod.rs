@@ -5,6 +5,7 @@ mod identity;
 mod inside;
 mod life;
 mod outbound;
+mod remote;
 
 use std::{
     io,

@@ -1,0 +1,220 @@
+//! Remote users (trust rules, section 1): users of ours who are outside, on connections without a
+//! certificate.
+//!
+//! Nothing is proved here: who they are, our servers ask, and this edge never challenges. What it
+//! keeps is that nobody uses it as an open relay: From is a user of a domain served here who has the
+//! right `outside`; everything goes to the next hops of that domain and never to a partner; and the
+//! Request-URI is a user of ours or of somebody with whom that user may federate.
+//!
+//! The way back is the connection itself: `Path` for who registers (RFC 3327, RFC 5626), the token
+//! in Record-Route for dialogs. Both lead to that one connection, or get 430.
+
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
+
+use super::{
+    ConnectionId, Output, Peer, Refusal, Side,
+    admit::{is_anonymous, sip_domain},
+    exchange::Exchange,
+    flow::Flow,
+    proxy::Proxy,
+    respond::Answer,
+    route::Path,
+    token::Token,
+};
+use crate::{
+    domain::Domain,
+    federation::UserName,
+    sip::{HeaderName, Message, Method, NameAddr, Scheme, Uri},
+};
+
+/// Users who may be registered on one connection; more are not shown.
+const MAX_USERS: usize = 16;
+/// How long a registration lasts that says nothing of it (RFC 3261 section 10.2).
+const REGISTERED: u64 = 3600;
+
+/// A user who registered on a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct SignedIn {
+    name: Box<str>,
+    domain: Domain,
+    until: Instant,
+}
+
+impl fmt::Display for SignedIn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.name, self.domain)
+    }
+}
+
+impl Proxy {
+    /// Whether a remote user may send this; gives the user's domain, where it is ours. `token`: of
+    /// the dialog, verified, on this very connection.
+    pub(super) fn judge_remote(
+        &self,
+        now: Instant,
+        message: &Message,
+        token: Option<&Token>,
+    ) -> Result<Option<Domain>, Answer> {
+        let from = message.from().map_err(|_| Refusal::Malformed)?;
+        let domain = sip_domain(&from.uri).filter(|domain| self.policy.is_ours(domain));
+        if token.is_some() {
+            // The parties are those that the token covers.
+            if let Some(domain) = &domain {
+                self.may_sign_in(&from.uri, domain)?;
+            }
+            return Ok(domain);
+        }
+        let Some(domain) = domain.filter(|_| from.uri.user().is_some()) else {
+            let anonymous = is_anonymous(message);
+            return Err(if anonymous { Refusal::Anonymous } else { Refusal::NotOurUser }.into());
+        };
+        self.may_sign_in(&from.uri, &domain)?;
+        let uri = message.request_uri().and_then(Result::ok).ok_or(Refusal::Malformed)?;
+        match message.method() {
+            Some(Method::Register) => self.judge_register(message, &uri)?,
+            _ => self.judge_called(now, message, &uri)?,
+        }
+        Ok(Some(domain))
+    }
+
+    fn may_sign_in(&self, user: &Uri<'_>, domain: &Domain) -> Result<(), Refusal> {
+        let rights = self.policy.users().rights(&UserName::new(user.user(), domain));
+        if rights.outside { Ok(()) } else { Err(Refusal::UserNoOutside) }
+    }
+
+    /// A registration is for a user of ours, at one of our domains; and the way back to it is ours
+    /// alone to write.
+    fn judge_register(&self, message: &Message, uri: &Uri<'_>) -> Result<(), Refusal> {
+        let ours = |uri: &Uri<'_>| sip_domain(uri).filter(|domain| self.policy.is_ours(domain));
+        if ours(uri).is_none() || uri.user().is_some() {
+            return Err(Refusal::Transit);
+        }
+        let to = message.to().map_err(|_| Refusal::Malformed)?;
+        let domain = ours(&to.uri).ok_or(Refusal::NotOurUser)?;
+        self.may_sign_in(&to.uri, &domain)?;
+        match message.header(HeaderName::Path) {
+            Some(_) => Err(Refusal::ForeignRoute),
+            None => Ok(()),
+        }
+    }
+
+    /// Whom a remote user may ask for: our own users, telephone numbers, and users of those with whom
+    /// that user may federate. All of it goes inside; no host of ours is named.
+    fn judge_called(&self, now: Instant, message: &Message, uri: &Uri<'_>) -> Result<(), Answer> {
+        if uri.scheme() == Scheme::Tel {
+            return Ok(());
+        }
+        let domain = sip_domain(uri).ok_or(Refusal::Transit)?;
+        if self.policy.is_ours(&domain) {
+            return Ok(());
+        }
+        let ours = uri.host().is_some_and(|host| self.config.is_me(host, None));
+        if ours || self.policy.is_below_ours(&domain) {
+            return Err(Refusal::Transit.into());
+        }
+        let entry = self.carried_by(now, self.policy.partner(&domain)?);
+        self.judge_user_outside(message, false, &entry).map_err(|(answer, _)| answer)
+    }
+
+    /// Whether a verified token may be used on this connection.
+    pub(super) fn fits_the_side(
+        &self,
+        token: &Token,
+        connection: ConnectionId,
+        side: Side,
+    ) -> Result<(), Refusal> {
+        match (side, token.flow) {
+            (Side::Inside, _) | (Side::Partner, None) => Ok(()),
+            (Side::Partner, Some(_)) | (Side::Remote, None) => Err(Refusal::ForeignRoute),
+            (Side::Remote, Some(flow)) if flow == self.flows.flow(connection) => Ok(()),
+            (Side::Remote, Some(_)) => Err(Refusal::FlowFailed),
+        }
+    }
+
+    /// The remote user's connection that a request from inside names.
+    pub(super) fn flow_of(&self, path: &Path) -> Option<Flow> {
+        path.flow.or(path.token.as_ref().and_then(|token| token.flow))
+    }
+
+    /// That connection, if it lives.
+    pub(super) fn connection_of(&self, flow: Flow) -> Option<ConnectionId> {
+        let found = self.connections.get(flow.connection)?;
+        let live = self.flows.is_of_this_run(flow) && found.peer.side == Side::Remote;
+        live.then_some(flow.connection)
+    }
+
+    /// What a registration's `Path` says on its way inside.
+    pub(super) fn path_of(
+        &self,
+        exchange: &Exchange,
+        request: &Message,
+        peer: &Peer,
+    ) -> Option<String> {
+        if !exchange.remote || !exchange.inbound || request.method() != Some(Method::Register) {
+            return None;
+        }
+        let first = request.list(HeaderName::Via).nth(1).is_none();
+        Some(self.config.path(peer, &self.flows.sign(exchange.from), first))
+    }
+
+    /// Notes who is registered on a connection, when our servers say so.
+    pub(super) fn note_registration(
+        &mut self,
+        now: Instant,
+        id: u64,
+        status: u16,
+        response: &Message,
+    ) {
+        let Some(exchange) = self.exchanges.get(id).filter(|e| e.remote && e.inbound) else {
+            return;
+        };
+        let Some(request) = &exchange.request else { return };
+        if request.method() != Some(Method::Register) || !(200..300).contains(&status) {
+            return;
+        }
+        let Ok(to) = request.to() else { return };
+        let (Some(name), Some(domain)) = (to.uri.user(), sip_domain(&to.uri)) else { return };
+        // A question that binds nothing changes nothing.
+        let Some(asked) = expires(request) else { return };
+        let granted = if asked == 0 { 0 } else { expires(response).unwrap_or(asked) };
+        let Some(connection) = self.connections.get_mut(exchange.from) else { return };
+        let users = &mut connection.users;
+        users.retain(|user| user.until > now && (&*user.name != name || user.domain != domain));
+        let until = now.checked_add(Duration::from_secs(granted)).filter(|_| granted > 0);
+        if let Some(until) = until.filter(|_| users.len() < MAX_USERS) {
+            users.push(SignedIn { name: name.into(), domain, until });
+        }
+    }
+
+    /// The policy changed: connections of users who may no longer sign in from outside are closed.
+    pub(super) fn close_signed_out(&mut self, now: Instant, out: &mut Vec<Output>) {
+        let may = |user: &SignedIn| {
+            let name = UserName::new(Some(&user.name), &user.domain);
+            self.policy.is_ours(&user.domain) && self.policy.users().rights(&name).outside
+        };
+        let out_of_right: Vec<ConnectionId> = self
+            .connections
+            .iter()
+            .filter(|(_, connection)| !connection.users.iter().all(may))
+            .map(|(id, _)| id)
+            .collect();
+        for connection in out_of_right {
+            self.close(now, connection, Refusal::UserNoOutside, out);
+        }
+    }
+}
+
+/// For how many seconds a registration asks, or is granted: the longest of its contacts. `None`: it
+/// names no contact.
+fn expires(message: &Message) -> Option<u64> {
+    let header = message.text(HeaderName::Expires).and_then(|text| text.trim().parse().ok());
+    let contacts = message.list(HeaderName::Contact).map(|contact| {
+        let own = NameAddr::parse(contact.value).ok().and_then(|c| c.params.get("expires"));
+        own.and_then(|own| own.parse().ok()).or(header).unwrap_or(REGISTERED)
+    });
+    // `Contact: *` stands for all, and goes with `Expires: 0`.
+    contacts.max().map(|longest| longest.min(REGISTERED * 24))
+}

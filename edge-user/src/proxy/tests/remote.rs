@@ -1,0 +1,621 @@
+//! Remote users: whom they may write to, and how they are found again.
+
+use std::{sync::Arc, time::Duration};
+
+use super::*;
+use crate::{
+    config::{Federation, Rights, Transport, UserPattern, UserPolicy},
+    federation::Policy,
+};
+
+/// Where alice sits.
+const HOME: &str = "198.51.100.7:50000";
+
+/// Users below alice's and carol's names sign in from outside, and bob not.
+fn outside_policy(allowed: &[&str], blocked: &[&str]) -> Arc<Policy> {
+    let allowed: Vec<_> = allowed.iter().map(|name| allow(name)).collect();
+    let may = |name: &str, federation: bool| UserPolicy {
+        users: vec![UserPattern::User(name.into(), domain("contoso.example"))],
+        rights: Rights { outside: true, federation, ..Rights::default() },
+    };
+    let users = vec![may("alice", true), may("carol", false)];
+    let federation = Federation { users, ..federation(&allowed, blocked) };
+    Arc::new(Policy::new(&[domain("contoso.example")], &federation))
+}
+
+/// contoso, whose alice is at home.
+fn world() -> (World, ConnectionId) {
+    let mut world = World::new();
+    world.set_policy(CONTOSO, outside_policy(&["fabrikam.example"], &[]));
+    let alice = world.remote(CONTOSO, HOME);
+    (world, alice)
+}
+
+fn register(user: &str) -> Req {
+    let mut request = Req::new("REGISTER", "contoso.example", "contoso.example")
+        .with("Contact: <sip:alice@192.168.1.5:5061;transport=tls>;expires=600;reg-id=1")
+        .with("Supported: path, outbound")
+        .with("Authorization: Digest username=\"alice\", response=\"0\"");
+    request.uri = "sip:contoso.example".into();
+    request.from = format!("<sip:{user}@contoso.example>;tag=a1");
+    request.to = format!("<sip:{user}@contoso.example>");
+    request
+}
+
+/// alice registers; the server's connection, and the Path that it got.
+fn registered(world: &mut World, alice: ConnectionId) -> (ConnectionId, String) {
+    world.say(CONTOSO, alice, &register("alice").text());
+    let (server, got) = world.one(CONTOSO);
+    let path = headers(&got, "Path");
+    assert_eq!(path.len(), 1, "{got}");
+    let path = path[0].to_owned();
+    let ok = answer(&got, "200 OK", Some("r1")).replace(
+        "Content-Length",
+        "Contact: <sip:alice@192.168.1.5:5061;transport=tls>;expires=300\r\nContent-Length",
+    );
+    world.say(CONTOSO, server, &ok);
+    world.expect(CONTOSO, alice, "SIP/2.0 200 OK");
+    (server, path)
+}
+
+/// A call to alice by way of her Path.
+fn invite_by(path: &str) -> Req {
+    let mut invite = Req::new("INVITE", "fabrikam.example", "contoso.example")
+        .with(format!("Route: {path}"))
+        .with("Contact: <sip:bob@10.0.0.21:5060;transport=tcp>")
+        .with("ms-diagnostics: 1;source=\"inside\"");
+    invite.uri = "sip:alice@192.168.1.5:5061;transport=tls".into();
+    invite.from = "<sip:bob@fabrikam.example>;tag=b1".into();
+    invite.to = "<sip:alice@contoso.example>".into();
+    invite.transport = "TCP";
+    invite
+}
+
+#[test]
+fn a_registration_goes_inside_with_path_and_who_it_is_is_left_to_our_servers() {
+    let (mut world, alice) = world();
+    let request = register("alice")
+        .with("ms-edge-proxy-message-trust: ms-source-type=AuthorizedServer")
+        .with("P-Asserted-Identity: <sip:boss@contoso.example>")
+        .with("Remote-Party-ID: <sip:boss@contoso.example>");
+    world.say(CONTOSO, alice, &request.text());
+    let (server, got) = world.one(CONTOSO);
+    assert!(got.starts_with("REGISTER sip:contoso.example SIP/2.0\r\n"), "{got}");
+    assert_eq!(world.edges[CONTOSO].connects, [address("10.0.0.21:5060")]);
+    let path = headers(&got, "Path");
+    assert_eq!(path.len(), 1);
+    assert!(path[0].ends_with("@10.0.0.10:5060;transport=tcp;lr;ob>"), "{path:?}");
+    assert_eq!(headers(&got, "Record-Route").len(), 0);
+    assert_eq!(
+        headers(&got, "ms-edge-proxy-message-trust"),
+        ["ms-source-type=InternetUser;ms-ep-fqdn=edge.contoso.example;\
+          ms-source-verified-user=unverified"]
+    );
+    for gone in ["P-Asserted-Identity", "Remote-Party-ID"] {
+        assert_eq!(headers(&got, gone).len(), 0, "{gone}");
+    }
+    assert_eq!(
+        headers(&got, "Authorization"),
+        ["Digest username=\"alice\", response=\"0\""],
+        "credentials go through as they are"
+    );
+    // A challenge passes, and what is for our own servers does not.
+    let challenge = answer(&got, "401 Unauthorized", Some("r1")).replace(
+        "Content-Length",
+        "WWW-Authenticate: Digest realm=\"contoso.example\", nonce=\"n\"\r\n\
+         ms-diagnostics: 1;source=\"registrar\"\r\nContent-Length",
+    );
+    world.say(CONTOSO, server, &challenge);
+    let back = world.expect(CONTOSO, alice, "SIP/2.0 401 ");
+    assert_eq!(headers(&back, "WWW-Authenticate").len(), 1);
+    assert_eq!(headers(&back, "ms-diagnostics").len(), 0);
+    // Nothing of it is shown to anybody.
+    let shown =
+        format!("{:?} {:?}", world.edges[CONTOSO].events, world.edges[CONTOSO].proxy.status());
+    assert!(!shown.contains("Digest") && !shown.contains("response"), "{shown}");
+}
+
+#[test]
+fn a_proxy_before_us_takes_the_ob_away() {
+    let (mut world, alice) = world();
+    let text = register("alice").text();
+    let text = text.replacen("Via: ", "Via: SIP/2.0/TLS home.invalid;branch=z9hG4bK-0\r\nVia: ", 1);
+    world.say(CONTOSO, alice, &text);
+    let (_, got) = world.one(CONTOSO);
+    assert!(headers(&got, "Path")[0].ends_with(";transport=tcp;lr>"), "{got}");
+}
+
+#[test]
+fn who_is_registered_is_known_until_it_signs_off_or_goes() {
+    let (mut world, alice) = world();
+    let users = |world: &World| {
+        let status = world.edges[CONTOSO].proxy.status();
+        status.into_iter().find(|c| c.side == Side::Remote).map(|c| c.users)
+    };
+    assert_eq!(users(&world), Some(vec![]));
+    registered(&mut world, alice);
+    assert_eq!(users(&world), Some(vec!["alice@contoso.example".to_owned()]));
+    let counters = world.edges[CONTOSO].proxy.counters();
+    assert_eq!((counters.remote_connections, counters.registered), (1, 1));
+    let text = register("alice").branch("2").text().replace("expires=600", "expires=0");
+    world.say(CONTOSO, alice, &text);
+    let (server, got) = world.one(CONTOSO);
+    world.say(CONTOSO, server, &answer(&got, "200 OK", Some("r2")));
+    world.expect(CONTOSO, alice, "SIP/2.0 200 OK");
+    assert_eq!(users(&world), Some(vec![]));
+    world.cut(CONTOSO, alice);
+    assert_eq!(users(&world), None);
+}
+
+#[test]
+fn a_call_finds_a_registered_user_by_path_and_goes_to_its_end() {
+    let (mut world, alice) = world();
+    let (server, path) = registered(&mut world, alice);
+    let invite = invite_by(&path);
+    world.say(CONTOSO, server, &invite.text());
+    let mail = world.mail(CONTOSO);
+    let [(at, trying), (home, got)] = &mail[..] else { panic!("{mail:#?}") };
+    assert!(*at == server && trying.starts_with("SIP/2.0 100 "), "{trying}");
+    assert_eq!(*home, alice);
+    assert!(
+        got.starts_with("INVITE sip:alice@192.168.1.5:5061;transport=tls SIP/2.0\r\n"),
+        "{got}"
+    );
+    assert_eq!((headers(got, "Route").len(), headers(got, "ms-diagnostics").len()), (0, 0));
+    let routes: Vec<String> =
+        headers(got, "Record-Route").iter().map(ToString::to_string).collect();
+    assert_eq!(routes.len(), 2, "{got}");
+    assert!(routes[0].ends_with("@edge.contoso.example:443;transport=tls;lr>"), "{routes:?}");
+    assert!(routes[1].ends_with("@10.0.0.10:5060;transport=tcp;lr>"), "{routes:?}");
+    assert!(headers(got, "Via")[0].starts_with("SIP/2.0/TLS edge.contoso.example:443;"), "{got}");
+
+    let ok = answer(got, "200 OK", Some("a1"));
+    world.say(
+        CONTOSO,
+        alice,
+        &ok.replace("Content-Length", "P-Asserted-Identity: <sip:x@y.example>\r\nContent-Length"),
+    );
+    let ok = world.expect(CONTOSO, server, "SIP/2.0 200 OK");
+    assert_eq!(headers(&ok, "P-Asserted-Identity").len(), 0);
+    assert_eq!(headers(&ok, "ms-edge-proxy-message-trust").len(), 1);
+    let signed: Vec<String> =
+        headers(&ok, "Record-Route").iter().map(ToString::to_string).collect();
+
+    // ACK and BYE of the caller, and a re-INVITE of alice's.
+    for (method, cseq) in [("ACK", 1), ("BYE", 2)] {
+        let mut request = invite.clone().branch(method);
+        (request.method, request.cseq) = (method, cseq);
+        request.to.push_str(";tag=a1");
+        request.headers = vec!["Max-Forwards: 70".into()];
+        request.headers.extend(signed.iter().rev().map(|route| format!("Route: {route}")));
+        world.say(CONTOSO, server, &request.text());
+        let got = world.expect(CONTOSO, alice, method);
+        assert_eq!(headers(&got, "Route").len(), 0, "{got}");
+    }
+    let mut again = invite.clone().branch("again");
+    again.method = "UPDATE";
+    again.uri = "sip:bob@10.0.0.21:5060;transport=tcp".into();
+    again.from = format!("{};tag=a1", invite.to);
+    again.to = invite.from.clone();
+    again.headers = vec!["Max-Forwards: 70".into()];
+    again.headers.extend(routes.iter().map(|route| format!("Route: {route}")));
+    world.say(CONTOSO, alice, &again.text());
+    let (at, got) = world.one(CONTOSO);
+    assert_eq!(at, server, "{got}");
+    assert_eq!(headers(&got, "Route").len(), 0, "{got}");
+}
+
+#[test]
+fn a_call_of_a_remote_user_goes_inside_whoever_is_called() {
+    for (called, direct) in
+        [("bob@contoso.example", false), ("bob@fabrikam.example", false), ("tel", false)]
+    {
+        let (mut world, alice) = world();
+        let mut invite = Req::new("INVITE", "contoso.example", "contoso.example")
+            .with("Contact: <sip:alice@192.168.1.5:5061;transport=tls>");
+        invite.uri = match called {
+            "tel" => "tel:+15551234".into(),
+            called => format!("sip:{called}"),
+        };
+        world.say(CONTOSO, alice, &invite.text());
+        let mail = world.mail(CONTOSO);
+        let [(at, trying), (server, got)] = &mail[..] else { panic!("{called}: {mail:#?}") };
+        assert!(*at == alice && trying.starts_with("SIP/2.0 100 "), "{trying}");
+        assert!(
+            !direct && world.edges[CONTOSO].connects == [address("10.0.0.21:5060")],
+            "{called}"
+        );
+        assert_eq!(world.edges[CONTOSO].questions, [], "{called}: no partner is looked up");
+        world.say(CONTOSO, *server, &answer(got, "200 OK", Some("b1")));
+        let ok = world.expect(CONTOSO, alice, "SIP/2.0 200 OK");
+        let routes: Vec<&str> = headers(&ok, "Record-Route");
+        let mut bye = invite.clone().branch("bye");
+        (bye.method, bye.cseq) = ("BYE", 2);
+        // The other end's own address: within a dialog it is what the other end said.
+        bye.uri = "sip:bob@10.0.0.99:5060".into();
+        bye.to.push_str(";tag=b1");
+        bye.headers = vec!["Max-Forwards: 70".into()];
+        bye.headers.extend(routes.iter().rev().map(|route| format!("Route: {route}")));
+        // On another connection it is another flow, whoever knows the Route.
+        let eve = world.remote(CONTOSO, "198.51.100.66:50000");
+        world.say(CONTOSO, eve, &bye.text());
+        world.expect(CONTOSO, eve, "SIP/2.0 430 Flow Failed");
+        let partner = world.partner(CONTOSO, "203.0.113.20:5000", &["fabrikam.example"]);
+        world.say(CONTOSO, partner, &bye.text());
+        world.expect(CONTOSO, partner, "SIP/2.0 403 ");
+        world.say(CONTOSO, alice, &bye.text());
+        let (at, got) = world.one(CONTOSO);
+        assert_eq!(at, *server);
+        assert!(got.starts_with("BYE sip:bob@10.0.0.99:5060 "), "{got}");
+    }
+}
+
+/// What alice, or whoever says so, sends; what becomes of it; and that nobody is connected to.
+#[test]
+fn nobody_uses_the_remote_listener_as_an_open_relay() {
+    type Change = fn(&mut Req);
+    let table: &[(&str, Change, &str, Refusal)] = &[
+        (
+            "a user without the right",
+            |r| r.from = "<sip:bob@contoso.example>;tag=1".into(),
+            "403",
+            Refusal::UserNoOutside,
+        ),
+        ("no user", |r| r.from = "<sip:contoso.example>;tag=1".into(), "403", Refusal::NotOurUser),
+        (
+            "another domain's user",
+            |r| r.from = "<sip:alice@fabrikam.example>;tag=1".into(),
+            "403",
+            Refusal::NotOurUser,
+        ),
+        (
+            "a domain below ours",
+            |r| r.from = "<sip:alice@it.contoso.example>;tag=1".into(),
+            "403",
+            Refusal::NotOurUser,
+        ),
+        (
+            "an address as From",
+            |r| r.from = "<sip:alice@10.0.0.21>;tag=1".into(),
+            "403",
+            Refusal::NotOurUser,
+        ),
+        (
+            "a number as From",
+            |r| r.from = "<tel:+15551234>;tag=1".into(),
+            "403",
+            Refusal::NotOurUser,
+        ),
+        (
+            "userinfo tricks",
+            |r| r.from = "<sip:alice@contoso.example@fabrikam.example>;tag=1".into(),
+            "400",
+            Refusal::Malformed,
+        ),
+        (
+            "nobody",
+            |r| r.from = "<sip:anonymous@anonymous.invalid>;tag=1".into(),
+            "433",
+            Refusal::Anonymous,
+        ),
+        (
+            "nobody with an asserted identity",
+            |r| {
+                r.from = "<sip:anonymous@anonymous.invalid>;tag=1".into();
+                r.headers.push("P-Asserted-Identity: <sip:alice@contoso.example>".into());
+            },
+            "433",
+            Refusal::Anonymous,
+        ),
+        (
+            "a second From",
+            |r| r.headers.push("From: <sip:alice@contoso.example>;tag=2".into()),
+            "400",
+            Refusal::Malformed,
+        ),
+        (
+            "a domain that is no partner",
+            |r| r.uri = "sip:bob@third.example".into(),
+            "403",
+            Refusal::DomainNotAllowed,
+        ),
+        (
+            "a blocked domain",
+            |r| r.uri = "sip:bob@bad.example".into(),
+            "403",
+            Refusal::DomainBlocked,
+        ),
+        (
+            "a host of ours",
+            |r| r.uri = "sip:bob@pool.contoso.example".into(),
+            "403",
+            Refusal::Transit,
+        ),
+        ("this edge", |r| r.uri = "sip:bob@edge.contoso.example".into(), "403", Refusal::Transit),
+        (
+            "this edge by address",
+            |r| r.uri = "sip:bob@203.0.113.10:443".into(),
+            "403",
+            Refusal::Transit,
+        ),
+        ("a server inside", |r| r.uri = "sip:bob@10.0.0.21:5060".into(), "403", Refusal::Transit),
+        ("loopback", |r| r.uri = "sip:bob@127.0.0.1".into(), "403", Refusal::Transit),
+        ("loopback, IPv6", |r| r.uri = "sip:bob@[::1]:5060".into(), "403", Refusal::Transit),
+        (
+            "a partner's edge by address",
+            |r| r.uri = "sip:bob@203.0.113.20:5061".into(),
+            "403",
+            Refusal::Transit,
+        ),
+        (
+            "a user who may not federate",
+            |r| {
+                r.from = "<sip:carol@contoso.example>;tag=1".into();
+                r.uri = "sip:bob@fabrikam.example".into();
+            },
+            "403",
+            Refusal::UserNoFederation,
+        ),
+        (
+            "a foreign Route",
+            |r| r.headers.push("Route: <sip:203.0.113.20:5061;lr>".into()),
+            "403",
+            Refusal::ForeignRoute,
+        ),
+        (
+            "a Route inside",
+            |r| r.headers.push("Route: <sip:10.0.0.21:5060;lr>".into()),
+            "403",
+            Refusal::ForeignRoute,
+        ),
+        (
+            "us, then a foreign Route",
+            |r| {
+                r.headers.push(
+                    "Route: <sip:edge.contoso.example:443;lr>, <sip:x@203.0.113.20;lr>".into(),
+                )
+            },
+            "403",
+            Refusal::ForeignRoute,
+        ),
+        (
+            "a token that nobody signed",
+            |r| {
+                r.headers
+                    .push(format!("Route: <sip:{}@edge.contoso.example:443;lr>", "A".repeat(80)))
+            },
+            "403",
+            Refusal::ForeignRoute,
+        ),
+        (
+            "a registration elsewhere",
+            |r| {
+                r.method = "REGISTER";
+                r.uri = "sip:fabrikam.example".into();
+            },
+            "403",
+            Refusal::Transit,
+        ),
+        (
+            "a registration at a host of ours",
+            |r| {
+                r.method = "REGISTER";
+                r.uri = "sip:pool.contoso.example".into();
+            },
+            "403",
+            Refusal::Transit,
+        ),
+        (
+            "a registration inside",
+            |r| {
+                r.method = "REGISTER";
+                r.uri = "sip:10.0.0.21".into();
+            },
+            "403",
+            Refusal::Transit,
+        ),
+        (
+            "a registration for a partner's user",
+            |r| {
+                r.method = "REGISTER";
+                r.uri = "sip:contoso.example".into();
+                r.to = "<sip:bob@fabrikam.example>".into();
+            },
+            "403",
+            Refusal::NotOurUser,
+        ),
+        (
+            "a registration for a user without the right",
+            |r| {
+                r.method = "REGISTER";
+                r.uri = "sip:contoso.example".into();
+            },
+            "403",
+            Refusal::UserNoOutside,
+        ),
+        (
+            "a registration with a Path of its own",
+            |r| {
+                r.method = "REGISTER";
+                r.uri = "sip:contoso.example".into();
+                r.to = "<sip:alice@contoso.example>".into();
+                r.headers.push("Path: <sip:10.0.0.99;lr>".into());
+            },
+            "403",
+            Refusal::ForeignRoute,
+        ),
+        ("compression", |r| r.method = "NEGOTIATE", "405", Refusal::Transit),
+    ];
+    for (what, change, status, reason) in table {
+        let (mut world, alice) = world();
+        world.set_policy(CONTOSO, outside_policy(&["fabrikam.example"], &["bad.example"]));
+        let mut request = Req::new("MESSAGE", "contoso.example", "contoso.example");
+        change(&mut request);
+        world.say(CONTOSO, alice, &request.text());
+        let got = world.expect(CONTOSO, alice, &format!("SIP/2.0 {status} "));
+        assert_eq!(world.edges[CONTOSO].connects, [], "{what}");
+        assert_eq!(world.edges[CONTOSO].questions, [], "{what}");
+        if *status != "405" {
+            assert_eq!(world.refused(CONTOSO, *reason), 1, "{what}: {got}");
+            let public = headers(&got, "ms-diagnostics-public");
+            let named = public.iter().any(|value| value.contains(reason.name()));
+            assert!(named || *reason == Refusal::Malformed, "{what}: {got}");
+        }
+        assert_eq!(headers(&got, "ms-diagnostics").len(), 0, "{what}: {got}");
+    }
+}
+
+#[test]
+fn with_discovery_hosts_of_ours_are_named_by_nobody_all_the_same() {
+    let (mut world, alice) = world();
+    let mut federation = Federation { discovery: true, ..federation(&[], &[]) };
+    federation.users.push(UserPolicy {
+        users: vec![UserPattern::Everyone],
+        rights: Rights { outside: true, ..Rights::default() },
+    });
+    world.set_policy(CONTOSO, Arc::new(Policy::new(&[domain("contoso.example")], &federation)));
+    for (uri, passes) in [
+        ("sip:bob@anybody.example", true),
+        ("sip:bob@pool.contoso.example", false),
+        ("sip:bob@edge.contoso.example", false),
+    ] {
+        let mut request = Req::new("MESSAGE", "contoso.example", "contoso.example").branch(uri);
+        request.uri = uri.into();
+        world.say(CONTOSO, alice, &request.text());
+        let (at, got) = world.one(CONTOSO);
+        assert_eq!(at != alice, passes, "{uri}: {got}");
+    }
+}
+
+#[test]
+fn a_path_is_for_our_own_servers_only_and_nobody_writes_one() {
+    let (mut world, alice) = world();
+    let (server, path) = registered(&mut world, alice);
+    // Who is outside and knows it gets nothing for it.
+    let partner = world.partner(CONTOSO, "203.0.113.20:5000", &["fabrikam.example"]);
+    let eve = world.remote(CONTOSO, "198.51.100.66:50000");
+    for (at, from) in [
+        (partner, "bob@fabrikam.example"),
+        (eve, "alice@contoso.example"),
+        (alice, "alice@contoso.example"),
+    ] {
+        let mut invite = invite_by(&path).branch(from);
+        invite.from = format!("<sip:{from}>;tag=x");
+        world.say(CONTOSO, at, &invite.text());
+        world.expect(CONTOSO, at, "SIP/2.0 403 ");
+    }
+    assert_eq!(world.refused(CONTOSO, Refusal::ForeignRoute), 3);
+    // Each changed character makes it nobody's.
+    let user = path.split(['@', ':']).nth(1).unwrap().to_owned();
+    for place in [0, 5, 20, user.len() - 1] {
+        let mut forged = user.clone().into_bytes();
+        forged[place] = if forged[place] == b'A' { b'B' } else { b'A' };
+        let forged = path.replace(&user, std::str::from_utf8(&forged).unwrap());
+        world.say(CONTOSO, server, &invite_by(&forged).branch(&format!("f{place}")).text());
+        world.expect(CONTOSO, server, "SIP/2.0 403 ");
+    }
+}
+
+#[test]
+fn a_flow_that_is_gone_gets_430() {
+    let (mut world, alice) = world();
+    let (server, path) = registered(&mut world, alice);
+    // The connection breaks while a call is on its way.
+    world.say(CONTOSO, server, &invite_by(&path).text());
+    world.mail(CONTOSO);
+    world.cut(CONTOSO, alice);
+    world.expect(CONTOSO, server, "SIP/2.0 430 Flow Failed");
+    // Nor is there another way afterwards, though she came again on another connection.
+    let again = world.remote(CONTOSO, HOME);
+    world.say(CONTOSO, server, &invite_by(&path).branch("2").text());
+    let got = world.expect(CONTOSO, server, "SIP/2.0 430 Flow Failed");
+    assert!(headers(&got, "ms-diagnostics")[0].contains("is gone"), "{got}");
+    assert_eq!(world.refused(CONTOSO, Refusal::FlowFailed), 2);
+    let (_, newer) = registered(&mut world, again);
+    assert_ne!(newer, path);
+}
+
+#[test]
+fn flows_die_with_the_run_that_they_are_of() {
+    let (mut world, alice) = world();
+    let (_, path) = registered(&mut world, alice);
+    // The same key, the same connection ids, another run.
+    let mut restarted = World::new();
+    restarted.set_policy(CONTOSO, outside_policy(&["fabrikam.example"], &[]));
+    let other = restarted.remote(CONTOSO, HOME);
+    assert_eq!(other, alice, "an id that the former run gave, too");
+    let server = restarted.inside(CONTOSO, Transport::Tcp, "10.0.0.21:40000");
+    restarted.say(CONTOSO, server, &invite_by(&path).text());
+    restarted.expect(CONTOSO, server, "SIP/2.0 430 Flow Failed");
+}
+
+#[test]
+fn a_user_who_loses_the_right_loses_the_connection() {
+    let (mut world, alice) = world();
+    registered(&mut world, alice);
+    let bystander = world.remote(CONTOSO, "[2001:db8::7]:50000");
+    world.set_policy(CONTOSO, policy("contoso.example", &[], &[]));
+    assert_eq!(world.edges[CONTOSO].closed, [(alice, Refusal::UserNoOutside)]);
+    // Who is not registered is judged by what it sends.
+    world.say(CONTOSO, bystander, &register("alice").text());
+    world.expect(CONTOSO, bystander, "SIP/2.0 403 ");
+}
+
+#[test]
+fn a_retransmitted_2xx_of_a_remote_user_keeps_its_flow() {
+    let (mut world, alice) = world();
+    let (server, path) = registered(&mut world, alice);
+    world.say(CONTOSO, server, &invite_by(&path).text());
+    let mail = world.mail(CONTOSO);
+    let ok = answer(&mail[1].1, "200 OK", Some("a1"));
+    let mut routes = Vec::new();
+    for _ in 0..3 {
+        world.say(CONTOSO, alice, &ok);
+        let got = world.expect(CONTOSO, server, "SIP/2.0 200 OK");
+        routes.push(headers(&got, "Record-Route").join(","));
+        assert_eq!(headers(&got, "ms-edge-proxy-message-trust").len(), 1, "{got}");
+        world.pass(Duration::from_secs(1));
+    }
+    assert!(routes.iter().all(|route| *route == routes[0]), "{routes:?}");
+}
+
+#[test]
+fn one_user_s_connection_holds_a_small_share_of_the_transactions() {
+    let (mut world, alice) = world();
+    world.configure(CONTOSO, |config| config.bounds.transactions = 2000);
+    world.set_policy(CONTOSO, outside_policy(&["fabrikam.example"], &[]));
+    let alice = {
+        let _ = alice;
+        world.remote(CONTOSO, HOME)
+    };
+    let other = world.remote(CONTOSO, "[2001:db8::7]:50000");
+    for number in 0..6 {
+        let request = Req::new("MESSAGE", "contoso.example", "contoso.example");
+        world.say(CONTOSO, alice, &request.branch(&format!("m{number}")).text());
+    }
+    let refused = world.mail(CONTOSO).iter().filter(|(at, _)| *at == alice).count();
+    assert_eq!(refused, 1, "five of 2000 are its share");
+    world.say(CONTOSO, other, &Req::new("MESSAGE", "contoso.example", "contoso.example").text());
+    assert_ne!(world.one(CONTOSO).0, other, "somebody else's go on");
+}
+
+#[test]
+fn a_remote_user_who_is_silent_or_busy_is_no_dead_server() {
+    let (mut world, alice) = world();
+    let (server, path) = registered(&mut world, alice);
+    let before = world.edges[CONTOSO].connects.len();
+    world.say(CONTOSO, server, &invite_by(&path).text());
+    let mail = world.mail(CONTOSO);
+    world.say(CONTOSO, alice, &answer(&mail[1].1, "503 Service Unavailable", Some("a1")));
+    let mail = world.mail(CONTOSO);
+    let final_answer = &mail.iter().find(|(at, _)| *at == server).unwrap().1;
+    assert!(final_answer.starts_with("SIP/2.0 500 "), "{final_answer}");
+    world.say(CONTOSO, server, &invite_by(&path).branch("2").text());
+    world.pass(Duration::from_secs(40));
+    let mail = world.mail(CONTOSO);
+    let final_answer = &mail.iter().rfind(|(at, _)| *at == server).unwrap().1;
+    assert!(final_answer.starts_with("SIP/2.0 408 "), "{final_answer}");
+    let health = |event: &&Event| matches!(event, Event::Health { .. });
+    assert_eq!(world.edges[CONTOSO].events.iter().filter(health).count(), 0);
+    assert_eq!(world.edges[CONTOSO].connects.len(), before, "nobody connects to alice");
+}
