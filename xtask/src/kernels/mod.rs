@@ -44,6 +44,7 @@ const PROGRAMS_LEFT_OUT: [(&str, &[&str]); 3] = [
             "partners_live",
             "plan",
             "see",
+            "watch_list",
         ],
     ),
     ("what they add to `firewall` is the daemon's own", &["apply", "lists"]),
