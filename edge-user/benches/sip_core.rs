@@ -200,6 +200,7 @@ impl World {
             probe: None,
             bounds: Bounds::default(),
             token_secret: [7; 32],
+            former_secret: None,
             unix_time: 1_790_000_000,
         };
         let federation = Federation {

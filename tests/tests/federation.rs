@@ -352,6 +352,27 @@ fn the_next_next_hop_is_tried_when_one_fails() {
 }
 
 #[test]
+fn a_drained_edge_takes_nothing_new_and_its_dialogs_go_on() {
+    let world = world();
+    let mut partner = connect(&world, Site::Fabrikam, &world.lab.identities.fabrikam);
+    let invite = || {
+        let text = request("INVITE", &user(Site::Fabrikam), &user(Site::Contoso), "sip.fabrikam");
+        text.replace("Content-Type", "Contact: <sip:a@sip.fabrikam.example>\r\nContent-Type")
+    };
+    let drained = world.contoso.json(&["drain"]);
+    let refused = partner.ask(&invite());
+    let status = world.contoso.json(&["status"]);
+    let off = world.contoso.json(&["drain", "--off"]);
+    assert_eq!(drained.unwrap()["draining"], true);
+    let refused = refused.unwrap();
+    assert_eq!(refused.status, 503, "{}", refused.text);
+    assert!(refused.text.contains("\r\nRetry-After: 30\r\n"), "{}", refused.text);
+    assert_eq!(status.unwrap()["drain"]["draining"], true);
+    assert_eq!(off.unwrap()["draining"], false);
+    world.play(Play::HangUp, Site::Fabrikam, Site::Contoso, Carrier::Tcp).unwrap();
+}
+
+#[test]
 fn a_blocked_domain_is_refused_in_both_directions_and_let_in_again_after_unblock() {
     let world = world();
     let name = Site::Fabrikam.domain();

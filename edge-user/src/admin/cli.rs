@@ -62,6 +62,12 @@ pub(crate) enum Command {
     },
     /// How the appliance is: daemon, firewall, connections, refusals
     Status,
+    /// Let nothing new begin here (503, Retry-After), while dialogs that stand go on
+    Drain {
+        /// Take new dialogs again
+        #[arg(long)]
+        off: bool,
+    },
     /// Read the configuration and the certificates again, without dropping a connection
     Reload,
     /// Put a configuration in force, whole or not at all; it becomes the configured file

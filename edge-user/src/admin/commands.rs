@@ -195,6 +195,7 @@ fn daemon_text(daemon: Option<&Value>) -> String {
             string(&listener["side"])
         ));
     }
+    text.push_str(&super::drain::text(&daemon["drain"]));
     text.push_str(&super::apply::status_lines(&daemon["configuration"]));
     for (word, name) in [("ALARM", "alarms"), ("differs", "differences"), ("warning", "warnings")] {
         for item in list(name) {

@@ -9,6 +9,7 @@ pub mod cli;
 pub mod client;
 mod clock;
 pub mod commands;
+mod drain;
 pub mod drops;
 pub mod explain;
 mod explain_address;
@@ -111,6 +112,7 @@ fn ask(global: &Global, command: Command) -> Result<Report, CommandError> {
         Command::Load => commands::load(paths, good_config(global)),
         Command::Detach { force } => commands::detach(&paths, force),
         Command::Status => commands::status(&paths),
+        Command::Drain { off } => drain::drain(&paths, off),
         Command::Reload => commands::reload(&paths),
         Command::Apply(arguments) => apply::apply(&paths, &global.config, &arguments),
         Command::Confirm => apply::confirm(&paths),

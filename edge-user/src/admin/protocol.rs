@@ -20,6 +20,11 @@ pub const SOCKET_NAME: &str = "control.sock";
 pub enum Request {
     /// How is it?
     Status,
+    /// Take nothing new, or take it again.
+    Drain {
+        /// Take nothing new.
+        on: bool,
+    },
     /// Read the configuration file again, and the certificates.
     Reload,
     /// Put a configuration in force.

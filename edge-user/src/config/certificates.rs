@@ -210,7 +210,8 @@ fn check_trust(sink: &Sink<'_>, path: &Spanned<std::path::PathBuf>) {
     }
 }
 
-fn read_key(sink: &Sink<'_>, path: &Spanned<std::path::PathBuf>) -> Option<PrivateKeyDer<'static>> {
+/// The bytes of a file that nobody else may read.
+pub(super) fn read_secret(sink: &Sink<'_>, path: &Spanned<std::path::PathBuf>) -> Option<Vec<u8>> {
     let bytes = read(sink, path)?;
     let shown = printable(&path.get_ref().display().to_string(), 200);
     if let Ok(metadata) = std::fs::metadata(path.get_ref()) {
@@ -223,6 +224,12 @@ fn read_key(sink: &Sink<'_>, path: &Spanned<std::path::PathBuf>) -> Option<Priva
             );
         }
     }
+    Some(bytes)
+}
+
+fn read_key(sink: &Sink<'_>, path: &Spanned<std::path::PathBuf>) -> Option<PrivateKeyDer<'static>> {
+    let bytes = read_secret(sink, path)?;
+    let shown = printable(&path.get_ref().display().to_string(), 200);
     match PrivateKeyDer::from_pem_slice(&bytes) {
         Ok(key) => Some(key),
         Err(_) => {

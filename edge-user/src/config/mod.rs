@@ -19,6 +19,7 @@ mod model_services;
 mod more_services;
 mod peer_options;
 pub mod places;
+mod pool;
 mod providers;
 mod rates;
 mod reader;
@@ -36,6 +37,8 @@ mod certificate_tests;
 mod federation_cases;
 #[cfg(test)]
 mod identity_tests;
+#[cfg(test)]
+mod pool_tests;
 #[cfg(test)]
 mod routing_cases;
 #[cfg(test)]
@@ -278,6 +281,7 @@ fn read(from: &Reading<'_>) -> Option<Config> {
     (federation.users, federation.groups) = users::users(&root, &edge);
     let firewall = firewall::firewall(firewall_section, &known, management.as_ref(), sets);
     let revocation = revocation::revocation(&root, base, from.now);
+    let pool = pool::pool(&root, base);
     let dns = sections::dns(&root);
     let limits = sections::limits(&root);
     let log = sections::log(&root);
@@ -309,6 +313,7 @@ fn read(from: &Reading<'_>) -> Option<Config> {
         federation,
         revocation,
         firewall,
+        pool,
         dns,
         limits,
         log,

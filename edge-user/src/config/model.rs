@@ -46,6 +46,8 @@ pub struct Config {
     pub revocation: Revocation,
     /// `[firewall]` and `[[firewall.rule]]`.
     pub firewall: Firewall,
+    /// `[pool]`.
+    pub pool: Pool,
     /// `[dns]`.
     pub dns: Dns,
     /// `[limits]`.
@@ -59,6 +61,14 @@ impl Config {
     pub fn asks_for_partners(&self) -> bool {
         self.access.partners_only || self.firewall.rules.iter().any(|rule| rule.from.partners)
     }
+}
+
+/// What several appliances share that are one to the outside.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pool {
+    /// Files of 32 bytes: the key that signs Record-Route, and one that is still believed. None:
+    /// a key of this appliance's own.
+    pub keys: Vec<PathBuf>,
 }
 
 /// Folders the daemon uses.

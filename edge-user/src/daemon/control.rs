@@ -37,6 +37,7 @@ impl Handler for Daemon {
         let author = Author::new(&caller.to_string(), SystemTime::now());
         match request {
             Request::Status => self.status().await,
+            Request::Drain { on } => Ok(self.drain(on, &author)),
             Request::Reload => {
                 self.reload(&author).await.map(|warnings| json!({"warnings": warnings}))
             }
@@ -247,6 +248,7 @@ impl Daemon {
             })).collect::<Vec<_>>(),
             "connections": self.connections(),
             "next_hops": self.next_hops(),
+            "drain": self.drain_state(),
             "transactions": counters.transactions,
             "refusals": refusals,
             "forwarded": forwarded,

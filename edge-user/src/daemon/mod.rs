@@ -8,6 +8,7 @@ mod about;
 mod apply;
 mod blocks;
 mod control;
+mod drain;
 mod drops;
 mod expiry;
 mod lists;
@@ -57,7 +58,7 @@ use crate::{
         shell::{Shell, ShellHandle, ShellParts},
         tls::{Exceptions, TlsStore},
     },
-    proxy::{Event, Output, Proxy, ProxyConfig},
+    proxy::{Event, Output, Proxy, ProxyConfig, Secrets},
     state::{Author, Choice, Store, effective},
     verdicts::known_partners,
 };
@@ -82,7 +83,7 @@ struct Daemon {
     tls: Arc<TlsStore>,
     blocks: BlockTaskHandle,
     drops: Drops,
-    secret: [u8; 32],
+    secret: RwLock<Secrets>,
     started: Instant,
     alarms: Vec<String>,
     expiry: Mutex<expiry::ExpiryWatch>,
@@ -176,7 +177,7 @@ async fn start(
         error!(alarm, "ALARM");
     }
     tidy(&mut store, &config);
-    let secret = secret::route_secret(&config.paths.state)?;
+    let secret = secret::secrets(&config)?;
     let tls = Arc::new(TlsStore::load(&config)?);
     let resolver = Resolver::new(&config)?;
     let now_in_force = effective(&config, &store, SystemTime::now());
@@ -254,7 +255,7 @@ async fn start(
         resolver,
         tls,
         blocks,
-        secret,
+        secret: RwLock::new(secret),
         started: Instant::now(),
         alarms,
         expiry: Mutex::default(),

@@ -6,8 +6,12 @@
 
 use std::sync::{Arc, PoisonError};
 
-use super::{Daemon, tidy, unix_seconds};
-use crate::{config::Config, firewall::Intent, proxy::ProxyConfig};
+use super::{Daemon, secret, tidy, unix_seconds};
+use crate::{
+    config::Config,
+    firewall::Intent,
+    proxy::{ProxyConfig, Secrets},
+};
 
 impl Daemon {
     /// Puts a configuration in the place of the one in force. The caller holds `change`.
@@ -18,6 +22,11 @@ impl Daemon {
         }
         let tls = tokio::task::block_in_place(|| self.tls.prepare(&config)).map_err(text)?;
         let resolver = self.resolver.prepare(&config).map_err(text)?;
+        // A key of our own is not read again: what it signed must hold.
+        let secrets = match config.pool.keys.is_empty() && old.pool.keys.is_empty() {
+            true => None,
+            false => Some(tokio::task::block_in_place(|| secret::secrets(&config)).map_err(text)?),
+        };
 
         self.set_rules(&config).await?;
         let former = self.tls.exchange(tls);
@@ -34,7 +43,7 @@ impl Daemon {
 
         self.resolver.install(resolver);
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&config);
-        let proxy_config = ProxyConfig::new(&config, self.secret, unix_seconds());
+        let proxy_config = ProxyConfig::new(&config, self.secrets(secrets), unix_seconds());
         self.shell.with_core(|core, _, _| core.proxy.set_config(proxy_config));
         tokio::task::block_in_place(|| tidy(&mut self.store(), &config));
         let blocks = self.enforce().await.err();
@@ -42,6 +51,13 @@ impl Daemon {
             .then(|| "[log] takes effect when the daemon is started again".to_owned());
         self.changes.end_shadow();
         Ok(log.into_iter().chain(blocks).collect())
+    }
+
+    /// The secrets in force, from now on these where some are given.
+    fn secrets(&self, new: Option<Secrets>) -> Secrets {
+        let mut secrets = self.secret.write().unwrap_or_else(PoisonError::into_inner);
+        *secrets = new.unwrap_or(*secrets);
+        *secrets
     }
 
     async fn set_rules(&self, config: &Arc<Config>) -> Result<(), String> {

@@ -1,7 +1,7 @@
 //! The secret that signs Record-Route: made once, kept in the state folder, never logged.
 //!
-//! Members of a pool share the file, so that one accepts what another signed; it outlives a
-//! restart, so that calls do too.
+//! Members of a pool share a file that `[pool]` names, so that one accepts what another signed; it
+//! outlives a restart, so that calls do too.
 
 use std::{
     fs::{File, OpenOptions},
@@ -11,6 +11,8 @@ use std::{
 };
 
 use ring::rand::{SecureRandom as _, SystemRandom};
+
+use crate::{config::Config, proxy::Secrets};
 
 const NAME: &str = "route.key";
 
@@ -36,19 +38,35 @@ pub enum SecretError {
     Random,
 }
 
+/// The pool's secrets, or this appliance's own.
+pub fn secrets(config: &Config) -> Result<Secrets, SecretError> {
+    let mut keys = config.pool.keys.iter();
+    let Some(first) = keys.next() else {
+        return Ok(Secrets { current: route_secret(&config.paths.state)?, former: None });
+    };
+    let read = |path: &PathBuf| {
+        let io = |source| SecretError::Io { path: path.clone(), source };
+        read(path, File::open(path).map_err(io)?)
+    };
+    Ok(Secrets { current: read(first)?, former: keys.next().map(read).transpose()? })
+}
+
+fn read(path: &Path, file: File) -> Result<[u8; 32], SecretError> {
+    let io = |source| SecretError::Io { path: path.to_owned(), source };
+    if file.metadata().map_err(io)?.mode() & 0o007 != 0 {
+        return Err(SecretError::Readable(path.to_owned()));
+    }
+    let mut bytes = Vec::new();
+    file.take(33).read_to_end(&mut bytes).map_err(io)?;
+    bytes.try_into().map_err(|_| SecretError::Form(path.to_owned()))
+}
+
 /// Reads the secret, or makes one.
 pub fn route_secret(state: &Path) -> Result<[u8; 32], SecretError> {
     let path = state.join(NAME);
     let io = |source| SecretError::Io { path: path.clone(), source };
     match File::open(&path) {
-        Ok(file) => {
-            if file.metadata().map_err(io)?.mode() & 0o007 != 0 {
-                return Err(SecretError::Readable(path));
-            }
-            let mut bytes = Vec::new();
-            file.take(33).read_to_end(&mut bytes).map_err(io)?;
-            bytes.try_into().map_err(|_| SecretError::Form(path))
-        }
+        Ok(file) => read(&path, file),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let mut secret = [0; 32];
             SystemRandom::new().fill(&mut secret).map_err(|_| SecretError::Random)?;

@@ -314,6 +314,8 @@ pub enum Refusal {
     Banned,
     /// Wrong passwords came for this user too often.
     UserSlowed,
+    /// Nothing new begins here: the appliance is being drained.
+    Draining,
 }
 
 impl Refusal {
@@ -357,6 +359,7 @@ impl Refusal {
         Refusal::FlowFailed,
         Refusal::Banned,
         Refusal::UserSlowed,
+        Refusal::Draining,
     ];
 
     /// Its name.
@@ -400,6 +403,7 @@ impl Refusal {
             Refusal::FlowFailed => "flow-failed",
             Refusal::Banned => "banned",
             Refusal::UserSlowed => "user-slowed",
+            Refusal::Draining => "draining",
         }
     }
 }

@@ -5,7 +5,7 @@
 //! | `io` | the contract with the shell |
 //! | `proxy` | the state, its doors, what ends when a policy changes |
 //! | `request`, `admit`, `route`, `carried` | a request comes in: who says it, and where may it go |
-//! | `preflight`, `meter` | what is asked of every request, and how many there may be |
+//! | `preflight`, `meter`, `drain` | what is asked of every request, and how many there may be |
 //! | `send`, `dial`, `lookups`, `connections`, `hops` | the way to the next server: pooled by proven identity, resolved, connected, tried in turn |
 //! | `target`, `probe` | which addresses that means, what failed is tried last and asked whether it lives |
 //! | `response`, `timers`, `exchange`, `residue` | the transactions (RFC 3261 section 17, RFC 6026) |
@@ -25,6 +25,7 @@ mod carried;
 mod connections;
 mod counters;
 mod dial;
+mod drain;
 mod exchange;
 mod flow;
 mod hops;
@@ -55,8 +56,9 @@ mod traffic;
 mod trust_headers;
 
 pub use counters::Counters;
+pub use drain::DrainStatus;
 pub use io::*;
 pub use proxy::{ConnectionStatus, Proxy};
-pub use settings::{Bounds, ProxyConfig, RemoteSettings};
+pub use settings::{Bounds, ProxyConfig, RemoteSettings, Secrets};
 pub use target::{DestinationStatus, TargetStatus};
 pub use traffic::{RefusalSeen, Traffic};

@@ -6,6 +6,7 @@ use super::{
     ConnectionId, Counters, Event, Input, Output, Peer, ProxyConfig, Question, Refusal, Side,
     connections::Connections,
     dial::Dials,
+    drain::Drain,
     exchange::{Exchanges, Kind, Server},
     flow::Flows,
     lookups::{Lookups, Waiter},
@@ -36,6 +37,7 @@ pub struct Proxy {
     pub(super) counters: Counters,
     pub(super) targets: Targets,
     pub(super) probes: Probes,
+    pub(super) drain: Drain,
     pub(super) meter: Meter,
     started: Instant,
     pub(super) trust_values: TrustValues,
@@ -62,8 +64,13 @@ impl Proxy {
     /// A proxy without connections.
     pub fn new(now: Instant, config: ProxyConfig, policy: Arc<Policy>) -> Self {
         Self {
-            keys: TokenKeys::new(&config.token_secret, now, config.unix_time),
             flows: Flows::new(&config.token_secret),
+            keys: TokenKeys::new(
+                &config.token_secret,
+                config.former_secret.as_ref(),
+                now,
+                config.unix_time,
+            ),
             connections: Connections::default(),
             lookups: Lookups::default(),
             dials: Dials::default(),
@@ -71,6 +78,7 @@ impl Proxy {
             counters: Counters::default(),
             targets: Targets::default(),
             probes: Probes::new(config.probe.map(|_| now)),
+            drain: Drain::default(),
             started: now,
             meter: Meter::default(),
             trust_values: TrustValues::new(&config.fqdn),
@@ -156,6 +164,10 @@ impl Proxy {
         if config.probe != self.config.probe || config.next_hops != self.config.next_hops {
             // As soon as may be.
             self.probes.set_round(config.probe.map(|_| self.started));
+        }
+        let secrets = |config: &ProxyConfig| (config.token_secret, config.former_secret);
+        if secrets(&config) != secrets(&self.config) {
+            self.keys.set(&config.token_secret, config.former_secret.as_ref());
         }
         if config.fqdn != self.config.fqdn {
             self.trust_values = TrustValues::new(&config.fqdn);

@@ -124,6 +124,7 @@ impl Proxy {
         }
         let path = self.path(now, message, connection, peer.side);
         let path = path.map_err(|reason| of(reason.into()))?;
+        self.drained(now, message, &path).map_err(|reason| of(reason.into()))?;
         if path.token.is_none() && path.flow.is_none() && self.is_ping(message) {
             return Ok(None);
         }

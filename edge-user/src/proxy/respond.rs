@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 
-use super::{Peer, Refusal, ResolveError, Side, overload, proxy::Proxy, trust_headers};
+use super::{Peer, Refusal, ResolveError, Side, drain, overload, proxy::Proxy, trust_headers};
 use crate::{
     domain::Domain,
     sip::{HeaderName, Message, Received, build},
@@ -18,7 +18,7 @@ impl Refusal {
             Refusal::Anonymous => (433, "Anonymity Disallowed"),
             Refusal::TooManyHops => (483, "Too Many Hops"),
             Refusal::Loop => (482, "Loop Detected"),
-            Refusal::Overload | Refusal::Throttled | Refusal::UserSlowed => {
+            Refusal::Overload | Refusal::Throttled | Refusal::UserSlowed | Refusal::Draining => {
                 (503, "Service Unavailable")
             }
             Refusal::FlowFailed => (430, "Flow Failed"),
@@ -103,6 +103,7 @@ impl Refusal {
             Refusal::ForeignTarget => {
                 "The partner's SRV record leads to another domain; see relax_srv_domain"
             }
+            Refusal::Draining => "This edge is being drained; use another member of the pool",
             Refusal::TlsFailed => {
                 "No TLS session with the partner's edge: cipher suites, authority or expiry; the \
                  log names the fault"
@@ -246,7 +247,10 @@ pub(super) fn answer(
     match answer.status {
         503 => {
             let key = request.text(HeaderName::CallId).unwrap_or_default();
-            retry_after = overload::retry_after(key.as_bytes()).to_string();
+            retry_after = match answer.reason {
+                Some(Refusal::Draining) => drain::RETRY_AFTER.to_owned(),
+                _ => overload::retry_after(key.as_bytes()).to_string(),
+            };
             headers.push(("Retry-After", &retry_after));
         }
         405 => headers.push(("Allow", ALLOW)),

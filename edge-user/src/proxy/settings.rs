@@ -41,6 +41,8 @@ pub struct ProxyConfig {
     pub bounds: Bounds,
     /// Signs Record-Route; the same for every member of a pool. Random; never logged.
     pub token_secret: [u8; 32],
+    /// What other members of a pool may sign with still, or already.
+    pub former_secret: Option<[u8; 32]>,
     /// Wall clock when the proxy starts, seconds since 1970.
     pub unix_time: u64,
 }
@@ -52,6 +54,21 @@ pub struct RemoteSettings {
     pub fqdn: Option<Domain>,
     /// What befalls those who guess passwords.
     pub guard: GuardSettings,
+}
+
+/// What signs Record-Route, and what is believed beside it.
+#[derive(Clone, Copy)]
+pub struct Secrets {
+    /// Signs.
+    pub current: [u8; 32],
+    /// Is believed too.
+    pub former: Option<[u8; 32]>,
+}
+
+impl std::fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Secrets").finish_non_exhaustive()
+    }
 }
 
 /// What the outside can make us hold at most.
@@ -98,7 +115,7 @@ impl Default for Bounds {
 
 impl ProxyConfig {
     /// From the file's settings.
-    pub fn new(config: &Config, token_secret: [u8; 32], unix_time: u64) -> Self {
+    pub fn new(config: &Config, secrets: Secrets, unix_time: u64) -> Self {
         let mut outside = config.access.listen.clone();
         let remote = config.services.remote.as_ref();
         outside.extend(remote.iter().flat_map(|remote| &remote.listen));
@@ -132,7 +149,8 @@ impl ProxyConfig {
             routes,
             probe: config.inside.routing.probe,
             bounds: Bounds { transactions: config.limits.transactions, ..Bounds::default() },
-            token_secret,
+            token_secret: secrets.current,
+            former_secret: secrets.former,
             unix_time,
         }
     }

@@ -64,25 +64,31 @@ pub struct Dialog<'a> {
 
 /// Signs and verifies tokens.
 pub struct TokenKeys {
-    secret: hmac::Key,
+    /// The first signs, all are believed.
+    secrets: Vec<hmac::Key>,
     started: Instant,
     unix_time: u64,
-    /// Keys made so far, by epoch; few.
-    made: Vec<(u32, hmac::Key)>,
+    /// Keys made so far, by secret and epoch; few.
+    made: Vec<(usize, u32, hmac::Key)>,
     /// What the code covers, put together.
     covered: Vec<u8>,
 }
 
 impl TokenKeys {
-    /// `secret`: the same for every member of a pool. `unix_time`: wall clock at `now`.
-    pub fn new(secret: &[u8; 32], now: Instant, unix_time: u64) -> Self {
-        Self {
-            secret: hmac::Key::new(hmac::HMAC_SHA256, secret),
-            started: now,
-            unix_time,
-            made: Vec::new(),
-            covered: Vec::new(),
-        }
+    /// `secret`: the same for every member of a pool. `former`: what other members may sign with
+    /// still, or already. `unix_time`: wall clock at `now`.
+    pub fn new(secret: &[u8; 32], former: Option<&[u8; 32]>, now: Instant, unix_time: u64) -> Self {
+        let (started, covered) = (now, Vec::new());
+        let mut keys = Self { secrets: vec![], started, unix_time, made: vec![], covered };
+        keys.set(secret, former);
+        keys
+    }
+
+    /// Takes other secrets.
+    pub fn set(&mut self, secret: &[u8; 32], former: Option<&[u8; 32]>) {
+        let key = |secret: &[u8; 32]| hmac::Key::new(hmac::HMAC_SHA256, secret);
+        self.secrets = std::iter::once(secret).chain(former).map(key).collect();
+        self.made.clear();
     }
 
     /// Wall clock, seconds since 1970.
@@ -94,27 +100,34 @@ impl TokenKeys {
         u32::try_from(self.unix(now) / EPOCH.as_secs()).unwrap_or(u32::MAX)
     }
 
-    fn key(&mut self, epoch: u32) -> &hmac::Key {
-        let at = match self.made.iter().position(|(made, _)| *made == epoch) {
+    fn key(&mut self, secret: usize, epoch: u32) -> &hmac::Key {
+        let same = |(of, made, _): &(usize, u32, _)| (*of, *made) == (secret, epoch);
+        let at = match self.made.iter().position(same) {
             Some(at) => at,
             None => {
-                if self.made.len() > OVERLAP as usize + 2 {
+                if self.made.len() > self.secrets.len() * (OVERLAP as usize + 2) {
                     self.made.clear();
                 }
-                let mut context = hmac::Context::with_key(&self.secret);
+                let mut context = hmac::Context::with_key(&self.secrets[secret]);
                 context.update(b"edge record-route key");
                 context.update(&epoch.to_be_bytes());
                 let key = hmac::Key::new(hmac::HMAC_SHA256, context.sign().as_ref());
-                self.made.push((epoch, key));
+                self.made.push((secret, epoch, key));
                 self.made.len() - 1
             }
         };
-        &self.made[at].1
+        &self.made[at].2
     }
 
     /// The code over a token and its dialog: every part with its length, so that no two inputs
     /// look alike.
-    fn code(&mut self, epoch: u32, content: &[u8], dialog: &Dialog<'_>, both: bool) -> hmac::Tag {
+    fn code(
+        &mut self,
+        (secret, epoch): (usize, u32),
+        content: &[u8],
+        dialog: &Dialog<'_>,
+        both: bool,
+    ) -> hmac::Tag {
         let mut covered = std::mem::take(&mut self.covered);
         covered.clear();
         put(&mut covered, content);
@@ -124,7 +137,7 @@ impl TokenKeys {
         put(&mut covered, callee_tag.unwrap_or_default().as_bytes());
         put_party(&mut covered, &dialog.caller.uri);
         put_party(&mut covered, &dialog.callee.uri);
-        let code = hmac::sign(self.key(epoch), &covered);
+        let code = hmac::sign(self.key(secret, epoch), &covered);
         self.covered = covered;
         code
     }
@@ -149,7 +162,7 @@ impl TokenKeys {
             bytes.extend_from_slice(&flow.to_bytes());
         }
         bytes.extend_from_slice(token.partner.as_str().as_bytes());
-        let code = self.code(epoch, &bytes, dialog, both);
+        let code = self.code((0, epoch), &bytes, dialog, both);
         bytes.extend_from_slice(&code.as_ref()[..CODE_BYTES]);
         let mut text = String::with_capacity(bytes.len() * 4 / 3 + 2);
         base64url::encode(&bytes, &mut text);
@@ -186,8 +199,12 @@ impl TokenKeys {
         let inbound = flags & INBOUND != 0;
         let (caller, callee) = if inbound == from_outside { (from, to) } else { (to, from) };
         let dialog = Dialog { call_id, caller, callee };
-        let expected = self.code(epoch, content, &dialog, flags & BOTH_TAGS != 0);
-        if !same_code(&expected.as_ref()[..CODE_BYTES], code) {
+        let both = flags & BOTH_TAGS != 0;
+        let signed = (0..self.secrets.len()).any(|secret| {
+            let expected = self.code((secret, epoch), content, &dialog, both);
+            same_code(&expected.as_ref()[..CODE_BYTES], code)
+        });
+        if !signed {
             return None;
         }
         let inside_transport = match transport {
@@ -285,7 +302,7 @@ mod tests {
     }
 
     fn keys(now: Instant) -> TokenKeys {
-        TokenKeys::new(&[7; 32], now, 1_700_000_000)
+        TokenKeys::new(&[7; 32], None, now, 1_700_000_000)
     }
 
     #[test]
@@ -368,7 +385,7 @@ mod tests {
         let dialog = Dialog { call_id: "c1", caller: &alice, callee: &bob };
         let mut ours = keys(now);
         let mut member = keys(now);
-        let mut stranger = TokenKeys::new(&[8; 32], now, 1_700_000_000);
+        let mut stranger = TokenKeys::new(&[8; 32], None, now, 1_700_000_000);
         let first = ours.sign(now, &token(false), &dialog);
         let later = now + EPOCH;
         assert_ne!(first, ours.sign(later, &token(false), &dialog));
@@ -378,5 +395,29 @@ mod tests {
             }
             assert_eq!(stranger.verify(at, &first, false, "c1", &alice, &bob), None);
         }
+    }
+    #[test]
+    fn a_new_secret_signs_and_the_former_one_is_believed_until_it_is_taken_out() {
+        let now = Instant::now();
+        let (alice, bob) = (address(ALICE), address(BOB));
+        let dialog = Dialog { call_id: "c1", caller: &alice, callee: &bob };
+        let believes = |keys: &mut TokenKeys, text: &str| {
+            keys.verify(now, text, false, "c1", &alice, &bob).is_some()
+        };
+        // One member after the other: the old first, then the new one first, then it alone.
+        let mut one = keys(now);
+        let mut two = keys(now);
+        let old = one.sign(now, &token(false), &dialog);
+        one.set(&[7; 32], Some(&[8; 32]));
+        two.set(&[8; 32], Some(&[7; 32]));
+        let new = two.sign(now, &token(false), &dialog);
+        assert_ne!(old, new);
+        for text in [&old, &new] {
+            assert!(believes(&mut one, text) && believes(&mut two, text));
+        }
+        two.set(&[8; 32], None);
+        assert!(!believes(&mut two, &old) && believes(&mut two, &new));
+        let mut stranger = TokenKeys::new(&[9; 32], Some(&[10; 32]), now, 1_700_000_000);
+        assert!(!believes(&mut stranger, &old) && !believes(&mut stranger, &new));
     }
 }

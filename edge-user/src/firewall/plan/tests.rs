@@ -49,6 +49,7 @@ pub(super) fn config() -> Config {
         },
         services: Services::default(),
         revocation: Default::default(),
+        pool: Default::default(),
         federation: Federation {
             enabled: true,
             allowed_domains: Vec::new(),

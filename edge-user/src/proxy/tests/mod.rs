@@ -12,6 +12,7 @@ mod limits;
 mod machines;
 mod messages;
 mod policy_table;
+mod pool;
 mod remote;
 mod residue;
 mod rfc4475;

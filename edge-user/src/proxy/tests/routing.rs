@@ -138,6 +138,8 @@ fn a_secure_uri_goes_to_tls_next_hops_only() {
     assert_eq!(world.edges[CONTOSO].connects, [address("10.0.0.22:5061")]);
 }
 
+const SECRETS: crate::proxy::Secrets = crate::proxy::Secrets { current: [0; 32], former: None };
+
 #[test]
 fn the_advertised_address_is_ours_too() {
     // Behind a 1:1 NAT the outside knows another address than the one that is listened on.
@@ -146,7 +148,7 @@ fn the_advertised_address_is_ours_too() {
     {
         config.access.advertise = vec![advertise.parse().unwrap()];
         let port = config.access.listen[0].port();
-        let outside = crate::proxy::ProxyConfig::new(&config, [0; 32], 0).outside;
+        let outside = crate::proxy::ProxyConfig::new(&config, SECRETS, 0).outside;
         assert!(outside.contains(&address(&format!("{route}:{port}"))), "{outside:?}");
         for known in [true, false] {
             let mut world = World::new();

@@ -136,6 +136,7 @@ fn settings(hops: &[(&str, Transport)]) -> ProxyConfig {
         probe: None,
         bounds: Bounds::default(),
         token_secret: [7; 32],
+        former_secret: None,
         unix_time: 1_790_000_000,
     }
 }

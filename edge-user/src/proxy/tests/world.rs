@@ -129,6 +129,7 @@ fn settings(fqdn: &str, outside: &str, inside: &str, hops: &[NextHop]) -> ProxyC
         probe: None,
         bounds: Bounds::default(),
         token_secret: [fqdn.len() as u8; 32],
+        former_secret: None,
         unix_time: 1_790_000_000,
     }
 }
