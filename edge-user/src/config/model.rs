@@ -436,6 +436,10 @@ pub struct Limits {
     pub connections_per_source: usize,
     /// TLS handshakes at one time. Default 256.
     pub handshakes: usize,
+    /// TLS handshakes in a second with those outside. Default 200.
+    pub handshakes_per_second: u32,
+    /// The same of one address (IPv6: one /64). Default 10.
+    pub handshakes_per_second_per_source: u32,
     /// Time for a TLS handshake. Default 5 s.
     pub handshake_timeout: Duration,
     /// Time from the first to the last byte of a message. Default 10 s.
@@ -444,11 +448,14 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// Bytes of a message's head. Default 64 KiB.
     pub head_bytes: usize,
-    /// Bytes of a message's body. Default 1 MiB.
+    /// Bytes of a message's body. Default 5,000 KiB, as Lync's for servers.
     pub body_bytes: usize,
+    /// Bytes of a message's head, and of its body, on a partner's connection over which no request
+    /// was admitted yet. Default 64 KiB.
+    pub first_request_bytes: usize,
     /// Live transactions. Default 100,000.
     pub transactions: usize,
-    /// Bytes waiting to be written on one connection. Default 4 MiB.
+    /// Bytes waiting to be written on one connection. Default 8 MiB.
     pub write_queue_bytes: usize,
 }
 

@@ -225,17 +225,24 @@ pub(super) fn limits(root: &Section<'_>) -> Limits {
         let second = Duration::from_secs;
         section.duration(key, second(from)..=second(to), second(default))
     };
+    let rate = |key, default: u32| {
+        let number = section.number(key, 1..=1_000_000, u64::from(default));
+        u32::try_from(number).unwrap_or(default)
+    };
     let limits = Limits {
         connections: number("connections", 1..=1_000_000, 4096),
         connections_per_source: number("connections_per_source", 1..=1_000_000, 64),
         handshakes: number("handshakes", 1..=65_536, 256),
+        handshakes_per_second: rate("handshakes_per_second", 200),
+        handshakes_per_second_per_source: rate("handshakes_per_second_per_source", 10),
         handshake_timeout: time("handshake_timeout", 1, 60, 5),
         message_timeout: time("message_timeout", 1, 300, 10),
         idle_timeout: time("idle_timeout", 10, 86_400, 1200),
         head_bytes: number("head_bytes", 4096..=1 << 20, 64 << 10),
-        body_bytes: number("body_bytes", 0..=64 << 20, 1 << 20),
+        body_bytes: number("body_bytes", 0..=64 << 20, 5000 << 10),
+        first_request_bytes: number("first_request_bytes", 4096..=64 << 20, 64 << 10),
         transactions: number("transactions", 1..=10_000_000, 100_000),
-        write_queue_bytes: number("write_queue_bytes", 64 << 10..=1 << 30, 4 << 20),
+        write_queue_bytes: number("write_queue_bytes", 64 << 10..=1 << 30, 8 << 20),
     };
     if limits.write_queue_bytes < limits.head_bytes.saturating_add(limits.body_bytes) {
         section.sink.error(

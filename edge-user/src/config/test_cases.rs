@@ -48,7 +48,7 @@ pub(super) const ERRORS: &[Case] = &[
     ("idle_timeout = \"20min\"", "idle_timeout = \"1s\"", ("\"1s\"", 1), "out of range"),
     ("idle_timeout = \"20min\"", "idle_timeout = 99999999999999999999", ("99999999", 0), ""),
     (
-        "write_queue_bytes = 4194304",
+        "write_queue_bytes = 8388608",
         "write_queue_bytes = 65536",
         ("[limits]", 0),
         "less than one message",

@@ -48,6 +48,11 @@ impl Framer {
         Self { limits, state: State::Idle { half_ping: false } }
     }
 
+    /// Other limits, from the next byte on.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
     /// Whether a message has begun and is not whole: a sender that stays here is slow or ill.
     pub fn in_message(&self) -> bool {
         matches!(self.state, State::Head(_) | State::Body { .. })

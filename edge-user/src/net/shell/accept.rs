@@ -1,6 +1,10 @@
 //! Listeners: who is let in, and the handshake that proves it.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -115,10 +119,11 @@ async fn serve<C: Core>(
         drop(settings);
         return carry(&hub, stream, peer, place).await;
     }
-    let (stream, names, own) = match handshake(&hub, &settings, stream, peer.side).await {
-        Ok(done) => done,
-        Err(error) => return failed(&hub, peer.remote, &error),
-    };
+    let (stream, names, own) =
+        match handshake(&hub, &settings, stream, (peer.side, peer.remote.ip())).await {
+            Ok(done) => done,
+            Err(error) => return failed(&hub, peer.remote, &error),
+        };
     peer.own = own;
     match names {
         Some(names) => peer.names = Arc::new(names),
@@ -158,7 +163,7 @@ async fn handshake<C: Core>(
     hub: &Arc<Hub<C>>,
     settings: &Settings,
     stream: TcpStream,
-    side: Side,
+    (side, remote): (Side, IpAddr),
 ) -> Result<(ServerStream, Option<CertificateNames>, u8), HandshakeError> {
     let no_files = || HandshakeError {
         fault: HandshakeFault::Protocol,
@@ -167,6 +172,9 @@ async fn handshake<C: Core>(
     let shaking = async {
         // A peer that says nothing takes no place among the handshakes.
         stream.peek(&mut [0]).await?;
+        if side != Side::Inside && !hub.may_shake(settings, remote) {
+            return Err(HandshakeError::too_many());
+        }
         let _permit = settings.handshakes.acquire().await;
         if !hub.tls.asks_for_name(side) {
             let config = hub.tls.server(side).ok_or_else(no_files)?;

@@ -8,7 +8,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::Waker,
     time::{Duration, Instant, SystemTime},
@@ -21,7 +21,7 @@ use super::{
     ConnectionInfo, EventSink,
     counters::{Counters, add},
     datagram::DatagramPort,
-    limits::Admission,
+    limits::{Admission, Pace},
     queue::{CloseCause, WriteQueue},
 };
 use crate::{
@@ -91,6 +91,13 @@ impl Settings {
         sip::Limits { body, ..self.frame.clone() }
     }
 
+    /// How large a message of a partner may be before one of its requests was admitted.
+    pub(super) fn first_frame(&self) -> sip::Limits {
+        let first = self.config.limits.first_request_bytes;
+        let (head, body) = (self.frame.head.min(first), self.frame.body.min(first));
+        sip::Limits { head, body, ..self.frame.clone() }
+    }
+
     /// Connections from this side, in all and from one source.
     pub(super) fn places_for(&self, side: Side) -> (usize, usize) {
         let limits = &self.config.limits;
@@ -129,6 +136,9 @@ pub(super) struct Link {
     pub(super) since: SystemTime,
     pub(super) bytes_in: AtomicU64,
     pub(super) bytes_out: AtomicU64,
+    /// It may send as much as anybody: we opened it, it is inside, or a request of its own was
+    /// admitted.
+    pub(super) admitted: AtomicBool,
     pub(super) way: Way,
 }
 
@@ -171,6 +181,7 @@ pub(super) struct Hub<C> {
     pub(super) places: [Arc<Admission>; 3],
     /// Attempts to connect and connections we opened.
     pub(super) outbound: AtomicUsize,
+    pace: Pace,
     questions: AtomicUsize,
     pub(super) phase: watch::Sender<Phase>,
     pub(super) ports: RwLock<Vec<Arc<DatagramPort>>>,
@@ -227,6 +238,7 @@ impl<C: Core> Hub<C> {
             counters: Counters::new(),
             places: Default::default(),
             outbound: AtomicUsize::new(0),
+            pace: Pace::default(),
             questions: AtomicUsize::new(0),
             phase: watch::Sender::new(Phase::Running),
             ports: RwLock::default(),
@@ -240,6 +252,13 @@ impl<C: Core> Hub<C> {
 
     pub(super) fn set_settings(&self, settings: Arc<Settings>) {
         *self.settings.write().unwrap_or_else(PoisonError::into_inner) = settings;
+    }
+
+    /// Whether a handshake more may begin.
+    pub(super) fn may_shake(&self, settings: &Settings, remote: IpAddr) -> bool {
+        let limits = &settings.config.limits;
+        let (all, one) = (limits.handshakes_per_second, limits.handshakes_per_second_per_source);
+        self.pace.take(Instant::now(), remote, all, one)
     }
 
     pub(super) fn event(&self, event: Event) {
@@ -284,6 +303,7 @@ impl<C: Core> Hub<C> {
             since: SystemTime::now(),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
+            admitted: AtomicBool::new(outbound || peer.side != Side::Partner),
             way,
         });
         add(if outbound { &self.counters.opened } else { &self.counters.accepted });
@@ -388,6 +408,11 @@ impl<C: Core> Hub<C> {
         let mut out = std::mem::take(&mut inner.scratch);
         let result = call(&mut inner.core, Instant::now(), &mut out);
         for output in out.drain(..) {
+            if let Output::Event(Event::Proved { connection, .. }) = &output
+                && let Some(link) = inner.links.get(connection)
+            {
+                link.admitted.store(true, Ordering::Relaxed);
+            }
             match output {
                 Output::Send { connection, bytes } => match inner.links.get(&connection) {
                     Some(link) => match &link.way {

@@ -1,9 +1,11 @@
-//! How many connections there may be, in all and from one source.
+//! How many connections there may be, in all and from one source, and how many handshakes in a
+//! second.
 
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv6Addr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 /// Counts connections that are accepted and not yet gone.
@@ -79,6 +81,63 @@ impl Drop for Place {
     }
 }
 
+/// Handshakes that nobody used are saved up for so long.
+const SAVED_UP: Duration = Duration::from_secs(2);
+
+/// Counts handshakes, which cost more than anything else a stranger can ask for.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    buckets: Mutex<Buckets>,
+}
+
+#[derive(Debug, Default)]
+struct Buckets {
+    all: Option<Bucket>,
+    by_source: HashMap<IpAddr, Bucket>,
+}
+
+/// Thousandths of handshakes that may come at this time.
+#[derive(Clone, Copy, Debug)]
+struct Bucket {
+    room: u64,
+    at: Instant,
+}
+
+impl Bucket {
+    /// How it stands now; a new one is full.
+    fn now(bucket: Option<Bucket>, now: Instant, rate: u32) -> Bucket {
+        let full = u64::from(rate).saturating_mul(1000).saturating_mul(SAVED_UP.as_secs());
+        let Some(Bucket { room, at }) = bucket else { return Bucket { room: full, at: now } };
+        let passed = now.saturating_duration_since(at).as_millis();
+        let gained = u64::try_from(passed).unwrap_or(u64::MAX).saturating_mul(u64::from(rate));
+        Bucket { room: room.saturating_add(gained).min(full), at: now }
+    }
+
+    fn taken(self) -> Option<Bucket> {
+        Some(Bucket { room: self.room.checked_sub(1000)?, at: self.at })
+    }
+}
+
+impl Pace {
+    /// Whether one more may begin. Who has none left takes none from the others.
+    pub(super) fn take(&self, now: Instant, remote: IpAddr, all: u32, per_source: u32) -> bool {
+        let source = source(remote);
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = Bucket::now(buckets.by_source.get(&source).copied(), now, per_source);
+        let whole = Bucket::now(buckets.all, now, all);
+        let (Some(own), Some(whole)) = (own.taken(), whole.taken()) else { return false };
+        buckets.all = Some(whole);
+        // A source that asked for nothing lately is as good as new. Only who was let in is
+        // remembered, so there are never more than come in that time, twice over.
+        let bound = all as usize * SAVED_UP.as_secs() as usize * 2;
+        if buckets.by_source.len() > bound {
+            buckets.by_source.retain(|_, b| now.saturating_duration_since(b.at) < SAVED_UP);
+        }
+        buckets.by_source.insert(source, own);
+        true
+    }
+}
+
 /// What counts as one source: an IPv4 address, or an IPv6 /64 (one subscriber owns all of it).
 pub(super) fn source(remote: IpAddr) -> IpAddr {
     match remote.to_canonical() {
@@ -93,6 +152,36 @@ pub(super) fn source(remote: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn pace(pace: &Pace, now: Instant, from: &str, count: usize) -> usize {
+        (0..count).filter(|_| pace.take(now, from.parse().unwrap(), 20, 5)).count()
+    }
+
+    #[test]
+    fn handshakes_have_a_pace_in_all_and_of_one_source() {
+        let (counted, mut now) = (Pace::default(), Instant::now());
+        assert_eq!(pace(&counted, now, "192.0.2.1", 100), 10, "two seconds' worth at once");
+        assert_eq!(pace(&counted, now, "2001:db8::1", 7), 7);
+        assert_eq!(pace(&counted, now, "2001:db8::2", 100), 3, "one /64 is one source");
+        // The one that asks for more took nothing from others but what it had.
+        assert_eq!(pace(&counted, now, "192.0.2.2", 100), 10);
+        assert_eq!(pace(&counted, now, "192.0.2.3", 100), 10);
+        assert_eq!(pace(&counted, now, "192.0.2.4", 100), 0, "all of two seconds are used");
+        now += Duration::from_secs(1);
+        assert_eq!(pace(&counted, now, "192.0.2.1", 100), 5);
+        assert_eq!(pace(&counted, now, "192.0.2.4", 100), 10);
+        assert_eq!(pace(&counted, now, "192.0.2.5", 100), 5);
+    }
+
+    #[test]
+    fn sources_are_forgotten() {
+        let (counted, mut now) = (Pace::default(), Instant::now());
+        for number in 0..100_000u32 {
+            now += Duration::from_millis(50);
+            assert!(counted.take(now, IpAddr::from(number.to_be_bytes()), 20, 5));
+        }
+        assert!(counted.buckets.lock().unwrap().by_source.len() <= 81);
+    }
 
     #[test]
     fn places_are_bounded_in_all_and_by_source_and_are_given_back() {

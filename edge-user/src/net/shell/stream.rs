@@ -79,13 +79,18 @@ where
     let settings = hub.settings();
     let now = Instant::now();
     let shared = Arc::new(Shared::new(io, now));
+    let admitted = link.admitted.load(Ordering::Relaxed);
     queue.share(shared.clone());
     let mut driver = Driver {
         hub,
         link,
         queue,
         shared,
-        framer: Framer::new(settings.frame_for(link.peer.side)),
+        framer: Framer::new(match admitted {
+            true => settings.frame_for(link.peer.side),
+            false => settings.first_frame(),
+        }),
+        admitted,
         buffer: BytesMut::new(),
         inputs: Vec::new(),
         unreadable: false,
@@ -166,6 +171,8 @@ struct Driver<'a, S, C> {
     queue: &'a WriteQueue,
     shared: Arc<Shared<S>>,
     framer: Framer,
+    /// The framer lets as much pass as of anybody.
+    admitted: bool,
     buffer: BytesMut,
     inputs: Vec<Input>,
     /// What came is no SIP: nothing more is read.
@@ -294,6 +301,10 @@ where
         let connection = self.link.id;
         let mut ping = false;
         let mut whole = false;
+        if !self.admitted && self.link.admitted.load(Ordering::Relaxed) {
+            self.admitted = true;
+            self.framer.set_limits(self.hub.settings().frame_for(self.link.peer.side));
+        }
         loop {
             match self.framer.next(&mut self.buffer) {
                 Ok(Some(Frame::Message(message))) => {

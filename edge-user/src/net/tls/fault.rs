@@ -41,6 +41,8 @@ pub enum HandshakeFault {
     Closed,
     /// Not finished in time.
     Timeout,
+    /// More handshakes in a second than there may be.
+    TooMany,
 }
 
 impl HandshakeFault {
@@ -62,6 +64,7 @@ impl HandshakeFault {
         HandshakeFault::Protocol,
         HandshakeFault::Closed,
         HandshakeFault::Timeout,
+        HandshakeFault::TooMany,
     ];
 
     /// Whether the peer's certificate, or the lack of one, is at fault.
@@ -104,6 +107,7 @@ impl HandshakeFault {
             HandshakeFault::Protocol => "tls-protocol",
             HandshakeFault::Closed => "closed-by-peer",
             HandshakeFault::Timeout => "handshake-timeout",
+            HandshakeFault::TooMany => "too-many",
         }
     }
 
@@ -158,6 +162,7 @@ impl HandshakeFault {
             HandshakeFault::Protocol => "the peer broke the TLS protocol",
             HandshakeFault::Closed => "the peer closed the connection during the handshake",
             HandshakeFault::Timeout => "the peer did not finish the handshake in time",
+            HandshakeFault::TooMany => "too many handshakes in a second; see [limits]",
         }
     }
 }
@@ -193,6 +198,11 @@ impl HandshakeError {
             fault if fault.is_certificate() => Refusal::NoCertificate,
             _ => Refusal::TlsFailed,
         }
+    }
+
+    /// A handshake too many.
+    pub(crate) fn too_many() -> Self {
+        Self { fault: HandshakeFault::TooMany, detail: "not begun".to_owned() }
     }
 
     /// A handshake that took too long.

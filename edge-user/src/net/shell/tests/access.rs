@@ -309,6 +309,55 @@ async fn one_source_cannot_take_the_whole_table() {
 }
 
 #[tokio::test]
+async fn handshakes_have_a_pace_and_live_connections_do_not_care() {
+    for (all, one) in [(1, 100), (100, 1)] {
+        let mut lab = lab(|config| {
+            config.limits.handshakes_per_second = all;
+            config.limits.handshakes_per_second_per_source = one;
+        })
+        .await;
+        // Two seconds' worth may come at once; while the machine is slow, more.
+        let (mut client, _) = lab.partner_connected().await;
+        let mut refused = 0;
+        for _ in 0..20 {
+            refused += usize::from(lab.connect(lab.access(), Some(&lab.partner())).await.is_err());
+        }
+        assert!(refused > 0, "{all} in all, {one} of one source");
+        lab.counted("handshake.too-many", refused as u64).await;
+        echo(&mut client, 1).await;
+    }
+}
+
+#[tokio::test]
+async fn a_first_request_is_small_and_what_follows_an_admitted_one_is_not() {
+    let large = |number: usize| {
+        let body = "x".repeat(10_000);
+        message(number).replace("Length: 2\r\n\r\nhi", &format!("Length: 10000\r\n\r\n{body}"))
+    };
+    assert!(large(1).len() > 10_000, "{}", large(1));
+    let mut lab = lab(|config| config.limits.first_request_bytes = 4096).await;
+    let (mut client, id) = lab.partner_connected().await;
+    // Small ones pass, admitted or not.
+    echo(&mut client, 1).await;
+    client.write_all(large(2).as_bytes()).await.unwrap();
+    let answer = rest(&mut client).await;
+    // What the test's core says to what it cannot read.
+    assert!(answer.starts_with(b"SIP/2.0 400"), "{}", String::from_utf8_lossy(&answer));
+    assert_eq!(lab.closed().await, id);
+
+    let (mut client, connection) = lab.partner_connected().await;
+    let (domain, remote) = ("fabrikam.example".parse().unwrap(), lab.access());
+    lab.shell.with_core(|_, _, out| {
+        out.push(Output::Event(Event::Proved { connection, domain, remote }));
+    });
+    echo(&mut client, 1).await;
+    client.write_all(large(2).as_bytes()).await.unwrap();
+    let mut answer = vec![0; large(2).len()];
+    timeout(PATIENCE, client.read_exact(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(answer, large(2).as_bytes());
+}
+
+#[tokio::test]
 async fn ipv6_is_served_as_ipv4_is() {
     let mut lab = lab(|config| config.access.listen = vec!["[::1]:0".parse().unwrap()]).await;
     let (mut client, _) = lab.partner_connected().await;
