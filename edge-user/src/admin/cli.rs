@@ -103,6 +103,9 @@ pub(crate) enum Command {
     /// Partners: kinds, what is known of them, who is refused and why
     #[command(subcommand)]
     Partner(super::partner::PartnerCommand),
+    /// Remote users: who is connected, and who is shut out for wrong passwords
+    #[command(subcommand)]
+    Remote(super::remote::RemoteCommand),
     /// Sampled drops: the last ones, or as they come
     Drops(super::drops::DropsArguments),
     /// What the firewall does in this second: rates, reasons, rules, sources, cost

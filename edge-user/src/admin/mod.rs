@@ -17,6 +17,7 @@ pub mod partner;
 mod partner_text;
 pub mod plan;
 pub mod protocol;
+mod remote;
 pub mod server;
 pub mod table;
 mod targets;
@@ -125,6 +126,7 @@ fn ask(global: &Global, command: Command) -> Result<Report, CommandError> {
         Command::Plan(command) => plan::plan(&global.config, &command),
         Command::Domain(command) => commands::domain(&paths, &command),
         Command::Partner(command) => partner::partner(&paths, &command),
+        Command::Remote(command) => remote::remote(&paths, &command),
         Command::Top(_) => top::once(&paths),
         Command::Drops(arguments) => drops::recent(&paths, &arguments),
         Command::Explain(command) => explain::explain(&paths, &global.config, &command),

@@ -133,6 +133,30 @@ pub enum Request {
     Lists,
     /// About partners.
     Partner(PartnerRequest),
+    /// About remote users.
+    Remote(RemoteRequest),
+}
+
+/// What is asked about remote users.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "remote", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum RemoteRequest {
+    /// Who is connected, and registered as whom.
+    List,
+    /// Who is shut out for wrong passwords.
+    Bans,
+    /// Let an address or prefix in again.
+    Forgive {
+        /// Address or prefix.
+        prefix: IpNet,
+    },
+    /// Slow a user down no more.
+    ForgiveUser {
+        /// The name before the `@`.
+        name: String,
+        /// The domain.
+        domain: Domain,
+    },
 }
 
 /// What is asked about partners.
@@ -225,6 +249,7 @@ impl Request {
                 | Request::ShadowStatus
                 | Request::VersionList
                 | Request::VersionShow { .. }
+                | Request::Remote(RemoteRequest::List | RemoteRequest::Bans)
                 | Request::Partner(PartnerRequest::List { .. } | PartnerRequest::Show { .. })
         )
     }

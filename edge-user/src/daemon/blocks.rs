@@ -201,6 +201,10 @@ impl Core for Watched {
         self.closed(&out[before..]);
     }
 
+    fn refuses(&self, now: Instant, remote: IpAddr) -> bool {
+        self.proxy.refuses(now, remote)
+    }
+
     fn live(&self) -> usize {
         self.proxy.counters().transactions
     }

@@ -57,6 +57,7 @@ impl Handler for Daemon {
             Request::Drops { filter, .. } => Ok(json!(self.drops.recent(&filter))),
             Request::About { address } => self.about(address).await,
             Request::Partner(request) => self.partner(request, &author).await,
+            Request::Remote(request) => self.remote(request),
             Request::DomainList => self.domains().await,
             Request::DomainAllow { domain, server, port, from_addresses } => {
                 let entry = AllowedDomain {
@@ -249,6 +250,7 @@ impl Daemon {
             "connections": self.connections(),
             "next_hops": self.next_hops(),
             "drain": self.drain_state(),
+            "remote": self.remote_numbers(&counters),
             "transactions": counters.transactions,
             "refusals": refusals,
             "forwarded": forwarded,

@@ -16,6 +16,7 @@ pub mod log;
 mod notify;
 mod partner;
 mod reload;
+mod remote;
 mod secret;
 mod shadow;
 mod targets;

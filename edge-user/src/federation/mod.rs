@@ -3,6 +3,7 @@
 mod address;
 mod certificate;
 pub mod discovery;
+mod guard;
 mod identity;
 mod partner;
 mod policy;
@@ -12,6 +13,7 @@ mod throttle;
 
 pub use address::{AddressFault, usable};
 pub use certificate::*;
+pub use guard::{Ban, Entry as LoginEntry, Guard, Login, source_of};
 pub use identity::*;
 pub use partner::*;
 pub use policy::*;

@@ -10,7 +10,7 @@
 //! | `target`, `probe` | which addresses that means, what failed is tried last and asked whether it lives |
 //! | `response`, `timers`, `exchange`, `residue` | the transactions (RFC 3261 section 17, RFC 6026) |
 //! | `token`, `settings` | how we name ourselves, and what we sign into Record-Route |
-//! | `remote`, `flow` | remote users: whom they may write to, and the connection they registered on |
+//! | `remote`, `flow`, `login` | remote users: whom they may write to, the connection they registered on, and who guesses passwords |
 //! | `neighbours` | headers that two neighbours say to each other |
 //! | `trust_headers` | what is said of users from one side to the other |
 //! | `respond`, `counters` | what a refused sender is told, and what is counted |
@@ -31,6 +31,7 @@ mod flow;
 mod hops;
 mod io;
 mod late;
+mod login;
 mod lookups;
 mod meter;
 mod neighbours;

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     config::Transport,
     domain::Domain,
-    federation::{CertificateNames, Partner, Policy, Targets},
+    federation::{CertificateNames, Guard, Partner, Policy, Targets},
     sip::{FrameError, Message},
 };
 
@@ -30,6 +30,7 @@ pub struct Proxy {
     pub(super) policy: Arc<Policy>,
     pub(super) keys: TokenKeys,
     pub(super) flows: Flows,
+    pub(super) guard: Guard,
     pub(super) connections: Connections,
     pub(super) lookups: Lookups,
     pub(super) dials: Dials,
@@ -71,6 +72,7 @@ impl Proxy {
                 now,
                 config.unix_time,
             ),
+            guard: Guard::default(),
             connections: Connections::default(),
             lookups: Lookups::default(),
             dials: Dials::default(),

@@ -140,7 +140,9 @@ impl Proxy {
         }
         match peer.side {
             Side::Partner => self.plan_inbound(now, message, path, hash).map_err(of).map(Some),
-            Side::Remote => self.plan_from_user(now, message, path, hash).map_err(of).map(Some),
+            Side::Remote => {
+                self.plan_from_user(now, peer, message, path, hash).map_err(of).map(Some)
+            }
             Side::Inside => match self.flow_of(&path) {
                 Some(flow) => self.plan_to_user(flow, path.remove, hash).map_err(of).map(Some),
                 None => self.plan_outbound(now, message, path, hash).map(Some),
@@ -201,12 +203,14 @@ impl Proxy {
     fn plan_from_user(
         &mut self,
         now: Instant,
+        peer: &Peer,
         message: &Message,
         path: Path,
         hash: u32,
     ) -> Result<Plan, Answer> {
         let domain = self.judge_remote(now, message, path.token.as_ref())?;
         let ways = self.ways_to_hops(message, domain.as_ref(), path.token.as_ref())?;
+        self.judge_login(now, peer, message)?;
         let plan = self.plan_to_hops(now, ways, path, hash);
         Ok(Plan { dialog: None, remote: true, ..plan })
     }

@@ -219,7 +219,11 @@ impl Proxy {
         });
         self.counters.responses += 1;
         self.note_registration(now, id, status, message);
+        let ban = self.note_login(now, id, status, message);
         self.finish(now, id, status, bytes, out);
+        if let Some(ban) = ban {
+            self.shut_out(now, &ban, out);
+        }
     }
 
     /// ACK for a final response other than 2xx (RFC 3261 section 17.1.1.3).

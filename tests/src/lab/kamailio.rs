@@ -59,6 +59,23 @@ impl Kamailio {
         Self::launch(lab.inside(site), &dir, listen)
     }
 
+    /// Starts it as Contoso's registrar inside: users who come over the edge need the password.
+    pub fn start_registrar(lab: &Lab, password: &str) -> Result<Self> {
+        let site = Site::Contoso;
+        let dir = lab.dir().join("kamailio-registrar");
+        std::fs::create_dir_all(&dir)?;
+        let listen = SocketAddr::new(IpAddr::V4(site.server4()), SERVER_PORT);
+        let text = include_str!("scenarios/kamailio_registrar.cfg")
+            .replace("@LISTEN@", &listen.to_string())
+            .replace("@EDGE_IP@", &site.edge_inside4().to_string())
+            .replace("@EDGE@", &format!("{}:{SERVER_PORT}", site.edge_inside4()))
+            .replace("@DOMAIN@", &site.domain())
+            .replace("@SECRET@", password);
+        std::fs::write(dir.join("kamailio.cfg"), text)?;
+        std::fs::write(dir.join("resolv.conf"), "")?;
+        Self::launch(lab.inside(site), &dir, listen)
+    }
+
     fn try_start(lab: &Lab, dir: &Path) -> Result<Self> {
         let outside = SocketAddr::new(IpAddr::V4(Site::Adatum.v4()), 5061);
         Self::launch(lab.site(Site::Adatum), dir, outside)

@@ -12,6 +12,7 @@ pub mod kamailio;
 pub mod layout;
 pub mod netns;
 pub mod openssl_peer;
+pub mod phone;
 pub mod process;
 pub mod recorder;
 pub mod scan;

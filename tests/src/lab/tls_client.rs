@@ -159,6 +159,33 @@ impl SipClient {
         }
     }
 
+    /// Waits for the next message of any kind: its whole text. `limit` is for a machine that is busy.
+    pub fn message(&mut self, limit: Duration) -> Result<String> {
+        let deadline = Instant::now() + limit;
+        self.carrier.socket().set_read_timeout(Some(Duration::from_millis(200)))?;
+        loop {
+            if let Some(text) = self.take_message() {
+                return Ok(text);
+            }
+            if Instant::now() >= deadline {
+                bail!("no message within {limit:?}");
+            }
+            let mut buffer = [0_u8; 16 * 1024];
+            match self.carrier.read(&mut buffer) {
+                Ok(0) => bail!("the connection was closed"),
+                Ok(length) => self.unread.extend_from_slice(&buffer[..length]),
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                Err(error) => return Err(error).context("no message"),
+            }
+        }
+    }
+
+    /// Our own end.
+    pub fn local(&self) -> Result<SocketAddr> {
+        Ok(self.carrier.socket().local_addr()?)
+    }
+
     /// Whether the other side closes the connection (or has) within `limit`.
     pub fn closed_within(&mut self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
@@ -189,9 +216,22 @@ impl SipClient {
     }
 
     fn take_response(&mut self) -> Result<Option<Response>> {
-        let Some(head) = self.unread.windows(4).position(|window| window == b"\r\n\r\n") else {
-            return Ok(None);
-        };
+        let Some(text) = self.take_message() else { return Ok(None) };
+        let status = text
+            .strip_prefix("SIP/2.0 ")
+            .and_then(|rest| rest.get(..3))
+            .and_then(|code| code.parse().ok())
+            .with_context(|| format!("no response: {}", text.lines().next().unwrap_or("")))?;
+        Ok(Some(Response { status, text }))
+    }
+
+    /// A whole message, if there is one.
+    fn take_message(&mut self) -> Option<String> {
+        // The answer to a keep-alive (RFC 5626).
+        while self.unread.starts_with(b"\r\n") {
+            self.unread.drain(..2);
+        }
+        let head = self.unread.windows(4).position(|window| window == b"\r\n\r\n")?;
         let head_text = String::from_utf8_lossy(&self.unread[..head]).into_owned();
         let body: usize = head_text
             .lines()
@@ -202,16 +242,11 @@ impl SipClient {
             .unwrap_or(0);
         let end = head + 4 + body;
         if self.unread.len() < end {
-            return Ok(None);
+            return None;
         }
         let text = String::from_utf8_lossy(&self.unread[..end]).into_owned();
         self.unread.drain(..end);
-        let status = text
-            .strip_prefix("SIP/2.0 ")
-            .and_then(|rest| rest.get(..3))
-            .and_then(|code| code.parse().ok())
-            .with_context(|| format!("no response: {}", head_text.lines().next().unwrap_or("")))?;
-        Ok(Some(Response { status, text }))
+        Some(text)
     }
 }
 

@@ -1,0 +1,316 @@
+//! Who guesses passwords of remote users: counted by where it comes from and by whom it is about.
+//!
+//! A failure is 401, 407 or 403 to a request that carried credentials. Too many of them from one
+//! source (an address; of IPv6 the /64) within a while are a ban of that source, six times longer
+//! each time. Too many about one user, from anywhere, slow that user down: it is never shut out
+//! everywhere, since anybody could do that to it, and who got in before goes on as ever. Requests
+//! come over TCP, so no source is spoofed. No clock, no socket, no password; kept in memory only.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    hash::{BuildHasher, RandomState},
+    net::{IpAddr, Ipv6Addr},
+    time::{Duration, Instant},
+};
+
+use ipnet::IpNet;
+
+use super::UserName;
+use crate::config::GuardSettings;
+
+/// Sources, and users, that are remembered.
+const MAX_RECORDS: usize = 16_384;
+/// Failures of one record; `ban_after` is not more.
+const MAX_FAILURES: usize = 1000;
+/// How much longer each ban is than the one before.
+const LONGER: u32 = 6;
+/// A ban is a repetition within this time of the end of the one before.
+const REPETITION: Duration = Duration::from_secs(24 * 3600);
+/// A slowed user gets this much between two tries, from wherever they come.
+const PACE: Duration = Duration::from_secs(10);
+/// Sources from which a user got in, that are remembered.
+const GOOD_SOURCES: usize = 8;
+/// How often what is over is swept out.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// What becomes of a request with credentials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// It goes on.
+    Pass,
+    /// Too many wrong passwords came for this user.
+    Slow,
+    /// Its source is banned.
+    Banned,
+}
+
+/// What a request with credentials came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Login {
+    /// The password was wrong, or what it asked for forbidden.
+    Failed,
+    /// It was right.
+    Good,
+}
+
+/// A ban in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ban {
+    /// The address; of IPv6 the /64.
+    pub source: IpAddr,
+    /// How much longer.
+    pub left: Duration,
+    /// How many there have been.
+    pub times: u32,
+    /// Failures that led to it and since.
+    pub failures: u64,
+}
+
+/// An address, or the /64 that an IPv6 address stands for.
+pub fn source_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+        v4 => v4,
+    }
+}
+
+#[derive(Debug, Default)]
+struct Source {
+    /// When, and about whom.
+    failures: VecDeque<(Instant, u64)>,
+    total: u64,
+    banned_until: Option<Instant>,
+    times: u32,
+}
+
+impl Source {
+    fn is_banned(&self, now: Instant) -> bool {
+        self.banned_until.is_some_and(|until| now < until)
+    }
+
+    /// Whether nothing of it matters any more.
+    fn is_over(&self, now: Instant, period: Duration) -> bool {
+        let quiet = self.failures.back().is_none_or(|(at, _)| now >= *at + period);
+        quiet && self.banned_until.is_none_or(|until| now >= until + REPETITION)
+    }
+}
+
+#[derive(Debug, Default)]
+struct User {
+    failures: VecDeque<Instant>,
+    /// When the next try passes, while it is slowed.
+    next: Option<Instant>,
+    /// From where it got in.
+    good: VecDeque<IpAddr>,
+}
+
+impl User {
+    fn is_slowed(&self, now: Instant, settings: &GuardSettings) -> bool {
+        let recent = |at: &&Instant| now < **at + settings.period;
+        self.failures.iter().filter(recent).count() >= settings.failures as usize
+    }
+
+    fn is_over(&self, now: Instant, period: Duration) -> bool {
+        self.good.is_empty() && self.failures.back().is_none_or(|at| now >= *at + period)
+    }
+}
+
+/// What is remembered.
+#[derive(Debug, Default)]
+pub struct Guard {
+    sources: HashMap<IpAddr, Source>,
+    users: HashMap<u64, User>,
+    hasher: RandomState,
+    swept: Option<Instant>,
+}
+
+impl Guard {
+    /// A request with credentials of this user came: whether it goes on.
+    pub fn request(
+        &mut self,
+        now: Instant,
+        settings: &GuardSettings,
+        from: IpAddr,
+        user: &UserName<'_>,
+    ) -> Entry {
+        let source = source_of(from);
+        if self.is_banned(now, from) {
+            return Entry::Banned;
+        }
+        let user = self.hasher.hash_one(user);
+        let Some(user) = self.users.get_mut(&user) else { return Entry::Pass };
+        if user.good.contains(&source) || !user.is_slowed(now, settings) {
+            return Entry::Pass;
+        }
+        match user.next {
+            Some(next) if now < next => Entry::Slow,
+            _ => {
+                user.next = Some(now + PACE);
+                Entry::Pass
+            }
+        }
+    }
+
+    /// What it came to; a ban, if this is one.
+    pub fn outcome(
+        &mut self,
+        now: Instant,
+        settings: &GuardSettings,
+        from: IpAddr,
+        user: &UserName<'_>,
+        login: Login,
+    ) -> Option<Ban> {
+        let (source, who) = (source_of(from), self.hasher.hash_one(user));
+        match login {
+            Login::Good => {
+                self.good(now, settings, source, who);
+                None
+            }
+            Login::Failed => {
+                self.failed_user(now, settings, who);
+                let spared = settings.never.iter().any(|net| covers(net, from));
+                if spared { None } else { self.failed_source(now, settings, source, who) }
+            }
+        }
+    }
+
+    /// Whoever mistyped and then knew the password has guessed nothing; but knowing one password
+    /// makes up for no guess at another's.
+    fn good(&mut self, now: Instant, settings: &GuardSettings, source: IpAddr, who: u64) {
+        if let Some(record) = self.sources.get_mut(&source) {
+            record.failures.retain(|(_, about)| *about != who);
+        }
+        if !self.users.contains_key(&who) {
+            self.make_room(now, settings);
+        }
+        let user = self.users.entry(who).or_default();
+        user.good.retain(|known| *known != source);
+        if user.good.len() >= GOOD_SOURCES {
+            user.good.pop_front();
+        }
+        user.good.push_back(source);
+    }
+
+    fn failed_user(&mut self, now: Instant, settings: &GuardSettings, who: u64) {
+        if !self.users.contains_key(&who) {
+            self.make_room(now, settings);
+        }
+        let user = self.users.entry(who).or_default();
+        user.failures.push_back(now);
+        let most = (settings.failures as usize).min(MAX_FAILURES);
+        while user.failures.len() > most {
+            user.failures.pop_front();
+        }
+    }
+
+    fn failed_source(
+        &mut self,
+        now: Instant,
+        settings: &GuardSettings,
+        source: IpAddr,
+        who: u64,
+    ) -> Option<Ban> {
+        if !self.sources.contains_key(&source) {
+            self.make_room(now, settings);
+        }
+        let record = self.sources.entry(source).or_default();
+        record.total += 1;
+        // What was under way when the ban came is no second one.
+        if record.is_banned(now) {
+            return None;
+        }
+        record.failures.push_back((now, who));
+        while record.failures.front().is_some_and(|(at, _)| now >= *at + settings.period) {
+            record.failures.pop_front();
+        }
+        if record.failures.len() < (settings.failures as usize).min(MAX_FAILURES) {
+            return None;
+        }
+        record.failures.clear();
+        let repeated = record.banned_until.is_some_and(|until| now < until + REPETITION);
+        record.times = if repeated { record.times.saturating_add(1) } else { 1 };
+        let longer = LONGER.saturating_pow(record.times - 1);
+        let left = settings.ban_first.saturating_mul(longer).min(settings.ban_most);
+        record.banned_until = now.checked_add(left);
+        Some(Ban { source, left, times: record.times, failures: record.total })
+    }
+
+    /// Whether an address is shut out.
+    pub fn is_banned(&self, now: Instant, address: IpAddr) -> bool {
+        self.sources.get(&source_of(address)).is_some_and(|record| record.is_banned(now))
+    }
+
+    /// The bans in force, the longest first.
+    pub fn bans(&self, now: Instant) -> Vec<Ban> {
+        let ban = |(source, record): (&IpAddr, &Source)| {
+            let until = record.banned_until.filter(|until| now < *until)?;
+            let left = until.saturating_duration_since(now);
+            Some(Ban { source: *source, left, times: record.times, failures: record.total })
+        };
+        let mut bans: Vec<Ban> = self.sources.iter().filter_map(ban).collect();
+        bans.sort_by(|a, b| b.left.cmp(&a.left).then(a.source.cmp(&b.source)));
+        bans
+    }
+
+    /// Users that are slowed down.
+    pub fn slowed(&self, now: Instant, settings: &GuardSettings) -> usize {
+        self.users.values().filter(|user| user.is_slowed(now, settings)).count()
+    }
+
+    /// Forgets what came from a prefix; tells how many bans that ends. A slowed user whose last
+    /// failures it was stays slowed until they are over.
+    pub fn forgive(&mut self, now: Instant, prefix: &IpNet) -> usize {
+        let before = self.bans(now).len();
+        self.sources.retain(|source, _| !covers(prefix, *source) && !within(prefix, *source));
+        before - self.bans(now).len()
+    }
+
+    /// Forgets what came about a user.
+    pub fn forgive_user(&mut self, user: &UserName<'_>) -> bool {
+        let who = self.hasher.hash_one(user);
+        self.users.get_mut(&who).is_some_and(|user| {
+            user.next = None;
+            let failed = !user.failures.is_empty();
+            user.failures.clear();
+            failed
+        })
+    }
+
+    /// Sweeps out what is over; when that is not enough, others go, but no ban in force.
+    fn make_room(&mut self, now: Instant, settings: &GuardSettings) {
+        let full = |length: usize| length >= MAX_RECORDS;
+        if !full(self.sources.len()) && !full(self.users.len()) {
+            return;
+        }
+        if self.swept.is_none_or(|at| now >= at + SWEEP) {
+            self.swept = Some(now);
+            self.sources.retain(|_, source| !source.is_over(now, settings.period));
+            self.users.retain(|_, user| !user.is_over(now, settings.period));
+        }
+        if full(self.sources.len()) {
+            let found = self.sources.iter().find(|(_, source)| !source.is_banned(now));
+            let gone = found.or_else(|| self.sources.iter().next()).map(|(source, _)| *source);
+            gone.map(|source| self.sources.remove(&source));
+        }
+        if full(self.users.len()) {
+            let found = self.users.iter().find(|(_, user)| !user.is_slowed(now, settings));
+            let gone = found.or_else(|| self.users.iter().next()).map(|(user, _)| *user);
+            gone.map(|user| self.users.remove(&user));
+        }
+    }
+}
+
+fn covers(net: &IpNet, address: IpAddr) -> bool {
+    net.contains(&address.to_canonical())
+}
+
+/// Whether a prefix is part of the /64 that a source stands for.
+fn within(net: &IpNet, source: IpAddr) -> bool {
+    source.is_ipv6() && source_of(net.addr()) == source
+}
+
+#[cfg(test)]
+mod tests;

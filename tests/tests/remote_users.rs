@@ -1,0 +1,211 @@
+//! Remote users over TLS on 443, by IPv4 and IPv6, with Kamailio as the registrar inside that asks
+//! for their passwords: they register, are called, call, and guessing a password is a ban.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::net::SocketAddr;
+
+use edge_tests::{
+    demo::world::contoso_config,
+    lab::{
+        Lab,
+        config::EdgeConfig,
+        daemon::Edge,
+        kamailio::Kamailio,
+        layout::Site,
+        phone::{PATIENCE, Phone, headers, status},
+        tls_client::{Caller, SipClient},
+    },
+};
+
+const PASSWORD: &str = "correct horse";
+const ALICE: &str = "alice@contoso.example";
+/// Another, so that what befalls the one user does not befall the other.
+const CAROL: &str = "carol@contoso.example";
+const DESK: &str = "desk@contoso.example";
+
+fn config(lab: &Lab) -> EdgeConfig {
+    let listen = Site::Contoso.outside().map(|address| format!("\"{}\"", at(address)));
+    let mut config = contoso_config(lab);
+    config.log_filter = "debug".to_owned();
+    config.more = format!(
+        "[service.remote]\nlisten = [{}]\n\n\
+         [[user_policy]]\nusers = [\"{ALICE}\", \"{CAROL}\"]\noutside = true\n",
+        listen.join(", ")
+    );
+    config
+}
+
+fn at(address: std::net::IpAddr) -> SocketAddr {
+    SocketAddr::new(address, 443)
+}
+
+struct World {
+    lab: Lab,
+    edge: Edge,
+    _kamailio: Kamailio,
+}
+
+impl World {
+    fn raise(tag: &str) -> Self {
+        let lab = Lab::raise(tag).unwrap();
+        let edge = Edge::start(&lab, config(&lab)).unwrap();
+        let kamailio = Kamailio::start_registrar(&lab, PASSWORD).unwrap();
+        Self { lab, edge, _kamailio: kamailio }
+    }
+
+    /// A connection from a site, by one of the families.
+    fn connect(&self, from: Site, family: usize) -> anyhow::Result<SipClient> {
+        let caller = Caller {
+            namespace: self.lab.site(from),
+            from: None,
+            identity: None,
+            trust: &self.lab.identities.trust,
+        };
+        caller.tls(at(Site::Contoso.outside()[family]), &Site::Contoso.host())
+    }
+
+    fn remote(&self, from: Site, family: usize, user: &str, password: &str) -> Phone {
+        Phone::new(self.connect(from, family).unwrap(), user, password, "TLS")
+    }
+
+    /// A telephone in the organisation; nobody asks it for a password.
+    fn desk(&self) -> Phone {
+        let caller = Caller {
+            namespace: self.lab.inside(Site::Contoso),
+            from: None,
+            identity: None,
+            trust: &self.lab.identities.trust,
+        };
+        let registrar = SocketAddr::new(Site::Contoso.server4().into(), 5060);
+        let mut desk = Phone::new(caller.plain(registrar).unwrap(), DESK, "", "TCP");
+        assert_eq!(desk.register().unwrap(), 200);
+        desk
+    }
+}
+
+#[test]
+fn a_remote_user_registers_is_called_and_calls() {
+    let world = World::raise("remote");
+    let mut desk = world.desk();
+    for family in [0, 1] {
+        let mut alice = world.remote(Site::Stranger, family, ALICE, PASSWORD);
+        assert_eq!(alice.register().unwrap(), 200, "{}", world.edge.log());
+        let remote = world.edge.json(&["remote", "list"]).unwrap();
+        assert_eq!(remote[0]["users"][0], ALICE, "{remote}");
+        alice.client.write(b"\r\n\r\n").unwrap();
+
+        // Called: through Path, to the connection that she registered on.
+        called(&mut desk, &mut alice);
+        // Calling, with the password; the callee hangs up.
+        calls(&mut alice, &mut desk);
+        drop(alice);
+    }
+    let log = world.edge.log();
+    for word in ["Digest", "response=", PASSWORD] {
+        assert!(!log.contains(word), "{word} in the log");
+    }
+    let status = world.edge.status().unwrap();
+    assert!(status["remote"]["bans"] == 0, "{status}");
+}
+
+fn called(desk: &mut Phone, alice: &mut Phone) {
+    let call = call(desk, alice, ALICE);
+    // The caller hangs up.
+    let routes: Vec<&str> = headers(&call.ok, "Record-Route").into_iter().rev().collect();
+    let parties = (headers(&call.ok, "From")[0], headers(&call.ok, "To")[0]);
+    let id = headers(&call.ok, "Call-ID")[0];
+    desk.within("BYE", &target(&call.ok), parties, id, &routes).unwrap();
+    let bye = alice.expect("BYE").unwrap();
+    alice.reply(&bye, "200 OK", "").unwrap();
+    assert_eq!(status(&desk.answer().unwrap()), 200);
+}
+
+fn calls(alice: &mut Phone, desk: &mut Phone) {
+    let call = call(alice, desk, DESK);
+    let routes = headers(&call.got, "Record-Route");
+    let parties = (headers(&call.ok, "To")[0], headers(&call.ok, "From")[0]);
+    let id = headers(&call.got, "Call-ID")[0];
+    desk.within("BYE", &target(&call.got), parties, id, &routes).unwrap();
+    let bye = alice.expect("BYE").unwrap();
+    alice.reply(&bye, "200 OK", "").unwrap();
+    assert_eq!(status(&desk.answer().unwrap()), 200);
+}
+
+struct Call {
+    /// The INVITE as the callee got it.
+    got: String,
+    /// The 200 as the caller got it.
+    ok: String,
+}
+
+/// INVITE, 200, ACK.
+fn call(caller: &mut Phone, callee: &mut Phone, to: &str) -> Call {
+    let contact = format!("Contact: <sip:caller@{}>\r\n", caller.client.local().unwrap());
+    let (got, ok) = std::thread::scope(|scope| {
+        let calling = scope.spawn(|| caller.ask("INVITE", &format!("sip:{to}"), to, &contact));
+        let got = callee.expect("INVITE").unwrap();
+        callee.reply(&got, "200 OK", "callee").unwrap();
+        (got, calling.join().unwrap().unwrap())
+    });
+    assert_eq!(status(&ok), 200, "{ok}");
+    let routes: Vec<&str> = headers(&ok, "Record-Route").into_iter().rev().collect();
+    let parties = (headers(&ok, "From")[0], headers(&ok, "To")[0]);
+    caller.within("ACK", &target(&ok), parties, headers(&ok, "Call-ID")[0], &routes).unwrap();
+    callee.expect("ACK").unwrap();
+    Call { got, ok }
+}
+
+/// The other end's Contact.
+fn target(message: &str) -> String {
+    let contact = headers(message, "Contact")[0];
+    contact.trim_start_matches('<').split('>').next().unwrap().to_owned()
+}
+
+#[test]
+fn guessing_a_password_is_a_ban_and_others_go_on() {
+    let world = World::raise("guess");
+    for (family, user) in [ALICE, CAROL].into_iter().enumerate() {
+        let mut good = world.remote(Site::Stranger, family, user, PASSWORD);
+        assert_eq!(good.register().unwrap(), 200);
+        let mut bad = world.remote(Site::Evil, family, user, "wrong");
+        for number in 1..=9 {
+            assert_eq!(bad.register().unwrap(), 401, "try {number}");
+        }
+        assert_eq!(world.edge.json(&["remote", "bans"]).unwrap().as_array().unwrap().len(), family);
+        assert_eq!(bad.register().unwrap(), 401, "the last one is told so, too");
+        assert!(bad.client.closed_within(PATIENCE), "the ban closes its connection");
+        let bans = world.edge.json(&["remote", "bans"]).unwrap();
+        assert_eq!(bans.as_array().unwrap().len(), family + 1, "{bans}");
+        assert!(world.connect(Site::Evil, family).is_err(), "nor is it let in again");
+        // Who signed in before goes on, and comes again.
+        assert_eq!(good.register().unwrap(), 200);
+        let mut again = world.remote(Site::Stranger, family, user, PASSWORD);
+        assert_eq!(again.register().unwrap(), 200);
+    }
+    assert_eq!(world.edge.status().unwrap()["remote"]["bans"], 2);
+    assert!(world.edge.count("closed.banned").unwrap() >= 4);
+    // An administrator lets the first of them in again.
+    let forgiven = Site::Evil.v4().to_string();
+    let answer = world.edge.json(&["remote", "forgive", &forgiven]).unwrap();
+    assert_eq!(answer["bans_ended"], 1, "{answer}");
+    let mut bad = world.remote(Site::Evil, 0, ALICE, PASSWORD);
+    assert_eq!(bad.register().unwrap(), 200);
+    assert!(world.connect(Site::Evil, 1).is_err(), "the other one stays out");
+}
+
+#[test]
+fn a_restart_ends_flows_and_users_register_anew() {
+    let mut world = World::raise("reflow");
+    let mut alice = world.remote(Site::Stranger, 0, ALICE, PASSWORD);
+    assert_eq!(alice.register().unwrap(), 200);
+    world.edge.kill().unwrap();
+    world.edge.run().unwrap();
+    let mut desk = world.desk();
+    let contact = format!("Contact: <sip:desk@{}>\r\n", desk.client.local().unwrap());
+    let uri = format!("sip:{ALICE}");
+    let gone = desk.ask("INVITE", &uri, ALICE, &contact).unwrap();
+    assert_eq!(status(&gone), 430, "{gone}");
+    let mut alice = world.remote(Site::Stranger, 0, ALICE, PASSWORD);
+    assert_eq!(alice.register().unwrap(), 200);
+}
