@@ -103,7 +103,7 @@ pub fn unblock(world: &World) -> Result<()> {
 }
 
 /// Packets in one probe.
-const PROBES: u64 = 20;
+pub(super) const PROBES: u64 = 20;
 
 /// From Northwind's edge to Contoso's, each family.
 fn northwind_ways() -> [(IpAddr, SocketAddr); 2] {
@@ -112,9 +112,19 @@ fn northwind_ways() -> [(IpAddr, SocketAddr); 2] {
     [(from4, to4), (from6, to6)]
 }
 
-/// Sends [`PROBES`] packets and says how many were counted as a blocked domain's.
+/// Sends [`PROBES`] of Northwind's packets and says how many were counted as a blocked domain's.
 fn dropped_from(world: &World, counters: &Counters, from: IpAddr, to: SocketAddr) -> Result<u64> {
-    let sender = SynSender::open(world.lab.site(Site::Northwind), from, to)?;
+    dropped_of(world, Site::Northwind, counters, (from, to))
+}
+
+/// Sends [`PROBES`] packets of a site and says how many were counted as a blocked domain's.
+pub(super) fn dropped_of(
+    world: &World,
+    site: Site,
+    counters: &Counters,
+    (from, to): (IpAddr, SocketAddr),
+) -> Result<u64> {
+    let sender = SynSender::open(world.lab.site(site), from, to)?;
     let before = counters.packets(Reason::BlockedDomain)?;
     for _ in 0..PROBES {
         sender.send()?;

@@ -60,7 +60,7 @@ fn refused(world: &mut World, from: &str, reason: &str) -> Result<()> {
 }
 
 /// Does `work` under a changed file, then puts the old one back.
-fn with_config<T>(
+pub(super) fn with_config<T>(
     world: &mut World,
     change: impl FnOnce(&mut EdgeConfig),
     work: impl FnOnce(&mut World) -> Result<T>,

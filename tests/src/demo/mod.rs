@@ -7,6 +7,7 @@ pub mod federate;
 pub mod inspect;
 pub mod operate;
 pub mod report;
+pub mod throttle;
 pub mod world;
 
 use std::time::Instant;
@@ -38,6 +39,7 @@ pub const STEPS: &[Step] = &[
     Step { name: "refuse a certificate of another domain", play: federate::refuse_wrong_domain },
     Step { name: "message discovered", play: discover::message_discovered },
     Step { name: "refuse provider", play: discover::refuse_provider },
+    Step { name: "block throttled", play: throttle::block_throttled },
     Step { name: "block northwind.example", play: block::block },
     Step { name: "scan from outside", play: inspect::scan },
     Step { name: "explain, plan, apply and roll back", play: operate::operate },
