@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     hash::{DefaultHasher, Hash, Hasher},
     net::SocketAddr,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{ConnectionId, Peer, Side, remote::SignedIn};
@@ -14,6 +14,29 @@ use crate::{config::Transport, domain::Domain, ids::IdMap};
 /// Domains that one connection may have proved at one time; a partner with more asks DNS again.
 const MAX_PROOFS: usize = 64;
 
+/// How long a partner's host must be gone from DNS before its connection carries nothing new.
+pub(super) const MOVED: Duration = Duration::from_secs(60);
+
+/// A domain that a connection proved.
+#[derive(Debug)]
+struct Proof {
+    domain: Domain,
+    /// Until when it holds (`None`: as long as the policy does).
+    until: Option<Instant>,
+    /// Since when DNS has not named the address that we dialled.
+    absent: Option<Instant>,
+}
+
+impl Proof {
+    fn holds(&self, now: Instant) -> bool {
+        self.until.is_none_or(|until| now < until)
+    }
+
+    fn has_moved(&self, now: Instant) -> bool {
+        self.absent.is_some_and(|since| since + MOVED <= now)
+    }
+}
+
 /// A live connection.
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -21,8 +44,11 @@ pub(super) struct Connection {
     /// Who is there, as a number: the same for every connection of one certificate, or inside of
     /// one host. Transactions of one scope are invisible to every other.
     pub scope: u64,
-    /// Domain, and until when its proof holds (`None`: as long as the policy does).
-    proofs: Vec<(Domain, Option<Instant>)>,
+    proofs: Vec<Proof>,
+    /// When something went over it last.
+    pub used: Instant,
+    /// When it is compared again with what DNS says.
+    pub look_at: Instant,
     /// One of our next hops: which.
     pub next_hop: Option<usize>,
     /// We opened it.
@@ -43,6 +69,7 @@ pub(super) struct Connections {
 impl Connections {
     pub(super) fn open(
         &mut self,
+        now: Instant,
         id: ConnectionId,
         peer: Peer,
         next_hop: Option<usize>,
@@ -56,13 +83,16 @@ impl Connections {
         }
         let scope = scope(id, &peer);
         let (proofs, users) = (Vec::new(), Vec::new());
-        self.all.insert(id, Connection { peer, scope, proofs, next_hop, dialled, users });
+        let (used, look_at) = (now, now);
+        let connection =
+            Connection { peer, scope, proofs, used, look_at, next_hop, dialled, users };
+        self.all.insert(id, connection);
     }
 
     pub(super) fn close(&mut self, id: ConnectionId) -> Option<Connection> {
         let connection = self.all.remove(&id)?;
-        for (domain, _) in &connection.proofs {
-            remove(&mut self.by_domain, domain, id);
+        for proof in &connection.proofs {
+            remove(&mut self.by_domain, &proof.domain, id);
         }
         if let Some(ids) = connection.next_hop.and_then(|hop| self.by_next_hop.get_mut(&hop)) {
             ids.retain(|other| *other != id);
@@ -89,10 +119,7 @@ impl Connections {
     /// The connection proved this domain before, and the proof still holds.
     pub(super) fn has_proved(&self, now: Instant, id: ConnectionId, domain: &Domain) -> bool {
         self.all.get(&id).is_some_and(|connection| {
-            connection
-                .proofs
-                .iter()
-                .any(|(proved, until)| proved == domain && until.is_none_or(|until| now < until))
+            connection.proofs.iter().any(|proof| proof.domain == *domain && proof.holds(now))
         })
     }
 
@@ -105,22 +132,49 @@ impl Connections {
         until: Option<Instant>,
     ) -> bool {
         let Some(connection) = self.all.get_mut(&id) else { return false };
-        if let Some(proof) = connection.proofs.iter_mut().find(|(proved, _)| proved == domain) {
-            proof.1 = until;
+        if let Some(proof) = connection.proofs.iter_mut().find(|proof| proof.domain == *domain) {
+            proof.until = until;
             return false;
         }
         if connection.proofs.len() >= MAX_PROOFS {
-            let at = connection
-                .proofs
-                .iter()
-                .position(|(_, until)| until.is_some_and(|until| until <= now))
-                .unwrap_or(0);
-            let (old, _) = connection.proofs.swap_remove(at);
-            remove(&mut self.by_domain, &old, id);
+            let at = connection.proofs.iter().position(|proof| !proof.holds(now)).unwrap_or(0);
+            let old = connection.proofs.swap_remove(at);
+            remove(&mut self.by_domain, &old.domain, id);
         }
-        connection.proofs.push((domain.clone(), until));
+        connection.proofs.push(Proof { domain: domain.clone(), until, absent: None });
         self.by_domain.entry(domain.clone()).or_default().push(id);
         true
+    }
+
+    /// Whether DNS names the address that a connection was dialled at, for a domain that it proved.
+    /// True when that it does not is new.
+    pub(super) fn named(
+        &mut self,
+        now: Instant,
+        id: ConnectionId,
+        domain: &Domain,
+        named: bool,
+    ) -> bool {
+        let proofs = self.all.get_mut(&id).map(|connection| &mut connection.proofs);
+        let proof = proofs.into_iter().flatten().find(|proof| proof.domain == *domain);
+        let Some(proof) = proof else { return false };
+        let new = !named && proof.absent.is_none();
+        proof.absent = (!named).then(|| proof.absent.unwrap_or(now));
+        new
+    }
+
+    /// The domain's edge is not there any more, by what DNS says.
+    pub(super) fn has_moved(&self, now: Instant, id: ConnectionId, domain: &Domain) -> bool {
+        self.all.get(&id).is_some_and(|connection| {
+            connection.proofs.iter().any(|p| p.domain == *domain && p.has_moved(now))
+        })
+    }
+
+    /// The same of all it proved; `None`: DNS names it for all.
+    pub(super) fn all_moved(&self, now: Instant, id: ConnectionId) -> Option<bool> {
+        let proofs = &self.all.get(&id)?.proofs;
+        let some = proofs.iter().any(|proof| proof.absent.is_some());
+        some.then(|| proofs.iter().all(|proof| proof.has_moved(now)))
     }
 
     /// Forgets proofs: the policy changed, and what holds no more is proved again under the new
@@ -129,13 +183,13 @@ impl Connections {
         self.by_domain.retain(|key, _| holds(key));
         let by_domain = &self.by_domain;
         for connection in self.all.values_mut() {
-            connection.proofs.retain(|(key, _)| by_domain.contains_key(key));
+            connection.proofs.retain(|proof| by_domain.contains_key(&proof.domain));
         }
     }
 
     /// Domains a connection has proved.
     pub(super) fn proved(&self, id: ConnectionId) -> impl Iterator<Item = &Domain> {
-        self.all.get(&id).into_iter().flat_map(|c| c.proofs.iter().map(|(domain, _)| domain))
+        self.all.get(&id).into_iter().flat_map(|c| c.proofs.iter().map(|proof| &proof.domain))
     }
 
     /// Connections that proved a domain, the newest first.

@@ -21,6 +21,8 @@ use crate::{domain::Domain, federation::Cause};
 
 /// How long an address is tried before the next one is tried beside it (RFC 8305 section 5).
 const BESIDE: Duration = Duration::from_millis(250);
+/// How long there is no further connection beside others when one could not be had.
+const NO_EXTRA: Duration = Duration::from_secs(5);
 /// Addresses of one destination that are tried at one time.
 const AT_ONE_TIME: usize = 2;
 
@@ -38,6 +40,8 @@ struct Dial {
     trying: usize,
     /// When the next one is tried beside them.
     next_at: Option<Instant>,
+    /// One more beside connections that are there and busy.
+    extra: bool,
 }
 
 /// An address that is tried.
@@ -59,6 +63,8 @@ pub(super) struct Dials {
     shared: HashMap<Destination, u64>,
     by_attempt: HashMap<AttemptId, Attempt>,
     due: BTreeSet<(Instant, u64)>,
+    /// No further connection beside others before this: one could not be had.
+    no_extra_before: Option<Instant>,
 }
 
 impl Dials {
@@ -127,6 +133,30 @@ impl Proxy {
             }
             return;
         }
+        self.begin_dial(now, Some(exchange), destination, avoid, out);
+    }
+
+    /// One more connection to a partner, if there is none on its way.
+    pub(super) fn dial_extra(
+        &mut self,
+        now: Instant,
+        destination: &Destination,
+        out: &mut Vec<Output>,
+    ) {
+        let paused = self.dials.no_extra_before.is_some_and(|until| now < until);
+        if !paused && !self.dials.shared.contains_key(destination) {
+            self.begin_dial(now, None, destination.clone(), Vec::new(), out);
+        }
+    }
+
+    fn begin_dial(
+        &mut self,
+        now: Instant,
+        exchange: Option<u64>,
+        destination: Destination,
+        avoid: Vec<SocketAddr>,
+        out: &mut Vec<Output>,
+    ) {
         let id = self.dials.next;
         self.dials.next += 1;
         if avoid.is_empty() {
@@ -141,7 +171,8 @@ impl Proxy {
                 destination,
                 question: question.clone(),
                 targets: targets.into_iter().collect(),
-                waiting: vec![exchange],
+                extra: exchange.is_none(),
+                waiting: exchange.into_iter().collect(),
                 avoid,
                 failure: UNREACHABLE,
                 trying: 0,
@@ -236,7 +267,10 @@ impl Proxy {
         };
         let live =
             dial.targets.iter().filter(|target| !self.targets.is_dead(now, (*target).into()));
-        let open = live.chain([target]).find_map(|target| self.open_to(target));
+        let open = match dial.extra {
+            true => None,
+            false => live.chain([target]).find_map(|target| self.open_to(target)),
+        };
         if let (Some(key), Some(open)) = (&owner, open)
             && self.proves_now(now, open, key, out).is_ok()
         {
@@ -277,6 +311,9 @@ impl Proxy {
 
     fn dial_failed(&mut self, now: Instant, id: u64, out: &mut Vec<Output>) {
         let Some(dial) = self.dials.remove(id) else { return };
+        if dial.extra {
+            self.dials.no_extra_before = Some(now + NO_EXTRA);
+        }
         for id in dial.waiting {
             // A connection from there may be left that was to be used last.
             let waits =
@@ -369,7 +406,7 @@ impl Proxy {
             _ => attempt.and_then(|attempt| self.probed_hop(now, attempt)),
         };
         let (side, remote) = (peer.side, peer.remote);
-        self.connections.open(connection, peer.clone(), next_hop, attempt.is_some());
+        self.connections.open(now, connection, peer.clone(), next_hop, attempt.is_some());
         if side == Side::Partner
             && let Some(blocked) = self.names_a_blocked_domain(now, connection)
         {

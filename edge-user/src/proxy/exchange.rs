@@ -302,6 +302,13 @@ impl Exchange {
         }
     }
 
+    /// The connection on which a response is awaited.
+    fn open_on(&self) -> Option<ConnectionId> {
+        let client = self.client()?;
+        let open = matches!(client.state, ClientState::Calling | ClientState::Proceeding);
+        open.then_some(client.connection)
+    }
+
     fn waiting_bytes(&self) -> usize {
         match (self.waits(), &self.request) {
             (true, Some(request)) => request.bytes().len(),
@@ -317,6 +324,8 @@ pub(super) struct Exchanges {
     all: IdMap<u64, Exchange>,
     by_key: IdMap<TransactionKey, u64>,
     by_scope: IdMap<u64, usize>,
+    /// Open client transactions by connection.
+    by_connection: IdMap<ConnectionId, usize>,
     timers: BinaryHeap<Reverse<(Instant, u64)>>,
     residues: Residues,
     pub waiting: usize,
@@ -330,6 +339,7 @@ impl Exchanges {
             all: IdMap::default(),
             by_key: IdMap::default(),
             by_scope: IdMap::default(),
+            by_connection: IdMap::default(),
             timers: BinaryHeap::new(),
             residues: Residues::default(),
             waiting: 0,
@@ -372,8 +382,12 @@ impl Exchanges {
     ) -> Option<R> {
         let exchange = self.all.get_mut(&id)?;
         let (waited, bytes) = (exchange.waits(), exchange.waiting_bytes());
-        let before = exchange.deadline();
+        let (before, open) = (exchange.deadline(), exchange.open_on());
         let result = change(exchange);
+        let open_now = exchange.open_on();
+        if open != open_now {
+            count_open(&mut self.by_connection, open, open_now);
+        }
         self.waiting = self.waiting + usize::from(exchange.waits()) - usize::from(waited);
         self.waiting_bytes = self.waiting_bytes + exchange.waiting_bytes() - bytes;
         match exchange.deadline() {
@@ -403,6 +417,7 @@ impl Exchanges {
         }
         self.waiting -= usize::from(exchange.waits());
         self.waiting_bytes -= exchange.waiting_bytes();
+        count_open(&mut self.by_connection, exchange.open_on(), None);
         // Old entries go when they outnumber what lives.
         if self.timers.len() > 4 * self.all.len() + 1024 {
             let all = &self.all;
@@ -451,6 +466,11 @@ impl Exchanges {
             Some(exchange) => exchange.last_response.clone(),
             None => self.residue(id)?.answer().cloned(),
         }
+    }
+
+    /// Client transactions that are open on a connection.
+    pub(super) fn open_on(&self, connection: ConnectionId) -> usize {
+        self.by_connection.get(&connection).copied().unwrap_or(0)
     }
 
     /// How many came from one sender.
@@ -507,6 +527,25 @@ impl Exchanges {
     pub(super) fn rearm(&mut self, id: u64) {
         if let Some(due) = self.all.get(&id).and_then(Exchange::deadline) {
             self.timers.push(Reverse((due, id)));
+        }
+    }
+}
+
+/// An open transaction went from one connection to another.
+fn count_open(
+    counts: &mut IdMap<ConnectionId, usize>,
+    from: Option<ConnectionId>,
+    to: Option<ConnectionId>,
+) {
+    if let Some(to) = to {
+        *counts.entry(to).or_default() += 1;
+    }
+    if let Some(from) = from
+        && let Some(count) = counts.get_mut(&from)
+    {
+        *count = count.saturating_sub(1);
+        if *count == 0 {
+            counts.remove(&from);
         }
     }
 }

@@ -36,6 +36,8 @@ pub(super) enum Waiter {
     Dial(u64),
     /// A next hop that is to be asked whether it lives.
     Probe(usize),
+    /// Nobody: the answer is wanted later.
+    Nobody,
 }
 
 /// An answer, with the hosts apart for the proof rule.

@@ -6,7 +6,7 @@
 //! | `proxy` | the state, its doors, what ends when a policy changes |
 //! | `request`, `admit`, `route`, `carried` | a request comes in: who says it, and where may it go |
 //! | `preflight`, `meter`, `drain` | what is asked of every request, and how many there may be |
-//! | `send`, `dial`, `lookups`, `connections`, `hops` | the way to the next server: pooled by proven identity, resolved, connected, tried in turn |
+//! | `send`, `dial`, `lookups`, `connections`, `pooled`, `hops` | the way to the next server: pooled by proven identity, resolved, connected, tried in turn |
 //! | `target`, `probe` | which addresses that means, what failed is tried last and asked whether it lives |
 //! | `response`, `timers`, `exchange`, `residue` | the transactions (RFC 3261 section 17, RFC 6026) |
 //! | `token`, `settings` | how we name ourselves, and what we sign into Record-Route |
@@ -36,6 +36,7 @@ mod lookups;
 mod meter;
 mod neighbours;
 mod overload;
+mod pooled;
 mod preflight;
 mod probe;
 #[expect(clippy::module_inception, reason = "the type that the module is named for")]

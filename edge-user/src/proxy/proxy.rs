@@ -11,6 +11,7 @@ use super::{
     flow::Flows,
     lookups::{Lookups, Waiter},
     meter::Meter,
+    pooled::Moved,
     probe::Probes,
     respond::{self, Answer},
     settings::first_id,
@@ -39,6 +40,7 @@ pub struct Proxy {
     pub(super) targets: Targets,
     pub(super) probes: Probes,
     pub(super) drain: Drain,
+    pub(super) moved: Moved,
     pub(super) meter: Meter,
     started: Instant,
     pub(super) trust_values: TrustValues,
@@ -81,6 +83,7 @@ impl Proxy {
             targets: Targets::default(),
             probes: Probes::new(config.probe.map(|_| now)),
             drain: Drain::default(),
+            moved: Moved::default(),
             started: now,
             meter: Meter::default(),
             trust_values: TrustValues::new(&config.fqdn),
@@ -107,6 +110,7 @@ impl Proxy {
                         Waiter::Admission(id) => self.admit(now, id, out),
                         Waiter::Dial(id) => self.dial_resolved(now, id, out),
                         Waiter::Probe(index) => self.probe_next_hop(now, index, out),
+                        Waiter::Nobody => {}
                     }
                 }
             }
@@ -124,6 +128,7 @@ impl Proxy {
             self.meter.next_timeout(),
             self.targets.next_timeout(),
             self.probes.next_timeout(),
+            self.moved.next_timeout(),
         ]
         .into_iter()
         .flatten()
@@ -140,6 +145,7 @@ impl Proxy {
         self.dials_due(now, out);
         self.meter_due(now, out);
         self.targets_due(now, out);
+        self.moved_due(now, out);
     }
 
     /// Takes other settings (names, next hops, bounds). What is live goes on.
@@ -296,7 +302,7 @@ impl Proxy {
         }
     }
 
-    fn closed(&mut self, now: Instant, connection: ConnectionId, out: &mut Vec<Output>) {
+    pub(super) fn closed(&mut self, now: Instant, connection: ConnectionId, out: &mut Vec<Output>) {
         let Some(gone) = self.connections.close(connection) else { return };
         self.probes_lost(now, connection, out);
         let mut other = None;

@@ -48,11 +48,9 @@ impl Proxy {
         message: Message,
         out: &mut Vec<Output>,
     ) {
-        let Some((peer, scope)) =
-            self.connections.get(connection).map(|c| (c.peer.clone(), c.scope))
-        else {
-            return;
-        };
+        let Some(from) = self.connections.get_mut(connection) else { return };
+        from.used = now;
+        let (peer, scope) = (from.peer.clone(), from.scope);
         let Some(method) = message.method() else {
             return self.on_response(now, connection, &peer, message, out);
         };

@@ -1,13 +1,12 @@
 //! Sending a request on, to the first destination that takes it (RFC 3261 sections 16.6, 16.9),
 //! and ending it when none does.
 
-use std::{borrow::Cow, net::SocketAddr, time::Instant};
+use std::{borrow::Cow, time::Instant};
 
 use bytes::Bytes;
 
 use super::{
     ConnectionId, Event, Output, Peer, Refusal, Side,
-    connections::Connection,
     exchange::{
         Client, ClientState, Exchange, Kind, MAX_ATTEMPTS, Rewrite, SILENCE, Server, Stage, T1,
         TRANSACTION,
@@ -56,7 +55,7 @@ impl Proxy {
                 Some(_) => Some(connection),
                 None => return self.conclude(now, id, Refusal::FlowFailed.into(), out),
             },
-            _ => self.pooled(now, &destination, &tried, false),
+            _ => self.take_pooled(now, &destination, &tried, out),
         };
         if let Some(connection) = pooled {
             return self.send_on(now, id, connection, true, out);
@@ -67,35 +66,6 @@ impl Proxy {
             exchange.timeout = Some(until);
         });
         self.dial(now, id, destination, tried, out);
-    }
-
-    /// A connection that leads to a destination, other than where it was tried already; unless
-    /// `dead` says so, none whose far end is to be used last.
-    pub(super) fn pooled(
-        &self,
-        now: Instant,
-        destination: &Destination,
-        tried: &[SocketAddr],
-        dead: bool,
-    ) -> Option<ConnectionId> {
-        let fits = |(_, connection): &(ConnectionId, &Connection)| {
-            let peer = &connection.peer;
-            !tried.contains(&peer.remote)
-                && (dead || !self.is_dead(now, peer.remote, peer.transport))
-        };
-        let found = match destination {
-            Destination::Partner(domain, own) => self
-                .connections
-                .for_domain(now, domain)
-                .filter(fits)
-                .find(|(_, connection)| connection.peer.own == *own),
-            Destination::NextHop(index) => self.connections.for_next_hop(*index).find(fits),
-            Destination::InsideUdp(address) => {
-                return self.connections.inside_at(Transport::Udp, *address);
-            }
-            Destination::Flow(connection) => return Some(*connection),
-        };
-        found.map(|(id, _)| id)
     }
 
     /// A destination cannot be reached: the next one.
@@ -128,7 +98,9 @@ impl Proxy {
         pooled: bool,
         out: &mut Vec<Output>,
     ) {
-        let Some(peer) = self.connections.get(connection).map(|c| c.peer.clone()) else { return };
+        let Some(used) = self.connections.get_mut(connection) else { return };
+        used.used = now;
+        let peer = used.peer.clone();
         let Some((bytes, rewrite)) = self.outgoing(now, id, connection, &peer) else {
             return self.conclude(now, id, Refusal::Malformed.into(), out);
         };

@@ -13,6 +13,7 @@ mod machines;
 mod messages;
 mod policy_table;
 mod pool;
+mod pooled;
 mod remote;
 mod residue;
 mod rfc4475;
