@@ -197,15 +197,8 @@ fn daemon_text(daemon: Option<&Value>) -> String {
     }
     text.push_str(&super::drain::text(&daemon["drain"]));
     text.push_str(&super::apply::status_lines(&daemon["configuration"]));
-    let remote = |name: &str| daemon["remote"][name].as_u64().unwrap_or(0);
-    if ["connections", "bans", "slowed_users"].iter().any(|name| remote(name) > 0) {
-        text.push_str(&format!(
-            "remote    {} connections, {} registered, {} banned, {} users slowed down\n",
-            remote("connections"),
-            remote("registered"),
-            remote("bans"),
-            remote("slowed_users"),
-        ));
+    if let Some(remote) = super::remote::summary(&daemon["remote"]) {
+        text.push_str(&format!("remote    {remote}\n"));
     }
     for (word, name) in [("ALARM", "alarms"), ("differs", "differences"), ("warning", "warnings")] {
         for item in list(name) {

@@ -143,6 +143,8 @@ pub enum Request {
 pub enum RemoteRequest {
     /// Who is connected, and registered as whom.
     List,
+    /// How many there are.
+    Numbers,
     /// Who is shut out for wrong passwords.
     Bans,
     /// Let an address or prefix in again.
@@ -249,7 +251,9 @@ impl Request {
                 | Request::ShadowStatus
                 | Request::VersionList
                 | Request::VersionShow { .. }
-                | Request::Remote(RemoteRequest::List | RemoteRequest::Bans)
+                | Request::Remote(
+                    RemoteRequest::List | RemoteRequest::Numbers | RemoteRequest::Bans
+                )
                 | Request::Partner(PartnerRequest::List { .. } | PartnerRequest::Show { .. })
         )
     }

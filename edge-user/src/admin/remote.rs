@@ -2,6 +2,7 @@
 
 use clap::Subcommand;
 use ipnet::IpNet;
+use serde_json::Value;
 
 use super::{
     cli, client,
@@ -43,6 +44,19 @@ fn forgiven(text: &str) -> Result<Forgiven, String> {
             Ok(Forgiven::User(name.to_owned(), domain))
         }
     }
+}
+
+/// How many remote users there are, for people; `None`: there is nothing to say.
+pub(super) fn summary(numbers: &Value) -> Option<String> {
+    let number = |name: &str| numbers[name].as_u64().unwrap_or(0);
+    let all = ["connections", "registered", "bans", "slowed_users"].map(number);
+    let [connections, registered, bans, slowed] = all;
+    all.iter().any(|number| *number > 0).then(|| {
+        format!(
+            "{connections} connections, {registered} registered, {bans} banned, {slowed} users \
+             slowed down"
+        )
+    })
 }
 
 /// `edge remote …`.

@@ -18,13 +18,14 @@ use ratatui::{
     style::Style,
     widgets::{Block, Paragraph},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     cli::exit,
     client,
     commands::{CommandError, Report},
-    protocol::{DropFilter, DropLine, Request},
+    protocol::{DropFilter, DropLine, RemoteRequest, Request},
+    remote,
     table::Table,
 };
 use crate::{
@@ -54,6 +55,31 @@ pub struct TopArguments {
 /// Sampled drops by source, as the daemon tells them.
 #[derive(Clone, Default)]
 struct Sources(Arc<Mutex<Seen>>);
+
+/// How many remote users there are, as the daemon told it last.
+#[derive(Clone, Default)]
+struct Remote(Arc<Mutex<Value>>);
+
+impl Remote {
+    /// Asks in a thread of its own, once a second, for as long as the process lives.
+    fn listen(paths: &Paths) -> Self {
+        let remote = Self::default();
+        let (run, told) = (paths.run.clone(), remote.clone());
+        std::thread::spawn(move || {
+            loop {
+                let request = Request::Remote(RemoteRequest::Numbers);
+                let numbers = client::ask(&run, &request).unwrap_or_default();
+                *told.0.lock().unwrap_or_else(PoisonError::into_inner) = numbers;
+                std::thread::sleep(SECOND);
+            }
+        });
+        remote
+    }
+
+    fn numbers(&self) -> Value {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
 
 #[derive(Default)]
 struct Seen {
@@ -115,13 +141,17 @@ impl Sources {
 
 /// `edge top --once`.
 pub fn once(paths: &Paths) -> Result<Report, CommandError> {
-    let sources = Sources::listen(paths);
+    let (sources, users) = (Sources::listen(paths), Remote::listen(paths));
     let mut watch = Watch::start(&paths.pins, &paths.state);
     let before = watch.snapshot()?;
     std::thread::sleep(SECOND);
     let rates = watch.snapshot()?.since(&before);
     let sources = sources.top(Instant::now());
+    let users = users.numbers();
     let mut text = format!("{}\n", summary(&rates));
+    if let Some(users) = remote::summary(&users) {
+        text.push_str(&format!("remote users: {users}\n"));
+    }
     for (title, table) in tables(&rates, sources.as_deref()) {
         text.push_str(&format!("\n{title}\n{table}"));
     }
@@ -129,6 +159,7 @@ pub fn once(paths: &Paths) -> Result<Report, CommandError> {
     let rows = sources.iter().flatten();
     let rows = rows.map(|(source, drops)| json!({"source": source, "drops": drops}));
     json["sources"] = rows.collect();
+    json["remote"] = users;
     Ok(Report::new(text, json))
 }
 
@@ -149,7 +180,7 @@ fn try_live(paths: &Paths) -> Result<(), CommandError> {
     };
     let mut watch = Watch::start(&paths.pins, &paths.state);
     let mut before = watch.snapshot()?;
-    let sources = Sources::listen(paths);
+    let (sources, users) = (Sources::listen(paths), Remote::listen(paths));
     let asked_to_end = signals().map_err(fault)?;
     let mut terminal = ratatui::try_init().map_err(fault)?;
     let mut work = || -> Result<(), CommandError> {
@@ -157,7 +188,10 @@ fn try_live(paths: &Paths) -> Result<(), CommandError> {
         let mut next = Instant::now() + SECOND;
         loop {
             let top = sources.top(Instant::now());
-            terminal.draw(|frame| draw(frame, rates.as_ref(), top.as_deref())).map_err(fault)?;
+            let users = remote::summary(&users.numbers());
+            terminal
+                .draw(|frame| draw(frame, rates.as_ref(), top.as_deref(), users.as_deref()))
+                .map_err(fault)?;
             match wait(next, &asked_to_end).map_err(fault)? {
                 Heard::End => return Ok(()),
                 Heard::NewSize => {}
@@ -281,7 +315,12 @@ fn tables(rates: &Rates, sources: Option<&[(IpAddr, usize)]>) -> Vec<(&'static s
     ]
 }
 
-fn draw(frame: &mut Frame<'_>, rates: Option<&Rates>, sources: Option<&[(IpAddr, usize)]>) {
+fn draw(
+    frame: &mut Frame<'_>,
+    rates: Option<&Rates>,
+    sources: Option<&[(IpAddr, usize)]>,
+    users: Option<&str>,
+) {
     let rows = Layout::vertical([
         Constraint::Length(1),
         Constraint::Length(6),
@@ -305,7 +344,11 @@ fn draw(frame: &mut Frame<'_>, rates: Option<&Rates>, sources: Option<&[(IpAddr,
     for (area, (title, text)) in areas.into_iter().zip(tables(rates, sources)) {
         frame.render_widget(Paragraph::new(text).block(Block::bordered().title(title)), area);
     }
-    frame.render_widget(Paragraph::new("q ends").style(Style::new().dim()), foot);
+    let text = match users {
+        Some(users) => format!("q ends   remote users: {users}"),
+        None => "q ends".to_owned(),
+    };
+    frame.render_widget(Paragraph::new(text).style(Style::new().dim()), foot);
 }
 
 #[cfg(test)]
@@ -345,7 +388,9 @@ mod tests {
         for (width, height) in [(100, 30), (80, 24), (20, 5), (1, 1)] {
             let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
             let sources = [("198.51.100.7".parse().unwrap(), 4)];
-            terminal.draw(|frame| draw(frame, Some(&rates()), Some(&sources))).unwrap();
+            terminal
+                .draw(|frame| draw(frame, Some(&rates()), Some(&sources), Some("2 connections")))
+                .unwrap();
             let screen = terminal.backend().to_string();
             if width >= 80 {
                 for word in [
@@ -357,6 +402,7 @@ mod tests {
                     "access",
                     "198.51.100.7",
                     "ANSWER/S",
+                    "remote users: 2 connections",
                 ] {
                     assert!(
                         screen.contains(word),

@@ -137,6 +137,9 @@ impl BlockTaskHandle {
                 domain: domain.clone(),
                 remote: remote.ip(),
             }),
+            Event::SignedIn { connection, remote } => {
+                self.tell(Input::SignedIn { connection: *connection, remote: remote.ip() })
+            }
             Event::Offender { domain, source, until } => {
                 self.tell(offender(domain.clone(), *source, *until));
             }

@@ -76,6 +76,9 @@ pub fn event(limiter: &Limiter, event: &Event) {
                 }
             }
         }
+        Event::SignedIn { connection, remote } => {
+            debug!(connection = connection.0, %remote, "a remote user registered");
+        }
         Event::Banned { source, seconds } => {
             warn!(%source, seconds, "wrong passwords: no remote users from there");
         }

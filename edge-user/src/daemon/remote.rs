@@ -26,6 +26,10 @@ impl Daemon {
                     })
                     .collect())
             }
+            RemoteRequest::Numbers => {
+                let counters = self.shell.with_core(|core, _, _| core.proxy.counters());
+                Ok(self.remote_numbers(&counters))
+            }
             RemoteRequest::Bans => {
                 let bans = self.shell.with_core(|core, now, _| core.proxy.bans(now));
                 Ok(bans.iter().map(row).collect())

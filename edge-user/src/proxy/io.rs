@@ -461,6 +461,13 @@ pub enum Event {
         /// Until when it is listed.
         until: Instant,
     },
+    /// A remote user registered: its address is in use by one of us.
+    SignedIn {
+        /// On which connection.
+        connection: ConnectionId,
+        /// From where.
+        remote: SocketAddr,
+    },
     /// Wrong passwords came from this address too often: it is shut out.
     Banned {
         /// The address; of IPv6 the /64.

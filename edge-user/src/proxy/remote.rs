@@ -15,7 +15,7 @@ use std::{
 };
 
 use super::{
-    ConnectionId, Output, Peer, Refusal, Side,
+    ConnectionId, Event, Output, Peer, Refusal, Side,
     admit::{is_anonymous, sip_domain},
     exchange::Exchange,
     flow::Flow,
@@ -167,6 +167,7 @@ impl Proxy {
         id: u64,
         status: u16,
         response: &Message,
+        out: &mut Vec<Output>,
     ) {
         let Some(exchange) = self.exchanges.get(id).filter(|e| e.remote && e.inbound) else {
             return;
@@ -180,12 +181,15 @@ impl Proxy {
         // A question that binds nothing changes nothing.
         let Some(asked) = expires(request) else { return };
         let granted = if asked == 0 { 0 } else { expires(response).unwrap_or(asked) };
-        let Some(connection) = self.connections.get_mut(exchange.from) else { return };
+        let from = exchange.from;
+        let Some(connection) = self.connections.get_mut(from) else { return };
+        let remote = connection.peer.remote;
         let users = &mut connection.users;
         users.retain(|user| user.until > now && (&*user.name != name || user.domain != domain));
         let until = now.checked_add(Duration::from_secs(granted)).filter(|_| granted > 0);
         if let Some(until) = until.filter(|_| users.len() < MAX_USERS) {
             users.push(SignedIn { name: name.into(), domain, until });
+            out.push(Output::Event(Event::SignedIn { connection: from, remote }));
         }
     }
 

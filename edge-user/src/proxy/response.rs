@@ -218,7 +218,7 @@ impl Proxy {
             }
         });
         self.counters.responses += 1;
-        self.note_registration(now, id, status, message);
+        self.note_registration(now, id, status, message, out);
         let ban = self.note_login(now, id, status, message);
         self.finish(now, id, status, bytes, out);
         if let Some(ban) = ban {

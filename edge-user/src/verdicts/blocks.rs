@@ -55,7 +55,8 @@ pub struct DomainBlocks {
     live: BTreeMap<ConnectionId, Vec<(Domain, IpAddr)>>,
     /// The last connections that went: what they proved may be told after that.
     gone: VecDeque<ConnectionId>,
-    inside: HashMap<ConnectionId, IpAddr>,
+    /// Connections of our own servers and users.
+    ours: HashMap<ConnectionId, (IpAddr, Protection)>,
     /// At start: nothing is told before this time, unless all that is protected is known.
     wait_until: Option<Instant>,
     partners: PartnerSet,
@@ -79,8 +80,12 @@ impl DomainBlocks {
                 self.proved(now, connection, domain, remote.to_canonical());
             }
             Input::InsideOpened { connection, remote } => {
-                if self.inside.insert(connection, remote).is_none() {
-                    self.protected.add(remote, Protection::Inside);
+                self.protect_ours(connection, remote, Protection::Inside);
+            }
+            Input::SignedIn { connection, remote } => {
+                // Told late: the connection may be gone by now.
+                if !self.gone.contains(&connection) {
+                    self.protect_ours(connection, remote, Protection::RemoteUser);
                 }
             }
             Input::Offender { domain, source, until, expires_at } => {
@@ -421,8 +426,16 @@ impl DomainBlocks {
         for (domain, remote) in self.live.remove(&connection).into_iter().flatten() {
             self.protected.remove(remote, &Protection::LivePartner(domain));
         }
-        if let Some(remote) = self.inside.remove(&connection) {
-            self.protected.remove(remote, &Protection::Inside);
+        if let Some((remote, protection)) = self.ours.remove(&connection) {
+            self.protected.remove(remote, &protection);
+        }
+    }
+
+    /// Whoever this is, is ours: as long as the connection lives.
+    fn protect_ours(&mut self, connection: ConnectionId, remote: IpAddr, protection: Protection) {
+        if self.ours.len() < MAX_LIVE && !self.ours.contains_key(&connection) {
+            self.ours.insert(connection, (remote, protection.clone()));
+            self.protected.add(remote, protection);
         }
     }
 

@@ -98,6 +98,13 @@ pub enum Input {
         /// The address.
         remote: IpAddr,
     },
+    /// A remote user signed in: its address is never blocked for a domain's sake while it is there.
+    SignedIn {
+        /// The connection.
+        connection: ConnectionId,
+        /// The address.
+        remote: IpAddr,
+    },
     /// A discovered partner on the watch list sent from this address, over a connection that its
     /// certificate proved.
     Offender {

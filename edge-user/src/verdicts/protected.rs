@@ -33,6 +33,9 @@ pub enum Protection {
     /// A server of ours.
     #[error("also a server inside")]
     Inside,
+    /// A user of ours, outside.
+    #[error("a remote user is signed in from there")]
+    RemoteUser,
 }
 
 /// What holds, as far as verdicts are concerned.

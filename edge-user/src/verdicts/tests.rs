@@ -291,6 +291,20 @@ fn a_partner_proven_on_a_live_connection_protects_its_address_while_it_lives() {
 }
 
 #[test]
+fn where_a_remote_user_is_signed_in_nothing_is_blocked() {
+    let mut w = World::new(&[BAD], &[]);
+    w.answer(ask(BAD), &[A], 300);
+    assert_eq!(w.told(), [(BAD.to_owned(), vec![ip(A)])]);
+    w.put(Input::SignedIn { connection: ConnectionId(4), remote: ip(A) });
+    assert_eq!(w.told(), [(BAD.to_owned(), vec![])]);
+    w.put(Input::Closed { connection: ConnectionId(4) });
+    assert_eq!(w.told(), [(BAD.to_owned(), vec![ip(A)])]);
+    // Told after the connection went, it protects nothing.
+    w.put(Input::SignedIn { connection: ConnectionId(4), remote: ip(A) });
+    assert_eq!(w.told(), []);
+}
+
+#[test]
 fn a_proof_told_after_its_connection_went_protects_nothing() {
     let mut w = World::new(&[BAD], &["fabrikam.example"]);
     w.answer(ask("fabrikam.example"), &[], 300);

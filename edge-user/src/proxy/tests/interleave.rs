@@ -31,4 +31,27 @@ proptest! {
         }
         run(&script);
     }
+
+    /// The same after a remote user has registered: requests along that Path come in between.
+    #[test]
+    fn any_fate_of_a_registered_user_settles_each_once(
+        events in proptest::collection::vec((0..8usize, any::<[u8; 3]>()), 0..60),
+    ) {
+        // Answer, along the Path, connect, pass, close, again, in-dialog.
+        let operations = [5, 7, 7, 9, 11, 12, 13, 14];
+        let mut script = REGISTERED.to_vec();
+        for (operation, [a, b, c]) in events {
+            script.extend([operations[operation], a, b, c]);
+        }
+        run(&script);
+    }
+}
+
+/// A remote user asks to be registered, the next hop is connected to, and says 200.
+const REGISTERED: [u8; 12] = [0, 2, 2, 8, 2, 9, 0, 1, 5, 0, 2, 0];
+
+#[test]
+fn the_script_knows_how_to_reach_a_registered_user() {
+    let along_the_path = [7, 1, 0, 1];
+    assert_eq!(run(&[&REGISTERED[..], &along_the_path].concat()), 1);
 }

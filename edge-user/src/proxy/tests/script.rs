@@ -4,7 +4,8 @@
 //! only.
 //!
 //! What must hold whatever happens: nothing is sent to a connection that is not open; what is sent
-//! is one well-formed message; what comes from a side goes to the other one only; a request gets
+//! is one well-formed message; what comes from outside goes inside only, and what comes from inside
+//! goes out, to a remote user over the connection of its Path and no other; a request gets
 //! one final response (or 2xx after 2xx); and when everybody is silent for long enough, nothing is
 //! left, and each INVITE was answered, and what was no INVITE was answered or was sent on.
 
@@ -17,7 +18,10 @@ use std::{
 
 use bytes::Bytes;
 use edge_user::{
-    config::{AllowedDomain, BlockedDomain, Federation, Host, NextHop, Transport},
+    config::{
+        AllowedDomain, BlockedDomain, Federation, Host, NextHop, Rights, Transport, UserPattern,
+        UserPolicy,
+    },
     domain::Domain,
     federation::{CertificateNames, Policy},
     proxy::{
@@ -38,9 +42,18 @@ const CERTIFICATES: [&[&str]; 6] = [
 ];
 const DOMAINS: [&str; 5] =
     ["fabrikam.example", "contoso.example", "third.example", "blocked.example", "[2001:db8::1]"];
-const METHODS: [&str; 8] =
-    ["INVITE", "MESSAGE", "INVITE", "OPTIONS", "BENOTIFY", "SUBSCRIBE", "NEGOTIATE", "odd!"];
-const EXTRAS: [&str; 10] = [
+const METHODS: [&str; 9] = [
+    "INVITE",
+    "MESSAGE",
+    "INVITE",
+    "OPTIONS",
+    "BENOTIFY",
+    "SUBSCRIBE",
+    "NEGOTIATE",
+    "odd!",
+    "REGISTER",
+];
+const EXTRAS: [&str; 12] = [
     "X: y",
     "Route: <sip:edge.contoso.example;lr>",
     "Route: <sip:10.0.0.22;lr>",
@@ -51,8 +64,10 @@ const EXTRAS: [&str; 10] = [
     "Record-Route: <sip:r.example;lr>, <sip:s.example>",
     "Privacy: id",
     "From: <sip:second@contoso.example>",
+    "Authorization: Digest username=\"alice\", response=\"0\"",
+    "Path: <sip:x@10.0.0.9;lr>",
 ];
-const STATUSES: [&str; 8] = ["100", "180", "200", "200", "404", "486", "503", "603"];
+const STATUSES: [&str; 10] = ["100", "180", "200", "200", "404", "486", "503", "603", "401", "403"];
 /// Longer than any timer.
 const QUIET: Duration = Duration::from_secs(400);
 
@@ -79,6 +94,8 @@ struct Asked {
     at: Instant,
     method: &'static str,
     text: String,
+    /// The remote user's connection that it is for, by its Path.
+    flow: Option<ConnectionId>,
     /// Bytes of it were changed: nothing is expected of it.
     changed: bool,
     /// It was sent on.
@@ -98,6 +115,8 @@ struct Driver {
     questions: Vec<(QueryId, Question)>,
     attempts: Vec<(AttemptId, Target)>,
     asked: Vec<Asked>,
+    /// Of the next request: see [`Asked`].
+    next_flow: Option<ConnectionId>,
     /// Requests that the proxy sent.
     got: Vec<(ConnectionId, String)>,
 }
@@ -152,13 +171,17 @@ fn policy() -> Policy {
             domain: domain("blocked.example"),
             subdomains: true,
         }],
+        users: vec![UserPolicy {
+            users: vec![UserPattern::User("alice".into(), domain("contoso.example"))],
+            rights: Rights { outside: true, ..Rights::default() },
+        }],
         ..Federation::default()
     };
     Policy::new(&[domain("contoso.example")], &federation)
 }
 
-/// Plays a script to its end.
-pub fn run(script: &[u8]) {
+/// Plays a script to its end; tells how many requests went to remote users along a Path.
+pub fn run(script: &[u8]) -> usize {
     let mut reader = Reader(script);
     let hops: &[(&str, Transport)] = match reader.next().unwrap_or(0) % 4 {
         0 => &[("10.0.0.21:5060", Transport::Tcp), ("10.0.0.22:5060", Transport::Tcp)],
@@ -175,29 +198,36 @@ pub fn run(script: &[u8]) {
         questions: vec![],
         attempts: vec![],
         asked: vec![],
+        next_flow: None,
         got: vec![],
     };
-    // Somebody is there on both sides.
+    // Somebody is there on every side.
     driver.open(Side::Partner, Transport::Tls, CERTIFICATES[0], None);
     driver.open(Side::Inside, Transport::Tcp, &[], None);
+    driver.open(Side::Remote, Transport::Tls, &[], None);
     while driver.step(&mut reader).is_some() {}
     driver.pass(QUIET);
     driver.check_the_end();
+    driver.asked.iter().filter(|asked| asked.flow.is_some() && asked.went).count()
 }
 
 impl Driver {
     fn step(&mut self, reader: &mut Reader<'_>) -> Option<()> {
         match reader.next()? % 16 {
-            0 => {
-                let certificate = reader.of(&CERTIFICATES)?;
-                self.open(Side::Partner, Transport::Tls, certificate, None);
-            }
+            0 => match reader.next()? {
+                which if which % 3 == 2 => self.open(Side::Remote, Transport::Tls, &[], None),
+                which => {
+                    let certificate = CERTIFICATES[which % CERTIFICATES.len()];
+                    self.open(Side::Partner, Transport::Tls, certificate, None);
+                }
+            },
             1 => {
                 let transport = reader.of(&[Transport::Udp, Transport::Tcp])?;
                 self.open(Side::Inside, transport, &[], None);
             }
             2..=4 => self.ask(reader)?,
-            5..=7 => self.answer(reader)?,
+            5 | 6 => self.answer(reader)?,
+            7 => self.by_path(reader)?,
             8 => self.resolve(reader)?,
             9 | 10 => self.connect(reader)?,
             11 => {
@@ -238,6 +268,7 @@ impl Driver {
         let port = 40_000 + u16::try_from(self.next % 20_000).unwrap_or(0);
         let (remote, local) = match side {
             Side::Partner => ("203.0.113.20:0", "203.0.113.10:5061"),
+            Side::Remote => ("198.51.100.7:0", "203.0.113.10:443"),
             _ => ("10.0.0.5:0", "10.0.0.10:5060"),
         };
         let mut remote = address(remote);
@@ -289,18 +320,21 @@ impl Driver {
         let connection = self.connection(reader)?;
         let method = reader.of(&METHODS)?;
         let choice = reader.next()?;
-        let inside = self.open.get(&connection)?.side == Side::Inside;
+        let side = self.open.get(&connection)?.side;
         // Mostly what may pass.
-        let (from, to) = match (choice % 4, inside) {
+        let (from, to) = match (choice % 4, side) {
             (0, _) => (reader.of(&DOMAINS)?, reader.of(&DOMAINS)?),
-            (_, true) => (DOMAINS[1], DOMAINS[0]),
-            (_, false) => (DOMAINS[0], DOMAINS[1]),
+            (_, Side::Inside) => (DOMAINS[1], DOMAINS[0]),
+            (_, Side::Partner) => (DOMAINS[0], DOMAINS[1]),
+            (1, Side::Remote) => (DOMAINS[1], DOMAINS[0]),
+            (_, Side::Remote) => (DOMAINS[1], DOMAINS[1]),
         };
         let extra = if choice & 8 == 0 { EXTRAS[0] } else { reader.of(&EXTRAS)? };
+        let (user, called) = if method == "REGISTER" { ("", "alice") } else { ("bob@", "bob") };
         let number = self.asked.len();
         let text = format!(
-            "{method} sip:bob@{to} SIP/2.0\r\nVia: SIP/2.0/TLS h.example;branch=z9hG4bKs{number}\r\n\
-             {extra}\r\nFrom: <sip:alice@{from}>;tag=a{number}\r\nTo: <sip:bob@{to}>\r\nCall-ID: \
+            "{method} sip:{user}{to} SIP/2.0\r\nVia: SIP/2.0/TLS h.example;branch=z9hG4bKs{number}\r\n\
+             {extra}\r\nFrom: <sip:alice@{from}>;tag=a{number}\r\nTo: <sip:{called}@{to}>\r\nCall-ID: \
              c{number}\r\nCSeq: 1 {method}\r\nContact: <sip:c@h.example>\r\nContent-Length: 0\r\n\r\n"
         );
         let mut bytes = text.clone().into_bytes();
@@ -327,6 +361,7 @@ impl Driver {
             at: self.now,
             method,
             text,
+            flow: self.next_flow.take(),
             changed,
             went: false,
             left: false,
@@ -335,6 +370,44 @@ impl Driver {
         });
         self.say(connection, bytes);
         Some(())
+    }
+
+    /// A request from inside along the Path of somebody who registered.
+    fn by_path(&mut self, reader: &mut Reader<'_>) -> Option<()> {
+        let (choice, which) = (reader.next()?, reader.next()?);
+        let path = |text: &str| {
+            text.split("\r\n").find_map(|l| l.strip_prefix("Path: ")).map(str::to_owned)
+        };
+        let paths: Vec<(String, Option<ConnectionId>)> = self
+            .got
+            .iter()
+            .filter_map(|(_, text)| {
+                let via = text.split("\r\n").filter(|line| line.starts_with("Via: ")).nth(1);
+                let via = via.and_then(|line| Via::parse(line.get(5..)?.as_bytes()).ok());
+                let asked = Self::number(via).and_then(|number| self.asked.get(number))?;
+                let flow =
+                    (asked.side == Side::Remote && !asked.changed).then_some(asked.connection);
+                Some((path(text)?, flow))
+            })
+            .collect();
+        if paths.is_empty() {
+            return Some(());
+        }
+        let (path, flow) = &paths[which % paths.len()];
+        let method = ["INVITE", "MESSAGE", "BENOTIFY"][choice % 3];
+        let number = self.asked.len();
+        let text = format!(
+            "{method} sip:alice@192.168.1.5:5061 SIP/2.0\r\nVia: SIP/2.0/TCP \
+             h.example;branch=z9hG4bKs{number}\r\nRoute: {path}\r\nFrom: \
+             <sip:bob@{}>;tag=a{number}\r\nTo: <sip:alice@contoso.example>\r\nCall-ID: \
+             c{number}\r\nCSeq: 1 {method}\r\nContact: <sip:c@h.example>\r\nContent-Length: 0\r\n\r\n",
+            DOMAINS[choice / 3 % 3],
+        );
+        let connection = self.connection(reader)?;
+        let bytes = text.clone().into_bytes();
+        let flow = *flow;
+        self.next_flow = flow;
+        self.send(connection, method, text, &bytes, false)
     }
 
     /// CANCEL, ACK, or over UDP the same request once more.
@@ -525,7 +598,11 @@ impl Driver {
             assert!(message.validate().is_ok(), "{:?}", message.validate());
             let text = String::from_utf8_lossy(bytes).into_owned();
             if let Some(asked) = Self::number(via(1)).and_then(|n| self.asked.get_mut(n)) {
-                assert!(asked.changed || asked.side != side, "back to the side it came from");
+                let crosses = (asked.side == Side::Inside) != (side == Side::Inside);
+                assert!(asked.changed || crosses, "{:?} to {side:?}", asked.side);
+                if let Some(flow) = asked.flow.filter(|_| side != Side::Inside) {
+                    assert_eq!(flow, connection, "to another than who registered");
+                }
                 asked.went = true;
             }
             return self.got.push((connection, text));
