@@ -19,7 +19,8 @@ use edge_tests::{
         daemon::Edge,
         layout::Site,
         netns::Namespace,
-        sipp::SERVER_PORT,
+        sipp::{self, Agent, Carrier, Dialogue, Play, SERVER_PORT},
+        stunnel::{Stunnel, Tunnel},
         tls_client::{Caller, SipClient, request},
     },
 };
@@ -292,6 +293,36 @@ fn a_flood_is_slowed_down_and_said_why() {
     for _ in 0..50 {
         assert_eq!(message(&mut fabrikam, Site::Fabrikam, "ann@contoso.example").0, 404);
     }
+}
+
+#[test]
+fn sipp_behind_stunnel_that_floods_is_slowed_down() {
+    let world = World::raise("wsi");
+    let site = Site::Adatum;
+    let inside = SocketAddr::new(IpAddr::V4(site.edge_inside4()), SERVER_PORT);
+    let tunnel = Tunnel { accept: inside, connect: contoso_access()[0], client: true };
+    let (lab, ids) = (&world.lab, &world.lab.identities);
+    let dir = lab.dir().join("stunnel");
+    let _stunnel =
+        Stunnel::start(lab.site(site), &dir, &ids.adatum, &ids.trust, &[tunnel]).unwrap();
+    let agent = Agent {
+        namespace: lab.inside(site),
+        address: IpAddr::V4(site.server4()),
+        carrier: Carrier::Tcp,
+    };
+    // Fifty a second, of which twenty may come.
+    let count = 150;
+    let once = Dialogue::once(Play::Message, &user(site), &user(Site::Contoso));
+    let flood = Dialogue { count, ..once };
+    let sender = sipp::sender(&agent, lab.dir(), &flood, inside).unwrap();
+    assert!(sender.finish(PATIENCE * 3).is_err(), "nobody is at home, and sipp was content");
+    let told = world.show(site);
+    let watched = &told["watch"][0];
+    assert_eq!(watched["standing"], "suspicious", "{told:#}");
+    let finals = &watched["evidence"]["finals"];
+    let of = |class: usize| finals[class - 2].as_u64().unwrap();
+    assert!(of(4) >= 20 && of(5) >= u64::from(count) / 3, "{told:#}");
+    assert_eq!(told["refusals"][7]["reason"], "throttled", "{told:#}");
 }
 
 #[test]

@@ -121,7 +121,7 @@ impl BlockTaskHandle {
         }
     }
 
-    fn tell(&self, input: Input) {
+    pub(super) fn tell(&self, input: Input) {
         // Full: the daemon is flooded with connections. What is lost here is seen again at the
         // next proof; the proxy refuses in any case.
         if self.0.try_send(Command::Input(input)).is_err() {

@@ -83,7 +83,8 @@ pub fn event(limiter: &Limiter, event: &Event) {
             warn!(%source, seconds, "wrong passwords: no remote users from there");
         }
         Event::Watch { domain, source, what } => {
-            warn!(%domain, %source, ?what, "watch list");
+            let source = source.map(tracing::field::display);
+            warn!(%domain, source, ?what, "watch list");
         }
         Event::Offender { domain, source, .. } => debug!(%domain, %source, "an offender"),
         Event::Forwarded { method, partner, inbound } => {

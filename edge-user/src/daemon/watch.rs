@@ -93,9 +93,17 @@ impl Daemon {
         loop {
             tokio::select! {
                 () = self.watching.changed.notified() => tokio::time::sleep(PAUSE).await,
-                () = tokio::time::sleep(EVIDENCE) => {}
+                () = tokio::time::sleep(EVIDENCE) => self.tell_offenders(),
             }
             self.save_watch_list();
+        }
+    }
+
+    /// Tells the blocks again: what was told while they had too much to do was lost.
+    fn tell_offenders(&self) {
+        let offenders = self.shell.with_core(|core, now, _| core.proxy.offenders(now));
+        for (domain, source, until) in offenders {
+            self.blocks.tell(offender(domain, source, until));
         }
     }
 

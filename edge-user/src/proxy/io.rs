@@ -479,8 +479,8 @@ pub enum Event {
     Watch {
         /// Its domain.
         domain: Domain,
-        /// Where it sends from.
-        source: IpAddr,
+        /// Where it sends from; `None`: wherever.
+        source: Option<IpAddr>,
         /// What changed.
         what: WatchChange,
     },

@@ -228,7 +228,7 @@ impl Proxy {
     ) -> usize {
         let forgiven = self.meter.throttle.forgive(domain, from);
         let what = WatchChange::Forgiven;
-        let source = from.map_or(IpAddr::from([0, 0, 0, 0]), ipnet::IpNet::addr);
+        let source = from.map(ipnet::IpNet::addr);
         out.push(Output::Event(Event::Watch { domain: domain.clone(), source, what }));
         forgiven
     }
@@ -241,6 +241,11 @@ impl Proxy {
     /// What passed and was refused of a domain.
     pub fn traffic(&self, domain: &Domain) -> Option<&Traffic> {
         self.meter.ledger.get(domain)
+    }
+
+    /// Everybody who is listed: domain, prefix, until when.
+    pub fn offenders(&mut self, now: Instant) -> Vec<(Domain, IpAddr, Instant)> {
+        self.meter.throttle.offenders(now)
     }
 
     /// The watch list, for a file. `unix`: the wall clock.
@@ -279,7 +284,8 @@ impl Meter {
             }
         };
         if let Some(what) = what {
-            out.push(Output::Event(Event::Watch { domain: domain.clone(), source, what }));
+            let (domain, source) = (domain.clone(), Some(source));
+            out.push(Output::Event(Event::Watch { domain, source, what }));
         }
         if let Some(until) = news.offender {
             self.closing.push((now + LAST_ANSWER, domain.clone(), source));

@@ -66,7 +66,9 @@ impl Offenders {
         match offender.from.iter_mut().find(|known| known.prefix == prefix) {
             Some(known) => {
                 let new = known.until != until;
-                *known = from;
+                if new {
+                    *known = from;
+                }
                 new
             }
             None => {
