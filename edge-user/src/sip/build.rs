@@ -10,6 +10,7 @@ use super::{
     header::HeaderName,
     message::Message,
     value::NameAddr,
+    via::Via,
 };
 
 /// A response to make.
@@ -110,7 +111,10 @@ fn copy_via(out: &mut Vec<u8>, request: &Message, received: Option<Received>) {
     let top = request.list(HeaderName::Via).next();
     for line in request.headers(HeaderName::Via) {
         let top = top.as_ref().filter(|top| top.header == line.index);
-        let noted = top.and_then(|top| Noted::new(top.value, received?));
+        let noted = top.and_then(|top| {
+            // Of a message whose values were not checked, too.
+            Noted::new(top.value, &Via::parse(top.value).ok()?, received?)
+        });
         match (noted, top) {
             (Some(noted), Some(top)) => {
                 let rest = line.value.get(top.value.len()..).unwrap_or(&[]);

@@ -9,7 +9,7 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::{
-    head::is_token,
+    head::{is_clean, is_token},
     header::HeaderName,
     message::{Element, Message},
 };
@@ -211,5 +211,5 @@ impl<'m> Edit<'m> {
 
 /// No control characters but the tab: what is put in stays on its line.
 pub(super) fn is_safe(value: &[u8]) -> bool {
-    value.iter().all(|b| (*b >= 0x20 && *b != 0x7f) || *b == b'\t')
+    is_clean(value)
 }

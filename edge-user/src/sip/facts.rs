@@ -45,7 +45,7 @@ impl Part {
 }
 
 /// Where a slice is in what it is a slice of.
-fn place(whole: &[u8], part: &[u8]) -> Option<Range<usize>> {
+pub(super) fn place(whole: &[u8], part: &[u8]) -> Option<Range<usize>> {
     let start = (part.as_ptr() as usize).checked_sub(whole.as_ptr() as usize)?;
     (start + part.len() <= whole.len()).then_some(start..start + part.len())
 }

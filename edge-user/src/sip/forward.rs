@@ -11,10 +11,10 @@ use bytes::Bytes;
 
 use super::{
     edit::{EditError, is_safe},
+    facts::place,
     head::{Entry, is_token},
     header::HeaderName,
     message::{Element, Message},
-    value::{Params, trim},
     via::Via,
 };
 
@@ -76,9 +76,9 @@ impl<'a> ForwardRequest<'a> {
         {
             return Err(EditError::Injection);
         }
-        let top = message.list(HeaderName::Via).next();
-        let noted = top.and_then(|top| {
-            let noted = Noted::new(top.value, self.received?)?;
+        let noted = self.received.and_then(|source| {
+            let top = message.list(HeaderName::Via).next()?;
+            let noted = Noted::new(top.value, &message.via().ok()?, source)?;
             Some((top, noted))
         });
         let mut length = Length(0);
@@ -324,59 +324,76 @@ fn finish_headers(out: &mut impl Sink, message: &Message, add: &[(&str, &str)]) 
 
 /// A Via value with `received` and `rport` as the source says, not as the peer says.
 pub(super) struct Noted<'a> {
-    head: &'a str,
-    params: Params<'a>,
-    received: Option<IpAddr>,
-    rport: Option<u16>,
+    /// What stays of it, without the two; neither stands there twice.
+    kept: [&'a [u8]; 3],
+    added: Inline,
 }
 
 impl<'a> Noted<'a> {
-    /// `None` when nothing changes, or when it is no Via.
-    pub(super) fn new(value: &'a [u8], source: Received) -> Option<Self> {
-        let via = Via::parse(value).ok()?;
+    /// `via` is what `value` was read as. `None` when nothing changes.
+    pub(super) fn new(value: &'a [u8], via: &Via<'a>, source: Received) -> Option<Self> {
         let same_host = via.host.ip() == Some(source.address);
         if same_host && via.rport.is_none() && via.received.is_none() {
             return None;
         }
-        let text = std::str::from_utf8(value).ok()?;
-        let head = trim(text.split_at(text.find(';').unwrap_or(text.len())).0);
+        let mut kept: [&[u8]; 3] = [value, &[], &[]];
+        let mut last = 0;
+        if via.rport.is_some() || via.received.is_some() {
+            for (name, piece) in via.params.pieces() {
+                if !name.eq_ignore_ascii_case("received") && !name.eq_ignore_ascii_case("rport") {
+                    continue;
+                }
+                let rest = *kept.get(last)?;
+                let at = place(rest, piece.as_bytes())?;
+                *kept.get_mut(last)? = rest.get(..at.start)?;
+                last += 1;
+                *kept.get_mut(last)? = rest.get(at.end..)?;
+            }
+        }
+        let mut added = Inline { bytes: [0; 80], length: 0 };
         // RFC 3581 section 4: with rport, received is there even when the host is the same.
-        let received = (!same_host || via.rport.is_some()).then_some(source.address);
-        let rport = via.rport.is_some().then_some(source.port);
-        Some(Self { head, params: via.params, received, rport })
+        if !same_host || via.rport.is_some() {
+            added.put(b";received=");
+            match source.address {
+                IpAddr::V4(address) => {
+                    for (i, octet) in address.octets().into_iter().enumerate() {
+                        added.put(if i == 0 { b"" } else { b"." });
+                        added.put(Decimal::new(octet.into()).text());
+                    }
+                }
+                // An address has at most 45 characters.
+                IpAddr::V6(address) => write!(added, "{address}").ok()?,
+            }
+        }
+        if via.rport.is_some() {
+            added.put(b";rport=");
+            added.put(Decimal::new(source.port.into()).text());
+        }
+        Some(Self { kept, added })
     }
 
     pub(super) fn write(&self, out: &mut impl Sink) {
-        out.put(self.head.as_bytes());
-        for (name, value) in self.params.iter() {
-            if name.eq_ignore_ascii_case("received") || name.eq_ignore_ascii_case("rport") {
-                continue;
-            }
-            out.put(b";");
-            out.put(name.as_bytes());
-            if let Some(value) = value {
-                out.put(b"=");
-                out.put(value.as_bytes());
-            }
+        for part in self.kept {
+            out.put(part);
         }
-        if let Some(address) = self.received {
-            out.put(b";received=");
-            let mut text = Inline { bytes: [0; 48], length: 0 };
-            // An address has at most 45 characters.
-            let _ = write!(text, "{address}");
-            out.put(text.bytes.get(..text.length).unwrap_or_default());
-        }
-        if let Some(port) = self.rport {
-            out.put(b";rport=");
-            out.put(Decimal::new(port.into()).text());
-        }
+        out.put(self.added.bytes.get(..self.added.length).unwrap_or_default());
     }
 }
 
 /// A short text on the stack.
-struct Inline {
-    bytes: [u8; 48],
+pub(super) struct Inline {
+    bytes: [u8; 80],
     length: usize,
+}
+
+impl Sink for Inline {
+    fn put(&mut self, part: &[u8]) {
+        let end = self.length + part.len();
+        if let Some(free) = self.bytes.get_mut(self.length..end) {
+            free.copy_from_slice(part);
+            self.length = end;
+        }
+    }
 }
 
 impl fmt::Write for Inline {

@@ -149,26 +149,20 @@ impl Head {
     /// the last call. `Some(end)` when the head is whole: `end` is where the body begins.
     pub fn advance(&mut self, bytes: &[u8], limits: &Limits) -> Result<Option<usize>, Fault> {
         loop {
-            let Some(offset) = memchr::memchr(b'\n', bytes.get(self.searched..).unwrap_or(&[]))
-            else {
-                self.searched = bytes.len();
-                self.check_length(bytes.len(), limits)?;
-                return Ok(None);
-            };
-            let newline = self.searched + offset;
-            self.check_length(newline, limits)?;
             let start = self.line;
-            let line = bytes
-                .get(start..newline)
-                .and_then(|line| line.strip_suffix(b"\r"))
-                .ok_or(Fault::BareLineEnd)?;
+            let line = match self.clean_line(bytes) {
+                Some(line) => line,
+                None => match self.any_line(bytes, limits)? {
+                    Some(line) => line,
+                    None => return Ok(None),
+                },
+            };
+            let newline = start + line.len() + 1;
+            self.check_length(newline, limits)?;
             (self.line, self.searched) = (newline + 1, newline + 1);
             if line.is_empty() {
                 self.finish()?;
                 return Ok(Some(newline + 1));
-            }
-            if let Err(fault) = check_characters(line) {
-                self.quoted_pairs(bytes, start, newline - 1, fault)?;
             }
             if matches!(self.start, Start::None) {
                 self.start_line(line)?;
@@ -179,6 +173,40 @@ impl Head {
                 self.header(line, start, limits)?;
             }
         }
+    }
+
+    /// The next line without its CRLF, when its first control character is that CR, as mostly.
+    fn clean_line<'b>(&self, bytes: &'b [u8]) -> Option<&'b [u8]> {
+        // What was searched before is not searched again, and may have held anything.
+        if self.searched != self.line {
+            return None;
+        }
+        let line = bytes.get(self.line..)?;
+        let end = first_control(line)?;
+        if line.get(end..end + 2)? == b"\r\n" { line.get(..end) } else { None }
+    }
+
+    /// The next line without its CRLF, whatever it holds; `None` when its end is not there yet.
+    fn any_line<'b>(
+        &mut self,
+        bytes: &'b [u8],
+        limits: &Limits,
+    ) -> Result<Option<&'b [u8]>, Fault> {
+        let Some(offset) = memchr::memchr(b'\n', bytes.get(self.searched..).unwrap_or(&[])) else {
+            self.searched = bytes.len();
+            self.check_length(bytes.len(), limits)?;
+            return Ok(None);
+        };
+        let newline = self.searched + offset;
+        self.check_length(newline, limits)?;
+        let line = bytes
+            .get(self.line..newline)
+            .and_then(|line| line.strip_suffix(b"\r"))
+            .ok_or(Fault::BareLineEnd)?;
+        if let Err(fault) = check_characters(line) {
+            self.quoted_pairs(bytes, self.line, newline - 1, fault)?;
+        }
+        Ok(Some(line))
     }
 
     /// One past the last whole line.
@@ -285,11 +313,13 @@ impl Head {
         if self.entries.len() >= limits.headers {
             return Err(Fault::TooManyHeaders);
         }
-        let colon = memchr::memchr(b':', line).ok_or(Fault::HeaderLine)?;
-        let name = line[..colon].trim_ascii_end();
-        if name.is_empty() || !name.iter().all(|b| is_token(*b)) {
+        let name_end = line.iter().position(|b| !is_token(*b)).ok_or(Fault::HeaderLine)?;
+        let (name, rest) = line.split_at(name_end);
+        let spaces = rest.iter().position(|b| !b.is_ascii_whitespace()).unwrap_or(rest.len());
+        if name.is_empty() || rest.get(spaces) != Some(&b':') {
             return Err(Fault::HeaderLine);
         }
+        let colon = name_end + spaces;
         let known = HeaderName::from_token(name);
         let (value, value_end) = trim(line, colon + 1, line.len());
         if self.entries.is_empty() {
@@ -376,10 +406,15 @@ fn offset32(offset: usize) -> u32 {
 }
 
 /// The range without white space (and, in a folded value, line ends) around it.
-fn trim(bytes: &[u8], start: usize, end: usize) -> (usize, usize) {
-    let Some(value) = bytes.get(start..end) else { return (start, start) };
-    let skipped = value.len() - value.trim_ascii_start().len();
-    (start + skipped, start + skipped + value.trim_ascii().len())
+pub(super) fn trim(bytes: &[u8], start: usize, end: usize) -> (usize, usize) {
+    let (mut start, mut end) = (start, end.min(bytes.len()));
+    while start < end && bytes[start].is_ascii_whitespace() {
+        start += 1;
+    }
+    while start < end && bytes[end - 1].is_ascii_whitespace() {
+        end -= 1;
+    }
+    (start, end.max(start))
 }
 
 /// Decimal digits, at most ten of them.
@@ -391,16 +426,49 @@ pub(super) fn number(text: &[u8]) -> Option<u32> {
     u32::try_from(value).ok()
 }
 
-/// No control character but the tab. Written so that the compiler makes vectors of it.
+/// No control character but the tab.
 fn check_characters(line: &[u8]) -> Result<(), Fault> {
-    let bad = line
-        .iter()
-        .fold(0u8, |bad, b| bad | u8::from((*b < 0x20) & (*b != b'\t')) | u8::from(*b == 0x7f));
-    match bad {
-        0 => Ok(()),
-        _ if line.contains(&b'\r') => Err(Fault::BareLineEnd),
-        _ => Err(Fault::ControlCharacter),
+    match is_clean(line) {
+        true => Ok(()),
+        false if line.contains(&b'\r') => Err(Fault::BareLineEnd),
+        false => Err(Fault::ControlCharacter),
     }
+}
+
+/// Whether a text holds no control character but the tab. Eight bytes at once; the last eight may
+/// be looked at twice, so that none is left over.
+pub(super) fn is_clean(text: &[u8]) -> bool {
+    let exactly = || text.iter().all(|b| (*b >= 0x20 && *b != 0x7f) || *b == b'\t');
+    let Some(last) = text.last_chunk::<8>() else { return exactly() };
+    let (words, _) = text.as_chunks::<8>();
+    let found = words.iter().fold(controls(last), |found, word| found | controls(word));
+    // A tab is rare: only then each byte is looked at.
+    found & HIGH == 0 || exactly()
+}
+
+/// Where the first control character is, the tab included.
+fn first_control(text: &[u8]) -> Option<usize> {
+    let (words, rest) = text.as_chunks::<8>();
+    for (at, word) in words.iter().enumerate() {
+        let found = controls(word) & HIGH;
+        if found != 0 {
+            // The lowest one that is set is exact: nothing below it borrowed.
+            return Some(at * 8 + found.trailing_zeros() as usize / 8);
+        }
+    }
+    let at = rest.iter().position(|b| *b < 0x20 || *b == 0x7f)?;
+    Some(words.len() * 8 + at)
+}
+
+const HIGH: u64 = 0x8080_8080_8080_8080;
+const EACH: u64 = 0x0101_0101_0101_0101;
+
+/// A high bit is set if and only if a byte is below 0x20 or is 0x7f; which one it is cannot be
+/// told, since the subtractions borrow from the byte above.
+fn controls(word: &[u8; 8]) -> u64 {
+    let word = u64::from_le_bytes(*word);
+    let delete = word ^ (0x7f * EACH);
+    (word.wrapping_sub(0x20 * EACH) & !word) | (delete.wrapping_sub(EACH) & !delete)
 }
 
 static TOKEN: [bool; 256] = {

@@ -154,11 +154,12 @@ impl HeaderName {
         if token.len() == 1 {
             return COMPACT.get(usize::from(first)).copied().unwrap_or(HeaderName::Other);
         }
-        // Names are grouped by first letter in a table made at compile time.
+        // Names are grouped by first letter in a table made at compile time. Few have the same
+        // length, so that mostly one text is compared.
         BY_FIRST[usize::from(first) & 31]
             .iter()
             .take_while(|(text, _)| !text.is_empty())
-            .find(|(text, _)| text.as_bytes().eq_ignore_ascii_case(token))
+            .find(|(text, _)| is_same_name(text.as_bytes(), token))
             .map_or(HeaderName::Other, |(_, name)| *name)
     }
 
@@ -179,6 +180,26 @@ impl HeaderName {
     /// Its bit in a set of names.
     pub(super) const fn bit(self) -> u64 {
         1 << (self as u8)
+    }
+}
+
+/// Whether two names are the same, but for case. `name` is one of ours: letters and hyphens.
+/// In both halves of ASCII a letter differs from its other case by one bit, and no token but a
+/// hyphen becomes one with that bit set.
+fn is_same_name(name: &[u8], token: &[u8]) -> bool {
+    const CASE: u64 = 0x2020_2020_2020_2020;
+    if name.len() != token.len() {
+        return false;
+    }
+    let word = |bytes: &[u8; 8]| u64::from_le_bytes(*bytes) | CASE;
+    match (name.last_chunk(), token.last_chunk()) {
+        (Some(a), Some(b)) => {
+            // The last word may overlap the one before it.
+            let (a_words, _) = name.as_chunks::<8>();
+            let (b_words, _) = token.as_chunks::<8>();
+            a_words.iter().zip(b_words).all(|(a, b)| word(a) == word(b)) && word(a) == word(b)
+        }
+        _ => name.iter().zip(token).all(|(a, b)| a | 0x20 == b | 0x20),
     }
 }
 

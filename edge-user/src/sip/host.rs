@@ -5,6 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
+use super::value::find;
 use crate::domain::Domain;
 
 /// A host: a name, or an address that is written as the RFCs say and not otherwise.
@@ -25,12 +26,7 @@ impl<'a> Host<'a> {
         if let Some(inner) = text.strip_prefix('[') {
             return reference(inner.strip_suffix(']')?).map(Host::V6);
         }
-        if !is_hostname_shape(text) {
-            return None;
-        }
-        let name = text.strip_suffix('.').unwrap_or(text);
-        let last = name.rsplit('.').next()?;
-        if last.as_bytes().first()?.is_ascii_alphabetic() {
+        if last_label(text)?.is_ascii_alphabetic() {
             return Some(Host::Name(text));
         }
         // Neither `1.2.3` nor `0x7f.1` is a name, whatever a resolver would make of it.
@@ -103,27 +99,44 @@ fn reference(text: &str) -> Option<Ipv6Addr> {
     format!("{before}::{after}").parse().ok()
 }
 
-/// Labels of 1 to 63 letters, digits and inner hyphens, joined by dots, at most 253 in all.
-fn is_hostname_shape(text: &str) -> bool {
-    let name = text.strip_suffix('.').unwrap_or(text);
-    if name.is_empty() || name.len() > 253 {
-        return false;
+static ALPHANUMERIC: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut b = 0;
+    while b < 256 {
+        table[b] = (b as u8).is_ascii_alphanumeric();
+        b += 1;
     }
-    name.split('.').all(|label| {
-        let bytes = label.as_bytes();
-        !bytes.is_empty()
-            && bytes.len() <= 63
-            && bytes.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-')
-            && bytes[0] != b'-'
-            && bytes[bytes.len() - 1] != b'-'
-    })
+    table
+};
+
+/// The first byte of the last label of a name: labels of 1 to 63 letters, digits and inner
+/// hyphens, 253 bytes in all, with or without the dot of the root.
+fn last_label(text: &str) -> Option<u8> {
+    let name = text.strip_suffix('.').unwrap_or(text).as_bytes();
+    if name.len() > 253 {
+        return None;
+    }
+    let (mut label, mut before) = (0, b'.');
+    for (at, &b) in name.iter().enumerate() {
+        if b == b'.' {
+            if matches!(before, b'.' | b'-') || at - label > 63 {
+                return None;
+            }
+            label = at + 1;
+        } else if !ALPHANUMERIC[usize::from(b)] && (b != b'-' || before == b'.') {
+            return None;
+        }
+        before = b;
+    }
+    let fits = !matches!(before, b'.' | b'-') && name.len() - label <= 63;
+    fits.then(|| name.get(label).copied())?
 }
 
 /// Splits `host[:port]`; the host must be whole and the port a number from 1 to 65535.
 pub(super) fn host_and_port(text: &str) -> Option<(Host<'_>, Option<u16>)> {
     let host_end = match text.strip_prefix('[') {
         Some(inner) => inner.find(']')? + 2,
-        None => memchr::memchr(b':', text.as_bytes()).unwrap_or(text.len()),
+        None => find(text, b':').unwrap_or(text.len()),
     };
     let host = Host::parse(text.get(..host_end)?)?;
     let rest = text.get(host_end..)?;

@@ -3,11 +3,7 @@
 //! Trust decisions rest on the host, so there is one reading and no repair: the user part ends
 //! at the only `@`, a second one is an error, and what the grammar does not allow is refused.
 
-use super::{
-    Host, Params,
-    host::host_and_port,
-    value::{cut, cut_before},
-};
+use super::{Host, Params, host::host_and_port, value::cut};
 
 /// A URI, in slices of the message.
 #[derive(Clone, Copy, Debug)]
@@ -62,9 +58,14 @@ pub enum UriError {
 impl<'a> Uri<'a> {
     /// Reads a whole text as a URI.
     pub fn parse(raw: &'a str) -> Result<Self, UriError> {
-        if !raw.bytes().all(|b| ALLOWED[usize::from(b)] & ANYWHERE != 0) {
-            return Err(UriError::Character);
-        }
+        // What the parts may hold, a URI may hold: a good one is looked at once.
+        Self::read(raw).map_err(|fault| match is_of(raw, ANYWHERE) {
+            true => fault,
+            false => UriError::Character,
+        })
+    }
+
+    fn read(raw: &'a str) -> Result<Self, UriError> {
         let (scheme, rest) = cut(raw, b':').ok_or(UriError::Scheme)?;
         let mut letters = scheme.bytes();
         if !letters.next().is_some_and(|b| b.is_ascii_alphabetic())
@@ -80,6 +81,8 @@ impl<'a> Uri<'a> {
             Self::tel(raw, rest)
         } else if rest.is_empty() {
             Err(UriError::Host)
+        } else if !is_of(rest, ANYWHERE) {
+            Err(UriError::Character)
         } else {
             Ok(Self { scheme: Scheme::Other, ..Self::opaque(raw) })
         }
@@ -100,35 +103,29 @@ impl<'a> Uri<'a> {
 
     fn sip(raw: &'a str, scheme: Scheme, rest: &'a str) -> Result<Self, UriError> {
         let mut uri = Self { scheme, ..Self::opaque(raw) };
-        let rest = match cut(rest, b'@') {
-            None => rest,
-            Some((userinfo, rest)) => {
-                if memchr::memchr(b'@', rest.as_bytes()).is_some() {
-                    return Err(UriError::User);
-                }
-                let (user, password) = match cut(userinfo, b':') {
-                    Some((user, password)) => (user, Some(password)),
-                    None => (userinfo, None),
-                };
-                if user.is_empty()
-                    || !is_escaped_text(user, USER)
-                    || !password.is_none_or(|p| is_escaped_text(p, PASSWORD))
-                {
-                    return Err(UriError::User);
-                }
-                (uri.user, uri.password) = (Some(user), password);
-                rest
+        let places = Places::of(rest).ok_or(UriError::User)?;
+        let text = |from: usize, to: usize| rest.get(from..to).unwrap_or_default();
+        if let Some(at) = places.at {
+            let (user, password) = match cut(text(0, at), b':') {
+                Some((user, password)) => (user, Some(password)),
+                None => (text(0, at), None),
+            };
+            if user.is_empty()
+                || !is_escaped_text(user, USER)
+                || !password.is_none_or(|p| is_escaped_text(p, PASSWORD))
+            {
+                return Err(UriError::User);
             }
-        };
-        let (rest, headers) = match cut(rest, b'?') {
-            Some((rest, headers)) => (rest, Some(headers)),
-            None => (rest, None),
-        };
-        if !headers.is_none_or(|h| !h.is_empty() && is_escaped_text(h, HEADER)) {
+            (uri.user, uri.password) = (Some(user), password);
+        }
+        let start = places.at.map_or(0, |at| at + 1);
+        let end = places.question.unwrap_or(rest.len());
+        let address_end = places.semicolon.unwrap_or(end);
+        uri.headers = places.question.map(|question| text(question + 1, rest.len()));
+        if !uri.headers.is_none_or(|h| !h.is_empty() && is_escaped_text(h, HEADER)) {
             return Err(UriError::Character);
         }
-        uri.headers = headers;
-        let (address, params) = cut_before(rest, b';');
+        let (address, params) = (text(start, address_end), text(address_end, end));
         let (host, port) = host_and_port(address).ok_or(UriError::Host)?;
         (uri.host, uri.port) = (Some(host), port);
         uri.params = uri_params(params)?;
@@ -206,6 +203,40 @@ impl<'a> Uri<'a> {
 }
 
 /// `;`-separated parameters of a URI: no white space, no quotes, no name twice.
+/// Where the parts of what follows `sip:` begin.
+struct Places {
+    /// The only `@`.
+    at: Option<usize>,
+    /// The first `;` after it, and before any `?`.
+    semicolon: Option<usize>,
+    /// The first `?` after it.
+    question: Option<usize>,
+}
+
+impl Places {
+    /// `None`: a second `@`.
+    fn of(text: &str) -> Option<Self> {
+        let mut places = Self { at: None, semicolon: None, question: None };
+        for (place, b) in text.bytes().enumerate() {
+            match b {
+                // The user part may hold the others.
+                b'@' if places.at.is_none() => {
+                    places = Self { at: Some(place), semicolon: None, question: None };
+                }
+                b'@' => return None,
+                b';' if places.question.is_none() => {
+                    places.semicolon.get_or_insert(place);
+                }
+                b'?' => {
+                    places.question.get_or_insert(place);
+                }
+                _ => {}
+            }
+        }
+        Some(places)
+    }
+}
+
 fn uri_params(text: &str) -> Result<Params<'_>, UriError> {
     if text.is_empty() {
         return Ok(Params::EMPTY);
@@ -250,6 +281,11 @@ const fn allow(mut table: [u8; 256], bytes: &[u8], places: u8) -> [u8; 256] {
         i += 1;
     }
     table
+}
+
+/// Only bytes that may stand in a place.
+fn is_of(text: &str, place: u8) -> bool {
+    text.bytes().all(|b| ALLOWED[usize::from(b)] & place != 0)
 }
 
 /// Every byte may stand there, or is a `%` with two hex digits.

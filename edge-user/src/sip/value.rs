@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{
-    head::{is_token, number},
+    head::{self, is_token, number},
     method::{MAX_METHOD, Method},
     uri::{Uri, UriError},
 };
@@ -43,6 +43,8 @@ pub struct Params<'a>(&'a str);
 
 /// More parameters than anything honest has.
 const MAX_PARAMS: usize = 32;
+/// As many as most have.
+const FEW: usize = 4;
 
 impl<'a> Params<'a> {
     /// None at all.
@@ -52,20 +54,32 @@ impl<'a> Params<'a> {
     /// stands twice, or more than 32 names, is a fault.
     pub(super) fn parse(text: &'a str) -> Option<Self> {
         let params = Params(trim(text));
-        let mut names = [""; MAX_PARAMS];
+        let mut few = [""; FEW];
         let mut rest = params.0;
         let mut count = 0;
         while !rest.is_empty() {
-            let (name, _, after) = next_param(rest)?;
-            let known = names.get(..count)?;
-            // No name twice: two tags would make two dialogs of one.
-            if known.iter().any(|other| other.eq_ignore_ascii_case(name)) {
-                return None;
+            if count == FEW {
+                return params.with_many();
             }
-            *names.get_mut(count)? = name;
+            let (name, _, after) = next_param(rest)?;
+            note_name(&mut few, count, name)?;
             (rest, count) = (after, count + 1);
         }
         Some(params)
+    }
+
+    /// Checks it with room for all names: mostly there are few.
+    #[cold]
+    fn with_many(self) -> Option<Self> {
+        let mut names = [""; MAX_PARAMS];
+        let mut rest = self.0;
+        let mut count = 0;
+        while !rest.is_empty() {
+            let (name, _, after) = next_param(rest)?;
+            note_name(&mut names, count, name)?;
+            (rest, count) = (after, count + 1);
+        }
+        Some(self)
     }
 
     /// Of a text that was read before.
@@ -86,6 +100,20 @@ impl<'a> Params<'a> {
         })
     }
 
+    /// Each name, and the text that it and its value stand in, from the `;` before them.
+    pub(super) fn pieces(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
+        let mut rest = self.0;
+        std::iter::from_fn(move || {
+            if rest.is_empty() {
+                return None;
+            }
+            let (name, _, after) = next_param(rest)?;
+            let piece = rest.get(..rest.len() - after.len())?;
+            rest = after;
+            Some((name, piece))
+        })
+    }
+
     /// The value of a parameter; `None` when it is not there or has none.
     pub fn get(&self, name: &str) -> Option<&'a str> {
         self.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).and_then(|(_, value)| value)
@@ -100,6 +128,15 @@ impl<'a> Params<'a> {
     pub fn as_str(&self) -> &'a str {
         self.0
     }
+}
+
+/// Notes a name as the next of `names`. No name twice: two tags would make two dialogs of one.
+fn note_name<'a>(names: &mut [&'a str], count: usize, name: &'a str) -> Option<()> {
+    if names.get(..count)?.iter().any(|other| other.eq_ignore_ascii_case(name)) {
+        return None;
+    }
+    *names.get_mut(count)? = name;
+    Some(())
 }
 
 /// One `;name[=value]` off the front: name, value, rest.
@@ -144,15 +181,26 @@ fn quoted_end(text: &[u8]) -> Option<usize> {
     }
 }
 
+/// Where the first such ASCII character is. Values are short: a call of memchr costs more.
+pub(super) fn find(text: &str, wanted: u8) -> Option<usize> {
+    text.bytes().position(|b| b == wanted)
+}
+
 /// What stands before and after the first such ASCII character.
 pub(super) fn cut(text: &str, at: u8) -> Option<(&str, &str)> {
-    let place = memchr::memchr(at, text.as_bytes())?;
+    let place = find(text, at)?;
+    Some((text.get(..place)?, text.get(place + 1..)?))
+}
+
+/// What stands before and after the first space or tab.
+pub(super) fn cut_at_space(text: &str) -> Option<(&str, &str)> {
+    let place = text.bytes().position(|b| matches!(b, b' ' | b'\t'))?;
     Some((text.get(..place)?, text.get(place + 1..)?))
 }
 
 /// The text up to the first such ASCII character, and the rest with it.
 pub(super) fn cut_before(text: &str, at: u8) -> (&str, &str) {
-    let place = memchr::memchr(at, text.as_bytes()).unwrap_or(text.len());
+    let place = find(text, at).unwrap_or(text.len());
     text.split_at_checked(place).unwrap_or((text, ""))
 }
 
@@ -205,9 +253,8 @@ impl Iterator for ListIter<'_> {
             }
             i += 1;
         }
-        let value = self.text.get(start..i.min(self.text.len())).unwrap_or(&[]);
-        let skipped = value.len() - value.trim_ascii_start().len();
-        Some(start + skipped..start + skipped + value.trim_ascii().len())
+        let (start, end) = head::trim(self.text, start, i);
+        Some(start..end)
     }
 }
 
@@ -272,7 +319,7 @@ impl<'a> NameAddr<'a> {
     fn bare(value: &'a [u8]) -> Result<Self, ValueError> {
         let text = std::str::from_utf8(value).map_err(|_| ValueError::NameAddr)?;
         let (uri, params) = cut_before(text, b';');
-        if uri.contains([',', '?']) {
+        if uri.bytes().any(|b| matches!(b, b',' | b'?')) {
             return Err(ValueError::NameAddr);
         }
         Ok(Self { display: None, uri: Uri::parse(trim(uri))?, params: header_params(params)? })
@@ -302,7 +349,7 @@ impl<'a> CSeq<'a> {
     /// Reads `number method`.
     pub fn parse(value: &'a [u8]) -> Result<Self, ValueError> {
         let text = std::str::from_utf8(value.trim_ascii()).map_err(|_| ValueError::CSeq)?;
-        let (digits, method) = text.split_once([' ', '\t']).ok_or(ValueError::CSeq)?;
+        let (digits, method) = cut_at_space(text).ok_or(ValueError::CSeq)?;
         let method = trim(method);
         let number = number(digits.as_bytes()).filter(|n| *n < 1 << 31).ok_or(ValueError::CSeq)?;
         if method.is_empty() || method.len() > MAX_METHOD || !method.bytes().all(is_token) {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::{
     head::is_token,
     host::{Host, host_and_port, port},
-    value::{Params, ValueError, cut, cut_before, header_params, trim},
+    value::{Params, ValueError, cut, cut_at_space, cut_before, header_params, trim},
 };
 
 /// One Via.
@@ -43,7 +43,7 @@ impl<'a> Via<'a> {
         if !trim(name).eq_ignore_ascii_case("SIP") || trim(version) != "2.0" {
             return None;
         }
-        let (transport, rest) = trim(rest).split_once([' ', '\t'])?;
+        let (transport, rest) = cut_at_space(trim(rest))?;
         if transport.is_empty() || transport.len() > 16 || !transport.bytes().all(is_token) {
             return None;
         }
@@ -81,7 +81,7 @@ impl<'a> Via<'a> {
 
 /// `host : port`, white space around the colon allowed.
 fn sent_by_parts(text: &str) -> Option<(Host<'_>, Option<u16>)> {
-    if !text.contains([' ', '\t']) {
+    if cut_at_space(text).is_none() {
         return host_and_port(text);
     }
     let (host, number) = text.rsplit_once(':')?;
