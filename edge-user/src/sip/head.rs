@@ -487,3 +487,22 @@ static TOKEN: [bool; 256] = {
 pub(super) fn is_token(b: u8) -> bool {
     TOKEN[usize::from(b)]
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn words_tell_what_bytes_tell(text in prop::collection::vec(
+            prop_oneof![8 => 0x20_u8..0x7f, 1 => any::<u8>(), 1 => Just(b'\t')], 0..40,
+        )) {
+            let control = |b: &u8| *b < 0x20 || *b == 0x7f;
+            prop_assert_eq!(first_control(&text), text.iter().position(control));
+            let clean = text.iter().all(|b| !control(b) || *b == b'\t');
+            prop_assert_eq!(is_clean(&text), clean);
+        }
+    }
+}
