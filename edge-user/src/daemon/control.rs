@@ -250,7 +250,7 @@ impl Daemon {
             "connections": self.connections(),
             "next_hops": self.next_hops(),
             "drain": self.drain_state(),
-            "remote": self.remote_numbers(&counters),
+            "remote": self.remote_numbers(),
             "transactions": counters.transactions,
             "refusals": refusals,
             "forwarded": forwarded,

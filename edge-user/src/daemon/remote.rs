@@ -3,18 +3,17 @@
 use serde_json::{Value, json};
 
 use super::Daemon;
-use crate::{
-    admin::protocol::RemoteRequest,
-    federation::Ban,
-    proxy::{Counters, Side},
-};
+use crate::{admin::protocol::RemoteRequest, federation::Ban, proxy::Side};
 
 impl Daemon {
     /// Lists remote users and bans, and ends bans.
     pub(super) fn remote(&self, request: RemoteRequest) -> Result<Value, String> {
         match request {
             RemoteRequest::List => {
-                let all = self.shell.with_core(|core, _, _| core.proxy.status());
+                let all = self.shell.with_core(|core, now, _| {
+                    core.proxy.tidy_users(now);
+                    core.proxy.status()
+                });
                 let remote = all.into_iter().filter(|connection| connection.side == Side::Remote);
                 Ok(remote
                     .map(|connection| {
@@ -26,10 +25,7 @@ impl Daemon {
                     })
                     .collect())
             }
-            RemoteRequest::Numbers => {
-                let counters = self.shell.with_core(|core, _, _| core.proxy.counters());
-                Ok(self.remote_numbers(&counters))
-            }
+            RemoteRequest::Numbers => Ok(self.remote_numbers()),
             RemoteRequest::Bans => {
                 let bans = self.shell.with_core(|core, now, _| core.proxy.bans(now));
                 Ok(bans.iter().map(row).collect())
@@ -47,11 +43,13 @@ impl Daemon {
         }
     }
 
-    /// For `edge status`.
-    pub(super) fn remote_numbers(&self, counters: &Counters) -> Value {
-        let (bans, slowed) = self
-            .shell
-            .with_core(|core, now, _| (core.proxy.bans(now).len(), core.proxy.slowed_users(now)));
+    /// For `edge status` and `edge top`.
+    pub(super) fn remote_numbers(&self) -> Value {
+        let (counters, bans, slowed) = self.shell.with_core(|core, now, _| {
+            core.proxy.tidy_users(now);
+            let (bans, slowed) = (core.proxy.bans(now).len(), core.proxy.slowed_users(now));
+            (core.proxy.counters(), bans, slowed)
+        });
         json!({
             "connections": counters.remote_connections,
             "registered": counters.registered,

@@ -260,6 +260,13 @@ impl Connections {
         }
     }
 
+    /// Keeps remote users for whom this holds.
+    pub(super) fn keep_users(&mut self, holds: impl Fn(&SignedIn) -> bool) {
+        for connection in self.all.values_mut().filter(|c| !c.users.is_empty()) {
+            connection.users.retain(&holds);
+        }
+    }
+
     /// Remote users who are registered.
     pub(super) fn registered(&self) -> usize {
         self.all.values().map(|connection| connection.users.len()).sum()

@@ -66,6 +66,7 @@ impl Proxy {
     pub(super) fn crowded(
         &self,
         message: &Message,
+        connection: ConnectionId,
         peer: &Peer,
         in_dialog: bool,
     ) -> Option<Refusal> {
@@ -80,7 +81,10 @@ impl Proxy {
             // Whoever is not known is no better than who can be discovered.
             entry.is_none_or(|entry| entry.kind == PartnerKind::DiscoveredDomain)
         };
-        let wants = if discovered { Wants::NewOfDiscovered } else { Wants::New };
+        // So is a remote user who has not signed in.
+        let stranger = peer.side == Side::Remote
+            && self.connections.get(connection).is_none_or(|found| found.users.is_empty());
+        let wants = if discovered || stranger { Wants::NewOfDiscovered } else { Wants::New };
         (!load.admits(wants)).then_some(Refusal::Overload)
     }
 

@@ -60,6 +60,10 @@ impl Proxy {
     ) -> Result<Option<Domain>, Answer> {
         let from = message.from().map_err(|_| Refusal::Malformed)?;
         let domain = sip_domain(&from.uri).filter(|domain| self.policy.is_ours(domain));
+        // There is no registration within a dialog: it would pass by what is asked of one.
+        if token.is_some() && message.method() == Some(Method::Register) {
+            return Err(Refusal::ForeignRoute.into());
+        }
         if token.is_some() {
             // The parties are those that the token covers.
             if let Some(domain) = &domain {
@@ -191,6 +195,11 @@ impl Proxy {
             users.push(SignedIn { name: name.into(), domain, until });
             out.push(Output::Event(Event::SignedIn { connection: from, remote }));
         }
+    }
+
+    /// Forgets registrations that ended by time alone.
+    pub fn tidy_users(&mut self, now: Instant) {
+        self.connections.keep_users(|user| user.until > now);
     }
 
     /// The policy changed: connections of users who may no longer sign in from outside are closed.

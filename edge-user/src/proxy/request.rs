@@ -126,7 +126,7 @@ impl Proxy {
         if path.token.is_none() && path.flow.is_none() && self.is_ping(message) {
             return Ok(None);
         }
-        if let Some(reason) = self.crowded(message, peer, path.token.is_some()) {
+        if let Some(reason) = self.crowded(message, connection, peer, path.token.is_some()) {
             return Err(of(reason.into()));
         }
         if message.max_forwards().ok().flatten() == Some(0) {

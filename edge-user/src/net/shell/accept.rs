@@ -130,13 +130,14 @@ async fn serve<C: Core>(
         // The class is fixed here, and never guessed from what is said (trust rules, section 1).
         None if peer.side == Side::Partner => {
             peer.side = Side::Remote;
-            if hub.refuses(peer.remote.ip()) {
-                return hub.counters.refused(Refusal::Banned);
-            }
             let Some(other) = enter(&hub, &settings, peer.remote, Side::Remote) else { return };
             place = other;
         }
         None => {}
+    }
+    // The ban may have come during the handshake.
+    if peer.side == Side::Remote && hub.refuses(peer.remote.ip()) {
+        return hub.counters.refused(Refusal::Banned);
     }
     // The list may have changed during the handshake.
     if peer.side == Side::Inside && !hub.settings().listed(&peer) {

@@ -91,7 +91,8 @@ impl Settings {
         sip::Limits { body, ..self.frame.clone() }
     }
 
-    /// How large a message of a partner may be before one of its requests was admitted.
+    /// How large a message from outside may be before its sender has proved anything: a partner its
+    /// domain, a remote user its password.
     pub(super) fn first_frame(&self) -> sip::Limits {
         let first = self.config.limits.first_request_bytes;
         let (head, body) = (self.frame.head.min(first), self.frame.body.min(first));
@@ -303,7 +304,7 @@ impl<C: Core> Hub<C> {
             since: SystemTime::now(),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
-            admitted: AtomicBool::new(outbound || peer.side != Side::Partner),
+            admitted: AtomicBool::new(outbound || peer.side == Side::Inside),
             way,
         });
         add(if outbound { &self.counters.opened } else { &self.counters.accepted });
@@ -408,7 +409,9 @@ impl<C: Core> Hub<C> {
         let mut out = std::mem::take(&mut inner.scratch);
         let result = call(&mut inner.core, Instant::now(), &mut out);
         for output in out.drain(..) {
-            if let Output::Event(Event::Proved { connection, .. }) = &output
+            if let Output::Event(
+                Event::Proved { connection, .. } | Event::SignedIn { connection, .. },
+            ) = &output
                 && let Some(link) = inner.links.get(connection)
             {
                 link.admitted.store(true, Ordering::Relaxed);

@@ -710,3 +710,59 @@ fn a_user_whose_password_is_guessed_from_everywhere_is_slowed_and_goes_on() {
     assert!(world.edges[CONTOSO].proxy.forgive_user("alice", &domain("contoso.example")));
     assert_eq!(world.edges[CONTOSO].proxy.slowed_users(world.now), 0);
 }
+
+#[test]
+fn there_is_no_registration_within_a_dialog() {
+    let (mut world, alice) = world();
+    let invite = Req::new("INVITE", "contoso.example", "contoso.example")
+        .with("Contact: <sip:alice@192.168.1.5:5061;transport=tls>");
+    world.say(CONTOSO, alice, &invite.text());
+    let mail = world.mail(CONTOSO);
+    world.say(CONTOSO, mail[1].0, &answer(&mail[1].1, "200 OK", Some("b1")));
+    let ok = world.expect(CONTOSO, alice, "SIP/2.0 200 OK");
+    let mut request = invite.clone().branch("reg");
+    (request.method, request.cseq) = ("REGISTER", 2);
+    request.uri = "sip:10.0.0.99".into();
+    request.to.push_str(";tag=b1");
+    request.headers = vec!["Max-Forwards: 70".into(), "Path: <sip:10.0.0.99;lr>".into()];
+    let routes = headers(&ok, "Record-Route");
+    request.headers.extend(routes.iter().rev().map(|route| format!("Route: {route}")));
+    world.say(CONTOSO, alice, &request.text());
+    world.expect(CONTOSO, alice, "SIP/2.0 403 ");
+}
+
+#[test]
+fn a_registration_that_ended_is_not_shown() {
+    let (mut world, alice) = world();
+    registered(&mut world, alice);
+    let registered = |world: &mut World| {
+        let now = world.now;
+        world.edges[CONTOSO].proxy.tidy_users(now);
+        world.edges[CONTOSO].proxy.counters().registered
+    };
+    assert_eq!(registered(&mut world), 1);
+    world.pass(Duration::from_secs(301));
+    assert_eq!(registered(&mut world), 0);
+}
+
+#[test]
+fn when_it_is_crowded_who_has_not_signed_in_waits_first() {
+    let mut world = World::new();
+    world.configure(CONTOSO, |config| config.bounds.transactions = 100);
+    world.set_policy(CONTOSO, outside_policy(&["fabrikam.example"], &[]));
+    let alice = world.remote(CONTOSO, HOME);
+    registered(&mut world, alice);
+    let stranger = world.remote(CONTOSO, "[2001:db8::7]:50000");
+    for number in 0..85 {
+        let at = world.remote(CONTOSO, &format!("203.0.113.{}:5000", 100 + number));
+        let request = Req::new("MESSAGE", "contoso.example", "contoso.example");
+        world.say(CONTOSO, at, &request.branch(&format!("m{number}")).text());
+    }
+    world.mail(CONTOSO);
+    for (at, waits) in [(stranger, true), (alice, false)] {
+        let request = Req::new("MESSAGE", "contoso.example", "contoso.example");
+        world.say(CONTOSO, at, &request.branch(&format!("x{}", at.0)).text());
+        let (to, got) = world.one(CONTOSO);
+        assert_eq!(to == at && got.starts_with("SIP/2.0 503 "), waits, "{got}");
+    }
+}
