@@ -110,6 +110,10 @@ fn libfuzzer(target: &str, arguments: &Arguments) -> Result<ExitCode> {
         command.args(["-dict=sip.dict", "-max_len=4096"]);
     }
     if target == "proxy" {
+        // A remote user registers and is called along the Path: the way in to what needs both.
+        let registered = [0, 2, 2, 8, 2, 9, 0, 1, 5, 0, 2, 0, 7, 1, 0, 1];
+        let seed = corpus.join("registered");
+        fs::write(&seed, registered).with_context(|| seed.display().to_string())?;
         command.arg("-max_len=2048");
     }
     run(&mut command)?;

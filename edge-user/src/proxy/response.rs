@@ -12,6 +12,7 @@ use super::{
     send::own_limits,
     settings::Branch,
     target::{Blame, retry_after},
+    trust_headers::refuses_remote_user,
 };
 use crate::{
     federation::{Cause, TargetKey},
@@ -278,7 +279,11 @@ impl Proxy {
 
     /// Which Record-Route text becomes which, for a response with this To tag.
     fn rewrite(&mut self, now: Instant, id: u64, message: &Message) -> Option<(String, String)> {
-        let rewrite = self.exchanges.get(id)?.rewrite.as_ref()?;
+        let exchange = self.exchanges.get(id)?;
+        if refuses_remote_user(exchange, message) {
+            return None;
+        }
+        let rewrite = exchange.rewrite.as_ref()?;
         let to = message.to().ok()?;
         let tag = to.tag()?;
         let initial = rewrite.initial.clone();

@@ -241,6 +241,12 @@ const INTERNAL: [HeaderName; 4] = [
     HeaderName::MsClientDiagnostics,
 ];
 
+/// Whether a response tells a remote user that there is no dialog: then it is told no Route for one,
+/// signed by us, that our servers never agreed to (a server may copy Record-Route into a challenge).
+pub(super) fn refuses_remote_user(exchange: &Exchange, response: &Message) -> bool {
+    exchange.remote && exchange.inbound && response.status().is_some_and(|status| status >= 300)
+}
+
 impl Proxy {
     /// For a request on its way.
     pub(super) fn request_headers(&self, exchange: &Exchange) -> HeaderChange {
@@ -267,7 +273,11 @@ impl Proxy {
     /// For a response on its way back.
     pub(super) fn response_headers(&self, exchange: &Exchange, response: &Message) -> HeaderChange {
         if exchange.remote {
-            return self.of_remote_user(!exchange.inbound);
+            let mut change = self.of_remote_user(!exchange.inbound);
+            if refuses_remote_user(exchange, response) {
+                change.remove.push(HeaderName::RecordRoute);
+            }
+            return change;
         }
         if exchange.inbound {
             return self.to_the_outside();

@@ -766,3 +766,22 @@ fn when_it_is_crowded_who_has_not_signed_in_waits_first() {
         assert_eq!(to == at && got.starts_with("SIP/2.0 503 "), waits, "{got}");
     }
 }
+
+#[test]
+fn a_challenge_brings_no_route_that_we_signed() {
+    for (status, routes) in
+        [("407 Proxy Authentication Required", 0), ("302 Moved", 0), ("180 Ringing", 2)]
+    {
+        let (mut world, alice) = world();
+        let invite = Req::new("INVITE", "contoso.example", "contoso.example")
+            .with("Contact: <sip:alice@192.168.1.5:5061;transport=tls>");
+        world.say(CONTOSO, alice, &invite.text());
+        let mail = world.mail(CONTOSO);
+        // The server copies all it can.
+        world.say(CONTOSO, mail[1].0, &answer(&mail[1].1, status, Some("b1")));
+        let mail = world.mail(CONTOSO);
+        let got = &mail.iter().find(|(at, _)| *at == alice).unwrap().1;
+        assert!(got.starts_with(&format!("SIP/2.0 {status}")), "{got}");
+        assert_eq!(headers(got, "Record-Route").len(), routes, "{got}");
+    }
+}
