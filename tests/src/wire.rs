@@ -226,7 +226,7 @@ impl Wire {
                 max_blocked_prefixes: 10_000,
                 ..Firewall::default()
             },
-            dns: Dns { servers: Vec::new(), timeout: second },
+            dns: Dns { servers: Vec::new(), timeout: second, trust_anchor: None },
             limits: Limits {
                 connections: 1,
                 connections_per_source: 1,

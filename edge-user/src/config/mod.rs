@@ -282,7 +282,7 @@ fn read(from: &Reading<'_>) -> Option<Config> {
     let firewall = firewall::firewall(firewall_section, &known, management.as_ref(), sets);
     let revocation = revocation::revocation(&root, base, from.now);
     let pool = pool::pool(&root, base);
-    let dns = sections::dns(&root);
+    let dns = sections::dns(&root, base);
     let limits = sections::limits(&root);
     let log = sections::log(&root);
     root.finish();

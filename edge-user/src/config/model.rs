@@ -425,6 +425,9 @@ pub struct Dns {
     pub servers: Vec<SocketAddr>,
     /// Time for one try. Default 2 s.
     pub timeout: Duration,
+    /// DNSKEY records that signed answers must lead to; those of the root of the Internet when the
+    /// file names none.
+    pub trust_anchor: Option<PathBuf>,
 }
 
 /// Bounds on what the outside can make us hold.

@@ -10,8 +10,6 @@ use crate::proxy::base64url;
 
 /// Pins of one partner: the key in use, the next one, and a few spare.
 const MAX_PINS: usize = 16;
-/// Whether DNS answers can be validated.
-const DNSSEC: bool = false;
 
 /// Reads the options that every kind of partner has. `pinned`: the partner is one host, and its
 /// SRV record is not asked for.
@@ -33,13 +31,6 @@ pub(super) fn options(section: &Section<'_>, pinned: bool) -> PeerOptions {
             &section.key_span("srv_order"),
             "srv_order has no meaning with proxy_fqdn, which asks for no SRV record",
             "take one of the two out",
-        );
-    }
-    if options.dnssec && !DNSSEC {
-        section.sink.error(
-            &section.key_span("dnssec"),
-            "this build cannot validate DNS answers",
-            "write dnssec = false, or pin the partner's key with pins",
         );
     }
     options

@@ -1,4 +1,4 @@
-//! Edits of the example file's next hops, and what must be found then.
+//! Edits of the example file's next hops and DNS, and what must be found then.
 
 use super::test_cases::Case;
 
@@ -49,6 +49,18 @@ pub(super) const ROUTING_ERRORS: &[Case] = &[
         route!("domains = [\"contoso.example\"]\nnext_hops = [\"sip:10.0.0.10:5061\"]"),
         ("\"sip:10.0.0.10:5061\"", 0),
         "this next hop is this appliance itself",
+    ),
+    (
+        "timeout = \"2s\"",
+        "trust_anchor = \"edge.pem\"",
+        ("\"edge.pem\"", 1),
+        "name a file of DNSKEY records",
+    ),
+    (
+        "timeout = \"2s\"",
+        "trust_anchor = \"missing\"",
+        ("\"missing\"", 0),
+        "this is no trust anchor",
     ),
     ("probe = \"30s\"", "probe = \"2h\"", ("\"2h\"", 0), "inside.probe is out of range"),
 ];

@@ -14,6 +14,7 @@ use super::{
     model::{Dns, Interface, Limits, Log, Management, Paths, Zone},
     model_firewall::Line,
     reader::Section,
+    services::file,
     values,
 };
 use crate::domain::Domain;
@@ -206,14 +207,25 @@ pub(super) fn management(root: &Section<'_>, interfaces: &[Interface]) -> Option
     Some(Management { ports, from, zone: zone?.into_inner(), line })
 }
 
-pub(super) fn dns(root: &Section<'_>) -> Dns {
+pub(super) fn dns(root: &Section<'_>, base: &Path) -> Dns {
     let section = root.section("dns");
     let servers = section.parsed_list("servers", |text| values::listen(text, 53));
     no_duplicates(&section, &servers, "the DNS server");
     let range = Duration::from_millis(100)..=Duration::from_secs(30);
     let timeout = section.duration("timeout", range, Duration::from_secs(2));
+    let trust_anchor = file(&section, base, "trust_anchor");
+    if let Some(anchor) = &trust_anchor
+        && let Err(fault) = crate::net::dns::trust_anchors(anchor.get_ref())
+    {
+        let mend = "name a file of DNSKEY records, one a line, as `dig . DNSKEY` prints them";
+        section.sink.error(&anchor.span(), format!("this is no trust anchor: {fault}"), mend);
+    }
     section.finish();
-    Dns { servers: servers.into_iter().map(Spanned::into_inner).collect(), timeout }
+    Dns {
+        servers: servers.into_iter().map(Spanned::into_inner).collect(),
+        timeout,
+        trust_anchor: trust_anchor.map(Spanned::into_inner),
+    }
 }
 
 pub(super) fn limits(root: &Section<'_>) -> Limits {

@@ -200,7 +200,7 @@ impl Proxy {
             return refused(Refusal::NotCarried);
         }
         let question = Question::Federation(entry.domain.clone());
-        match self.lookups.known(now, &question) {
+        match self.lookups.known(now, &question, entry.options.dnssec) {
             None => return Judgement::Ask { question, lookup: entry.lookup() },
             Some(Err(ResolveError::Unavailable)) => return refused(Refusal::Unreachable),
             Some(Ok(known)) if policy.carries(&peer, entry, &known.hosts) => {}
@@ -287,9 +287,10 @@ impl Proxy {
             return Standing::NotProved(Refusal::IdentityNotProved);
         }
         let question = Question::Federation(entry.domain.clone());
-        match self.lookups.known(now, &question) {
+        match self.lookups.known(now, &question, entry.options.dnssec) {
             None => Standing::Ask(question),
             Some(Err(ResolveError::Unavailable)) => Standing::Unknown,
+            Some(Err(ResolveError::NotSecure)) => Standing::NotProved(Refusal::DnsNotSecure),
             Some(Err(_)) => Standing::NotProved(Refusal::IdentityNotProved),
             Some(Ok(known)) => match proves_partner(names, entry, &known.hosts, dialled) {
                 Ok(_) => {

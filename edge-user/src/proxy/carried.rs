@@ -13,7 +13,7 @@ impl Proxy {
             return entry;
         }
         let question = Question::Federation(entry.domain.clone());
-        match self.lookups.known(now, &question) {
+        match self.lookups.known(now, &question, entry.options.dnssec) {
             Some(Ok(known)) => self.policy.carried(&entry, &known.hosts).unwrap_or(entry),
             _ => entry,
         }

@@ -30,6 +30,8 @@ const AT_ONE_TIME: usize = 2;
 struct Dial {
     destination: Destination,
     question: Option<Question>,
+    /// Only a signed answer counts.
+    secure: bool,
     targets: VecDeque<Target>,
     /// Exchanges that wait.
     waiting: Vec<u64>,
@@ -170,6 +172,7 @@ impl Proxy {
             Dial {
                 destination,
                 question: question.clone(),
+                secure: lookup.secure,
                 targets: targets.into_iter().collect(),
                 extra: exchange.is_none(),
                 waiting: exchange.into_iter().collect(),
@@ -207,7 +210,7 @@ impl Proxy {
             return;
         }
         let Some(dial) = self.dials.all.get(&id) else { return };
-        let answer = dial.question.as_ref().and_then(|question| self.lookups.known(now, question));
+        let answer = dial.question.as_ref().and_then(|q| self.lookups.known(now, q, dial.secure));
         let (targets, fault) = match answer {
             Some(Ok(known)) => {
                 let mut targets = self.targets(&dial.destination, &known);
@@ -221,7 +224,7 @@ impl Proxy {
             if let (Destination::Partner(..), true, Some(fault)) =
                 (&dial.destination, targets.is_empty(), fault)
             {
-                dial.failure = fault.into();
+                dial.failure = Answer::with(504, "Server Time-out", fault);
             }
             dial.targets = targets;
             let avoid = std::mem::take(&mut dial.avoid);

@@ -70,17 +70,18 @@ enum Entry {
 #[derive(Debug, Default)]
 pub(super) struct Lookups {
     next: u64,
-    entries: HashMap<Question, Entry>,
-    queries: HashMap<QueryId, Question>,
+    /// Answers that may be unsigned, and those that were asked for signed.
+    entries: [HashMap<Question, Entry>; 2],
+    queries: HashMap<QueryId, (Question, bool)>,
     /// Open questions for names that a message from outside brought, by its sender.
     brought: HashMap<u64, usize>,
     open_brought: usize,
 }
 
 impl Lookups {
-    /// The valid answer, if there is one.
-    pub(super) fn known(&self, now: Instant, question: &Question) -> Option<Answer> {
-        match self.entries.get(question)? {
+    /// The valid answer, if there is one; `secure`: only one that is signed.
+    pub(super) fn known(&self, now: Instant, question: &Question, secure: bool) -> Option<Answer> {
+        match self.entries[usize::from(secure)].get(question)? {
             Entry::Known { answer, until } if now < *until => Some(answer.clone()),
             _ => None,
         }
@@ -88,7 +89,7 @@ impl Lookups {
 
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.entries.len()
+        self.entries.iter().map(HashMap::len).sum()
     }
 
     /// Has the waiter told when there is a valid answer, unless there is one now, or `limit`
@@ -105,10 +106,11 @@ impl Lookups {
         brought_by: Option<u64>,
         out: &mut Vec<Output>,
     ) -> Asked {
-        if self.known(now, question).is_some() {
+        if self.known(now, question, lookup.secure).is_some() {
             return Asked::Known;
         }
-        if let Some(Entry::Asked { waiters, .. }) = self.entries.get_mut(question) {
+        let entries = &mut self.entries[usize::from(lookup.secure)];
+        if let Some(Entry::Asked { waiters, .. }) = entries.get_mut(question) {
             if waiters.len() >= limit {
                 return Asked::Full;
             }
@@ -129,8 +131,8 @@ impl Lookups {
         let query = QueryId(self.next);
         self.next += 1;
         let entry = Entry::Asked { waiters: vec![waiter], brought_by };
-        self.entries.insert(question.clone(), entry);
-        self.queries.insert(query, question.clone());
+        self.entries[usize::from(lookup.secure)].insert(question.clone(), entry);
+        self.queries.insert(query, (question.clone(), lookup.secure));
         out.push(Output::Resolve { query, question: question.clone(), lookup });
         Asked::Waits
     }
@@ -142,7 +144,8 @@ impl Lookups {
         query: QueryId,
         result: Result<Resolved, ResolveError>,
     ) -> Vec<Waiter> {
-        let Some(question) = self.queries.remove(&query) else { return Vec::new() };
+        let Some((question, secure)) = self.queries.remove(&query) else { return Vec::new() };
+        let entries = &mut self.entries[usize::from(secure)];
         let (answer, until) = match result {
             Ok(resolved) => {
                 // An answer serves those who asked for it, even when it is already stale.
@@ -153,8 +156,8 @@ impl Lookups {
             Err(error) => (Err(error), now + FAILURE_HOLDS),
         };
         // Before it comes in: those who wait for it must find it.
-        self.make_room(now);
-        match self.entries.insert(question, Entry::Known { answer, until }) {
+        make_room(entries, now);
+        match entries.insert(question, Entry::Known { answer, until }) {
             Some(Entry::Asked { waiters, brought_by }) => {
                 self.closed(brought_by);
                 waiters
@@ -175,40 +178,41 @@ impl Lookups {
         }
     }
 
-    /// Keeps the answers within their bound.
-    fn make_room(&mut self, now: Instant) {
-        if self.entries.len() < MAX_ANSWERS + MAX_OPEN {
-            return;
-        }
-        self.entries.retain(|_, entry| match entry {
-            Entry::Asked { .. } => true,
-            Entry::Known { until, .. } => now < *until,
-        });
-        let most = MAX_ANSWERS + MAX_OPEN - MAKE_ROOM;
-        let Some(excess) = self.entries.len().checked_sub(most).filter(|excess| *excess > 0) else {
-            return;
-        };
-        let mut ends: Vec<(Instant, Question)> = self
-            .entries
-            .iter()
-            .filter_map(|(question, entry)| match entry {
-                Entry::Known { until, .. } => Some((*until, question.clone())),
-                Entry::Asked { .. } => None,
-            })
-            .collect();
-        ends.sort_by_key(|(until, _)| *until);
-        for (_, question) in ends.into_iter().take(excess) {
-            self.entries.remove(&question);
-        }
-    }
-
     /// Forgets answers: the policy changed, and only those about partners that are as they were
     /// are kept.
     pub(super) fn keep_answers(&mut self, holds: impl Fn(&Domain) -> bool) {
-        self.entries.retain(|question, entry| match (question, entry) {
-            (_, Entry::Asked { .. }) => true,
-            (Question::Federation(domain), Entry::Known { .. }) => holds(domain),
-            (_, Entry::Known { .. }) => false,
-        });
+        for entries in &mut self.entries {
+            entries.retain(|question, entry| match (question, entry) {
+                (_, Entry::Asked { .. }) => true,
+                (Question::Federation(domain), Entry::Known { .. }) => holds(domain),
+                (_, Entry::Known { .. }) => false,
+            });
+        }
+    }
+}
+
+/// Keeps the answers within their bound.
+fn make_room(entries: &mut HashMap<Question, Entry>, now: Instant) {
+    if entries.len() < MAX_ANSWERS + MAX_OPEN {
+        return;
+    }
+    entries.retain(|_, entry| match entry {
+        Entry::Asked { .. } => true,
+        Entry::Known { until, .. } => now < *until,
+    });
+    let most = MAX_ANSWERS + MAX_OPEN - MAKE_ROOM;
+    let Some(excess) = entries.len().checked_sub(most).filter(|excess| *excess > 0) else {
+        return;
+    };
+    let mut ends: Vec<(Instant, Question)> = entries
+        .iter()
+        .filter_map(|(question, entry)| match entry {
+            Entry::Known { until, .. } => Some((*until, question.clone())),
+            Entry::Asked { .. } => None,
+        })
+        .collect();
+    ends.sort_by_key(|(until, _)| *until);
+    for (_, question) in ends.into_iter().take(excess) {
+        entries.remove(&question);
     }
 }

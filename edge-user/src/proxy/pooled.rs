@@ -135,7 +135,7 @@ impl Proxy {
                 connection.look_at = now + LOOK;
             }
         }
-        let known = match self.lookups.known(now, &question) {
+        let known = match self.lookups.known(now, &question, lookup.secure) {
             Some(Ok(known)) => known,
             // That DNS is silent moves nobody.
             Some(Err(_)) => return,

@@ -260,7 +260,8 @@ impl Proxy {
     fn names_an_allowed_partner(&self, now: Instant, names: &CertificateNames) -> bool {
         let srv_target = |entry: &Arc<Partner>| {
             let question = Question::Federation(entry.domain.clone());
-            let known = self.lookups.known(now, &question).and_then(Result::ok);
+            let known =
+                self.lookups.known(now, &question, entry.options.dnssec).and_then(Result::ok);
             known.is_some_and(|known| known.hosts.iter().any(|host| names.holds(host)))
         };
         names.all().any(|name| self.policy.is_an_allowed_host(name))

@@ -117,11 +117,12 @@ impl Proxy {
         now: Instant,
         destination: &Destination,
     ) -> Option<Result<Vec<Target>, ResolveError>> {
-        match self.question(destination).0 {
+        let (question, lookup) = self.question(destination);
+        match question {
             None => self.fixed_target(destination).map(|target| Ok(vec![target])),
             Some(question) => Some(
                 self.lookups
-                    .known(now, &question)?
+                    .known(now, &question, lookup.secure)?
                     .map(|known| self.targets(destination, &known).into()),
             ),
         }
@@ -253,8 +254,8 @@ impl Proxy {
     }
 
     fn destination_status(&self, now: Instant, destination: &Destination) -> DestinationStatus {
-        let question = self.question(destination).0;
-        let known = question.and_then(|question| self.lookups.known(now, &question));
+        let (question, lookup) = self.question(destination);
+        let known = question.and_then(|question| self.lookups.known(now, &question, lookup.secure));
         let valid_until = known.and_then(Result::ok).map(|known| known.resolved.valid_until);
         let targets = self.known_targets(now, destination).unwrap_or(Ok(Vec::new()));
         let status = |target: Target| TargetStatus {

@@ -36,6 +36,7 @@ const PROGRAMS_LEFT_OUT: [(&str, &[&str]); 3] = [
         "they need the daemon, its peers or a DNS server",
         &[
             "deploy",
+            "dnssec",
             "federation",
             "foreign_peer",
             "hostile",
@@ -43,6 +44,7 @@ const PROGRAMS_LEFT_OUT: [(&str, &[&str]); 3] = [
             "partners",
             "partners_live",
             "plan",
+            "remote_users",
             "see",
             "watch_list",
         ],

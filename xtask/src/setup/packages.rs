@@ -27,6 +27,7 @@ const PACKAGES: &[Package] = &[
     Package { name: "openssl", program: Some("openssl"), needed_for: TEST },
     // Real peers.
     Package { name: "nsd", program: Some("nsd"), needed_for: EVERY_LAB },
+    Package { name: "knot", program: Some("knotd"), needed_for: TEST },
     Package { name: "sip-tester", program: Some("sipp"), needed_for: TEST_AND_BENCH },
     Package { name: "kamailio", program: Some("kamailio"), needed_for: TEST_AND_BENCH },
     Package { name: "kamailio-tls-modules", program: None, needed_for: TEST_AND_BENCH },

@@ -57,7 +57,7 @@ pub(super) fn config() -> Config {
             ..Federation::default()
         },
         firewall: Firewall::default(),
-        dns: Dns { servers: Vec::new(), timeout: second },
+        dns: Dns { servers: Vec::new(), timeout: second, trust_anchor: None },
         limits: Limits {
             connections: 1,
             connections_per_source: 1,

@@ -11,7 +11,7 @@ use hickory_resolver::{
     net::{DnsError, NetError, NoRecords},
     proto::{
         op::ResponseCode,
-        rr::{Name, RData, RecordType},
+        rr::{Name, RData, Record, RecordType},
     },
 };
 
@@ -209,7 +209,10 @@ impl<'s> Asking<'s> {
         kind: RecordType,
     ) -> Result<(Vec<RData>, Instant), ResolveError> {
         let name = Name::from_ascii(name).map_err(|_| ResolveError::NotFound)?;
-        match self.state.backend.lookup(name, kind).await {
+        let secure = self.lookup.secure;
+        let backend = if secure { &self.state.validating } else { &self.state.backend };
+        match backend.lookup(name, kind).await {
+            Ok(found) if secure && !all_secure(found.answers()) => Err(ResolveError::NotSecure),
             Ok(found) => {
                 let records: Vec<_> = found
                     .answers()
@@ -223,12 +226,20 @@ impl<'s> Asking<'s> {
             Err(NetError::Dns(DnsError::NoRecordsFound(NoRecords {
                 response_code: ResponseCode::NXDomain | ResponseCode::NoError,
                 negative_ttl,
+                authorities,
                 ..
             }))) => {
+                // That something does not exist must be signed too.
+                if secure && !authorities.is_some_and(|records| all_secure(&records)) {
+                    return Err(ResolveError::NotSecure);
+                }
                 if let Some(seconds) = negative_ttl {
                     self.negative.fetch_min(seconds.into(), Ordering::Relaxed);
                 }
                 Err(ResolveError::NotFound)
+            }
+            Err(NetError::Dns(DnsError::DnssecBogus | DnsError::Nsec { .. })) => {
+                Err(ResolveError::NotSecure)
             }
             Err(error) => {
                 tracing::debug!(%error, "DNS");
@@ -236,6 +247,12 @@ impl<'s> Asking<'s> {
             }
         }
     }
+}
+
+/// Whether there are records, and each of them is proved by its signature.
+fn all_secure(records: &[Record]) -> bool {
+    let mut signed = records.iter().filter(|r| r.record_type() != RecordType::RRSIG).peekable();
+    signed.peek().is_some() && signed.all(|record| record.proof.is_secure())
 }
 
 fn target(name: &Name) -> SrvTarget {

@@ -17,7 +17,7 @@ use std::{
     fmt,
     hash::{BuildHasher, Hasher, RandomState},
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
@@ -28,6 +28,7 @@ use std::{
 use hickory_resolver::{
     Resolver as Backend,
     config::{NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts},
+    proto::{dnssec::TrustAnchors, serialize::txt::ParseError},
 };
 use tokio::sync::Semaphore;
 
@@ -84,6 +85,8 @@ impl Default for Files {
 /// What one configuration gives.
 struct State {
     backend: Backend<ConnectedProvider>,
+    /// Validates (RFC 4035): for partners of whom signed answers are demanded.
+    validating: Backend<ConnectedProvider>,
     servers: Vec<SocketAddr>,
     config: Config,
 }
@@ -170,7 +173,9 @@ impl Resolver {
     /// Forgets what was cached.
     pub fn flush(&self) {
         self.cache().flush();
-        self.state().backend.clear_cache();
+        let state = self.state();
+        state.backend.clear_cache();
+        state.validating.clear_cache();
     }
 
     /// The servers that are asked.
@@ -230,14 +235,31 @@ impl State {
                 group
             })
             .collect();
-        let mut builder = Backend::builder_with_config(
-            ResolverConfig::from_parts(None, Vec::new(), groups),
-            ConnectedProvider::default(),
-        );
-        *builder.options_mut() = options(config);
-        let backend = builder.build().map_err(|error| ResolverError::SetUp(error.to_string()))?;
-        Ok(Self { backend, servers, config: config.clone() })
+        let servers_asked = ResolverConfig::from_parts(None, Vec::new(), groups);
+        let builder = || {
+            let provider = ConnectedProvider::default();
+            let mut builder = Backend::builder_with_config(servers_asked.clone(), provider);
+            *builder.options_mut() = options(config);
+            builder
+        };
+        let set_up = |error: &dyn fmt::Display| ResolverError::SetUp(error.to_string());
+        let mut validating = builder();
+        validating.options_mut().validate = true;
+        if let Some(file) = &config.dns.trust_anchor {
+            let anchors = trust_anchors(file).map_err(|error| set_up(&error))?;
+            validating = validating.with_trust_anchor(Arc::new(anchors));
+        }
+        let backend = builder().build().map_err(|error| set_up(&error))?;
+        let validating = validating.build().map_err(|error| set_up(&error))?;
+        Ok(Self { backend, validating, servers, config: config.clone() })
     }
+}
+
+/// The keys that a file of DNSKEY records holds.
+pub(crate) fn trust_anchors(file: &Path) -> Result<TrustAnchors, String> {
+    let text = std::fs::read_to_string(file).map_err(|error| error.to_string())?;
+    let anchors: TrustAnchors = text.parse().map_err(|error: ParseError| error.to_string())?;
+    if anchors.is_empty() { Err("it holds no key".to_owned()) } else { Ok(anchors) }
 }
 
 fn options(config: &Config) -> ResolverOpts {

@@ -398,6 +398,65 @@ fn ten_thousand_failed_targets_stay_bounded() {
 }
 
 #[test]
+fn where_signed_answers_are_demanded_no_other_counts() {
+    // Two partners behind one host; one wants its address signed.
+    let pinned = |name: &str, dnssec: bool| {
+        let mut entry = allow(name);
+        entry.proxy_fqdn = Some(domain("edge.hoster.example"));
+        entry.options.dnssec = dnssec;
+        entry
+    };
+    let question = Question::Host(domain("edge.hoster.example"), 5061);
+    for signed in [false, true] {
+        let mut world = World::new();
+        let allowed = [pinned("plain.example", false), pinned("strict.example", true)];
+        world.set_policy(CONTOSO, policy("contoso.example", &allowed, &[]));
+        let hosts = vec![host("edge.hoster.example", &["203.0.113.50"])];
+        world.dns.insert(question.clone(), Ok(hosts));
+        world.signed.extend(signed.then(|| question.clone()));
+        let edge = Listener::Script(names(&["edge.hoster.example"]));
+        world.listeners.insert(address("203.0.113.50:5061"), edge);
+        let alice = world.inside(CONTOSO, Transport::Tcp, "10.0.0.5:40000");
+        let ask = |world: &mut World, to: &str| {
+            let request = Req::new("MESSAGE", "contoso.example", to).branch(to);
+            world.say(CONTOSO, alice, &request.text());
+            world.one(CONTOSO)
+        };
+        assert!(ask(&mut world, "plain.example").1.starts_with("MESSAGE "));
+        let (at, got) = ask(&mut world, "strict.example");
+        match signed {
+            true => assert!(got.starts_with("MESSAGE "), "{got}"),
+            false => {
+                assert!(at == alice && got.starts_with("SIP/2.0 504 "), "{got}");
+                assert_eq!(world.refused(CONTOSO, Refusal::DnsNotSecure), 1);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_host_that_only_unsigned_dns_names_proves_nobody_who_must_be_signed() {
+    for signed in [false, true] {
+        let mut world = World::new();
+        let mut entry = allow("fabrikam.example");
+        entry.options.dnssec = true;
+        world.set_policy(CONTOSO, policy("contoso.example", &[entry], &[]));
+        world.signed.extend(signed.then(|| Question::Federation(domain("fabrikam.example"))));
+        let at = world.partner(CONTOSO, "203.0.113.20:5000", &["sip.fabrikam.example"]);
+        let request = Req::new("MESSAGE", "fabrikam.example", "contoso.example");
+        world.say(CONTOSO, at, &request.text());
+        let (to, got) = world.one(CONTOSO);
+        match signed {
+            true => assert!(to != at && got.starts_with("MESSAGE "), "{got}"),
+            false => {
+                assert!(to == at && got.starts_with("SIP/2.0 403 "), "{got}");
+                assert!(got.contains("dns-not-secure"), "{got}");
+            }
+        }
+    }
+}
+
+#[test]
 fn nothing_is_asked_when_that_is_switched_off() {
     let mut world = World::new();
     let alice = two_families(&mut world);

@@ -270,6 +270,7 @@ fn a_partner_learns_the_reason_and_the_inside_the_fault_and_its_mend() {
         (ResolveError::ForeignTarget, Refusal::ForeignTarget, 1009),
         (ResolveError::ForbiddenAddress, Refusal::Unreachable, 1014),
         (ResolveError::Unavailable, Refusal::Unreachable, 1014),
+        (ResolveError::NotSecure, Refusal::DnsNotSecure, 1008),
     ] {
         world.dns.insert(Question::Federation(domain("p.example")), Err(error));
         let request = Req::new("MESSAGE", "contoso.example", "p.example").branch(reason.name());

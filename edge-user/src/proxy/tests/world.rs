@@ -60,6 +60,8 @@ pub(crate) struct World {
     pub listeners: HashMap<SocketAddr, Listener>,
     /// What DNS answers; a question that is not here is never answered.
     pub dns: HashMap<Question, Result<Vec<ResolvedHost>, ResolveError>>,
+    /// Answers that are signed.
+    pub signed: Vec<Question>,
     next: u64,
 }
 
@@ -143,6 +145,7 @@ impl World {
             edges: vec![],
             listeners: HashMap::new(),
             dns: HashMap::new(),
+            signed: vec![],
             next: 1,
         };
         let tcp = Transport::Tcp;
@@ -342,9 +345,13 @@ impl World {
                     None => {}
                 },
                 Output::Connect { attempt, target } => self.connect(edge, attempt, target),
-                Output::Resolve { query, question, .. } => {
+                Output::Resolve { query, question, lookup } => {
                     self.edges[edge].questions.push(question.clone());
-                    if let Some(answer) = self.dns.get(&question).cloned() {
+                    let answer = match lookup.secure {
+                        false => self.dns.get(&question).cloned(),
+                        true => Some(self.signed(&question)),
+                    };
+                    if let Some(answer) = answer {
                         let valid_until = self.now + Duration::from_secs(300);
                         let result = answer.map(|hosts| Resolved { hosts, valid_until });
                         self.input(edge, Input::Resolved { query, result });
@@ -368,6 +375,14 @@ impl World {
                 }
                 Output::Event(event) => self.edges[edge].events.push(event),
             }
+        }
+    }
+
+    /// What DNS answers when only signed answers count.
+    fn signed(&self, question: &Question) -> Result<Vec<ResolvedHost>, ResolveError> {
+        match self.signed.contains(question) {
+            true => self.dns.get(question).cloned().unwrap_or(Err(ResolveError::NotFound)),
+            false => Err(ResolveError::NotSecure),
         }
     }
 
