@@ -236,6 +236,38 @@ fn one_of_a_partners_two_edges_is_enough() {
 }
 
 #[test]
+fn beside_an_address_that_is_silent_the_other_family_is_used_and_show_tells_both() {
+    let (silent, real): (IpAddr, IpAddr) =
+        (IpAddr::V6(Site::Dns.v6()), IpAddr::V4(Site::Adatum.v4()));
+    let records = vec![
+        Record::address("sip.adatum.example", silent),
+        Record::address("sip.adatum.example", real),
+        Record::other("_sipfederationtls._tcp.adatum.example", "SRV 0 0 5061 sip.adatum.example."),
+    ];
+    let mut lab = Lab::raise("pey").unwrap();
+    lab.dns.replace(records).unwrap();
+    // One after the other, the request would have been given up before the second is tried.
+    let config = contoso_config(&lab).limit("handshake_timeout = \"30s\"");
+    let contoso = Edge::start(&lab, config).unwrap();
+    let peers = Peers { contoso, lab };
+    // What comes there for the port of SIP is dropped: nobody answers, nobody refuses.
+    let drop = "add table inet x; add chain inet x i { type filter hook input priority 0; }; \
+                add rule inet x i tcp dport 5061 counter drop";
+    assert!(peers.lab.site(Site::Dns).command("nft").arg(drop).status().unwrap().success());
+    let _stunnel = peers.edge_at(real, &peers.lab.identities.adatum);
+    assert_eq!(peers.out(Play::Message), Ok(()), "{}", peers.contoso.log());
+    let rules = peers.lab.site(Site::Dns).command("nft").args(["list", "ruleset"]).output();
+    let rules = String::from_utf8(rules.unwrap().stdout).unwrap();
+    assert!(!rules.contains("packets 0 "), "the silent one was not tried: {rules}");
+    let shown = peers.contoso.json(&["partner", "show", "adatum.example"]).unwrap();
+    let targets = shown["targets"].as_array().unwrap();
+    assert_eq!(targets.len(), 2, "{shown}");
+    let alive = |target: &serde_json::Value| target["health"] == "alive";
+    let at = SocketAddr::new(real, FEDERATION_PORT).to_string();
+    assert!(targets.iter().any(|target| target["address"] == at.as_str() && alive(target)));
+}
+
+#[test]
 fn a_certificate_that_is_rolled_is_taken_and_a_wrong_one_is_not() {
     let peers = Peers::raise("prl");
     let (host, authority) = (Site::Adatum.host(), &peers.lab.identities.authority);
