@@ -1,6 +1,7 @@
 //! Who guesses passwords of remote users: counted by where it comes from and by whom it is about.
 //!
-//! A failure is 401, 407 or 403 to a request that carried credentials. Too many of them from one
+//! A failure is 401, 407 or 403 to a registration that carried credentials; to another request, whose
+//! answer may be anybody's, 401 or 407 where the user has not been let in yet. Too many of them from one
 //! source (an address; of IPv6 the /64) within a while are a ban of that source, six times longer
 //! each time. Too many about one user, from anywhere, slow that user down: it is never shut out
 //! everywhere, since anybody could do that to it, and who got in before goes on as ever. Requests
@@ -26,10 +27,15 @@ const MAX_FAILURES: usize = 1000;
 const LONGER: u32 = 6;
 /// A ban is a repetition within this time of the end of the one before.
 const REPETITION: Duration = Duration::from_secs(24 * 3600);
-/// A slowed user gets this much between two tries, from wherever they come.
+/// A slowed user gets this much between two tries of one source.
 const PACE: Duration = Duration::from_secs(10);
-/// Sources from which a user got in, that are remembered.
+/// Sources with a pace of their own about a slowed user; all others share one. Nobody takes the turn of
+/// another so, and many sources guess little more than one.
+const PACED: usize = 8;
+/// Sources from which a user got in, that are remembered: the latest.
 const GOOD_SOURCES: usize = 8;
+/// For how long, after the last time.
+const GOOD_FOR: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How often what is over is swept out.
 const SWEEP: Duration = Duration::from_secs(1);
 
@@ -101,10 +107,12 @@ impl Source {
 #[derive(Debug, Default)]
 struct User {
     failures: VecDeque<Instant>,
-    /// When the next try passes, while it is slowed.
+    /// When the next try of a source passes, while it is slowed.
+    paced: Vec<(IpAddr, Instant)>,
+    /// When the next try of all other sources does.
     next: Option<Instant>,
-    /// From where it got in.
-    good: VecDeque<IpAddr>,
+    /// From where it got in, and when last.
+    good: VecDeque<(IpAddr, Instant)>,
 }
 
 impl User {
@@ -114,7 +122,33 @@ impl User {
     }
 
     fn is_over(&self, now: Instant, period: Duration) -> bool {
-        self.good.is_empty() && self.failures.back().is_none_or(|at| now >= *at + period)
+        self.is_nobody(now) && self.failures.back().is_none_or(|at| now >= *at + period)
+    }
+
+    /// Whether it got in from nowhere, as far as is known.
+    fn is_nobody(&self, now: Instant) -> bool {
+        self.good.iter().all(|(_, at)| now >= *at + GOOD_FOR)
+    }
+
+    fn got_in_from(&self, now: Instant, source: IpAddr) -> bool {
+        self.good.iter().any(|(known, at)| *known == source && now < *at + GOOD_FOR)
+    }
+
+    /// A try while it is slowed: whether it is that source's turn.
+    fn may_try(&mut self, now: Instant, source: IpAddr) -> bool {
+        self.paced.retain(|(_, next)| now < *next);
+        if self.paced.iter().any(|(paced, _)| *paced == source) {
+            return false;
+        }
+        if self.paced.len() < PACED {
+            self.paced.push((source, now + PACE));
+            return true;
+        }
+        let turn = self.next.is_none_or(|next| now >= next);
+        if turn {
+            self.next = Some(now + PACE);
+        }
+        turn
     }
 }
 
@@ -125,6 +159,8 @@ pub struct Guard {
     users: HashMap<u64, User>,
     hasher: RandomState,
     swept: Option<Instant>,
+    /// A ban of who would not wait, that nobody was told of yet.
+    pressed: Option<Ban>,
 }
 
 impl Guard {
@@ -140,18 +176,29 @@ impl Guard {
         if self.is_banned(now, from) {
             return Entry::Banned;
         }
-        let user = self.hasher.hash_one(user);
-        let Some(user) = self.users.get_mut(&user) else { return Entry::Pass };
-        if user.good.contains(&source) || !user.is_slowed(now, settings) {
+        let who = self.hasher.hash_one(user);
+        let Some(user) = self.users.get_mut(&who) else { return Entry::Pass };
+        let free = user.got_in_from(now, source) || !user.is_slowed(now, settings);
+        if free || user.may_try(now, source) {
             return Entry::Pass;
         }
-        match user.next {
-            Some(next) if now < next => Entry::Slow,
-            _ => {
-                user.next = Some(now + PACE);
-                Entry::Pass
-            }
+        // Who does not wait is held to have guessed.
+        if !is_spared(settings, from) {
+            let ban = self.failed_source(now, settings, source, who);
+            self.pressed = ban.or(self.pressed.take());
         }
+        Entry::Slow
+    }
+
+    /// The ban that [`Self::request`] led to, once.
+    pub fn take_ban(&mut self) -> Option<Ban> {
+        self.pressed.take()
+    }
+
+    /// Whether this user got in from there before.
+    pub fn knows(&self, now: Instant, from: IpAddr, user: &UserName<'_>) -> bool {
+        let user = self.users.get(&self.hasher.hash_one(user));
+        user.is_some_and(|user| user.got_in_from(now, source_of(from)))
     }
 
     /// What it came to; a ban, if this is one.
@@ -171,8 +218,10 @@ impl Guard {
             }
             Login::Failed => {
                 self.failed_user(now, settings, who);
-                let spared = settings.never.iter().any(|net| covers(net, from));
-                if spared { None } else { self.failed_source(now, settings, source, who) }
+                if is_spared(settings, from) {
+                    return None;
+                }
+                self.failed_source(now, settings, source, who)
             }
         }
     }
@@ -187,11 +236,11 @@ impl Guard {
             self.make_room(now, settings);
         }
         let user = self.users.entry(who).or_default();
-        user.good.retain(|known| *known != source);
+        user.good.retain(|(known, at)| *known != source && now < *at + GOOD_FOR);
         if user.good.len() >= GOOD_SOURCES {
             user.good.pop_front();
         }
-        user.good.push_back(source);
+        user.good.push_back((source, now));
     }
 
     fn failed_user(&mut self, now: Instant, settings: &GuardSettings, who: u64) {
@@ -273,6 +322,7 @@ impl Guard {
         let who = self.hasher.hash_one(user);
         self.users.get_mut(&who).is_some_and(|user| {
             user.next = None;
+            user.paced.clear();
             let failed = !user.failures.is_empty();
             user.failures.clear();
             failed
@@ -296,11 +346,18 @@ impl Guard {
             gone.map(|source| self.sources.remove(&source));
         }
         if full(self.users.len()) {
-            let found = self.users.iter().find(|(_, user)| !user.is_slowed(now, settings));
+            // Who never got in may be a name that somebody thought up.
+            let nobody = |user: &User| user.is_nobody(now) && !user.is_slowed(now, settings);
+            let found = self.users.iter().find(|(_, user)| nobody(user));
             let gone = found.or_else(|| self.users.iter().next()).map(|(user, _)| *user);
             gone.map(|user| self.users.remove(&user));
         }
     }
+}
+
+/// Whether it is never banned.
+fn is_spared(settings: &GuardSettings, from: IpAddr) -> bool {
+    settings.never.iter().any(|net| covers(net, from))
 }
 
 fn covers(net: &IpNet, address: IpAddr) -> bool {

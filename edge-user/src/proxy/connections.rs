@@ -55,6 +55,8 @@ pub(super) struct Connection {
     pub dialled: bool,
     /// Remote users who registered on it.
     pub users: Vec<SignedIn>,
+    /// Whose password was wrong here; empty: more than one user's.
+    pub wrong: Option<String>,
 }
 
 /// Every live connection.
@@ -84,8 +86,17 @@ impl Connections {
         let scope = scope(id, &peer);
         let (proofs, users) = (Vec::new(), Vec::new());
         let (used, look_at) = (now, now);
-        let connection =
-            Connection { peer, scope, proofs, used, look_at, next_hop, dialled, users };
+        let connection = Connection {
+            peer,
+            scope,
+            proofs,
+            used,
+            look_at,
+            next_hop,
+            dialled,
+            users,
+            wrong: None,
+        };
         self.all.insert(id, connection);
     }
 

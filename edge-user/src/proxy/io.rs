@@ -314,6 +314,8 @@ pub enum Refusal {
     Banned,
     /// Wrong passwords came for this user too often.
     UserSlowed,
+    /// Credentials that are not the sender's alone, or cannot be read.
+    Credentials,
     /// Nothing new begins here: the appliance is being drained.
     Draining,
 }
@@ -359,6 +361,7 @@ impl Refusal {
         Refusal::FlowFailed,
         Refusal::Banned,
         Refusal::UserSlowed,
+        Refusal::Credentials,
         Refusal::Draining,
     ];
 
@@ -403,6 +406,7 @@ impl Refusal {
             Refusal::FlowFailed => "flow-failed",
             Refusal::Banned => "banned",
             Refusal::UserSlowed => "user-slowed",
+            Refusal::Credentials => "credentials",
             Refusal::Draining => "draining",
         }
     }

@@ -6,35 +6,77 @@ use std::{net::IpAddr, time::Instant};
 
 use ipnet::IpNet;
 
-use super::{ConnectionId, Event, Output, Peer, Refusal, Side, admit::sip_domain, proxy::Proxy};
+use super::{
+    ConnectionId, Event, Output, Peer, Refusal, Side,
+    connections::Connection,
+    credentials::{Account, account},
+    proxy::Proxy,
+};
 use crate::{
     domain::Domain,
     federation::{Ban, Login, LoginEntry, UserName, source_of},
     sip::{HeaderName, Message, Method},
 };
 
-const CREDENTIALS: [HeaderName; 2] = [HeaderName::Authorization, HeaderName::ProxyAuthorization];
 const CHALLENGES: [HeaderName; 2] = [HeaderName::WwwAuthenticate, HeaderName::ProxyAuthenticate];
+
+impl Connection {
+    /// Whether somebody is registered on it, and no wrong password came over it.
+    fn is_trusted(&self, now: Instant) -> bool {
+        self.wrong.is_none() && self.users.iter().any(|user| user.is_registered(now))
+    }
+
+    /// Notes what credentials came to.
+    fn note_login(&mut self, user: &UserName<'_>, login: Login) {
+        let user = user.to_string();
+        self.wrong = match (self.wrong.take(), login) {
+            (None, Login::Failed) => Some(user),
+            (Some(wrong), Login::Failed) if wrong != user => Some(String::new()),
+            (Some(wrong), Login::Good) if wrong == user => None,
+            (wrong, _) => wrong,
+        };
+    }
+}
 
 impl Proxy {
     /// A remote user's request may go inside: whether it may with the credentials it carries.
     pub(super) fn judge_login(
         &mut self,
         now: Instant,
-        peer: &Peer,
+        (connection, peer): (ConnectionId, &Peer),
         message: &Message,
     ) -> Result<(), Refusal> {
-        let Some((account, domain)) = account(message) else { return Ok(()) };
-        let user = UserName::new(Some(&account), &domain);
+        let Some(account) = self.account(message)? else { return Ok(()) };
         let settings = &self.config.remote.guard;
-        match self.guard.request(now, settings, peer.remote.ip(), &user) {
+        match self.guard.request(now, settings, peer.remote.ip(), &account.user()) {
             LoginEntry::Pass => Ok(()),
-            LoginEntry::Slow => Err(Refusal::UserSlowed),
-            LoginEntry::Banned => Err(Refusal::Banned),
+            LoginEntry::Slow => {
+                if let Some(found) = self.connections.get_mut(connection) {
+                    found.note_login(&account.user(), Login::Failed);
+                }
+                Err(Refusal::UserSlowed)
+            }
+            // Somebody else behind the same address guesses: who is registered goes on.
+            LoginEntry::Banned => {
+                let found = self.connections.get(connection);
+                let goes_on = found.is_some_and(|found| {
+                    let user = account.user();
+                    found.is_trusted(now) && found.users.iter().any(|own| own.is(now, &user))
+                });
+                if goes_on { Ok(()) } else { Err(Refusal::Banned) }
+            }
         }
     }
 
+    fn account(&self, message: &Message) -> Result<Option<Account>, Refusal> {
+        account(message, |domain| self.policy.is_ours(domain))
+    }
+
     /// Our servers answered a remote user's request: a ban, if that is one wrong password too many.
+    ///
+    /// Only a registration says that a password is right, and that it is wrong: the answer to
+    /// anything else may be that of whoever is called. Where a user has not got in yet, that counts
+    /// all the same, or passwords would be guessed by calls.
     pub(super) fn note_login(
         &mut self,
         now: Instant,
@@ -43,19 +85,26 @@ impl Proxy {
         response: &Message,
     ) -> Option<Ban> {
         let exchange = self.exchanges.get(id).filter(|e| e.remote && e.inbound)?;
-        let (account, domain) = account(exchange.request.as_ref()?)?;
+        let request = exchange.request.as_ref()?;
+        let account = self.account(request).ok()??;
+        let user = account.user();
+        let (connection, from) = (exchange.from, exchange.from_peer.remote.ip());
+        let registers = request.method() == Some(Method::Register);
         let login = match status {
-            200..300 => Login::Good,
+            200..300 if registers => Login::Good,
             401 | 407 if is_a_step(response) => return None,
-            401 | 403 | 407 => Login::Failed,
+            401 | 403 | 407 if registers => Login::Failed,
+            401 | 407 if !self.guard.knows(now, from, &user) => Login::Failed,
             _ => return None,
         };
-        let user = UserName::new(Some(&account), &domain);
-        let from = exchange.from_peer.remote.ip();
+        if let Some(found) = self.connections.get_mut(connection) {
+            found.note_login(&user, login);
+        }
         self.guard.outcome(now, &self.config.remote.guard, from, &user, login)
     }
 
-    /// Closes what comes from a source that is banned.
+    /// Closes what comes from a source that is banned: not where somebody is registered and no wrong
+    /// password came, since many may share an address.
     pub(super) fn shut_out(&mut self, now: Instant, ban: &Ban, out: &mut Vec<Output>) {
         let seconds = ban.left.as_secs();
         out.push(Output::Event(Event::Banned { source: ban.source, seconds }));
@@ -64,7 +113,8 @@ impl Proxy {
             .iter()
             .filter(|(_, connection)| {
                 let peer = &connection.peer;
-                peer.side == Side::Remote && source_of(peer.remote.ip()) == ban.source
+                let there = source_of(peer.remote.ip()) == ban.source;
+                peer.side == Side::Remote && there && !connection.is_trusted(now)
             })
             .map(|(id, _)| id)
             .collect();
@@ -99,23 +149,6 @@ impl Proxy {
     }
 }
 
-/// Whose password a request brings: the account that its credentials name, else who it is from.
-/// `None`: it brings none.
-fn account(message: &Message) -> Option<(String, Domain)> {
-    if message.method() == Some(Method::Ack) {
-        return None;
-    }
-    let credentials = CREDENTIALS.iter().find_map(|name| message.header(*name))?.value;
-    let from = message.from().ok()?;
-    let domain = sip_domain(&from.uri)?;
-    let named = parameter(credentials, "username").filter(|name| !name.is_empty());
-    let name = named.or(from.uri.user()).unwrap_or_default();
-    // `alice`, `alice@contoso.example` and `CONTOSO\\alice` are one.
-    let name = name.rsplit('\\').next().unwrap_or(name);
-    let name = name.split('@').next().unwrap_or(name);
-    Some((name.to_owned(), domain))
-}
-
 /// Whether a challenge is a step of the way and no "no": the nonce was old (RFC 7616 section 3.3),
 /// or the scheme takes more than one message (NTLM and Kerberos, MS-SIPAE).
 fn is_a_step(response: &Message) -> bool {
@@ -126,7 +159,7 @@ fn is_a_step(response: &Message) -> bool {
     })
 }
 
-/// The value of a parameter of credentials or of a challenge, without its quotes.
+/// The value of a parameter of a challenge, without its quotes.
 fn parameter<'m>(value: &'m [u8], name: &str) -> Option<&'m str> {
     let text = std::str::from_utf8(value).ok()?;
     let mut rest = text.split_once(' ')?.1;

@@ -24,6 +24,7 @@ pub(crate) mod base64url;
 mod carried;
 mod connections;
 mod counters;
+mod credentials;
 mod dial;
 mod drain;
 mod exchange;

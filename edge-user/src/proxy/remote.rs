@@ -49,6 +49,17 @@ impl fmt::Display for SignedIn {
     }
 }
 
+impl SignedIn {
+    pub(super) fn is_registered(&self, now: Instant) -> bool {
+        now < self.until
+    }
+
+    /// Whether it is this user, and registered.
+    pub(super) fn is(&self, now: Instant, user: &UserName<'_>) -> bool {
+        self.is_registered(now) && UserName::new(Some(&self.name), &self.domain) == *user
+    }
+}
+
 impl Proxy {
     /// Whether a remote user may send this; gives the user's domain, where it is ours. `token`: of
     /// the dialog, verified, on this very connection.

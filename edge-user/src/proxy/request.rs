@@ -99,7 +99,11 @@ impl Proxy {
                 return self.answer_stateless(connection, &peer, &message, answer, out);
             }
             Err(refused) => {
-                return self.refuse(connection, &peer, &message, refused, out);
+                self.refuse(connection, &peer, &message, refused, out);
+                if let Some(ban) = self.guard.take_ban() {
+                    self.shut_out(now, &ban, out);
+                }
+                return;
             }
         };
         self.begin(now, connection, scope, peer, message, key, plan, out);
@@ -138,9 +142,10 @@ impl Proxy {
         }
         match peer.side {
             Side::Partner => self.plan_inbound(now, message, path, hash).map_err(of).map(Some),
-            Side::Remote => {
-                self.plan_from_user(now, peer, message, path, hash).map_err(of).map(Some)
-            }
+            Side::Remote => self
+                .plan_from_user(now, (connection, peer), message, path, hash)
+                .map_err(of)
+                .map(Some),
             Side::Inside => match self.flow_of(&path) {
                 Some(flow) => self.plan_to_user(flow, path.remove, hash).map_err(of).map(Some),
                 None => self.plan_outbound(now, message, path, hash).map(Some),
@@ -201,14 +206,14 @@ impl Proxy {
     fn plan_from_user(
         &mut self,
         now: Instant,
-        peer: &Peer,
+        from: (ConnectionId, &Peer),
         message: &Message,
         path: Path,
         hash: u32,
     ) -> Result<Plan, Answer> {
         let domain = self.judge_remote(now, message, path.token.as_ref())?;
         let ways = self.ways_to_hops(message, domain.as_ref(), path.token.as_ref())?;
-        self.judge_login(now, peer, message)?;
+        self.judge_login(now, from, message)?;
         let plan = self.plan_to_hops(now, ways, path, hash);
         Ok(Plan { dialog: None, remote: true, ..plan })
     }

@@ -14,7 +14,7 @@ impl Refusal {
     /// Status and reason phrase of the response.
     pub const fn status(self) -> (u16, &'static str) {
         match self {
-            Refusal::Malformed => (400, "Bad Request"),
+            Refusal::Malformed | Refusal::Credentials => (400, "Bad Request"),
             Refusal::Anonymous => (433, "Anonymity Disallowed"),
             Refusal::TooManyHops => (483, "Too Many Hops"),
             Refusal::Loop => (482, "Loop Detected"),
@@ -114,6 +114,10 @@ impl Refusal {
             }
             Refusal::UserSlowed => {
                 "Wrong passwords came for this user too often; wait, or edge remote forgive"
+            }
+            Refusal::Credentials => {
+                "The credentials cannot be read, or are of another user than From; a user signs in \
+                 under its own name"
             }
         }
     }

@@ -143,6 +143,12 @@ fn a_user_is_slowed_from_everywhere_but_shut_out_from_nowhere() {
     let fresh = "198.51.100.99";
     assert_eq!(w.attempt(fresh, "alice", Login::Failed), Ok(None), "the first");
     assert_eq!(w.attempt(fresh, "alice", Login::Failed), Err(Entry::Slow));
+    // Each of a few sources has a pace of its own: none takes the turn of another. The rest share one.
+    for n in 1..=PACED {
+        let from = format!("203.0.113.{}", 100 + n);
+        assert_eq!(w.attempt(&from, "ALICE", Login::Failed), Ok(None), "{n}");
+        assert_eq!(w.attempt(&from, "ALICE", Login::Failed), Err(Entry::Slow), "{n}");
+    }
     assert_eq!(w.attempt("203.0.113.200", "ALICE", Login::Failed), Err(Entry::Slow));
     assert_eq!(w.attempt("203.0.113.200", "bob", Login::Failed), Ok(None), "another user");
     assert_eq!(w.attempt("192.0.2.50", "alice", Login::Good), Ok(None), "where she was before");
@@ -160,6 +166,38 @@ fn a_user_is_slowed_from_everywhere_but_shut_out_from_nowhere() {
     assert_eq!(w.guard.slowed(w.now, &w.settings), 1);
     assert!(w.guard.forgive_user(&UserName::new(Some("alice"), &w.ours)));
     assert_eq!(w.guard.slowed(w.now, &w.settings), 0);
+}
+
+#[test]
+fn who_does_not_wait_is_banned() {
+    let mut w = World::new();
+    for n in 0..10 {
+        w.fails(1, &format!("203.0.113.{n}"), "alice").unwrap();
+    }
+    assert_eq!(w.attempt(V4, "alice", Login::Failed), Ok(None));
+    for _ in 0..9 {
+        assert_eq!(w.guard.take_ban(), None);
+        assert_eq!(w.attempt(V4, "alice", Login::Failed), Err(Entry::Slow));
+    }
+    let ban = w.guard.take_ban().unwrap();
+    assert_eq!((ban.source, w.guard.take_ban()), (ip(V4), None));
+    assert_eq!(w.attempt(V4, "alice", Login::Failed), Err(Entry::Banned));
+}
+
+#[test]
+fn where_a_user_got_in_is_known_for_a_month_and_for_longer_than_names_thought_up() {
+    let mut w = World::new();
+    let knows = |w: &World| w.guard.knows(w.now, ip(V4), &UserName::new(Some("alice"), &w.ours));
+    w.attempt(V4, "alice", Login::Good).unwrap();
+    for n in 0..(2 * MAX_RECORDS as u32) {
+        let from = IpAddr::V4((0x0a00_0000 + n).into()).to_string();
+        let _ = w.fails(1, &from, &format!("user{n}"));
+    }
+    assert!(knows(&w));
+    w.now += GOOD_FOR - Duration::from_secs(1);
+    assert!(knows(&w));
+    w.now += Duration::from_secs(1);
+    assert!(!knows(&w));
 }
 
 #[test]

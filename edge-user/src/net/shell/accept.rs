@@ -173,10 +173,10 @@ async fn handshake<C: Core>(
     let shaking = async {
         // A peer that says nothing takes no place among the handshakes.
         stream.peek(&mut [0]).await?;
-        if side != Side::Inside && !hub.may_shake(settings, remote) {
+        if side != Side::Inside && !hub.may_shake(settings, side, remote) {
             return Err(HandshakeError::too_many());
         }
-        let _permit = settings.handshakes.acquire().await;
+        let _permit = settings.handshakes(side).acquire().await;
         if !hub.tls.asks_for_name(side) {
             let config = hub.tls.server(side).ok_or_else(no_files)?;
             return Ok((TlsAcceptor::from(config).accept(stream).await?, 0));

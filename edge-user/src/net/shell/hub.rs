@@ -56,7 +56,8 @@ pub(super) enum Phase {
 pub(super) struct Settings {
     pub(super) config: Arc<Config>,
     pub(super) frame: sip::Limits,
-    pub(super) handshakes: Semaphore,
+    /// Places for handshakes of each side.
+    handshakes: [Semaphore; 3],
 }
 
 impl Settings {
@@ -67,8 +68,20 @@ impl Settings {
             body: limits.body_bytes,
             ..sip::Limits::default()
         };
-        let handshakes = Semaphore::new(limits.handshakes.clamp(1, Semaphore::MAX_PERMITS));
+        let places = limits.handshakes.clamp(1, Semaphore::MAX_PERMITS);
+        let handshakes = [(); 3].map(|()| Semaphore::new(places));
         Arc::new(Self { frame, handshakes, config })
+    }
+
+    /// Places for handshakes of this side: strangers among the remote users take none of the
+    /// partners'.
+    pub(super) fn handshakes(&self, side: Side) -> &Semaphore {
+        let [partner, inside, remote] = &self.handshakes;
+        match side {
+            Side::Partner => partner,
+            Side::Inside => inside,
+            Side::Remote => remote,
+        }
     }
 
     /// Whether remote users are served at this address of ours.
@@ -182,7 +195,8 @@ pub(super) struct Hub<C> {
     pub(super) places: [Arc<Admission>; 3],
     /// Attempts to connect and connections we opened.
     pub(super) outbound: AtomicUsize,
-    pace: Pace,
+    /// Of handshakes, of each side.
+    paces: [Pace; 3],
     questions: AtomicUsize,
     pub(super) phase: watch::Sender<Phase>,
     pub(super) ports: RwLock<Vec<Arc<DatagramPort>>>,
@@ -239,7 +253,7 @@ impl<C: Core> Hub<C> {
             counters: Counters::new(),
             places: Default::default(),
             outbound: AtomicUsize::new(0),
-            pace: Pace::default(),
+            paces: Default::default(),
             questions: AtomicUsize::new(0),
             phase: watch::Sender::new(Phase::Running),
             ports: RwLock::default(),
@@ -256,10 +270,11 @@ impl<C: Core> Hub<C> {
     }
 
     /// Whether a handshake more may begin.
-    pub(super) fn may_shake(&self, settings: &Settings, remote: IpAddr) -> bool {
+    pub(super) fn may_shake(&self, settings: &Settings, side: Side, remote: IpAddr) -> bool {
+        let Some(pace) = self.paces.get(side_index(side)) else { return false };
         let limits = &settings.config.limits;
         let (all, one) = (limits.handshakes_per_second, limits.handshakes_per_second_per_source);
-        self.pace.take(Instant::now(), remote, all, one)
+        pace.take(Instant::now(), remote, all, one)
     }
 
     pub(super) fn event(&self, event: Event) {
@@ -503,7 +518,7 @@ impl<C: Core> Hub<C> {
     }
 }
 
-/// Index of a side in [`Hub::places`].
+/// Index of a side in [`Hub::places`] and [`Hub::paces`].
 pub(super) const fn side_index(side: Side) -> usize {
     match side {
         Side::Partner => 0,

@@ -11,6 +11,7 @@ mod lifecycle;
 mod limits;
 mod machines;
 mod messages;
+mod passwords;
 mod policy_table;
 mod pool;
 mod pooled;

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Where alice sits.
-const HOME: &str = "198.51.100.7:50000";
+pub(super) const HOME: &str = "198.51.100.7:50000";
 
 /// Users below alice's and carol's names sign in from outside, and bob not.
 fn outside_policy(allowed: &[&str], blocked: &[&str]) -> Arc<Policy> {
@@ -24,14 +24,14 @@ fn outside_policy(allowed: &[&str], blocked: &[&str]) -> Arc<Policy> {
 }
 
 /// contoso, whose alice is at home.
-fn world() -> (World, ConnectionId) {
+pub(super) fn world() -> (World, ConnectionId) {
     let mut world = World::new();
     world.set_policy(CONTOSO, outside_policy(&["fabrikam.example"], &[]));
     let alice = world.remote(CONTOSO, HOME);
     (world, alice)
 }
 
-fn register(user: &str) -> Req {
+pub(super) fn register(user: &str) -> Req {
     let mut request = Req::new("REGISTER", "contoso.example", "contoso.example")
         .with("Contact: <sip:alice@192.168.1.5:5061;transport=tls>;expires=600;reg-id=1")
         .with("Supported: path, outbound")
@@ -618,97 +618,6 @@ fn a_remote_user_who_is_silent_or_busy_is_no_dead_server() {
     let health = |event: &&Event| matches!(event, Event::Health { .. });
     assert_eq!(world.edges[CONTOSO].events.iter().filter(health).count(), 0);
     assert_eq!(world.edges[CONTOSO].connects.len(), before, "nobody connects to alice");
-}
-
-/// A registration with this account's password, and what the server says to it.
-fn guess(world: &mut World, at: ConnectionId, account: &str, number: usize, reply: &str) {
-    let text = register("alice").branch(&format!("g{account}{number}{}", at.0)).text();
-    let text = text.replace("username=\"alice\"", &format!("username=\"{account}\""));
-    world.say(CONTOSO, at, &text);
-    let (to, got) = world.one(CONTOSO);
-    assert_ne!(to, at, "{got}");
-    let (status, header) = reply.split_once('\n').unwrap_or((reply, "X: y"));
-    let answered = answer(&got, status, Some("r1"))
-        .replace("Content-Length", &format!("{header}\r\nContent-Length"));
-    world.say(CONTOSO, to, &answered);
-    world.expect(CONTOSO, at, &format!("SIP/2.0 {}", &status[..3]));
-}
-
-#[test]
-fn wrong_passwords_are_a_ban_and_nobody_else_feels_it() {
-    for reply in ["401 Unauthorized", "407 Proxy Authentication Required", "403 Forbidden"] {
-        let (mut world, alice) = world();
-        let other = world.remote(CONTOSO, "[2001:db8::7]:50000");
-        let second = world.remote(CONTOSO, "198.51.100.7:50001");
-        for number in 0..10 {
-            assert!(!world.edges[CONTOSO].proxy.refuses(world.now, address(HOME).ip()));
-            guess(&mut world, alice, "bob", number, reply);
-        }
-        let banned = world.edges[CONTOSO].proxy.refuses(world.now, address(HOME).ip());
-        assert!(banned, "{reply}");
-        let mut closed = world.edges[CONTOSO].closed.clone();
-        closed.sort_unstable_by_key(|(id, _)| *id);
-        assert_eq!(closed, [(alice, Refusal::Banned), (second, Refusal::Banned)]);
-        let banned = |event: &&Event| matches!(event, Event::Banned { seconds: 600, .. });
-        assert_eq!(world.edges[CONTOSO].events.iter().filter(banned).count(), 1);
-        guess(&mut world, other, "alice", 0, "200 OK");
-        assert_eq!(world.edges[CONTOSO].proxy.bans(world.now).len(), 1);
-        let home = "198.51.100.0/24".parse().unwrap();
-        let now = world.now;
-        assert_eq!(world.edges[CONTOSO].proxy.forgive_source(now, &home), 1);
-        assert!(!world.edges[CONTOSO].proxy.refuses(world.now, address(HOME).ip()));
-    }
-}
-
-#[test]
-fn what_is_no_wrong_password_is_no_failure() {
-    for reply in [
-        "401 Unauthorized\nWWW-Authenticate: Digest realm=\"c\", nonce=\"2\", stale=true",
-        "407 Proxy Authentication Required\nProxy-Authenticate: NTLM realm=\"c\", gssapi-data=\"x\"",
-        "404 Not Found",
-        "500 Server Internal Error",
-    ] {
-        let (mut world, alice) = world();
-        for number in 0..30 {
-            guess(&mut world, alice, "alice", number, reply);
-        }
-        assert_eq!(world.edges[CONTOSO].proxy.bans(world.now), [], "{reply}");
-    }
-    // Without credentials a challenge is what begins every sign-in; and what we refuse ourselves
-    // says nothing of a password.
-    let (mut world, alice) = world();
-    for number in 0..30 {
-        let mut request = register("alice").branch(&format!("n{number}"));
-        request.headers.retain(|header| !header.starts_with("Authorization"));
-        world.say(CONTOSO, alice, &request.text());
-        let (server, got) = world.one(CONTOSO);
-        world.say(CONTOSO, server, &answer(&got, "401 Unauthorized", Some("r")));
-        world.expect(CONTOSO, alice, "SIP/2.0 401");
-        world.say(CONTOSO, alice, &register("bob").branch(&format!("b{number}")).text());
-        world.expect(CONTOSO, alice, "SIP/2.0 403");
-    }
-    assert_eq!(world.edges[CONTOSO].proxy.bans(world.now), []);
-}
-
-#[test]
-fn a_user_whose_password_is_guessed_from_everywhere_is_slowed_and_goes_on() {
-    let (mut world, alice) = world();
-    guess(&mut world, alice, "alice", 0, "200 OK");
-    for n in 0..11 {
-        let at = world.remote(CONTOSO, &format!("203.0.113.{}:5000", 100 + n));
-        guess(&mut world, at, "ALICE@contoso.example", n, "401 Unauthorized");
-    }
-    let new = world.remote(CONTOSO, "203.0.113.99:5000");
-    world.say(CONTOSO, new, &register("alice").branch("slow").text());
-    let got = world.expect(CONTOSO, new, "SIP/2.0 503 ");
-    assert_eq!(headers(&got, "Retry-After").len(), 1, "{got}");
-    assert_eq!(world.refused(CONTOSO, Refusal::UserSlowed), 1);
-    guess(&mut world, alice, "alice", 1, "200 OK");
-    world.pass(Duration::from_secs(10));
-    guess(&mut world, new, "alice", 2, "200 OK");
-    assert_eq!(world.edges[CONTOSO].proxy.slowed_users(world.now), 1);
-    assert!(world.edges[CONTOSO].proxy.forgive_user("alice", &domain("contoso.example")));
-    assert_eq!(world.edges[CONTOSO].proxy.slowed_users(world.now), 0);
 }
 
 #[test]

@@ -79,6 +79,35 @@ async fn remote_users_have_places_and_sizes_of_their_own() {
 }
 
 #[tokio::test]
+async fn handshakes_of_remote_users_keep_no_partner_out() {
+    let mut lab = lab(|config| {
+        own_listener(config);
+        config.limits.handshakes = 1;
+        config.limits.handshakes_per_second = 2;
+        config.limits.handshake_timeout = Duration::from_secs(60);
+        config.services.remote.as_mut().unwrap().connections_per_source = 100;
+    })
+    .await;
+    let at = lab.address(Side::Remote, Transport::Tls);
+    // Each begins a handshake and does not go on; there are soon more than may be.
+    let mut stuck = Vec::new();
+    for _ in 0..20 {
+        let mut stream = TcpStream::connect(at).await.unwrap();
+        stream.write_all(&[0x16]).await.unwrap();
+        stuck.push(stream);
+    }
+    timeout(PATIENCE, async {
+        while lab.count("handshake.too-many") == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .unwrap();
+    let (mut partner, _) = timeout(PATIENCE, lab.partner_connected()).await.unwrap();
+    echo(&mut partner, 1).await;
+}
+
+#[tokio::test]
 async fn a_banned_source_is_refused_before_a_word_is_said() {
     for change in [own_listener, shared] {
         let mut lab = lab(change).await;
