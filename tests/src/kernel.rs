@@ -27,6 +27,7 @@ use edge_ebpf::{
     decide::{Generation, MemoryTables, Prefixes},
     verdict::{REASON_SLOTS, Reason, Verdict},
 };
+use edge_user::firewall::verified;
 
 /// The interface that a test run pretends packets come in on: the loopback of the namespace.
 pub const TEST_IFINDEX: u32 = 1;
@@ -69,10 +70,10 @@ impl Kernel {
         }
         let mut ebpf = loader.load(object).context("loading the object")?;
         let xdp: &mut Xdp = ebpf.program_mut("edge_xdp").context("edge_xdp")?.try_into()?;
-        xdp.load().context("loading edge_xdp")?;
+        verified(|| xdp.load()).context("loading edge_xdp")?;
         let egress: &mut SchedClassifier =
             ebpf.program_mut("edge_egress").context("edge_egress")?.try_into()?;
-        egress.load().context("loading edge_egress")?;
+        verified(|| egress.load()).context("loading edge_egress")?;
         Ok(Self {
             ebpf,
             generations: [const { None }; GENERATIONS as usize],
@@ -266,7 +267,7 @@ impl Kernel {
             [(PROGRAM_SHADOW, "edge_shadow"), (PROGRAM_SYN_COOKIE, "edge_syn_cookie")]
         {
             let program: &mut Xdp = self.ebpf.program_mut(name).context(name)?.try_into()?;
-            program.load().with_context(|| format!("loading {name}"))?;
+            verified(|| program.load()).with_context(|| format!("loading {name}"))?;
             let fd = program.fd()?.try_clone()?;
             let mut programs = ProgramArray::try_from(self.map(map_names::PROGRAMS)?)?;
             programs.set(slot, &fd, 0)?;

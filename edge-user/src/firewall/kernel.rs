@@ -4,6 +4,7 @@
 //! `SETTINGS` swaps it in. Nothing here decides what should be in force.
 
 use std::{
+    io,
     net::IpAddr,
     os::fd::AsFd as _,
     path::{Path, PathBuf},
@@ -15,7 +16,7 @@ use aya::{
         Array, ArrayOfMaps, HashMap, LpmTrie, Map, MapData, MapError, MapInfo, PerCpuArray,
         PerCpuValues, ProgramArray, lpm_trie::Key as LpmKey,
     },
-    programs::{SchedClassifier, Xdp},
+    programs::{ProgramError, SchedClassifier, Xdp},
 };
 use edge_ebpf::abi::{
     Block, Bucket, Counter, FlowKey, Interface, KnownKey, MAX_RATES, MAX_RULES, NO_GENERATION,
@@ -87,6 +88,27 @@ where
         .map_err(|fault| FirewallError::map(name, fault))
 }
 
+/// A signal ends the verifier's work on a program (`EAGAIN`): it is asked again, as libbpf does.
+const VERIFIER_TRIES: usize = 10;
+
+/// Loads a program, again when a signal to this process broke the verifier off.
+///
+/// # Errors
+/// The kernel's last word.
+pub fn verified(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
+    let broken_off = |fault: &ProgramError| {
+        matches!(fault, ProgramError::LoadError { io_error, .. }
+            if io_error.kind() == io::ErrorKind::WouldBlock)
+    };
+    for _ in 1..VERIFIER_TRIES {
+        match load() {
+            Err(fault) if broken_off(&fault) => {}
+            done => return done,
+        }
+    }
+    load()
+}
+
 impl Kernel {
     /// Loads the program over the pinned maps, making those that are not there. The shapes must
     /// have been checked.
@@ -107,15 +129,15 @@ impl Kernel {
         let mut ebpf =
             loader.load(KERNEL_OBJECT).map_err(|fault| FirewallError::Load(chain(&fault)))?;
         let xdp: &mut Xdp = program(&mut ebpf, "edge_xdp")?;
-        xdp.load().map_err(|fault| FirewallError::Load(chain(&fault)))?;
+        verified(|| xdp.load()).map_err(|fault| FirewallError::Load(chain(&fault)))?;
         for (_, name) in RARE {
             if ebpf.program(name).is_some() {
                 let rare: &mut Xdp = program(&mut ebpf, name)?;
-                rare.load().map_err(|fault| FirewallError::Load(chain(&fault)))?;
+                verified(|| rare.load()).map_err(|fault| FirewallError::Load(chain(&fault)))?;
             }
         }
         let egress: &mut SchedClassifier = program(&mut ebpf, "edge_egress")?;
-        egress.load().map_err(|fault| FirewallError::Load(chain(&fault)))?;
+        verified(|| egress.load()).map_err(|fault| FirewallError::Load(chain(&fault)))?;
         let debug_log = debug_log.then(|| debug_log::start(&mut ebpf)).transpose()?;
         Ok(Self {
             _debug_log: debug_log,

@@ -47,6 +47,7 @@ mod watch;
 
 pub use error::FirewallError;
 pub use intent::*;
+pub use kernel::verified;
 pub use owner::{FirewallHandle, Owner, OwnerOptions, detach, load_last_good};
 pub use report::*;
 pub use shadow::{ShadowRow, ShadowStatus, status as shadow_status};

@@ -54,8 +54,8 @@ impl Server {
         with(&mut command, identity);
         let log = dir.join("s_server.log");
         let mut process = Process::spawn("openssl (package openssl)", command, &log)?;
-        let port = format!(":{:04X} ", at.port());
-        wait_for("s_server listens", Duration::from_secs(5), || {
+        let port = format!(":{:04X}", at.port());
+        wait_for("s_server listens", Duration::from_secs(20), || {
             if process.exited().is_some() {
                 bail!("{}", process.log_tail());
             }
@@ -65,7 +65,13 @@ impl Server {
                     if at.is_ipv4() { "tcp" } else { "tcp6" }
                 ))
             })??;
-            Ok(table.lines().any(|line| line.contains(&port)).then_some(()))
+            // Its own port, and listening: connections that were opened before stand there too.
+            let listens = |line: &str| {
+                let mut fields = line.split_whitespace().skip(1);
+                fields.next().is_some_and(|local| local.ends_with(&port))
+                    && fields.nth(1) == Some("0A")
+            };
+            Ok(table.lines().any(listens).then_some(()))
         })?;
         Ok(Self { process })
     }
