@@ -9,7 +9,7 @@ use std::{
 
 use ipnet::IpNet;
 use serde_json::{Value, json};
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::MissedTickBehavior};
 use tracing::{error, warn};
 
 use super::{Daemon, unix_seconds};
@@ -90,17 +90,22 @@ pub(super) fn offender(domain: Domain, source: IpAddr, until: Instant) -> Input 
 impl Daemon {
     /// Writes the watch list whenever it changes.
     pub(super) async fn keep_watch_list(self: Arc<Self>) {
+        let mut evidence =
+            tokio::time::interval_at(tokio::time::Instant::now() + EVIDENCE, EVIDENCE);
+        evidence.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = self.watching.changed.notified() => tokio::time::sleep(PAUSE).await,
-                () = tokio::time::sleep(EVIDENCE) => self.tell_offenders(),
+                _ = evidence.tick() => self.tell_offenders().await,
             }
             self.save_watch_list();
         }
     }
 
     /// Tells the blocks again: what was told while they had too much to do was lost.
-    fn tell_offenders(&self) {
+    async fn tell_offenders(&self) {
+        // Nobody is forgiven between the look and the telling.
+        let _one = self.change.lock().await;
         let offenders = self.shell.with_core(|core, now, _| core.proxy.offenders(now));
         for (domain, source, until) in offenders {
             self.blocks.tell(offender(domain, source, until));
@@ -110,9 +115,10 @@ impl Daemon {
     /// Waits for the disk.
     pub(super) fn save_watch_list(&self) {
         let unix = unix_seconds();
-        let list = self.shell.with_core(|core, now, _| core.proxy.save_watch_list(now, unix));
         let written = tokio::task::block_in_place(|| {
-            self.watching.file.lock().unwrap_or_else(PoisonError::into_inner).write(list)
+            // Looked at under the lock: what is older never comes after what is newer.
+            let mut file = self.watching.file.lock().unwrap_or_else(PoisonError::into_inner);
+            file.write(self.shell.with_core(|core, now, _| core.proxy.save_watch_list(now, unix)))
         });
         if let Err(error) = written {
             warn!(%error, "the watch list was not kept");

@@ -10,13 +10,13 @@
 use std::{
     collections::{HashMap, VecDeque},
     hash::{BuildHasher, RandomState},
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
 use ipnet::IpNet;
 
-use super::UserName;
+use super::{UserName, source::first_of_source};
 use crate::config::GuardSettings;
 
 /// Sources, and users, that are remembered.
@@ -70,17 +70,6 @@ pub struct Ban {
     pub times: u32,
     /// Failures that led to it and since.
     pub failures: u64,
-}
-
-/// An address, or the /64 that an IPv6 address stands for.
-pub fn source_of(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-        }
-        v4 => v4,
-    }
 }
 
 #[derive(Debug, Default)]
@@ -172,7 +161,7 @@ impl Guard {
         from: IpAddr,
         user: &UserName<'_>,
     ) -> Entry {
-        let source = source_of(from);
+        let source = first_of_source(from);
         if self.is_banned(now, from) {
             return Entry::Banned;
         }
@@ -198,7 +187,7 @@ impl Guard {
     /// Whether this user got in from there before.
     pub fn knows(&self, now: Instant, from: IpAddr, user: &UserName<'_>) -> bool {
         let user = self.users.get(&self.hasher.hash_one(user));
-        user.is_some_and(|user| user.got_in_from(now, source_of(from)))
+        user.is_some_and(|user| user.got_in_from(now, first_of_source(from)))
     }
 
     /// What it came to; a ban, if this is one.
@@ -210,7 +199,7 @@ impl Guard {
         user: &UserName<'_>,
         login: Login,
     ) -> Option<Ban> {
-        let (source, who) = (source_of(from), self.hasher.hash_one(user));
+        let (source, who) = (first_of_source(from), self.hasher.hash_one(user));
         match login {
             Login::Good => {
                 self.good(now, settings, source, who);
@@ -289,7 +278,7 @@ impl Guard {
 
     /// Whether an address is shut out.
     pub fn is_banned(&self, now: Instant, address: IpAddr) -> bool {
-        self.sources.get(&source_of(address)).is_some_and(|record| record.is_banned(now))
+        self.sources.get(&first_of_source(address)).is_some_and(|record| record.is_banned(now))
     }
 
     /// The bans in force, the longest first.
@@ -366,7 +355,7 @@ fn covers(net: &IpNet, address: IpAddr) -> bool {
 
 /// Whether a prefix is part of the /64 that a source stands for.
 fn within(net: &IpNet, source: IpAddr) -> bool {
-    source.is_ipv6() && source_of(net.addr()) == source
+    source.is_ipv6() && first_of_source(net.addr()) == source
 }
 
 #[cfg(test)]

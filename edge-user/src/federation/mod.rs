@@ -8,18 +8,20 @@ mod identity;
 mod partner;
 mod policy;
 mod revocation;
+mod source;
 mod targets;
 mod throttle;
 
 pub use address::{AddressFault, usable};
 pub use certificate::*;
-pub use guard::{Ban, Entry as LoginEntry, Guard, Login, source_of};
+pub use guard::{Ban, Entry as LoginEntry, Guard, Login};
 pub use identity::*;
 pub use partner::*;
 pub use policy::*;
 pub use revocation::*;
+pub use source::{first_of_source, source_prefix};
 pub use targets::*;
 pub use throttle::{
     CertificateSeen, Change as ThrottleChange, Evidence, News, Report, Ruling, Sample, Saved,
-    SavedRecord, Sender, Standing, Throttle, Time, source_prefix,
+    SavedRecord, Sender, Standing, Throttle, Time,
 };

@@ -302,6 +302,11 @@ impl Proxy {
         }
     }
 
+    /// Whether it is known by now that the other end is this partner.
+    pub(super) fn proves(&self, now: Instant, connection: ConnectionId, entry: &Partner) -> bool {
+        matches!(self.standing(now, connection, entry), Standing::Proved { .. })
+    }
+
     /// Whether a connection of ours may carry requests to the partner that is known by this key;
     /// noted if so.
     pub(super) fn proves_now(

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     domain::Domain,
-    federation::{Ban, Login, LoginEntry, UserName, source_of},
+    federation::{Ban, Login, LoginEntry, UserName, first_of_source},
     sip::{HeaderName, Message, Method},
 };
 
@@ -113,7 +113,7 @@ impl Proxy {
             .iter()
             .filter(|(_, connection)| {
                 let peer = &connection.peer;
-                let there = source_of(peer.remote.ip()) == ban.source;
+                let there = first_of_source(peer.remote.ip()) == ban.source;
                 peer.side == Side::Remote && there && !connection.is_trusted(now)
             })
             .map(|(id, _)| id)

@@ -44,12 +44,16 @@ impl Meter {
 
 impl Proxy {
     /// Whether a bound of ours is reached, for any request.
-    pub(super) fn overloaded(&self, peer: &Peer, scope: u64) -> Option<Refusal> {
-        let full = self.load().is_full()
-            || (peer.side == Side::Partner
-                && self.exchanges.live_of(scope) >= self.config.bounds.transactions_of_one())
-            || (peer.side == Side::Remote
-                && self.exchanges.live_of(scope) >= self.config.bounds.transactions_of_user());
+    pub(super) fn overloaded(&self, message: &Message, peer: &Peer, scope: u64) -> Option<Refusal> {
+        let bounds = &self.config.bounds;
+        let own = match peer.side {
+            Side::Partner => bounds.transactions_of_one(),
+            Side::Remote => bounds.transactions_of_user(),
+            Side::Inside => usize::MAX,
+        };
+        // What makes room is refused only when there is none at all.
+        let full =
+            self.load().is_full() || (!makes_room(message) && self.exchanges.live_of(scope) >= own);
         full.then_some(Refusal::Overload)
     }
 
@@ -65,21 +69,24 @@ impl Proxy {
     /// Whether what is left is kept for others: dialogs that stand, and partners with an entry.
     pub(super) fn crowded(
         &self,
+        now: Instant,
         message: &Message,
         connection: ConnectionId,
         peer: &Peer,
         in_dialog: bool,
     ) -> Option<Refusal> {
         let load = self.load();
-        let ends = matches!(message.method(), Some(Method::Ack | Method::Bye | Method::Cancel));
-        if in_dialog || ends || load.admits(Wants::NewOfDiscovered) {
+        if in_dialog || makes_room(message) || load.admits(Wants::NewOfDiscovered) {
             return None;
         }
         let discovered = peer.side == Side::Partner && {
             let from = message.from().ok().and_then(|from| sip_domain(&from.uri));
             let entry = from.and_then(|from| self.policy.partner(&from).ok());
-            // Whoever is not known is no better than who can be discovered.
-            entry.is_none_or(|entry| entry.kind == PartnerKind::DiscoveredDomain)
+            // Whoever is not known is no better than who can be discovered, and a name that its
+            // connection does not prove is anybody's.
+            !entry.is_some_and(|entry| {
+                entry.kind != PartnerKind::DiscoveredDomain && self.proves(now, connection, &entry)
+            })
         };
         // So is a remote user who has not signed in.
         let stranger = peer.side == Side::Remote
@@ -111,12 +118,14 @@ impl Proxy {
         }
         let uri = request.request_uri().and_then(Result::ok);
         let called = uri.and_then(|uri| Some((uri.user(), sip_domain(&uri)?)));
-        let Some((user, ours)) = called else { return Ok(()) };
-        let user = UserName::new(user, &ours);
+        // In a dialog a server of ours may be called by its address: no user is named then.
+        let called = called.filter(|(_, called)| self.policy.is_ours(called));
+        let user = called.as_ref().map(|(user, ours)| UserName::new(*user, ours));
         let sender = Sender { domain: &entry.domain, source: exchange.from_peer.remote.ip() };
         let (time, settings) = (self.time(now), self.policy.throttle());
         let names = &exchange.from_peer.names;
-        let (ruling, news) = self.meter.throttle.request(time, settings, sender, names, &user);
+        let (ruling, news) =
+            self.meter.throttle.request(time, settings, sender, names, user.as_ref());
         self.meter.watched(now, news, sender, out);
         match ruling {
             Ruling::Pass => Ok(()),
@@ -274,6 +283,11 @@ impl Proxy {
         let until = now + self.policy.throttle().report_period;
         self.meter.throttle.distrust_until(until);
     }
+}
+
+/// What it belongs to ends, or is done.
+fn makes_room(message: &Message) -> bool {
+    matches!(message.method(), Some(Method::Ack | Method::Bye | Method::Cancel))
 }
 
 impl Meter {

@@ -121,7 +121,7 @@ impl Proxy {
     ) -> Result<Option<Plan>, Refused> {
         let of = |answer: Answer| (answer, None);
         self.preflight(message, peer).map_err(of)?;
-        if let Some(reason) = self.overloaded(peer, scope) {
+        if let Some(reason) = self.overloaded(message, peer, scope) {
             return Err(of(reason.into()));
         }
         let path = self.path(now, message, connection, peer.side);
@@ -130,7 +130,7 @@ impl Proxy {
         if path.token.is_none() && path.flow.is_none() && self.is_ping(message) {
             return Ok(None);
         }
-        if let Some(reason) = self.crowded(message, connection, peer, path.token.is_some()) {
+        if let Some(reason) = self.crowded(now, message, connection, peer, path.token.is_some()) {
             return Err(of(reason.into()));
         }
         if message.max_forwards().ok().flatten() == Some(0) {

@@ -202,7 +202,6 @@ impl<'a> Uri<'a> {
     }
 }
 
-/// `;`-separated parameters of a URI: no white space, no quotes, no name twice.
 /// Where the parts of what follows `sip:` begin.
 struct Places {
     /// The only `@`.
@@ -237,6 +236,7 @@ impl Places {
     }
 }
 
+/// `;`-separated parameters of a URI: no white space, no quotes, no name twice.
 fn uri_params(text: &str) -> Result<Params<'_>, UriError> {
     if text.is_empty() {
         return Ok(Params::EMPTY);

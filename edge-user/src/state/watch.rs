@@ -65,6 +65,7 @@ mod tests {
             listed_until: Some(1_800_000_600),
             suspicious_until: None,
             times_suspicious: 0,
+            suspected_at: None,
             listed_before: 2,
             listed_at: Some(1_800_000_000),
             evidence: Some(Evidence { messages: 7, ..Evidence::default() }),

@@ -60,6 +60,9 @@ impl Offenders {
         let address = address.to_canonical();
         let prefix = source_prefix(address);
         let all: usize = self.domains.values().map(|offender| offender.from.len()).sum();
+        if all >= 2 * MAX_WATCHED && !self.domains.contains_key(domain) {
+            return false;
+        }
         let offender = self.domains.entry(domain.clone()).or_default();
         let from = From { address, prefix, until, expires_at };
         let room = offender.from.len() < MAX_REMEMBERED && all < 2 * MAX_WATCHED;
@@ -203,12 +206,13 @@ fn shared(
     setting: &Setting,
     protected: &Protected,
 ) -> Option<Protection> {
-    let listed = setting.federation.known_partners().into_iter().find(|entry| {
+    // Providers and the default route name no addresses.
+    let listed = setting.federation.allowed_domains.iter().find(|entry| {
         let meets = |net: &IpNet| net.contains(prefix) || prefix.contains(net);
         entry.from_addresses.iter().any(meets)
     });
     listed
-        .map(|entry| Protection::Partner(entry.domain))
+        .map(|entry| Protection::Partner(entry.domain.clone()))
         .or_else(|| protected.find_in(prefix, domain))
 }
 

@@ -7,6 +7,9 @@
 //! suspicious a third time, is listed and refused for a while, longer each time. Of each pair some
 //! evidence is kept. No clock, no socket, no file.
 //!
+//! A prefix may be shared by domains that know nothing of each other: what it is held for is
+//! refused or slowed down here, and nobody is blocked or disconnected for it.
+//!
 //! | part | what it does |
 //! | --- | --- |
 //! | `record` | rates, suspicion and lists of one |
@@ -22,14 +25,17 @@ mod tests;
 use std::{
     collections::HashMap,
     hash::{BuildHasher, RandomState},
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
 use ipnet::IpNet;
 
 use self::record::{Record, State};
-use super::{CertificateNames, UserName};
+use super::{
+    CertificateNames, UserName,
+    source::{first_of_source, source_prefix},
+};
 use crate::{config::ThrottleSettings, domain::Domain};
 
 pub use evidence::{CertificateSeen, Evidence, Sample};
@@ -39,10 +45,10 @@ pub use saved::{Saved, SavedRecord};
 const MAX_RECORDS: usize = 4096;
 /// How many go at one time when there is no room.
 const MAKE_ROOM: usize = 256;
-/// Users of ours remembered in all. Who wants more is suspicious.
+/// Users of ours remembered in all. When there are more, who holds most is suspicious.
 const MAX_USERS: usize = 512 * 1024;
-/// Responses are judged over this time.
-const WINDOW: Duration = Duration::from_secs(60);
+/// How often room for users is looked for when there is none.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Characters of a method or a user that are kept.
 const MAX_WORD: usize = 128;
 /// Room of a domain over all prefixes, and of a prefix over all domains.
@@ -122,7 +128,7 @@ impl Standing {
 pub struct Report {
     /// The domain.
     pub domain: Domain,
-    /// The prefix (IPv6: a /64); without it the domain over all its prefixes, of which none is
+    /// The prefix (IPv6: a /64, but an address of NAT64); without it the domain over all its prefixes, of which none is
     /// remembered by itself.
     pub source: Option<IpNet>,
     /// How it stands: the worst of the pair, the domain and the prefix.
@@ -146,7 +152,7 @@ enum Who {
 
 impl Who {
     fn all(domain: &Domain, source: IpAddr) -> [(Who, u32); 3] {
-        let source = first_of(source);
+        let source = first_of_source(source);
         [
             (Who::Pair(domain.clone(), source), 1),
             (Who::Domain(domain.clone()), WIDER),
@@ -163,27 +169,9 @@ impl Who {
     }
 }
 
-/// An IPv6 address stands for its /64: the first address of it.
-fn first_of(source: IpAddr) -> IpAddr {
-    match source.to_canonical() {
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-        }
-        v4 => v4,
-    }
-}
-
 /// What strangers wrote, for a terminal.
 fn readable(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(MAX_WORD).collect()
-}
-
-/// What counts as one sender's: an IPv4 address, or an IPv6 /64.
-pub fn source_prefix(source: IpAddr) -> IpNet {
-    let length = if source.to_canonical().is_ipv4() { 32 } else { 64 };
-    let first = first_of(source);
-    IpNet::new(first, length).unwrap_or(IpNet::from(first))
 }
 
 /// What is remembered of discovered partners.
@@ -192,19 +180,21 @@ pub struct Throttle {
     records: HashMap<Who, Record>,
     hasher: RandomState,
     users: usize,
+    /// When room for users was last looked for.
+    looked: Option<Instant>,
     /// Until then whoever is new is suspicious: who was listed is not known.
     distrust: Option<Instant>,
 }
 
 impl Throttle {
-    /// A message to a user of ours.
+    /// A message, to this user of ours if a domain of ours is called.
     pub fn request(
         &mut self,
         time: Time,
         settings: &ThrottleSettings,
         sender: Sender<'_>,
         names: &CertificateNames,
-        user: &UserName<'_>,
+        user: Option<&UserName<'_>>,
     ) -> (Ruling, News) {
         let now = time.now;
         let all = Who::all(sender.domain, sender.source);
@@ -227,7 +217,12 @@ impl Throttle {
                 return (Ruling::Slow, News::default());
             }
         }
-        let change = self.count_user(time, settings, &all, user);
+        for (who, _) in &all {
+            if let Some(record) = self.records.get_mut(who) {
+                record.room = record.room.saturating_sub(1000);
+            }
+        }
+        let change = user.and_then(|user| self.count_user(time, settings, &all, user));
         match change {
             Some(Change::Listed(_)) => {
                 let offender = self.tell_offender(now, sender);
@@ -249,17 +244,19 @@ impl Throttle {
         let mut change = None;
         for (who, wider) in all {
             let most = settings.distinct_users as usize * *wider as usize;
+            if self.users >= MAX_USERS {
+                self.make_room_for_users(now, settings);
+            }
             let full = self.users >= MAX_USERS;
             let Some(record) = self.records.get_mut(who) else { continue };
-            record.room = record.room.saturating_sub(1000);
-            if now.saturating_duration_since(record.period) >= settings.report_period {
+            if record.is_period_over(now, settings) {
                 record.period = now;
                 self.users -= record.users.len();
                 record.users = Vec::new();
             }
             let Err(place) = record.users.binary_search(&hash) else { continue };
+            // It is not its fault.
             if full {
-                change = change.or(record.suspect(now, time.unix, settings));
                 continue;
             }
             record.users.insert(place, hash);
@@ -275,6 +272,29 @@ impl Throttle {
             }
         }
         change
+    }
+
+    /// Users of who has been silent for a period go. Where that is not enough, who holds most is
+    /// slowed down; a prefix is not, for it may be many.
+    fn make_room_for_users(&mut self, now: Instant, settings: &ThrottleSettings) {
+        if self.looked.is_some_and(|at| now.saturating_duration_since(at) < LOOK_AGAIN) {
+            return;
+        }
+        self.looked = Some(now);
+        for record in self.records.values_mut() {
+            if record.is_period_over(now, settings) {
+                self.users -= record.users.len();
+                record.users = Vec::new();
+            }
+        }
+        if self.users < MAX_USERS {
+            return;
+        }
+        let own = self.records.iter_mut().filter(|(who, _)| !matches!(who, Who::Source(_)));
+        let most = own.max_by_key(|(who, r)| (r.users.len(), matches!(who, Who::Pair(..))));
+        if let Some((_, record)) = most {
+            record.slow(now, settings);
+        }
     }
 
     /// The final response to one of its messages, to this user of ours.
@@ -297,25 +317,26 @@ impl Throttle {
             let method = readable(method);
             evidence.answered(Sample { at: unix, method, status, user });
         }
-        // What we slowed down ourselves says nothing about it.
-        if status == 503 {
+        // What we slowed down or refused ourselves says nothing about it, nor about others there.
+        let refused = all.iter().any(|(who, _)| {
+            self.records.get(who).is_some_and(|record| record.listed(now).is_some())
+        });
+        if status == 503 || refused {
             return News::default();
         }
         let failed = matches!(status, 403 | 404 | 410 | 480 | 484 | 604);
         let mut change = None;
-        for (who, _) in &all {
+        let by = self.hasher.hash_one(sender.domain);
+        for (who, wider) in &all {
             let Some(record) = self.records.get_mut(who) else { continue };
             record.settle(now, settings);
-            if now.saturating_duration_since(record.window) >= WINDOW {
-                (record.window, record.finals, record.failed) = (now, 0, 0);
+            if !record.answered(now, settings, *wider, failed.then_some(by)) {
+                continue;
             }
-            record.finals += 1;
-            record.failed += u32::from(failed);
-            let share = u64::from(record.failed) * 100
-                >= u64::from(settings.suspicious_share) * u64::from(record.finals);
-            if failed && share && record.finals >= settings.suspicious_after {
-                let found = record.suspect(now, unix, settings);
-                change = found.or(change);
+            if !matches!(who, Who::Source(_)) {
+                change = record.suspect(now, unix, settings).or(change);
+            } else if record.failed_several {
+                record.slow(now, settings);
             }
         }
         match change {
@@ -324,16 +345,18 @@ impl Throttle {
         }
     }
 
-    /// Until when this sender is refused, if it is: as itself, with its domain, or with its prefix.
+    /// Until when this sender is listed, if it is, as itself or with its domain. What its prefix is
+    /// held for may be another's doing.
     pub fn listed(&self, now: Instant, domain: &Domain, source: IpAddr) -> Option<Instant> {
-        let all = Who::all(domain, source);
-        all.iter().filter_map(|(who, _)| self.records.get(who)?.listed(now)).max()
+        let [pair, of_domain, _] = Who::all(domain, source);
+        let both = [pair.0, of_domain.0];
+        both.iter().filter_map(|who| self.records.get(who)?.listed(now)).max()
     }
 
     /// The end of its list, unless it was told for this prefix before.
     fn tell_offender(&mut self, now: Instant, sender: Sender<'_>) -> Option<Instant> {
         let until = self.listed(now, sender.domain, sender.source)?;
-        let pair = Who::Pair(sender.domain.clone(), first_of(sender.source));
+        let pair = Who::Pair(sender.domain.clone(), first_of_source(sender.source));
         let record = self.records.get_mut(&pair)?;
         (record.told.replace(until) != Some(until)).then_some(until)
     }

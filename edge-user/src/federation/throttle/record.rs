@@ -7,7 +7,9 @@ use crate::config::ThrottleSettings;
 
 /// How much longer each block is than the one before.
 const LONGER: u32 = 6;
-/// A block is a repetition within this time, in seconds.
+/// Responses are judged over this time.
+const WINDOW: Duration = Duration::from_secs(60);
+/// A block, or a suspicion, is a repetition within this time, in seconds.
 pub(super) const REPETITION: u64 = 7 * 24 * 3600;
 /// How often suspicious until it is listed.
 const SUSPICIOUS_TIMES: u8 = 3;
@@ -29,9 +31,15 @@ pub(super) struct Record {
     pub window: Instant,
     pub finals: u32,
     pub failed: u32,
+    /// Hash of the first domain of which a message failed in this window.
+    pub failed_first: Option<u64>,
+    /// Messages of another one did too.
+    pub failed_several: bool,
     pub period: Instant,
     pub users: Vec<u64>,
     pub times_suspicious: u8,
+    /// When it last became suspicious, in seconds since 1970.
+    pub suspected_at: Option<u64>,
     pub listed_before: u32,
     /// When it was last listed, in seconds since 1970.
     pub listed_at: Option<u64>,
@@ -50,9 +58,12 @@ impl Record {
             window: now,
             finals: 0,
             failed: 0,
+            failed_first: None,
+            failed_several: false,
             period: now,
             users: Vec::new(),
             times_suspicious: 0,
+            suspected_at: None,
             listed_before: 0,
             listed_at: None,
             told: None,
@@ -64,8 +75,37 @@ impl Record {
     pub fn forgive(&mut self) {
         self.state = State::Standard;
         (self.finals, self.failed) = (0, 0);
-        (self.times_suspicious, self.listed_before, self.listed_at) = (0, 0, None);
+        (self.failed_first, self.failed_several) = (None, false);
+        (self.times_suspicious, self.listed_before) = (0, 0);
+        (self.suspected_at, self.listed_at) = (None, None);
         self.told = None;
+    }
+
+    /// The users it wrote to count no more.
+    pub fn is_period_over(&self, now: Instant, settings: &ThrottleSettings) -> bool {
+        now.saturating_duration_since(self.period) >= settings.report_period
+    }
+
+    /// A message was answered; it failed, if `failed` names whose it was. Says whether that makes
+    /// too many.
+    pub fn answered(
+        &mut self,
+        now: Instant,
+        settings: &ThrottleSettings,
+        wider: u32,
+        failed: Option<u64>,
+    ) -> bool {
+        if now.saturating_duration_since(self.window) >= WINDOW {
+            (self.window, self.finals, self.failed) = (now, 0, 0);
+            (self.failed_first, self.failed_several) = (None, false);
+        }
+        self.finals += 1;
+        let Some(by) = failed else { return false };
+        self.failed += 1;
+        self.failed_several |= *self.failed_first.get_or_insert(by) != by;
+        let share = u64::from(self.failed) * 100
+            >= u64::from(settings.suspicious_share) * u64::from(self.finals);
+        share && self.finals >= settings.suspicious_after.saturating_mul(wider)
     }
 
     /// What has ended by now ends.
@@ -100,6 +140,13 @@ impl Record {
         self.room >= 1000
     }
 
+    /// It is slowed down, which counts towards no list.
+    pub fn slow(&mut self, now: Instant, settings: &ThrottleSettings) {
+        if !matches!(self.state, State::Listed(_)) {
+            self.state = State::Suspicious(now + settings.report_period);
+        }
+    }
+
     pub fn suspect(
         &mut self,
         now: Instant,
@@ -114,7 +161,11 @@ impl Record {
         if !fresh {
             return None;
         }
-        self.times_suspicious += 1;
+        if self.suspected_at.is_some_and(|at| unix.saturating_sub(at) > REPETITION) {
+            self.times_suspicious = 0;
+        }
+        self.suspected_at = Some(unix);
+        self.times_suspicious = self.times_suspicious.saturating_add(1);
         if self.times_suspicious >= SUSPICIOUS_TIMES {
             return Some(self.list(now, unix, settings));
         }

@@ -49,6 +49,9 @@ pub struct SavedRecord {
     pub suspicious_until: Option<u64>,
     /// How often it was suspicious since it was last listed.
     pub times_suspicious: u8,
+    /// When it last became suspicious, in seconds since 1970.
+    #[serde(default)]
+    pub suspected_at: Option<u64>,
     /// How often it was listed.
     pub listed_before: u32,
     /// When it was last listed, in seconds since 1970.
@@ -66,7 +69,11 @@ impl Throttle {
             .filter_map(|(who, record)| {
                 // A sender that is held as part of more is kept with what it did.
                 let held = match who {
-                    Who::Pair(domain, source) => self.listed(now, domain, *source).is_some(),
+                    Who::Pair(domain, source) => {
+                        let prefix = self.records.get(&Who::Source(*source));
+                        self.listed(now, domain, *source).is_some()
+                            || prefix.is_some_and(|prefix| prefix.listed(now).is_some())
+                    }
                     _ => false,
                 };
                 saved(who, record, held, now, unix)
@@ -97,16 +104,22 @@ impl Throttle {
                 (None, Some(source)) => Who::Source(source),
                 (None, None) => continue,
             };
-            let at = |until: u64| now + Duration::from_secs(until.saturating_sub(unix));
+            // The wall clock may have been set meanwhile: nothing lasts longer than it can here.
+            let at = |until: u64, most: Duration| {
+                let left = Duration::from_secs(until.saturating_sub(unix)).min(most);
+                now.checked_add(left).unwrap_or(now)
+            };
+            let past = |at: Option<u64>| at.map(|at| at.min(unix));
             let state = match (saved.listed_until, saved.suspicious_until) {
-                (Some(until), _) => State::Listed(at(until)),
-                (None, Some(until)) => State::Suspicious(at(until)),
+                (Some(until), _) => State::Listed(at(until, settings.block_most)),
+                (None, Some(until)) => State::Suspicious(at(until, settings.report_period)),
                 (None, None) => State::Standard,
             };
             let mut record = Record::new(now, settings.messages_per_second, state);
             record.settle(now, settings);
             record.times_suspicious = saved.times_suspicious;
-            (record.listed_before, record.listed_at) = (saved.listed_before, saved.listed_at);
+            record.suspected_at = past(saved.suspected_at.or(Some(unix)));
+            (record.listed_before, record.listed_at) = (saved.listed_before, past(saved.listed_at));
             record.evidence = saved.evidence.map(Box::new);
             self.records.insert(who, record);
         }
@@ -138,6 +151,7 @@ fn saved(who: &Who, record: &Record, held: bool, now: Instant, unix: u64) -> Opt
         listed_until,
         suspicious_until,
         times_suspicious: record.times_suspicious,
+        suspected_at: record.suspected_at,
         listed_before: record.listed_before,
         listed_at: record.listed_at,
         evidence: record.evidence.as_deref().cloned(),

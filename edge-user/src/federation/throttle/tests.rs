@@ -41,7 +41,7 @@ impl World {
             expires_at: Some(2_000_000_000),
             ..CertificateNames::default()
         };
-        self.throttle.request(self.time(), &self.settings, sender, &names, &user)
+        self.throttle.request(self.time(), &self.settings, sender, &names, Some(&user))
     }
 
     fn answer(&mut self, from: &str, source: &str, status: u16) -> Option<Change> {
@@ -339,4 +339,148 @@ fn what_is_saved_is_bounded() {
     let saved = world.throttle.save(world.now, world.time().unix);
     assert_eq!(saved.records.len(), 1024);
     assert!(saved.is_within_bounds());
+}
+
+#[test]
+fn users_of_who_is_silent_are_freed_and_nobody_suffers_for_the_one_who_holds_most() {
+    let mut world = World::new();
+    let fill = |world: &mut World| {
+        let rate = world.settings.messages_per_second;
+        for number in 0..600u16 {
+            let source = IpAddr::from([10, 0, (number >> 8) as u8, number as u8]);
+            let who = Who::Pair(domain(&format!("d{number}.example")), source);
+            let mut record = Record::new(world.now, rate, State::Standard);
+            record.users = (0..if number == 7 { 950 } else { 900 }).collect();
+            world.throttle.users += record.users.len();
+            world.throttle.records.insert(who, record);
+        }
+    };
+    fill(&mut world);
+    assert!(world.throttle.users >= MAX_USERS);
+    for number in 0..50 {
+        world.pass(100);
+        let ruling = world.say("honest.example", "192.0.2.1", &format!("u{number}"));
+        assert_eq!(ruling, Ruling::Pass, "{number}");
+    }
+    assert_eq!(world.report("honest.example")[0].standing, Standing::Standard);
+    assert_eq!(world.report("d7.example")[0].standing, Standing::Suspicious);
+    assert_eq!(world.report("d8.example")[0].standing, Standing::Standard);
+    // A silent period later all of it is free, whoever asks.
+    world.pass(3_600_000);
+    assert_eq!(world.say("honest.example", "192.0.2.1", "ann"), Ruling::Pass);
+    assert_eq!(world.throttle.users, 3);
+    let kept: usize = world.throttle.records.values().map(|record| record.users.len()).sum();
+    assert_eq!(world.throttle.users, kept);
+}
+
+#[test]
+fn one_domain_that_fails_until_it_is_listed_takes_nobody_at_its_address_with_it() {
+    for source in ["192.0.2.1", "2001:db8::1"] {
+        let mut world = World::new();
+        let mut offenders = 0;
+        for _ in 0..3 {
+            for _ in 0..40 {
+                world.pass(1100);
+                world.say("bad.example", source, "x");
+                let news = world.answer_to("bad.example", source, "x", 404);
+                offenders += usize::from(news.offender.is_some());
+            }
+            world.pass(3_700_000);
+            if world
+                .throttle
+                .listed(world.now, &domain("bad.example"), source.parse().unwrap())
+                .is_some()
+            {
+                break;
+            }
+        }
+        assert_eq!(offenders, 1);
+        world.pass(1000);
+        let good = domain("good.example");
+        let address: IpAddr = source.parse().unwrap();
+        // While it is listed again, and after refusals of ours.
+        let bad = Who::all(&domain("bad.example"), address)[0].0.clone();
+        let until = world.now + Duration::from_secs(600);
+        world.throttle.records.get_mut(&bad).unwrap().state = State::Listed(until);
+        for number in 0..200 {
+            world.pass(1000);
+            assert_eq!(world.say("bad.example", source, "x"), Ruling::Listed);
+            assert_eq!(world.answer("bad.example", source, 403), None);
+            let silent = (Ruling::Pass, News::default());
+            for _ in 0..3 {
+                assert_eq!(world.say_as("good.example", source, "ann", "g"), silent, "{number}");
+                assert_eq!(world.answer_to("good.example", source, "ann", 200), News::default());
+            }
+        }
+        assert_eq!(world.throttle.listed(world.now, &good, address), None);
+        assert!(world.throttle.offenders(world.now).iter().all(|(domain, ..)| *domain != good));
+    }
+}
+
+#[test]
+fn a_prefix_where_several_fail_is_slowed_down_and_never_more() {
+    let mut world = World::new();
+    world.settings.messages_per_second = 100;
+    for round in 0..5 {
+        for number in 0..100 {
+            world.pass(100);
+            let from = format!("d{}-{round}.example", number % 10);
+            world.say(&from, "192.0.2.1", "x");
+            let news = world.answer_to(&from, "192.0.2.1", "x", 404);
+            assert_eq!(news.offender, None);
+        }
+        let prefix = &world.throttle.records[&Who::Source("192.0.2.1".parse().unwrap())];
+        assert!(matches!(prefix.state, State::Suspicious(_)), "{round}");
+        world.pass(3_700_000);
+    }
+    // What a prefix is refused for blocks nobody.
+    let prefix = Who::Source("192.0.2.1".parse().unwrap());
+    let until = world.now + Duration::from_secs(600);
+    world.throttle.records.get_mut(&prefix).unwrap().state = State::Listed(until);
+    let refused = (Ruling::Listed, News::default());
+    assert_eq!(world.say_as("good.example", "192.0.2.1", "ann", "g"), refused);
+    assert!(world.throttle.offenders(world.now).is_empty());
+}
+
+#[test]
+fn addresses_behind_nat64_are_senders_of_their_own() {
+    let mut world = World::new();
+    enumerate(&mut world, "p.example", "64:ff9b::192.0.2.1");
+    assert_eq!(world.say("p.example", "64:ff9b::192.0.2.1", "ann"), Ruling::Listed);
+    assert_eq!(world.say("p.example", "64:ff9b::192.0.2.2", "ann"), Ruling::Pass);
+    let report = world.report("p.example");
+    assert!(report.iter().any(|r| r.source == Some("64:ff9b::c000:201/128".parse().unwrap())));
+}
+
+#[test]
+fn a_wall_clock_that_was_set_makes_no_list_longer_than_it_can_be() {
+    let mut world = World::new();
+    enumerate(&mut world, "p.example", "192.0.2.1");
+    let mut saved = world.throttle.save(world.now, world.time().unix);
+    let record = saved.records.iter_mut().find(|record| record.listed_until.is_some()).unwrap();
+    for far in [4_000_000_000, u64::MAX] {
+        record.listed_until = Some(far);
+        let saved = Saved { records: vec![record.clone()] };
+        let mut other = World::new();
+        other.throttle.restore(other.now, 1_800_000_000, &other.settings, saved);
+        assert_eq!(other.say("p.example", "192.0.2.1", "ann"), Ruling::Listed);
+        other.now += other.settings.block_most;
+        assert_eq!(other.say("p.example", "192.0.2.1", "ann"), Ruling::Pass);
+    }
+}
+
+#[test]
+fn what_is_suspicious_once_in_a_fortnight_is_never_listed() {
+    let mut world = World::new();
+    for _ in 0..6 {
+        for _ in 0..20 {
+            world.say("p.example", "192.0.2.1", "x");
+            assert_ne!(
+                world.answer("p.example", "192.0.2.1", 404),
+                Some(Change::Listed(Duration::from_secs(600)))
+            );
+        }
+        assert_eq!(world.report("p.example")[0].standing, Standing::Suspicious);
+        world.pass(14 * 24 * 3_600_000);
+    }
 }

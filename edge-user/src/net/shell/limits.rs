@@ -3,10 +3,12 @@
 
 use std::{
     collections::HashMap,
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
+
+use crate::federation::first_of_source;
 
 /// Counts connections that are accepted and not yet gone.
 #[derive(Debug, Default)]
@@ -44,7 +46,7 @@ impl Admission {
         total: usize,
         per_source: usize,
     ) -> Result<Place, Full> {
-        let source = source(remote);
+        let source = first_of_source(remote);
         let mut counts = self.lock();
         if counts.total >= total {
             return Err(Full::Total);
@@ -121,7 +123,7 @@ impl Bucket {
 impl Pace {
     /// Whether one more may begin. Who has none left takes none from the others.
     pub(super) fn take(&self, now: Instant, remote: IpAddr, all: u32, per_source: u32) -> bool {
-        let source = source(remote);
+        let source = first_of_source(remote);
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         let own = Bucket::now(buckets.by_source.get(&source).copied(), now, per_source);
         let whole = Bucket::now(buckets.all, now, all);
@@ -135,17 +137,6 @@ impl Pace {
         }
         buckets.by_source.insert(source, own);
         true
-    }
-}
-
-/// What counts as one source: an IPv4 address, or an IPv6 /64 (one subscriber owns all of it).
-pub(super) fn source(remote: IpAddr) -> IpAddr {
-    match remote.to_canonical() {
-        IpAddr::V6(v6) => {
-            let [a, b, c, d, ..] = v6.segments();
-            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-        }
-        v4 => v4,
     }
 }
 

@@ -153,3 +153,22 @@ fn a_discovered_partner_is_slowed_watched_and_listed_an_allowed_one_is_not() {
         assert_ne!(world.one(CONTOSO).0, other);
     }
 }
+
+#[test]
+fn a_discovered_partner_is_slowed_within_a_dialog_too_where_a_server_is_called_by_its_address() {
+    let mut call = dialogs::call(FABRIKAM);
+    let requests: Vec<String> = (1..=40).map(|n| call.by_caller("INFO", n).text()).collect();
+    assert!(requests[0].starts_with("INFO sip:bob@10.9.9.9:5060 "));
+    let world = &mut call.world;
+    let lists = Federation { enabled: true, discovery: true, ..Federation::default() };
+    let policy = Policy::new(&[domain("contoso.example")], &lists);
+    world.set_policy(CONTOSO, std::sync::Arc::new(policy));
+    for request in requests {
+        world.say(FABRIKAM, call.caller.1, &request);
+    }
+    let slowed = world.refused(CONTOSO, Refusal::Throttled);
+    assert!((15..=25).contains(&slowed), "{slowed}");
+    // No user of ours was named: the certificate's domain has written to the one it called.
+    let report = world.edges[CONTOSO].proxy.watch_report(world.now, None);
+    assert_eq!(report[0].evidence.distinct_users, 0, "{report:?}");
+}

@@ -83,6 +83,7 @@ fn the_fuller_it_is_the_fewer_new_dialogs_begin_and_those_that_stand_go_on() {
     }
     assert!(new(world, "stranger.example", stranger), "at 80 % everybody");
     assert!(!new(world, "stranger.example", stranger), "above 80 % nothing new of strangers");
+    assert!(!new(world, "third.example", stranger), "nor of who only says that it is a partner");
     assert!(new(world, "third.example", known[1].1), "but of partners with an entry");
     assert!(new(world, "fabrikam.example", known[0].1), "up to 90 %");
     assert!(!new(world, "third.example", known[1].1), "and then nothing new of anybody");
@@ -92,7 +93,7 @@ fn the_fuller_it_is_the_fewer_new_dialogs_begin_and_those_that_stand_go_on() {
     world.say(FABRIKAM, call.caller.1, &bye);
     // Our 503 ends at the partner's edge (RFC 3261 section 16.7).
     world.expect(FABRIKAM, call.caller.1, "SIP/2.0 500 ");
-    assert_eq!(world.refused(CONTOSO, Refusal::Overload), 3);
+    assert_eq!(world.refused(CONTOSO, Refusal::Overload), 4);
 }
 
 #[test]
