@@ -4,9 +4,9 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, VecDeque},
+    collections::{BinaryHeap, HashMap, VecDeque},
     hash::{BuildHasher, Hasher, RandomState},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, LazyLock},
     time::{Duration, Instant},
 };
@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    ConnectionId, Peer,
+    ConnectionId, Peer, Side,
     residue::{Residue, Residues},
     respond::Answer,
     route::Destination,
@@ -22,7 +22,7 @@ use super::{
 use crate::{
     config::Transport,
     domain::Domain,
-    federation::Partner,
+    federation::{Partner, source_of},
     ids::IdMap,
     sip::{Host, Message, Method},
 };
@@ -232,6 +232,12 @@ pub(super) struct NewExchange {
 }
 
 impl Exchange {
+    /// Where a remote user's comes from.
+    fn source(&self) -> Option<IpAddr> {
+        let remote = self.from_peer.side == Side::Remote;
+        remote.then(|| source_of(self.from_peer.remote.ip()))
+    }
+
     pub(super) fn new(new: NewExchange) -> Self {
         Self {
             kind: new.kind,
@@ -324,6 +330,8 @@ pub(super) struct Exchanges {
     all: IdMap<u64, Exchange>,
     by_key: IdMap<TransactionKey, u64>,
     by_scope: IdMap<u64, usize>,
+    /// Of remote users, by where they come from.
+    by_source: HashMap<IpAddr, usize>,
     /// Open client transactions by connection.
     by_connection: IdMap<ConnectionId, usize>,
     timers: BinaryHeap<Reverse<(Instant, u64)>>,
@@ -339,6 +347,7 @@ impl Exchanges {
             all: IdMap::default(),
             by_key: IdMap::default(),
             by_scope: IdMap::default(),
+            by_source: HashMap::new(),
             by_connection: IdMap::default(),
             timers: BinaryHeap::new(),
             residues: Residues::default(),
@@ -366,6 +375,9 @@ impl Exchanges {
             self.by_key.insert(exchange.key, id);
         }
         *self.by_scope.entry(exchange.scope).or_default() += 1;
+        if let Some(source) = exchange.source() {
+            *self.by_source.entry(source).or_default() += 1;
+        }
         self.all.insert(id, exchange);
         id
     }
@@ -413,6 +425,14 @@ impl Exchanges {
             *live -= 1;
             if *live == 0 {
                 self.by_scope.remove(&exchange.scope);
+            }
+        }
+        if let Some(source) = exchange.source()
+            && let Some(live) = self.by_source.get_mut(&source)
+        {
+            *live -= 1;
+            if *live == 0 {
+                self.by_source.remove(&source);
             }
         }
         self.waiting -= usize::from(exchange.waits());
@@ -476,6 +496,11 @@ impl Exchanges {
     /// How many came from one sender.
     pub(super) fn live_of(&self, scope: u64) -> usize {
         self.by_scope.get(&scope).copied().unwrap_or(0)
+    }
+
+    /// How many came from remote users at one source, over all their connections.
+    pub(super) fn live_from(&self, remote: IpAddr) -> usize {
+        self.by_source.get(&source_of(remote)).copied().unwrap_or(0)
     }
 
     pub(super) fn by_key(&self, key: &TransactionKey) -> Option<u64> {

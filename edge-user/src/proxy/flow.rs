@@ -47,18 +47,33 @@ impl Flow {
 #[derive(Debug)]
 pub(super) struct Flows {
     key: hmac::Key,
+    /// Are believed too.
+    former: Vec<hmac::Key>,
     run: u64,
 }
 
+/// A key of its own, made of the secret of the Record-Route tokens.
+fn key(secret: &[u8; 32]) -> hmac::Key {
+    let secret = hmac::Key::new(hmac::HMAC_SHA256, secret);
+    let key = hmac::sign(&secret, b"edge flow token key");
+    hmac::Key::new(hmac::HMAC_SHA256, key.as_ref())
+}
+
 impl Flows {
-    /// `secret`: that of the Record-Route tokens; another key is made of it.
-    pub(super) fn new(secret: &[u8; 32]) -> Self {
-        let secret = hmac::Key::new(hmac::HMAC_SHA256, secret);
-        let key = hmac::sign(&secret, b"edge flow token key");
+    /// `secret`: that of the Record-Route tokens; `former`: one that is believed beside it.
+    pub(super) fn new(secret: &[u8; 32], former: Option<&[u8; 32]>) -> Self {
         Self {
-            key: hmac::Key::new(hmac::HMAC_SHA256, key.as_ref()),
+            key: key(secret),
+            former: former.map(key).into_iter().collect(),
             run: RandomState::new().hash_one("run"),
         }
+    }
+
+    /// Signs with another secret from now on. Flows live on, and what names them already is
+    /// believed until the next change.
+    pub(super) fn set(&mut self, secret: &[u8; 32], former: Option<&[u8; 32]>) {
+        let before = std::mem::replace(&mut self.key, key(secret));
+        self.former = former.map(key).into_iter().chain([before]).collect();
     }
 
     /// A connection of this run.
@@ -90,8 +105,11 @@ impl Flows {
         }
         let bytes = base64url::decode(text)?;
         let (content, code) = bytes.split_at_checked(CONTENT)?;
-        let expected = hmac::sign(&self.key, content);
-        let same = super::token::same_code(&expected.as_ref()[..CODE_BYTES], code);
+        let mut keys = std::iter::once(&self.key).chain(&self.former);
+        let same = keys.any(|key| {
+            let expected = hmac::sign(key, content);
+            super::token::same_code(&expected.as_ref()[..CODE_BYTES], code)
+        });
         let (version, rest) = content.split_first()?;
         if !same || *version != VERSION {
             return None;
@@ -106,19 +124,34 @@ mod tests {
 
     #[test]
     fn a_flow_token_leads_back_to_its_connection_and_its_run() {
-        let flows = Flows::new(&[7; 32]);
+        let flows = Flows::new(&[7; 32], None);
         let text = flows.sign(ConnectionId(42));
         assert_eq!(flows.verify(&text), Some(flows.flow(ConnectionId(42))));
         // The same secret, another run: ours, and dead. Another secret: not ours.
-        let restarted = Flows::new(&[7; 32]);
+        let restarted = Flows::new(&[7; 32], None);
         let dead = restarted.verify(&text).unwrap();
         assert!(!restarted.is_of_this_run(dead) && flows.is_of_this_run(dead));
-        assert_eq!(Flows::new(&[8; 32]).verify(&text), None);
+        assert_eq!(Flows::new(&[8; 32], None).verify(&text), None);
+    }
+
+    #[test]
+    fn a_new_secret_ends_no_flow() {
+        let mut flows = Flows::new(&[7; 32], None);
+        let (text, flow) = (flows.sign(ConnectionId(42)), flows.flow(ConnectionId(42)));
+        flows.set(&[8; 32], None);
+        assert_eq!(flows.verify(&text), Some(flow));
+        assert!(flows.is_of_this_run(flow));
+        let newer = flows.sign(ConnectionId(42));
+        assert_ne!(newer, text);
+        assert_eq!(Flows::new(&[8; 32], None).verify(&newer), Some(flow));
+        assert_eq!(Flows::new(&[9; 32], Some(&[7; 32])).verify(&text), Some(flow));
+        flows.set(&[9; 32], Some(&[8; 32]));
+        assert_eq!((flows.verify(&text), flows.verify(&newer)), (None, Some(flow)));
     }
 
     #[test]
     fn every_changed_or_missing_character_breaks_a_flow_token() {
-        let flows = Flows::new(&[7; 32]);
+        let flows = Flows::new(&[7; 32], None);
         let text = flows.sign(ConnectionId(42));
         for at in 0..text.len() {
             let mut bytes = text.clone().into_bytes();

@@ -51,9 +51,12 @@ impl Proxy {
             Side::Remote => bounds.transactions_of_user(),
             Side::Inside => usize::MAX,
         };
-        // What makes room is refused only when there is none at all.
-        let full =
-            self.load().is_full() || (!makes_room(message) && self.exchanges.live_of(scope) >= own);
+        // What makes room is refused only when there is none at all, or none for its source.
+        let source = peer.side == Side::Remote
+            && self.exchanges.live_from(peer.remote.ip()) >= bounds.transactions_of_source();
+        let full = self.load().is_full()
+            || source
+            || (!makes_room(message) && self.exchanges.live_of(scope) >= own);
         full.then_some(Refusal::Overload)
     }
 
@@ -76,7 +79,10 @@ impl Proxy {
         in_dialog: bool,
     ) -> Option<Refusal> {
         let load = self.load();
-        if in_dialog || makes_room(message) || load.admits(Wants::NewOfDiscovered) {
+        // What a remote user ends is a dialog with a token.
+        let bye = message.method() == Some(Method::Bye);
+        let ends = makes_room(message) && !(bye && peer.side == Side::Remote);
+        if in_dialog || ends || load.admits(Wants::NewOfDiscovered) {
             return None;
         }
         let discovered = peer.side == Side::Partner && {

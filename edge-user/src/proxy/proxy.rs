@@ -67,7 +67,7 @@ impl Proxy {
     /// A proxy without connections.
     pub fn new(now: Instant, config: ProxyConfig, policy: Arc<Policy>) -> Self {
         Self {
-            flows: Flows::new(&config.token_secret),
+            flows: Flows::new(&config.token_secret, config.former_secret.as_ref()),
             keys: TokenKeys::new(
                 &config.token_secret,
                 config.former_secret.as_ref(),
@@ -176,6 +176,7 @@ impl Proxy {
         let secrets = |config: &ProxyConfig| (config.token_secret, config.former_secret);
         if secrets(&config) != secrets(&self.config) {
             self.keys.set(&config.token_secret, config.former_secret.as_ref());
+            self.flows.set(&config.token_secret, config.former_secret.as_ref());
         }
         if config.fqdn != self.config.fqdn {
             self.trust_values = TrustValues::new(&config.fqdn);

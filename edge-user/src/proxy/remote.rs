@@ -100,6 +100,25 @@ impl Proxy {
         if rights.outside { Ok(()) } else { Err(Refusal::UserNoOutside) }
     }
 
+    /// Whether a remote user whose dialog it is may still be written to: a right that was taken away
+    /// ends a dialog, whether its user is registered or not. Connections of users who are, are closed
+    /// with the right. To end it is always possible. A user who was called is not named by To for sure.
+    pub(super) fn judge_called_outside(
+        &self,
+        message: &Message,
+        token: Option<&Token>,
+    ) -> Result<(), Refusal> {
+        let ends = matches!(message.method(), Some(Method::Bye | Method::Ack | Method::Cancel));
+        if ends || !token.is_some_and(|token| token.inbound) {
+            return Ok(());
+        }
+        let to = message.to().map_err(|_| Refusal::Malformed)?;
+        match sip_domain(&to.uri).filter(|domain| self.policy.is_ours(domain)) {
+            Some(domain) => self.may_sign_in(&to.uri, &domain),
+            None => Ok(()),
+        }
+    }
+
     /// A registration is for a user of ours, at one of our domains; and the way back to it is ours
     /// alone to write.
     fn judge_register(&self, message: &Message, uri: &Uri<'_>) -> Result<(), Refusal> {

@@ -147,7 +147,7 @@ impl Proxy {
                 .map_err(of)
                 .map(Some),
             Side::Inside => match self.flow_of(&path) {
-                Some(flow) => self.plan_to_user(flow, path.remove, hash).map_err(of).map(Some),
+                Some(flow) => self.plan_to_user(flow, message, &path, hash).map_err(of).map(Some),
                 None => self.plan_outbound(now, message, path, hash).map(Some),
             },
         }
@@ -219,8 +219,15 @@ impl Proxy {
     }
 
     /// To a remote user: over the connection that it registered on, or that its dialog is on.
-    fn plan_to_user(&self, flow: Flow, remove_routes: usize, hash: u32) -> Result<Plan, Answer> {
+    fn plan_to_user(
+        &self,
+        flow: Flow,
+        message: &Message,
+        path: &Path,
+        hash: u32,
+    ) -> Result<Plan, Answer> {
         let connection = self.connection_of(flow).ok_or(Refusal::FlowFailed)?;
+        self.judge_called_outside(message, path.token.as_ref())?;
         Ok(Plan {
             destinations: VecDeque::from([Destination::Flow(connection)]),
             preferred: None,
@@ -228,7 +235,7 @@ impl Proxy {
             entry: None,
             dialog: None,
             remote: true,
-            remove_routes,
+            remove_routes: path.remove,
             hash,
         })
     }

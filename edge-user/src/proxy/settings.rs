@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Settings of a proxy.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ProxyConfig {
     /// Our name outside.
     pub fqdn: Domain,
@@ -45,6 +45,19 @@ pub struct ProxyConfig {
     pub former_secret: Option<[u8; 32]>,
     /// Wall clock when the proxy starts, seconds since 1970.
     pub unix_time: u64,
+}
+
+/// Without the secrets.
+impl std::fmt::Debug for ProxyConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ProxyConfig")
+            .field("fqdn", &self.fqdn)
+            .field("outside", &self.outside)
+            .field("inside", &self.inside)
+            .field("next_hops", &self.next_hops)
+            .field("bounds", &self.bounds)
+            .finish_non_exhaustive()
+    }
 }
 
 /// How remote users are served.
@@ -94,6 +107,11 @@ impl Bounds {
     /// Of them, from one partner's certificate.
     pub fn transactions_of_one(&self) -> usize {
         self.transactions.div_ceil(2)
+    }
+
+    /// Of them, from the remote users at one source.
+    pub fn transactions_of_source(&self) -> usize {
+        self.transactions.div_ceil(50).max(1)
     }
 
     /// Of them, from one remote user's connection.

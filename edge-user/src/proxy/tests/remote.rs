@@ -600,6 +600,71 @@ fn one_user_s_connection_holds_a_small_share_of_the_transactions() {
 }
 
 #[test]
+fn the_remote_users_of_one_source_hold_a_small_share_of_the_transactions() {
+    for (source, other) in
+        [("198.51.100.7", "[2001:db8::7]:1"), ("[2001:db8::7]", "198.51.100.7:1")]
+    {
+        let mut world = World::new();
+        world.configure(CONTOSO, |config| config.bounds.transactions = 2000);
+        world.set_policy(CONTOSO, outside_policy(&["fabrikam.example"], &[]));
+        let message = || Req::new("MESSAGE", "contoso.example", "contoso.example");
+        let mut refused = 0;
+        for port in 0..9 {
+            let at = world.remote(CONTOSO, &format!("{source}:{}", 50000 + port));
+            for number in 0..5 {
+                world.say(CONTOSO, at, &message().branch(&format!("m{port}-{number}")).text());
+                refused += world.mail(CONTOSO).iter().filter(|(to, _)| *to == at).count();
+            }
+        }
+        assert_eq!(refused, 5, "forty of 2000 are the share of a source");
+        let other = world.remote(CONTOSO, other);
+        world.say(CONTOSO, other, &message().text());
+        assert_ne!(world.one(CONTOSO).0, other, "somebody else's go on");
+        // What is done counts no more.
+        world.pass(Duration::from_secs(70));
+        world.mail(CONTOSO);
+        let again = world.remote(CONTOSO, &format!("{source}:51000"));
+        world.say(CONTOSO, again, &message().branch("again").text());
+        assert!(world.mail(CONTOSO).iter().all(|(to, _)| *to != again));
+    }
+}
+
+#[test]
+fn who_called_and_lost_the_right_is_written_to_no_more() {
+    let (mut world, alice) = world();
+    let invite = Req::new("INVITE", "contoso.example", "contoso.example")
+        .with("Contact: <sip:alice@192.168.1.5:5061;transport=tls>");
+    world.say(CONTOSO, alice, &invite.text());
+    let mail = world.mail(CONTOSO);
+    let (server, got) = mail[1].clone();
+    world.say(CONTOSO, server, &answer(&got, "200 OK", Some("b1")));
+    world.expect(CONTOSO, alice, "SIP/2.0 200 OK");
+    let routes = headers(&got, "Record-Route");
+    let mut within = invite.clone();
+    within.uri = "sip:alice@192.168.1.5:5061;transport=tls".into();
+    within.from = format!("{};tag=b1", invite.to);
+    within.to = invite.from.clone();
+    within.transport = "TCP";
+    within.headers = vec!["Max-Forwards: 70".into()];
+    within.headers.extend(routes.iter().map(|route| format!("Route: {route}")));
+    let mut say = |method: &'static str, number: u32, branch: &str, to_alice: bool| {
+        if number == 3 {
+            world.set_policy(CONTOSO, policy("contoso.example", &[], &[]));
+        }
+        let mut request = within.clone().branch(branch);
+        (request.method, request.cseq) = (method, number);
+        world.say(CONTOSO, server, &request.text());
+        let mail = world.mail(CONTOSO);
+        assert_eq!(mail.iter().any(|(to, _)| *to == alice), to_alice, "{number}: {mail:#?}");
+        world.refused(CONTOSO, Refusal::UserNoOutside)
+    };
+    // She is not registered: the connection stays.
+    assert_eq!(say("MESSAGE", 2, "w2", true), 0);
+    assert_eq!(say("MESSAGE", 3, "w3", false), 1);
+    assert_eq!(say("BYE", 4, "w4", true), 1);
+}
+
+#[test]
 fn a_remote_user_who_is_silent_or_busy_is_no_dead_server() {
     let (mut world, alice) = world();
     let (server, path) = registered(&mut world, alice);
@@ -668,6 +733,11 @@ fn when_it_is_crowded_who_has_not_signed_in_waits_first() {
         world.say(CONTOSO, at, &request.branch(&format!("m{number}")).text());
     }
     world.mail(CONTOSO);
+    // A BYE of no dialog is as new as all else.
+    let mut bye = Req::new("BYE", "contoso.example", "contoso.example").branch("bye");
+    bye.to.push_str(";tag=x");
+    world.say(CONTOSO, stranger, &bye.text());
+    world.expect(CONTOSO, stranger, "SIP/2.0 503 ");
     for (at, waits) in [(stranger, true), (alice, false)] {
         let request = Req::new("MESSAGE", "contoso.example", "contoso.example");
         world.say(CONTOSO, at, &request.branch(&format!("x{}", at.0)).text());
