@@ -84,7 +84,7 @@ pub struct Failure {
 #[derive(Debug)]
 struct Entry {
     failure: Failure,
-    /// It named the time itself: an answer before that does not make it alive.
+    /// It named the time itself, longer than ours: an answer before that does not make it alive.
     told: bool,
     /// It is asked now.
     probed: bool,
@@ -139,7 +139,7 @@ impl Targets {
         targets.sort_by_key(|target| self.failure(now, target.into()).map(|failure| failure.until));
     }
 
-    /// It failed. `retry_after`: what it asked for. True when it was alive before.
+    /// It failed. `retry_after`: what it asked for, which lengthens the pause only. True when it was alive before.
     pub fn failed(
         &mut self,
         now: Instant,
@@ -149,10 +149,16 @@ impl Targets {
         retry_after: Option<Duration>,
     ) -> bool {
         let key = TargetKey::from(target);
-        let asked = retry_after.map(|time| now + time.min(MAX_PAUSE));
+        // What it asks for may only lengthen the pause: one that asks for none would be asked
+        // without end.
+        let asked = |pause| {
+            let asked = retry_after.map(|time| now + time.min(MAX_PAUSE));
+            asked.filter(|asked| *asked > now + pause)
+        };
         let Some(entry) = self.all.get(&key) else {
             self.make_room();
             let pause = self.pause(key, 1);
+            let asked = asked(pause);
             let until = asked.unwrap_or(now + pause);
             let failure = Failure { cause, count: 1, since: now, until };
             let entry = Entry {
@@ -173,6 +179,7 @@ impl Targets {
         // Many transactions may see one and the same outage: it counts once.
         let count = if dead { entry.failure.count } else { entry.failure.count.saturating_add(1) };
         let pause = self.pause(key, count);
+        let asked = asked(pause);
         let Some(entry) = self.all.get_mut(&key) else { return false };
         let (before, place) = (entry.failure.until, entry.again);
         let until = match (asked, dead) {
@@ -333,20 +340,36 @@ mod tests {
     #[test]
     fn what_a_target_asks_for_is_kept_and_cut() {
         let now = Instant::now();
-        for (asked, kept) in [(0, 0), (1, 1), (120, 120), (600, 600), (86_400, 600)] {
+        for (asked, kept) in [(30, 30), (120, 120), (600, 600), (86_400, 600)] {
             let mut targets = Targets::default();
             let asked = Some(Duration::from_secs(asked));
             targets.failed(now, &target(1), None, Cause::Unavailable, asked);
             let end = now + Duration::from_secs(kept);
             assert!(!targets.is_dead(end, key(1)));
-            if kept > 0 {
-                assert!(targets.is_dead(end - Duration::from_millis(1), key(1)), "{kept}");
-                // What it answers in old transactions changes nothing; a failure shortens nothing.
-                assert!(!targets.alive(end - Duration::from_millis(1), key(1)));
-                targets.failed(now, &target(1), None, Cause::Lost, None);
-                assert!(targets.is_dead(end - Duration::from_millis(1), key(1)), "{kept}");
-            }
+            assert!(targets.is_dead(end - Duration::from_millis(1), key(1)), "{kept}");
+            // What it answers in old transactions changes nothing; a failure shortens nothing.
+            assert!(!targets.alive(end - Duration::from_millis(1), key(1)));
+            targets.failed(now, &target(1), None, Cause::Lost, None);
+            assert!(targets.is_dead(end - Duration::from_millis(1), key(1)), "{kept}");
             assert!(targets.alive(end, key(1)));
+        }
+    }
+
+    #[test]
+    fn a_target_that_asks_for_no_pause_is_asked_no_sooner_than_any_other() {
+        for asked in [0, 1] {
+            let mut targets = Targets::default();
+            let mut now = Instant::now();
+            let asked = Some(Duration::from_secs(asked));
+            targets.failed(now, &target(1), None, Cause::Unavailable, asked);
+            for least in [4, 8, 16, 32, 64] {
+                let at = targets.next_timeout().unwrap();
+                assert!(at >= now + Duration::from_secs(least), "{least}: {:?}", at - now);
+                now = at;
+                assert_eq!(targets.due(now, ROOM).len(), 1);
+                targets.failed(now, &target(1), None, Cause::Unavailable, asked);
+            }
+            assert!(targets.alive(now, key(1)), "it answers before our time is up");
         }
     }
 

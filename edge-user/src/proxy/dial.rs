@@ -17,7 +17,10 @@ use super::{
     respond::Answer,
     route::Destination,
 };
-use crate::{domain::Domain, federation::Cause};
+use crate::{
+    domain::Domain,
+    federation::{Cause, TargetKey},
+};
 
 /// How long an address is tried before the next one is tried beside it (RFC 8305 section 5).
 const BESIDE: Duration = Duration::from_millis(250);
@@ -279,6 +282,9 @@ impl Proxy {
         {
             return self.dialled(now, id, open, true, out);
         }
+        if let Some(open) = self.refusing_hop(now, id) {
+            return self.dialled(now, id, open, true, out);
+        }
         if trying >= AT_ONE_TIME {
             return;
         }
@@ -291,6 +297,25 @@ impl Proxy {
         let tried = Attempt { dial: id, target: target.clone(), owner };
         self.dials.by_attempt.insert(attempt, tried);
         out.push(Output::Connect { attempt, target });
+    }
+
+    /// The connection of a next hop that answers 503 over it, when nothing that lives is left to
+    /// dial: one more to the same server would be answered no better, and each request would open
+    /// its own. (Who is silent is dialled: the connection may be what is broken.)
+    fn refusing_hop(&self, now: Instant, id: u64) -> Option<ConnectionId> {
+        let dial = self.dials.all.get(&id)?;
+        let Destination::NextHop(index) = &dial.destination else { return None };
+        if !self.targets.is_dead(now, dial.targets.front()?.into()) {
+            return None;
+        }
+        let refuses = |peer: &Peer| {
+            let key = TargetKey { address: peer.remote, transport: peer.transport };
+            let failure = self.targets.failure(now, key);
+            failure.is_some_and(|failure| failure.cause == Cause::Unavailable)
+        };
+        let mut all = self.connections.for_next_hop(*index);
+        let fits = |peer: &Peer| !dial.avoid.contains(&peer.remote) && refuses(peer);
+        all.find(|(_, connection)| fits(&connection.peer)).map(|(open, _)| open)
     }
 
     /// A connection that leads to this very target.

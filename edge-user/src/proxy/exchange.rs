@@ -22,7 +22,7 @@ use super::{
 use crate::{
     config::Transport,
     domain::Domain,
-    federation::{Partner, source_of},
+    federation::{Partner, first_of_source},
     ids::IdMap,
     sip::{Host, Message, Method},
 };
@@ -235,7 +235,7 @@ impl Exchange {
     /// Where a remote user's comes from.
     fn source(&self) -> Option<IpAddr> {
         let remote = self.from_peer.side == Side::Remote;
-        remote.then(|| source_of(self.from_peer.remote.ip()))
+        remote.then(|| first_of_source(self.from_peer.remote.ip()))
     }
 
     pub(super) fn new(new: NewExchange) -> Self {
@@ -500,7 +500,7 @@ impl Exchanges {
 
     /// How many came from remote users at one source, over all their connections.
     pub(super) fn live_from(&self, remote: IpAddr) -> usize {
-        self.by_source.get(&source_of(remote)).copied().unwrap_or(0)
+        self.by_source.get(&first_of_source(remote)).copied().unwrap_or(0)
     }
 
     pub(super) fn by_key(&self, key: &TransactionKey) -> Option<u64> {

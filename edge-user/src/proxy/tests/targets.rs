@@ -174,6 +174,23 @@ fn a_target_that_says_503_is_left_alone_for_as_long_as_it_asks() {
 }
 
 #[test]
+fn next_hops_that_all_say_503_get_no_connection_for_each_request() {
+    let mut world = World::new();
+    let partner = world.partner(CONTOSO, "203.0.113.20:5000", &["fabrikam.example"]);
+    for branch in 1..=20 {
+        let request = Req::new("MESSAGE", "fabrikam.example", "contoso.example");
+        world.say(CONTOSO, partner, &request.branch(&branch.to_string()).text());
+        let first = answer_one(&mut world, "503 Service Unavailable", "Retry-After: 300\r\n");
+        let second = answer_one(&mut world, "503 Service Unavailable", "Retry-After: 300\r\n");
+        assert_ne!(first, second, "each is tried");
+        world.expect(CONTOSO, partner, "SIP/2.0 500 ");
+        world.pass(SECOND);
+    }
+    let hops = [address("10.0.0.21:5060"), address("10.0.0.22:5060")];
+    assert_eq!(world.edges[CONTOSO].connects, hops, "one connection each");
+}
+
+#[test]
 fn a_partner_that_only_dials_us_is_answered_over_its_connection_after_a_503_too() {
     let mut world = World::new();
     let alice = world.inside(CONTOSO, Transport::Tcp, "10.0.0.5:40000");
