@@ -141,13 +141,19 @@ fn value(text: &str) -> Option<(&str, &str, bool)> {
         let value = value.trim_end_matches(BLANK);
         return (!value.contains([' ', '\t', '"'])).then_some((value, after, false));
     };
+    let (value, after) = quoted_value(quoted)?;
+    Some((value, after, true))
+}
+
+/// What stands before the closing quote, escapes as they are, and what comes after it.
+pub(super) fn quoted_value(text: &str) -> Option<(&str, &str)> {
     let mut escaped = false;
-    let end = quoted.find(|c| {
+    let end = text.find(|c| {
         let ends = c == '"' && !escaped;
         escaped = c == '\\' && !escaped;
         ends
     })?;
-    Some((quoted.get(..end)?, quoted.get(end + 1..)?, true))
+    Some((text.get(..end)?, text.get(end + 1..)?))
 }
 
 /// Without escapes: none but that of the backslash, since some servers read none.

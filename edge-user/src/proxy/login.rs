@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use super::{
     ConnectionId, Event, Output, Peer, Refusal, Side,
     connections::Connection,
-    credentials::{Account, account},
+    credentials::{Account, account, quoted_value},
     proxy::Proxy,
 };
 use crate::{
@@ -168,15 +168,7 @@ fn parameter<'m>(value: &'m [u8], name: &str) -> Option<&'m str> {
         let after = after.trim_start();
         let (value, next) = match after.strip_prefix('"') {
             // What is escaped stays so: it is compared, not shown.
-            Some(quoted) => {
-                let mut escaped = false;
-                let end = quoted.find(|c| {
-                    let ends = c == '"' && !escaped;
-                    escaped = c == '\\' && !escaped;
-                    ends
-                })?;
-                (quoted.get(..end)?, quoted.get(end + 1..)?)
-            }
+            Some(quoted) => quoted_value(quoted)?,
             None => {
                 let end = after.find(',').unwrap_or(after.len());
                 (after.get(..end)?.trim(), after.get(end..)?)
