@@ -72,7 +72,9 @@ pub fn event(limiter: &Limiter, event: &Event) {
                         let cause = cause.name();
                         warn!(%address, ?transport, partner, cause, left_out, "a target is dead");
                     }
-                    None => info!(%address, ?transport, left_out, "a target answers again"),
+                    None => {
+                        info!(%address, ?transport, partner, left_out, "a target answers again")
+                    }
                 }
             }
         }

@@ -3,6 +3,11 @@
 //! Pure, in virtual time. Only what failed is kept, so that in good times nothing is; bounded,
 //! since partners name their own targets. A dead target is tried last, never left out: when all
 //! are dead, all are tried (RFC 3263 section 4.3).
+//!
+//! Each partner has its own, and our next hops have theirs: anybody's DNS may name anybody's edge.
+//! What failed there under one name says nothing of another, not even a refused connection: whoever
+//! has it refused chooses when it is tried. That each learns of a dead host by itself costs one
+//! attempt. (All next hops are one: the administrator names them, and no one else.)
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -15,6 +20,8 @@ use crate::{config::Transport, domain::Domain, proxy::Target};
 
 /// Failed targets that are kept; beyond, the one that would be tried again first is forgotten.
 pub const MAX_FAILED: usize = 4096;
+/// The same, of one partner: more than a destination has.
+pub const MAX_FAILED_OF_ONE: usize = 64;
 /// How long a target is tried last after its first failure; twice as long after each further one.
 pub const FIRST_PAUSE: Duration = Duration::from_secs(5);
 /// At most so long, also when the target itself asks for more (Retry-After).
@@ -89,54 +96,72 @@ struct Entry {
     /// It is asked now.
     probed: bool,
     target: Target,
-    /// The partner it must prove; `None`: a server inside.
-    owner: Option<Domain>,
     wanted: Instant,
     /// When it is looked at again: its place in the order of what is due.
     again: Instant,
 }
 
+/// Whose target it is: the partner that must be proved there; `None`: one of our next hops.
+type Owner<'a> = Option<&'a Domain>;
+
 /// The targets that failed.
 #[derive(Debug, Default)]
 pub struct Targets {
-    all: HashMap<TargetKey, Entry>,
-    due: BTreeSet<(Instant, TargetKey)>,
+    inside: HashMap<TargetKey, Entry>,
+    partners: HashMap<Domain, HashMap<TargetKey, Entry>>,
+    kept: usize,
+    due: BTreeSet<(Instant, Option<Domain>, TargetKey)>,
     random: RandomState,
 }
 
 impl Targets {
     /// How many failed targets are kept.
     pub fn len(&self) -> usize {
-        self.all.len()
+        self.kept
     }
 
     /// None failed.
     pub fn is_empty(&self) -> bool {
-        self.all.is_empty()
+        self.kept == 0
+    }
+
+    fn get(&self, owner: Owner<'_>, key: TargetKey) -> Option<&Entry> {
+        match owner {
+            Some(partner) => self.partners.get(partner)?.get(&key),
+            None => self.inside.get(&key),
+        }
+    }
+
+    fn get_mut(&mut self, owner: Owner<'_>, key: TargetKey) -> Option<&mut Entry> {
+        match owner {
+            Some(partner) => self.partners.get_mut(partner)?.get_mut(&key),
+            None => self.inside.get_mut(&key),
+        }
     }
 
     /// Whether it is to be tried last.
-    pub fn is_dead(&self, now: Instant, key: TargetKey) -> bool {
-        self.failure(now, key).is_some()
+    pub fn is_dead(&self, now: Instant, owner: Option<&Domain>, key: TargetKey) -> bool {
+        self.failure(now, owner, key).is_some()
     }
 
     /// What is known of it, if it is dead.
-    pub fn failure(&self, now: Instant, key: TargetKey) -> Option<Failure> {
-        let entry = self.all.get(&key)?;
+    pub fn failure(&self, now: Instant, owner: Option<&Domain>, key: TargetKey) -> Option<Failure> {
+        let entry = self.get(owner, key)?;
         (now < entry.failure.until || entry.probed).then_some(entry.failure)
     }
 
     /// Puts dead ones last; the order is the same otherwise. They are wanted.
-    pub fn order(&mut self, now: Instant, targets: &mut [Target]) {
-        if self.all.is_empty() {
+    pub fn order(&mut self, now: Instant, owner: Option<&Domain>, targets: &mut [Target]) {
+        if self.is_empty() {
             return;
         }
         for target in targets.iter() {
-            if let Some(entry) = self.all.get_mut(&TargetKey::from(target)) {
+            if let Some(entry) = self.get_mut(owner, target.into()) {
                 entry.wanted = now;
             }
         }
-        targets.sort_by_key(|target| self.failure(now, target.into()).map(|failure| failure.until));
+        let until = |target: &Target| Some(self.failure(now, owner, target.into())?.until);
+        targets.sort_by_key(until);
     }
 
     /// It failed. `retry_after`: what it asked for, which lengthens the pause only. True when it was alive before.
@@ -155,9 +180,9 @@ impl Targets {
             let asked = retry_after.map(|time| now + time.min(MAX_PAUSE));
             asked.filter(|asked| *asked > now + pause)
         };
-        let Some(entry) = self.all.get(&key) else {
-            self.make_room();
-            let pause = self.pause(key, 1);
+        let Some(entry) = self.get(owner, key) else {
+            self.make_room(owner);
+            let pause = self.pause(owner, key, 1);
             let asked = asked(pause);
             let until = asked.unwrap_or(now + pause);
             let failure = Failure { cause, count: 1, since: now, until };
@@ -166,21 +191,26 @@ impl Targets {
                 told: asked.is_some(),
                 probed: false,
                 target: target.clone(),
-                owner: owner.cloned(),
                 wanted: now,
                 again: until,
             };
-            self.all.insert(key, entry);
-            self.due.insert((until, key));
+            match owner {
+                Some(partner) => {
+                    self.partners.entry(partner.clone()).or_default().insert(key, entry)
+                }
+                None => self.inside.insert(key, entry),
+            };
+            self.kept += 1;
+            self.due.insert((until, owner.cloned(), key));
             return true;
         };
         let dead = now < entry.failure.until;
         let alive_before = !dead && !entry.probed;
         // Many transactions may see one and the same outage: it counts once.
         let count = if dead { entry.failure.count } else { entry.failure.count.saturating_add(1) };
-        let pause = self.pause(key, count);
+        let pause = self.pause(owner, key, count);
         let asked = asked(pause);
-        let Some(entry) = self.all.get_mut(&key) else { return false };
+        let Some(entry) = self.get_mut(owner, key) else { return false };
         let (before, place) = (entry.failure.until, entry.again);
         let until = match (asked, dead) {
             (Some(asked), true) => asked.max(before),
@@ -192,31 +222,43 @@ impl Targets {
         entry.probed = false;
         entry.failure = Failure { cause, count, until, ..entry.failure };
         entry.again = until;
-        self.due.remove(&(place, key));
-        self.due.insert((until, key));
+        self.due.remove(&(place, owner.cloned(), key));
+        self.due.insert((until, owner.cloned(), key));
         alive_before
     }
 
     /// It answered. True when it was dead before.
-    pub fn alive(&mut self, now: Instant, key: TargetKey) -> bool {
-        let Some(entry) = self.all.get(&key) else { return false };
+    pub fn alive(&mut self, now: Instant, owner: Option<&Domain>, key: TargetKey) -> bool {
+        let Some(entry) = self.get(owner, key) else { return false };
         if entry.told && now < entry.failure.until {
             return false;
         }
-        self.forget(key);
+        self.forget(owner, key);
         true
     }
 
     /// Nothing is known of it any more.
-    pub fn forget(&mut self, key: TargetKey) {
-        if let Some(entry) = self.all.remove(&key) {
-            self.due.remove(&(entry.again, key));
+    pub fn forget(&mut self, owner: Option<&Domain>, key: TargetKey) {
+        let entry = match owner {
+            Some(partner) => {
+                let Some(own) = self.partners.get_mut(partner) else { return };
+                let entry = own.remove(&key);
+                if own.is_empty() {
+                    self.partners.remove(partner);
+                }
+                entry
+            }
+            None => self.inside.remove(&key),
+        };
+        if let Some(entry) = entry {
+            self.kept -= 1;
+            self.due.remove(&(entry.again, owner.cloned(), key));
         }
     }
 
     /// When something is due.
     pub fn next_timeout(&self) -> Option<Instant> {
-        self.due.first().map(|(at, _)| *at)
+        self.due.first().map(|(at, ..)| *at)
     }
 
     /// Those whose time is up, to be asked whether they live: dead until [`Targets::alive`] or
@@ -224,19 +266,19 @@ impl Targets {
     /// ever asked. Those that nobody wants are forgotten.
     pub fn due(&mut self, now: Instant, room: Option<usize>) -> Vec<(Target, Option<Domain>)> {
         let mut probe = Vec::new();
-        while let Some((at, key)) = self.due.first().copied().filter(|(at, _)| *at <= now) {
-            self.due.remove(&(at, key));
-            let Some(entry) = self.all.get_mut(&key) else { continue };
+        while let Some((_, owner, key)) = self.due.first().filter(|(at, ..)| *at <= now).cloned() {
+            self.due.pop_first();
+            let Some(entry) = self.get_mut(owner.as_ref(), key) else { continue };
             if entry.wanted + UNWANTED <= now {
-                self.all.remove(&key);
+                self.forget(owner.as_ref(), key);
             } else if room.is_some_and(|room| probe.len() < room) {
                 entry.probed = true;
-                probe.push((entry.target.clone(), entry.owner.clone()));
+                probe.push((entry.target.clone(), owner));
             } else {
                 // Tried again by whoever wants it; how often it failed is remembered for a while.
-                let pause = if room.is_some() { FIRST_PAUSE } else { UNWANTED };
-                entry.again = now + pause;
-                self.due.insert((entry.again, key));
+                let again = now + if room.is_some() { FIRST_PAUSE } else { UNWANTED };
+                entry.again = again;
+                self.due.insert((again, owner, key));
             }
         }
         probe
@@ -244,23 +286,39 @@ impl Targets {
 
     /// The pause after so many failures: doubled each time, and spread by a fifth to either side
     /// so that what failed together does not come back together.
-    fn pause(&self, key: TargetKey, count: u32) -> Duration {
+    fn pause(&self, owner: Owner<'_>, key: TargetKey, count: u32) -> Duration {
         let doubled = FIRST_PAUSE.saturating_mul(1 << count.saturating_sub(1).min(10));
-        let share = self.random.hash_one((key, count)) % 401;
+        let share = self.random.hash_one((owner, key, count)) % 401;
         // 800 to 1200 thousandths.
         let spread = doubled * (800 + u32::try_from(share).unwrap_or(0)) / 1000;
         spread.min(MAX_PAUSE)
     }
 
-    fn make_room(&mut self) {
-        if self.all.len() < MAX_FAILED {
+    /// Makes room for one more of this owner's. A partner pushes out its own, and nobody pushes our
+    /// next hops out while there is anything else.
+    fn make_room(&mut self, owner: Owner<'_>) {
+        let own = owner.and_then(|partner| self.partners.get(partner));
+        if let (Some(own), Some(partner)) = (own, owner)
+            && own.len() >= MAX_FAILED_OF_ONE
+        {
+            let soonest = own
+                .iter()
+                .min_by_key(|(_, entry)| (entry.probed, entry.again))
+                .map(|(key, _)| *key);
+            return soonest.into_iter().for_each(|key| self.forget(Some(partner), key));
+        }
+        if self.kept < MAX_FAILED {
             return;
         }
-        if let Some((_, key)) = self.due.first().copied() {
-            self.forget(key);
-        } else if let Some(key) = self.all.keys().next().copied() {
-            // All are being asked.
-            self.forget(key);
+        let due = self.due.iter().find(|(_, owner, _)| owner.is_some());
+        if let Some((_, owner, key)) = due.or(self.due.first()).cloned() {
+            return self.forget(owner.as_ref(), key);
+        }
+        // All are being asked.
+        let any = self.partners.iter().next().map(|(owner, own)| (Some(owner.clone()), own));
+        let (owner, own) = any.unwrap_or((None, &self.inside));
+        if let Some(key) = own.keys().next().copied() {
+            self.forget(owner.as_ref(), key);
         }
     }
 }
@@ -293,21 +351,21 @@ mod tests {
         let mut now = Instant::now();
         for (row, least) in [4, 8, 16, 32, 64, 128, 256, 512, 600, 600].into_iter().enumerate() {
             targets.failed(now, &target(1), None, Cause::Connect, None);
-            let failure = targets.failure(now, key(1)).unwrap();
+            let failure = targets.failure(now, None, key(1)).unwrap();
             let pause = failure.until - now;
             assert_eq!(failure.count as usize, row + 1);
             let most = (least * 3 / 2).min(600);
             assert!((least..=most).contains(&pause.as_secs()), "{row}: {pause:?}");
             // Another transaction fails on it meanwhile: the same outage.
             targets.failed(now + SECOND, &target(1), None, Cause::Lost, None);
-            assert_eq!(targets.failure(now, key(1)).unwrap().until, failure.until);
+            assert_eq!(targets.failure(now, None, key(1)).unwrap().until, failure.until);
             now = failure.until;
-            assert!(!targets.is_dead(now, key(1)));
+            assert!(!targets.is_dead(now, None, key(1)));
         }
         let first = |number| {
             let mut targets = Targets::default();
             targets.failed(now, &target(number), None, Cause::Connect, None);
-            targets.failure(now, key(number)).unwrap().until
+            targets.failure(now, None, key(number)).unwrap().until
         };
         assert!((1..20).any(|number| first(number) != first(number + 20)), "spread");
     }
@@ -321,19 +379,19 @@ mod tests {
             assert!(targets.failed(now, &target(number), None, Cause::Tls, None));
         }
         let mut list = all();
-        targets.order(now, &mut list);
+        targets.order(now, None, &mut list);
         assert_eq!(list[..2], [target(2), target(4)]);
         assert_eq!(list.len(), 4);
         for number in 1..=4 {
             targets.failed(now, &target(number), None, Cause::Tls, None);
         }
         let mut list = all();
-        targets.order(now, &mut list);
+        targets.order(now, None, &mut list);
         assert_eq!(list.len(), 4, "when all are dead, all are tried");
-        assert!(targets.alive(now, key(3)));
-        assert!(!targets.alive(now, key(3)));
+        assert!(targets.alive(now, None, key(3)));
+        assert!(!targets.alive(now, None, key(3)));
         let mut list = all();
-        targets.order(now, &mut list);
+        targets.order(now, None, &mut list);
         assert_eq!(list[0], target(3));
     }
 
@@ -345,13 +403,13 @@ mod tests {
             let asked = Some(Duration::from_secs(asked));
             targets.failed(now, &target(1), None, Cause::Unavailable, asked);
             let end = now + Duration::from_secs(kept);
-            assert!(!targets.is_dead(end, key(1)));
-            assert!(targets.is_dead(end - Duration::from_millis(1), key(1)), "{kept}");
+            assert!(!targets.is_dead(end, None, key(1)));
+            assert!(targets.is_dead(end - Duration::from_millis(1), None, key(1)), "{kept}");
             // What it answers in old transactions changes nothing; a failure shortens nothing.
-            assert!(!targets.alive(end - Duration::from_millis(1), key(1)));
+            assert!(!targets.alive(end - Duration::from_millis(1), None, key(1)));
             targets.failed(now, &target(1), None, Cause::Lost, None);
-            assert!(targets.is_dead(end - Duration::from_millis(1), key(1)), "{kept}");
-            assert!(targets.alive(end, key(1)));
+            assert!(targets.is_dead(end - Duration::from_millis(1), None, key(1)), "{kept}");
+            assert!(targets.alive(end, None, key(1)));
         }
     }
 
@@ -369,7 +427,7 @@ mod tests {
                 assert_eq!(targets.due(now, ROOM).len(), 1);
                 targets.failed(now, &target(1), None, Cause::Unavailable, asked);
             }
-            assert!(targets.alive(now, key(1)), "it answers before our time is up");
+            assert!(targets.alive(now, None, key(1)), "it answers before our time is up");
         }
     }
 
@@ -382,14 +440,14 @@ mod tests {
         assert_eq!(targets.due(now, ROOM), []);
         let at = targets.next_timeout().unwrap();
         assert_eq!(targets.due(at, ROOM), [(target(1), Some(owner.clone()))]);
-        assert!(targets.is_dead(at + SECOND, key(1)));
+        assert!(targets.is_dead(at + SECOND, Some(&owner), key(1)));
         assert_eq!(targets.next_timeout(), None, "asked once");
         // It failed again: longer now.
         targets.failed(at + SECOND, &target(1), Some(&owner), Cause::Silent, None);
         let next = targets.next_timeout().unwrap();
         assert!(next >= at + Duration::from_secs(9), "{:?}", next - at);
         assert_eq!(targets.due(next, ROOM).len(), 1);
-        assert!(targets.alive(next, key(1)));
+        assert!(targets.alive(next, Some(&owner), key(1)));
         assert!(targets.is_empty() && targets.next_timeout().is_none());
     }
 
@@ -412,6 +470,41 @@ mod tests {
     }
 
     #[test]
+    fn what_failed_for_one_is_no_failure_of_another_at_the_same_address() {
+        let owner = |name: &str| name.parse::<Domain>().unwrap();
+        let (fabrikam, evil) = (owner("fabrikam.example"), owner("evil.example"));
+        let owners = [None, Some(&fabrikam), Some(&evil)];
+        let causes = [
+            Cause::Connect,
+            Cause::Tls,
+            Cause::Identity,
+            Cause::Lost,
+            Cause::Silent,
+            Cause::Unavailable,
+        ];
+        for (blamed, cause) in owners.into_iter().flat_map(|o| causes.map(|cause| (o, cause))) {
+            let mut targets = Targets::default();
+            let now = Instant::now();
+            assert!(targets.failed(now, &target(1), blamed, cause, None));
+            for other in owners {
+                let dead = other == blamed;
+                assert_eq!(targets.is_dead(now, other, key(1)), dead, "{other:?} {cause:?}");
+                let mut list = [target(1), target(2)];
+                targets.order(now, other, &mut list);
+                assert_eq!(list[1], target(if dead { 1 } else { 2 }));
+                if !dead {
+                    assert!(!targets.alive(now, other, key(1)), "a sign of life is nobody else's");
+                    targets.forget(other, key(1));
+                }
+            }
+            let at = targets.next_timeout().unwrap();
+            assert_eq!(targets.due(at, ROOM), [(target(1), blamed.cloned())]);
+            assert!(targets.alive(at, blamed, key(1)));
+            assert!(targets.is_empty() && targets.partners.is_empty() && targets.due.is_empty());
+        }
+    }
+
+    #[test]
     fn failed_targets_are_bounded() {
         let mut targets = Targets::default();
         let now = Instant::now();
@@ -419,6 +512,31 @@ mod tests {
             targets.failed(now, &target(number), None, Cause::Connect, None);
         }
         assert_eq!((targets.len(), targets.due.len()), (MAX_FAILED, MAX_FAILED));
-        assert!(targets.is_dead(now, key(9_999)));
+        assert!(targets.is_dead(now, None, key(9_999)));
+    }
+
+    #[test]
+    fn a_partner_pushes_out_its_own_and_none_pushes_out_our_next_hops() {
+        let mut targets = Targets::default();
+        let now = Instant::now();
+        let fabrikam: Domain = "fabrikam.example".parse().unwrap();
+        for owner in [None, Some(&fabrikam)] {
+            targets.failed(now, &target(1), owner, Cause::Connect, None);
+        }
+        let evil: Domain = "evil.example".parse().unwrap();
+        for number in 0..10_000 {
+            targets.failed(now, &target(number), Some(&evil), Cause::Identity, None);
+        }
+        assert_eq!(targets.len(), 2 + MAX_FAILED_OF_ONE);
+        assert!(targets.is_dead(now, Some(&evil), key(9_999)));
+        assert!(
+            targets.is_dead(now, None, key(1)) && targets.is_dead(now, Some(&fabrikam), key(1))
+        );
+        for number in 0..10_000 {
+            let many: Domain = format!("d{number}.example").parse().unwrap();
+            targets.failed(now, &target(number), Some(&many), Cause::Identity, None);
+        }
+        assert_eq!((targets.len(), targets.due.len()), (MAX_FAILED, MAX_FAILED));
+        assert!(targets.is_dead(now, None, key(1)), "a next hop stays");
     }
 }

@@ -217,7 +217,8 @@ impl Proxy {
         let (targets, fault) = match answer {
             Some(Ok(known)) => {
                 let mut targets = self.targets(&dial.destination, &known);
-                self.targets.order(now, targets.make_contiguous());
+                let owner = dial.destination.partner();
+                self.targets.order(now, owner, targets.make_contiguous());
                 (targets, Some(Refusal::ForeignTarget))
             }
             Some(Err(error)) => (VecDeque::new(), Some(error.into())),
@@ -267,12 +268,9 @@ impl Proxy {
             return;
         };
         // A connection that is there may prove the domain now that DNS has answered.
-        let owner = match destination {
-            Destination::Partner(key, _) => Some(key),
-            _ => None,
-        };
-        let live =
-            dial.targets.iter().filter(|target| !self.targets.is_dead(now, (*target).into()));
+        let owner = destination.partner().cloned();
+        let lives = |target: &&Target| !self.targets.is_dead(now, owner.as_ref(), (*target).into());
+        let live = dial.targets.iter().filter(lives);
         let open = match dial.extra {
             true => None,
             false => live.chain([target]).find_map(|target| self.open_to(target)),
@@ -305,12 +303,12 @@ impl Proxy {
     fn refusing_hop(&self, now: Instant, id: u64) -> Option<ConnectionId> {
         let dial = self.dials.all.get(&id)?;
         let Destination::NextHop(index) = &dial.destination else { return None };
-        if !self.targets.is_dead(now, dial.targets.front()?.into()) {
+        if !self.targets.is_dead(now, None, dial.targets.front()?.into()) {
             return None;
         }
         let refuses = |peer: &Peer| {
             let key = TargetKey { address: peer.remote, transport: peer.transport };
-            let failure = self.targets.failure(now, key);
+            let failure = self.targets.failure(now, None, key);
             failure.is_some_and(|failure| failure.cause == Cause::Unavailable)
         };
         let mut all = self.connections.for_next_hop(*index);

@@ -84,8 +84,7 @@ impl Proxy {
     ) -> Option<ConnectionId> {
         let fits = |(_, connection): &(ConnectionId, &Connection)| {
             let peer = &connection.peer;
-            !tried.contains(&peer.remote)
-                && (dead || !self.is_dead(now, peer.remote, peer.transport))
+            !tried.contains(&peer.remote) && (dead || !self.is_dead(now, destination, peer))
         };
         match destination {
             Destination::Partner(domain, own) => {

@@ -58,7 +58,7 @@ enum Stage {
 pub(super) struct Probes {
     all: HashMap<u64, Probe>,
     by_attempt: HashMap<AttemptId, u64>,
-    asked: HashSet<TargetKey>,
+    asked: HashSet<(Option<Domain>, TargetKey)>,
     due: BTreeSet<(Instant, u64)>,
     /// When the next hops are asked.
     round: Option<Instant>,
@@ -89,7 +89,7 @@ impl Probes {
     fn remove(&mut self, id: u64) -> Option<Probe> {
         let probe = self.all.remove(&id)?;
         self.due.remove(&(probe.at, id));
-        self.asked.remove(&TargetKey::from(&probe.target));
+        self.asked.remove(&(probe.owner.clone(), TargetKey::from(&probe.target)));
         Some(probe)
     }
 }
@@ -127,7 +127,7 @@ impl Proxy {
         for target in self.known_targets(now, &destination).and_then(Result::ok).unwrap_or_default()
         {
             // A dead one is asked when its pause is over.
-            if !self.targets.is_dead(now, (&target).into()) {
+            if !self.targets.is_dead(now, None, (&target).into()) {
                 self.probe(now, target, None, out);
             }
         }
@@ -147,9 +147,9 @@ impl Proxy {
             None => target.side == Side::Inside,
         };
         if !known {
-            return self.targets.forget(key);
+            return self.targets.forget(owner.as_ref(), key);
         }
-        if self.probes.all.len() >= MAX_PROBES || !self.probes.asked.insert(key) {
+        if self.probes.all.len() >= MAX_PROBES || !self.probes.asked.insert((owner.clone(), key)) {
             return;
         }
         let open = match &owner {
@@ -272,7 +272,7 @@ impl Proxy {
             Some(cause) => self.probe_failed(now, id, cause, None, out),
             None => {
                 if let Some(probe) = self.probes.remove(id) {
-                    self.targets.forget((&probe.target).into());
+                    self.targets.forget(probe.owner.as_ref(), (&probe.target).into());
                 }
             }
         }
@@ -316,7 +316,8 @@ impl Proxy {
             }
             _ => {
                 if let Some(probe) = self.probes.remove(branch.exchange) {
-                    self.target_alive(now, (&probe.target).into(), out);
+                    let key = TargetKey::from(&probe.target);
+                    self.target_alive(now, probe.owner, key, out);
                 }
             }
         }

@@ -28,6 +28,14 @@ pub(super) enum Destination {
 }
 
 impl Destination {
+    /// The partner whose edges it stands for; `None`: what is inside.
+    pub(super) fn partner(&self) -> Option<&Domain> {
+        match self {
+            Destination::Partner(key, _) => Some(key),
+            _ => None,
+        }
+    }
+
     /// The list of next hops changed. One that is gone becomes a place that there is not: what
     /// waits for it goes on to the next.
     pub(super) fn renumber(&mut self, place: impl Fn(usize) -> Option<usize>) {

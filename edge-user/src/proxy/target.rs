@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    ConnectionId, Event, Output, Question, ResolveError, ResolvedHost, Side, Target,
+    ConnectionId, Event, Output, Peer, Question, ResolveError, ResolvedHost, Side, Target,
     exchange::Exchange, lookups::Known, proxy::Proxy, route::Destination,
 };
 use crate::{
@@ -158,10 +158,7 @@ impl Proxy {
             return;
         }
         let target = self.target_at(now, destination, blame.key);
-        let owner = match destination {
-            Destination::Partner(key, _) => Some(key.clone()),
-            _ => None,
-        };
+        let owner = destination.partner().cloned();
         self.target_failed(now, &target, owner, blame.cause, blame.retry_after, out);
     }
 
@@ -181,7 +178,7 @@ impl Proxy {
         }
     }
 
-    /// Something came from the far end of a connection.
+    /// Something came from the far end of a connection: a sign of life of whoever was proved there.
     pub(super) fn answered(
         &mut self,
         now: Instant,
@@ -194,20 +191,33 @@ impl Proxy {
         }
         let Some(peer) = self.connections.get(connection).map(|c| &c.peer) else { return };
         let key = TargetKey { address: peer.remote, transport: peer.transport };
-        self.target_alive(now, key, out);
+        if peer.side == Side::Inside {
+            return self.target_alive(now, None, key, out);
+        }
+        let proved: Vec<Domain> = self.connections.proved(connection).cloned().collect();
+        for owner in proved {
+            self.target_alive(now, Some(owner), key, out);
+        }
     }
 
-    pub(super) fn target_alive(&mut self, now: Instant, key: TargetKey, out: &mut Vec<Output>) {
-        if self.targets.alive(now, key) {
+    pub(super) fn target_alive(
+        &mut self,
+        now: Instant,
+        owner: Option<Domain>,
+        key: TargetKey,
+        out: &mut Vec<Output>,
+    ) {
+        if self.targets.alive(now, owner.as_ref(), key) {
             let TargetKey { address, transport } = key;
-            let event = Event::Health { address, transport, partner: None, cause: None };
+            let event = Event::Health { address, transport, partner: owner, cause: None };
             out.push(Output::Event(event));
         }
     }
 
-    /// Whether the far end of a connection is to be used last.
-    pub(super) fn is_dead(&self, now: Instant, address: SocketAddr, transport: Transport) -> bool {
-        !self.targets.is_empty() && self.targets.is_dead(now, TargetKey { address, transport })
+    /// Whether the far end of a connection is to be used last, for this destination.
+    pub(super) fn is_dead(&self, now: Instant, destination: &Destination, peer: &Peer) -> bool {
+        let key = TargetKey { address: peer.remote, transport: peer.transport };
+        !self.targets.is_empty() && self.targets.is_dead(now, destination.partner(), key)
     }
 
     /// Puts next hops of which every address is dead, or whose name leads nowhere, last.
@@ -215,7 +225,7 @@ impl Proxy {
         ways.sort_by_cached_key(|way| match way {
             Destination::NextHop(_) => match self.known_targets(now, way) {
                 Some(Ok(targets)) => {
-                    targets.iter().all(|target| self.targets.is_dead(now, target.into()))
+                    targets.iter().all(|target| self.targets.is_dead(now, None, target.into()))
                 }
                 Some(Err(_)) => true,
                 None => false,
@@ -259,7 +269,7 @@ impl Proxy {
         let valid_until = known.and_then(Result::ok).map(|known| known.resolved.valid_until);
         let targets = self.known_targets(now, destination).unwrap_or(Ok(Vec::new()));
         let status = |target: Target| TargetStatus {
-            failure: self.targets.failure(now, (&target).into()),
+            failure: self.targets.failure(now, destination.partner(), (&target).into()),
             host: target.server_name,
             address: target.address,
             transport: target.transport,

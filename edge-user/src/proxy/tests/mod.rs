@@ -4,6 +4,7 @@
 mod dialogs;
 mod discovery;
 mod failover;
+mod health;
 mod identities;
 mod inside_routes;
 mod interleave;

@@ -8,9 +8,9 @@ use crate::{config::Transport, proxy::Output};
 
 const V6: &str = "[2001:db8::31]:5061";
 const V4: &str = "203.0.113.31:5061";
-const SECOND: Duration = Duration::from_secs(1);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
 
-fn outward(branch: &str) -> String {
+pub(super) fn outward(branch: &str) -> String {
     Req::new("MESSAGE", "contoso.example", "fabrikam.example").branch(branch).text()
 }
 
@@ -23,6 +23,19 @@ fn two_families(world: &mut World) -> ConnectionId {
     let hosts = vec![host("sip1.fabrikam.example", &["2001:db8::31", "203.0.113.31"])];
     world.dns.insert(Question::Federation(domain("fabrikam.example")), Ok(hosts));
     world.inside(CONTOSO, Transport::Tcp, "10.0.0.5:40000")
+}
+
+/// fabrikam, both of whose addresses are tried and say nothing yet.
+fn both_tried() -> World {
+    let mut world = World::new();
+    let alice = two_families(&mut world);
+    for at in [V6, V4] {
+        world.listeners.insert(address(at), Listener::Silent);
+    }
+    world.say(CONTOSO, alice, &outward("1"));
+    world.pass(Duration::from_millis(250));
+    assert_eq!(world.edges[CONTOSO].attempts.len(), 2);
+    world
 }
 
 fn opened(world: &mut World, at: usize) -> ConnectionId {
@@ -68,14 +81,7 @@ fn at_a_failure_the_next_address_is_tried_at_once() {
 #[test]
 fn the_first_that_proves_the_domain_is_used_and_the_other_is_closed() {
     for first_wins in [false, true] {
-        let mut world = World::new();
-        let alice = two_families(&mut world);
-        for at in [V6, V4] {
-            world.listeners.insert(address(at), Listener::Silent);
-        }
-        world.say(CONTOSO, alice, &outward("1"));
-        world.pass(Duration::from_millis(250));
-        assert_eq!(world.edges[CONTOSO].attempts.len(), 2);
+        let mut world = both_tried();
         let winner = opened(&mut world, usize::from(!first_wins));
         assert_eq!(world.one(CONTOSO).0, winner);
         let loser = opened(&mut world, 0);
@@ -87,13 +93,7 @@ fn the_first_that_proves_the_domain_is_used_and_the_other_is_closed() {
 
 #[test]
 fn one_that_does_not_prove_the_domain_does_not_win() {
-    let mut world = World::new();
-    let alice = two_families(&mut world);
-    for at in [V6, V4] {
-        world.listeners.insert(address(at), Listener::Silent);
-    }
-    world.say(CONTOSO, alice, &outward("1"));
-    world.pass(Duration::from_millis(250));
+    let mut world = both_tried();
     let (attempt, target) = world.edges[CONTOSO].attempts.remove(0);
     let other = names(&["sip1.fabrikam.example.evil.example"]);
     world.script_opens(CONTOSO, attempt, &target, other);
@@ -127,17 +127,15 @@ fn families_are_interleaved_and_no_more_than_two_addresses_are_tried_at_one_time
 }
 
 /// Answers what was sent with this status line; gives where it went.
-fn answer_one(world: &mut World, status: &str, more: &str) -> ConnectionId {
+pub(super) fn answer_one(world: &mut World, status: &str, more: &str) -> ConnectionId {
     let (at, got) = world.one(CONTOSO);
     let text = answer(&got, status, Some("b"));
     world.say(CONTOSO, at, &text.replace("Content-Length", &format!("{more}Content-Length")));
     at
 }
 
-#[test]
-fn a_target_that_says_503_is_left_alone_for_as_long_as_it_asks() {
-    let mut world = World::new();
-    let alice = world.inside(CONTOSO, Transport::Tcp, "10.0.0.5:40000");
+/// fabrikam with two hosts; alice's connection.
+pub(super) fn two_hosts(world: &mut World) -> ConnectionId {
     let hosts = vec![
         host("sip1.fabrikam.example", &["203.0.113.31"]),
         host("sip2.fabrikam.example", &["203.0.113.32"]),
@@ -147,6 +145,13 @@ fn a_target_that_says_503_is_left_alone_for_as_long_as_it_asks() {
         let listener = Listener::Script(names(&[&format!("{name}.fabrikam.example")]));
         world.listeners.insert(address(&format!("203.0.113.{number}:5061")), listener);
     }
+    world.inside(CONTOSO, Transport::Tcp, "10.0.0.5:40000")
+}
+
+#[test]
+fn a_target_that_says_503_is_left_alone_for_as_long_as_it_asks() {
+    let mut world = World::new();
+    let alice = two_hosts(&mut world);
     world.say(CONTOSO, alice, &outward("1"));
     // In the same transaction the other one gets it.
     let one = answer_one(&mut world, "503 Service Unavailable", "Retry-After: 120 (soon)\r\n");
@@ -208,14 +213,14 @@ fn a_partner_that_only_dials_us_is_answered_over_its_connection_after_a_503_too(
 }
 
 /// contoso, which asks its two next hops every 30 seconds.
-fn asking() -> World {
+pub(super) fn asking() -> World {
     let mut world = World::new();
     world.configure(CONTOSO, |config| config.probe = Some(Duration::from_secs(30)));
     world
 }
 
 /// Answers every probe that came; gives how many.
-fn answer_probes(world: &mut World, status: &str) -> usize {
+pub(super) fn answer_probes(world: &mut World, status: &str) -> usize {
     let mail = world.mail(CONTOSO);
     for (at, got) in &mail {
         assert!(got.starts_with("OPTIONS sip:"), "{got}");
