@@ -4,6 +4,10 @@
 //! keys are big-endian bytes, as they stand in the packet; counters and flags are native.
 //! A change of any layout here must raise [`SCHEMA`].
 
+mod media;
+
+pub use media::*;
+
 use crate::verdict::REASON_SLOTS;
 
 /// Version of all layouts in this file. Pins with another number are refused, never reused.
@@ -71,6 +75,16 @@ pub mod map_names {
     pub const EVENTS: &str = "EVENTS";
     /// LRU hash of [`super::FlowKey`] to seconds since boot (`u64`), written at egress.
     pub const FLOWS: &str = "FLOWS";
+    /// Array of slots of `MEDIA_FLOWS` (`u32`), indexed by [`super::media_port_index`].
+    pub const MEDIA_PORTS: &str = "MEDIA_PORTS";
+    /// Hash of [`super::PinholeKey`] to a slot of `MEDIA_FLOWS` (`u32`).
+    pub const MEDIA_PINHOLES: &str = "MEDIA_PINHOLES";
+    /// Array of [`super::MediaFlow`].
+    pub const MEDIA_FLOWS: &str = "MEDIA_FLOWS";
+    /// Array of [`super::MediaState`].
+    pub const MEDIA_STATES: &str = "MEDIA_STATES";
+    /// Ring buffer of [`super::MediaLearned`].
+    pub const MEDIA_EVENTS: &str = "MEDIA_EVENTS";
 }
 
 /// Zones: an interface, or a VLAN of a trunk, belongs to one.
@@ -131,8 +145,10 @@ pub const PROGRAM_SHADOW: u32 = 0;
 pub const PROGRAM_SYN_COOKIE: u32 = 1;
 /// Slot of `PROGRAMS`: answers a trial.
 pub const PROGRAM_TRIAL: u32 = 2;
+/// Slot of `PROGRAMS`: forwards a packet of a media flow.
+pub const PROGRAM_MEDIA: u32 = 3;
 /// Slots of `PROGRAMS`.
-pub const PROGRAM_SLOTS: u32 = 3;
+pub const PROGRAM_SLOTS: u32 = 4;
 
 /// Index of a port's word. `port` in host order.
 pub const fn port_index(zone: u8, udp: bool, port: u16) -> u32 {
@@ -151,6 +167,9 @@ pub const WORD_FEDERATION: u32 = 1 << 30;
 
 /// Word: one rule decides, and it passes every packet: see [`open_word`].
 pub const WORD_OPEN: u32 = 1 << 29;
+
+/// Word: media flows may come in at this UDP port of ours (`MEDIA_PORTS` says which).
+pub const WORD_MEDIA: u32 = 1 << 28;
 
 /// The word of a port or protocol that one rule opens to every source and for every address of
 /// ours: it holds the rule's id, and the rules need not be asked.
@@ -243,6 +262,8 @@ pub const SETTING_DHCP_CLIENT: u32 = 1 << 4;
 pub const SETTING_FLOOD: u32 = 1 << 6;
 /// There are ceilings: everything that is let in is asked once more.
 pub const SETTING_CEILING: u32 = 1 << 7;
+/// Media flows may be for endpoints behind us (`MEDIA_PINHOLES`).
+pub const SETTING_PINHOLES: u32 = 1 << 8;
 /// Any block exists at all (else the block tables are not asked).
 pub const SETTING_BLOCKS: u32 = 1 << 5;
 

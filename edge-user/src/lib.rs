@@ -18,6 +18,7 @@ mod failpoint;
 pub mod federation;
 pub mod firewall;
 mod ids;
+pub mod media;
 pub mod net;
 pub mod proxy;
 pub mod sip;

@@ -1,0 +1,140 @@
+//! Media flows: the contract between the calls, which decide what is open, and the firewall,
+//! which writes it into the kernel.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, SystemTime},
+};
+
+use ipnet::IpNet;
+
+/// A call, as the kernel's entries name it: a keyed hash of Call-ID and the caller's tag, the same
+/// after a restart. Never 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CallId(pub u64);
+
+/// A flow: a slot of the kernel's `MEDIA_STATES`. Never 0. Used again some time after it was
+/// closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FlowId(pub u32);
+
+/// A side of the appliance: where packets of a flow come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum MediaSide {
+    /// The external zone.
+    Outside,
+    /// The internal zone.
+    Inside,
+}
+
+/// One of the two components of an m-line (RFC 3550 section 11).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Component {
+    /// RTP, or all there is (RFC 5761).
+    Rtp,
+    /// RTCP on a port of its own.
+    Rtcp,
+}
+
+/// How packets are forwarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// They are sent to an address of ours, and go on from another address of ours.
+    Relay {
+        /// Ours, where they come in.
+        local: SocketAddr,
+        /// Ours, where they leave from, of the family of the flow's `to`.
+        from: SocketAddr,
+    },
+    /// They are sent to the endpoint itself, the flow's `to`, and go on unchanged.
+    Pinhole,
+}
+
+/// What the first byte of a packet may say (RFC 7983).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlowContent {
+    /// Whatever RFC 7983 knows: RTP, RTCP, STUN, DTLS, ZRTP.
+    Media,
+    /// Anything: no RTP (UDPTL).
+    Any,
+}
+
+/// A flow as it should be: one direction of one component of one m-line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// Its name.
+    pub id: FlowId,
+    /// Its call.
+    pub call: CallId,
+    /// m-line, from 0.
+    pub line: u8,
+    /// Component.
+    pub component: Component,
+    /// Where packets come from.
+    pub side: MediaSide,
+    /// How they are forwarded.
+    pub way: Way,
+    /// Where they come from: a host's address, or a prefix to learn one in (a remote behind NAT,
+    /// by the partner's entry).
+    pub source: IpNet,
+    /// The port they are expected from, when it is known.
+    pub source_port: Option<u16>,
+    /// How long another port of the source, or another source of the prefix, may still be
+    /// learned.
+    pub learn: Duration,
+    /// Where they go.
+    pub to: SocketAddr,
+    /// What they may begin with.
+    pub content: FlowContent,
+    /// RTP clock, Hz, when it is known and this is RTP.
+    pub clock: Option<u32>,
+    /// Packets a second at most; the burst is a second's worth.
+    pub packets_per_second: u32,
+    /// Bytes of frames a second at most.
+    pub bytes_per_second: u32,
+    /// The latest end.
+    pub expires: Duration,
+    /// The leg is on hold: silence does not end it.
+    pub held: bool,
+}
+
+/// What the calls ask of the kernel. In order; in force when the firewall returns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MediaChange {
+    /// Open a flow, or put what is open under this name in force as it is here. What was learned
+    /// of the source stays, unless `source` or `source_port` changed.
+    Open(Flow),
+    /// Close a flow.
+    Close(FlowId),
+    /// Close all flows of a call: also those that only the kernel knows of.
+    CloseCall(CallId),
+}
+
+/// What the kernel counted for a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowStatus {
+    /// Its name.
+    pub id: FlowId,
+    /// Its call.
+    pub call: CallId,
+    /// Packets let through.
+    pub packets: u64,
+    /// Bytes of their frames.
+    pub bytes: u64,
+    /// Packets dropped.
+    pub dropped: u64,
+    /// When the last packet was let through.
+    pub last_seen: Option<SystemTime>,
+    /// The source, once it is learned.
+    pub source: Option<SocketAddr>,
+    /// SSRC.
+    pub ssrc: Option<u32>,
+    /// RTP packets that should have come, by their sequence numbers.
+    pub expected: u32,
+    /// RTP packets that came.
+    pub received: u32,
+    /// Interarrival jitter (RFC 3550 section 6.4.1), when the clock is known.
+    pub jitter: Option<Duration>,
+    /// A way to `to` is known.
+    pub routed: bool,
+}
