@@ -1,7 +1,7 @@
 //! The task that drives the verdicts: DNS answers and proven connections in, blocks out.
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Weak},
     time::{Duration, Instant, SystemTime},
 };
@@ -16,6 +16,7 @@ use crate::{
     domain::Domain,
     federation::Lookup,
     firewall::{FirewallHandle, Intent},
+    media::flow::{CallId, FlowId, FlowStatus},
     net::{Core, dns::Resolver, own_addresses},
     proxy::{self, Event, Proxy, Side},
     state::Store,
@@ -206,6 +207,24 @@ impl Core for Watched {
 
     fn refuses(&self, now: Instant, remote: IpAddr) -> bool {
         self.proxy.refuses(now, remote)
+    }
+
+    fn media_learned(
+        &mut self,
+        now: Instant,
+        flow: FlowId,
+        source: SocketAddr,
+        out: &mut Vec<proxy::Output>,
+    ) {
+        self.proxy.media_learned(now, flow, source, out);
+    }
+
+    fn media_seen(&mut self, now: Instant, flows: &[FlowStatus], out: &mut Vec<proxy::Output>) {
+        self.proxy.media_seen(now, flows, out);
+    }
+
+    fn media_failed(&mut self, now: Instant, call: CallId, out: &mut Vec<proxy::Output>) {
+        self.proxy.media_failed(now, call, out);
     }
 
     fn live(&self) -> usize {

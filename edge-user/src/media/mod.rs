@@ -1,4 +1,5 @@
 //! Media: what calls say of it in SDP, which modalities are allowed, and the flows that a call
 //! opens in the kernel and closes when it ends. No sockets, no clock.
 
+pub mod calls;
 pub mod flow;

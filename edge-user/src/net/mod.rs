@@ -14,9 +14,15 @@ pub mod tls;
 
 pub use local::own_addresses;
 
-use std::{net::IpAddr, time::Instant};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Instant,
+};
 
-use crate::proxy::{Input, Output};
+use crate::{
+    media::flow::{CallId, FlowId, FlowStatus},
+    proxy::{Input, Output},
+};
 
 /// A state machine that the shell drives.
 pub trait Core: Send + 'static {
@@ -33,6 +39,22 @@ pub trait Core: Send + 'static {
     fn refuses(&self, _now: Instant, _remote: IpAddr) -> bool {
         false
     }
+
+    /// The source of a flow was learned.
+    fn media_learned(
+        &mut self,
+        _now: Instant,
+        _flow: FlowId,
+        _source: SocketAddr,
+        _out: &mut Vec<Output>,
+    ) {
+    }
+
+    /// What the kernel has counted: said every few seconds.
+    fn media_seen(&mut self, _now: Instant, _flows: &[FlowStatus], _out: &mut Vec<Output>) {}
+
+    /// A change of this call's flows could not be put in force: see [`Output::Media`].
+    fn media_failed(&mut self, _now: Instant, _call: CallId, _out: &mut Vec<Output>) {}
 
     /// Work that a graceful stop waits for: live transactions.
     fn live(&self) -> usize {

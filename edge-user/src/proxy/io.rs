@@ -13,6 +13,7 @@ use crate::{
     config::{NextHop, Transport},
     domain::Domain,
     federation::{Cause, CertificateNames, Lookup},
+    media::flow::MediaChange,
 };
 
 /// A connection the shell holds. For UDP: one listener and one remote address. Never reused.
@@ -231,6 +232,10 @@ pub enum Output {
         /// Why.
         reason: Refusal,
     },
+    /// Put media flows in force, in this order, before anything that comes after is carried out. When
+    /// that fails, the next [`Output::Send`] is not written (as if it was lost), and the core is
+    /// told by `media_failed`.
+    Media(Vec<MediaChange>),
     /// Something an operator should be able to see.
     Event(Event),
 }

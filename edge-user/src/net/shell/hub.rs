@@ -502,7 +502,10 @@ impl<C: Core> Hub<C> {
                     tokio::spawn(Arc::clone(self).resolve(query, question, lookup));
                 }
                 Output::Event(event) => self.event(event),
-                Output::Send { .. } | Output::Release { .. } | Output::Close { .. } => {}
+                Output::Send { .. }
+                | Output::Release { .. }
+                | Output::Close { .. }
+                | Output::Media(_) => {}
             }
         }
     }

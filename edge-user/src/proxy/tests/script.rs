@@ -568,7 +568,7 @@ impl Driver {
                     assert!(self.open.remove(&connection).is_some(), "closed, and not open");
                     self.left(connection);
                 }
-                Output::Event(_) => {}
+                Output::Event(_) | Output::Media(_) => {}
             }
         }
     }

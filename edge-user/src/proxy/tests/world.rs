@@ -373,6 +373,7 @@ impl World {
                         self.input(far, Input::Closed { connection: at });
                     }
                 }
+                Output::Media(_) => {}
                 Output::Event(event) => self.edges[edge].events.push(event),
             }
         }
