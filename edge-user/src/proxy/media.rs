@@ -36,6 +36,7 @@ impl Proxy {
         false
     }
 
-    /// Takes over what is open in the kernel, from the run before. Before any message.
-    pub fn adopt_flows(&mut self, _now: Instant, _flows: Vec<Flow>) {}
+    /// Takes over what is open in the kernel, from the run before; closes what is for nobody. Before
+    /// any message.
+    pub fn adopt_flows(&mut self, _now: Instant, _flows: Vec<Flow>, _out: &mut Vec<Output>) {}
 }

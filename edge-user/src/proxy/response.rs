@@ -248,7 +248,8 @@ impl Proxy {
         let mut add = change.added();
         add.extend(exchange.request.as_ref().and_then(neighbours::keep_alive));
         let Some((initial, full)) = self.rewrite(now, id, message) else {
-            let forward = ForwardResponse { record_routes: &[], remove: &change.remove, add: &add };
+            let forward =
+                ForwardResponse { remove: &change.remove, add: &add, ..Default::default() };
             return forward.apply(message).ok();
         };
         let mut changed: Vec<(usize, String)> = Vec::with_capacity(2);
@@ -262,8 +263,12 @@ impl Proxy {
         }
         let changed: Vec<(usize, &str)> =
             changed.iter().map(|(place, text)| (*place, text.as_str())).collect();
-        let forward =
-            ForwardResponse { record_routes: &changed, remove: &change.remove, add: &add };
+        let forward = ForwardResponse {
+            record_routes: &changed,
+            remove: &change.remove,
+            add: &add,
+            body: None,
+        };
         forward.apply(message).ok()
     }
 

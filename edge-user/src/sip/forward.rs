@@ -46,6 +46,8 @@ pub struct ForwardRequest<'a> {
     pub remove: &'a [HeaderName],
     /// Headers to add at the end.
     pub add: &'a [(&'a str, &'a str)],
+    /// Another body; its length is said whatever the message said.
+    pub body: Option<&'a [u8]>,
 }
 
 impl<'a> ForwardRequest<'a> {
@@ -60,6 +62,7 @@ impl<'a> ForwardRequest<'a> {
             remove_routes: 0,
             remove: &[],
             add: &[],
+            body: None,
         }
     }
 
@@ -131,6 +134,7 @@ impl<'a> ForwardRequest<'a> {
                         out.put(hops.text());
                     }
                 }
+                HeaderName::ContentLength => copy.length(out, entry, self.body),
                 _ => {}
             }
         }
@@ -141,8 +145,8 @@ impl<'a> ForwardRequest<'a> {
         if let Some(hops) = hops {
             line(out, HeaderName::MaxForwards.as_str(), hops.text());
         }
-        finish_headers(out, message, self.add);
-        copy.rest(out);
+        finish_headers(out, message, self.add, self.body);
+        copy.body(out, self.body);
         Ok(())
     }
 }
@@ -156,6 +160,8 @@ pub struct ForwardResponse<'a> {
     pub remove: &'a [HeaderName],
     /// Headers to add at the end.
     pub add: &'a [(&'a str, &'a str)],
+    /// Another body; its length is said whatever the message said.
+    pub body: Option<&'a [u8]>,
 }
 
 impl ForwardResponse<'_> {
@@ -198,6 +204,7 @@ impl ForwardResponse<'_> {
                         place += 1;
                     }
                 }
+                HeaderName::ContentLength => copy.length(out, entry, self.body),
                 _ => {}
             }
         }
@@ -205,8 +212,8 @@ impl ForwardResponse<'_> {
             return Err(EditError::NoSuchPlace);
         }
         copy.up_to(out, message.body_start().checked_sub(2).ok_or(EditError::NoSuchPlace)?);
-        finish_headers(out, message, self.add);
-        copy.rest(out);
+        finish_headers(out, message, self.add, self.body);
+        copy.body(out, self.body);
         Ok(())
     }
 }
@@ -249,8 +256,23 @@ impl Copy<'_> {
         self.done = self.done.max(range.end);
     }
 
-    fn rest(&mut self, out: &mut impl Sink) {
-        self.up_to(out, self.source.len());
+    /// A length that is said, when the body is another.
+    fn length(&mut self, out: &mut impl Sink, entry: &Entry, body: Option<&[u8]>) {
+        if let Some(body) = body {
+            self.replace(out, entry.value_range());
+            out.put(Decimal::new(body.len() as u64).text());
+        }
+    }
+
+    /// The end of the head, and the body.
+    fn body(&mut self, out: &mut impl Sink, body: Option<&[u8]>) {
+        match body {
+            None => self.up_to(out, self.source.len()),
+            Some(body) => {
+                out.put(b"\r\n");
+                out.put(body);
+            }
+        }
     }
 }
 
@@ -312,9 +334,14 @@ fn front(message: &Message, entry: &Entry, left: &mut usize) -> Range<usize> {
 
 /// Adds, and says how long the body is where a datagram did not: the message may go on over a
 /// stream, which needs it (RFC 3261 section 18.3).
-fn finish_headers(out: &mut impl Sink, message: &Message, add: &[(&str, &str)]) {
+fn finish_headers(
+    out: &mut impl Sink,
+    message: &Message,
+    add: &[(&str, &str)],
+    body: Option<&[u8]>,
+) {
     if message.header(HeaderName::ContentLength).is_none() {
-        let length = Decimal::new(message.body().len() as u64);
+        let length = Decimal::new(body.unwrap_or(message.body()).len() as u64);
         line(out, HeaderName::ContentLength.as_str(), length.text());
     }
     for (name, value) in add {

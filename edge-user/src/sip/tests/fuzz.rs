@@ -77,6 +77,8 @@ fn use_it(message: &Message) {
         let more = 2 + added.iter().filter(|name| message.header(**name).is_none()).count();
         assert_eq!(sent.all_headers().count(), message.all_headers().count() + more);
         assert_eq!(sent.body(), message.body());
+        let other = ForwardRequest { body: Some(b"x"), ..forward }.apply(message).unwrap();
+        assert_eq!(Message::parse_datagram(other, &Limits::default()).unwrap().body(), b"x");
         assert!(!good || sent.validate().is_ok());
         assert_eq!(sent.via().unwrap().unique_branch(), Some("ours"));
         answer(message);

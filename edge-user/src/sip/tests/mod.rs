@@ -1,5 +1,6 @@
 //! Messages as they come: the torture tests of RFC 4475 and RFC 5118, any chunking, any bytes.
 
+mod body;
 mod fuzz;
 mod ipv6;
 mod torture;
