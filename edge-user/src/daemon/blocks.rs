@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
-use super::{Daemon, watch::offender};
+use super::{Daemon, watch::offense};
 use crate::{
     config::{Config, Federation},
     domain::Domain,
@@ -20,7 +20,7 @@ use crate::{
     net::{Core, dns::Resolver, own_addresses},
     proxy::{self, Event, Proxy, Side},
     state::Store,
-    verdicts::{DomainBlocks, DomainReport, Input, Output, Setting, WatchReport},
+    verdicts::{DomainBlocks, DomainReport, Input, Outbox, Output, Setting, WatchReport},
 };
 
 /// Inputs that may wait. Connections that prove themselves faster than this are not blocked any
@@ -28,9 +28,6 @@ use crate::{
 const QUEUE: usize = 16_384;
 /// How long a command waits for DNS to name a blocked domain's edges.
 const DNS_MOMENT: Duration = Duration::from_secs(2);
-
-/// How long after a failure the firewall is told again.
-const RETRY: Duration = Duration::from_secs(5);
 
 /// What came of a change.
 #[derive(Clone, Copy, Debug, Default)]
@@ -101,12 +98,9 @@ impl BlockTaskHandle {
         report.await.unwrap_or_default()
     }
 
-    /// Takes back blocks of a domain on the watch list; returns when the kernel has.
-    pub async fn forgive(&self, domain: Domain, source: Option<IpNet>) -> Result<(), String> {
-        let (answer, done) = oneshot::channel();
-        let command = Command::Forgive(domain, source, answer);
-        self.0.send(command).await.map_err(|_| stopped())?;
-        done.await.map_err(|_| stopped())?
+    /// A place in the queue, for what must be told while a lock is held.
+    pub async fn place(&self) -> Result<Place, String> {
+        self.0.clone().reserve_owned().await.map(Place).map_err(|_| stopped())
     }
 
     /// How a blocked domain stands once DNS has spoken, or after a moment.
@@ -141,11 +135,30 @@ impl BlockTaskHandle {
             Event::SignedIn { connection, remote } => {
                 self.tell(Input::SignedIn { connection: *connection, remote: remote.ip() })
             }
-            Event::Offender { domain, source, until } => {
-                self.tell(offender(domain.clone(), *source, *until));
-            }
             _ => {}
         }
+    }
+}
+
+/// A place in the queue.
+pub(super) struct Place(mpsc::OwnedPermit<Command>);
+
+impl Place {
+    /// Takes back blocks of a domain on the watch list; what comes tells when the kernel has.
+    pub fn forgive(self, domain: Domain, source: Option<IpNet>) -> Forgiving {
+        let (answer, done) = oneshot::channel();
+        self.0.send(Command::Forgive(domain, source, answer));
+        Forgiving(done)
+    }
+}
+
+/// Blocks that are being taken back.
+pub(super) struct Forgiving(oneshot::Receiver<Result<(), String>>);
+
+impl Forgiving {
+    /// Waits until the kernel has.
+    pub async fn done(self) -> Result<(), String> {
+        self.0.await.map_err(|_| stopped())?
     }
 }
 
@@ -167,12 +180,19 @@ pub(super) struct Watched {
 }
 
 impl Watched {
-    fn closed(&self, out: &[proxy::Output]) {
+    /// Tells what of the proxy's outputs matters to the blocks. Offenders are told here and not as
+    /// events, because this is under the core's lock: nobody can be forgiven in between.
+    fn look(&self, out: &[proxy::Output]) {
         for output in out {
-            if let proxy::Output::Close { connection, .. } | proxy::Output::Release { connection } =
-                output
-            {
-                self.blocks.tell(Input::Closed { connection: *connection });
+            match output {
+                proxy::Output::Close { connection, .. } | proxy::Output::Release { connection } => {
+                    self.blocks.tell(Input::Closed { connection: *connection });
+                }
+                proxy::Output::Event(Event::Offender { domain, source, until }) => {
+                    let offense = offense((domain.clone(), *source, *until));
+                    self.blocks.tell(Input::Offender(offense));
+                }
+                _ => {}
             }
         }
     }
@@ -192,7 +212,7 @@ impl Core for Watched {
         }
         let before = out.len();
         self.proxy.handle(now, input, out);
-        self.closed(&out[before..]);
+        self.look(&out[before..]);
     }
 
     fn next_timeout(&self) -> Option<Instant> {
@@ -202,7 +222,7 @@ impl Core for Watched {
     fn on_timeout(&mut self, now: Instant, out: &mut Vec<proxy::Output>) {
         let before = out.len();
         self.proxy.on_timeout(now, out);
-        self.closed(&out[before..]);
+        self.look(&out[before..]);
     }
 
     fn refuses(&self, now: Instant, remote: IpAddr) -> bool {
@@ -239,8 +259,7 @@ pub(super) struct BlockTask {
     handle: mpsc::WeakSender<Command>,
     resolver: Arc<Resolver>,
     firewall: FirewallHandle,
-    /// When to tell the firewall everything again, after it failed.
-    retry_at: Option<Instant>,
+    outbox: Outbox,
 }
 
 impl BlockTask {
@@ -251,7 +270,7 @@ impl BlockTask {
         federation: Federation,
         resolver: Arc<Resolver>,
         firewall: FirewallHandle,
-        offenders: Vec<Input>,
+        offenders: Input,
     ) -> (Self, BlockTaskHandle) {
         let (sender, commands) = mpsc::channel(QUEUE);
         let mut core = DomainBlocks::new();
@@ -261,11 +280,9 @@ impl BlockTask {
             let (domain, addresses) = (domain.clone(), last.addresses.clone());
             core.handle(now, Input::LastGood { domain, addresses });
         }
-        for offender in offenders {
-            core.handle(now, offender);
-        }
+        core.handle(now, offenders);
         let handle = sender.downgrade();
-        let task = Self { core, commands, handle, resolver, firewall, retry_at: None };
+        let task = Self { core, commands, handle, resolver, firewall, outbox: Outbox::default() };
         (task, BlockTaskHandle(sender))
     }
 
@@ -275,7 +292,8 @@ impl BlockTask {
             if let Err(error) = self.carry_out(&daemon).await {
                 error!(error, "blocks could not be put in force; trying again soon");
             }
-            let timeout = [self.core.next_timeout(), self.retry_at].into_iter().flatten().min();
+            let timeouts = [self.core.next_timeout(), self.outbox.next_timeout()];
+            let timeout = timeouts.into_iter().flatten().min();
             let wait = async {
                 match timeout {
                     Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -287,16 +305,9 @@ impl BlockTask {
                     Some(command) => self.command(command, &daemon).await,
                     None => return,
                 },
-                () = wait => self.timeout(Instant::now()),
+                () = wait => self.core.handle_timeout(Instant::now()),
             }
         }
-    }
-
-    fn timeout(&mut self, now: Instant) {
-        if self.retry_at.take_if(|at| *at <= now).is_some() {
-            self.core.tell_again();
-        }
-        self.core.handle_timeout(now);
     }
 
     /// Without its own bucket a partner shares one with strangers; that is no reason to stop.
@@ -336,7 +347,6 @@ impl BlockTask {
 
     /// Does what the state machine says: all kernel writes in one go.
     async fn carry_out(&mut self, daemon: &Weak<Daemon>) -> Result<(), String> {
-        let mut intents = Vec::new();
         while let Some(output) = self.core.poll() {
             match output {
                 Output::Query { question, relax_srv_domain } => {
@@ -352,7 +362,7 @@ impl BlockTask {
                 }
                 Output::Apply(intent) => {
                     log_intent(&intent);
-                    intents.push(intent);
+                    self.outbox.put(intent);
                 }
                 Output::Persist { domain, addresses } => persist(daemon, domain, addresses),
                 Output::PartnersLeftOut(count) => {
@@ -367,16 +377,13 @@ impl BlockTask {
                 }
             }
         }
+        let intents = self.outbox.take(Instant::now());
         if intents.is_empty() {
             return Ok(());
         }
-        match self.firewall.apply(intents).await {
-            Ok(_) => Ok(()),
-            Err(error) => {
-                self.retry_at = Some(Instant::now() + RETRY);
-                Err(error.to_string())
-            }
-        }
+        let done = self.firewall.apply(intents).await;
+        self.outbox.done(Instant::now(), done.is_ok());
+        done.map(|_| ()).map_err(|error| error.to_string())
     }
 }
 

@@ -61,7 +61,7 @@ use crate::{
     },
     proxy::{Event, Output, Proxy, ProxyConfig, Secrets},
     state::{Author, Choice, Store, effective},
-    verdicts::known_partners,
+    verdicts::{Input, known_partners},
 };
 
 /// How long a stop waits for live transactions.
@@ -130,7 +130,10 @@ async fn serve(config: Arc<Config>, choice: Choice) -> Result<()> {
     let ends = tokio::spawn(Arc::clone(&daemon).keep_looking_at_ends());
     let watched = tokio::spawn(Arc::clone(&daemon).keep_watch_list());
     let revoked = tokio::spawn(Arc::clone(&daemon).keep_out_revoked());
-    let fetching = tokio::spawn(crl::run(Arc::clone(&daemon.tls), Arc::clone(&daemon.resolver)));
+    let blocks = daemon.blocks.clone();
+    let hosts = move |point, addresses| blocks.tell(Input::CrlHost { point, addresses });
+    let fetching =
+        tokio::spawn(crl::run(Arc::clone(&daemon.tls), Arc::clone(&daemon.resolver), hosts));
     let ready = format!("federating for {}", daemon.config().domains[0]);
     notify::ready(&ready);
     info!("ready");

@@ -18,7 +18,7 @@ use crate::{
     federation::{Report, Standing},
     proxy::{Event, Proxy},
     state::WatchFile,
-    verdicts::{Input, WatchReport},
+    verdicts::{Input, Offense, WatchReport},
 };
 
 /// What changes together is written together.
@@ -50,7 +50,7 @@ impl Watching {
     /// Reads the list into the proxy; gives what the blocks must know, and alarms. When the list
     /// is lost, whoever is discovered is suspicious for a while: an attacker who was listed is no
     /// better off for it.
-    pub fn start(folder: &Path, proxy: &mut Proxy) -> (Self, Vec<Input>, Vec<String>) {
+    pub fn start(folder: &Path, proxy: &mut Proxy) -> (Self, Input, Vec<String>) {
         let now = Instant::now();
         let (file, saved, alarms) = WatchFile::open(folder);
         let alarms: Vec<String> = alarms
@@ -66,9 +66,8 @@ impl Watching {
             proxy.distrust(now);
         }
         let offenders = proxy.restore_watch_list(now, unix_seconds(), saved);
-        let inputs =
-            offenders.into_iter().map(|(domain, source, until)| offender(domain, source, until));
-        (Self { file: Mutex::new(file), changed: Arc::default() }, inputs.collect(), alarms)
+        let offenders = Input::Offenders(offenders.into_iter().map(offense).collect());
+        (Self { file: Mutex::new(file), changed: Arc::default() }, offenders, alarms)
     }
 
     /// The list may have changed without an event: the policy did.
@@ -82,9 +81,9 @@ impl Watching {
 }
 
 /// For the blocks, which end by the wall clock.
-pub(super) fn offender(domain: Domain, source: IpAddr, until: Instant) -> Input {
+pub(super) fn offense((domain, source, until): (Domain, IpAddr, Instant)) -> Offense {
     let left = until.saturating_duration_since(Instant::now());
-    Input::Offender { domain, source, until, expires_at: SystemTime::now() + left }
+    Offense { domain, source, until, expires_at: SystemTime::now() + left }
 }
 
 impl Daemon {
@@ -96,20 +95,20 @@ impl Daemon {
         loop {
             tokio::select! {
                 () = self.watching.changed.notified() => tokio::time::sleep(PAUSE).await,
-                _ = evidence.tick() => self.tell_offenders().await,
+                _ = evidence.tick() => self.tell_offenders(),
             }
             self.save_watch_list();
         }
     }
 
-    /// Tells the blocks again: what was told while they had too much to do was lost.
-    async fn tell_offenders(&self) {
-        // Nobody is forgiven between the look and the telling.
-        let _one = self.change.lock().await;
-        let offenders = self.shell.with_core(|core, now, _| core.proxy.offenders(now));
-        for (domain, source, until) in offenders {
-            self.blocks.tell(offender(domain, source, until));
-        }
+    /// Tells the blocks who is listed, and that nobody else is: what was told while they had too
+    /// much to do was lost. Under the core's lock, as forgiving is, so that what is older never
+    /// comes after what is newer.
+    fn tell_offenders(&self) {
+        self.shell.with_core(|core, now, _| {
+            let offenders = core.proxy.offenders(now).into_iter().map(offense).collect();
+            core.blocks.tell(Input::Offenders(offenders));
+        });
     }
 
     /// Waits for the disk.
@@ -132,10 +131,16 @@ impl Daemon {
         source: Option<IpNet>,
     ) -> Result<Value, String> {
         let _one = self.change.lock().await;
-        let forgiven =
-            self.shell.with_core(|core, _, out| core.proxy.forgive(&domain, source.as_ref(), out));
-        self.blocks.forgive(domain.clone(), source).await?;
+        let place = self.blocks.place().await?;
+        let (forgiven, blocks) = self.shell.with_core(|core, _, out| {
+            let forgiven = core.proxy.forgive(&domain, source.as_ref(), out);
+            (forgiven, place.forgive(domain.clone(), source))
+        });
+        // Whatever becomes of the kernel, which is told until it has done it.
         self.save_watch_list();
+        blocks.done().await.map_err(|error| {
+            format!("forgiven, but still blocked in the kernel, which is tried again: {error}")
+        })?;
         let rows = self.watch_rows(Some(&domain)).await;
         Ok(json!({ "forgiven": forgiven, "watch": rows }))
     }

@@ -128,6 +128,11 @@ impl CrlPoints {
         }
     }
 
+    /// Whether this is one of the places.
+    pub fn contains(&self, point: &str) -> bool {
+        self.all.contains_key(point)
+    }
+
     /// How many places there are.
     pub fn len(&self) -> usize {
         self.all.len()
@@ -224,6 +229,6 @@ mod tests {
         let later = now + STALE;
         assert!(points.want(later, "b") && points.want(later, "c"));
         assert_eq!(points.len(), MAX_POINTS);
-        assert!(points.all.contains_key(&taken[2]), "a list is kept");
+        assert!(points.contains(&taken[2]), "a list is kept");
     }
 }

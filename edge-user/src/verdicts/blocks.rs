@@ -1,5 +1,7 @@
 //! The state machine: blocked domains, who must not be hit, and what follows.
 
+mod presence;
+
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
     net::IpAddr,
@@ -7,8 +9,8 @@ use std::{
 };
 
 use super::{
-    DomainReport, Input, MAX_ADDRESSES, MAX_SEEN, MAX_SUBDOMAINS, Output, Refused, SEEN_FOR,
-    START_WAIT, WatchReport, Why,
+    DomainReport, Input, MAX_ADDRESSES, Offense, Output, Refused, START_WAIT, WatchReport, Why,
+    lingering::Lingering,
     offenders::Offenders,
     partners::{self, PartnerSet},
     protected::{Protected, Protection, Setting},
@@ -21,13 +23,6 @@ use crate::{
     firewall::{BlockOwner, BlockRequest, Intent},
     proxy::{ConnectionId, Question, ResolveError, Resolved},
 };
-
-/// Domains that one connection is remembered to have proved.
-const MAX_PROVED: usize = 8;
-/// Connections remembered.
-const MAX_LIVE: usize = 65_536;
-/// Connections remembered after they went.
-const MAX_GONE: usize = 1024;
 
 /// A blocked domain.
 #[derive(Debug)]
@@ -57,6 +52,10 @@ pub struct DomainBlocks {
     gone: VecDeque<ConnectionId>,
     /// Connections of our own servers and users.
     ours: HashMap<ConnectionId, (IpAddr, Protection)>,
+    /// Partners that were connected lately.
+    lingering: Lingering,
+    /// Addresses of the hosts of revocation lists, by distribution point.
+    crl_hosts: HashMap<Box<str>, Vec<IpAddr>>,
     /// At start: nothing is told before this time, unless all that is protected is known.
     wait_until: Option<Instant>,
     partners: PartnerSet,
@@ -88,20 +87,23 @@ impl DomainBlocks {
                     self.protect_ours(connection, remote, Protection::RemoteUser);
                 }
             }
-            Input::Offender { domain, source, until, expires_at } => {
-                // A partner with an entry is not watched.
-                if until > now
-                    && !self.allowed.contains_key(&domain)
-                    && self.offenders.add(&domain, source, until, expires_at)
-                {
-                    self.judge_offender(&domain);
+            Input::Offender(offense) => {
+                if self.is_watched(now, &offense) && self.offenders.add(&offense) {
+                    self.offender_changed(&offense.domain);
+                }
+            }
+            Input::Offenders(mut offenses) => {
+                offenses.retain(|offense| self.is_watched(now, offense));
+                for domain in self.offenders.replace(&offenses) {
+                    self.offender_changed(&domain);
                 }
             }
             Input::Forgiven { domain, source } => {
                 self.offenders.forgive(&domain, source.as_ref());
-                self.judge_offender(&domain);
+                self.offender_changed(&domain);
             }
-            Input::Closed { connection } => self.closed(connection),
+            Input::Closed { connection } => self.closed(now, connection),
+            Input::CrlHost { point, addresses } => self.crl_host(point, addresses),
         }
         self.settle(now);
     }
@@ -118,8 +120,9 @@ impl DomainBlocks {
             self.judge(&domain);
         }
         for domain in self.offenders.end(now) {
-            self.judge_offender(&domain);
+            self.offender_changed(&domain);
         }
+        self.lingering.end(now);
         self.settle(now);
     }
 
@@ -133,20 +136,11 @@ impl DomainBlocks {
         let seen = self.blocked.values().flat_map(|b| b.seen.iter().map(|(_, until)| *until)).min();
         let partners = self.partners.next_timeout();
         let offenders = self.offenders.next_timeout();
-        [self.watches.next_timeout(), seen, self.wait_until, partners, offenders]
+        let lingering = self.lingering.next_timeout();
+        [self.watches.next_timeout(), seen, self.wait_until, partners, offenders, lingering]
             .into_iter()
             .flatten()
             .min()
-    }
-
-    /// Tells everything again: the firewall could not do what it was told.
-    pub fn tell_again(&mut self) {
-        for blocked in self.blocked.values_mut() {
-            blocked.told = None;
-        }
-        self.offenders.tell_again();
-        self.judge_all();
-        self.partners.tell_again();
     }
 
     /// Allowed domains of which DNS says that they are at this address.
@@ -376,69 +370,6 @@ impl DomainBlocks {
         None
     }
 
-    fn proved(&mut self, now: Instant, connection: ConnectionId, domain: Domain, remote: IpAddr) {
-        let covering = self.covering(&domain);
-        // The proxy lets nobody prove a domain that is no partner: a name without an entry is a
-        // discovered one's.
-        let discovery = self.setting.as_ref().is_some_and(|s| s.federation.discovery);
-        let protects = covering.is_none() && (discovery || self.allowed.contains_key(&domain));
-        if let Some(by) = covering {
-            let Some(blocked) = self.blocked.get_mut(&by) else { return };
-            blocked.seen.retain(|(address, _)| *address != remote);
-            if blocked.seen.len() >= MAX_SEEN {
-                blocked.seen.remove(0);
-            }
-            blocked.seen.push((remote, now + SEEN_FOR));
-            if !blocked.names.contains(&domain) && blocked.names.len() <= MAX_SUBDOMAINS {
-                blocked.names.push(domain.clone());
-                self.watches.add(
-                    Question::Federation(domain.clone()),
-                    Role::Blocked(by.clone()),
-                    false,
-                );
-            }
-            self.judge(&by);
-        }
-        if self.gone.contains(&connection) {
-            return;
-        }
-        if self.live.len() >= MAX_LIVE
-            && let Some(oldest) = self.live.keys().next().copied()
-        {
-            self.closed(oldest);
-        }
-        let proved = self.live.entry(connection).or_default();
-        let pair = (domain.clone(), remote);
-        if proved.len() >= MAX_PROVED || proved.contains(&pair) {
-            return;
-        }
-        proved.push(pair);
-        if protects {
-            self.protected.add(remote, Protection::LivePartner(domain));
-        }
-    }
-
-    fn closed(&mut self, connection: ConnectionId) {
-        if self.gone.len() >= MAX_GONE {
-            self.gone.pop_front();
-        }
-        self.gone.push_back(connection);
-        for (domain, remote) in self.live.remove(&connection).into_iter().flatten() {
-            self.protected.remove(remote, &Protection::LivePartner(domain));
-        }
-        if let Some((remote, protection)) = self.ours.remove(&connection) {
-            self.protected.remove(remote, &protection);
-        }
-    }
-
-    /// Whoever this is, is ours: as long as the connection lives.
-    fn protect_ours(&mut self, connection: ConnectionId, remote: IpAddr, protection: Protection) {
-        if self.ours.len() < MAX_LIVE && !self.ours.contains_key(&connection) {
-            self.ours.insert(connection, (remote, protection.clone()));
-            self.protected.add(remote, protection);
-        }
-    }
-
     /// After every input: the start's wait, who is touched, and what is due.
     fn settle(&mut self, now: Instant) {
         if let Some(until) = self.wait_until {
@@ -446,10 +377,12 @@ impl DomainBlocks {
             if now >= until || self.watches.iter().all(|w| w.tried || !protective(&w.role)) {
                 self.wait_until = None;
                 self.protected.take_touched();
+                self.lingering.take_touched();
                 self.judge_all();
             }
         }
-        let touched = self.protected.take_touched();
+        let mut touched = self.protected.take_touched();
+        touched.extend(self.lingering.take_touched());
         if !touched.is_empty() {
             let hit = |b: &Blocked| b.candidates.iter().any(|a| touched.contains(a));
             let affected: Vec<Domain> =
@@ -473,8 +406,21 @@ impl DomainBlocks {
     fn judge_offender(&mut self, domain: &Domain) {
         let Some(setting) = &self.setting else { return };
         let quiet = self.wait_until.is_some();
-        let told = self.offenders.judge(domain, setting, &self.protected, quiet);
+        let recent = self.recent(domain);
+        let told = self.offenders.judge(domain, setting, &self.protected, &recent, quiet);
         self.outputs.extend(told.map(Output::Apply));
+    }
+
+    /// A partner with an entry is not watched.
+    fn is_watched(&self, now: Instant, offense: &Offense) -> bool {
+        offense.until > now && !self.allowed.contains_key(&offense.domain)
+    }
+
+    /// Something is held against a domain, or not any more: that is news for those too who were
+    /// where it was.
+    fn offender_changed(&mut self, domain: &Domain) {
+        self.judge_offender(domain);
+        self.lingering.touch(domain);
     }
 
     /// What DNS says (or said last) about a blocked domain and the names seen below it.

@@ -2,9 +2,10 @@
 //!
 //! The blocked party writes its own DNS, so it must not be able to choose whom we drop: at most
 //! [`MAX_ADDRESSES`] addresses a domain, global unicast only (or named in `allow_addresses`), and
-//! none that somebody else uses: us, our next hops, DNS servers and management prefixes, allowed
-//! partners' edges, and whoever is proven on a live connection. What is shared is refused in the
-//! proxy only, listed with its reason, and judged again at every change on either side.
+//! none that somebody else uses: us, our next hops, DNS servers, CRL hosts and management prefixes,
+//! allowed partners' edges, and whoever is proven on a live connection. What is shared is refused in
+//! the proxy only, listed with its reason, and judged again at every change on either side. From the
+//! watch list's blocks those are kept out too who were connected a moment ago.
 //!
 //! Beside it, allowed partners' addresses become the set that rules for partners ask
 //! (`partners`), with the same questions to DNS.
@@ -13,13 +14,21 @@
 //! out. It never resolves, and never blocks for more than a domain asked to be blocked.
 
 mod blocks;
+mod lingering;
 mod offenders;
+mod outbox;
 mod partners;
 mod protected;
 mod watch;
 
 #[cfg(test)]
+mod crl_host_tests;
+#[cfg(test)]
+mod lingering_tests;
+#[cfg(test)]
 mod offender_tests;
+#[cfg(test)]
+mod outbox_tests;
 #[cfg(test)]
 mod partner_tests;
 #[cfg(test)]
@@ -42,6 +51,8 @@ use crate::{
 };
 
 pub use blocks::DomainBlocks;
+pub use lingering::LINGER_FOR;
+pub use outbox::Outbox;
 pub use partners::{LINGER, known_partners};
 pub use protected::{Protection, Setting};
 
@@ -51,6 +62,10 @@ pub const MAX_ADDRESSES: usize = 64;
 pub const MAX_WATCHED: usize = 4096;
 /// Names below a blocked domain that are looked up once they were seen in a certificate.
 pub const MAX_SUBDOMAINS: usize = 16;
+/// Places of revocation lists whose addresses are remembered.
+pub const MAX_CRL_POINTS: usize = crate::federation::MAX_POINTS;
+/// Addresses of one of them.
+pub const MAX_CRL_ADDRESSES: usize = 16;
 /// Addresses remembered from certificates, for one domain.
 pub const MAX_SEEN: usize = 32;
 /// Addresses looked at in one answer of DNS.
@@ -107,16 +122,9 @@ pub enum Input {
     },
     /// A discovered partner on the watch list sent from this address, over a connection that its
     /// certificate proved.
-    Offender {
-        /// Its domain.
-        domain: Domain,
-        /// The address.
-        source: IpAddr,
-        /// Until when it is listed.
-        until: Instant,
-        /// The same by the wall clock.
-        expires_at: SystemTime,
-    },
+    Offender(Offense),
+    /// Exactly these are on the watch list: who is not among them is released.
+    Offenders(Vec<Offense>),
     /// A domain is taken from the watch list, or what came from this prefix.
     Forgiven {
         /// The domain.
@@ -129,6 +137,27 @@ pub enum Input {
         /// The connection.
         connection: ConnectionId,
     },
+    /// Revocation lists are fetched from exactly these addresses for this distribution point, or
+    /// from none any more.
+    CrlHost {
+        /// The distribution point.
+        point: Box<str>,
+        /// The addresses of its host.
+        addresses: Vec<IpAddr>,
+    },
+}
+
+/// Where a discovered partner on the watch list sent from.
+#[derive(Clone, Debug)]
+pub struct Offense {
+    /// Its domain.
+    pub domain: Domain,
+    /// The address.
+    pub source: IpAddr,
+    /// Until when it is listed.
+    pub until: Instant,
+    /// The same by the wall clock.
+    pub expires_at: SystemTime,
 }
 
 /// What the shell must do.

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::firewall::BlockOwner;
 
-fn world() -> World {
+pub(super) fn world() -> World {
     let mut world = World::new(&[], &["good.example"]);
     world.set(|setting| setting.federation.discovery = true);
     // Nothing is told before it is known who must not be hit.
@@ -19,10 +19,15 @@ fn world() -> World {
     world
 }
 
-fn offender(world: &mut World, domain: &str, source: &str, time: u64) {
+pub(super) fn offense(world: &World, domain: &str, source: &str, time: u64) -> Offense {
     let until = world.now + seconds(time);
     let expires_at = wall(world, until);
-    world.put(Input::Offender { domain: name(domain), source: ip(source), until, expires_at });
+    Offense { domain: name(domain), source: ip(source), until, expires_at }
+}
+
+pub(super) fn offender(world: &mut World, domain: &str, source: &str, time: u64) {
+    let offense = offense(world, domain, source, time);
+    world.put(Input::Offender(offense));
 }
 
 /// A wall clock for virtual time.
@@ -31,7 +36,7 @@ fn wall(world: &World, at: Instant) -> SystemTime {
 }
 
 /// What the firewall was told of this domain last, since the last look.
-fn told(world: &mut World, domain: &str) -> Option<Vec<IpNet>> {
+pub(super) fn told(world: &mut World, domain: &str) -> Option<Vec<IpNet>> {
     let owner = BlockOwner::Watch(name(domain));
     let told = std::mem::take(&mut world.outputs).into_iter().filter_map(|output| match output {
         Output::Apply(Intent::SetOwnerBlocks { owner: of, blocks }) if of == owner => {
@@ -43,11 +48,11 @@ fn told(world: &mut World, domain: &str) -> Option<Vec<IpNet>> {
     told.last()
 }
 
-fn net(text: &str) -> IpNet {
+pub(super) fn net(text: &str) -> IpNet {
     text.parse().unwrap()
 }
 
-fn why(world: &World, domain: &str) -> Vec<String> {
+pub(super) fn why(world: &World, domain: &str) -> Vec<String> {
     let report = world.blocks.watch_report();
     let report = report.iter().find(|report| report.domain == name(domain)).unwrap();
     report.refused.iter().map(|refused| refused.why.to_string()).collect()
@@ -116,21 +121,14 @@ fn protected_addresses_are_refused_by_the_proxy_alone() {
 }
 
 #[test]
-fn the_offenders_own_connections_protect_nothing_anothers_do_while_they_live() {
+fn the_offenders_own_connections_protect_nothing_anothers_do() {
     let mut world = world();
-    let proved = |world: &mut World, connection, domain: &str| {
-        let (connection, remote) = (ConnectionId(connection), ip("8.8.4.1"));
-        world.put(Input::Proved { connection, domain: name(domain), remote });
-    };
-    proved(&mut world, 1, "bad.example");
+    world.proved(1, "bad.example", "8.8.4.1");
     offender(&mut world, "bad.example", "8.8.4.1", 600);
     assert_eq!(told(&mut world, "bad.example"), Some(vec![net("8.8.4.1/32")]));
-    proved(&mut world, 2, "honest.example");
+    world.proved(2, "honest.example", "8.8.4.1");
     assert_eq!(told(&mut world, "bad.example"), Some(vec![]));
     assert_eq!(why(&world, "bad.example"), ["partner honest.example is connected from there"]);
-    world.put(Input::Closed { connection: ConnectionId(2) });
-    assert_eq!(told(&mut world, "bad.example"), Some(vec![net("8.8.4.1/32")]));
-    assert!(why(&world, "bad.example").is_empty());
 }
 
 #[test]
@@ -176,12 +174,54 @@ fn forgiving_and_allowing_end_the_block() {
 }
 
 #[test]
-fn what_the_firewall_could_not_take_is_told_again() {
+fn the_whole_list_stands_for_all_that_was_told_before() {
     let mut world = world();
-    offender(&mut world, "bad.example", "8.8.4.1", 600);
-    told(&mut world, "bad.example");
-    world.blocks.tell_again();
-    world.pass(seconds(1));
-    world.outputs.extend(std::iter::from_fn(|| world.blocks.poll()));
-    assert_eq!(told(&mut world, "bad.example"), Some(vec![net("8.8.4.1/32")]));
+    for (domain, source) in [
+        ("bad.example", "8.8.4.1"),
+        ("bad.example", "2a00:1450:4001:81b::7"),
+        ("worse.example", "8.8.5.1"),
+        ("gone.example", "8.8.6.1"),
+    ] {
+        offender(&mut world, domain, source, 600);
+        told(&mut world, domain);
+    }
+    // As the throttle tells it: the first address of a /64.
+    let list = |world: &World, all: &[(&str, &str)]| {
+        Input::Offenders(all.iter().map(|(d, s)| offense(world, d, s, 600)).collect())
+    };
+    let same = list(
+        &world,
+        &[
+            ("bad.example", "8.8.4.1"),
+            ("bad.example", "2a00:1450:4001:81b::"),
+            ("worse.example", "8.8.5.1"),
+            ("gone.example", "8.8.6.1"),
+        ],
+    );
+    world.put(same);
+    assert!(!world.outputs.iter().any(|o| matches!(o, Output::Apply(_))), "{:?}", world.outputs);
+    let other = list(
+        &world,
+        &[
+            ("bad.example", "2a00:1450:4001:81b::"),
+            ("worse.example", "8.8.5.1"),
+            ("new.example", "8.8.7.1"),
+            ("good.example", "8.8.8.1"),
+        ],
+    );
+    world.put(other);
+    let outputs = std::mem::take(&mut world.outputs);
+    for (domain, expected) in [
+        ("bad.example", Some(vec![net("2a00:1450:4001:81b::/64")])),
+        ("worse.example", None),
+        ("gone.example", Some(vec![])),
+        ("new.example", Some(vec![net("8.8.7.1/32")])),
+        // It has an entry.
+        ("good.example", None),
+    ] {
+        world.outputs.clone_from(&outputs);
+        assert_eq!(told(&mut world, domain), expected, "{domain}");
+    }
+    world.put(Input::Offenders(vec![]));
+    assert!(world.blocks.watch_report().is_empty());
 }

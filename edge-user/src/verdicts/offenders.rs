@@ -3,7 +3,7 @@
 //! address blocked; what others use too, or the configuration names, is refused by the proxy alone.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap, HashSet},
     net::IpAddr,
     time::{Instant, SystemTime},
 };
@@ -11,7 +11,7 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
-    MAX_ADDRESSES, MAX_WATCHED, RefusedPrefix, WatchReport, Why,
+    MAX_ADDRESSES, MAX_WATCHED, Offense, RefusedPrefix, WatchReport, Why,
     protected::{Protected, Protection, Setting},
 };
 use crate::{
@@ -50,14 +50,10 @@ pub(super) struct Offenders {
 
 impl Offenders {
     /// One sent from here. Says whether that is new.
-    pub fn add(
-        &mut self,
-        domain: &Domain,
-        address: IpAddr,
-        until: Instant,
-        expires_at: SystemTime,
-    ) -> bool {
-        let address = address.to_canonical();
+    pub fn add(&mut self, offense: &Offense) -> bool {
+        let Offense { domain, source, until, expires_at } = offense;
+        let (until, expires_at) = (*until, *expires_at);
+        let address = source.to_canonical();
         let prefix = source_prefix(address);
         let all: usize = self.domains.values().map(|offender| offender.from.len()).sum();
         if all >= 2 * MAX_WATCHED && !self.domains.contains_key(domain) {
@@ -81,6 +77,30 @@ impl Offenders {
                 room
             }
         }
+    }
+
+    /// Exactly these sent, and nobody else. Says of whom something is new or went.
+    pub fn replace(&mut self, offenses: &[Offense]) -> HashSet<Domain> {
+        let mut there: HashMap<&Domain, HashSet<IpNet>> = HashMap::new();
+        for offense in offenses {
+            let prefix = source_prefix(offense.source.to_canonical());
+            there.entry(&offense.domain).or_default().insert(prefix);
+        }
+        let mut changed = HashSet::new();
+        for (domain, offender) in &mut self.domains {
+            let listed = there.get(domain);
+            let before = offender.from.len();
+            offender.from.retain(|from| listed.is_some_and(|l| l.contains(&from.prefix)));
+            if offender.from.len() != before {
+                changed.insert(domain.clone());
+            }
+        }
+        for offense in offenses {
+            if self.add(offense) {
+                changed.insert(offense.domain.clone());
+            }
+        }
+        changed
     }
 
     /// Nothing is held against a domain, or against what came from this prefix.
@@ -116,14 +136,20 @@ impl Offenders {
     }
 
     /// Those of whom one of these addresses matters.
-    pub fn touched_by(&self, touched: &std::collections::HashSet<IpAddr>) -> Vec<Domain> {
+    pub fn touched_by(&self, touched: &HashSet<IpAddr>) -> Vec<Domain> {
         let hit =
             |offender: &Offender| offender.from.iter().any(|from| holds_any(&from.prefix, touched));
         self.domains.iter().filter(|(_, o)| hit(o)).map(|(domain, _)| domain.clone()).collect()
     }
 
-    pub fn tell_again(&mut self) {
-        self.domains.values_mut().for_each(|offender| offender.told = None);
+    /// Whether something is held against a domain.
+    pub fn is_listed(&self, domain: &Domain) -> bool {
+        self.domains.get(domain).is_some_and(|offender| !offender.from.is_empty())
+    }
+
+    /// Where a domain sent from.
+    pub fn prefixes(&self, domain: &Domain) -> impl Iterator<Item = IpNet> {
+        self.domains.get(domain).into_iter().flat_map(|o| o.from.iter().map(|from| from.prefix))
     }
 
     pub fn report(&self) -> Vec<WatchReport> {
@@ -136,12 +162,13 @@ impl Offenders {
     }
 
     /// Decides about every prefix of a domain; gives what the firewall must be told, if anything.
-    /// `quiet`: it is too early to tell.
+    /// `recent`: who was connected from there lately. `quiet`: it is too early to tell.
     pub fn judge(
         &mut self,
         domain: &Domain,
         setting: &Setting,
         protected: &Protected,
+        recent: &HashMap<IpNet, Protection>,
         quiet: bool,
     ) -> Option<Intent> {
         let others: usize = self
@@ -155,7 +182,9 @@ impl Offenders {
         for from in &offender.from {
             let why = if let Err(fault) = may_be_blocked(from, setting) {
                 Why::Fault(fault)
-            } else if let Some(protection) = shared(domain, &from.prefix, setting, protected) {
+            } else if let Some(protection) = shared(domain, &from.prefix, setting, protected)
+                .or_else(|| recent.get(&from.prefix).cloned())
+            {
                 Why::Shared(protection)
             } else if blocked.len() >= MAX_ADDRESSES {
                 Why::Limit
@@ -216,7 +245,7 @@ fn shared(
         .or_else(|| protected.find_in(prefix, domain))
 }
 
-fn holds_any(prefix: &IpNet, addresses: &std::collections::HashSet<IpAddr>) -> bool {
+fn holds_any(prefix: &IpNet, addresses: &HashSet<IpAddr>) -> bool {
     match prefix.prefix_len() == prefix.max_prefix_len() {
         true => addresses.contains(&prefix.addr()),
         false => addresses.iter().any(|address| prefix.contains(address)),

@@ -212,13 +212,3 @@ fn many_changes_are_told_together() {
     assert!(before <= 1 && told.len() <= 2, "{before} {told:?}");
     assert_eq!(told.last().unwrap().len(), 20);
 }
-
-#[test]
-fn a_firewall_that_failed_is_told_again() {
-    let mut world = World::for_partners(&["a.example"]);
-    world.answer(ask("a.example"), &["9.9.9.1"], 300);
-    assert_eq!(world.partners(), [["9.9.9.1/32"]]);
-    world.blocks.tell_again();
-    world.set(|_| {});
-    assert_eq!(world.partners(), [["9.9.9.1/32"]]);
-}

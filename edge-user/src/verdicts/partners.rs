@@ -120,12 +120,6 @@ impl PartnerSet {
         about.map(|(domain, _)| domain.clone()).collect()
     }
 
-    /// Tells everything again.
-    pub fn tell_again(&mut self) {
-        self.told = None;
-        (self.changed, self.urgent) = (true, true);
-    }
-
     /// What the firewall must be told now, if anything.
     pub fn due(&mut self, now: Instant, setting: &Setting) -> Option<Members> {
         for partner in self.partners.values_mut() {

@@ -12,7 +12,8 @@ use crate::{
     domain::Domain,
 };
 
-/// Who else uses an address.
+/// Who else uses an address. (XMPP partners have no variant: once the gateway talks to their
+/// servers, these come in as partners, by a question of their own.)
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, thiserror::Error)]
 pub enum Protection {
     /// An allowed partner, as DNS says.
@@ -21,12 +22,19 @@ pub enum Protection {
     /// A partner, proven on a live connection.
     #[error("partner {0} is connected from there")]
     LivePartner(Domain),
+    /// A partner, proven on a connection that went within the last day. Holds off the watch list
+    /// only.
+    #[error("partner {0} was connected from there within the last day")]
+    RecentPartner(Domain),
     /// One of our next hops.
     #[error("also a next hop of ours")]
     NextHop,
     /// A DNS server we ask.
     #[error("also a DNS server of ours")]
     DnsServer,
+    /// Revocation lists are fetched from there.
+    #[error("also a host of revocation lists")]
+    CrlHost,
     /// In a prefix from which this appliance is managed.
     #[error("in a management prefix")]
     Management,

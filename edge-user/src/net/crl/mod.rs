@@ -47,43 +47,36 @@ enum CrlError {
 }
 
 type Chain = Arc<[CertificateDer<'static>]>;
-type Fetched = (Box<str>, Result<RevocationList, CrlError>);
 
-/// Fetches for as long as the store lives. A second call for the same store ends at once.
-pub async fn run(tls: Arc<TlsStore>, resolver: Arc<Resolver>) {
+/// What a fetch tells.
+enum Told {
+    /// Where it goes.
+    Host(Box<str>, Vec<IpAddr>),
+    /// What came of it.
+    Fetched(Box<str>, Result<Box<RevocationList>, CrlError>),
+}
+
+/// Fetches for as long as the store lives. A second call for the same store ends at once. Whenever
+/// the addresses of a place's host are learned, `hosts` is told, and with none when nothing is
+/// fetched from there any more.
+pub async fn run(
+    tls: Arc<TlsStore>,
+    resolver: Arc<Resolver>,
+    hosts: impl Fn(Box<str>, Vec<IpAddr>) + Send,
+) {
     let Some(mut wants) = tls.rules().take_wants() else { return };
-    let (tell, mut told) = mpsc::channel::<Fetched>(16);
-    let mut points = CrlPoints::default();
-    let mut chains: HashMap<Box<str>, Chain> = HashMap::new();
+    let (tell, mut told) = mpsc::channel::<Told>(16);
+    let mut places = Places { tls, points: CrlPoints::default(), chains: HashMap::new(), hosts };
     loop {
-        if !tls.rules().settings().points && !points.is_empty() {
-            points = CrlPoints::default();
-            chains.clear();
+        if !places.tls.rules().settings().points {
+            places.points = CrlPoints::default();
+            places.forget_hosts();
         }
-        while let Some(point) = points.take_due(Instant::now()) {
-            let unused = tls.rules().used_at(&point).is_some_and(|at| at + UNUSED < unix_seconds());
-            match chains.get(&point) {
-                Some(chain) if !unused => {
-                    let fetch = fetch(
-                        Arc::clone(&tls),
-                        Arc::clone(&resolver),
-                        point.clone(),
-                        Arc::clone(chain),
-                    );
-                    let tell = tell.clone();
-                    tokio::spawn(async move {
-                        let result = fetch.await;
-                        let _ = tell.send((point, result)).await;
-                    });
-                }
-                _ => {
-                    tls.rules().forget(&point);
-                    points.forget(&point);
-                    chains.remove(&point);
-                }
-            }
+        while let Some((point, chain)) = places.take_due() {
+            let (tls, resolver) = (Arc::clone(&places.tls), Arc::clone(&resolver));
+            tokio::spawn(fetch(tls, resolver, point, chain, tell.clone()));
         }
-        let due = points.next_timeout();
+        let due = places.points.next_timeout();
         let wait = async {
             match due {
                 Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -93,14 +86,67 @@ pub async fn run(tls: Arc<TlsStore>, resolver: Arc<Resolver>) {
         tokio::select! {
             wanted = wants.recv() => {
                 let Some(wanted) = wanted else { return };
-                if points.want(Instant::now(), &wanted.point) {
-                    chains.insert(wanted.point, wanted.chain);
-                } else {
-                    tracing::warn!(point = wanted.point, "too many places of revocation lists");
+                places.want(wanted.point, wanted.chain);
+            }
+            Some(told) = told.recv() => places.told(told),
+            () = wait => {}
+        }
+    }
+}
+
+/// The places that lists are fetched from, with a chain that names each.
+struct Places<H> {
+    tls: Arc<TlsStore>,
+    points: CrlPoints,
+    chains: HashMap<Box<str>, Chain>,
+    hosts: H,
+}
+
+impl<H: Fn(Box<str>, Vec<IpAddr>)> Places<H> {
+    fn want(&mut self, point: Box<str>, chain: Chain) {
+        if self.points.want(Instant::now(), &point) {
+            self.chains.insert(point, chain);
+            // One that nobody wanted may have made room.
+            self.forget_hosts();
+        } else {
+            tracing::warn!(point, "too many places of revocation lists");
+        }
+    }
+
+    /// A place whose list is to be fetched now. Those that nobody uses are forgotten.
+    fn take_due(&mut self) -> Option<(Box<str>, Chain)> {
+        while let Some(point) = self.points.take_due(Instant::now()) {
+            let used_at = self.tls.rules().used_at(&point);
+            let unused = used_at.is_some_and(|at| at + UNUSED < unix_seconds());
+            match self.chains.get(&point) {
+                Some(chain) if !unused => return Some((point, Arc::clone(chain))),
+                _ => {
+                    self.tls.rules().forget(&point);
+                    self.points.forget(&point);
+                    self.forget_hosts();
                 }
             }
-            Some((point, result)) = told.recv() => settle(&tls, &mut points, &point, result),
-            () = wait => {}
+        }
+        None
+    }
+
+    fn told(&mut self, told: Told) {
+        match told {
+            Told::Host(point, addresses) if self.points.contains(&point) => {
+                (self.hosts)(point, addresses);
+            }
+            Told::Host(..) => {}
+            Told::Fetched(point, result) => {
+                settle(&self.tls, &mut self.points, &point, result.map(|list| *list));
+            }
+        }
+    }
+
+    /// Tells of those that are no places any more.
+    fn forget_hosts(&mut self) {
+        let (points, hosts) = (&self.points, &self.hosts);
+        for (point, _) in self.chains.extract_if(|point, _| !points.contains(point)) {
+            hosts(point, Vec::new());
         }
     }
 }
@@ -128,18 +174,33 @@ fn settle(
     }
 }
 
+/// Fetches a list, and tells where from and what came of it.
 async fn fetch(
     tls: Arc<TlsStore>,
     resolver: Arc<Resolver>,
     point: Box<str>,
     chain: Chain,
+    tell: mpsc::Sender<Told>,
+) {
+    let result = fetched(tls, &resolver, &point, chain, &tell).await.map(Box::new);
+    let _ = tell.send(Told::Fetched(point, result)).await;
+}
+
+async fn fetched(
+    tls: Arc<TlsStore>,
+    resolver: &Arc<Resolver>,
+    point: &str,
+    chain: Chain,
+    tell: &mpsc::Sender<Told>,
 ) -> Result<RevocationList, CrlError> {
-    let url = Url::parse(&point)?;
+    let url = Url::parse(point)?;
     let getting = async {
-        let addresses = addresses(&resolver, &url).await?;
+        let addresses = addresses(resolver, &url).await?;
+        let _ = tell.send(Told::Host(point.into(), addresses.clone())).await;
         http::get(&addresses, &url, MAX_LIST, TIME).await
     };
     let bytes = tokio::time::timeout(TIME, getting).await.unwrap_or(Err(FetchError::Timeout))?;
+    let point = point.into();
     // A large list takes a while to read and check.
     let read = tokio::task::spawn_blocking(move || {
         let list = RevocationList::read(&bytes, Some(point))?;

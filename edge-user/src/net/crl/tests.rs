@@ -161,13 +161,15 @@ fn lab() -> Lab {
 async fn a_place_at_an_address_of_ours_or_inside_is_never_asked() {
     let lab = lab();
     let (url, mut told) = server(vec![b"HTTP/1.1 200 OK\r\n\r\n".to_vec()]).await;
+    let (tell, mut hosts) = mpsc::channel(1);
     for host in ["127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "192.168.1.1", "169.254.1.1"] {
-        let point: Box<str> = format!("http://{host}:{}/x", url.port).into();
+        let point = format!("http://{host}:{}/x", url.port);
         let chain: Chain = lab.partners.dns(&["a.example"]).chain().into();
-        let got = fetch(Arc::clone(&lab.tls), Arc::clone(&lab.resolver), point, chain).await;
+        let got = fetched(Arc::clone(&lab.tls), &lab.resolver, &point, chain, &tell).await;
         assert_eq!(got.unwrap_err(), CrlError::Fetch(FetchError::ForbiddenAddress), "{host}");
     }
     assert!(told.try_recv().is_err(), "nobody connected");
+    assert!(hosts.try_recv().is_err(), "and nobody is kept out of the blocks for it");
     assert!(lab.resolver.may_be_used("10.1.2.3".parse().unwrap()), "the configuration names it");
 }
 
@@ -194,5 +196,43 @@ async fn a_served_list_comes_in_force_and_a_refused_one_does_not() {
         settle(&lab.tls, &mut points, point, result);
         assert_eq!(lab.tls.is_revoked(&own.names()), taken);
         points = CrlPoints::default();
+    }
+}
+
+#[tokio::test]
+async fn the_hosts_of_lists_are_told_and_taken_back_with_their_places() {
+    let lab = lab();
+    let chain: Chain = lab.partners.dns(&["a.example"]).chain().into();
+    let heard = std::sync::Mutex::new(Vec::new());
+    let listen = || std::mem::take(&mut *heard.lock().unwrap());
+    let (tell, mut told) = mpsc::channel(16);
+    for (point, address) in [
+        ("http://10.1.2.3/a.crl", "10.1.2.3"),
+        ("http://[64:ff9b::a01:204]/b.crl", "64:ff9b::a01:204"),
+    ] {
+        let address: IpAddr = address.parse().unwrap();
+        let mut places = Places {
+            tls: Arc::clone(&lab.tls),
+            points: CrlPoints::default(),
+            chains: HashMap::new(),
+            hosts: |point: Box<str>, addresses: Vec<IpAddr>| {
+                heard.lock().unwrap().push((point.into_string(), addresses));
+            },
+        };
+        places.want(point.into(), Arc::clone(&chain));
+        let (due, chain) = places.take_due().unwrap();
+        // Before anybody connects.
+        let (tls, resolver) = (Arc::clone(&lab.tls), Arc::clone(&lab.resolver));
+        let fetching = tokio::spawn(fetch(tls, resolver, due, chain, tell.clone()));
+        places.told(told.recv().await.unwrap());
+        fetching.abort();
+        assert_eq!(listen(), [(point.to_owned(), vec![address])]);
+        // Its place goes, here because another takes the room.
+        places.points.forget(point);
+        places.want("http://10.1.2.9/c.crl".into(), Arc::clone(&places.chains[point]));
+        assert_eq!(listen(), [(point.to_owned(), vec![])]);
+        // What a fetch tells after that counts for nothing.
+        places.told(Told::Host(point.into(), vec![address]));
+        assert_eq!(listen(), []);
     }
 }
