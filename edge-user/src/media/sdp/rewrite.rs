@@ -1,0 +1,330 @@
+//! Changes to a text: other ports and addresses, rejected m-lines, ICE lines.
+
+use std::{net::IpAddr, ops::Range};
+
+use bytes::Bytes;
+
+use super::{
+    Sdp, SdpError, SdpFault, address, bytes_at,
+    line::Line,
+    media::{Media, Transport},
+};
+
+/// What to change.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rewrite {
+    /// Another address for `o=`, and for the session's `c=` unless an m-line that is kept needs
+    /// it. What shows the writer's address on rejected m-lines goes too.
+    pub origin: Option<IpAddr>,
+    /// One for each m-line.
+    pub lines: Vec<LineChange>,
+    /// What happens to ICE lines.
+    pub candidates: Candidates,
+}
+
+/// A change to one m-line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LineChange {
+    /// None, but for [`Candidates::Strip`].
+    #[default]
+    Keep,
+    /// It is received here. An address of all zeros stays (hold, RFC 3264 section 8.4), and so
+    /// does port 0.
+    Anchor {
+        /// Address of ours.
+        address: IpAddr,
+        /// Port for RTP, or for all there is.
+        rtp: u16,
+        /// Port for RTCP; `None`: on the port of RTP, or there is none.
+        rtcp: Option<u16>,
+    },
+    /// Port 0 (RFC 3264 section 6), out of its groups, and no part of a bundle.
+    Reject,
+}
+
+/// What happens to ICE lines (RFC 8839, and `x-candidate…`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Candidates {
+    /// They stay.
+    #[default]
+    Keep,
+    /// All go, also those of the session and of m-lines that are kept.
+    Strip,
+    /// An anchored m-line with ICE has one candidate for each component: ours. Its name and
+    /// password stay. Candidates of the form before RFC 5245 are stripped.
+    Replace,
+}
+
+/// The changes, in order of place, and the text that they make.
+struct Changes<'s> {
+    sdp: &'s Sdp,
+    edits: Vec<(Range<u32>, Vec<u8>)>,
+}
+
+/// The text with changes.
+pub(super) fn rewrite(sdp: &Sdp, change: &Rewrite) -> Result<Bytes, SdpError> {
+    if change.lines.len() != sdp.media.len() {
+        return Err(SdpError::whole(SdpFault::LineCount));
+    }
+    let mut changes = Changes { sdp, edits: Vec::new() };
+    let session = changes.session(change)?;
+    for (media, line) in sdp.media.iter().zip(&change.lines) {
+        changes.media(media, *line, change, session)?;
+    }
+    changes.groups(change);
+    Ok(changes.finish())
+}
+
+impl Changes<'_> {
+    fn put(&mut self, range: Range<u32>, text: impl Into<Vec<u8>>) {
+        let text = text.into();
+        if bytes_at(&self.sdp.text, &range) != text {
+            self.edits.push((range, text));
+        }
+    }
+
+    fn line(&self, index: u32) -> Option<Line> {
+        self.sdp.lines.get(index as usize).copied()
+    }
+
+    fn remove_line(&mut self, index: u32) {
+        if let Some(line) = self.line(index) {
+            self.put(line.start..line.next, "");
+        }
+    }
+
+    /// A new line after one that is there, with its line end.
+    fn insert_after(&mut self, index: u32, text: &str) {
+        let Some(line) = self.line(index) else { return };
+        let own = bytes_at(&self.sdp.text, &(line.end..line.next));
+        let first = self.line(0).map_or(0..0, |first| first.end..first.next);
+        let (before, after) = if own.is_empty() {
+            (bytes_at(&self.sdp.text, &first), &b""[..])
+        } else {
+            (&b""[..], own)
+        };
+        let text = [before, text.as_bytes(), after].concat();
+        self.edits.push((line.next..line.next, text));
+    }
+
+    /// `o=`, `c=` and ICE of the session; the address of its `c=` from now on.
+    fn session(&mut self, change: &Rewrite) -> Result<Option<IpAddr>, SdpError> {
+        if change.candidates == Candidates::Strip {
+            for line in &self.sdp.session_ice {
+                self.remove_line(*line);
+            }
+        }
+        let connection = self.sdp.connection.as_ref();
+        let now = connection.and_then(|connection| connection.address);
+        let Some(origin) = change.origin else { return Ok(now) };
+        if origin.is_unspecified() || address::judge(origin).is_err() {
+            return Err(SdpError::whole(SdpFault::Anchor));
+        }
+        self.put(self.sdp.origin.connection.range.clone(), address::write(origin));
+        let needed = self.sdp.media.iter().zip(&change.lines).any(|(media, line)| {
+            *line == LineChange::Keep
+                && media.connection.is_none()
+                && media.is_on()
+                && !matches!(media.protocol, Transport::Sip)
+        });
+        match connection {
+            Some(connection) if !needed && !now.is_some_and(|now| now.is_unspecified()) => {
+                self.put(connection.range.clone(), address::write(origin));
+                Ok(Some(origin))
+            }
+            _ => Ok(now),
+        }
+    }
+
+    fn media(
+        &mut self,
+        media: &Media,
+        line: LineChange,
+        change: &Rewrite,
+        session: Option<IpAddr>,
+    ) -> Result<(), SdpError> {
+        match line {
+            // What is off already has nothing to anchor; its addresses need not be seen.
+            LineChange::Keep | LineChange::Anchor { .. } if !media.is_on() => {
+                if change.origin.is_some() || change.candidates == Candidates::Strip {
+                    self.hide(media, change);
+                }
+                Ok(())
+            }
+            LineChange::Keep => {
+                if change.candidates == Candidates::Strip {
+                    self.strip(media);
+                }
+                Ok(())
+            }
+            LineChange::Anchor { address, rtp, rtcp } => {
+                let refuse = |fault| Err(SdpError::at(media.lines.start, fault));
+                if media.ports > 1 {
+                    return refuse(SdpFault::SeveralPorts);
+                }
+                let nowhere = address.is_unspecified() || address::judge(address).is_err();
+                if nowhere || rtp == 0 || rtcp == Some(0) {
+                    return refuse(SdpFault::Anchor);
+                }
+                self.anchor(media, address, rtp, rtcp, session);
+                self.anchor_candidates(media, address, rtp, rtcp, change.candidates);
+                Ok(())
+            }
+            LineChange::Reject => {
+                self.put(media.port_at.clone(), "0");
+                if let Some(line) = media.bundle_only_line {
+                    self.remove_line(line);
+                }
+                self.hide(media, change);
+                Ok(())
+            }
+        }
+    }
+
+    /// An m-line that is off shows no address of its writer.
+    fn hide(&mut self, media: &Media, change: &Rewrite) {
+        if change.candidates != Candidates::Keep {
+            self.strip(media);
+        }
+        let Some(origin) = change.origin else { return };
+        if let Some(connection) = &media.connection {
+            self.put(connection.range.clone(), address::write(origin));
+        }
+        if let Some(rtcp) = &media.rtcp_at {
+            self.remove_line(rtcp.line);
+        }
+    }
+
+    fn strip(&mut self, media: &Media) {
+        for ice in &media.ice {
+            self.remove_line(ice.line);
+        }
+    }
+
+    /// Port, `c=` and `a=rtcp`.
+    fn anchor(
+        &mut self,
+        media: &Media,
+        address: IpAddr,
+        rtp: u16,
+        rtcp: Option<u16>,
+        session: Option<IpAddr>,
+    ) {
+        if media.port != 0 {
+            self.put(media.port_at.clone(), rtp.to_string());
+        }
+        let held = media.held_by_address();
+        match &media.connection {
+            _ if held => {}
+            Some(own) => self.put(own.range.clone(), address::write(address)),
+            None if session == Some(address) => {}
+            None => {
+                let title = media.lines.start + 1;
+                let titled = self.line(title).is_some_and(|line| line.kind == b'i');
+                let after = if titled { title } else { media.lines.start };
+                self.insert_after(after, &format!("c={}", address::write(address)));
+            }
+        }
+        let port = rtcp.unwrap_or(rtp);
+        match &media.rtcp_at {
+            Some(at) => {
+                let with_address = bytes_at(&self.sdp.text, &at.value).contains(&b' ');
+                let place = if with_address || held {
+                    format!(" {}", address::write(address))
+                } else {
+                    String::new()
+                };
+                self.put(at.value.clone(), format!("{port}{place}"));
+            }
+            None if media.protocol.is_rtp()
+                && rtcp.is_some_and(|rtcp| Some(rtcp) != rtp.checked_add(1)) =>
+            {
+                self.insert_after(self.last_line(media), &format!("a=rtcp:{port}"));
+            }
+            None => {}
+        }
+    }
+
+    /// The last line of an m-line that is neither empty nor one of ICE, which may go.
+    fn last_line(&self, media: &Media) -> u32 {
+        let goes = |index: u32| media.ice.iter().any(|ice| ice.line == index);
+        media
+            .lines
+            .clone()
+            .rev()
+            .find(|index| !goes(*index) && self.line(*index).is_some_and(|line| line.kind != 0))
+            .unwrap_or(media.lines.start)
+    }
+
+    fn anchor_candidates(
+        &mut self,
+        media: &Media,
+        address: IpAddr,
+        rtp: u16,
+        rtcp: Option<u16>,
+        candidates: Candidates,
+    ) {
+        if candidates == Candidates::Keep {
+            return;
+        }
+        let old =
+            media.ice.iter().any(|ice| ice.candidate) && !media.ice.iter().any(|ice| ice.standard);
+        if candidates == Candidates::Strip || !media.has_ice || old || media.port == 0 {
+            return self.strip(media);
+        }
+        for ice in media.ice.iter().filter(|ice| ice.candidate) {
+            self.remove_line(ice.line);
+        }
+        let after = self.last_line(media);
+        for (component, port) in [(1, Some(rtp)), (2, rtcp)] {
+            let Some(port) = port else { continue };
+            // RFC 8445 section 5.1.2.1: a host candidate, the only one.
+            let priority: u32 = (126 << 24) + (65_535 << 8) + (256 - component);
+            let text =
+                format!("a=candidate:1 {component} UDP {priority} {address} {port} typ host");
+            self.insert_after(after, &text);
+        }
+    }
+
+    /// Rejected m-lines leave their groups (RFC 5888 section 9.2, RFC 8843 section 7.3.2).
+    fn groups(&mut self, change: &Rewrite) {
+        let sdp = self.sdp;
+        let rejected = |index: Option<usize>| {
+            index.and_then(|index| change.lines.get(index)) == Some(&LineChange::Reject)
+        };
+        for group in &sdp.groups {
+            if !group.names.iter().any(|(_, index)| rejected(*index)) {
+                continue;
+            }
+            if group.names.iter().all(|(_, index)| rejected(*index)) {
+                self.remove_line(group.line);
+                continue;
+            }
+            for (range, index) in &group.names {
+                if rejected(*index) {
+                    // With the space before it.
+                    self.put(range.start - 1..range.end, "");
+                }
+            }
+        }
+    }
+
+    fn finish(mut self) -> Bytes {
+        let text = &self.sdp.text;
+        if self.edits.is_empty() {
+            return text.clone();
+        }
+        // Stable: what is put in at one place keeps its order.
+        self.edits.sort_by_key(|(range, _)| (range.start, range.end));
+        let more: usize = self.edits.iter().map(|(_, text)| text.len()).sum();
+        let mut out = Vec::with_capacity(text.len() + more);
+        let mut done = 0;
+        for (range, new) in &self.edits {
+            out.extend_from_slice(bytes_at(text, &(done..range.start)));
+            out.extend_from_slice(new);
+            done = range.end;
+        }
+        out.extend_from_slice(bytes_at(text, &(done..text.len() as u32)));
+        Bytes::from(out)
+    }
+}
