@@ -15,6 +15,7 @@ use bytes::Bytes;
 
 use super::{
     ConnectionId, Peer, Side,
+    record_route::Rewrite,
     residue::{Residue, Residues},
     respond::Answer,
     route::Destination,
@@ -154,14 +155,6 @@ pub(super) enum Stage {
     Sent(Client),
     /// It will not be sent; only the server side is left.
     Over,
-}
-
-/// Record-Route values of ours in a response: which text becomes which.
-#[derive(Debug)]
-pub(super) struct Rewrite {
-    pub initial: String,
-    /// For this To tag, with both tags.
-    pub full: Option<(String, String)>,
 }
 
 #[derive(Debug)]

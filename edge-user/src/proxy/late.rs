@@ -11,7 +11,7 @@ use super::{
     send::own_limits,
     settings::Branch,
 };
-use crate::sip::{Edit, HeaderName, Message, Method, build};
+use crate::sip::{Message, Method, build};
 
 impl Exchange {
     /// Gives the current client up, but remembers it.
@@ -107,9 +107,9 @@ impl Proxy {
             }
             // A second answer: the caller's to hang up, as with a forking proxy.
             Server::Accepted => {
-                let mut edit = Edit::new(&message);
-                edit.remove_front(HeaderName::Via, 1);
-                if let Ok(bytes) = edit.finish() {
+                let inbound = exchange.inbound;
+                let change = self.response_headers(exchange, &message);
+                if let Some(bytes) = self.returning_again(now, inbound, change, &message) {
                     self.send_back(id, bytes, out);
                 }
             }

@@ -9,7 +9,7 @@
 //! | `send`, `dial`, `lookups`, `connections`, `pooled`, `hops` | the way to the next server: pooled by proven identity, resolved, connected, tried in turn |
 //! | `target`, `probe` | which addresses that means, what failed is tried last and asked whether it lives |
 //! | `response`, `timers`, `exchange`, `residue` | the transactions (RFC 3261 section 17, RFC 6026) |
-//! | `token`, `settings` | how we name ourselves, and what we sign into Record-Route |
+//! | `token`, `record_route`, `route_set`, `settings` | how we name ourselves, and what we sign into Record-Route |
 //! | `remote`, `flow`, `login` | remote users: whom they may write to, the connection they registered on, and who guesses passwords |
 //! | `media` | what is said of media, and which flows are open for it |
 //! | `neighbours` | headers that two neighbours say to each other |
@@ -44,12 +44,14 @@ mod preflight;
 mod probe;
 #[expect(clippy::module_inception, reason = "the type that the module is named for")]
 mod proxy;
+mod record_route;
 mod remote;
 mod request;
 mod residue;
 mod respond;
 mod response;
 mod route;
+mod route_set;
 mod send;
 mod settings;
 mod target;

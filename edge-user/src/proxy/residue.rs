@@ -17,12 +17,14 @@ use super::{
     exchange::{Exchange, Kind, NewExchange, Server, TRANSACTION, TransactionKey},
     neighbours,
     proxy::Proxy,
+    record_route::sent_back,
     settings::Branch,
+    trust_headers::HeaderChange,
 };
 use crate::{
     federation::Partner,
     ids::IdMap,
-    sip::{Edit, HeaderName, Message, Method, NameAddr},
+    sip::{Message, Method},
 };
 
 /// Beyond these the oldest goes before its time: 32,000 calls a second.
@@ -193,54 +195,25 @@ impl Proxy {
                 partner: residue.entry.as_ref().map(|entry| entry.domain.clone()),
                 entry: residue.entry.clone(),
             });
-            if let Some(bytes) = self.returning_again(now, &exchange, message) {
+            let change = self.response_headers(&exchange, message);
+            if let Some(bytes) = self.returning_again(now, residue.inbound, change, message) {
                 out.push(Output::Send { connection: residue.from, bytes });
             }
         }
         true
     }
 
-    /// A 2xx that came again, as it goes back: the token in our Record-Route values is verified
-    /// and signed anew, with the tag that this 2xx brings.
-    fn returning_again(
-        &mut self,
-        now: Instant,
-        exchange: &Exchange,
-        message: &Message,
-    ) -> Option<Bytes> {
-        let mut change = self.response_headers(exchange, message);
-        neighbours::hide(message, exchange.inbound, &mut change.remove);
-        let mut edit = Edit::new(message);
-        edit.remove_front(HeaderName::Via, 1);
-        for element in message.list(HeaderName::RecordRoute) {
-            let Ok(value) = NameAddr::parse_bracketed(element.value) else { continue };
-            if let Some(initial) = value.uri.user()
-                && let Some(full) = self.signed_again(now, exchange.inbound, initial, message)
-                && let Ok(text) = std::str::from_utf8(element.value)
-            {
-                edit.replace_element(&element, text.replacen(initial, &full, 1));
-            }
-        }
-        for name in change.remove.iter() {
-            edit.remove(*name);
-        }
-        for (name, value) in change.add.iter().flatten() {
-            edit.append(name, value.as_bytes());
-        }
-        edit.finish().ok()
-    }
-
-    fn signed_again(
+    /// A 2xx that came again, or a further one, as it goes back: the token in our Record-Route values
+    /// is verified and signed anew, with the tag that this 2xx brings.
+    pub(super) fn returning_again(
         &mut self,
         now: Instant,
         inbound: bool,
-        text: &str,
+        mut change: HeaderChange,
         message: &Message,
-    ) -> Option<String> {
-        let (caller, callee) = (message.from().ok()?, message.to().ok()?);
-        let call_id = message.call_id().ok()?;
-        let token = self.keys.verify(now, text, inbound, call_id, &caller, &callee)?;
-        let dialog = super::token::Dialog { call_id, caller: &caller, callee: &callee };
-        Some(self.keys.sign(now, &token, &dialog))
+    ) -> Option<Bytes> {
+        neighbours::hide(message, inbound, &mut change.remove);
+        let records = self.records_again(now, inbound, message);
+        sent_back(message, &change, None, &records)
     }
 }

@@ -8,15 +8,15 @@ use super::{
     exchange::{ClientState, Exchange, Kind, Server, Stage, T2, TIMER_C, TRANSACTION},
     neighbours,
     proxy::Proxy,
+    record_route::sent_back,
     respond::Answer,
     send::own_limits,
     settings::Branch,
     target::{Blame, retry_after},
-    trust_headers::refuses_remote_user,
 };
 use crate::{
     federation::{Cause, TargetKey},
-    sip::{ForwardResponse, HeaderName, Message, Method, NameAddr, build},
+    sip::{HeaderName, Message, Method, NameAddr, build},
 };
 
 impl Proxy {
@@ -245,31 +245,9 @@ impl Proxy {
         let exchange = self.exchanges.get(id)?;
         let mut change = self.response_headers(exchange, message);
         neighbours::hide(message, exchange.inbound, &mut change.remove);
-        let mut add = change.added();
-        add.extend(exchange.request.as_ref().and_then(neighbours::keep_alive));
-        let Some((initial, full)) = self.rewrite(now, id, message) else {
-            let forward =
-                ForwardResponse { remove: &change.remove, add: &add, ..Default::default() };
-            return forward.apply(message).ok();
-        };
-        let mut changed: Vec<(usize, String)> = Vec::with_capacity(2);
-        for (place, element) in message.list(HeaderName::RecordRoute).enumerate() {
-            let ours = memchr::memmem::find(element.value, initial.as_bytes()).is_some()
-                && NameAddr::parse(element.value)
-                    .is_ok_and(|value| value.uri.user() == Some(initial.as_str()));
-            if ours && let Ok(text) = std::str::from_utf8(element.value) {
-                changed.push((place, text.replacen(&initial, &full, 1)));
-            }
-        }
-        let changed: Vec<(usize, &str)> =
-            changed.iter().map(|(place, text)| (*place, text.as_str())).collect();
-        let forward = ForwardResponse {
-            record_routes: &changed,
-            remove: &change.remove,
-            add: &add,
-            body: None,
-        };
-        forward.apply(message).ok()
+        let keep_alive = exchange.request.as_ref().and_then(neighbours::keep_alive);
+        let records = self.records(now, id, message);
+        sent_back(message, &change, keep_alive, &records)
     }
 
     /// Whether somebody outside says that one of our users answered (or something unreadable): the
@@ -280,30 +258,6 @@ impl Proxy {
                 sip_domain(&asserted.uri).is_some_and(|domain| self.policy.is_ours(&domain))
             })
         })
-    }
-
-    /// Which Record-Route text becomes which, for a response with this To tag.
-    fn rewrite(&mut self, now: Instant, id: u64, message: &Message) -> Option<(String, String)> {
-        let exchange = self.exchanges.get(id)?;
-        if refuses_remote_user(exchange, message) {
-            return None;
-        }
-        let rewrite = exchange.rewrite.as_ref()?;
-        let to = message.to().ok()?;
-        let tag = to.tag()?;
-        let initial = rewrite.initial.clone();
-        if let Some((known, full)) = &rewrite.full
-            && *known == tag
-        {
-            return Some((initial, full.clone()));
-        }
-        let (tag, full) = self.full_token(now, id, message)?;
-        self.exchanges.update(id, |exchange| {
-            if let Some(rewrite) = &mut exchange.rewrite {
-                rewrite.full = Some((tag, full.clone()));
-            }
-        });
-        Some((initial, full))
     }
 }
 

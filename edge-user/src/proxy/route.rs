@@ -4,7 +4,10 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
-use super::{ConnectionId, Refusal, Side, flow::Flow, proxy::Proxy, respond::Answer, token::Token};
+use super::{
+    ConnectionId, Refusal, Side, flow::Flow, proxy::Proxy, respond::Answer, route_set::RouteSet,
+    token::Token,
+};
 use crate::{
     config::Transport,
     domain::Domain,
@@ -104,6 +107,11 @@ impl Proxy {
             } else if second.uri.host().is_some_and(|h| self.config.is_me(h, second.uri.port())) {
                 return Err(Refusal::ForeignRoute);
             }
+        }
+        // Behind ours there is what our own servers wrote, or it would choose a host inside.
+        let behind = message.list(HeaderName::Route).skip(remove).map(|route| route.value);
+        if side != Side::Inside && RouteSet::of(behind) != token.routes {
+            return Err(Refusal::ForeignRoute);
         }
         Ok(Path { token: Some(token), flow: None, remove })
     }

@@ -6,19 +6,16 @@ use std::{borrow::Cow, time::Instant};
 use bytes::Bytes;
 
 use super::{
-    ConnectionId, Event, Output, Peer, Refusal, Side,
-    exchange::{
-        Client, ClientState, Exchange, Kind, MAX_ATTEMPTS, Rewrite, SILENCE, Server, Stage, T1,
-        TRANSACTION,
-    },
+    ConnectionId, Event, Output, Peer, Refusal,
+    exchange::{Client, ClientState, Kind, MAX_ATTEMPTS, SILENCE, Server, Stage, T1, TRANSACTION},
     neighbours,
     proxy::Proxy,
+    record_route::Rewrite,
     request::refusal_detail,
     respond::{self, Answer},
     route::Destination,
     settings::Branch,
     target::Blame,
-    token::{Dialog, Token},
 };
 use crate::{
     config::Transport,
@@ -179,37 +176,15 @@ impl Proxy {
         if !exchange.record {
             return Some((forward.apply(request).ok()?, None));
         }
-        let token = self.token_for(exchange, connection, peer)?;
-        let (caller, callee) = (request.from().ok()?, request.to().ok()?);
-        let dialog = Dialog { call_id: request.call_id().ok()?, caller: &caller, callee: &callee };
-        let text = self.keys.sign(now, &token, &dialog);
-        let to_them = self.config.record_route(peer, &text);
-        let to_sender = self.config.record_route(&exchange.from_peer, &text);
+        let rewrite = self.record(now, id, connection, peer)?;
+        let exchange = self.exchanges.get(id)?;
+        let request = exchange.request.as_ref()?;
+        let to_them = self.config.record_route(peer, &rewrite.initial);
+        let to_sender = self.config.record_route(&exchange.from_peer, &rewrite.initial);
         let values = [to_them.as_str(), to_sender.as_str()];
         forward.record_routes = &values;
         let bytes = forward.apply(request).ok()?;
-        Some((bytes, Some(Rewrite { initial: text, full: None })))
-    }
-
-    /// Signs the dialog again, with the callee's tag that a response brings. Call-ID, From and
-    /// the rest of To are the request's: a response chooses nothing but its tag.
-    pub(super) fn full_token(
-        &mut self,
-        now: Instant,
-        id: u64,
-        response: &Message,
-    ) -> Option<(String, String)> {
-        let exchange = self.exchanges.get(id)?;
-        let request = exchange.request.as_ref()?;
-        let connection = exchange.client()?.connection;
-        let peer = &self.connections.get(connection)?.peer;
-        let to = response.to().ok()?;
-        let tag = to.tag()?.to_owned();
-        let token = self.token_for(exchange, connection, peer)?;
-        let (caller, mut callee) = (request.from().ok()?, request.to().ok()?);
-        callee.params = to.params;
-        let dialog = Dialog { call_id: request.call_id().ok()?, caller: &caller, callee: &callee };
-        Some((tag, self.keys.sign(now, &token, &dialog)))
+        Some((bytes, Some(rewrite)))
     }
 
     /// A final response of our own; the request goes no further.
@@ -433,34 +408,6 @@ impl Proxy {
             return self.conclude(now, id, answer, out);
         }
         self.advance(now, id, out);
-    }
-}
-
-impl Proxy {
-    /// The dialog between a request's sender and the peer it goes to, over this connection.
-    fn token_for(
-        &self,
-        exchange: &Exchange,
-        connection: ConnectionId,
-        peer: &Peer,
-    ) -> Option<Token> {
-        let (outside, inside, flow) = match peer.side {
-            Side::Partner | Side::Remote => (peer, &exchange.from_peer, connection),
-            Side::Inside => (&exchange.from_peer, peer, exchange.from),
-        };
-        let partner = match exchange.remote {
-            // Nobody's: it is the connection that counts.
-            true => self.config.fqdn.clone(),
-            false => exchange.partner.clone()?,
-        };
-        Some(Token {
-            inbound: exchange.inbound,
-            partner,
-            partner_remote: outside.remote,
-            inside_transport: inside.transport,
-            inside_remote: inside.remote,
-            flow: exchange.remote.then(|| self.flows.flow(flow)),
-        })
     }
 }
 

@@ -1,7 +1,7 @@
 //! The token in our Record-Route URIs: what a dialog was when it was formed, authenticated, so
 //! that an in-dialog request can be judged without keeping any state for the dialog.
 //!
-//! It carries the direction and both proven peers; the code over it (HMAC-SHA-256, cut to 128
+//! It carries the direction, both proven peers, and which Routes of our own servers may follow; the code over it (HMAC-SHA-256, cut to 128
 //! bits) also covers Call-ID, tags, From and To, which the request itself must bring. A token
 //! opens nothing by itself: the connection must prove the same partner again, and policy is
 //! judged again. Keys are derived from one secret by time, so they rotate by themselves, overlap,
@@ -14,7 +14,7 @@ use std::{
 
 use ring::hmac;
 
-use super::{base64url, flow::Flow};
+use super::{base64url, flow::Flow, route_set::RouteSet};
 use crate::{
     config::Transport,
     domain::Domain,
@@ -30,6 +30,8 @@ const VERSION: u8 = 1;
 const WITH_FLOW: u8 = 2;
 const INBOUND: u8 = 1;
 const BOTH_TAGS: u8 = 2;
+/// With the Routes that may follow.
+const WITH_ROUTES: u8 = 4;
 const CODE_BYTES: usize = 16;
 /// No token is longer, whatever a peer sends.
 const MAX_TEXT: usize = 512;
@@ -49,6 +51,8 @@ pub struct Token {
     pub inside_remote: SocketAddr,
     /// The dialog is with a remote user, on this connection.
     pub flow: Option<Flow>,
+    /// The Routes that follow ours in a request from outside: these, or none at all.
+    pub routes: Option<RouteSet>,
 }
 
 /// What the code covers beside the token's own content.
@@ -147,7 +151,10 @@ impl TokenKeys {
         let epoch = self.epoch(now);
         let both = dialog.callee.tag().is_some();
         let mut bytes = Vec::with_capacity(64 + token.partner.as_str().len());
-        let flags = if token.inbound { INBOUND } else { 0 } | if both { BOTH_TAGS } else { 0 };
+        let flag = |set: bool, flag: u8| if set { flag } else { 0 };
+        let flags = flag(token.inbound, INBOUND)
+            | flag(both, BOTH_TAGS)
+            | flag(token.routes.is_some(), WITH_ROUTES);
         let version = if token.flow.is_some() { WITH_FLOW } else { VERSION };
         bytes.extend_from_slice(&[version, flags]);
         bytes.extend_from_slice(&epoch.to_be_bytes());
@@ -160,6 +167,9 @@ impl TokenKeys {
         put_address(&mut bytes, token.partner_remote);
         if let Some(flow) = token.flow {
             bytes.extend_from_slice(&flow.to_bytes());
+        }
+        if let Some(routes) = &token.routes {
+            bytes.extend_from_slice(routes.bytes());
         }
         bytes.extend_from_slice(token.partner.as_str().as_bytes());
         let code = self.code((0, epoch), &bytes, dialog, both);
@@ -219,8 +229,20 @@ impl TokenKeys {
             WITH_FLOW => Flow::take(rest).map(|(flow, rest)| (Some(flow), rest))?,
             _ => (None, rest),
         };
+        let (routes, rest) = match flags & WITH_ROUTES {
+            0 => (None, rest),
+            _ => RouteSet::take(rest).map(|(routes, rest)| (Some(routes), rest))?,
+        };
         let partner = std::str::from_utf8(rest).ok()?.parse().ok()?;
-        Some(Token { inbound, partner, partner_remote, inside_transport, inside_remote, flow })
+        Some(Token {
+            inbound,
+            partner,
+            partner_remote,
+            inside_transport,
+            inside_remote,
+            flow,
+            routes,
+        })
     }
 }
 
@@ -294,6 +316,7 @@ mod tests {
             inside_transport: Transport::Tcp,
             inside_remote: "10.0.0.5:40000".parse().unwrap(),
             flow: None,
+            routes: None,
         }
     }
 
@@ -349,15 +372,18 @@ mod tests {
     }
 
     #[test]
-    fn a_token_brings_its_flow_back() {
+    fn a_token_brings_its_flow_and_its_routes_back() {
         let now = Instant::now();
         let mut keys = keys(now);
         let (alice, bob) = (address(ALICE), address(BOB));
         let dialog = Dialog { call_id: "c1", caller: &alice, callee: &bob };
         let flow = Some(Flow { connection: crate::proxy::ConnectionId(u64::MAX - 1), run: 7 });
-        let token = Token { flow, ..token(false) };
-        let text = keys.sign(now, &token, &dialog);
-        assert_eq!(keys.verify(now, &text, false, "c1", &alice, &bob), Some(token));
+        let routes = RouteSet::of(std::iter::once(&b"<sip:10.0.0.5;lr>"[..]));
+        for (flow, routes) in [(flow, None), (None, routes), (flow, routes)] {
+            let token = Token { flow, routes, ..token(false) };
+            let text = keys.sign(now, &token, &dialog);
+            assert_eq!(keys.verify(now, &text, false, "c1", &alice, &bob), Some(token));
+        }
     }
 
     #[test]

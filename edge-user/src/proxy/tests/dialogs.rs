@@ -14,6 +14,8 @@ pub(crate) struct Call {
     pub got: String,
     /// The 200 as the caller got it.
     pub ok: String,
+    /// Servers of its own before the caller's edge.
+    before: usize,
 }
 
 const SDP: &str = "v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\ns=-\r\nt=0 0\r\n";
@@ -24,23 +26,31 @@ fn names_of(edge: usize) -> &'static str {
 
 /// A call from inside one edge to inside the other, through 100, 180 and 200.
 pub(crate) fn call(from: usize) -> Call {
+    call_through(from, [&[], &[]])
+}
+
+/// The same, with servers inside that write these values into Record-Route, the topmost first: on
+/// the caller's side, and on the callee's.
+pub(crate) fn call_through(from: usize, [by_caller, by_callee]: [&[&str]; 2]) -> Call {
     let mut world = World::new();
     let to = 1 - from;
     let caller = world.inside(from, Transport::Tcp, "10.9.0.5:40000");
     let mut invite = Req::new("INVITE", names_of(from), names_of(to))
         .with("Contact: <sip:alice@10.9.0.5:5060;transport=tcp>");
     invite.body = SDP.into();
+    invite.headers.extend(by_caller.iter().map(|value| format!("Record-Route: {value}")));
     world.say(from, caller, &invite.text());
     world.expect(from, caller, "SIP/2.0 100 Trying\r\n");
     let (callee, got) = world.one(to);
     world.say(to, callee, &answer(&got, "100 Trying", None));
     assert_eq!(world.mail(from), [], "a 100 of the next hop ends here");
-    world.say(to, callee, &answer(&got, "180 Ringing", Some("b1")));
+    world.say(to, callee, &answer_through(&got, "180 Ringing", Some("b1"), by_callee));
     let ringing = world.expect(from, caller, "SIP/2.0 180 Ringing\r\n");
-    world.say(to, callee, &answer(&got, "200 OK", Some("b1")));
+    world.say(to, callee, &answer_through(&got, "200 OK", Some("b1"), by_callee));
     let ok = world.expect(from, caller, "SIP/2.0 200 OK\r\n");
     assert_eq!(headers(&ok, "Record-Route"), headers(&ringing, "Record-Route"));
-    Call { world, caller: (from, caller), callee: (to, callee), invite, got, ok }
+    let (caller, callee, before) = ((from, caller), (to, callee), by_caller.len());
+    Call { world, caller, callee, invite, got, ok, before }
 }
 
 impl Call {
@@ -53,7 +63,7 @@ impl Call {
         request.to = format!("{};tag=b1", self.invite.to);
         request.body.clear();
         request.headers = vec!["Max-Forwards: 70".into()];
-        for route in headers(&self.ok, "Record-Route").iter().rev() {
+        for route in headers(&self.ok, "Record-Route").iter().rev().skip(self.before) {
             request.headers.push(format!("Route: {route}"));
         }
         request
@@ -266,10 +276,13 @@ fn what_a_contact_or_a_later_route_names_changes_nothing() {
     let (to, callee) = call.callee;
     let mut bye = call.by_caller("BYE", 2);
     bye.uri = "sip:x@127.0.0.1:22".into();
+    call.world.say(FABRIKAM, call.caller.1, &bye.text());
+    call.world.expect(to, callee, "BYE sip:x@127.0.0.1:22 SIP/2.0\r\n");
+    bye.branch = "z9hG4bK-again".into();
     bye.headers.push("Route: <sip:10.0.0.99:5060;lr>".into());
     call.world.say(FABRIKAM, call.caller.1, &bye.text());
-    let got = call.world.expect(to, callee, "BYE sip:x@127.0.0.1:22 SIP/2.0\r\n");
-    assert_eq!(headers(&got, "Route"), ["<sip:10.0.0.99:5060;lr>"]);
+    call.world.expect(FABRIKAM, call.caller.1, "SIP/2.0 403 ");
+    assert_eq!((call.world.mail(to), call.world.refused(to, Refusal::ForeignRoute)), (vec![], 1));
     assert_eq!(call.world.edges[to].connects, [address("10.0.0.21:5060")]);
 }
 

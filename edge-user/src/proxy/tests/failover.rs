@@ -270,7 +270,8 @@ fn a_request_that_waits_for_a_next_hop_that_is_taken_out_goes_to_another() {
 
 /// An INVITE whose first next hop was silent and that is with the second: partner, the first hop's
 /// connection and INVITE, the second's.
-fn passed_over() -> (World, ConnectionId, (ConnectionId, String), (ConnectionId, String)) {
+pub(super) fn passed_over() -> (World, ConnectionId, (ConnectionId, String), (ConnectionId, String))
+{
     let mut world = World::new();
     let partner = invite_from_partner(&mut world);
     let first = world.mail(CONTOSO).remove(1);

@@ -20,6 +20,7 @@ mod remote;
 mod residue;
 mod rfc4475;
 mod rfc5118;
+mod route_sets;
 mod routing;
 mod rules;
 mod script;

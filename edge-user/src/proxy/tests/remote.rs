@@ -43,7 +43,7 @@ pub(super) fn register(user: &str) -> Req {
 }
 
 /// alice registers; the server's connection, and the Path that it got.
-fn registered(world: &mut World, alice: ConnectionId) -> (ConnectionId, String) {
+pub(super) fn registered(world: &mut World, alice: ConnectionId) -> (ConnectionId, String) {
     world.say(CONTOSO, alice, &register("alice").text());
     let (server, got) = world.one(CONTOSO);
     let path = headers(&got, "Path");

@@ -1,7 +1,7 @@
 //! Strict routers (RFC 2543) before us and after us: RFC 3261 sections 16.4 and 16.6 step 6.
 
 use super::{
-    dialogs::{Call, call},
+    dialogs::{Call, call, call_through},
     *,
 };
 
@@ -128,12 +128,11 @@ fn a_strict_router_after_us_gets_what_it_expects() {
             vec!["<sip:bob@10.9.9.9:5060>"],
         ),
     ] {
-        let mut call = call(FABRIKAM);
+        // What is before the callee recorded itself: the topmost is the nearest to it.
+        let recorded: Vec<&str> = next.iter().rev().copied().collect();
+        let mut call = call_through(FABRIKAM, [&[], &recorded]);
         let (to, callee) = call.callee;
-        let mut bye = call.by_caller("BYE", 2);
-        for route in next {
-            bye.headers.push(format!("Route: {route}"));
-        }
+        let bye = call.by_caller("BYE", 2);
         call.world.say(FABRIKAM, call.caller.1, &bye.text());
         // Where it goes is the token's business, whatever the Routes say.
         let (at, got) = call.world.one(to);

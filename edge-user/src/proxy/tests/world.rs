@@ -585,3 +585,15 @@ pub(crate) fn answer(request: &str, status: &str, tag: Option<&str>) -> String {
     }
     text + "Content-Length: 0\r\n\r\n"
 }
+
+/// The same by way of servers that wrote these Record-Route values, the topmost first.
+pub(crate) fn answer_through(
+    request: &str,
+    status: &str,
+    tag: Option<&str>,
+    recorded: &[&str],
+) -> String {
+    let recorded: String = recorded.iter().map(|v| format!("Record-Route: {v}\r\n")).collect();
+    let text = answer(request, status, tag);
+    text.replacen("Record-Route: ", &format!("{recorded}Record-Route: "), 1)
+}
