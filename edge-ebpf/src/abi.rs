@@ -11,7 +11,7 @@ pub use media::*;
 use crate::verdict::REASON_SLOTS;
 
 /// Version of all layouts in this file. Pins with another number are refused, never reused.
-pub const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 3;
 
 /// Names of the maps, in the program and under the pin directory.
 pub mod map_names {
@@ -69,6 +69,9 @@ pub mod map_names {
     pub const SHADOW_COUNTERS: &str = "SHADOW_COUNTERS";
     /// Array of programs for rare work, see [`super::PROGRAM_SHADOW`].
     pub const PROGRAMS: &str = "PROGRAMS";
+    /// Per-CPU array of one [`super::Handed`]: a program of one daemon hands on to one of the next,
+    /// which has filled `PROGRAMS` before it takes the devices.
+    pub const HANDED: &str = "HANDED";
     /// Per-CPU array of [`super::Counter`], indexed by rule id.
     pub const RULE_COUNTERS: &str = "RULE_COUNTERS";
     /// Ring buffer of [`super::Event`].
@@ -149,6 +152,26 @@ pub const PROGRAM_TRIAL: u32 = 2;
 pub const PROGRAM_MEDIA: u32 = 3;
 /// Slots of `PROGRAMS`.
 pub const PROGRAM_SLOTS: u32 = 4;
+
+/// What the next program must know of a packet. Per CPU: the next program runs at once.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Handed {
+    /// Id of the rule that decided; of a media flow, its slot in `MEDIA_FLOWS`.
+    pub rule: u32,
+    /// Bytes of the frame.
+    pub length: u32,
+    /// Number of the reason.
+    pub reason: u8,
+    /// The action that was decided on.
+    pub action: u8,
+    /// Zone.
+    pub zone: u8,
+    /// The interface's slot in `REASON_COUNTERS`.
+    pub slot: u8,
+    /// Zero.
+    pub reserved: u32,
+}
 
 /// Index of a port's word. `port` in host order.
 pub const fn port_index(zone: u8, udp: bool, port: u16) -> u32 {
@@ -487,7 +510,7 @@ pub struct Trial {
     pub rule: u32,
     /// Number of the reason.
     pub reason: u8,
-    /// 0 pass, 1 drop, 2 answered with a cookie.
+    /// 0 pass, 1 drop, 2 answered with a cookie, 3 forwarded.
     pub verdict: u8,
     /// Zone, or `ZONE_NONE`.
     pub zone: u8,
@@ -827,8 +850,9 @@ pub const fn mapped(address: [u8; 4]) -> [u8; 16] {
 #[cfg(feature = "user")]
 mod user {
     use super::{
-        Block, Bucket, Counter, Event, Flood, FlowKey, Fragment, FragmentKey, Interface, KnownKey,
-        ReasonCounter, Rule, RuleLimits, SetMask, Settings, Trial, VlanKey,
+        Block, Bucket, Counter, Event, Flood, FlowKey, Fragment, FragmentKey, Handed, Interface,
+        KnownKey, MediaFlow, MediaLearned, MediaState, PinholeKey, ReasonCounter, Rule, RuleLimits,
+        SetMask, Settings, Trial, VlanKey,
     };
     macro_rules! pod {
         ($($name:ident),+) => { $(
@@ -846,8 +870,13 @@ mod user {
         FlowKey,
         Fragment,
         FragmentKey,
+        Handed,
         Interface,
         KnownKey,
+        MediaFlow,
+        MediaLearned,
+        MediaState,
+        PinholeKey,
         ReasonCounter,
         Rule,
         RuleLimits,
@@ -881,6 +910,7 @@ mod tests {
         assert_eq!(size_of::<Fragment>(), 8);
         assert_eq!(size_of::<Flood>(), 16);
         assert_eq!(size_of::<Trial>(), 32);
+        assert_eq!(size_of::<Handed>(), 16);
         assert_eq!((size_of::<FlowKey>(), align_of::<FlowKey>()), (40, 8));
     }
 
@@ -900,6 +930,7 @@ mod tests {
     fn indices_stay_inside_their_maps() {
         assert!(port_index(ZONE_INTERNAL, true, 65_535) < PORT_WORD_SLOTS);
         assert!(protocol_index(ZONE_INTERNAL, 255) < PROTOCOL_WORD_SLOTS);
+        assert!(media_port_index(ZONE_INTERNAL, true, 65_535) < MEDIA_PORT_SLOTS);
         assert!(presence4([255; 4]).0 < PRESENCE4_SLOTS);
         assert!(presence6([255; 16]).0 < PRESENCE6_SLOTS);
         for byte in 0..=255 {

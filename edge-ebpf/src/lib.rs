@@ -7,5 +7,6 @@
 
 pub mod abi;
 pub mod decide;
+pub mod media;
 pub mod packet;
 pub mod verdict;

@@ -10,6 +10,9 @@ pub enum Verdict {
     Drop,
     /// The packet is answered in the driver, and does not go on.
     Answer,
+    /// The packet belongs to a media flow: it leaves by the flow's device and never reaches the
+    /// network stack.
+    Forward,
 }
 
 impl Verdict {
@@ -19,6 +22,7 @@ impl Verdict {
             Self::Pass => "pass",
             Self::Drop => "drop",
             Self::Answer => "answer",
+            Self::Forward => "forward",
         }
     }
 }
@@ -43,6 +47,7 @@ macro_rules! reasons {
             }
 
             /// The verdict this reason stands for (in monitor mode a drop is counted, not done).
+            #[inline(always)]
             pub const fn verdict(self) -> Verdict {
                 match self { $(Reason::$name => Verdict::$verdict,)+ }
             }
@@ -101,6 +106,10 @@ reasons! {
     FragmentTracked = 12, "fragment-tracked", Pass;
     /// A SYN in a flood, answered with a SYN cookie (RFC 4987 section 3.6).
     SynCookie = 13, "syn-cookie", Answer;
+    /// A packet of a media flow, forwarded to where the call says.
+    MediaRelayed = 14, "media-relayed", Forward;
+    /// A packet of a media flow that the daemon forwards, because the driver cannot.
+    MediaToDaemon = 15, "media-to-daemon", Pass;
     // Dropped: what cannot be parsed.
     /// The packet ends before a header it promises.
     Truncated = 16, "truncated", Drop;
@@ -171,6 +180,21 @@ reasons! {
     Flood = 51, "flood", Drop;
     /// In a flood: a segment for no connection that brings no good SYN cookie.
     SynCookieBad = 52, "syn-cookie-bad", Drop;
+    // Dropped: media flows.
+    /// A packet for a media flow from another source than the flow's.
+    MediaSource = 53, "media-source", Drop;
+    /// A packet for a media flow that has ended.
+    MediaExpired = 54, "media-expired", Drop;
+    /// A packet for a media flow to whose end no way is known.
+    MediaNoRoute = 55, "media-no-route", Drop;
+    /// A media flow carries more than its call agreed to.
+    MediaRate = 56, "media-rate", Drop;
+    /// The first packet of a source that a media flow may learn: the next one confirms it.
+    MediaLearning = 57, "media-learning", Drop;
+    /// A packet for a media flow in a shape that is not forwarded: a fragment, IPv4 options, IPv6 extension headers, another address.
+    MediaShape = 58, "media-shape", Drop;
+    /// A packet for a media flow whose hops are used up.
+    MediaHops = 59, "media-hops", Drop;
 }
 
 /// Slots in the counter map; reasons stay below this number.

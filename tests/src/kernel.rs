@@ -20,9 +20,9 @@ use aya::{
 use edge_ebpf::{
     abi::{
         Block, Bucket, Counter, Event, FlowKey, Fragment, FragmentKey, GENERATIONS,
-        INTERFACE_SLOTS, Interface, MAX_RATES, MAX_RULES, PORT_WORD_SLOTS, PROGRAM_SHADOW,
-        PROGRAM_SYN_COOKIE, PROTOCOL_WORD_SLOTS, ReasonCounter, Rule, RuleLimits, SetMask,
-        Settings, TRIAL_ANSWERED, Trial, map_names, reason_slot,
+        INTERFACE_SLOTS, Interface, MAX_RATES, MAX_RULES, PORT_WORD_SLOTS, PROGRAM_MEDIA,
+        PROGRAM_SHADOW, PROGRAM_SYN_COOKIE, PROTOCOL_WORD_SLOTS, ReasonCounter, Rule, RuleLimits,
+        SetMask, Settings, TRIAL_ANSWERED, Trial, map_names, reason_slot,
     },
     decide::{Generation, MemoryTables, Prefixes},
     verdict::{REASON_SLOTS, Reason, Verdict},
@@ -263,9 +263,11 @@ impl Kernel {
     /// # Errors
     /// When the kernel refuses one.
     pub fn load_rare(&mut self) -> Result<()> {
-        for (slot, name) in
-            [(PROGRAM_SHADOW, "edge_shadow"), (PROGRAM_SYN_COOKIE, "edge_syn_cookie")]
-        {
+        for (slot, name) in [
+            (PROGRAM_SHADOW, "edge_shadow"),
+            (PROGRAM_SYN_COOKIE, "edge_syn_cookie"),
+            (PROGRAM_MEDIA, "edge_media"),
+        ] {
             let program: &mut Xdp = self.ebpf.program_mut(name).context(name)?.try_into()?;
             verified(|| program.load()).with_context(|| format!("loading {name}"))?;
             let fd = program.fd()?.try_clone()?;

@@ -155,8 +155,8 @@ pub struct MediaState {
     pub source_port: [u8; 2],
     /// Sequence number of the packet that the jitter is measured from.
     pub jitter_sequence: u16,
-    /// Zero.
-    pub reserved: u32,
+    /// 1 in bit 16 and the sequence number with which the source would count anew; 0: none.
+    pub strange: u32,
 }
 
 /// An entry of the ring `MEDIA_EVENTS`: a source was learned.

@@ -9,6 +9,8 @@ mod cookie;
 mod hand;
 #[path = "edge-xdp/maps.rs"]
 mod maps;
+#[path = "edge-xdp/media.rs"]
+mod media;
 #[path = "edge-xdp/record.rs"]
 mod record;
 #[path = "edge-xdp/tables.rs"]
@@ -21,8 +23,8 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use edge_ebpf::{
-    abi::{NO_GENERATION, PROGRAM_SHADOW, PROGRAM_SYN_COOKIE, shadow_slot},
-    decide::{Decision, Tables as _, at_once, flow_begun, judge, refresh_flow},
+    abi::{NO_GENERATION, PROGRAM_MEDIA, PROGRAM_SHADOW, PROGRAM_SYN_COOKIE, shadow_slot},
+    decide::{Decision, NO_RULE, Tables as _, at_once, flow_begun, in_force, judge, refresh_flow},
     packet::{Environment, Frame},
     verdict::{Reason, Verdict},
 };
@@ -42,6 +44,9 @@ pub fn edge_xdp(context: XdpContext) -> u32 {
         if let Some(decision) =
             at_once(&tables, settings, &frame, || context.ingress_ifindex() as u32)
         {
+            if decision.verdict == Verdict::Forward {
+                return forward(&context, &decision, frame.len() as u32);
+            }
             record::record(&context, settings, &decision, frame.len() as u64);
             return hand::action(decision.verdict);
         }
@@ -56,6 +61,15 @@ pub fn edge_xdp(context: XdpContext) -> u32 {
     action
 }
 
+/// Hands a packet of a media flow to the program that forwards it.
+#[inline(always)]
+fn forward(context: &XdpContext, decision: &Decision, length: u32) -> u32 {
+    hand::hand_on(decision, length);
+    // SAFETY: nothing here is left to drop.
+    unsafe { maps::PROGRAMS.tail_call(context, PROGRAM_MEDIA) };
+    edge_unanswered(context.ctx)
+}
+
 /// Added to the slot of a program that goes on with the packet.
 const NEXT_PROGRAM: u32 = 16;
 
@@ -68,14 +82,20 @@ extern "C" fn edge_judge(context: *mut xdp_md) -> u32 {
     let Some(settings) = maps::SETTINGS.get(0) else { return xdp_action::XDP_DROP };
     let frame = frame_of(context.ctx);
     let ifindex = context.ingress_ifindex() as u32;
-    let trial = hand::trial(&context, settings);
-    let tables = KernelTables { trial: trial.is_some(), ..KernelTables::new(context.ctx) };
+    let trial = hand::trial(&context, settings).is_some();
+    let tables = KernelTables { trial, ..KernelTables::new(context.ctx) };
     let decision = judge(&tables, settings, &frame, &tables, ifindex);
-    if let Some(trial) = trial {
+    // What can be had again is not kept: the stack is small.
+    let length = frame_of(context.ctx).len();
+    if decision.verdict == Verdict::Forward {
+        // In a trial too: whether the flow takes the packet is known there only.
+        hand::hand_on(&decision, length as u32);
+        return NEXT_PROGRAM + PROGRAM_MEDIA;
+    }
+    if let Some(trial) = hand::trial(&context, settings) {
         hand::answer_trial(trial, &decision);
         return hand::action(decision.verdict);
     }
-    let length = frame.len();
     if decision.verdict == Verdict::Answer {
         hand::hand_on(&decision, length as u32);
         return NEXT_PROGRAM + PROGRAM_SYN_COOKIE;
@@ -89,17 +109,19 @@ extern "C" fn edge_judge(context: *mut xdp_md) -> u32 {
 }
 
 /// The packet of a program that is not there: what was judged in earnest stands, and a SYN that
-/// nobody answers is dropped and counted.
+/// nobody answers, or a packet that nobody forwards, is dropped and counted.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn edge_unanswered(context: *mut xdp_md) -> u32 {
     let context = XdpContext::new(context);
     let Some((decision, action, length)) = hand::handed() else { return xdp_action::XDP_DROP };
-    if action != xdp_action::XDP_TX {
-        return action;
-    }
+    let (reason, rule) = match action {
+        xdp_action::XDP_TX => (Reason::Flood, decision.rule),
+        xdp_action::XDP_REDIRECT => (Reason::MediaNoRoute, NO_RULE),
+        _ => return action,
+    };
     let Some(settings) = maps::SETTINGS.get(0) else { return xdp_action::XDP_DROP };
-    let decision = Decision { reason: Reason::Flood, verdict: Verdict::Drop, ..decision };
+    let decision = Decision { reason, verdict: Verdict::Drop, rule, ..decision };
     record::record(&context, settings, &decision, u64::from(length));
     xdp_action::XDP_DROP
 }
@@ -116,6 +138,25 @@ pub fn edge_syn_cookie(context: XdpContext) -> u32 {
     let decision = Decision { reason, verdict: reason.verdict(), ..decision };
     record::record(&context, settings, &decision, u64::from(length));
     action
+}
+
+/// Forwards a packet of a media flow, if the flow takes it, and counts it.
+#[xdp(frags)]
+pub fn edge_media(context: XdpContext) -> u32 {
+    let Some((found, _, length)) = hand::handed() else { return xdp_action::XDP_DROP };
+    let Some(settings) = maps::SETTINGS.get(0) else { return xdp_action::XDP_DROP };
+    let trial = hand::trial(&context, settings).is_some();
+    let outcome = media::edge_forward(context.ctx, found.rule, u32::from(trial));
+    // SAFETY: `edge_forward` made the number from a reason.
+    let reason = unsafe { Reason::from_own_number(outcome as u8) };
+    let verdict = in_force(settings, reason);
+    let decision = Decision { reason, verdict, ..found };
+    if let Some(trial) = hand::trial(&context, settings) {
+        hand::answer_trial(trial, &decision);
+        return hand::action(verdict);
+    }
+    record::record(&context, settings, &Decision { rule: NO_RULE, ..decision }, length.into());
+    if verdict == Verdict::Forward { (outcome >> 8) as u32 } else { hand::action(verdict) }
 }
 
 /// Judges by the shadow generation what was judged in earnest a moment ago, and counts where the

@@ -5,12 +5,12 @@
 //! It says what [`super::judge`] says, or nothing. Under attack, and in everyday traffic, most
 //! packets end here, so every look-up that they can do without is left out.
 
-use super::{Decision, Family, NO_RULE, Tables, block_reason, replies};
+use super::{Decision, Family, NO_RULE, Tables, block_reason, flow::media_slot, replies};
 use crate::{
     abi::{
         AT_ONCE_YES, Interface, NO_GENERATION, SCHEMA, SCOPE_NONE, SETTING_BLOCKS, SETTING_CEILING,
-        SETTING_FLOOD, SETTING_MONITOR, Settings, WORD_MANAGEMENT, ZONES, port_index,
-        word_open_rule,
+        SETTING_FLOOD, SETTING_MONITOR, SETTING_PINHOLES, Settings, WORD_MANAGEMENT, WORD_MEDIA,
+        ZONES, port_index, word_open_rule,
     },
     packet::{
         ETHER_TYPE_IPV4, ETHER_TYPE_IPV6, Frame, Ip, Kind, PROTOCOL_ICMPV6, PROTOCOL_TCP,
@@ -98,6 +98,10 @@ fn plain<T: Tables, A: Family>(
     let udp = transport.kind == Kind::Udp;
     let index = port_index(zone(device), udp, transport.destination_port);
     let word = tables.port_word(generation, index);
+    if udp && word & (WORD_MEDIA | WORD_MANAGEMENT) == WORD_MEDIA {
+        let slot = A::plain_flow(tables, frame, zone(device), false);
+        return (slot != 0).then(|| decision(device, Reason::MediaRelayed, slot));
+    }
     let limited = SETTING_CEILING | if udp { 0 } else { SETTING_FLOOD };
     if word & WORD_MANAGEMENT != 0 || settings.flags & limited != 0 {
         return None;
@@ -105,8 +109,28 @@ fn plain<T: Tables, A: Family>(
     if word != 0 {
         return word_open_rule(word).map(|rule| decision(device, Reason::Rule, rule));
     }
+    if udp && settings.flags & SETTING_PINHOLES != 0 {
+        let slot = A::plain_flow(tables, frame, zone(device), true);
+        if slot != 0 {
+            return Some(decision(device, Reason::MediaRelayed, slot));
+        }
+    }
     let reason = A::plain_answer(tables, settings, frame);
     Some(decision(device, reason.unwrap_or(Reason::NoRule), NO_RULE))
+}
+
+/// The media flow that a plain datagram belongs to; 0: none. `pinhole`: one to an endpoint behind
+/// us, else one that comes in at our port.
+#[inline(always)]
+pub fn plain_flow<T: Tables, A: Family>(
+    tables: &T,
+    frame: &Frame<'_>,
+    zone: u8,
+    pinhole: bool,
+) -> u32 {
+    let Some((transport, _)) = plain_transport(frame, A::ICMP == PROTOCOL_ICMPV6) else { return 0 };
+    let Some((_, destination)) = A::addresses(frame, LINK) else { return 0 };
+    media_slot(tables, zone, (destination, transport.destination_port), pinhole)
 }
 
 /// What a plain packet that no rule lets in answers: it passes only when there is something.

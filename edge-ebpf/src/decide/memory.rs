@@ -11,7 +11,7 @@ use super::{BucketName, Family, Judged, Tables, Tuple, follow};
 use crate::{
     abi::{
         Block, Bucket, Flood, FlowKey, Fragment, FragmentKey, GENERATIONS, Interface, KnownKey,
-        PRESENT_ADDRESSES, PRESENT_PREFIXES, Rule, RuleLimits, SETTING_BLOCKS,
+        PRESENT_ADDRESSES, PRESENT_PREFIXES, PinholeKey, Rule, RuleLimits, SETTING_BLOCKS,
         SETTING_SHORT_PREFIXES6, SetMask, Settings, VlanKey, ZONES, presence4, presence6,
     },
     packet::{Frame, PROTOCOL_TCP, PROTOCOL_UDP},
@@ -116,6 +116,10 @@ pub struct MemoryTables {
     pub fragments: RefCell<HashMap<FragmentKey, Fragment>>,
     /// What is seen of each zone.
     pub floods: RefCell<[Flood; ZONES as usize]>,
+    /// Slots of media flows by [`crate::abi::media_port_index`].
+    pub media_ports: HashMap<u32, u32>,
+    /// Slots of media flows to endpoints behind us.
+    pub pinholes: HashMap<PinholeKey, u32>,
     /// Sequence numbers of the first bytes of TCP connections.
     pub beginnings: RefCell<HashMap<FlowKey, u32>>,
 }
@@ -294,6 +298,14 @@ impl Tables for MemoryTables {
 
     fn sends_cookies(&self, zone: u8) -> bool {
         self.floods.borrow().get(usize::from(zone)).is_some_and(|flood| flood.cookies_until != 0)
+    }
+
+    fn media_port(&self, index: u32) -> u32 {
+        self.media_ports.get(&index).copied().unwrap_or(0)
+    }
+
+    fn pinhole(&self, key: &PinholeKey) -> u32 {
+        self.pinholes.get(key).copied().unwrap_or(0)
     }
 
     fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {

@@ -11,6 +11,7 @@
 
 mod at_once;
 mod finish;
+mod flow;
 mod fragment;
 mod icmp;
 mod limit;
@@ -21,8 +22,9 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-pub use at_once::{at_once, plain_answer};
+pub use at_once::{at_once, plain_answer, plain_flow};
 pub use finish::{BucketName, questions};
+pub use flow::flow_of;
 pub use fragment::{follow, later};
 pub use limit::conforms;
 #[cfg(not(target_arch = "bpf"))]
@@ -37,7 +39,8 @@ use crate::{
         SCHEMA, SCOPE_ALL, SCOPE_FEDERATION, SCOPE_NONE, SET_ANY, SETTING_BLOCKS,
         SETTING_DHCP_CLIENT, SETTING_LACP, SETTING_LLDP, SETTING_MONITOR, SOURCE_SET_MANAGEMENT,
         SOURCE_SET_PARTNERS, SetMask, Settings, VlanKey, WORD_FEDERATION, WORD_MANAGEMENT,
-        ZONE_NONE, ZONES, port_index, protocol_index, word_count, word_first, word_open_rule,
+        WORD_MEDIA, WORD_OPEN, ZONE_NONE, ZONES, port_index, protocol_index, word_count,
+        word_first, word_open_rule,
     },
     packet::{self, Environment, Frame, Handler, Ip, Kind, Link, Piece, Transport},
     verdict::{Reason, Verdict},
@@ -49,11 +52,11 @@ pub const NO_RULE: u32 = u32::MAX;
 /// What happens to a packet, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decision {
-    /// Pass or drop; in monitor mode always pass.
+    /// What happens; in monitor mode never drop.
     pub verdict: Verdict,
     /// Why.
     pub reason: Reason,
-    /// Id of the rule that decided, or [`NO_RULE`].
+    /// Id of the rule that decided, or [`NO_RULE`]; of [`Reason::MediaRelayed`] the flow's slot.
     pub rule: u32,
     /// Zone of the packet, or [`ZONE_NONE`] when it was dropped before that was known.
     pub zone: u8,
@@ -66,7 +69,7 @@ pub struct Decision {
 pub struct Found {
     /// Why it is passed or dropped.
     pub reason: Reason,
-    /// Id of the rule, or [`NO_RULE`].
+    /// Id of the rule, or [`NO_RULE`]; of a media flow its slot.
     pub rule: u32,
     /// The rule's limits, see [`crate::abi::Rule::limits`].
     pub limits: u16,
@@ -99,9 +102,18 @@ pub fn judge<T: Tables>(
     };
     let (reason, rule, place) =
         (judged.reason(tables, settings, frame), judged.found.rule, judged.place);
-    let monitored = settings.flags & SETTING_MONITOR != 0;
-    let verdict = if monitored { Verdict::Pass } else { reason.verdict() };
+    let verdict = in_force(settings, reason);
     Decision { verdict, reason, rule, zone: place.zone, slot: place.slot }
+}
+
+/// What is done for a reason: in monitor mode nothing is dropped and nothing answered, but media
+/// flows, which calls depend on, are forwarded all the same.
+#[inline(always)]
+pub fn in_force(settings: &Settings, reason: Reason) -> Verdict {
+    match reason.verdict() {
+        Verdict::Drop | Verdict::Answer if settings.flags & SETTING_MONITOR != 0 => Verdict::Pass,
+        verdict => verdict,
+    }
 }
 
 /// Where a packet came in.
@@ -339,8 +351,9 @@ fn decided<T: Tables, A: Family>(
 ) -> Found {
     let facts = Packed::new(ip, zone);
     let mut found = A::decide(tables, settings, link, facts, ip.source);
-    if found.limits == ASK_THE_RULES {
-        found = A::walk(tables, settings, link, found.rule, ip.source, ip.destination);
+    if found.content & ASK != 0 {
+        let asked = Asked::new(&found, zone);
+        found = A::walk(tables, settings, (link, asked), found.rule, ip.source, ip.destination);
     }
     let may_answer = matches!(
         found.reason,
@@ -359,10 +372,44 @@ fn decided<T: Tables, A: Family>(
     }
 }
 
-/// In [`Found::limits`]: the rules of the word that stands in [`Found::rule`] are still to be
-/// asked. A function of its own does that, so that the functions of the kernel program do not
-/// lie too deep: all their frames together have 512 bytes.
-const ASK_THE_RULES: u16 = u16::MAX;
+/// In [`Found::content`]: the flows and rules of the word that stands in [`Found::rule`] are still to
+/// be asked, for the port that stands in [`Found::limits`]. A function of its own does that, so that
+/// the functions of the kernel program do not lie too deep: all their frames together have 512
+/// bytes.
+const ASK: u8 = 8;
+/// With [`ASK`]: it is a datagram and no fragment, which may belong to a flow.
+const ASK_DATAGRAM: u8 = 4;
+
+/// What is asked of flows and rules beside the word: port, zone, and whether there may be a flow, in
+/// one number, so that a function of BPF can take it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked(pub u32);
+
+impl Asked {
+    #[inline(always)]
+    fn new(found: &Found, zone: u8) -> Self {
+        let datagram = u32::from(found.content & ASK_DATAGRAM != 0);
+        Self(u32::from(found.limits) | datagram << 16 | u32::from(zone & 1) << 17)
+    }
+
+    /// The port, in host order.
+    #[inline(always)]
+    pub const fn port(self) -> u16 {
+        self.0 as u16
+    }
+
+    /// Whether it is a datagram and no fragment.
+    #[inline(always)]
+    pub const fn datagram(self) -> bool {
+        self.0 >> 16 & 1 != 0
+    }
+
+    /// The zone.
+    #[inline(always)]
+    pub const fn zone(self) -> u8 {
+        (self.0 >> 17) as u8 & 1
+    }
+}
 
 /// Management and blocks, and what the port's word says by itself. Of ICMP that answers something it says "unsolicited", until
 /// [`replies`] has looked.
@@ -395,13 +442,45 @@ pub fn decide<T: Tables, A: Family>(
     if transport.kind == Kind::Icmp && transport.detail != A::ECHO.1 {
         return without_rule(Reason::IcmpUnsolicited);
     }
-    if word == 0 {
-        without_rule(Reason::NoRule)
-    } else if let Some(rule) = word_open_rule(word) {
-        Found { reason: Reason::Rule, rule, limits: 0, content: CONTENT_ANY }
-    } else {
-        Found { reason: Reason::NoRule, rule: word, limits: ASK_THE_RULES, content: CONTENT_ANY }
+    if word & (WORD_OPEN | WORD_MEDIA) == WORD_OPEN {
+        return opened(word & 0xffff);
     }
+    let datagram = transport.kind == Kind::Udp && !facts.fragment();
+    let content = if datagram { ASK | ASK_DATAGRAM } else { ASK };
+    Found { reason: Reason::NoRule, rule: word, limits: transport.destination_port, content }
+}
+
+/// A rule opens the port to everybody.
+const fn opened(rule: u32) -> Found {
+    Found { reason: Reason::Rule, rule, limits: 0, content: CONTENT_ANY }
+}
+
+/// What [`decide`] leaves to be asked: the media flows where there may be one, by `find`
+/// ([`flow_of`]), then the rules of the word for these `ends`, source and destination.
+#[inline(always)]
+pub fn walk<T: Tables, A: Family>(
+    tables: &T,
+    settings: &Settings,
+    asked: Asked,
+    word: u32,
+    find: impl FnOnce() -> u32,
+    ends: impl FnOnce() -> Option<(A, A)>,
+) -> Found {
+    if flow::may_have_flow(settings, asked, word) {
+        let slot = find();
+        if slot != 0 {
+            return Found { rule: slot, ..without_rule(Reason::MediaRelayed) };
+        }
+    }
+    if let Some(rule) = word_open_rule(word) {
+        return opened(rule);
+    }
+    if word_count(word) > 0
+        && let Some((source, destination)) = ends()
+    {
+        return A::rules(tables, tables.generation(settings), word, source, destination);
+    }
+    without_rule(Reason::NoRule)
 }
 
 /// What no rule lets in passes when it answers something of ours. Of ICMP's answers there is

@@ -2,11 +2,11 @@
 
 use core::ops::Deref;
 
-use super::{BucketName, Found, Judged, Packed, Walk, questions};
+use super::{Asked, BucketName, Found, Judged, Packed, Walk, questions};
 use crate::{
     abi::{
         Block, Bucket, Flood, FlowKey, Fragment, FragmentKey, Interface, Limit, PRESENT_ADDRESSES,
-        PRESENT_PREFIXES, RULE_DESTINATION4, RULE_DESTINATION6, Rule, RuleLimits,
+        PRESENT_PREFIXES, PinholeKey, RULE_DESTINATION4, RULE_DESTINATION6, Rule, RuleLimits,
         SETTING_SHORT_PREFIXES6, SetMask, Settings, VlanKey, address6, mapped, presence4,
         presence6, word4, words6,
     },
@@ -198,6 +198,22 @@ pub trait Tables: Sized {
     fn flood<R>(&self, zone: u8, change: impl FnOnce(&mut Flood) -> R) -> Option<R>;
     /// Whether this CPU sends, or has just sent, SYN cookies in a zone.
     fn sends_cookies(&self, zone: u8) -> bool;
+    /// The media flow that comes in at a port of ours, by [`crate::abi::media_port_index`]; 0:
+    /// none.
+    fn media_port(&self, index: u32) -> u32;
+    /// The media flow to an endpoint behind us; 0: none.
+    fn pinhole(&self, key: &PinholeKey) -> u32;
+    /// The media flow of a plain IPv4 datagram: always [`super::plain_flow`]; as
+    /// [`Tables::content`].
+    #[inline(always)]
+    fn plain_flow4(&self, frame: &Frame<'_>, zone: u8, pinhole: bool) -> u32 {
+        super::plain_flow::<Self, [u8; 4]>(self, frame, zone, pinhole)
+    }
+    /// As [`Tables::plain_flow4`].
+    #[inline(always)]
+    fn plain_flow6(&self, frame: &Frame<'_>, zone: u8, pinhole: bool) -> u32 {
+        super::plain_flow::<Self, [u8; 16]>(self, frame, zone, pinhole)
+    }
     /// What is known of a fragmented packet.
     fn fragment(&self, key: &FragmentKey) -> Option<Fragment>;
     /// Remembers a fragmented packet (but not in a trial).
@@ -269,30 +285,32 @@ pub trait Tables: Sized {
     fn plain_answer6(&self, settings: &Settings, frame: &Frame<'_>) -> Option<Reason> {
         super::plain_answer::<Self, [u8; 16]>(self, settings, frame)
     }
-    /// Walks the rules of a word of the generation to judge by, IPv4: always
-    /// [`Tables::rules4`], called as [`Tables::content`] is.
+    /// Asks the flows and rules of a word of the generation to judge by, IPv4: always
+    /// [`super::walk`], called as [`Tables::content`] is.
     #[inline(always)]
     fn walk4(
         &self,
         settings: &Settings,
-        _link: &Link,
+        (_link, asked): (&Link, Asked),
         word: u32,
         source: [u8; 4],
         destination: [u8; 4],
     ) -> Found {
-        self.rules4(self.generation(settings), word, source, destination)
+        let find = || super::flow_of(self, asked, word, destination);
+        super::walk(self, settings, asked, word, find, || Some((source, destination)))
     }
     /// As [`Tables::walk4`].
     #[inline(always)]
     fn walk6(
         &self,
         settings: &Settings,
-        _link: &Link,
+        (_link, asked): (&Link, Asked),
         word: u32,
         source: [u8; 16],
         destination: [u8; 16],
     ) -> Found {
-        self.rules6(self.generation(settings), word, source, destination)
+        let find = || super::flow_of(self, asked, word, destination);
+        super::walk(self, settings, asked, word, find, || Some((source, destination)))
     }
     /// Walks the rules of a word for an IPv4 packet: always [`super::rules`].
     #[inline(always)]
@@ -381,11 +399,13 @@ pub trait Family: packet::Quotable + PartialEq {
         settings: &Settings,
         frame: &Frame<'_>,
     ) -> Option<Reason>;
-    /// Walks the rules of a word of the generation to judge by.
+    /// The media flow of a plain datagram; 0: none.
+    fn plain_flow<T: Tables>(tables: &T, frame: &Frame<'_>, zone: u8, pinhole: bool) -> u32;
+    /// Asks the flows and rules of a word of the generation to judge by.
     fn walk<T: Tables>(
         tables: &T,
         settings: &Settings,
-        link: &Link,
+        about: (&Link, Asked),
         word: u32,
         source: Self,
         destination: Self,
@@ -519,15 +539,20 @@ impl Family for [u8; 4] {
     }
 
     #[inline(always)]
+    fn plain_flow<T: Tables>(tables: &T, frame: &Frame<'_>, zone: u8, pinhole: bool) -> u32 {
+        tables.plain_flow4(frame, zone, pinhole)
+    }
+
+    #[inline(always)]
     fn walk<T: Tables>(
         tables: &T,
         settings: &Settings,
-        link: &Link,
+        about: (&Link, Asked),
         word: u32,
         source: Self,
         destination: Self,
     ) -> Found {
-        tables.walk4(settings, link, word, source, destination)
+        tables.walk4(settings, about, word, source, destination)
     }
 
     #[inline(always)]
@@ -670,15 +695,20 @@ impl Family for [u8; 16] {
     }
 
     #[inline(always)]
+    fn plain_flow<T: Tables>(tables: &T, frame: &Frame<'_>, zone: u8, pinhole: bool) -> u32 {
+        tables.plain_flow6(frame, zone, pinhole)
+    }
+
+    #[inline(always)]
     fn walk<T: Tables>(
         tables: &T,
         settings: &Settings,
-        link: &Link,
+        about: (&Link, Asked),
         word: u32,
         source: Self,
         destination: Self,
     ) -> Found {
-        tables.walk6(settings, link, word, source, destination)
+        tables.walk6(settings, about, word, source, destination)
     }
 
     #[inline(always)]

@@ -54,6 +54,17 @@ pub fn refused_content(
     }
 }
 
+/// Whether a datagram that begins so cannot be what it should be. Of nothing, nothing is said.
+#[inline(always)]
+pub const fn refused_first_byte(first: Option<u8>, content: u8) -> bool {
+    match (content, first) {
+        (CONTENT_MEDIA, Some(first)) => !is_media(first),
+        (CONTENT_STUN, Some(first)) => !is_stun_or_turn(first),
+        (CONTENT_MEDIA | CONTENT_STUN, None) => true,
+        _ => false,
+    }
+}
+
 /// The classes of RFC 7983 that a STUN and TURN port takes.
 const fn is_stun_or_turn(first: u8) -> bool {
     matches!(first, 0..=3 | 64..=79)

@@ -41,8 +41,11 @@ const fn is_tag(ether_type: u16) -> bool {
 ///
 /// The answer goes into an empty link of the caller's, so that its fields stay apart in the
 /// kernel program's registers.
+///
+/// # Errors
+/// The reason to drop the frame.
 #[inline(always)]
-pub(super) fn parse(cursor: &mut Cursor<'_>, link: &mut Link) -> Result<(), Reason> {
+pub fn read_link(cursor: &mut Cursor<'_>, link: &mut Link) -> Result<(), Reason> {
     let ethernet = cursor.take::<14>().ok_or(Reason::Truncated)?;
     link.ether_type = ethernet.number::<12>();
     link.length = 14;

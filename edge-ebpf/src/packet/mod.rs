@@ -18,7 +18,7 @@ mod summary;
 mod tests;
 mod transport;
 
-pub use content::{is_scanner, refused_content};
+pub use content::{is_scanner, refused_content, refused_first_byte};
 pub use cursor::{Cursor, Frame};
 pub use ip::{
     MAX_EXTENSION_HEADERS, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP, Upper,
@@ -26,7 +26,7 @@ pub use ip::{
 };
 pub use link::{
     ETHER_TYPE_ARP, ETHER_TYPE_IPV4, ETHER_TYPE_IPV6, ETHER_TYPE_LLDP, ETHER_TYPE_SLOW_PROTOCOLS,
-    Link,
+    Link, read_link,
 };
 pub use plain::{ether_type, is_plain4, is_plain6, plain_transport};
 pub use quoted::{Quotable, Quoted, quoted};
@@ -149,7 +149,7 @@ pub fn parse<H: Handler>(
 ) -> Result<H::Output, Reason> {
     let mut cursor = frame.cursor();
     let mut link = Link::default();
-    link::parse(&mut cursor, &mut link)?;
+    read_link(&mut cursor, &mut link)?;
     match link.ether_type {
         ETHER_TYPE_IPV4 => ip::parse4(cursor, frame, environment, &link, handler),
         ETHER_TYPE_IPV6 => ip::parse6(cursor, frame, environment, &link, handler),

@@ -13,7 +13,7 @@ use crate::abi::{Event, mapped};
 pub fn describe(frame: &Frame<'_>, event: &mut Event) {
     let mut cursor = frame.cursor();
     let mut link = Link::default();
-    if link::parse(&mut cursor, &mut link).is_err() {
+    if link::read_link(&mut cursor, &mut link).is_err() {
         return;
     }
     event.ether_type = link.ether_type.to_be_bytes();

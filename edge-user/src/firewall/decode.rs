@@ -16,16 +16,16 @@ use aya::{
 use edge_ebpf::{
     abi::{
         ACTION_DROP, Block, Bucket, Counter, FlowKey, Fragment, FragmentKey, GENERATION_SHADOW,
-        Interface, KnownKey, NO_GENERATION, ReasonCounter, Rule, SCOPE_ALL, SET_ANY, SetMask,
-        Settings, VlanKey, WORD_FEDERATION, WORD_MANAGEMENT, ZONE_EXTERNAL, ZONE_INTERNAL,
-        map_names as names, word_count, word_first, word_open_rule,
+        Interface, KnownKey, NO_GENERATION, PinholeKey, ReasonCounter, Rule, SCOPE_ALL, SET_ANY,
+        SetMask, Settings, VlanKey, WORD_FEDERATION, WORD_MANAGEMENT, WORD_MEDIA, ZONE_EXTERNAL,
+        ZONE_INTERNAL, map_names as names, word_count, word_first, word_open_rule,
     },
     verdict::{REASON_SLOTS, Reason},
 };
 use serde_json::{Value, json};
 
 use super::{
-    FirewallError, attach, decode_limits, explain, inspect,
+    FirewallError, attach, decode_limits, decode_media, explain, inspect,
     kernel::{BlockMaps, open},
     shape::Shape,
     sys,
@@ -77,6 +77,7 @@ pub(super) fn count(pins: &Path, shape: &Shape) -> Result<u64, FirewallError> {
         names::KNOWN_SOURCES => keys::<KnownKey, Bucket>(pins, shape.name)?,
         names::FRAGMENTS => keys::<FragmentKey, Fragment>(pins, shape.name)?,
         names::BEGINNINGS => keys::<FlowKey, u32>(pins, shape.name)?,
+        names::MEDIA_PINHOLES => keys::<PinholeKey, u32>(pins, shape.name)?,
         _ => u64::from(shape.max_entries.unwrap_or_default()),
     })
 }
@@ -153,7 +154,9 @@ pub(super) fn dump(pins: &Path, name: &str) -> Rows {
                 "seconds_ago": sys::now().monotonic.saturating_sub(seconds),
             })
         }),
-        _ => decode_limits::dump(pins, name).unwrap_or(Ok(Vec::new())),
+        _ => decode_limits::dump(pins, name)
+            .or_else(|| decode_media::dump(pins, name))
+            .unwrap_or(Ok(Vec::new())),
     }
 }
 
@@ -221,7 +224,7 @@ where
 fn settings(value: Settings) -> Value {
     use edge_ebpf::abi::{
         SETTING_BLOCKS, SETTING_DHCP_CLIENT, SETTING_LACP, SETTING_LLDP, SETTING_MONITOR,
-        SETTING_SHORT_PREFIXES6,
+        SETTING_PINHOLES, SETTING_SHORT_PREFIXES6,
     };
     let flags: Vec<&str> = [
         (SETTING_MONITOR, "monitor"),
@@ -230,6 +233,7 @@ fn settings(value: Settings) -> Value {
         (SETTING_LACP, "lacp"),
         (SETTING_DHCP_CLIENT, "dhcp-client"),
         (SETTING_BLOCKS, "blocks"),
+        (SETTING_PINHOLES, "pinholes"),
     ]
     .iter()
     .filter(|(bit, _)| value.flags & bit != 0)
@@ -260,6 +264,7 @@ fn word(value: u32) -> Value {
     let flags = json!({
         "management": value & WORD_MANAGEMENT != 0,
         "federation": value & WORD_FEDERATION != 0,
+        "media": value & WORD_MEDIA != 0,
     });
     if let Some(rule) = word_open_rule(value) {
         return merge(json!({ "open_to_all_by_rule": rule }), flags);

@@ -6,8 +6,8 @@ use aya::maps::{Array, MapData, PerCpuValues};
 use edge_ebpf::{
     abi::{
         Bucket, Counter, FRAGMENT_SPOILED, Flood, FlowKey, Fragment, FragmentKey, KnownKey, Limit,
-        Limits, MAX_RULE_IDS, PROGRAM_SHADOW, PROGRAM_SYN_COOKIE, RuleLimits, SOURCE_BUCKETS_ROW,
-        map_names as names,
+        Limits, MAX_RULE_IDS, PROGRAM_MEDIA, PROGRAM_SHADOW, PROGRAM_SYN_COOKIE, RuleLimits,
+        SOURCE_BUCKETS_ROW, map_names as names,
     },
     verdict::REASON_SLOTS,
 };
@@ -81,6 +81,9 @@ pub(super) fn dump(pins: &Path, name: &str) -> Option<Rows> {
             Some(merge(key, add(values.iter().copied())?))
         }),
         names::PROGRAMS => programs(pins),
+        names::HANDED => Ok(vec![json!({
+            "note": "what one program tells the next of the packet under way; of no packet afterwards",
+        })]),
         names::EVENTS => Ok(vec![json!({
             "note": "a ring that is read by taking out, and the daemon is its reader: `edge drops` shows what it took",
         })]),
@@ -143,6 +146,7 @@ fn programs(pins: &Path) -> Rows {
         let purpose = match slot {
             PROGRAM_SHADOW => "judges by the shadow rules",
             PROGRAM_SYN_COOKIE => "answers a SYN with a cookie",
+            PROGRAM_MEDIA => "forwards packets of media flows",
             _ => "other",
         };
         let program = explain::program_name(id);

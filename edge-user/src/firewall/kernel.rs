@@ -20,8 +20,8 @@ use aya::{
 };
 use edge_ebpf::abi::{
     Block, Bucket, Counter, FlowKey, Interface, KnownKey, MAX_RATES, MAX_RULES, NO_GENERATION,
-    PORT_WORD_SLOTS, PROGRAM_SHADOW, PROGRAM_SYN_COOKIE, PROTOCOL_WORD_SLOTS, Rule, RuleLimits,
-    SCHEMA, SetMask, Settings, VlanKey, map_names as names, mapped,
+    PORT_WORD_SLOTS, PROGRAM_MEDIA, PROGRAM_SHADOW, PROGRAM_SYN_COOKIE, PROTOCOL_WORD_SLOTS, Rule,
+    RuleLimits, SCHEMA, SetMask, Settings, VlanKey, map_names as names, mapped,
 };
 use ipnet::IpNet;
 
@@ -475,9 +475,12 @@ pub(super) fn room(pins: &Path) -> Result<Room, FirewallError> {
     })
 }
 
-/// Programs for rare work, by their slots in `PROGRAMS`, which the others call into.
-const RARE: [(u32, &str); 2] =
-    [(PROGRAM_SHADOW, "edge_shadow"), (PROGRAM_SYN_COOKIE, "edge_syn_cookie")];
+/// Programs for rare work, and for media, by their slots in `PROGRAMS`, which the others call into.
+const RARE: [(u32, &str); 3] = [
+    (PROGRAM_SHADOW, "edge_shadow"),
+    (PROGRAM_SYN_COOKIE, "edge_syn_cookie"),
+    (PROGRAM_MEDIA, "edge_media"),
+];
 
 /// A program of the object.
 pub(super) fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P, FirewallError>

@@ -11,37 +11,37 @@ use std::{
 
 use aya::{
     Pod,
-    maps::{HashMap, LpmTrie, Map, MapData, MapError, MapInfo, MapType},
+    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, MapInfo, MapType},
 };
-use edge_ebpf::{
-    abi::{Block, FlowKey, SCOPE_ALL, SCOPE_FEDERATION, map_names as names},
-    verdict::Reason,
-};
+use edge_ebpf::abi::{Block, FlowKey, Settings, map_names as names};
 use ipnet::IpNet;
 
 use super::FirewallError;
 
-/// The version before this one: its block tables can be read.
-pub(super) const FORMER_SCHEMA: u32 = 1;
+/// The version before this one: its block tables can be read. It had the settings, blocks and
+/// flows of today, no maps for media and a slot of `PROGRAMS` less.
+pub(super) const FORMER_SCHEMA: u32 = 2;
 
-/// A block of schema 1: scope, reason, owners (`u16`), expiry (`u32`), in native order.
-type FormerBlock = [u8; 8];
-
-/// What schema 1 pinned, as far as it is read.
+/// What schema 2 pinned, as far as it is read.
 const TABLES: [(&str, MapType, u32); 4] = [
     (names::BLOCKED4, MapType::Hash, 4),
     (names::BLOCKED6, MapType::Hash, 16),
     (names::BLOCKED4_PREFIXES, MapType::LpmTrie, 8),
     (names::BLOCKED6_PREFIXES, MapType::LpmTrie, 20),
 ];
-const FORMER_SETTINGS: u32 = 24;
+const FORMER_SETTINGS: u32 = 88;
+const FORMER_BLOCK: u32 = 16;
+const _: () = {
+    assert!(size_of::<Settings>() == FORMER_SETTINGS as usize);
+    assert!(size_of::<Block>() == FORMER_BLOCK as usize);
+};
 
 /// The folder of the former schema.
 pub(super) fn folder(pins: &Path) -> PathBuf {
     pins.join(format!("v{FORMER_SCHEMA}"))
 }
 
-/// Whether what is pinned there is what schema 1 pinned. Pins that are not there any more do not
+/// Whether what is pinned there is what schema 2 pinned. Pins that are not there any more do not
 /// speak against it: a migration may have ended half-way.
 pub(super) fn is_known(folder: &Path) -> bool {
     let fits = |name: &str, kind: MapType, key: u32, value: u32| {
@@ -55,29 +55,36 @@ pub(super) fn is_known(folder: &Path) -> bool {
     };
     fits(names::SETTINGS, MapType::Array, 4, FORMER_SETTINGS)
         && fits(names::FLOWS, MapType::LruHash, size_of::<FlowKey>() as u32, 8)
-        && TABLES
-            .iter()
-            .all(|(name, kind, key)| fits(name, *kind, *key, size_of::<FormerBlock>() as u32))
+        && TABLES.iter().all(|(name, kind, key)| fits(name, *kind, *key, FORMER_BLOCK))
 }
 
-/// The blocks of the former version, in today's form.
+/// The blocks that are in force in the former version. What a list had written for another
+/// version of itself stays behind: the lists are read from their files.
 pub(super) fn blocks(folder: &Path) -> Result<Vec<(IpNet, Block)>, FirewallError> {
-    let mut all = Vec::new();
-    if let Some(map) = open::<HashMap<MapData, [u8; 4], FormerBlock>>(folder, names::BLOCKED4)? {
+    let mut all = InForce { version: block_version(folder)?, blocks: Vec::new() };
+    if let Some(map) = open::<HashMap<MapData, [u8; 4], Block>>(folder, names::BLOCKED4)? {
         for entry in map.iter() {
             let (address, block) = entry.map_err(at(names::BLOCKED4))?;
-            add(&mut all, address.into(), 32, block);
+            all.add(address.into(), 32, block);
         }
     }
-    if let Some(map) = open::<HashMap<MapData, [u8; 16], FormerBlock>>(folder, names::BLOCKED6)? {
+    if let Some(map) = open::<HashMap<MapData, [u8; 16], Block>>(folder, names::BLOCKED6)? {
         for entry in map.iter() {
             let (address, block) = entry.map_err(at(names::BLOCKED6))?;
-            add(&mut all, address.into(), 128, block);
+            all.add(address.into(), 128, block);
         }
     }
     prefixes::<[u8; 4]>(folder, names::BLOCKED4_PREFIXES, &mut all)?;
     prefixes::<[u8; 16]>(folder, names::BLOCKED6_PREFIXES, &mut all)?;
-    Ok(all)
+    Ok(all.blocks)
+}
+
+/// The version of the block lists that was in force.
+fn block_version(folder: &Path) -> Result<u32, FirewallError> {
+    let Some(map) = open::<Array<MapData, Settings>>(folder, names::SETTINGS)? else {
+        return Ok(0);
+    };
+    Ok(map.get(&0, 0).map_err(at(names::SETTINGS))?.block_version)
 }
 
 /// Flows that were remembered at egress: their answers are under way.
@@ -92,28 +99,33 @@ pub(super) fn flows(folder: &Path) -> Result<Vec<(FlowKey, u64)>, FirewallError>
 fn prefixes<K: Pod + Into<IpAddr>>(
     folder: &Path,
     name: &str,
-    all: &mut Vec<(IpNet, Block)>,
+    all: &mut InForce,
 ) -> Result<(), FirewallError> {
-    let Some(map) = open::<LpmTrie<MapData, K, FormerBlock>>(folder, name)? else {
+    let Some(map) = open::<LpmTrie<MapData, K, Block>>(folder, name)? else {
         return Ok(());
     };
     for entry in map.iter() {
         let (key, block) = entry.map_err(at(name))?;
-        add(all, key.data().into(), key.prefix_len(), block);
+        all.add(key.data().into(), key.prefix_len(), block);
     }
     Ok(())
 }
 
-fn add(all: &mut Vec<(IpNet, Block)>, address: IpAddr, length: u32, block: FormerBlock) {
-    let [scope, _, o0, o1, e0, e1, e2, e3] = block;
-    let reason = match scope {
-        SCOPE_ALL => Reason::BlockedAddress,
-        SCOPE_FEDERATION => Reason::BlockedDomain,
-        _ => return,
-    };
-    let Ok(prefix) = IpNet::new(address, u8::try_from(length).unwrap_or(u8::MAX)) else { return };
-    let (owners, expires_at) = (u16::from_ne_bytes([o0, o1]), u32::from_ne_bytes([e0, e1, e2, e3]));
-    all.push((prefix, Block::new(scope, reason as u8, owners, expires_at)));
+/// The blocks that are in force in one version of the lists.
+struct InForce {
+    version: u32,
+    blocks: Vec<(IpNet, Block)>,
+}
+
+impl InForce {
+    fn add(&mut self, address: IpAddr, length: u32, block: Block) {
+        let Ok(prefix) = IpNet::new(address, u8::try_from(length).unwrap_or(u8::MAX)) else {
+            return;
+        };
+        if block.in_version(self.version) {
+            self.blocks.push((prefix, Block { from_version: 0, until_version: 0, ..block }));
+        }
+    }
 }
 
 fn open<T>(folder: &Path, name: &str) -> Result<Option<T>, FirewallError>

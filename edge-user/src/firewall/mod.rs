@@ -31,6 +31,7 @@ mod blocks;
 mod debug_log;
 mod decode;
 mod decode_limits;
+mod decode_media;
 mod egress;
 mod engine;
 mod error;

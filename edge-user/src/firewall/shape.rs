@@ -6,10 +6,11 @@ use std::path::Path;
 use aya::maps::{MapInfo, MapType};
 use edge_ebpf::{
     abi::{
-        Block, Bucket, Counter, Flood, FlowKey, Fragment, FragmentKey, GENERATIONS,
-        INTERFACE_SLOTS, Interface, KnownKey, MAX_IFINDEX, MAX_RULE_IDS, PRESENCE4_SLOTS,
-        PRESENCE6_SLOTS, PROGRAM_SLOTS, ReasonCounter, SCHEMA, SOURCE_BUCKETS_ROW, SetMask,
-        Settings, VlanKey, ZONES, map_names as names,
+        Block, Bucket, Counter, Flood, FlowKey, Fragment, FragmentKey, GENERATIONS, Handed,
+        INTERFACE_SLOTS, Interface, KnownKey, MAX_IFINDEX, MAX_PINHOLES, MAX_RULE_IDS,
+        MEDIA_FLOW_SLOTS, MEDIA_PORT_SLOTS, MEDIA_STATE_SLOTS, MediaFlow, MediaState,
+        PRESENCE4_SLOTS, PRESENCE6_SLOTS, PROGRAM_SLOTS, PinholeKey, ReasonCounter, SCHEMA,
+        SOURCE_BUCKETS_ROW, SetMask, Settings, VlanKey, ZONES, map_names as names,
     },
     verdict::REASON_SLOTS,
 };
@@ -111,7 +112,20 @@ pub(super) const SHAPES: &[Shape] = &[
         2 * REASON_SLOTS as u32,
         0,
     ),
+    shape(names::HANDED, MapType::PerCpuArray, 4, size_of::<Handed>(), 1, 0),
     shape(names::PROGRAMS, MapType::ProgramArray, 4, 4, PROGRAM_SLOTS, 0),
+    shape(names::MEDIA_PORTS, MapType::Array, 4, 4, MEDIA_PORT_SLOTS, 0),
+    shape(
+        names::MEDIA_PINHOLES,
+        MapType::Hash,
+        size_of::<PinholeKey>(),
+        4,
+        MAX_PINHOLES,
+        NO_PREALLOC,
+    ),
+    shape(names::MEDIA_FLOWS, MapType::Array, 4, size_of::<MediaFlow>(), MEDIA_FLOW_SLOTS, 0),
+    shape(names::MEDIA_STATES, MapType::Array, 4, size_of::<MediaState>(), MEDIA_STATE_SLOTS, 0),
+    shape(names::MEDIA_EVENTS, MapType::RingBuf, 0, 0, 1 << 16, 0),
 ];
 
 const _: () = assert!(size_of::<SetMask>() == 8, "inner maps hold two halves");

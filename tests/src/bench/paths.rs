@@ -72,7 +72,7 @@ fn measure() -> Result<Vec<Row>> {
         ensure!(reason == path.reason, "{}: {reason:?}, not {:?}", path.name, path.reason);
         let (peer, program) = match verdict {
             Verdict::Pass => ("xdp-pass", pass.as_fd()),
-            Verdict::Drop | Verdict::Answer => ("xdp-drop", drop.as_fd()),
+            Verdict::Drop | Verdict::Answer | Verdict::Forward => ("xdp-drop", drop.as_fd()),
         };
         let [ours, bare] = times([kernel.xdp()?, program], &path.frame)?;
         let path = format!("run {}", path.name);

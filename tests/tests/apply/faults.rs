@@ -11,7 +11,10 @@ use std::{
 };
 
 use aya::maps::{Array, HashMap, LpmTrie, MapData, lpm_trie::Key};
-use edge_ebpf::abi::{SCHEMA, SCOPE_ALL};
+use edge_ebpf::{
+    abi::{Block, SCHEMA, SCOPE_ALL, Settings},
+    verdict::Reason,
+};
 use edge_tests::{
     bench::raw::{self, Tiny},
     wire::{DEVICE, EDGE4, EDGE6, PEER4, PEER6, Wire, ifindex},
@@ -239,25 +242,25 @@ fn pins_that_go_while_the_daemon_runs_are_told_and_mended_by_the_next_start() {
     firewall::detach(&wire.pins, true).unwrap();
 }
 
-/// A block as schema 1 had it.
-fn former_block(scope: u8) -> [u8; 8] {
-    let mut block = [0; 8];
-    (block[0], block[1], block[2]) = (scope, 32, 1);
-    block
-}
-
-/// Pins as schema 1 left them: its block tables, and a link whose program drops everything.
+/// Pins as schema 2 left them: its settings and block tables, and a link whose program drops
+/// everything.
 pub fn former_pins(wire: &Wire) -> std::path::PathBuf {
-    let folder = wire.pins.join("v1");
+    let folder = wire.pins.join("v2");
     std::fs::create_dir_all(&folder).unwrap();
     std::fs::create_dir_all(wire.pins.join("links")).unwrap();
-    Array::<MapData, [u64; 3]>::create(1, 0).unwrap().pin(folder.join("SETTINGS")).unwrap();
-    let mut four = HashMap::<MapData, [u8; 4], [u8; 8]>::create(100, 1).unwrap();
-    four.insert(PEER4.octets(), former_block(SCOPE_ALL), 0).unwrap();
+    let mut settings = Array::<MapData, Settings>::create(1, 0).unwrap();
+    settings.set(0, Settings { schema: 2, block_version: 7, ..Settings::default() }, 0).unwrap();
+    settings.pin(folder.join("SETTINGS")).unwrap();
+    let block = Block::new(SCOPE_ALL, Reason::BlockedAddress as u8, 1, 0);
+    let mut four = HashMap::<MapData, [u8; 4], Block>::create(100, 1).unwrap();
+    four.insert(PEER4.octets(), Block { from_version: 3, ..block }, 0).unwrap();
+    // A list had these written for its next version, and for one before.
+    four.insert([198, 18, 77, 1], Block { from_version: 8, ..block }, 0).unwrap();
+    four.insert([198, 18, 77, 2], Block { until_version: 7, ..block }, 0).unwrap();
     four.pin(folder.join("BLOCKED4")).unwrap();
-    let mut six = LpmTrie::<MapData, [u8; 16], [u8; 8]>::create(100, 1).unwrap();
+    let mut six = LpmTrie::<MapData, [u8; 16], Block>::create(100, 1).unwrap();
     let net: std::net::Ipv6Addr = BLOCKED6.parse().unwrap();
-    six.insert(&Key::new(48, net.octets()), former_block(SCOPE_ALL), 0).unwrap();
+    six.insert(&Key::new(48, net.octets()), block, 0).unwrap();
     six.pin(folder.join("BLOCKED6_PREFIXES")).unwrap();
     let path = wire.pins.join("links").join(DEVICE);
     let link = attach_soon(wire, &raw::load(Tiny::Drop).unwrap());
@@ -288,7 +291,7 @@ fn pins_of_the_version_before_are_replaced_in_the_link_and_their_blocks_carried_
     assert!(report.migrated && !report.adopted, "{report:?}");
     assert_eq!(report.migrated_blocks, 2);
     assert!(report.attached[0].adopted, "the link stays, its program is another");
-    assert!(report.warnings.iter().any(|w| w.contains("version 1")), "{:?}", report.warnings);
+    assert!(report.warnings.iter().any(|w| w.contains("version 2")), "{:?}", report.warnings);
     assert!(!folder.exists());
     assert!(!passes_from(&wire, PEER4.into(), EDGE4.into(), BOTH), "its block is carried over");
     assert!(passes_from(&wire, PEER6.into(), EDGE6.into(), BOTH), "who is not blocked passes");
@@ -331,10 +334,10 @@ fn maps_of_an_unknown_shape_are_never_used() {
     assert!(refused.to_string().contains("edge detach"), "{refused}");
     std::fs::remove_dir(&unknown).unwrap();
 
-    let former = wire.pins.join("v1");
+    let former = wire.pins.join("v2");
     std::fs::create_dir_all(&former).unwrap();
     let pin = former.join("BLOCKED4");
-    HashMap::<MapData, [u8; 4], [u8; 16]>::create(8, 1).unwrap().pin(&pin).unwrap();
+    HashMap::<MapData, [u8; 4], [u8; 8]>::create(8, 1).unwrap().pin(&pin).unwrap();
     let refused = start(&wire, config()).unwrap_err();
     assert!(matches!(refused, FirewallError::Schema { .. }), "{refused}");
     assert!(pin.exists(), "what is not known is not touched");

@@ -8,5 +8,6 @@ mod budget;
 mod differential;
 mod evasions;
 mod fixture;
+mod media;
 mod reasons;
 mod replies;

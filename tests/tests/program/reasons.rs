@@ -214,6 +214,7 @@ fn every_reason_is_reached_by_both_families_tagged_and_untagged() {
             Reason::InterfaceUnknown,
         ]);
         reached.extend(crate::asked::REACHED_HERE);
+        reached.extend(crate::media::REACHED_HERE);
         let all: BTreeSet<Reason> = Reason::ALL.iter().copied().collect();
         assert_eq!(reached, all);
     });

@@ -2,25 +2,12 @@
 
 use aya_ebpf::{bindings::xdp_action, programs::XdpContext};
 use edge_ebpf::{
-    abi::{Settings, TRIAL_ANSWERED, Trial},
+    abi::{Handed, Settings, TRIAL_ANSWERED, Trial},
     decide::Decision,
     verdict::{Reason, Verdict},
 };
 
 use crate::maps;
-
-/// What the next program must know of a packet. Per CPU: the next program runs at once.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Handed {
-    rule: u32,
-    length: u32,
-    reason: u8,
-    verdict: u8,
-    zone: u8,
-    slot: u8,
-    reserved: u32,
-}
 
 /// Hands a decision on.
 #[inline(always)]
@@ -32,7 +19,7 @@ pub fn hand_on(decision: &Decision, length: u32) {
             rule: decision.rule,
             length,
             reason: decision.reason as u8,
-            verdict: action(decision.verdict) as u8,
+            action: action(decision.verdict) as u8,
             zone: decision.zone,
             slot: decision.slot,
             reserved: 0,
@@ -47,10 +34,10 @@ pub fn handed() -> Option<(Decision, u32, u32)> {
     // SAFETY: the pointer comes from a per-CPU map; `hand_on` made the number from a reason.
     let (handed, reason) = unsafe { (*handed, Reason::from_own_number((*handed).reason)) };
     let verdict =
-        if handed.verdict == xdp_action::XDP_PASS as u8 { Verdict::Pass } else { Verdict::Drop };
+        if handed.action == xdp_action::XDP_PASS as u8 { Verdict::Pass } else { Verdict::Drop };
     let decision =
         Decision { verdict, reason, rule: handed.rule, zone: handed.zone, slot: handed.slot };
-    Some((decision, u32::from(handed.verdict), handed.length))
+    Some((decision, u32::from(handed.action), handed.length))
 }
 
 /// The action of a verdict.
@@ -60,6 +47,7 @@ pub const fn action(verdict: Verdict) -> u32 {
         Verdict::Pass => xdp_action::XDP_PASS,
         Verdict::Drop => xdp_action::XDP_DROP,
         Verdict::Answer => xdp_action::XDP_TX,
+        Verdict::Forward => xdp_action::XDP_REDIRECT,
     }
 }
 
@@ -88,6 +76,7 @@ pub fn answer_trial(trial: *mut Trial, decision: &Decision) {
             Verdict::Pass => 0,
             Verdict::Drop => 1,
             Verdict::Answer => 2,
+            Verdict::Forward => 3,
         };
         (*trial).zone = decision.zone;
         (*trial).monitored = u8::from(

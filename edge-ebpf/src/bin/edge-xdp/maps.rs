@@ -13,16 +13,15 @@ use aya_ebpf::{
 };
 use edge_ebpf::{
     abi::{
-        Block, Bucket, Counter, Event, Flood, FlowKey, Fragment, FragmentKey, INTERFACE_SLOTS,
-        Interface, KnownKey, MAX_IFINDEX, MAX_RATES, MAX_RULE_IDS, MAX_RULES, PORT_WORD_SLOTS,
-        PRESENCE4_SLOTS, PRESENCE6_SLOTS, PROGRAM_SLOTS, PROTOCOL_WORD_SLOTS, REMEMBERED_BLOCKS,
-        ReasonCounter, RememberedBlock, Rule, RuleLimits, SOURCE_BUCKETS_ROW, SetMask, Settings,
-        VlanKey, ZONES,
+        Block, Bucket, Counter, Event, Flood, FlowKey, Fragment, FragmentKey, Handed,
+        INTERFACE_SLOTS, Interface, KnownKey, MAX_IFINDEX, MAX_PINHOLES, MAX_RATES, MAX_RULE_IDS,
+        MAX_RULES, MEDIA_FLOW_SLOTS, MEDIA_PORT_SLOTS, MEDIA_STATE_SLOTS, MediaFlow, MediaLearned,
+        MediaState, PORT_WORD_SLOTS, PRESENCE4_SLOTS, PRESENCE6_SLOTS, PROGRAM_SLOTS,
+        PROTOCOL_WORD_SLOTS, PinholeKey, REMEMBERED_BLOCKS, ReasonCounter, RememberedBlock, Rule,
+        RuleLimits, SOURCE_BUCKETS_ROW, SetMask, Settings, VlanKey, ZONES,
     },
     verdict::REASON_SLOTS,
 };
-
-use crate::hand::Handed;
 
 /// `BPF_F_NO_PREALLOC`: entries take memory when they are written, not before.
 const NO_PREALLOC: usize = 1;
@@ -40,6 +39,8 @@ const VLAN_ENTRIES: usize = 4096;
 const FLOW_ENTRIES: usize = 65_536;
 /// Bytes of the event ring.
 const EVENT_BYTES: usize = 1 << 20;
+/// Bytes of the ring of learned sources.
+const MEDIA_EVENT_BYTES: usize = 1 << 16;
 /// Sources that have proved who they are; the least recently used one makes room.
 const KNOWN_ENTRIES: usize = 16_384;
 /// Fragmented packets, and TCP connections, under way; the least recently used one makes room.
@@ -109,7 +110,7 @@ pub static REMEMBERED4: PerCpuArray<RememberedBlock<u32>, { REMEMBERED_BLOCKS as
 #[btf_map]
 pub static REMEMBERED6: PerCpuArray<RememberedBlock<[u64; 2]>, { REMEMBERED_BLOCKS as usize }> =
     PerCpuArray::new();
-/// See [`crate::hand::Handed`]. Between the programs of one object; not pinned.
+/// See [`edge_ebpf::abi::map_names::HANDED`].
 #[btf_map]
 pub static HANDED: PerCpuArray<Handed, 1> = PerCpuArray::new();
 /// See [`edge_ebpf::abi::map_names::PRESENCE4`].
@@ -157,3 +158,19 @@ pub static SHADOW_COUNTERS: PerCpuArray<Counter, { 2 * REASON_SLOTS }> = PerCpuA
 /// See [`edge_ebpf::abi::map_names::PROGRAMS`].
 #[btf_map]
 pub static PROGRAMS: ProgramArray<{ PROGRAM_SLOTS as usize }> = ProgramArray::new();
+/// See [`edge_ebpf::abi::map_names::MEDIA_PORTS`].
+#[btf_map]
+pub static MEDIA_PORTS: Array<u32, { MEDIA_PORT_SLOTS as usize }> = Array::new();
+/// See [`edge_ebpf::abi::map_names::MEDIA_PINHOLES`].
+#[btf_map]
+pub static MEDIA_PINHOLES: HashMap<PinholeKey, u32, { MAX_PINHOLES as usize }, NO_PREALLOC> =
+    HashMap::new();
+/// See [`edge_ebpf::abi::map_names::MEDIA_FLOWS`].
+#[btf_map]
+pub static MEDIA_FLOWS: Array<MediaFlow, { MEDIA_FLOW_SLOTS as usize }> = Array::new();
+/// See [`edge_ebpf::abi::map_names::MEDIA_STATES`].
+#[btf_map]
+pub static MEDIA_STATES: Array<MediaState, { MEDIA_STATE_SLOTS as usize }> = Array::new();
+/// See [`edge_ebpf::abi::map_names::MEDIA_EVENTS`].
+#[btf_map]
+pub static MEDIA_EVENTS: RingBuf<MediaLearned, MEDIA_EVENT_BYTES> = RingBuf::new();

@@ -13,12 +13,14 @@ use aya_ebpf::{
 };
 use edge_ebpf::{
     abi::{
-        Block, Bucket, Flood, FlowKey, Fragment, FragmentKey, Interface, Limit, RememberedBlock,
-        Rule, RuleLimits, SetMask, Settings, VlanKey, remembered4, remembered6, word4, words6,
+        Block, Bucket, Flood, FlowKey, Fragment, FragmentKey, Interface, Limit, PinholeKey,
+        RememberedBlock, Rule, RuleLimits, SetMask, Settings, VlanKey, remembered4, remembered6,
+        word4, words6,
     },
     decide::{
-        BucketName, Family, Found, Judged, NO_RULE, Packed, Place, Tables, Tuple, Walk, blocked,
-        conforms, decide, follow, later, plain_answer, questions, replies, rule, rules,
+        Asked, BucketName, Family, Found, Judged, NO_RULE, Packed, Place, Tables, Tuple, Walk,
+        blocked, conforms, decide, flow_of, follow, later, plain_answer, plain_flow, questions,
+        replies, rule, walk,
     },
     packet::{Environment, Frame, Ip, Link, Piece, Upper, extension_headers, is_scanner, options},
     verdict::Reason,
@@ -388,6 +390,27 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
+    fn media_port(&self, index: u32) -> u32 {
+        maps::MEDIA_PORTS.get(index).copied().unwrap_or(0)
+    }
+
+    #[inline(always)]
+    fn pinhole(&self, key: &PinholeKey) -> u32 {
+        // SAFETY: the pointer comes from the map.
+        unsafe { copied(maps::MEDIA_PINHOLES.get_ptr(key)) }.unwrap_or(0)
+    }
+
+    #[inline(always)]
+    fn plain_flow4(&self, _frame: &Frame<'_>, zone: u8, pinhole: bool) -> u32 {
+        edge_plain_flow4(self.context, u32::from(zone), u32::from(pinhole)) as u32
+    }
+
+    #[inline(always)]
+    fn plain_flow6(&self, _frame: &Frame<'_>, zone: u8, pinhole: bool) -> u32 {
+        edge_plain_flow6(self.context, u32::from(zone), u32::from(pinhole)) as u32
+    }
+
+    #[inline(always)]
     fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {
         // SAFETY: the pointer comes from the map.
         unsafe { copied(maps::FRAGMENTS.get_ptr(key)) }
@@ -477,24 +500,24 @@ impl Tables for KernelTables {
     fn walk4(
         &self,
         _settings: &Settings,
-        link: &Link,
+        (link, asked): (&Link, Asked),
         word: u32,
         _source: [u8; 4],
         _destination: [u8; 4],
     ) -> Found {
-        unpacked(edge_walk4(self.context, self.packed_link(link), word))
+        unpacked(edge_walk4(self.context, self.packed_link(link), word, asked.0))
     }
 
     #[inline(always)]
     fn walk6(
         &self,
         _settings: &Settings,
-        link: &Link,
+        (link, asked): (&Link, Asked),
         word: u32,
         _source: [u8; 16],
         _destination: [u8; 16],
     ) -> Found {
-        unpacked(edge_walk6(self.context, self.packed_link(link), word))
+        unpacked(edge_walk6(self.context, self.packed_link(link), word, asked.0))
     }
 
     #[inline(always)]
@@ -627,13 +650,13 @@ pub fn frame_of<'a>(context: *mut xdp_md) -> Frame<'a> {
     unsafe { Frame::from_raw(context.data() as *const u8, context.data_end() as *const u8) }
 }
 
-/// What was found in one number, as a function of BPF returns it. Bits 8 to 9 are the content,
+/// What was found in one number, as a function of BPF returns it. Bits 8 to 11 are the content,
 /// bits 16 to 31 the limits.
 #[inline(always)]
 fn packed(found: Found) -> u64 {
     (u64::from(found.rule) << 32)
         | u64::from(found.limits) << 16
-        | u64::from(found.content & 3) << 8
+        | u64::from(found.content & 15) << 8
         | found.reason as u64
 }
 
@@ -644,7 +667,7 @@ fn unpacked(packed: u64) -> Found {
         reason: unsafe { Reason::from_own_number(packed as u8) },
         rule: (packed >> 32) as u32,
         limits: (packed >> 16) as u16,
-        content: (packed >> 8) as u8 & 3,
+        content: (packed >> 8) as u8 & 15,
     }
 }
 
@@ -801,29 +824,53 @@ fn tables_of(context: *mut xdp_md, place: u32) -> KernelTables {
 }
 
 #[inline(always)]
-fn walk_of<A: Family>(context: *mut xdp_md, place: u32, word: u32) -> u64 {
+fn walk_of<A: Family>(
+    context: *mut xdp_md,
+    place: u32,
+    word: u32,
+    asked: u32,
+    find: impl FnOnce() -> u64,
+) -> u64 {
     let tables = tables_of(context, place);
     let nothing = Found { reason: Reason::NoRuleSet, rule: NO_RULE, limits: 0, content: 0 };
     let Some(settings) = maps::SETTINGS.get(0) else { return packed(nothing) };
-    let frame = frame_of(context);
-    let Some((source, destination)) = A::addresses(&frame, (place & 0x1f) as usize) else {
-        return packed(nothing);
-    };
-    packed(rules(&tables, tables.generation(settings), word, source, destination))
+    let ends = || A::addresses(&frame_of(context), (place & 0x1f) as usize);
+    packed(walk(&tables, settings, Asked(asked), word, || find() as u32, ends))
 }
 
-/// The walk over a word's rules, IPv4; proved once.
+#[inline(always)]
+fn flow_in<A: Family>(context: *mut xdp_md, place: u32, word: u32, asked: u32) -> u64 {
+    let ends = A::addresses(&frame_of(context), (place & 0x1f) as usize);
+    let Some((_, destination)) = ends else { return 0 };
+    flow_of(&KernelTables::new(context), Asked(asked), word, destination).into()
+}
+
+/// [`flow_of`] for IPv4; proved once, as [`edge_decide4`] is.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn edge_walk4(context: *mut xdp_md, place: u32, word: u32) -> u64 {
-    walk_of::<[u8; 4]>(context, place, word)
+extern "C" fn edge_flow4(context: *mut xdp_md, place: u32, word: u32, asked: u32) -> u64 {
+    flow_in::<[u8; 4]>(context, place, word, asked)
+}
+
+/// As [`edge_flow4`], for IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn edge_flow6(context: *mut xdp_md, place: u32, word: u32, asked: u32) -> u64 {
+    flow_in::<[u8; 16]>(context, place, word, asked)
+}
+
+/// [`walk`] for IPv4; proved once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn edge_walk4(context: *mut xdp_md, place: u32, word: u32, asked: u32) -> u64 {
+    walk_of::<[u8; 4]>(context, place, word, asked, || edge_flow4(context, place, word, asked))
 }
 
 /// As [`edge_walk4`], for IPv6.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn edge_walk6(context: *mut xdp_md, place: u32, word: u32) -> u64 {
-    walk_of::<[u8; 16]>(context, place, word)
+extern "C" fn edge_walk6(context: *mut xdp_md, place: u32, word: u32, asked: u32) -> u64 {
+    walk_of::<[u8; 16]>(context, place, word, asked, || edge_flow6(context, place, word, asked))
 }
 
 /// [`decide`] for IPv4. A global function of BPF: the verifier proves it once, for all arguments,
@@ -853,6 +900,26 @@ extern "C" fn edge_replies4(context: *mut xdp_md, place: u32, facts: u64) -> u64
 #[inline(never)]
 extern "C" fn edge_replies6(context: *mut xdp_md, place: u32, facts: u64) -> u64 {
     replies_of::<[u8; 16]>(context, place, facts)
+}
+
+#[inline(always)]
+fn plain_flow_of<A: Family>(context: *mut xdp_md, zone: u32, pinhole: u32) -> u64 {
+    let tables = KernelTables::new(context);
+    plain_flow::<_, A>(&tables, &frame_of(context), zone as u8, pinhole != 0).into()
+}
+
+/// [`plain_flow`] for IPv4; proved once, as [`edge_decide4`] is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn edge_plain_flow4(context: *mut xdp_md, zone: u32, pinhole: u32) -> u64 {
+    plain_flow_of::<[u8; 4]>(context, zone, pinhole)
+}
+
+/// As [`edge_plain_flow4`], for IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn edge_plain_flow6(context: *mut xdp_md, zone: u32, pinhole: u32) -> u64 {
+    plain_flow_of::<[u8; 16]>(context, zone, pinhole)
 }
 
 #[inline(always)]

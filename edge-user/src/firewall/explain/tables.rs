@@ -14,9 +14,9 @@ use aya::maps::{Array, HashMap, MapData};
 use edge_ebpf::{
     abi::{
         Block, Bucket, Flood, FlowKey, Fragment, FragmentKey, Interface, Limit, PRESENT_ADDRESSES,
-        PRESENT_PREFIXES, Rule, RuleLimits, SET_ANY, SetMask, Settings, VlanKey, WORD_FEDERATION,
-        WORD_MANAGEMENT, map_names as names, presence4, presence6, word_count, word_first,
-        word_open_rule,
+        PRESENT_PREFIXES, PinholeKey, Rule, RuleLimits, SET_ANY, SetMask, Settings, VlanKey,
+        WORD_FEDERATION, WORD_MANAGEMENT, WORD_MEDIA, map_names as names, presence4, presence6,
+        word_count, word_first, word_open_rule,
     },
     decide::{BucketName, Family, Found, Judged, Tables, Tuple, follow, rules},
     packet::{Frame, PROTOCOL_UDP},
@@ -137,6 +137,9 @@ impl<'a> PinnedTables<'a> {
         if word & WORD_FEDERATION != 0 {
             parts.push("a federation port".to_owned());
         }
+        if word & WORD_MEDIA != 0 {
+            parts.push("a port of media flows".to_owned());
+        }
         match (word_open_rule(word), word_count(word)) {
             (Some(rule), _) => parts.push(format!("open to all by {}", self.names.rule(rule))),
             (None, 0) => parts.push("no rule names it".to_owned()),
@@ -187,6 +190,12 @@ impl<'a> PinnedTables<'a> {
         }
         self.note("the rules together", format!("none takes it: {}", outcome.reason.explain()));
         outcome
+    }
+
+    fn note_flow(&self, asked: String, slot: u32) -> u32 {
+        let answer = if slot == 0 { "there is none".to_owned() } else { format!("flow {slot}") };
+        self.note(asked, answer);
+        slot
     }
 
     fn note_block(&self, asked: String, found: Option<(ipnet::IpNet, Block)>) {
@@ -344,6 +353,20 @@ impl Tables for PinnedTables<'_> {
 
     fn sends_cookies(&self, zone: u8) -> bool {
         self.flood.zone(zone).cookies_until != 0
+    }
+
+    fn media_port(&self, index: u32) -> u32 {
+        let found = open::<Array<MapData, u32>>(&self.pins, names::MEDIA_PORTS)
+            .and_then(|ports| missing(names::MEDIA_PORTS, ports.get(&index, 0)));
+        let slot = self.keep(found).unwrap_or(0);
+        self.note_flow(format!("the media flow at our UDP port {}", index & 0xffff), slot)
+    }
+
+    fn pinhole(&self, key: &PinholeKey) -> u32 {
+        let found: Option<u32> = self.keep(lookup(&self.pins, names::MEDIA_PINHOLES, key));
+        let end = (decode::address(key.address), u16::from_be_bytes(key.port));
+        let asked = format!("the media flow to {}", std::net::SocketAddr::from(end));
+        self.note_flow(asked, found.unwrap_or(0))
     }
 
     fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {
