@@ -176,7 +176,6 @@ fn allowed_domain(
     let allow_anonymous = section.boolean("allow_anonymous", false);
     let from_addresses = from_addresses(&section);
     let options = peer_options::options(&section, proxy_fqdn.is_some());
-    section.not_yet("modalities");
     match (&proxy_fqdn, &port) {
         (None, Some(port)) => section.sink.error(
             &port.span(),

@@ -12,9 +12,11 @@ mod firewall;
 mod firewall_rules;
 mod inside_routes;
 mod listeners;
+mod media;
 mod model;
 mod model_federation;
 mod model_firewall;
+mod model_media;
 mod model_services;
 mod more_services;
 mod peer_options;
@@ -37,6 +39,8 @@ mod certificate_tests;
 mod federation_cases;
 #[cfg(test)]
 mod identity_tests;
+#[cfg(test)]
+mod media_cases;
 #[cfg(test)]
 mod pool_tests;
 #[cfg(test)]
@@ -66,6 +70,7 @@ pub use findings::{ConfigErrors, Finding};
 pub use model::*;
 pub use model_federation::*;
 pub use model_firewall::*;
+pub use model_media::*;
 pub use model_services::*;
 
 use crate::firewall::plan;
@@ -280,6 +285,7 @@ fn read(from: &Reading<'_>) -> Option<Config> {
     let mut federation = federation::federation(&root, &edge, access.partners_only.as_ref());
     (federation.users, federation.groups) = users::users(&root, &edge);
     let firewall = firewall::firewall(firewall_section, &known, management.as_ref(), sets);
+    let media = media::media(&root, services.av.as_ref(), &interfaces);
     let revocation = revocation::revocation(&root, base, from.now);
     let pool = pool::pool(&root, base);
     let dns = sections::dns(&root, base);
@@ -310,6 +316,7 @@ fn read(from: &Reading<'_>) -> Option<Config> {
         access: access.plain()?,
         inside,
         services,
+        media,
         federation,
         revocation,
         firewall,

@@ -15,6 +15,7 @@ use super::{
         ThrottleSettings, UserPolicy,
     },
     model_firewall::{Firewall, Line, Rates},
+    model_media::MediaSettings,
     model_services::Services,
 };
 use crate::domain::Domain;
@@ -40,6 +41,8 @@ pub struct Config {
     pub inside: Inside,
     /// The other services.
     pub services: Services,
+    /// `[media]`.
+    pub media: MediaSettings,
     /// `[federation]`.
     pub federation: Federation,
     /// `[revocation]`.

@@ -4,7 +4,7 @@ use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::Domain;
+use crate::{domain::Domain, media::policy::Modalities};
 
 /// Whether what a partner's users are said to be is believed inside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -106,6 +106,11 @@ pub struct PeerOptions {
     pub dnssec: bool,
     /// It accepts only certificates for TLS clients when we connect: ours must be one.
     pub needs_client_usage: bool,
+    /// What its users and ours may do with one another.
+    pub modalities: Modalities,
+    /// Its media comes from behind NAT: from other addresses than it names, in the prefix of the
+    /// peer that signals.
+    pub behind_nat: bool,
 }
 
 /// A hosting provider: many domains over one peer, each allowed or discovered.
@@ -222,12 +227,21 @@ pub struct Rights {
     pub xmpp: bool,
     /// Sign in from outside.
     pub outside: bool,
+    /// What they may do with partners' users.
+    pub modalities: Modalities,
 }
 
 impl Default for Rights {
-    /// What holds when no policy is for a user: federation alone.
+    /// What holds when no policy is for a user: federation alone, with every modality.
     fn default() -> Self {
-        Self { federation: true, public_im: false, public_av: false, xmpp: false, outside: false }
+        Self {
+            federation: true,
+            public_im: false,
+            public_av: false,
+            xmpp: false,
+            outside: false,
+            modalities: Modalities::ALL,
+        }
     }
 }
 

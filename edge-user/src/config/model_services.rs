@@ -140,6 +140,9 @@ pub struct WebConferencingService {
 pub struct AvService {
     /// External addresses.
     pub listen: Vec<IpAddr>,
+    /// Addresses by which the outside knows it, when it stands behind 1:1 NAT: at most one of a
+    /// family, for the one listen address of that family. SDP shows them.
+    pub advertise: Vec<IpAddr>,
     /// Internal addresses.
     pub inside: Vec<IpAddr>,
     /// UDP port of STUN and TURN, on both sides. Default 3478.
@@ -156,6 +159,14 @@ pub struct AvService {
     pub rates: Rates,
     /// Where it stands.
     pub line: Line,
+}
+
+impl AvService {
+    /// What the outside is told of an address it listens on.
+    pub fn advertised(&self, listen: IpAddr) -> IpAddr {
+        let shown = self.advertise.iter().find(|shown| shown.is_ipv4() == listen.is_ipv4());
+        shown.copied().unwrap_or(listen)
+    }
 }
 
 /// XMPP federation.

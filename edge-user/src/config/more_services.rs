@@ -1,6 +1,6 @@
 //! `[service.web_conferencing]`, `[service.av]`, `[service.xmpp]` and `[admin]`: addresses and ports.
-//! They imply firewall rules; nothing serves them yet, and a warning says so. `[service.remote]` is
-//! read beside them.
+//! They imply firewall rules; nothing serves them yet but the av service's relay of media, and a
+//! warning says so. `[service.remote]` is read beside them.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -22,7 +22,7 @@ use super::{
     rates,
     reader::Section,
     remote,
-    services::{Access, Identity},
+    services::{self, Access, Identity},
     values,
 };
 
@@ -93,11 +93,18 @@ fn present<'a>(parent: &Section<'a>, of: Service, key: &'static str) -> Option<S
     }
     let section = parent.section(key);
     let name = of.section();
-    section.sink.warn(
-        &section.span,
-        format!("{of} is not served yet: [{name}] only opens its ports in the firewall"),
-        "take it out, unless another program on this machine serves it",
-    );
+    let fault = match of {
+        Service::Av => format!(
+            "STUN and TURN are not served yet: [{name}] relays calls, and else only opens ports in \
+             the firewall"
+        ),
+        _ => format!("{of} is not served yet: [{name}] only opens its ports in the firewall"),
+    };
+    let mend = match of {
+        Service::Av => "nothing to do, unless users or partners need them",
+        _ => "take it out, unless another program on this machine serves it",
+    };
+    section.sink.warn(&section.span, fault, mend);
     Some(section)
 }
 
@@ -192,11 +199,13 @@ fn av(section: Section<'_>, around: &Around<'_>, listeners: &mut Vec<Listener>) 
     section.require("listen", "add listen = \"203.0.113.12\"");
     let listen = section.parsed_list("listen", address);
     not_empty(&section, "listen");
+    let advertise = av_advertise(&section, &listen);
     let inside = internal(&section, around, address, |address| address);
     let port = |key, default| section.port(key).map_or(default, Spanned::into_inner);
     let plain = |list: &[Spanned<IpAddr>]| list.iter().map(|a| *a.get_ref()).collect();
     let service = AvService {
         listen: plain(&listen),
+        advertise,
         inside: plain(&inside),
         stun_port: port("stun_port", STUN),
         tcp_port: port("tcp_port", TLS),
@@ -225,6 +234,26 @@ fn av(section: Section<'_>, around: &Around<'_>, listeners: &mut Vec<Listener>) 
     }
     section.finish();
     service
+}
+
+/// What SDP shows in place of the listen addresses: one of a family, for one of that family.
+fn av_advertise(section: &Section<'_>, listen: &[Spanned<IpAddr>]) -> Vec<IpAddr> {
+    let listen: Vec<IpAddr> = listen.iter().map(|l| *l.get_ref()).collect();
+    let advertise = services::advertise(section, &listen);
+    for four in [true, false] {
+        let count = |list: &[IpAddr]| list.iter().filter(|a| a.is_ipv4() == four).count();
+        if count(&advertise) > 1 || (count(&advertise) == 1 && count(&listen) > 1) {
+            let family = if four { "IPv4" } else { "IPv6" };
+            section.sink.error(
+                &section.key_span("advertise"),
+                format!(
+                    "which {family} address stands for which in advertise and listen, nobody says"
+                ),
+                "name one address of each family in both",
+            );
+        }
+    }
+    advertise
 }
 
 fn media_ports(section: &Section<'_>) -> (u16, u16) {

@@ -1,7 +1,9 @@
-//! What is asked of a partner beyond the default: verification, key usage, names, pins, DNS.
+//! What is asked of a partner beyond the default: verification, key usage, names, pins, DNS,
+//! modalities, NAT.
 
 use super::{
     findings::{Fault, quoted},
+    media,
     model_federation::{PeerOptions, Pin, SrvOrder, UsagePolicy, Verification},
     reader::Section,
     sections::no_duplicates,
@@ -25,6 +27,8 @@ pub(super) fn options(section: &Section<'_>, pinned: bool) -> PeerOptions {
             .map_or_else(SrvOrder::default, |v| v.into_inner()),
         dnssec: section.boolean("dnssec", false),
         needs_client_usage: section.boolean("needs_client_usage", false),
+        modalities: media::modalities(section),
+        behind_nat: section.boolean("behind_nat", false),
     };
     if pinned && section.has("srv_order") {
         section.sink.error(

@@ -301,17 +301,6 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// A key of the design that this version cannot honour: an error, never silence.
-    pub fn not_yet(&self, key: &'static str) {
-        if self.value(key).is_some() {
-            self.sink.error(
-                &self.key_span(key),
-                format!("{} is not available yet", self.full_name(key)),
-                "take it out",
-            );
-        }
-    }
-
     /// The place of a key.
     pub fn key_span(&self, key: &str) -> Span {
         self.table

@@ -120,7 +120,8 @@ pub(super) fn access(service: &Section<'_>, base: &Path) -> Access {
     if section.is_empty("listen") {
         section.sink.error(&section.span, "service.access.listen is empty", "name an address");
     }
-    let advertise = advertise(&section, &listen);
+    let families: Vec<IpAddr> = listen.iter().map(|l| l.get_ref().ip()).collect();
+    let advertise = advertise(&section, &families);
     let files = match (
         file(&section, base, "certificate"),
         file(&section, base, "key"),
@@ -183,13 +184,13 @@ fn identities(access: &Section<'_>, base: &Path) -> Vec<Identity> {
     identities
 }
 
-fn advertise(section: &Section<'_>, listen: &[Spanned<SocketAddr>]) -> Vec<IpAddr> {
+/// The addresses by which the outside knows a service that listens on these.
+pub(super) fn advertise(section: &Section<'_>, listen: &[IpAddr]) -> Vec<IpAddr> {
     let advertise =
         section.parsed_list("advertise", |text| values::address(text).and_then(values::definite));
     super::sections::no_duplicates(section, &advertise, "the address");
     for item in &advertise {
-        let same_family =
-            |l: &Spanned<SocketAddr>| l.get_ref().is_ipv4() == item.get_ref().is_ipv4();
+        let same_family = |l: &IpAddr| l.is_ipv4() == item.get_ref().is_ipv4();
         if item.get_ref().is_loopback() {
             section.sink.error(
                 &item.span(),

@@ -489,12 +489,6 @@ pub(super) const ERRORS: &[Case] = &[
         "this appliance itself",
     ),
     (
-        "proxy_fqdn = \"sip.northwind.example\"",
-        "modalities = [\"im\"]",
-        ("modalities", 0),
-        "is not available yet",
-    ),
-    (
         "[[federation.blocked_domain]]",
         "[federation.blocked_domain]",
         ("[federation.blocked_domain]", 0),

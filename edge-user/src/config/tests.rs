@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::{
     federation_cases::{FEDERATION_ERRORS, FEDERATION_WARNINGS},
+    media_cases::{MEDIA_ERRORS, MEDIA_WARNINGS},
     routing_cases::ROUTING_ERRORS,
     test_cases::{Case, ERRORS, WARNINGS},
     tests_support::{Folder, example, good_files, with_every_setting},
@@ -48,9 +49,10 @@ fn every_setting_that_the_example_only_shows_can_be_taken_in() {
     assert!(config.access.partners_only);
     let warned: Vec<&str> =
         checked.findings.warnings.iter().map(|w| w.message.split(' ').next().unwrap()).collect();
-    assert_eq!(warned, ["web-conferencing", "av", "xmpp", "admin"]);
+    assert_eq!(warned, ["web-conferencing", "STUN", "xmpp", "admin"]);
     // What the example shows of the other services is what holds without it.
-    let shown = config.services.clone();
+    let shown = (config.services.clone(), config.media.clone());
+    assert_eq!(shown.1.mode, MediaMode::Relay);
     let mut short = text;
     for line in [
         "inside = [\"10.0.0.10",
@@ -60,6 +62,9 @@ fn every_setting_that_the_example_only_shows_can_be_taken_in() {
         "media_ports",
         "legacy_partners",
         "connections",
+        "mode = \"relay\"",
+        "silence",
+        "longest_call",
         "body_bytes = 131072",
         "ban_",
         "never_ban",
@@ -70,7 +75,7 @@ fn every_setting_that_the_example_only_shows_can_be_taken_in() {
             short.lines().filter(|l| !l.starts_with(line)).collect::<Vec<_>>().join("\n") + "\n";
     }
     let short = parse(&short, &folder.0.join("edge.toml")).unwrap();
-    assert_eq!(short.services, shown);
+    assert_eq!((short.services, short.media), shown);
 }
 
 #[test]
@@ -143,6 +148,7 @@ fn every_error_is_found_at_its_place_with_its_mend() {
         .iter()
         .chain(FEDERATION_ERRORS)
         .chain(ROUTING_ERRORS)
+        .chain(MEDIA_ERRORS)
         .filter_map(|case| fault(&folder, case, "error").err())
         .collect();
     assert!(faults.is_empty(), "{}", faults.join("\n"));
@@ -154,6 +160,7 @@ fn warnings_are_told_apart_and_leave_the_file_valid() {
     let faults: Vec<String> = WARNINGS
         .iter()
         .chain(FEDERATION_WARNINGS)
+        .chain(MEDIA_WARNINGS)
         .filter_map(|case| fault(&folder, case, "warning").err())
         .collect();
     assert!(faults.is_empty(), "{}", faults.join("\n"));

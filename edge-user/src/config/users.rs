@@ -6,6 +6,7 @@ use toml::Spanned;
 
 use super::{
     findings::{Fault, Span, quoted},
+    media,
     model_federation::{Group, Rights, UserPattern, UserPolicy},
     reader::Section,
     sections::Edge,
@@ -159,6 +160,7 @@ fn rights(section: &Section<'_>) -> Rights {
         public_av: section.boolean("public_av", default.public_av),
         xmpp: section.boolean("xmpp", default.xmpp),
         outside: section.boolean("outside", default.outside),
+        modalities: media::modalities(section),
     }
 }
 

@@ -230,10 +230,11 @@ fn allowed(
                 Some(DifferenceKind::Ours)
             }
             (Allowance::Allowed(entry), in_file) => {
-                admit(entry, author.clone(), differences);
+                let entry = completed(entry, in_file.copied());
+                admit(&entry, author.clone(), differences);
                 match in_file {
                     None => Some(DifferenceKind::Allowed),
-                    Some(in_file) if *in_file != entry => Some(DifferenceKind::AllowedOtherwise),
+                    Some(in_file) if **in_file != entry => Some(DifferenceKind::AllowedOtherwise),
                     Some(_) => None,
                 }
             }
@@ -243,6 +244,17 @@ fn allowed(
         }
     }
     result
+}
+
+/// What no command says of a partner's media stays as the file has it: an allowance at runtime
+/// does not widen it.
+fn completed(entry: &AllowedDomain, in_file: Option<&AllowedDomain>) -> AllowedDomain {
+    let mut entry = entry.clone();
+    if let Some(in_file) = in_file {
+        entry.options.modalities = in_file.options.modalities;
+        entry.options.behind_nat = in_file.options.behind_nat;
+    }
+    entry
 }
 
 /// The block that covers a domain: its own, or one above with subdomains.

@@ -3,9 +3,12 @@
 use std::{os::unix::fs::PermissionsExt, time::UNIX_EPOCH};
 
 use super::*;
-use crate::config::{
-    HostingProvider, PeerOptions,
-    tests_support::{Folder, config},
+use crate::{
+    config::{
+        HostingProvider, PeerOptions,
+        tests_support::{Folder, config},
+    },
+    media::policy::{Modalities, Modality},
 };
 
 fn name(text: &str) -> Domain {
@@ -57,6 +60,27 @@ fn holds(config: &Config, store: &Store) -> (Vec<String>, Vec<String>, Vec<Strin
     allowed.sort();
     blocked.sort();
     (allowed, blocked, differences.iter().map(|d| format!("{:?} {}", d.kind, d.domain)).collect())
+}
+
+#[test]
+fn an_allowance_at_runtime_does_not_widen_what_the_file_says_of_media() {
+    let mut config = file();
+    let options = &mut config.federation.allowed_domains[0].options;
+    options.modalities = Modalities::NONE.with(Modality::Im);
+    options.behind_nat = true;
+    let folder = Folder::new();
+    let mut store = Store::open(&folder.0).0;
+    let server = Some(name("sip.fabrikam.example"));
+    let entry = AllowedDomain { proxy_fqdn: server.clone(), ..allow("fabrikam.example") };
+    store.domain_allow(&config, entry, &admin()).unwrap();
+    let holds = effective(&config, &store, at(2000)).federation.allowed_domains.remove(0);
+    assert_eq!(holds.proxy_fqdn, server);
+    assert_eq!(holds.options, config.federation.allowed_domains[0].options);
+    // Of a partner that the file does not name, nothing is said.
+    store.domain_allow(&config, allow("a.example"), &admin()).unwrap();
+    let holds = effective(&config, &store, at(2000)).federation.allowed_domains;
+    let other = holds.iter().find(|entry| entry.domain == name("a.example")).unwrap();
+    assert!(other.options.modalities.is_all());
 }
 
 /// What it is about, the changes, and then: allowed, blocked, differences.

@@ -28,6 +28,7 @@ use std::{
 use crate::{
     config::{Federation, PeerOptions, ThrottleSettings},
     domain::Domain,
+    media::policy::Modalities,
     proxy::Refusal,
 };
 
@@ -142,6 +143,15 @@ impl Policy {
             return Err(Refusal::UserNoPublicAv);
         }
         Ok(())
+    }
+
+    /// What this user and a partner may do with one another: what the partner's entry and the
+    /// user's policy both name. Of a domain that a provider carries, its own entry says too.
+    pub fn modalities(&self, partner: &Partner, user: &UserName<'_>) -> Modalities {
+        let entry = self.allowed.get(&partner.domain).filter(|_| partner.kind.is_shared());
+        let entry = entry.map_or(Modalities::ALL, |entry| entry.options.modalities);
+        let both = partner.options.modalities.intersection(self.users.rights(user).modalities);
+        both.intersection(entry)
     }
 
     /// What users may do.

@@ -150,8 +150,104 @@ mod users {
             public_av: false,
             xmpp: false,
             outside: false,
+            modalities: Modalities::ALL,
         };
         assert_eq!(rights, expected);
+    }
+}
+
+mod modalities {
+    use super::*;
+    use crate::{
+        config::{
+            DefaultRoute, HostingProvider, PeerOptions, PublicImProvider, Rights, UserPattern,
+            UserPolicy,
+        },
+        federation::UserName,
+        media::policy::Modality,
+    };
+
+    fn only(modalities: &[Modality]) -> PeerOptions {
+        PeerOptions { modalities: modalities.iter().copied().collect(), ..PeerOptions::default() }
+    }
+
+    fn lists() -> Federation {
+        use Modality::*;
+        let mut lists = federation(true);
+        lists.discovery = true;
+        lists.discovered = only(&[Im]);
+        lists.allowed_domains[0].options = only(&[Im, Presence, Audio]);
+        lists.hosting_providers = vec![HostingProvider {
+            name: "cloud".to_owned(),
+            proxy_fqdn: domain("sipfed.cloud.example"),
+            port: 5061,
+            enabled: true,
+            shared_address_space: false,
+            domains: vec![domain("tailspin.example")],
+            options: only(&[Im, Audio, Video]),
+        }];
+        lists.public_im_providers = vec![PublicImProvider {
+            name: "pic".to_owned(),
+            proxy_fqdn: domain("fed.pic.example"),
+            port: 5061,
+            enabled: true,
+            domains: vec![domain("pic.example")],
+            options: only(&[Im, Presence]),
+        }];
+        lists.users = vec![UserPolicy {
+            users: vec![UserPattern::User("ann".to_owned(), domain("contoso.example"))],
+            rights: Rights {
+                modalities: [Presence, Audio, FileTransfer].into_iter().collect(),
+                ..Rights::default()
+            },
+        }];
+        lists
+    }
+
+    fn of(policy: &Policy, partner: &Partner, user: &str) -> String {
+        let at = domain("contoso.example");
+        policy.modalities(partner, &UserName::new(Some(user), &at)).to_string()
+    }
+
+    #[test]
+    fn what_the_partner_and_the_user_may_both_is_allowed() {
+        let policy = Policy::new(&[domain("contoso.example")], &lists());
+        let everything = "im, presence, audio, video, web-conferencing, file-transfer";
+        for (name, bob, ann) in [
+            ("fabrikam.example", "im, presence, audio", "presence, audio"),
+            ("anybody.example", "im", ""),
+            ("tailspin.example", "im, audio, video", "audio"),
+            ("pic.example", "im, presence", "presence"),
+        ] {
+            let mut lists = lists();
+            lists.allowed_domains.push(allow("tailspin.example"));
+            let policy = Policy::new(&[domain("contoso.example")], &lists);
+            let partner = policy.partner(&domain(name)).unwrap();
+            assert_eq!(of(&policy, &partner, "bob"), bob, "{name}");
+            assert_eq!(of(&policy, &partner, "ANN"), ann, "{name}");
+        }
+        let good = Partner::of_allowed(&allow("northwind.example"));
+        assert_eq!(of(&policy, &good, "bob"), everything);
+        let open = Policy::new(&[], &federation(true));
+        assert_eq!(of(&open, &good, "ann"), everything, "without a policy");
+        let mut lists = federation(true);
+        lists.default_route = Some(DefaultRoute {
+            proxy_fqdn: domain("clearing.example"),
+            port: 5061,
+            public_im: false,
+            options: only(&[Modality::Presence]),
+        });
+        let policy = Policy::new(&[], &lists);
+        let partner = policy.partner(&domain("anybody.example")).unwrap();
+        assert_eq!(of(&policy, &partner, "bob"), "presence");
+    }
+
+    #[test]
+    fn a_provider_does_not_widen_what_a_domain_s_own_entry_says() {
+        let policy = Policy::new(&[domain("contoso.example")], &lists());
+        let provider = policy.by_key(&domain("sipfed.cloud.example")).unwrap();
+        let carried = provider.speaking_for(&domain("fabrikam.example"));
+        assert_eq!(of(&policy, &carried, "bob"), "im, audio");
     }
 }
 

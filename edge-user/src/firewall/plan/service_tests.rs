@@ -163,6 +163,7 @@ fn with_services(one_address: bool) -> Config {
         }),
         av: Some(AvService {
             listen: own(12, 0).iter().map(std::net::SocketAddr::ip).collect(),
+            advertise: Vec::new(),
             inside: vec!["10.0.0.10".parse().unwrap()],
             stun_port: 3478,
             tcp_port: 443,

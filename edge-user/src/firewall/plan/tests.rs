@@ -48,6 +48,7 @@ pub(super) fn config() -> Config {
             line: Line::default(),
         },
         services: Services::default(),
+        media: Default::default(),
         revocation: Default::default(),
         pool: Default::default(),
         federation: Federation {

@@ -10,6 +10,7 @@ use crate::{
         PublicImProvider, Rights, Transport, UserPattern, UserPolicy, Verification,
     },
     federation::{CertificateNames, PartnerKind, Policy},
+    media::policy::Modalities,
 };
 
 /// What a certificate says.
@@ -71,10 +72,22 @@ impl Certificate {
     }
 }
 
-const ALL: Rights =
-    Rights { federation: true, public_im: true, public_av: true, xmpp: true, outside: true };
-const NONE: Rights =
-    Rights { federation: false, public_im: false, public_av: false, xmpp: false, outside: false };
+const ALL: Rights = Rights {
+    federation: true,
+    public_im: true,
+    public_av: true,
+    xmpp: true,
+    outside: true,
+    modalities: Modalities::ALL,
+};
+const NONE: Rights = Rights {
+    federation: false,
+    public_im: false,
+    public_av: false,
+    xmpp: false,
+    outside: false,
+    modalities: Modalities::ALL,
+};
 const RIGHTS: [Option<Rights>; 5] = [
     None,
     Some(ALL),

@@ -27,7 +27,7 @@ pub(super) fn policy_of(kind: PartnerKind, verification: Option<Verification>) -
     let (proxy_fqdn, domains) = (domain("sip.p.example"), vec![domain("p.example")]);
     let mut lists = federation(&[], &[]);
     let all =
-        Rights { federation: true, public_im: true, public_av: true, xmpp: true, outside: true };
+        Rights { public_im: true, public_av: true, xmpp: true, outside: true, ..Rights::default() };
     lists.users = vec![UserPolicy { users: vec![UserPattern::Everyone], rights: all }];
     let allowed = AllowedDomain { options: options.clone(), ..allow("p.example") };
     match kind {
