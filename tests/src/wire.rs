@@ -214,6 +214,7 @@ impl Wire {
             },
             services: Services::default(),
             revocation: Default::default(),
+            media: Default::default(),
             pool: Default::default(),
             federation: Federation {
                 enabled: true,

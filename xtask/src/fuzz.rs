@@ -31,6 +31,8 @@ pub enum Target {
     SipIndex,
     /// URIs, Via, From and the like, by libFuzzer.
     SipValues,
+    /// Session descriptions and the bodies they stand in, by libFuzzer.
+    Sdp,
     /// The whole proxy core, by libFuzzer.
     Proxy,
 }
@@ -72,6 +74,7 @@ pub fn command(arguments: &Arguments) -> Result<ExitCode> {
         Target::SipFraming => libfuzzer("sip_framing", arguments),
         Target::SipIndex => libfuzzer("sip_index", arguments),
         Target::SipValues => libfuzzer("sip_values", arguments),
+        Target::Sdp => libfuzzer("sdp", arguments),
         Target::Proxy => libfuzzer("proxy", arguments),
     }
 }
@@ -109,6 +112,10 @@ fn libfuzzer(target: &str, arguments: &Arguments) -> Result<ExitCode> {
         sip_seeds(target, &folder, &corpus)?;
         command.args(["-dict=sip.dict", "-max_len=4096"]);
     }
+    if target == "sdp" {
+        descriptions(&corpus)?;
+        command.args(["-dict=sdp.dict", "-max_len=4096"]);
+    }
     if target == "proxy" {
         // A remote user registers and is called along the Path: the way in to what needs both.
         let registered = [0, 2, 2, 8, 2, 9, 0, 1, 5, 0, 2, 0, 7, 1, 0, 1];
@@ -118,6 +125,28 @@ fn libfuzzer(target: &str, arguments: &Arguments) -> Result<ExitCode> {
     }
     run(&mut command)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The session descriptions of the tests, alone and as parts of a body.
+fn descriptions(corpus: &Path) -> Result<()> {
+    let seeds = workspace().join("edge-user/src/media/sdp/tests");
+    for entry in fs::read_dir(&seeds).with_context(|| seeds.display().to_string())? {
+        let path = entry?.path();
+        if path.extension().is_none_or(|extension| extension != "sdp") {
+            continue;
+        }
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let text = text.replace('\n', "\r\n");
+        let part = format!("--b1\r\nContent-Type: application/sdp\r\n\r\n{text}\r\n");
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        for (name, seed) in
+            [(format!("{name}-parts"), format!("{part}{part}--b1--\r\n")), (name, text)]
+        {
+            let to = corpus.join(name);
+            fs::write(&to, seed).with_context(|| to.display().to_string())?;
+        }
+    }
+    Ok(())
 }
 
 /// The messages to begin with, as each target reads them.

@@ -4,5 +4,7 @@
 pub mod body;
 pub mod calls;
 pub mod flow;
+#[cfg(test)]
+mod invariants;
 pub mod policy;
 pub mod sdp;

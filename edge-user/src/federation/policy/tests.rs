@@ -257,7 +257,8 @@ mod media {
         sip::{Limits, Message},
     };
 
-    const SDP: &str = "v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\nm=audio 5000 RTP/AVP 0\r\n";
+    const SDP: &str = "v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\nc=IN IP4 192.0.2.1\r\n\
+                       m=audio 5000 RTP/AVP 0\r\n";
 
     fn multipart(head: &str, part: &str) -> String {
         format!("preamble\r\n--b1\r\n{head}\r\n\r\n{part}\r\n--b1--\r\n")
@@ -278,11 +279,14 @@ mod media {
             ("compact, in capitals", "c: APPLICATION/SDP;x=1", SDP.into(), true),
             ("line feeds alone", sdp, SDP.replace("\r\n", "\n"), true),
             ("rejected", sdp, zero.clone(), false),
-            ("zero spelled long", sdp, SDP.replace("5000", "00"), false),
+            ("zero in another spelling", sdp, SDP.replace("5000", "00"), true),
+            ("in capitals", sdp, SDP.replace("audio", "AUDIO"), true),
+            ("in a bundle only", sdp, format!("{zero}a=bundle-only\r\n"), true),
             ("ports in a row", sdp, SDP.replace("5000", "5000/2"), true),
             ("one of two", sdp, format!("{zero}m=video 6000 RTP/AVP 34\r\n"), true),
             ("another medium", sdp, SDP.replace("audio", "message"), false),
-            ("not a line of its own", sdp, "a=x m=audio 5000\r\n".into(), false),
+            ("not a line of its own", sdp, format!("{zero}a=x m=audio 5000\r\n"), false),
+            ("no session description", sdp, "m=message 5060 sip null\r\n".into(), true),
             ("audio as part of a word", sdp, SDP.replace("audio", "audiox"), false),
             ("text about it", "Content-Type: text/plain", SDP.into(), false),
             ("of no type", "Subject: x", SDP.into(), true),

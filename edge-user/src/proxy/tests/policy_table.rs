@@ -174,7 +174,9 @@ fn play(case: &Case) -> Result<(), (String, u16)> {
     let mut request = Req::new(if case.video { "INVITE" } else { "MESSAGE" }, from, to);
     if case.video {
         request = request.with("Content-Type: application/sdp");
-        request.body = "v=0\r\nm=video 5000 RTP/AVP 34\r\n".into();
+        request.body = "v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\nc=IN IP4 192.0.2.1\r\n\
+                        m=video 5000 RTP/AVP 34\r\n"
+            .into();
     }
     let at = if case.inbound {
         world.partner_named(CONTOSO, "203.0.113.30:5000", certificate)

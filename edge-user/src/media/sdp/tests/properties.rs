@@ -1,71 +1,9 @@
 //! For any text: no panic, nothing changed by no change, and what is read again is what was put in.
 
-use std::net::IpAddr;
-
 use proptest::prelude::*;
 
 use super::*;
-
-/// What must hold for any bytes.
-fn check(bytes: &[u8]) {
-    let bounds = SdpBounds::default();
-    let text = Bytes::copy_from_slice(bytes);
-    let Ok(sdp) = Sdp::parse(text.clone(), &bounds) else { return };
-    let count = sdp.media().len();
-    let keep = Rewrite { lines: vec![LineChange::Keep; count], ..Rewrite::default() };
-    assert_eq!(sdp.rewrite(&keep).unwrap(), text);
-    for candidates in [Candidates::Keep, Candidates::Strip, Candidates::Replace] {
-        for address in ["192.0.2.200", "2001:db8::200"] {
-            let address: IpAddr = address.parse().unwrap();
-            anchored(&sdp, address, candidates);
-            let rejected = Rewrite {
-                origin: Some(address),
-                lines: vec![LineChange::Reject; count],
-                candidates,
-            };
-            let new = Sdp::parse(sdp.rewrite(&rejected).unwrap(), &bounds).unwrap();
-            assert!(new.media().iter().all(|media| !media.is_on()));
-        }
-    }
-}
-
-fn anchored(sdp: &Sdp, address: IpAddr, candidates: Candidates) {
-    let lines = (0..sdp.media().len() as u16)
-        .zip(sdp.media())
-        .map(|(at, media)| match media.ports {
-            1 => LineChange::Anchor {
-                address,
-                rtp: 20_000 + 2 * at,
-                rtcp: (!media.rtcp_mux).then_some(20_001 + 2 * at),
-            },
-            _ => LineChange::Reject,
-        })
-        .collect();
-    let rewrite = Rewrite { origin: Some(address), lines, candidates };
-    // Room for the lines that are put in.
-    let bounds =
-        SdpBounds { bytes: 1 << 20, lines: 4_000, attributes: 600, ..SdpBounds::default() };
-    let new = Sdp::parse(sdp.rewrite(&rewrite).unwrap(), &bounds).unwrap();
-    assert_eq!(new.media().len(), sdp.media().len());
-    assert_eq!(new.origin_version(), sdp.origin_version());
-    assert_eq!(new.origin_address(), Some(address));
-    for (at, (old, new)) in (0u16..).zip(sdp.media().iter().zip(new.media())) {
-        let same = |media: &Media| {
-            (media.kind, media.protocol, media.direction, media.clock, media.bits_per_second)
-        };
-        assert_eq!(new.rtcp_mux, old.rtcp_mux);
-        if old.is_on() && old.ports == 1 {
-            assert_eq!(new.port, if old.port == 0 { 0 } else { 20_000 + 2 * at });
-            let held = old.held_by_address();
-            assert_eq!(new.address, if held { old.address } else { Some(address) });
-            if candidates != Candidates::Strip {
-                assert_eq!(same(new), same(old));
-            }
-        } else {
-            assert!(!new.is_on());
-        }
-    }
-}
+use crate::media::invariants::description as check;
 
 #[test]
 fn truncation_at_every_byte_never_panics() {
