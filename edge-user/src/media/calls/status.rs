@@ -2,9 +2,13 @@
 
 use std::time::Instant;
 
+use super::{call::Call, said::Said};
 use crate::{
     domain::Domain,
-    media::flow::{CallId, Flow},
+    media::{
+        flow::{CallId, Flow},
+        sdp::MediaKind,
+    },
 };
 
 /// How far a call is.
@@ -54,4 +58,50 @@ pub struct LineStatus {
     pub held: bool,
     /// Flows that are open for it.
     pub flows: Vec<Flow>,
+}
+
+/// How a call is shown.
+pub(super) fn of(call: &Call) -> CallStatus {
+    let state = match call.up {
+        _ if call.adopted => CallState::Adopted,
+        Some(_) => CallState::Up,
+        None => CallState::Setup,
+    };
+    let session = &call.session;
+    let lines = session.outside.iter().zip(&session.inside).enumerate();
+    let line = |(index, (outside, inside)): (usize, (&Said, &Said))| {
+        let line = u8::try_from(index).unwrap_or(u8::MAX);
+        LineStatus {
+            line,
+            kind: kind(if call.adopted { MediaKind::Other } else { outside.kind }).into(),
+            held: outside.is_forwarded() && (outside.held || inside.held),
+            flows: call.flows.iter().filter(|flow| flow.line == line).cloned().collect(),
+        }
+    };
+    CallStatus {
+        id: call.id,
+        call_id: call.parties.call_id.clone(),
+        caller: call.parties.caller.clone(),
+        callee: call.parties.callee.clone(),
+        partner: call.parties.partner.clone(),
+        inbound: call.parties.inbound,
+        state,
+        since: call.since,
+        until: call.session_ends.map_or(call.longest, |end| end.min(call.longest)),
+        lines: lines.map(line).collect(),
+    }
+}
+
+const fn kind(kind: MediaKind) -> &'static str {
+    match kind {
+        MediaKind::Audio => "audio",
+        MediaKind::Video => "video",
+        MediaKind::Application => "application",
+        MediaKind::ApplicationSharing => "applicationsharing",
+        MediaKind::Data => "data",
+        MediaKind::Message => "message",
+        MediaKind::Text => "text",
+        MediaKind::Image => "image",
+        MediaKind::Other => "",
+    }
 }

@@ -1,0 +1,128 @@
+//! Calls that are found in the kernel after a restart: their flows say enough to know them by, to
+//! end them, and to go on with the same ports.
+
+use std::{collections::BTreeMap, net::SocketAddr, time::Instant};
+
+use super::{
+    Calls, Effects,
+    call::{Call, Line, Parties},
+    ports::{FlowIds, Ports},
+    said::{Said, Session},
+    settings::{Anchoring, MediaSettings, OwnAddress, SIDES, across},
+};
+use crate::media::{
+    flow::{CallId, Component, Flow, FlowContent, MediaChange, MediaSide, Way},
+    sdp::{MediaKind, RtpProfile, Transport},
+};
+
+impl Calls {
+    /// Takes over what is open in the kernel. Before any message.
+    pub fn adopt(&mut self, now: Instant, flows: Vec<Flow>, effects: &mut Effects) {
+        let mut by_call: BTreeMap<CallId, Vec<Flow>> = BTreeMap::new();
+        for flow in flows {
+            by_call.entry(flow.call).or_default().push(flow);
+        }
+        for (id, flows) in by_call {
+            let fits = |flow: &Flow| match (self.settings.anchoring, flow.way) {
+                (Anchoring::Off, _) => false,
+                (Anchoring::Relay, Way::Relay { .. }) | (Anchoring::Pinhole, Way::Pinhole) => true,
+                _ => false,
+            };
+            if !flows.iter().all(fits) {
+                // Media is done otherwise now.
+                effects.changes.push(MediaChange::CloseCall(id));
+                continue;
+            }
+            let call = Box::new(adopted(now, &self.settings, id, flows));
+            self.keep(call, &[], effects);
+        }
+        let used: Vec<_> = self.all.values().flat_map(|call| &call.flows).map(|f| f.id).collect();
+        self.pools.ids = FlowIds::new(&used);
+        self.pools.ports = Ports::new(self.pools.ports.range(), &self.used_ports());
+    }
+}
+
+fn adopted(now: Instant, settings: &MediaSettings, id: CallId, flows: Vec<Flow>) -> Call {
+    let left = flows.iter().map(|flow| flow.expires).max().unwrap_or_default();
+    let mut call = Call::new(now, id, Parties::default(), left.min(settings.longest_call));
+    (call.up, call.adopted, call.told) = (Some(0), true, true);
+    let lines = flows.iter().map(|flow| usize::from(flow.line) + 1).max().unwrap_or(0);
+    call.lines.resize(lines, Line::default());
+    let mut session = Session { outside: vec![off(); lines], inside: vec![off(); lines] };
+    for flow in &flows {
+        if let Way::Relay { local, from } = flow.way {
+            for (side, own) in [(flow.side, local), (across(flow.side), from)] {
+                call.legs.of_mut(side).get_or_insert_with(|| leg(settings, side, own));
+                let rtp = own.port() & !1;
+                if let Some(line) = call.lines.get_mut(usize::from(flow.line)) {
+                    *line.ports.of_mut(side) = rtp;
+                }
+            }
+        }
+        if flow.side == MediaSide::Outside
+            && flow.source.prefix_len() < flow.source.max_prefix_len()
+        {
+            call.nat = Some(flow.source.addr());
+        }
+        for side in SIDES {
+            let said = match side {
+                MediaSide::Outside => &mut session.outside,
+                MediaSide::Inside => &mut session.inside,
+            };
+            if let Some(said) = said.get_mut(usize::from(flow.line)) {
+                take(said, flow, side);
+            }
+        }
+    }
+    call.session = session;
+    call.flows = flows;
+    call
+}
+
+/// What a flow says of what a side said.
+fn take(said: &mut Said, flow: &Flow, side: MediaSide) {
+    said.on = true;
+    said.held |= flow.held;
+    if flow.content == FlowContent::Any {
+        said.protocol = Transport::Udptl;
+    }
+    let came = flow.source_port.map(|port| SocketAddr::new(flow.source.addr(), port));
+    let place = if flow.side == side { came } else { Some(flow.to) };
+    let known = match flow.component {
+        Component::Rtp => &mut said.rtp,
+        Component::Rtcp => &mut said.rtcp,
+    };
+    // Where packets are sent to is what it said last, or was learned of it.
+    if flow.side != side || known.is_none() {
+        *known = place.or(*known);
+    }
+    if flow.component == Component::Rtcp {
+        said.mux = false;
+    }
+    if let Some(clock) = flow.clock.filter(|_| flow.side != side) {
+        said.clock = clock;
+    }
+}
+
+fn leg(settings: &MediaSettings, side: MediaSide, own: SocketAddr) -> OwnAddress {
+    let local = own.ip();
+    settings.on(side).with_local(local).unwrap_or(OwnAddress { local, shown: local })
+}
+
+/// An m-line of which no flow is known.
+fn off() -> Said {
+    Said {
+        kind: MediaKind::Other,
+        protocol: Transport::Rtp(RtpProfile::Avp),
+        on: false,
+        rejected: false,
+        bundle_only: false,
+        rtp: None,
+        rtcp: None,
+        mux: true,
+        held: false,
+        clock: 0,
+        bits: 0,
+        shares: None,
+    }
+}

@@ -1,0 +1,442 @@
+//! One call: its legs, its ports, its session, and the flows that follow from them.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use ipnet::IpNet;
+
+use super::{
+    Effects, MediaFault,
+    limits::ceiling,
+    ports::{FlowIds, Ports},
+    said::{Said, Session},
+    settings::{Anchoring, MediaSettings, OwnAddress, SIDES, Sides, across, further},
+};
+use crate::{
+    domain::Domain,
+    federation::source_prefix,
+    media::{
+        flow::{CallId, Component, Flow, FlowContent, FlowId, MediaChange, MediaSide, Way},
+        sdp::Transport,
+    },
+};
+
+/// How long a source may be learned that is not quite what SDP said.
+pub(super) const LEARN: Duration = Duration::from_secs(15);
+
+/// Who calls whom.
+#[derive(Debug, Default)]
+pub(super) struct Parties {
+    pub call_id: Box<str>,
+    pub caller: Box<str>,
+    pub callee: Box<str>,
+    pub partner: Option<Domain>,
+    pub inbound: bool,
+}
+
+/// Who must answer an offer, with what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AnswerBy {
+    /// The response to the request that brought it.
+    Response,
+    /// The ACK of the 2xx that brought it.
+    Ack,
+    /// The PRACK of the provisional response that brought it.
+    Prack,
+}
+
+/// An offer that is not done with.
+#[derive(Debug)]
+pub(super) struct Offer {
+    /// The transaction it came with.
+    pub exchange: u64,
+    /// CSeq of that.
+    pub cseq: u32,
+    pub from: MediaSide,
+    pub by: AnswerBy,
+    /// The callee's tag, where it is of one dialog only; 0: any.
+    pub tag: u64,
+    /// An answer passed, though not the last.
+    pub answered: bool,
+    pub said: Vec<Said>,
+    /// Nobody waits any longer than this.
+    pub until: Option<Instant>,
+}
+
+/// Ports of ours for an m-line, and what was learned.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Line {
+    /// RTP ports, even; 0: none. RTCP is on the next.
+    pub ports: Sides<u16>,
+    /// Where RTP really comes from.
+    pub rtp: Sides<Option<SocketAddr>>,
+    /// Where RTCP really comes from.
+    pub rtcp: Sides<Option<SocketAddr>>,
+}
+
+impl Line {
+    fn learned(&mut self, component: Component) -> &mut Sides<Option<SocketAddr>> {
+        match component {
+            Component::Rtp => &mut self.rtp,
+            Component::Rtcp => &mut self.rtcp,
+        }
+    }
+}
+
+/// A call.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub id: CallId,
+    pub parties: Parties,
+    /// Our addresses; `None` in pinhole mode.
+    pub legs: Sides<Option<OwnAddress>>,
+    /// Who is outside is behind NAT: the peer of its signalling.
+    pub nat: Option<IpAddr>,
+    pub lines: Vec<Line>,
+    /// In force.
+    pub session: Session,
+    /// What was in force before a transaction that is not done, and which.
+    pub before: Option<(u64, Session)>,
+    pub offers: Vec<Offer>,
+    /// Before it is up: by callee's tag.
+    pub forks: Vec<(u64, Session)>,
+    /// It was accepted: the callee's tag; 0: whichever.
+    pub up: Option<u64>,
+    pub adopted: bool,
+    /// That it has flows was told.
+    pub told: bool,
+    pub flows: Vec<Flow>,
+    pub since: Instant,
+    /// When a packet was seen last, and how many there were.
+    pub heard: (Instant, u64),
+    /// The latest end.
+    pub longest: Instant,
+    /// The end that the session timer sets (RFC 4028).
+    pub session_ends: Option<Instant>,
+    /// When it is looked at next.
+    pub timer: Option<Instant>,
+}
+
+/// What calls share.
+#[derive(Debug)]
+pub(super) struct Pools {
+    pub ports: Ports,
+    pub ids: FlowIds,
+}
+
+impl Call {
+    pub(super) fn new(now: Instant, id: CallId, parties: Parties, longest: Duration) -> Self {
+        Self {
+            id,
+            parties,
+            legs: Sides::default(),
+            nat: None,
+            lines: Vec::new(),
+            session: Session::default(),
+            before: None,
+            offers: Vec::new(),
+            forks: Vec::new(),
+            up: None,
+            adopted: false,
+            told: false,
+            flows: Vec::new(),
+            since: now,
+            heard: (now, 0),
+            longest: now + longest,
+            session_ends: None,
+            timer: None,
+        }
+    }
+
+    /// Nothing is to be forwarded, nor will be as far as is known.
+    pub(super) fn is_over(&self) -> bool {
+        self.offers.is_empty() && (self.up.is_none() || !self.session.has_media())
+    }
+
+    /// When something may be due.
+    pub(super) fn deadline(&self) -> Instant {
+        let offers = self.offers.iter().filter_map(|offer| offer.until).min();
+        [self.session_ends, offers].into_iter().flatten().fold(self.longest, Instant::min)
+    }
+
+    /// The same ports as before for every m-line that needs some, and new ones for new ones.
+    pub(super) fn take_ports(
+        &mut self,
+        pools: &mut Pools,
+        needs: impl Iterator<Item = bool>,
+    ) -> Result<(), MediaFault> {
+        for (index, needs) in needs.enumerate() {
+            if index >= self.lines.len() {
+                self.lines.push(Line::default());
+            }
+            let Some(line) = self.lines.get_mut(index).filter(|_| needs) else { continue };
+            for side in SIDES {
+                let Some(leg) = self.legs.of(side) else { continue };
+                if *line.ports.of(side) == 0 {
+                    let port = pools.ports.take(side, leg.local.is_ipv6());
+                    *line.ports.of_mut(side) = port.ok_or(MediaFault::NoPorts)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Another address of ours on one side.
+    pub(super) fn move_leg(&mut self, pools: &mut Pools, side: MediaSide, to: OwnAddress) {
+        if let Some(old) = self.legs.of_mut(side).replace(to)
+            && old.local.is_ipv6() != to.local.is_ipv6()
+        {
+            for line in &mut self.lines {
+                give(pools, side, Some(old), line.ports.of_mut(side));
+            }
+        }
+    }
+
+    /// Gives back ports that nothing uses any more.
+    pub(super) fn give_ports(&mut self, pools: &mut Pools) {
+        for (index, line) in self.lines.iter_mut().enumerate() {
+            let asked = |said: &[Said]| said.get(index).is_some_and(Said::needs_ports);
+            let used = self.session.needs_ports(index)
+                || self.offers.iter().any(|offer| asked(&offer.said))
+                || self.before.as_ref().is_some_and(|(_, before)| before.needs_ports(index))
+                || self.forks.iter().any(|(_, fork)| fork.needs_ports(index));
+            if !used {
+                for side in SIDES {
+                    give(pools, side, *self.legs.of(side), line.ports.of_mut(side));
+                }
+            }
+        }
+        while self.lines.last().is_some_and(|line| line.ports == Sides::default())
+            && self.lines.len() > self.session.lines()
+            && self.offers.is_empty()
+        {
+            self.lines.pop();
+        }
+    }
+
+    /// Puts a session in force: what is open becomes what is to be open.
+    pub(super) fn apply(
+        &mut self,
+        now: Instant,
+        settings: &MediaSettings,
+        pools: &mut Pools,
+        session: Session,
+        effects: &mut Effects,
+    ) -> Result<(), MediaFault> {
+        self.forget_learned(&session);
+        let wanted = self.wanted(now, settings, &session);
+        let same =
+            |a: &Flow, b: &Flow| (a.line, a.component, a.side) == (b.line, b.component, b.side);
+        let new = wanted.iter().filter(|w| !self.flows.iter().any(|f| same(f, w))).count();
+        if new > pools.ids.free() {
+            return Err(MediaFault::NoPorts);
+        }
+        self.session = session;
+        self.flows.retain(|flow| {
+            let stays = wanted.iter().any(|wanted| same(flow, wanted));
+            if !stays {
+                effects.changes.push(MediaChange::Close(flow.id));
+                pools.ids.give(flow.id);
+            }
+            stays
+        });
+        for mut wanted in wanted {
+            match self.flows.iter_mut().find(|flow| same(flow, &wanted)) {
+                Some(flow) => {
+                    let expires = std::mem::replace(&mut flow.expires, wanted.expires);
+                    wanted.id = flow.id;
+                    if *flow != wanted {
+                        *flow = wanted.clone();
+                        effects.changes.push(MediaChange::Open(wanted));
+                    } else {
+                        flow.expires = expires;
+                    }
+                }
+                None => {
+                    let Some(id) = pools.ids.take() else { return Err(MediaFault::NoPorts) };
+                    wanted.id = id;
+                    self.flows.push(wanted.clone());
+                    effects.changes.push(MediaChange::Open(wanted));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What was learned of a side counts as long as it says the same.
+    fn forget_learned(&mut self, session: &Session) {
+        for (index, line) in self.lines.iter_mut().enumerate() {
+            for side in SIDES {
+                let (then, now) = (self.session.of(side).get(index), session.of(side).get(index));
+                for component in [Component::Rtp, Component::Rtcp] {
+                    let place = |said: Option<&Said>| said.and_then(|said| said.place(component));
+                    if place(then) != place(now) {
+                        *line.learned(component).of_mut(side) = None;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The flows that a session asks for.
+    fn wanted(&self, now: Instant, settings: &MediaSettings, session: &Session) -> Vec<Flow> {
+        let mut wanted = Vec::new();
+        for index in (0..session.lines()).filter(|index| session.needs_ports(*index)) {
+            for side in SIDES {
+                wanted.extend(self.flow(now, settings, session, index, side, Component::Rtp));
+                let rtp = session.of(side).get(index).is_some_and(|said| said.protocol.is_rtp());
+                if rtp && !session.mux(index) {
+                    wanted.extend(self.flow(now, settings, session, index, side, Component::Rtcp));
+                }
+            }
+        }
+        wanted
+    }
+
+    fn flow(
+        &self,
+        now: Instant,
+        settings: &MediaSettings,
+        session: &Session,
+        index: usize,
+        side: MediaSide,
+        component: Component,
+    ) -> Option<Flow> {
+        let (from, to) = (session.of(side).get(index)?, session.of(across(side)).get(index)?);
+        let remote = from.place(component)?;
+        let line = self.lines.get(index);
+        let learned = line.and_then(|line| match component {
+            Component::Rtp => *line.rtp.of(across(side)),
+            Component::Rtcp => *line.rtcp.of(across(side)),
+        });
+        let target = learned.or(to.place(component))?;
+        let way = match settings.anchoring {
+            Anchoring::Off => return None,
+            Anchoring::Pinhole => Way::Pinhole,
+            Anchoring::Relay => Way::Relay {
+                local: self.own(index, side, component)?,
+                from: self.own(index, across(side), component)?,
+            },
+        };
+        let (comes, goes) = match way {
+            Way::Relay { local, from } => (local.is_ipv6(), from.is_ipv6()),
+            Way::Pinhole => (target.is_ipv6(), remote.is_ipv6()),
+        };
+        if comes != remote.is_ipv6() || goes != target.is_ipv6() {
+            return None;
+        }
+        let nat = self.nat.filter(|_| side == MediaSide::Outside);
+        let source = nat.map_or(IpNet::from(remote.ip()), source_prefix);
+        let (packets, bytes) = self.ceilings(session, index, across(side), component);
+        Some(Flow {
+            id: FlowId(0),
+            call: self.id,
+            line: u8::try_from(index).ok()?,
+            component,
+            side,
+            way,
+            source,
+            source_port: nat.is_none().then_some(remote.port()),
+            learn: LEARN,
+            to: target,
+            content: match from.protocol {
+                Transport::Udptl | Transport::Udp => FlowContent::Any,
+                _ => FlowContent::Media,
+            },
+            clock: Some(to.clock).filter(|clock| *clock != 0 && component == Component::Rtp),
+            packets_per_second: packets,
+            bytes_per_second: bytes,
+            expires: self.longest.saturating_duration_since(now),
+            held: from.held || to.held,
+        })
+    }
+
+    /// Of an m-line and those that share its transport.
+    fn ceilings(
+        &self,
+        session: &Session,
+        index: usize,
+        to: MediaSide,
+        component: Component,
+    ) -> (u32, u32) {
+        let shares = |said: &[Said], line: usize| {
+            said.get(line).is_some_and(|said| said.shares.map(usize::from) == Some(index))
+        };
+        let mut sum = (0_u32, 0_u32);
+        for (line, said) in session.of(to).iter().enumerate() {
+            let bundled = SIDES.iter().any(|side| shares(session.of(*side), line));
+            if line == index || bundled {
+                let (packets, bytes) = ceiling(said, component);
+                sum = (sum.0.saturating_add(packets), sum.1.saturating_add(bytes));
+            }
+        }
+        sum
+    }
+
+    /// Our address and port towards a side.
+    fn own(&self, line: usize, side: MediaSide, component: Component) -> Option<SocketAddr> {
+        let leg = (*self.legs.of(side))?;
+        let port = *self.lines.get(line)?.ports.of(side);
+        let rtp = SocketAddr::new(leg.local, port);
+        match (port, component) {
+            (0, _) => None,
+            (_, Component::Rtp) => Some(rtp),
+            (_, Component::Rtcp) => further(rtp, 1),
+        }
+    }
+
+    /// A source was learned; the flows that go there follow.
+    pub(super) fn learned(
+        &mut self,
+        now: Instant,
+        settings: &MediaSettings,
+        pools: &mut Pools,
+        id: FlowId,
+        source: SocketAddr,
+        effects: &mut Effects,
+    ) {
+        let Some(flow) = self.flows.iter().find(|flow| flow.id == id) else { return };
+        if !flow.source.contains(&source.ip()) {
+            return;
+        }
+        let (line, component, side) = (usize::from(flow.line), flow.component, flow.side);
+        if line >= self.lines.len() {
+            self.lines.resize(line + 1, Line::default());
+        }
+        if let Some(line) = self.lines.get_mut(line) {
+            *line.learned(component).of_mut(side) = Some(source);
+        }
+        let session = self.session.clone();
+        // No flow is new: it cannot fail.
+        let _ = self.apply(now, settings, pools, session, effects);
+    }
+
+    /// No flow is open any more.
+    pub(super) fn drop_flows(&mut self, pools: &mut Pools, effects: &mut Effects) {
+        if !self.flows.is_empty() {
+            effects.changes.push(MediaChange::CloseCall(self.id));
+        }
+        for flow in self.flows.drain(..) {
+            pools.ids.give(flow.id);
+        }
+    }
+
+    /// Everything ends.
+    pub(super) fn close(&mut self, pools: &mut Pools, effects: &mut Effects) {
+        self.drop_flows(pools, effects);
+        for line in &mut self.lines {
+            for side in SIDES {
+                give(pools, side, *self.legs.of(side), line.ports.of_mut(side));
+            }
+        }
+    }
+}
+
+fn give(pools: &mut Pools, side: MediaSide, leg: Option<OwnAddress>, port: &mut u16) {
+    if let Some(leg) = leg.filter(|_| *port != 0) {
+        pools.ports.give(side, leg.local.is_ipv6(), *port);
+        *port = 0;
+    }
+}

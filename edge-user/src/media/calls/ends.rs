@@ -1,0 +1,152 @@
+//! How calls end, beside failing.
+
+use std::{net::SocketAddr, time::Instant};
+
+use super::{CallNames, Calls, Effects, call::AnswerBy, tag_code};
+use crate::{
+    domain::Domain,
+    media::flow::{CallId, FlowId, FlowStatus},
+};
+
+/// Why a call's media ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum EndCause {
+    /// BYE.
+    Bye,
+    /// It was not accepted.
+    Failed,
+    /// Nothing is left that is forwarded.
+    NoMedia,
+    /// It was not refreshed in time (RFC 4028).
+    SessionTimer,
+    /// No packet for too long.
+    Silence,
+    /// It lasted as long as any may.
+    Longest,
+    /// Its partner may no longer speak.
+    Policy,
+    /// An administrator ended it.
+    Administrator,
+}
+
+impl EndCause {
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            EndCause::Bye => "bye",
+            EndCause::Failed => "failed",
+            EndCause::NoMedia => "no-media",
+            EndCause::SessionTimer => "session-timer",
+            EndCause::Silence => "silence",
+            EndCause::Longest => "longest-call",
+            EndCause::Policy => "policy",
+            EndCause::Administrator => "administrator",
+        }
+    }
+}
+
+impl Calls {
+    /// A BYE passes: the call is over, whatever is answered.
+    pub fn bye(&mut self, names: &CallNames<'_>, effects: &mut Effects) {
+        let Some(id) = self.find(names) else { return };
+        let ends = self.all.get(&id).is_some_and(|call| {
+            let tag = names.callee_tag(call.parties.inbound).map_or(0, tag_code);
+            // Another dialog that the same INVITE began is another call's end.
+            call.up.is_some_and(|up| up == 0 || up == tag)
+        });
+        if ends {
+            self.end(id, EndCause::Bye, effects);
+        }
+    }
+
+    /// Ends a call; `false`: there is none.
+    pub fn end(&mut self, id: CallId, cause: EndCause, effects: &mut Effects) -> bool {
+        let Some(call) = self.all.remove(&id) else { return false };
+        self.finish(call, cause, effects);
+        true
+    }
+
+    /// Ends the calls of partners for whom this does not hold any more.
+    pub fn keep_partners(&mut self, holds: impl Fn(&Domain) -> bool, effects: &mut Effects) {
+        let gone: Vec<CallId> = self
+            .all
+            .values()
+            .filter(|call| call.parties.partner.as_ref().is_some_and(|partner| !holds(partner)))
+            .map(|call| call.id)
+            .collect();
+        for id in gone {
+            self.end(id, EndCause::Policy, effects);
+        }
+    }
+
+    /// Does what is due.
+    pub fn on_timeout(&mut self, now: Instant, effects: &mut Effects) {
+        while let Some((at, id)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
+            let Some(call) = self.all.get(&id) else {
+                self.timers.remove(&(at, id));
+                continue;
+            };
+            if call.longest <= now {
+                self.end(id, EndCause::Longest, effects);
+            } else if call.session_ends.is_some_and(|end| end <= now) {
+                self.end(id, EndCause::SessionTimer, effects);
+            } else {
+                let _ = self.change(now, id, effects, |context, call| {
+                    let over = |until: Option<Instant>| until.is_some_and(|until| until <= now);
+                    let lost = |by| by != AnswerBy::Response;
+                    call.offers.retain(|offer| !(lost(offer.by) && over(offer.until)));
+                    call.give_ports(context.pools);
+                    Ok(())
+                });
+            }
+        }
+    }
+
+    /// What the kernel has counted: a call in which nobody has said anything for too long ends. Not
+    /// one that is on hold (trust rules, section 9).
+    pub fn seen(&mut self, now: Instant, flows: &[FlowStatus], effects: &mut Effects) {
+        let mut packets = std::collections::HashMap::<CallId, u64>::new();
+        for flow in flows {
+            if let Some(id) = self.owners.get(&flow.id.0) {
+                *packets.entry(*id).or_default() += flow.packets;
+            }
+        }
+        let mut silent = Vec::new();
+        for (id, packets) in packets {
+            let Some(call) = self.all.get_mut(&id) else { continue };
+            if call.heard.1 != packets || call.session.is_held() || call.up.is_none() {
+                call.heard = (now, packets);
+            } else if call.heard.0 + self.settings.silence <= now {
+                silent.push(id);
+            }
+        }
+        for id in silent {
+            self.end(id, EndCause::Silence, effects);
+        }
+    }
+
+    /// The source of a flow was learned: what goes there follows.
+    pub fn learned(
+        &mut self,
+        now: Instant,
+        flow: FlowId,
+        source: SocketAddr,
+        effects: &mut Effects,
+    ) {
+        let Some(id) = self.owners.get(&flow.0).copied() else { return };
+        let _ = self.change(now, id, effects, |context, call| {
+            let (settings, pools) = (context.settings, &mut *context.pools);
+            call.learned(now, settings, pools, flow, source, context.effects);
+            Ok(())
+        });
+    }
+
+    /// The firewall could not put a call's flows in force: none of them is open. They are opened
+    /// again with the next message that says what the last one said.
+    pub fn not_opened(&mut self, now: Instant, id: CallId, effects: &mut Effects) {
+        let _ = self.change(now, id, effects, |context, call| {
+            call.drop_flows(context.pools, context.effects);
+            Ok(())
+        });
+    }
+}

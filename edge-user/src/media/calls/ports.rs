@@ -1,0 +1,148 @@
+//! Ports of ours and names of flows: first out of use, first used again, so that what is late for a
+//! call that has ended meets nobody else's for as long as may be.
+
+use std::{
+    collections::VecDeque,
+    hash::{BuildHasher, RandomState},
+};
+
+use edge_ebpf::abi::MEDIA_STATE_SLOTS;
+
+use super::settings::Sides;
+use crate::media::flow::{FlowId, MediaSide};
+
+/// Free pairs of ports (RFC 3550 section 11: RTP on an even one, RTCP on the next), for each zone
+/// and family: a port is used once there, whatever the address.
+#[derive(Debug, Default)]
+pub(super) struct Ports {
+    range: (u16, u16),
+    free: Sides<[VecDeque<u16>; 2]>,
+}
+
+impl Ports {
+    /// Every pair of a range, from somewhere in it on, but those that are in use.
+    pub(super) fn new(range: (u16, u16), used: &[(MediaSide, bool, u16)]) -> Self {
+        let random = RandomState::new();
+        let list = |side: MediaSide, six: bool| {
+            let mut used: Vec<u16> = used
+                .iter()
+                .filter(|(of, v6, _)| (*of, *v6) == (side, six))
+                .map(|(_, _, port)| *port)
+                .collect();
+            used.sort_unstable();
+            let pairs = pairs(range).filter(|port| used.binary_search(port).is_err());
+            let mut pairs: VecDeque<u16> = pairs.collect();
+            if !pairs.is_empty() {
+                let start = random.hash_one((side, six));
+                let by = usize::try_from(start % pairs.len() as u64).unwrap_or(0);
+                pairs.rotate_left(by);
+            }
+            pairs
+        };
+        let both = |side| [list(side, false), list(side, true)];
+        let free = Sides { outside: both(MediaSide::Outside), inside: both(MediaSide::Inside) };
+        Self { range, free }
+    }
+
+    pub(super) fn range(&self) -> (u16, u16) {
+        self.range
+    }
+
+    /// The pair that has rested longest.
+    pub(super) fn take(&mut self, side: MediaSide, six: bool) -> Option<u16> {
+        self.free.of_mut(side)[usize::from(six)].pop_front()
+    }
+
+    /// A pair is free again.
+    pub(super) fn give(&mut self, side: MediaSide, six: bool, port: u16) {
+        let (first, last) = self.range;
+        // Another range may hold by now.
+        if port.is_multiple_of(2) && port >= first && port < last {
+            self.free.of_mut(side)[usize::from(six)].push_back(port);
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn free(&self) -> usize {
+        [&self.free.outside, &self.free.inside].into_iter().flatten().map(VecDeque::len).sum()
+    }
+}
+
+fn pairs((first, last): (u16, u16)) -> std::iter::StepBy<std::ops::Range<u16>> {
+    let first = first.saturating_add(first % 2);
+    (first..last).step_by(2)
+}
+
+/// Free names of flows.
+#[derive(Debug)]
+pub(super) struct FlowIds(VecDeque<u32>);
+
+impl FlowIds {
+    /// All but those that are in use.
+    pub(super) fn new(used: &[FlowId]) -> Self {
+        let mut used: Vec<u32> = used.iter().map(|id| id.0).collect();
+        used.sort_unstable();
+        Self((1..MEDIA_STATE_SLOTS).filter(|id| used.binary_search(id).is_err()).collect())
+    }
+
+    pub(super) fn free(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(super) fn take(&mut self) -> Option<FlowId> {
+        self.0.pop_front().map(FlowId)
+    }
+
+    pub(super) fn give(&mut self, id: FlowId) {
+        self.0.push_back(id.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pair_is_even_and_odd_within_the_range_and_rests_before_it_is_used_again() {
+        // (range, pairs)
+        let cases: [((u16, u16), usize); 6] = [
+            ((50_000, 59_999), 5000),
+            ((50_001, 50_006), 2),
+            ((50_000, 50_001), 1),
+            ((50_001, 50_002), 0),
+            ((50_000, 50_000), 0),
+            ((65_532, 65_535), 2),
+        ];
+        for (range, count) in cases {
+            let mut ports = Ports::new(range, &[]);
+            let mut taken = Vec::new();
+            while let Some(port) = ports.take(MediaSide::Outside, true) {
+                assert!(port % 2 == 0 && port >= range.0 && port < range.1, "{port}");
+                taken.push(port);
+            }
+            assert_eq!(taken.len(), count, "{range:?}");
+            assert_eq!(ports.free(), 3 * count, "the other lists are others");
+            for port in &taken {
+                ports.give(MediaSide::Outside, true, *port);
+            }
+            let again = std::iter::from_fn(|| ports.take(MediaSide::Outside, true));
+            assert_eq!(again.collect::<Vec<_>>(), taken, "first in, first out");
+        }
+    }
+
+    #[test]
+    fn what_is_used_is_not_free_and_what_is_not_in_the_range_never_becomes_so() {
+        let used = [(MediaSide::Inside, false, 50_002)];
+        let mut ports = Ports::new((50_000, 50_003), &used);
+        assert_eq!(ports.free(), 7);
+        assert_eq!(ports.take(MediaSide::Inside, false), Some(50_000));
+        assert_eq!(ports.take(MediaSide::Inside, false), None);
+        ports.give(MediaSide::Inside, false, 50_004);
+        ports.give(MediaSide::Inside, false, 50_001);
+        assert_eq!(ports.take(MediaSide::Inside, false), None);
+        let mut ids = FlowIds::new(&[FlowId(1)]);
+        assert_eq!(ids.take(), Some(FlowId(2)), "0 is nobody, 1 is used");
+        ids.give(FlowId(2));
+        assert_eq!(ids.take(), Some(FlowId(3)));
+    }
+}

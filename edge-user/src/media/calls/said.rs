@@ -1,0 +1,224 @@
+//! What one side said of each m-line, as far as it matters here.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::{MediaFault, Passage, settings::MediaSettings};
+use crate::{
+    federation::usable,
+    media::{
+        calls::settings::Anchoring,
+        flow::{Component, MediaSide},
+        sdp::{Media, MediaKind, Sdp, Transport},
+    },
+};
+
+/// An m-line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Said {
+    /// What it is for.
+    pub kind: MediaKind,
+    /// What it is carried by.
+    pub protocol: Transport,
+    /// It is offered or taken, and we do not say no.
+    pub on: bool,
+    /// We say no to it: it goes on with port 0.
+    pub rejected: bool,
+    /// It has no port of its own: it is for a bundle (RFC 8843).
+    pub bundle_only: bool,
+    /// Where RTP, or all there is, is received; `None`: not known (hold by address).
+    pub rtp: Option<SocketAddr>,
+    /// Where RTCP is received.
+    pub rtcp: Option<SocketAddr>,
+    /// RTP and RTCP may share a port.
+    pub mux: bool,
+    /// It is on hold.
+    pub held: bool,
+    /// RTP clock, Hz; 0: not known.
+    pub clock: u32,
+    /// Bits a second that it takes; 0: not said.
+    pub bits: u64,
+    /// An earlier m-line with the same address and port: one transport for both.
+    pub shares: Option<u8>,
+}
+
+impl Said {
+    /// Where a component is received.
+    pub(super) fn place(&self, component: Component) -> Option<SocketAddr> {
+        match component {
+            Component::Rtp => self.rtp,
+            Component::Rtcp => self.rtcp,
+        }
+    }
+
+    /// It is ours to forward.
+    pub(super) fn is_forwarded(&self) -> bool {
+        self.on && self.protocol.is_udp()
+    }
+
+    /// It is forwarded on ports of its own.
+    pub(super) fn needs_ports(&self) -> bool {
+        self.is_forwarded() && self.shares.is_none() && !self.bundle_only
+    }
+}
+
+/// What a text says. Lines that nobody may have, or that cannot be forwarded, are rejected; an
+/// address that cannot be is a fault.
+pub(super) fn said(
+    settings: &MediaSettings,
+    passage: &Passage<'_>,
+    sdp: &Sdp,
+) -> Result<Vec<Said>, MediaFault> {
+    let mut all: Vec<Said> = Vec::with_capacity(sdp.media().len());
+    for (index, media) in sdp.media().iter().enumerate() {
+        let mut one = line(settings, passage, media, index)?;
+        let same = |other: &Said| {
+            one.is_forwarded() && other.is_forwarded() && one.rtp.is_some() && other.rtp == one.rtp
+        };
+        let first = all.iter().position(same);
+        one.shares = first.and_then(|first| u8::try_from(first).ok());
+        all.push(one);
+    }
+    Ok(all)
+}
+
+fn line(
+    settings: &MediaSettings,
+    passage: &Passage<'_>,
+    media: &Media,
+    index: usize,
+) -> Result<Said, MediaFault> {
+    let forbidden = passage.forbidden.checked_shr(index as u32).unwrap_or(0) & 1 == 1;
+    let carried = match media.protocol {
+        Transport::Sip => true,
+        protocol if protocol.is_udp() => true,
+        // What is no UDP is nobody's to forward; where both sides see each other it finds its way.
+        _ => settings.anchoring != Anchoring::Relay,
+    };
+    let rejected = media.is_on() && (forbidden || !carried);
+    let mut one = Said {
+        kind: media.kind,
+        protocol: media.protocol,
+        on: media.is_on() && !rejected,
+        rejected,
+        bundle_only: media.bundle_only,
+        rtp: None,
+        rtcp: None,
+        mux: media.rtcp_mux,
+        held: media.direction.is_held(),
+        clock: media.clock.filter(|_| media.protocol.is_rtp()).unwrap_or(0),
+        bits: media.bits_per_second.unwrap_or(0),
+        shares: None,
+    };
+    let forwarded = settings.anchoring != Anchoring::Off && one.is_forwarded();
+    if !forwarded || media.port == 0 || media.held_by_address() {
+        return Ok(one);
+    }
+    let fault = MediaFault::Address { line: index };
+    let address = judged(settings, passage, media.address).ok_or(fault.clone())?;
+    one.rtp = Some(SocketAddr::new(address, media.port));
+    if media.protocol.is_rtp() {
+        one.rtcp = match media.rtcp_address() {
+            Some((address, port)) if port != 0 => {
+                let address = judged(settings, passage, Some(address)).ok_or(fault)?;
+                Some(SocketAddr::new(address, port))
+            }
+            _ => one.rtp,
+        };
+    }
+    Ok(one)
+}
+
+/// The address to send to; `None` where that makes no sense (trust rules, section 6).
+fn judged(
+    settings: &MediaSettings,
+    passage: &Passage<'_>,
+    address: Option<IpAddr>,
+) -> Option<IpAddr> {
+    // A name is not looked up: who writes it could have it mean anything a moment later.
+    let address = address?;
+    match (passage.from, usable(address, &settings.own, &settings.allow)) {
+        (_, Ok(())) => Some(address),
+        (MediaSide::Inside, Err(fault)) => fault.may_be_allowed().then_some(address),
+        // It does not know its own address: until a packet tells, the best guess.
+        (MediaSide::Outside, Err(_)) if passage.behind_nat => Some(passage.peers.outside),
+        (MediaSide::Outside, Err(_)) => None,
+    }
+}
+
+/// What both sides said: of each m-line what is in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Session {
+    pub outside: Vec<Said>,
+    pub inside: Vec<Said>,
+}
+
+impl Session {
+    /// From an offer or an answer and what the other side says.
+    pub(super) fn new(from: MediaSide, one: Vec<Said>, other: Vec<Said>) -> Self {
+        match from {
+            MediaSide::Outside => Self { outside: one, inside: other },
+            MediaSide::Inside => Self { outside: other, inside: one },
+        }
+    }
+
+    pub(super) fn of(&self, side: MediaSide) -> &[Said] {
+        match side {
+            MediaSide::Outside => &self.outside,
+            MediaSide::Inside => &self.inside,
+        }
+    }
+
+    pub(super) fn lines(&self) -> usize {
+        self.outside.len().min(self.inside.len())
+    }
+
+    /// What is forwarded on ports of its own.
+    pub(super) fn needs_ports(&self, line: usize) -> bool {
+        let both = self.outside.get(line).zip(self.inside.get(line));
+        both.is_some_and(|(outside, inside)| {
+            // A bundle is one when one side says so: each says for itself where it receives.
+            outside.is_forwarded()
+                && inside.is_forwarded()
+                && outside.shares.is_none()
+                && inside.shares.is_none()
+        })
+    }
+
+    /// Both sides take RTP and RTCP on one port.
+    pub(super) fn mux(&self, line: usize) -> bool {
+        let both = self.outside.get(line).zip(self.inside.get(line));
+        both.is_some_and(|(outside, inside)| outside.mux && inside.mux)
+    }
+
+    /// Something is forwarded.
+    pub(super) fn has_media(&self) -> bool {
+        let both = self.outside.iter().zip(&self.inside);
+        both.into_iter().any(|(outside, inside)| outside.is_forwarded() && inside.is_forwarded())
+    }
+
+    /// Some m-line is on hold.
+    pub(super) fn is_held(&self) -> bool {
+        let held = |(outside, inside): (&Said, &Said)| {
+            outside.is_forwarded() && inside.is_forwarded() && (outside.held || inside.held)
+        };
+        self.outside.iter().zip(&self.inside).any(held)
+    }
+
+    /// Where an address is held back (hold by address), the one from before holds.
+    pub(super) fn fill(&mut self, before: &Session) {
+        for (now, then) in
+            [(&mut self.outside, &before.outside), (&mut self.inside, &before.inside)]
+        {
+            for (now, then) in now.iter_mut().zip(then) {
+                if now.is_forwarded()
+                    && now.rtp.is_none()
+                    && !now.bundle_only
+                    && then.is_forwarded()
+                {
+                    (now.rtp, now.rtcp) = (then.rtp, then.rtcp);
+                    now.shares = then.shares;
+                }
+            }
+        }
+    }
+}

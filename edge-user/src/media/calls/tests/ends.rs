@@ -1,0 +1,280 @@
+//! How calls end, and what is left when nothing is left.
+
+use super::*;
+
+fn last(bench: &Bench) -> Option<EndCause> {
+    bench.events.last().and_then(|event| event.ended)
+}
+
+/// What the kernel counts when every flow had so many packets.
+fn counted(bench: &Bench, packets: u64) -> Vec<FlowStatus> {
+    let status = |flow: &Flow| FlowStatus {
+        id: flow.id,
+        call: flow.call,
+        packets,
+        bytes: 0,
+        dropped: 0,
+        last_seen: None,
+        source: None,
+        ssrc: None,
+        expected: 0,
+        received: 0,
+        jitter: None,
+        routed: true,
+    };
+    bench.open.values().map(status).collect()
+}
+
+fn seen(bench: &mut Bench, packets: u64) {
+    let flows = counted(bench, packets);
+    bench.act(|calls, now, effects| calls.seen(now, &flows, effects));
+}
+
+#[test]
+fn each_end_closes_everything_and_says_why() {
+    type Script = fn(&mut Bench);
+    let scripts: [(EndCause, Script); 7] = [
+        (EndCause::Bye, |b| b.bye(true)),
+        (EndCause::Bye, |b| b.bye(false)),
+        (EndCause::Longest, |b| b.pass(24 * 3600)),
+        (EndCause::Policy, |b| {
+            b.act(|calls, _, effects| {
+                calls.keep_partners(|partner| partner.as_str() == "x.y", effects)
+            });
+        }),
+        (EndCause::Administrator, |b| {
+            let id = b.only();
+            assert!(b.act(|calls, _, effects| calls.end(id, EndCause::Administrator, effects)));
+            assert!(!b.act(|calls, _, effects| calls.end(id, EndCause::Administrator, effects)));
+        }),
+        (EndCause::Silence, |b| {
+            for packets in [0, 5, 5, 5] {
+                b.pass(150);
+                seen(b, packets);
+            }
+        }),
+        (EndCause::SessionTimer, |b| {
+            b.session = Some(Duration::from_secs(90));
+            let say = Say::within(CallMethod::Update, 2, true);
+            b.reply(&say, 200, "b", "").unwrap();
+            b.pass(119);
+            assert_eq!(b.open.len(), 4, "a third more");
+            b.pass(1);
+        }),
+    ];
+    for (cause, script) in scripts {
+        let mut bench = Bench::up();
+        assert_eq!(last(&bench), None);
+        script(&mut bench);
+        assert_eq!(last(&bench), Some(cause), "{cause:?}");
+        assert_eq!(bench.events.len(), 2, "opened and closed: {:?}", bench.events);
+        bench.assert_nothing_left();
+    }
+}
+
+#[test]
+fn a_refresh_puts_the_session_timer_off_and_none_takes_it_away() {
+    let mut bench = Bench::new();
+    bench.session = Some(Duration::from_secs(1800));
+    bench.set_up();
+    let say = Say::within(CallMethod::Invite, 2, false);
+    for _ in 0..5 {
+        bench.pass(2300);
+        assert_eq!(bench.reply(&say, 200, "a", ""), Ok(None));
+    }
+    bench.session = None;
+    bench.reply(&say, 200, "a", "").unwrap();
+    bench.pass(12 * 3600);
+    assert_eq!(bench.open.len(), 4);
+}
+
+#[test]
+fn a_call_that_is_heard_or_held_or_rings_is_not_silent() {
+    let mut bench = Bench::up();
+    for packets in 1..20 {
+        bench.pass(200);
+        seen(&mut bench, packets);
+    }
+    assert_eq!(bench.open.len(), 4, "heard");
+    let say = Say::within(CallMethod::Invite, 2, true);
+    bench.ask(&say, &sdp(CALLER, "m=audio 4000 RTP/AVP 8 0|a=inactive")).unwrap();
+    bench.reply(&say, 200, "b", &sdp(CALLEE, "m=audio 5000 RTP/AVP 8 0|a=inactive")).unwrap();
+    for _ in 1..20 {
+        bench.pass(200);
+        seen(&mut bench, 19);
+    }
+    assert_eq!(bench.open.len(), 4, "held");
+    // Silence counts from the end of the hold.
+    let say = Say::within(CallMethod::Invite, 3, true);
+    bench.ask(&say, &audio(CALLER, 4000)).unwrap();
+    bench.reply(&say, 200, "b", &audio(CALLEE, 5000)).unwrap();
+    bench.pass(299);
+    seen(&mut bench, 19);
+    assert_eq!(bench.open.len(), 4);
+    bench.pass(1);
+    seen(&mut bench, 19);
+    assert_eq!(last(&bench), Some(EndCause::Silence));
+    let mut bench = Bench::new();
+    bench.ask(&Say::invite(1), &audio(CALLER, 4000)).unwrap();
+    bench.reply(&Say::invite(1), 183, "b", &audio(CALLEE, 5000)).unwrap();
+    bench.pass(600);
+    seen(&mut bench, 0);
+    assert_eq!(bench.open.len(), 4, "it rings");
+}
+
+#[test]
+fn partners_who_may_still_speak_keep_their_calls() {
+    let mut bench = Bench::up();
+    bench.act(|calls, _, effects| {
+        calls.keep_partners(|partner| partner.as_str() == "fabrikam.example", effects)
+    });
+    assert_eq!(bench.open.len(), 4);
+}
+
+#[test]
+fn when_ports_are_used_up_others_go_on() {
+    let mut bench = Bench::with(MediaSettings { ports: (50_000, 50_003), ..settings() });
+    let text = |address, port| sdp(address, &format!("m=audio {port} RTP/AVP 0"));
+    let calls = ["one", "two", "three"];
+    let say = |caller| Say { caller, ..Say::invite(1) };
+    for (n, caller) in calls.into_iter().enumerate() {
+        let asked = bench.ask(&say(caller), &text(CALLER, 4000));
+        assert_eq!(asked.err(), (n == 2).then_some(MediaFault::NoPorts));
+    }
+    assert_eq!(bench.calls.len(), 2);
+    for caller in ["one", "two"] {
+        bench.reply(&say(caller), 200, "b", &text(CALLEE, 5000)).unwrap();
+    }
+    assert_eq!(bench.open.len(), 8);
+    // A change that needs more than there is changes nothing.
+    let more = sdp(CALLER, "m=audio 4000 RTP/AVP 0|m=video 4002 RTP/AVP 96");
+    let change = Say { caller: "one", ..Say::within(CallMethod::Invite, 2, true) };
+    assert_eq!(bench.ask(&change, &more), Err(MediaFault::NoPorts));
+    assert_eq!(bench.open.len(), 8);
+    let partner = bench.partner.clone();
+    let names = Say { caller: "two", ..change }.names(true, &partner);
+    bench.act(|calls, _, effects| calls.bye(&names, effects));
+    bench.ask(&change, &more).unwrap();
+    assert_eq!(bench.open.len(), 4);
+}
+
+#[test]
+fn what_the_firewall_could_not_open_is_opened_when_it_is_said_again() {
+    let mut bench = Bench::up();
+    let id = bench.only();
+    bench.act(|calls, now, effects| calls.not_opened(now, id, effects));
+    assert_eq!((bench.open.len(), bench.calls.len()), (0, 1));
+    let say = Say { again: true, ..Say::invite(1) };
+    bench.reply(&say, 200, "b", &audio(CALLEE, 5000)).unwrap();
+    assert_eq!(bench.open.len(), 4);
+    bench.bye(true);
+    bench.assert_nothing_left();
+}
+
+#[test]
+fn after_a_restart_calls_are_known_by_their_flows() {
+    for (six, nat) in [(false, false), (true, false), (false, true)] {
+        let mut before = Bench { behind_nat: nat, ..Bench::new() };
+        let caller = if six { "2a00:1450::7" } else { CALLER };
+        let text = |address, port, video| {
+            sdp(address, &format!("m=audio {port} RTP/AVP 0|m=video {video} RTP/AVP 96|a=rtcp-mux"))
+        };
+        before.ask(&Say::invite(1), &text(caller, 4000, 4002)).unwrap();
+        let told =
+            before.reply(&Say::invite(1), 200, "b", &text(CALLEE, 5000, 5002)).unwrap().unwrap();
+        assert_eq!(before.open.len(), 6);
+        let flows: Vec<Flow> = before.open.values().cloned().collect();
+        let start = |anchoring| {
+            let mut bench =
+                Bench { behind_nat: nat, ..Bench::with(MediaSettings { anchoring, ..settings() }) };
+            bench.open = before.open.clone();
+            let found = flows.clone();
+            let mut effects = Effects::default();
+            bench.calls.adopt(bench.now, found, &mut effects);
+            (bench, effects)
+        };
+        // BYE by either side finds it.
+        for by_caller in [true, false] {
+            let (mut bench, effects) = start(Anchoring::Relay);
+            assert!(effects.changes.is_empty() && effects.events.is_empty());
+            let status = bench.calls.status();
+            assert_eq!((status.len(), status[0].state), (1, CallState::Adopted));
+            assert_eq!(bench.calls.flows(), 6);
+            bench.bye(by_caller);
+            bench.assert_nothing_left();
+        }
+        // A change finds its ports, and nothing is opened that is open.
+        for by_caller in [true, false] {
+            let (mut bench, _) = start(Anchoring::Relay);
+            let say = Say::within(CallMethod::Invite, 7, by_caller);
+            let (one, other) = (text(caller, 4000, 4002), text(CALLEE, 5000, 5002));
+            let (asked, said) = if by_caller { (one, other) } else { (other, one) };
+            let tag = if by_caller { "b" } else { "a" };
+            let there = bench.ask(&say, &asked).unwrap();
+            let back = bench.reply(&say, 200, tag, &said).unwrap().unwrap();
+            assert_eq!(if by_caller { back } else { there }, told);
+            assert_eq!(bench.calls.status()[0].state, CallState::Up);
+            let ids: Vec<FlowId> = bench.open.keys().copied().collect();
+            assert_eq!(ids, before.open.keys().copied().collect::<Vec<_>>());
+            bench.bye(!by_caller);
+            bench.assert_nothing_left();
+        }
+        // Ports and flows in use are nobody else's.
+        let (mut bench, _) = start(Anchoring::Relay);
+        let say = Say { caller: "other", ..Say::invite(1) };
+        bench.ask(&say, &audio(CALLER, 4000)).unwrap();
+        bench.reply(&say, 200, "b", &audio(CALLEE, 5000)).unwrap();
+        assert_eq!(bench.open.len(), 10);
+        bench.pass(24 * 3600);
+        bench.assert_nothing_left();
+        // Media is done otherwise now.
+        for anchoring in [Anchoring::Off, Anchoring::Pinhole] {
+            let (bench, effects) = start(anchoring);
+            assert_eq!(effects.changes, [MediaChange::CloseCall(flows[0].call)]);
+            assert_eq!((bench.calls.len(), bench.calls.flows()), (0, 0));
+        }
+    }
+}
+
+#[test]
+fn another_range_of_ports_holds_for_what_comes_next() {
+    let mut bench = Bench::up();
+    let range = MediaSettings { ports: (40_000, 40_001), ..settings() };
+    bench.calls.set(range.clone(), &[7; 32], None);
+    let say = Say { caller: "other", ..Say::invite(1) };
+    let there = bench.ask(&say, &audio(CALLER, 4000)).unwrap();
+    assert_eq!(ports(&there), [40_000]);
+    bench.bye(true);
+    let free = bench.calls.pools.ports.free();
+    assert_eq!(free, 2, "ports of the old range are not free again");
+    // A new key: calls are found by the former one.
+    bench.reply(&say, 200, "b", &audio(CALLEE, 5000)).unwrap();
+    bench.calls.set(range, &[8; 32], Some(&[7; 32]));
+    let partner = bench.partner.clone();
+    let names = Say { to_tag: Some("b"), ..say }.names(true, &partner);
+    bench.act(|calls, _, effects| calls.bye(&names, effects));
+    assert_eq!(bench.calls.len(), 0);
+}
+
+#[test]
+fn a_call_with_one_audio_line_takes_less_than_4_kib() {
+    let mut bench = Bench::up();
+    bench.act(|calls, now, effects| calls.seen(now, &[], effects));
+    let call = bench.calls.all.values().next().unwrap();
+    let said = |list: &Vec<said::Said>| list.capacity() * size_of::<said::Said>();
+    let session = |session: &said::Session| said(&session.outside) + said(&session.inside);
+    let parties = &call.parties;
+    let texts = parties.call_id.len() + parties.caller.len() + parties.callee.len();
+    let heap = texts
+        + parties.partner.as_ref().map_or(0, |partner| partner.as_str().len())
+        + call.lines.capacity() * size_of::<call::Line>()
+        + call.flows.capacity() * size_of::<Flow>()
+        + session(&call.session)
+        + call.offers.capacity() * size_of::<call::Offer>()
+        + call.offers.iter().map(|offer| said(&offer.said)).sum::<usize>()
+        + call.forks.capacity() * size_of::<(u64, said::Session)>();
+    // Tables and trees are twice as large as what is in them, at most.
+    let tables = 2 * (size_of::<(CallId, Box<Call>)>() + size_of::<(Instant, CallId)>() + 4 * 16);
+    let all = size_of::<Call>() + heap + tables;
+    assert!(all < 4096, "{all}");
+}
