@@ -1,16 +1,13 @@
 //! The daemon's log: structured, on standard error, without bodies, keys or passwords.
 
-use std::{
-    sync::Mutex,
-    time::{Duration, Instant},
-};
+use std::time::Instant;
 
 use edge_ebpf::verdict::Reason;
 use tokio::sync::broadcast::{self, error::RecvError};
 use tracing::{debug, info, warn};
 use tracing_subscriber::EnvFilter;
 
-use crate::{config::Log, firewall::events::DropEvent, proxy::Event};
+use crate::{config::Log, firewall::events::DropEvent, net::LineLimiter, proxy::Event};
 
 /// Starts logging. A filter that cannot be read falls back to `info`, and says so.
 pub fn start(log: &Log) {
@@ -30,33 +27,8 @@ pub fn start(log: &Log) {
     }
 }
 
-/// Lines of one kind in a second, at most; the rest are counted.
-const LINES_PER_SECOND: u32 = 20;
-
-/// Keeps what strangers can cause from filling the log.
-#[derive(Debug, Default)]
-pub struct Limiter(Mutex<Option<(Instant, u32, u64)>>);
-
-impl Limiter {
-    /// Whether a line may be written now, and how many were left out before it.
-    pub fn admit(&self, now: Instant) -> Option<u64> {
-        let mut slot = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let (began, written, dropped) = slot.get_or_insert((now, 0, 0));
-        if now.duration_since(*began) >= Duration::from_secs(1) {
-            (*began, *written) = (now, 0);
-        }
-        if *written < LINES_PER_SECOND {
-            *written += 1;
-            Some(std::mem::take(dropped))
-        } else {
-            *dropped += 1;
-            None
-        }
-    }
-}
-
 /// Writes a proxy event.
-pub fn event(limiter: &Limiter, event: &Event) {
+pub fn event(limiter: &LineLimiter, event: &Event) {
     match event {
         Event::Refused { reason, remote, domain, detail } => {
             if let Some(left_out) = limiter.admit(Instant::now()) {
@@ -104,7 +76,7 @@ pub fn event(limiter: &Limiter, event: &Event) {
 /// Writes the kernel's sampled drops as long as the daemon lives. The kernel bounds them for each
 /// reason; what comes faster than the log takes is counted, not kept.
 pub async fn drops(mut events: broadcast::Receiver<DropEvent>) {
-    let limiter = Limiter::default();
+    let limiter = LineLimiter::default();
     let mut missed = 0;
     loop {
         let event = match events.recv().await {
@@ -141,18 +113,4 @@ fn hint(reason: &str) -> Option<&'static str> {
         "no address of an allowed partner: if it is one, name it in from_addresses of its \
          [[federation.allowed_domain]]",
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_flood_of_lines_is_cut_and_counted() {
-        let limiter = Limiter::default();
-        let start = Instant::now();
-        let written = (0..100).filter(|_| limiter.admit(start).is_some()).count();
-        assert_eq!(written, LINES_PER_SECOND as usize);
-        assert_eq!(limiter.admit(start + Duration::from_secs(1)), Some(80));
-    }
 }

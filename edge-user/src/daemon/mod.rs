@@ -54,7 +54,7 @@ use crate::{
         events::{DropEvent, Feed},
     },
     net::{
-        Core as _, crl,
+        Core as _, LineLimiter, crl,
         dns::Resolver,
         shell::{Shell, ShellHandle, ShellParts},
         tls::{Exceptions, TlsStore},
@@ -230,7 +230,7 @@ async fn start(
         firewall.clone(),
         offenders,
     );
-    let limiter = log::Limiter::default();
+    let limiter = LineLimiter::default();
     let sink = blocks.clone();
     let bell = watching.bell();
     let shell = Shell::start(ShellParts {

@@ -6,12 +6,14 @@
 
 pub mod crl;
 pub mod dns;
+mod lines;
 pub mod local;
 pub mod shell;
 #[cfg(test)]
 mod testing;
 pub mod tls;
 
+pub use lines::LineLimiter;
 pub use local::own_addresses;
 
 use std::{

@@ -54,8 +54,8 @@ pub(super) async fn run<C: Core>(
             Ok((stream, remote)) => admit(&hub, stream, remote, side, transport),
             Err(error) => {
                 add(&hub.counters.accept_failed);
-                if hub.counters.gate.open() {
-                    tracing::error!(%error, ?side, "no connection can be accepted");
+                if let Some(left_out) = hub.counters.line() {
+                    tracing::error!(%error, ?side, left_out, "no connection can be accepted");
                 }
                 tokio::time::sleep(PAUSE).await;
             }
@@ -100,8 +100,8 @@ fn enter<C: Core>(
         Ok(place) => Some(place),
         Err(full) => {
             hub.counters.full(full);
-            if hub.counters.gate.open() {
-                tracing::warn!(%remote, ?side, ?full, "too many connections: not accepted");
+            if let Some(left_out) = hub.counters.line() {
+                tracing::warn!(%remote, ?side, ?full, left_out, "too many connections: not accepted");
             }
             None
         }
@@ -205,8 +205,8 @@ fn failed<C: Core>(hub: &Arc<Hub<C>>, remote: SocketAddr, error: &HandshakeError
     hub.counters.handshake(error.fault);
     if error.fault.is_certificate() || error.fault.is_mismatch() {
         hub.refuse(remote, error.refusal(), error.named());
-    } else if hub.counters.gate.open() {
-        tracing::info!(%remote, fault = error.fault.name(), %error, "TLS handshake failed");
+    } else if let Some(left_out) = hub.counters.line() {
+        tracing::info!(%remote, fault = error.fault.name(), %error, left_out, "TLS handshake failed");
     }
 }
 

@@ -46,8 +46,8 @@ impl Drop for Outbound<'_> {
 pub(super) async fn connect<C: Core>(hub: Arc<Hub<C>>, attempt: AttemptId, target: Target) {
     if let Err(error) = try_connect(&hub, attempt, &target).await {
         add(&hub.counters.connect_failed);
-        if hub.counters.gate.open() {
-            tracing::warn!(address = %target.address, name = ?target.server_name.as_ref().map(|n| n.as_str()), %error, "no connection");
+        if let Some(left_out) = hub.counters.line() {
+            tracing::warn!(address = %target.address, name = ?target.server_name.as_ref().map(|n| n.as_str()), %error, left_out, "no connection");
         }
         hub.drive(|core, now, out| {
             core.handle(now, Input::ConnectFailed { attempt, error }, out);

@@ -6,10 +6,10 @@ use std::{
 };
 
 use super::limits::Full;
-use crate::{net::tls::HandshakeFault, proxy::Refusal};
-
-/// Lines of one kind that are logged in a second; more are only counted.
-const LINES_A_SECOND: u64 = 10;
+use crate::{
+    net::{LineLimiter, tls::HandshakeFault},
+    proxy::Refusal,
+};
 
 macro_rules! counters {
     ($($(#[doc = $doc:literal])+ $field:ident => $name:literal,)+) => {
@@ -19,7 +19,7 @@ macro_rules! counters {
             $($(#[doc = $doc])+ pub(super) $field: AtomicU64,)+
             refused: Vec<AtomicU64>,
             handshakes: Vec<AtomicU64>,
-            pub(super) gate: Gate,
+            lines: LineLimiter,
         }
 
         impl Counters {
@@ -29,7 +29,7 @@ macro_rules! counters {
                     $($field: AtomicU64::new(0),)+
                     refused: zeros(Refusal::ALL.len()),
                     handshakes: zeros(HandshakeFault::ALL.len()),
-                    gate: Gate::new(),
+                    lines: LineLimiter::default(),
                 }
             }
 
@@ -93,6 +93,12 @@ impl Counters {
         }
     }
 
+    /// Whether a line may be logged now, and how many were left out before it. Strangers cause
+    /// these lines: they must not fill a disk.
+    pub(super) fn line(&self) -> Option<u64> {
+        self.lines.admit(Instant::now())
+    }
+
     pub(super) fn full(&self, full: Full) {
         add(match full {
             Full::Total => &self.full_total,
@@ -114,29 +120,6 @@ fn get(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
 }
 
-/// Lets a bounded number of lines a second through.
-#[derive(Debug)]
-pub(super) struct Gate {
-    start: Instant,
-    second: AtomicU64,
-    lines: AtomicU64,
-}
-
-impl Gate {
-    fn new() -> Self {
-        Self { start: Instant::now(), second: AtomicU64::new(0), lines: AtomicU64::new(0) }
-    }
-
-    /// Whether a line may be logged now. Strangers cause these lines: they must not fill a disk.
-    pub(super) fn open(&self) -> bool {
-        let second = self.start.elapsed().as_secs();
-        if self.second.swap(second, Ordering::Relaxed) != second {
-            self.lines.store(0, Ordering::Relaxed);
-        }
-        self.lines.fetch_add(1, Ordering::Relaxed) < LINES_A_SECOND
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -155,12 +138,5 @@ mod tests {
             set,
             ["refused.source-full", "closed.not-listed", "handshake.certificate-expired"]
         );
-    }
-
-    #[test]
-    fn a_flood_of_lines_is_cut() {
-        let gate = Gate::new();
-        let through = (0..1000).filter(|_| gate.open()).count();
-        assert!(through <= 2 * LINES_A_SECOND as usize, "{through}");
     }
 }

@@ -373,9 +373,9 @@ impl<C: Core> Hub<C> {
             CloseCause::Overflow => add(&self.counters.stuck),
             CloseCause::Stop | CloseCause::Unneeded => return,
         }
-        if self.counters.gate.open() {
+        if let Some(left_out) = self.counters.line() {
             let (side, remote) = (peer.side, peer.remote);
-            tracing::info!(%remote, ?side, reason = cause.name(), "connection closed");
+            tracing::info!(%remote, ?side, reason = cause.name(), left_out, "connection closed");
         }
     }
 

@@ -125,9 +125,9 @@ impl DomainBlocks {
 
     /// Which honest one was connected lately from where an offender sends from.
     pub(super) fn recent(&self, offender: &Domain) -> HashMap<IpNet, Protection> {
-        let honest = |domain: &&Domain| {
-            *domain != offender && self.is_partner(domain) && !self.offenders.is_listed(domain)
-        };
+        // The offender itself is listed.
+        let honest =
+            |domain: &&Domain| self.is_partner(domain) && !self.offenders.is_listed(domain);
         let one = |prefix: IpNet| {
             let domain = self.lingering.at(&prefix).find(honest)?;
             Some((prefix, Protection::RecentPartner(domain.clone())))
