@@ -55,6 +55,8 @@ pub(super) struct Connection {
     pub dialled: bool,
     /// Remote users who registered on it.
     pub users: Vec<SignedIn>,
+    /// Whoever did, also when it is over: calls to them may stand.
+    pub were: Vec<SignedIn>,
     /// Whose password was wrong here; empty: more than one user's.
     pub wrong: Option<String>,
 }
@@ -84,7 +86,7 @@ impl Connections {
             self.by_next_hop.entry(index).or_default().push(id);
         }
         let scope = scope(id, &peer);
-        let (proofs, users) = (Vec::new(), Vec::new());
+        let (proofs, users, were) = (Vec::new(), Vec::new(), Vec::new());
         let (used, look_at) = (now, now);
         let connection = Connection {
             peer,
@@ -95,6 +97,7 @@ impl Connections {
             next_hop,
             dialled,
             users,
+            were,
             wrong: None,
         };
         self.all.insert(id, connection);

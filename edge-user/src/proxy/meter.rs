@@ -51,12 +51,12 @@ impl Proxy {
             Side::Remote => bounds.transactions_of_user(),
             Side::Inside => usize::MAX,
         };
-        // What makes room is refused only when there is none at all, or none for its source.
+        // What makes room passes over the bound of its own, as far again; not over its source's, which
+        // others share, and not where there is none at all.
+        let own = if makes_room(message) { own.saturating_mul(2) } else { own };
         let source = peer.side == Side::Remote
             && self.exchanges.live_from(peer.remote.ip()) >= bounds.transactions_of_source();
-        let full = self.load().is_full()
-            || source
-            || (!makes_room(message) && self.exchanges.live_of(scope) >= own);
+        let full = self.load().is_full() || source || self.exchanges.live_of(scope) >= own;
         full.then_some(Refusal::Overload)
     }
 

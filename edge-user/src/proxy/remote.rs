@@ -56,7 +56,11 @@ impl SignedIn {
 
     /// Whether it is this user, and registered.
     pub(super) fn is(&self, now: Instant, user: &UserName<'_>) -> bool {
-        self.is_registered(now) && UserName::new(Some(&self.name), &self.domain) == *user
+        self.is_registered(now) && self.user() == *user
+    }
+
+    fn user(&self) -> UserName<'_> {
+        UserName::new(Some(&self.name), &self.domain)
     }
 }
 
@@ -75,10 +79,12 @@ impl Proxy {
         if token.is_some() && message.method() == Some(Method::Register) {
             return Err(Refusal::ForeignRoute.into());
         }
-        if token.is_some() {
+        if let Some(token) = token {
             // The parties are those that the token covers.
-            if let Some(domain) = &domain {
-                self.may_sign_in(&from.uri, domain)?;
+            match (&domain, token.flow) {
+                (Some(domain), _) if token.inbound => self.may_sign_in(&from.uri, domain)?,
+                (_, Some(flow)) if !token.inbound => self.may_be_called(flow, &from.uri)?,
+                _ => {}
             }
             return Ok(domain);
         }
@@ -100,23 +106,44 @@ impl Proxy {
         if rights.outside { Ok(()) } else { Err(Refusal::UserNoOutside) }
     }
 
-    /// Whether a remote user whose dialog it is may still be written to: a right that was taken away
-    /// ends a dialog, whether its user is registered or not. Connections of users who are, are closed
-    /// with the right. To end it is always possible. A user who was called is not named by To for sure.
+    /// Whether a remote user may still be written to: a right that was taken away ends a dialog,
+    /// whether its user is registered or not. Connections of users who are, are closed with the
+    /// right. To end it is always possible.
     pub(super) fn judge_called_outside(
         &self,
         message: &Message,
+        flow: Flow,
         token: Option<&Token>,
     ) -> Result<(), Refusal> {
-        let ends = matches!(message.method(), Some(Method::Bye | Method::Ack | Method::Cancel));
-        if ends || !token.is_some_and(|token| token.inbound) {
+        if matches!(message.method(), Some(Method::Bye | Method::Ack | Method::Cancel)) {
             return Ok(());
         }
         let to = message.to().map_err(|_| Refusal::Malformed)?;
+        if !token.is_some_and(|token| token.inbound) {
+            return self.may_be_called(flow, &to.uri);
+        }
         match sip_domain(&to.uri).filter(|domain| self.policy.is_ours(domain)) {
             Some(domain) => self.may_sign_in(&to.uri, &domain),
             None => Ok(()),
         }
+    }
+
+    /// Whether who was called on this connection may still be there. Whoever called may have named
+    /// somebody else, a group perhaps: then it is one of those who registered there.
+    fn may_be_called(&self, flow: Flow, called: &Uri<'_>) -> Result<(), Refusal> {
+        let Some(connection) = self.connections.get(flow.connection) else { return Ok(()) };
+        let domain = sip_domain(called);
+        let named = domain.as_ref().map(|domain| UserName::new(called.user(), domain));
+        let is_named = |user: &&SignedIn| named.as_ref() == Some(&user.user());
+        let may = match connection.were.iter().find(is_named) {
+            Some(user) => self.still_may(user),
+            None => connection.were.iter().all(|user| self.still_may(user)),
+        };
+        if may { Ok(()) } else { Err(Refusal::UserNoOutside) }
+    }
+
+    fn still_may(&self, user: &SignedIn) -> bool {
+        self.policy.is_ours(&user.domain) && self.policy.users().rights(&user.user()).outside
     }
 
     /// A registration is for a user of ours, at one of our domains; and the way back to it is ours
@@ -222,7 +249,14 @@ impl Proxy {
         users.retain(|user| user.until > now && (&*user.name != name || user.domain != domain));
         let until = now.checked_add(Duration::from_secs(granted)).filter(|_| granted > 0);
         if let Some(until) = until.filter(|_| users.len() < MAX_USERS) {
-            users.push(SignedIn { name: name.into(), domain, until });
+            let user = SignedIn { name: name.into(), domain, until };
+            // The oldest goes: of those that are over it is the one that is least in a call.
+            connection.were.retain(|other| other.user() != user.user());
+            if connection.were.len() >= MAX_USERS {
+                connection.were.remove(0);
+            }
+            connection.were.push(user.clone());
+            users.push(user);
             out.push(Output::Event(Event::SignedIn { connection: from, remote }));
         }
     }
@@ -234,10 +268,7 @@ impl Proxy {
 
     /// The policy changed: connections of users who may no longer sign in from outside are closed.
     pub(super) fn close_signed_out(&mut self, now: Instant, out: &mut Vec<Output>) {
-        let may = |user: &SignedIn| {
-            let name = UserName::new(Some(&user.name), &user.domain);
-            self.policy.is_ours(&user.domain) && self.policy.users().rights(&name).outside
-        };
+        let may = |user: &SignedIn| self.still_may(user);
         let out_of_right: Vec<ConnectionId> = self
             .connections
             .iter()

@@ -227,7 +227,7 @@ impl Proxy {
         hash: u32,
     ) -> Result<Plan, Answer> {
         let connection = self.connection_of(flow).ok_or(Refusal::FlowFailed)?;
-        self.judge_called_outside(message, path.token.as_ref())?;
+        self.judge_called_outside(message, flow, path.token.as_ref())?;
         Ok(Plan {
             destinations: VecDeque::from([Destination::Flow(connection)]),
             preferred: None,

@@ -17,6 +17,7 @@ mod policy_table;
 mod pool;
 mod pooled;
 mod remote;
+mod remote_rights;
 mod residue;
 mod rfc4475;
 mod rfc5118;
