@@ -106,6 +106,9 @@ pub(crate) enum Command {
     /// Remote users: who is connected, and who is shut out for wrong passwords
     #[command(subcommand)]
     Remote(super::remote::RemoteCommand),
+    /// Calls: who talks to whom, and the media flows that are open for them
+    #[command(subcommand)]
+    Call(super::call::CallCommand),
     /// Sampled drops: the last ones, or as they come
     Drops(super::drops::DropsArguments),
     /// What the firewall does in this second: rates, reasons, rules, sources, cost

@@ -200,6 +200,9 @@ fn daemon_text(daemon: Option<&Value>) -> String {
     if let Some(remote) = super::remote::summary(&daemon["remote"]) {
         text.push_str(&format!("remote    {remote}\n"));
     }
+    if let Some(media) = super::call_text::summary(&daemon["media"]) {
+        text.push_str(&format!("media     {media}\n"));
+    }
     for (word, name) in [("ALARM", "alarms"), ("differs", "differences"), ("warning", "warnings")] {
         for item in list(name) {
             text.push_str(&format!("{word:<9} {}\n", string(&item)));

@@ -5,6 +5,8 @@
 
 pub mod apply;
 pub mod blocks;
+pub mod call;
+mod call_text;
 pub mod cli;
 pub mod client;
 mod clock;
@@ -127,6 +129,7 @@ fn ask(global: &Global, command: Command) -> Result<Report, CommandError> {
         Command::Domain(command) => commands::domain(&paths, &command),
         Command::Partner(command) => partner::partner(&paths, &command),
         Command::Remote(command) => remote::remote(&paths, &command),
+        Command::Call(command) => call::call(&paths, &command),
         Command::Top(_) => top::once(&paths),
         Command::Drops(arguments) => drops::recent(&paths, &arguments),
         Command::Explain(command) => explain::explain(&paths, &global.config, &command),

@@ -135,6 +135,26 @@ pub enum Request {
     Partner(PartnerRequest),
     /// About remote users.
     Remote(RemoteRequest),
+    /// About calls and their media.
+    Call(CallRequest),
+}
+
+/// What is asked about calls.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "call", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum CallRequest {
+    /// All that have media.
+    List,
+    /// Everything about one; takes a second, in which its packets are counted.
+    Show {
+        /// Its id, or its Call-ID.
+        id: String,
+    },
+    /// Close the media of one.
+    End {
+        /// Its id, or its Call-ID.
+        id: String,
+    },
 }
 
 /// What is asked about remote users.

@@ -58,6 +58,7 @@ impl Handler for Daemon {
             Request::About { address } => self.about(address).await,
             Request::Partner(request) => self.partner(request, &author).await,
             Request::Remote(request) => self.remote(request),
+            Request::Call(request) => self.call(request, &author).await,
             Request::DomainList => self.domains().await,
             Request::DomainAllow { domain, server, port, from_addresses } => {
                 let entry = AllowedDomain {
@@ -251,6 +252,7 @@ impl Daemon {
             "next_hops": self.next_hops(),
             "drain": self.drain_state(),
             "remote": self.remote_numbers(),
+            "media": self.media.as_ref().map(|media| media.numbers()),
             "transactions": counters.transactions,
             "refusals": refusals,
             "forwarded": forwarded,

@@ -4,10 +4,13 @@ use std::time::Instant;
 
 use edge_ebpf::verdict::Reason;
 use tokio::sync::broadcast::{self, error::RecvError};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 use tracing_subscriber::EnvFilter;
 
-use crate::{config::Log, firewall::events::DropEvent, net::LineLimiter, proxy::Event};
+use crate::{
+    config::Log, firewall::events::DropEvent, media::flow::FlowTally, net::LineLimiter,
+    proxy::Event,
+};
 
 /// Starts logging. A filter that cannot be read falls back to `info`, and says so.
 pub fn start(log: &Log) {
@@ -60,6 +63,8 @@ pub fn event(limiter: &LineLimiter, event: &Event) {
             let source = source.map(tracing::field::display);
             warn!(%domain, source, ?what, "watch list");
         }
+        // See [`media`].
+        Event::MediaFlows { .. } | Event::MediaFailed { .. } => {}
         Event::Offender { domain, source, .. } => debug!(%domain, %source, "an offender"),
         Event::Forwarded { method, partner, inbound } => {
             debug!(%method, %partner, inbound, "forwarded");
@@ -70,6 +75,27 @@ pub fn event(limiter: &LineLimiter, event: &Event) {
                 info!(connection, %domain, %remote, left_out, "a connection proved a domain");
             }
         }
+    }
+}
+
+/// Writes what became of media flows. Calls come and go more often than anything else: their lines
+/// take no room from the others.
+pub fn media(limiter: &LineLimiter, event: &Event) {
+    match event {
+        Event::MediaFlows { call, tally, took } => {
+            if let Some(left_out) = limiter.admit(Instant::now()) {
+                let FlowTally { opened, changed, closed } = *tally;
+                let (call, microseconds) = (call.to_string(), took.as_micros() as u64);
+                info!(call, opened, changed, closed, microseconds, left_out, "media flows");
+            }
+        }
+        Event::MediaFailed { calls, fault } => {
+            if let Some(left_out) = limiter.admit(Instant::now()) {
+                let calls: Vec<String> = calls.iter().map(ToString::to_string).collect();
+                error!(calls = calls.join(" "), fault, left_out, "media flows are not in force");
+            }
+        }
+        _ => {}
     }
 }
 

@@ -7,12 +7,14 @@
 mod about;
 mod apply;
 mod blocks;
+mod calls;
 mod control;
 mod drain;
 mod drops;
 mod expiry;
 mod lists;
 pub mod log;
+mod media;
 mod notify;
 mod partner;
 mod reload;
@@ -42,6 +44,7 @@ use self::{
     apply::Changes,
     blocks::{BlockTask, BlockTaskHandle, Outcome, Watched},
     drops::Drops,
+    media::Media,
     watch::Watching,
 };
 use crate::{
@@ -56,7 +59,7 @@ use crate::{
     net::{
         Core as _, LineLimiter, crl,
         dns::Resolver,
-        shell::{Shell, ShellHandle, ShellParts},
+        shell::{MediaSink, Shell, ShellHandle, ShellParts},
         tls::{Exceptions, TlsStore},
     },
     proxy::{Event, Output, Proxy, ProxyConfig, Secrets},
@@ -79,6 +82,8 @@ struct Daemon {
     config: RwLock<Arc<Config>>,
     store: Mutex<Store>,
     firewall: FirewallHandle,
+    /// Flows of calls; `None`: no call can have media.
+    media: Option<Arc<Media>>,
     shell: ShellHandle<Watched>,
     resolver: Arc<Resolver>,
     tls: Arc<TlsStore>,
@@ -134,6 +139,7 @@ async fn serve(config: Arc<Config>, choice: Choice) -> Result<()> {
     let hosts = move |point, addresses| blocks.tell(Input::CrlHost { point, addresses });
     let fetching =
         tokio::spawn(crl::run(Arc::clone(&daemon.tls), Arc::clone(&daemon.resolver), hosts));
+    let media = tokio::spawn(Arc::clone(&daemon).keep_media());
     let ready = format!("federating for {}", daemon.config().domains[0]);
     notify::ready(&ready);
     info!("ready");
@@ -166,6 +172,7 @@ async fn serve(config: Arc<Config>, choice: Choice) -> Result<()> {
     ends.abort();
     revoked.abort();
     fetching.abort();
+    media.abort();
     Ok(())
 }
 
@@ -220,6 +227,12 @@ async fn start(
     let policy = Arc::new(Policy::new(&config.domains, &now_in_force.federation));
     let proxy_config = ProxyConfig::new(&config, secret, unix_seconds());
     let mut proxy = Proxy::new(Instant::now(), proxy_config, policy);
+    let media = firewall.media().map(Media::new);
+    // Before any message; what it says of them is carried out as soon as there is a shell.
+    let mut adopted = Vec::new();
+    if let Some(media) = &media {
+        proxy.adopt_flows(Instant::now(), media.flows(), &mut adopted);
+    }
     let (watching, offenders, lost) = Watching::start(&config.paths.state, &mut proxy);
     alarms.extend(lost);
     let (task, blocks) = BlockTask::new(
@@ -230,7 +243,7 @@ async fn start(
         firewall.clone(),
         offenders,
     );
-    let limiter = LineLimiter::default();
+    let (limiter, media_limiter) = (LineLimiter::default(), LineLimiter::default());
     let sink = blocks.clone();
     let bell = watching.bell();
     let shell = Shell::start(ShellParts {
@@ -240,11 +253,14 @@ async fn start(
         resolver: Arc::clone(&resolver),
         events: Arc::new(move |event: Event| {
             log::event(&limiter, &event);
+            log::media(&media_limiter, &event);
             sink.event(&event);
             bell.event(&event);
         }),
+        media: media.clone().map(|media| media as Arc<dyn MediaSink>),
     })
     .await?;
+    shell.with_core(|_, _, out| out.append(&mut adopted));
     let (changes, notes) = tokio::task::block_in_place(|| Changes::after_start(&config, choice));
     for note in notes {
         warn!(note, "configuration");
@@ -255,6 +271,7 @@ async fn start(
         config: RwLock::new(config),
         store: Mutex::new(store),
         firewall,
+        media,
         shell,
         resolver,
         tls,

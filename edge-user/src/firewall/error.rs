@@ -186,6 +186,22 @@ pub enum FirewallError {
         /// What is wrong with it.
         fault: String,
     },
+    /// A media flow that cannot be.
+    #[error("media flow {flow} cannot be opened: {fault}")]
+    MediaFlow {
+        /// Its number.
+        flow: u32,
+        /// What is wrong with it.
+        fault: &'static str,
+    },
+    /// No room for more media flows.
+    #[error(
+        "no room for another media flow: {flows} are open, and what was closed rests; try again"
+    )]
+    MediaFull {
+        /// How many are open.
+        flows: usize,
+    },
     /// The kernel half could not be loaded.
     #[error("loading the kernel program failed: {0}")]
     Load(String),

@@ -380,7 +380,7 @@ impl BlockMaps {
             let words = presence.words(v6);
             let slots = u32::try_from(words.len()).unwrap_or(u32::MAX);
             let map = MapData::from_pin(self.folder.join(name)).map_err(at(name))?;
-            let pinned = sys::array_words(map.fd().as_fd(), slots)
+            let pinned: Vec<u64> = sys::array_values(map.fd().as_fd(), slots)
                 .map_err(|fault| FirewallError::map(name, fault))?;
             for ((slot, word), pinned) in (0u32..).zip(words).zip(pinned) {
                 if pinned != *word {

@@ -15,6 +15,7 @@ pub mod counters;
 pub mod events;
 pub mod explain;
 pub mod inspect;
+pub mod media;
 pub mod plan;
 pub mod rates;
 

@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -17,6 +17,7 @@ use super::{
     attach,
     blocks::{List, Outlook},
     engine::{Devices, Engine},
+    media::MediaTable,
     shape, state, sys,
     watch::{Heard, LinkWatch},
 };
@@ -74,6 +75,7 @@ impl Owner {
         let settle_at = Instant::now() + options.settle_after;
         // Before the start looks at the devices, so that none comes unseen.
         let links = LinkWatch::open();
+        let (pins, plan) = (options.pins.clone(), Arc::clone(&config));
         let (engine, mut report) = Engine::start(options, Some(config), Devices::All)?;
         report.warnings.extend(report.missing.iter().map(|device| {
             format!("device `{device}` does not exist yet: it is optional, and awaited")
@@ -84,6 +86,14 @@ impl Owner {
             ));
         }
         let links = links.ok();
+        let media = match MediaTable::open(&pins, &plan) {
+            Ok(media) => Some(media),
+            Err(fault) => {
+                report.warnings.push(format!("no call can have media: {fault}"));
+                None
+            }
+        };
+        let media = Arc::new(Mutex::new(media));
         let (sender, receiver) = mpsc::channel(WAITING);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -93,7 +103,7 @@ impl Owner {
             .name("firewall".to_owned())
             .spawn(move || runtime.block_on(run(engine, receiver, links, settle_at)))
             .map_err(|fault| FirewallError::io("starting the firewall's owner", fault))?;
-        Ok((FirewallHandle { sender }, report))
+        Ok((FirewallHandle { sender, media }, report))
     }
 }
 
@@ -257,9 +267,15 @@ async fn hear(links: Option<&AsyncFd<LinkWatch>>) -> Heard {
 #[derive(Clone, Debug)]
 pub struct FirewallHandle {
     sender: mpsc::Sender<Request>,
+    media: Arc<Mutex<Option<MediaTable>>>,
 }
 
 impl FirewallHandle {
+    /// The one writer of media flows, for whoever asks first.
+    pub fn media(&self) -> Option<MediaTable> {
+        self.media.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
     /// Applies the intents in their order. One that fails does not stop the others (a full table
     /// must not keep other blocks out); the first fault is given back.
     pub async fn apply(&self, intents: Vec<Intent>) -> Result<Applied, FirewallError> {

@@ -239,22 +239,24 @@ pub(super) fn next_key(
     }
 }
 
-/// All words of an array map of `u64`, in a few calls. aya has no batch calls (kernel 5.6).
-pub(super) fn array_words(map: BorrowedFd<'_>, slots: u32) -> io::Result<Vec<u64>> {
+/// The first values of an array map, in a few calls. aya has no batch calls (kernel 5.6).
+pub(super) fn array_values<V: aya::Pod + Default>(
+    map: BorrowedFd<'_>,
+    slots: u32,
+) -> io::Result<Vec<V>> {
     let mut keys = vec![0u32; slots as usize];
-    let mut words = vec![0u64; slots as usize];
+    let mut values = vec![V::default(); slots as usize];
     let (mut cursor, mut done) = (0u32, 0usize);
-    while done < words.len() {
+    while done < values.len() {
         // in_batch, out_batch, keys, values, then count and map_fd (u32 each).
         let mut attributes = [0u64; 16];
         let into = &raw mut cursor as u64;
         attributes[0] = if done == 0 { 0 } else { into };
         attributes[1] = into;
         attributes[2] = keys[done..].as_mut_ptr() as u64;
-        attributes[3] = words[done..].as_mut_ptr() as u64;
-        let (count, fd) = ((words.len() - done) as u64, u64::from(map.as_raw_fd() as u32));
-        attributes[4] =
-            if cfg!(target_endian = "little") { count | fd << 32 } else { count << 32 | fd };
+        attributes[3] = values[done..].as_mut_ptr() as u64;
+        let count = u32::try_from(values.len() - done).unwrap_or(u32::MAX);
+        attributes[4] = pair(count, map.as_raw_fd() as u32);
         let result = bpf(BPF_MAP_LOOKUP_BATCH, &mut attributes);
         let copied = if cfg!(target_endian = "little") {
             attributes[4] & u64::from(u32::MAX)
@@ -265,13 +267,13 @@ pub(super) fn array_words(map: BorrowedFd<'_>, slots: u32) -> io::Result<Vec<u64
         match result {
             Ok(_) if copied > 0 => {}
             // The end of the map.
-            Err(fault) if fault.raw_os_error() == Some(libc::ENOENT) && done == words.len() => {}
+            Err(fault) if fault.raw_os_error() == Some(libc::ENOENT) && done == values.len() => {}
             Ok(_) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Err(fault) => return Err(fault),
         }
     }
     if keys.iter().zip(0u32..).all(|(key, slot)| *key == slot) {
-        Ok(words)
+        Ok(values)
     } else {
         Err(io::ErrorKind::InvalidData.into())
     }

@@ -2,6 +2,7 @@
 //! which writes it into the kernel.
 
 use std::{
+    fmt,
     net::SocketAddr,
     time::{Duration, SystemTime},
 };
@@ -12,6 +13,13 @@ use ipnet::IpNet;
 /// after a restart. Never 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CallId(pub u64);
+
+impl fmt::Display for CallId {
+    /// 16 hexadecimal digits.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
 
 /// A flow: a slot of the kernel's `MEDIA_STATES`. Never 0. Used again some time after it was
 /// closed.
@@ -137,4 +145,15 @@ pub struct FlowStatus {
     pub jitter: Option<Duration>,
     /// A way to `to` is known.
     pub routed: bool,
+}
+
+/// What became of a call's flows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowTally {
+    /// Opened.
+    pub opened: usize,
+    /// Put in force otherwise.
+    pub changed: usize,
+    /// Closed.
+    pub closed: usize,
 }

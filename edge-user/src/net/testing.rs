@@ -15,6 +15,7 @@ use super::Core;
 use crate::{
     config::{Config, TlsFiles, tests_support::Folder},
     federation::CertificateNames,
+    media::flow::{CallId, MediaChange},
     proxy::{AttemptId, ConnectError, ConnectionId, Input, Output, Peer, Refusal, ResolveError},
     sip::Message,
 };
@@ -181,6 +182,7 @@ pub(super) enum Seen {
     Resolved(Result<crate::proxy::Resolved, ResolveError>),
     ConnectFailed(ConnectError),
     Timeout,
+    MediaFailed(CallId),
 }
 
 /// Tells what it sees, and sends each message back as it came.
@@ -229,6 +231,11 @@ impl Core for TestCore {
     fn on_timeout(&mut self, _now: Instant, _out: &mut Vec<Output>) {
         self.timeout = None;
         let _ = self.seen.send(Seen::Timeout);
+    }
+
+    fn media_failed(&mut self, _now: Instant, call: CallId, out: &mut Vec<Output>) {
+        out.push(Output::Media(vec![MediaChange::CloseCall(call)]));
+        let _ = self.seen.send(Seen::MediaFailed(call));
     }
 
     fn refuses(&self, _now: Instant, remote: std::net::IpAddr) -> bool {

@@ -4,7 +4,7 @@ use std::{
     borrow::Cow,
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use crate::{
     config::{NextHop, Transport},
     domain::Domain,
     federation::{Cause, CertificateNames, Lookup},
-    media::flow::MediaChange,
+    media::flow::{CallId, FlowTally, MediaChange},
 };
 
 /// A connection the shell holds. For UDP: one listener and one remote address. Never reused.
@@ -483,6 +483,22 @@ pub enum Event {
         source: IpAddr,
         /// For so long.
         seconds: u64,
+    },
+    /// Media flows of a call were opened, changed or closed. Said by the shell.
+    MediaFlows {
+        /// The call.
+        call: CallId,
+        /// How many.
+        tally: FlowTally,
+        /// From when the message that caused it had been read until they were in force.
+        took: Duration,
+    },
+    /// Media flows could not be put in force. Said by the shell.
+    MediaFailed {
+        /// The calls that were to be opened.
+        calls: Vec<CallId>,
+        /// Why.
+        fault: String,
     },
     /// What is thought of a discovered partner changed.
     Watch {

@@ -10,6 +10,7 @@ pub mod dns;
 pub mod impostor;
 pub mod kamailio;
 pub mod layout;
+pub mod media;
 pub mod netns;
 pub mod openssl_peer;
 pub mod phone;

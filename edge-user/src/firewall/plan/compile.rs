@@ -14,7 +14,7 @@ use super::{
     sets::{Sets, source_members},
     words::Words,
 };
-use crate::config::{Config, Content, Flood, Rates, Zone};
+use crate::config::{Config, Content, Flood, MediaMode, Rates, Zone};
 
 /// Compiles a configuration with remembered rule ids; `ids` learns the new names.
 ///
@@ -162,6 +162,7 @@ fn flags(config: &Config) -> u32 {
         | flag(firewall.lldp, abi::SETTING_LLDP)
         | flag(firewall.lacp, abi::SETTING_LACP)
         | flag(firewall.dhcp_client, abi::SETTING_DHCP_CLIENT)
+        | flag(config.media.mode == MediaMode::Pinhole, abi::SETTING_PINHOLES)
         | flood(firewall.flood).flags()
 }
 

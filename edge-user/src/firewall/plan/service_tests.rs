@@ -10,8 +10,8 @@ use super::{
     *,
 };
 use crate::config::{
-    AdminService, AvService, Content, FirewallRule, Line, Protocol, Rates, RemoteService, Services,
-    Sources, WebConferencingService, XmppService,
+    AdminService, AvService, Content, FirewallRule, Line, MediaMode, Protocol, Rates,
+    RemoteService, Services, Sources, WebConferencingService, XmppService,
 };
 
 #[test]
@@ -270,4 +270,29 @@ fn media_ports_are_open_inbound_for_legacy_partners_only() {
         }
     }
     assert_eq!(look_up(&set, abi::ZONE_EXTERNAL, true, 60_000).1, [""; 0]);
+}
+
+#[test]
+fn flows_come_in_at_the_relays_ports_on_both_sides_and_only_when_media_is_relayed() {
+    for mode in MediaMode::ALL {
+        let mut config = with_services(false);
+        config.media.mode = *mode;
+        let set = compile(&config).unwrap();
+        for zone in [abi::ZONE_EXTERNAL, abi::ZONE_INTERNAL] {
+            for (udp, port, media) in [
+                (true, 50_000, true),
+                (true, 59_999, true),
+                (false, 50_000, false),
+                (true, 49_999, false),
+                (true, 60_000, false),
+                (true, 3478, false),
+            ] {
+                let word = look_up(&set, zone, udp, port).0;
+                let expected = media && *mode == MediaMode::Relay;
+                assert_eq!(word & abi::WORD_MEDIA != 0, expected, "{mode} {zone} {udp} {port}");
+            }
+        }
+        let pinholes = set.flags & abi::SETTING_PINHOLES != 0;
+        assert_eq!(pinholes, *mode == MediaMode::Pinhole, "{mode}");
+    }
 }

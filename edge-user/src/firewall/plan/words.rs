@@ -9,7 +9,7 @@ use super::{
     compile::{zone_name, zone_number},
     drafts::Draft,
 };
-use crate::config::{Config, Protocol, Zone};
+use crate::config::{Config, MediaMode, Protocol, Zone};
 
 /// Words and the runs of rules they name.
 pub(super) struct Words<'a> {
@@ -52,11 +52,13 @@ impl<'a> Words<'a> {
                 true => &self.config.management.ports,
                 false => &[],
             };
+        let media = media_ports(self.config).filter(|_| protocol == Protocol::Udp);
         let mut cuts = BTreeSet::new();
         let ranges = self.drafts.iter().filter(|d| d.zone == zone && d.protocol == protocol);
         for (first, last) in ranges
             .flat_map(|draft| draft.ports.iter().copied())
             .chain(management.iter().map(|port| (*port, *port)))
+            .chain(media)
         {
             cuts.insert(u32::from(first));
             cuts.insert(u32::from(last) + 1);
@@ -71,6 +73,9 @@ impl<'a> Words<'a> {
             let mut flags = 0;
             if management.contains(&first) {
                 flags |= abi::WORD_MANAGEMENT;
+            }
+            if media.is_some_and(|(low, high)| (low..=high).contains(&first)) {
+                flags |= abi::WORD_MEDIA;
             }
             let federation = |draft: &&Draft| {
                 draft.federation && (draft.zone, draft.protocol) == (zone, protocol)
@@ -162,6 +167,12 @@ impl<'a> Words<'a> {
         }
         Ok(abi::word(first, count as u32, flags))
     }
+}
+
+/// Where flows of calls may come in, on both sides.
+fn media_ports(config: &Config) -> Option<(u16, u16)> {
+    let av = config.services.av.as_ref().filter(|_| config.media.mode == MediaMode::Relay)?;
+    Some(av.media_ports)
 }
 
 /// Whether every packet satisfies the rule.

@@ -75,6 +75,10 @@ counters! {
     datagrams_dropped => "datagrams-dropped",
     /// Sent by the core to a connection that is gone.
     to_closed => "sent-to-closed",
+    /// Changes of media flows that failed.
+    media_failed => "media-failed",
+    /// Messages that were not sent because what they announce could not be opened.
+    media_unsaid => "media-unsaid",
     /// `accept` failed.
     accept_failed => "accept-failed",
 }

@@ -4,6 +4,7 @@
 //! connection leaves in the order in which it said it. Everything else is done after.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     net::{IpAddr, SocketAddr},
     sync::{
@@ -18,7 +19,7 @@ use bytes::Bytes;
 use tokio::sync::{Notify, Semaphore, watch};
 
 use super::{
-    ConnectionInfo, EventSink,
+    ConnectionInfo, EventSink, MediaApplied, MediaSink,
     counters::{Counters, add},
     datagram::DatagramPort,
     limits::{Admission, Pace},
@@ -28,6 +29,7 @@ use crate::{
     config::{Config, InsideServer, Transport},
     federation::Lookup,
     ids::IdMap,
+    media::flow::{CallId, MediaChange},
     net::{Core, dns::Resolver, tls::TlsStore},
     proxy::{
         ConnectionId, Event, Input, Output, Peer, QueryId, Question, Refusal, ResolveError, Side,
@@ -190,6 +192,7 @@ pub(super) struct Hub<C> {
     pub(super) tls: Arc<TlsStore>,
     pub(super) resolver: Arc<Resolver>,
     events: EventSink,
+    media: Option<Arc<dyn MediaSink>>,
     pub(super) counters: Counters,
     /// Places of the access service, of the internal listener and of remote users.
     pub(super) places: [Arc<Admission>; 3],
@@ -204,8 +207,9 @@ pub(super) struct Hub<C> {
 }
 
 /// What is done once the lock is free.
-#[derive(Default)]
 struct After {
+    /// When what caused all this had been read.
+    began: Instant,
     first: Option<(Arc<Link>, Waker)>,
     flushes: Vec<(Arc<Link>, Waker)>,
     wakers: Vec<Waker>,
@@ -217,6 +221,25 @@ struct After {
 }
 
 impl After {
+    /// To be made before the lock is waited for.
+    fn begin() -> Self {
+        Self {
+            began: Instant::now(),
+            first: None,
+            flushes: Vec::new(),
+            wakers: Vec::new(),
+            datagrams: Vec::new(),
+            gone: Vec::new(),
+            other: None,
+            others: Vec::new(),
+            rearm: false,
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        self.others.push(Output::Event(event));
+    }
+
     /// Something was queued for a connection, and nobody was told yet.
     fn flush(&mut self, link: &Arc<Link>, waker: Waker) {
         let entry = (Arc::clone(link), waker);
@@ -241,6 +264,7 @@ impl<C: Core> Hub<C> {
         tls: Arc<TlsStore>,
         resolver: Arc<Resolver>,
         events: EventSink,
+        media: Option<Arc<dyn MediaSink>>,
     ) -> Arc<Self> {
         let inner = Inner { core, links: IdMap::default(), armed: None, scratch: Vec::new() };
         Arc::new(Self {
@@ -250,6 +274,7 @@ impl<C: Core> Hub<C> {
             tls,
             resolver,
             events,
+            media,
             counters: Counters::new(),
             places: Default::default(),
             outbound: AtomicUsize::new(0),
@@ -286,7 +311,7 @@ impl<C: Core> Hub<C> {
         self: &Arc<Self>,
         call: impl FnOnce(&mut C, Instant, &mut Vec<Output>) -> R,
     ) -> R {
-        let mut after = After::default();
+        let mut after = After::begin();
         let mut inner = self.lock();
         let result = self.call(&mut inner, call, &mut after);
         drop(inner);
@@ -323,7 +348,7 @@ impl<C: Core> Hub<C> {
             way,
         });
         add(if outbound { &self.counters.opened } else { &self.counters.accepted });
-        let mut after = After::default();
+        let mut after = After::begin();
         let mut inner = self.lock();
         inner.links.insert(id, Arc::clone(&link));
         let input = Input::Opened { connection: id, peer, attempt };
@@ -335,7 +360,7 @@ impl<C: Core> Hub<C> {
 
     /// Takes a connection off the table and tells the core, once.
     pub(super) fn gone(self: &Arc<Self>, id: ConnectionId) {
-        let mut after = After::default();
+        let mut after = After::begin();
         let mut inner = self.lock();
         if inner.links.remove(&id).is_none() {
             return;
@@ -361,7 +386,7 @@ impl<C: Core> Hub<C> {
     }
 
     pub(super) fn close_link(self: &Arc<Self>, link: &Arc<Link>, cause: CloseCause) {
-        let mut after = After::default();
+        let mut after = After::begin();
         after.close(link, cause);
         self.finish(after);
     }
@@ -423,6 +448,23 @@ impl<C: Core> Hub<C> {
     ) -> R {
         let mut out = std::mem::take(&mut inner.scratch);
         let result = call(&mut inner.core, Instant::now(), &mut out);
+        self.carry_out(inner, &mut out, after);
+        inner.scratch = out;
+        if let Some(next) = inner.core.next_timeout()
+            && inner.armed.is_none_or(|armed| next < armed)
+        {
+            inner.armed = Some(next);
+            after.rearm = true;
+        }
+        result
+    }
+
+    /// What must be done under the lock: queues what is sent, in order, and puts media flows in
+    /// force before anything that the core says after them.
+    fn carry_out(&self, inner: &mut Inner<C>, out: &mut Vec<Output>, after: &mut After) {
+        // Flows that could not be had: what announces them is not said.
+        let mut unsaid = false;
+        let mut failed: Vec<CallId> = Vec::new();
         for output in out.drain(..) {
             if let Output::Event(
                 Event::Proved { connection, .. } | Event::SignedIn { connection, .. },
@@ -432,6 +474,14 @@ impl<C: Core> Hub<C> {
                 link.admitted.store(true, Ordering::Relaxed);
             }
             match output {
+                Output::Media(changes) => {
+                    let calls = self.change_media(&changes, after);
+                    unsaid |= !calls.is_empty();
+                    failed.extend(calls);
+                }
+                Output::Send { .. } if std::mem::take(&mut unsaid) => {
+                    add(&self.counters.media_unsaid);
+                }
                 Output::Send { connection, bytes } => match inner.links.get(&connection) {
                     Some(link) => match &link.way {
                         Way::Stream(queue) => {
@@ -457,14 +507,38 @@ impl<C: Core> Hub<C> {
                 other => after.others.push(other),
             }
         }
-        inner.scratch = out;
-        if let Some(next) = inner.core.next_timeout()
-            && inner.armed.is_none_or(|armed| next < armed)
-        {
-            inner.armed = Some(next);
-            after.rearm = true;
+        for call in failed {
+            inner.core.media_failed(Instant::now(), call, out);
+            if !out.is_empty() {
+                // Closing fails at most once more: there is nothing to be told after that.
+                let mut more = std::mem::take(out);
+                self.carry_out(inner, &mut more, after);
+            }
         }
-        result
+    }
+
+    /// Puts media flows in force. Gives the calls that cannot go on.
+    fn change_media(&self, changes: &[MediaChange], after: &mut After) -> BTreeSet<CallId> {
+        let done = match &self.media {
+            Some(media) => media.apply(changes, after.began),
+            None => MediaApplied {
+                fault: Some("there is no media".to_owned()),
+                ..MediaApplied::default()
+            },
+        };
+        let took = after.began.elapsed();
+        for (call, tally) in done.calls {
+            after.event(Event::MediaFlows { call, tally, took });
+        }
+        let Some(fault) = done.fault else { return BTreeSet::new() };
+        add(&self.counters.media_failed);
+        let opened = changes.iter().filter_map(|change| match change {
+            MediaChange::Open(flow) => Some(flow.call),
+            MediaChange::Close(_) | MediaChange::CloseCall(_) => None,
+        });
+        let calls: BTreeSet<CallId> = opened.collect();
+        after.event(Event::MediaFailed { calls: calls.iter().copied().collect(), fault });
+        calls
     }
 
     fn finish(self: &Arc<Self>, after: After) {

@@ -25,6 +25,7 @@ mod tests;
 mod write;
 
 use std::{
+    collections::BTreeMap,
     fmt, io,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -45,11 +46,28 @@ use self::{
 use super::{Core, dns::Resolver, tls::TlsStore};
 use crate::{
     config::{Config, Transport},
+    media::flow::{CallId, FlowTally, MediaChange},
     proxy::{ConnectionId, Event, Output, Peer, Refusal, Side},
 };
 
 /// Where events go. Called without any lock held; must not block.
 pub type EventSink = Arc<dyn Fn(Event) + Send + Sync>;
+
+/// What came of changes of media flows.
+#[derive(Debug, Default)]
+pub struct MediaApplied {
+    /// What became of each call's flows.
+    pub calls: BTreeMap<CallId, FlowTally>,
+    /// What went wrong first, for people; what could be done was done.
+    pub fault: Option<String>,
+}
+
+/// Where changes of media flows go.
+pub trait MediaSink: Send + Sync {
+    /// Puts changes in force, in their order, before it returns. Called with the core's lock held:
+    /// must be quick. `began`: when what caused them had been read.
+    fn apply(&self, changes: &[MediaChange], began: Instant) -> MediaApplied;
+}
 
 /// What a shell is made of.
 pub struct ShellParts<C> {
@@ -63,6 +81,8 @@ pub struct ShellParts<C> {
     pub resolver: Arc<Resolver>,
     /// Where events go.
     pub events: EventSink,
+    /// Where media flows go; without it none can be opened.
+    pub media: Option<Arc<dyn MediaSink>>,
 }
 
 impl<C> fmt::Debug for ShellParts<C> {
@@ -155,9 +175,9 @@ struct Bound {
 impl Shell {
     /// Binds every listener and starts. When one listener cannot be had, nothing is started.
     pub async fn start<C: Core>(parts: ShellParts<C>) -> Result<ShellHandle<C>, BindError> {
-        let ShellParts { core, config, tls, resolver, events } = parts;
+        let ShellParts { core, config, tls, resolver, events, media } = parts;
         let sockets = bind_all(&wanted(&config))?;
-        let hub = Hub::new(core, config, tls, resolver, events);
+        let hub = Hub::new(core, config, tls, resolver, events, media);
         tokio::spawn(Arc::clone(&hub).run_timer());
         let bound = sockets.into_iter().map(|socket| socket.run(&hub)).collect();
         Ok(ShellHandle { hub, bound: Arc::new(Mutex::new(bound)), changing: Arc::default() })

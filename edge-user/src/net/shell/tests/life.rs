@@ -224,6 +224,7 @@ async fn a_start_that_fails_names_the_address_and_leaves_nothing() {
         tls: Arc::clone(&lab.tls),
         resolver: Resolver::new(&config).unwrap(),
         events: Arc::new(|_| ()),
+        media: None,
     })
     .await
     .unwrap_err();

@@ -4,6 +4,7 @@ mod access;
 mod identity;
 mod inside;
 mod life;
+mod media;
 mod outbound;
 mod remote;
 
@@ -54,6 +55,10 @@ const OUR_NAME: &str = "edge.contoso.example";
 const PARTNER: &str = "sip.fabrikam.example";
 
 async fn lab(change: impl FnOnce(&mut Config)) -> Lab {
+    lab_with(None, change).await
+}
+
+async fn lab_with(media: Option<Arc<dyn MediaSink>>, change: impl FnOnce(&mut Config)) -> Lab {
     let folder = Folder::new();
     let partners = Authority::new("partners' root");
     let ours = Authority::new("our root");
@@ -71,6 +76,7 @@ async fn lab(change: impl FnOnce(&mut Config)) -> Lab {
         tls: Arc::clone(&tls),
         resolver: Resolver::new(&config).unwrap(),
         events: Arc::new(move |event| kept.lock().unwrap().push(event)),
+        media,
     })
     .await
     .unwrap();

@@ -1,0 +1,154 @@
+//! Media in the daemon: the one table of flows, between the shell that changes it and the task
+//! that follows what the kernel learns and counts.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+use tracing::warn;
+
+use super::Daemon;
+use crate::{
+    firewall::{
+        FirewallError,
+        media::{Delays, MediaNumbers, MediaTable, NextHop},
+    },
+    media::flow::{Flow, FlowId, FlowStatus, MediaChange},
+    net::{
+        Core as _,
+        shell::{MediaApplied, MediaSink},
+    },
+};
+
+/// How often the calls are told what the kernel counted.
+const COUNTS: Duration = Duration::from_secs(5);
+
+/// The table of flows, and how long changes took.
+#[derive(Debug)]
+pub(super) struct Media {
+    table: Mutex<MediaTable>,
+    /// To open and to close.
+    delays: Mutex<[Delays; 2]>,
+    /// A way is looked for that should be there soon.
+    hurry: Notify,
+}
+
+impl MediaSink for Media {
+    fn apply(&self, changes: &[MediaChange], began: Instant) -> MediaApplied {
+        let mut table = self.table();
+        let done = table.apply(changes);
+        let is_waiting = table.is_waiting();
+        drop(table);
+        if is_waiting {
+            self.hurry.notify_one();
+        }
+        let took = began.elapsed();
+        let mut delays = self.delays.lock().unwrap_or_else(PoisonError::into_inner);
+        let [open, close] = &mut *delays;
+        for tally in done.calls.values() {
+            if tally.opened > 0 {
+                open.record(took);
+            }
+            if tally.closed > 0 {
+                close.record(took);
+            }
+        }
+        MediaApplied { calls: done.calls, fault: done.fault.map(|fault| fault.to_string()) }
+    }
+}
+
+impl Media {
+    pub(super) fn new(table: MediaTable) -> Arc<Self> {
+        let (table, delays) = (Mutex::new(table), Mutex::default());
+        Arc::new(Self { table, delays, hurry: Notify::new() })
+    }
+
+    pub(super) fn table(&self) -> MutexGuard<'_, MediaTable> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn flows(&self) -> Vec<Flow> {
+        self.table().flows()
+    }
+
+    pub(super) fn status(&self) -> Result<Vec<FlowStatus>, FirewallError> {
+        self.table().status()
+    }
+
+    pub(super) fn next_hop(&self, id: FlowId) -> Option<NextHop> {
+        self.table().next_hop(id)
+    }
+
+    /// For `edge status`.
+    pub(super) fn numbers(&self) -> Value {
+        let MediaNumbers { calls, flows, without_way, opened, closed, failed } =
+            self.table().numbers();
+        let delays = self.delays.lock().unwrap_or_else(PoisonError::into_inner);
+        let [open, close] = &*delays;
+        json!({
+            "calls": calls,
+            "flows": flows,
+            "without_way": without_way,
+            "opened": opened,
+            "closed": closed,
+            "failed": failed,
+            "open_delay": delay(open),
+            "close_delay": delay(close),
+        })
+    }
+}
+
+fn delay(delays: &Delays) -> Value {
+    let microseconds = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    json!({
+        "count": delays.count(),
+        "median_microseconds": microseconds(delays.at(500)),
+        "p99_microseconds": microseconds(delays.at(990)),
+        "longest_microseconds": microseconds(delays.longest()),
+    })
+}
+
+impl Daemon {
+    /// Follows what the kernel learns and counts, and the way to where flows go. The table is
+    /// never held while the core is asked: the core's lock comes first.
+    pub(super) async fn keep_media(self: Arc<Self>) {
+        let Some(media) = self.media.clone() else { return };
+        let mut counted = Instant::now();
+        loop {
+            let next = media.table().next_tick();
+            let _ = tokio::time::timeout(next, media.hurry.notified()).await;
+            let (ticked, learned) = {
+                let mut table = media.table();
+                (table.tick(), table.learned())
+            };
+            if let Err(fault) = ticked {
+                warn!(%fault, "the way of media flows could not be followed");
+            }
+            self.tell_learned(&learned);
+            if counted.elapsed() >= COUNTS {
+                counted = Instant::now();
+                match media.status() {
+                    Ok(all) => {
+                        self.shell.with_core(|core, now, out| core.media_seen(now, &all, out));
+                    }
+                    Err(fault) => warn!(%fault, "what media flows counted could not be read"),
+                }
+            }
+        }
+    }
+
+    fn tell_learned(&self, learned: &[(FlowId, SocketAddr)]) {
+        if learned.is_empty() {
+            return;
+        }
+        self.shell.with_core(|core, now, out| {
+            for (flow, source) in learned {
+                core.media_learned(now, *flow, *source, out);
+            }
+        });
+    }
+}

@@ -1,0 +1,395 @@
+//! Media flows in the kernel: the one writer of the `MEDIA_*` maps.
+//!
+//! | part | what it does |
+//! | --- | --- |
+//! | `entry` | a flow in the kernel's form, and back |
+//! | `table` | what is open, and the order of writes |
+//! | `hops` | device and link addresses to where flows go, kept up to date |
+//! | `netlink` | what the kernel knows of routes, neighbours and devices |
+//! | `status` | what the kernel counted, as people read it |
+//! | `delays` | how long it took to open and to close |
+//!
+//! The kernel is the database: a daemon that starts takes over what is open. It must never let a
+//! packet see half of a flow, and never open what has no room.
+
+mod delays;
+mod entry;
+mod hops;
+mod netlink;
+mod status;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fmt,
+    net::{IpAddr, SocketAddr},
+    os::fd::AsFd as _,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use aya::{
+    Pod,
+    maps::{Array, HashMap as KernelHash, MapData, MapError, RingBuf},
+};
+use edge_ebpf::abi::{
+    MEDIA_FLOW_SLOTS, MEDIA_PORT_SLOTS, MediaFlow, MediaLearned, MediaState, PinholeKey,
+    map_names as names,
+};
+
+pub use self::{
+    delays::Delays,
+    status::{FlowRow, read},
+};
+use self::{
+    entry::Door,
+    hops::{Hops, Sides, Target},
+    netlink::Netlink,
+    table::{MediaWrites, Opened, Table},
+};
+use super::{FirewallError, decode, kernel::open, sys};
+use crate::{
+    config::Config,
+    failpoint,
+    media::flow::{CallId, Flow, FlowId, FlowStatus, FlowTally, MediaChange},
+};
+
+/// What came of changes: by call, and the first fault.
+#[derive(Debug, Default)]
+pub struct MediaDone {
+    /// What became of each call's flows.
+    pub calls: BTreeMap<CallId, FlowTally>,
+    /// What went wrong first; what could be done was done.
+    pub fault: Option<FirewallError>,
+}
+
+/// How a flow leaves, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NextHop {
+    /// Gateway, or the destination itself.
+    pub neighbour: Option<IpAddr>,
+    /// Its link address, when it is known.
+    pub link_address: Option<[u8; 6]>,
+    /// Device.
+    pub device: Option<String>,
+    /// VLAN that packets leave with.
+    pub vlan: Option<u16>,
+}
+
+/// How much is open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MediaNumbers {
+    /// Calls that have flows.
+    pub calls: usize,
+    /// Flows that are open.
+    pub flows: usize,
+    /// Flows that have no way.
+    pub without_way: usize,
+    /// Flows opened since the start.
+    pub opened: u64,
+    /// Flows closed since the start.
+    pub closed: u64,
+    /// Changes that failed since the start.
+    pub failed: u64,
+}
+
+/// The one writer of the `MEDIA_*` maps.
+pub struct MediaTable {
+    table: Table<Maps>,
+    hops: Hops<Netlink>,
+    events: RingBuf<MapData>,
+    numbers: MediaNumbers,
+}
+
+impl fmt::Debug for MediaTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MediaTable").field("numbers", &self.numbers()).finish_non_exhaustive()
+    }
+}
+
+impl MediaTable {
+    /// Takes over what the kernel holds. The network namespace is the caller's.
+    pub(super) fn open(pins: &Path, config: &Config) -> Result<Self, FirewallError> {
+        let netlink = Netlink::open()
+            .map_err(|fault| FirewallError::io("a socket for routes and neighbours", fault))?;
+        let maps = Maps::open(pins)?;
+        let (doors, slots) = maps.read()?;
+        let mut table = Table::new(maps);
+        table.adopt(doors, &slots)?;
+        let mut hops = Hops::new(netlink, Sides::new(config));
+        let now = Instant::now();
+        let targets: Vec<(FlowId, Target)> =
+            table.entries().map(|(id, entry)| (id, entry.target)).collect();
+        for (id, target) in targets {
+            // A way that is not known at once is no reason to stop what flows by the old one.
+            if let Some(hop) = hops.take(target, now) {
+                table.reroute(id, Some(&hop), now)?;
+            }
+        }
+        let events = open(pins, names::MEDIA_EVENTS)?;
+        Ok(Self { table, hops, events, numbers: MediaNumbers::default() })
+    }
+
+    /// Puts changes in force, in their order. One that fails does not stop the others.
+    pub fn apply(&mut self, changes: &[MediaChange]) -> MediaDone {
+        let (now, seconds) = (Instant::now(), sys::now().monotonic);
+        let mut done = MediaDone::default();
+        for change in changes {
+            let result = match change {
+                MediaChange::Open(flow) => self.open_flow(flow, seconds, now, &mut done),
+                MediaChange::Close(id) => self.close_flow(*id, now, &mut done),
+                MediaChange::CloseCall(call) => {
+                    let flows = self.table.of_call(*call);
+                    flows.into_iter().try_for_each(|id| self.close_flow(id, now, &mut done))
+                }
+            };
+            if let Err(fault) = result {
+                self.numbers.failed += 1;
+                done.fault.get_or_insert(fault);
+            }
+        }
+        done
+    }
+
+    fn open_flow(
+        &mut self,
+        flow: &Flow,
+        seconds: u64,
+        now: Instant,
+        done: &mut MediaDone,
+    ) -> Result<(), FirewallError> {
+        let target = table::target(flow);
+        let hop = self.hops.take(target, now);
+        let opened = match self.table.open(flow, hop.as_ref(), seconds, now) {
+            Ok(opened) => opened,
+            Err(fault) => {
+                self.hops.release(target);
+                return Err(fault);
+            }
+        };
+        match opened {
+            Opened::New => {}
+            Opened::Changed(before) => self.hops.release(before),
+            Opened::Replaced(call, before) => {
+                self.hops.release(before);
+                self.numbers.closed += 1;
+                done.calls.entry(call).or_default().closed += 1;
+            }
+        }
+        let tally = done.calls.entry(flow.call).or_default();
+        if matches!(opened, Opened::Changed(_)) {
+            tally.changed += 1;
+        } else {
+            self.numbers.opened += 1;
+            tally.opened += 1;
+        }
+        Ok(())
+    }
+
+    fn close_flow(
+        &mut self,
+        id: FlowId,
+        now: Instant,
+        done: &mut MediaDone,
+    ) -> Result<(), FirewallError> {
+        let Some(call) = self.table.get(id).map(|entry| CallId(entry.kernel.call)) else {
+            return Ok(());
+        };
+        if let Some(target) = self.table.close(id, now)? {
+            self.hops.release(target);
+            self.numbers.closed += 1;
+            done.calls.entry(call).or_default().closed += 1;
+        }
+        Ok(())
+    }
+
+    /// Follows what changed on the way to where flows go.
+    pub fn tick(&mut self) -> Result<(), FirewallError> {
+        let now = Instant::now();
+        self.table.tidy(now)?;
+        let changed: HashSet<Target> = self.hops.tick(now).into_iter().collect();
+        if changed.is_empty() {
+            return Ok(());
+        }
+        let of = |entry: &table::Entry| changed.contains(&entry.target);
+        let flows: Vec<(FlowId, Target)> = self
+            .table
+            .entries()
+            .filter(|(_, entry)| of(entry))
+            .map(|(id, entry)| (id, entry.target))
+            .collect();
+        for (id, target) in flows {
+            self.table.reroute(id, self.hops.get(target).as_ref(), now)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a way is looked for that should be there soon.
+    pub fn is_waiting(&self) -> bool {
+        self.hops.is_waiting()
+    }
+
+    /// How soon [`Self::tick`] is to be called again.
+    pub fn next_tick(&self) -> Duration {
+        if self.is_waiting() { hops::SOON } else { hops::LATER }
+    }
+
+    /// What belongs to which side is another configuration's from now on.
+    pub fn set_config(&mut self, config: &Config) {
+        self.hops.set_sides(Sides::new(config), Instant::now());
+    }
+
+    /// All flows that are open.
+    pub fn flows(&self) -> Vec<Flow> {
+        let now = sys::now().monotonic;
+        let flows = self.table.entries();
+        flows.filter_map(|(_, entry)| entry::from_kernel(&entry.kernel, now)).collect()
+    }
+
+    /// What the kernel counted for each flow that is open.
+    pub fn status(&self) -> Result<Vec<FlowStatus>, FirewallError> {
+        let highest = self.table.entries().map(|(id, _)| id.0).max();
+        let Some(highest) = highest else { return Ok(Vec::new()) };
+        let states: Vec<MediaState> = self.table.writes.states(highest + 1)?;
+        let flows = self.table.entries();
+        Ok(flows
+            .filter_map(|(id, entry)| {
+                Some(status::status(&entry.kernel, states.get(id.0 as usize)?))
+            })
+            .collect())
+    }
+
+    /// Sources that were learned since the last time.
+    pub fn learned(&mut self) -> Vec<(FlowId, SocketAddr)> {
+        let mut all = Vec::new();
+        while let Some(item) = self.events.next() {
+            let Some(event) = status::learned(&item) else { continue };
+            let MediaLearned { call, source, state, epoch, source_port, .. } = event;
+            let of_now = self
+                .table
+                .get(FlowId(state))
+                .is_some_and(|entry| entry.kernel.call == call && entry.kernel.epoch == epoch);
+            if of_now {
+                let source = decode::address(source);
+                let source = SocketAddr::new(source, u16::from_be_bytes(source_port));
+                all.push((FlowId(state), source));
+            }
+        }
+        all
+    }
+
+    /// How a flow leaves.
+    pub fn next_hop(&self, id: FlowId) -> Option<NextHop> {
+        let entry = self.table.get(id)?;
+        let kernel = &entry.kernel;
+        let routed = kernel.ifindex != 0;
+        Some(NextHop {
+            neighbour: self.hops.neighbour(entry.target),
+            link_address: routed.then_some(kernel.next_hop),
+            device: self.hops.device(kernel.ifindex).map(str::to_owned),
+            vlan: (kernel.vlan != 0).then_some(kernel.vlan),
+        })
+    }
+
+    /// How much is open.
+    pub fn numbers(&self) -> MediaNumbers {
+        let (calls, flows) = self.table.open_now();
+        let without_way =
+            self.table.entries().filter(|(_, entry)| entry.kernel.ifindex == 0).count();
+        MediaNumbers { calls, flows, without_way, ..self.numbers }
+    }
+}
+
+/// Every door with its slot, and every slot that is not empty.
+type Held = (Vec<(Door, u32)>, HashMap<u32, MediaFlow>);
+
+/// The kernel's maps.
+struct Maps {
+    ports: Array<MapData, u32>,
+    pinholes: KernelHash<MapData, PinholeKey, u32>,
+    flows: Array<MapData, MediaFlow>,
+    states: Array<MapData, MediaState>,
+    /// The same maps once more, for reading much at once.
+    bulk: [MapData; 3],
+}
+
+impl Maps {
+    fn open(pins: &Path) -> Result<Self, FirewallError> {
+        let folder = super::shape::map_folder(pins);
+        let bulk = |name: &str| MapData::from_pin(folder.join(name)).map_err(at(name));
+        Ok(Self {
+            ports: open(pins, names::MEDIA_PORTS)?,
+            pinholes: open(pins, names::MEDIA_PINHOLES)?,
+            flows: open(pins, names::MEDIA_FLOWS)?,
+            states: open(pins, names::MEDIA_STATES)?,
+            bulk: [
+                bulk(names::MEDIA_PORTS)?,
+                bulk(names::MEDIA_FLOWS)?,
+                bulk(names::MEDIA_STATES)?,
+            ],
+        })
+    }
+
+    /// All that they hold.
+    fn read(&self) -> Result<Held, FirewallError> {
+        let [ports, flows, _] = &self.bulk;
+        let ports: Vec<u32> = values(ports, names::MEDIA_PORTS, MEDIA_PORT_SLOTS)?;
+        let doors = (0u32..).zip(ports).filter(|(_, slot)| *slot != 0);
+        let mut doors: Vec<_> = doors.map(|(index, slot)| (Door::Port(index), slot)).collect();
+        for entry in self.pinholes.iter() {
+            let (key, slot) = entry.map_err(at(names::MEDIA_PINHOLES))?;
+            doors.push((Door::Pinhole(key), slot));
+        }
+        let flows: Vec<MediaFlow> = values(flows, names::MEDIA_FLOWS, MEDIA_FLOW_SLOTS)?;
+        let used = (0u32..).zip(flows).filter(|(_, flow)| flow.call != 0);
+        Ok((doors, used.collect()))
+    }
+
+    /// The first states.
+    fn states(&self, slots: u32) -> Result<Vec<MediaState>, FirewallError> {
+        let [.., states] = &self.bulk;
+        values(states, names::MEDIA_STATES, slots)
+    }
+}
+
+impl MediaWrites for Maps {
+    fn flow(&mut self, slot: u32, flow: &MediaFlow) -> Result<(), FirewallError> {
+        failpoint::wrote(names::MEDIA_FLOWS);
+        self.flows.set(slot, flow, 0).map_err(at(names::MEDIA_FLOWS))
+    }
+
+    fn clear_state(&mut self, id: FlowId) -> Result<(), FirewallError> {
+        self.states.set(id.0, MediaState::default(), 0).map_err(at(names::MEDIA_STATES))
+    }
+
+    fn door(&mut self, door: Door, slot: u32) -> Result<(), FirewallError> {
+        match door {
+            Door::Port(index) => self.ports.set(index, slot, 0).map_err(at(names::MEDIA_PORTS)),
+            Door::Pinhole(key) if slot == 0 => match self.pinholes.remove(&key) {
+                Err(MapError::SyscallError(fault))
+                    if fault.io_error.kind() == std::io::ErrorKind::NotFound =>
+                {
+                    Ok(())
+                }
+                other => other.map_err(at(names::MEDIA_PINHOLES)),
+            },
+            Door::Pinhole(key) => {
+                self.pinholes.insert(key, slot, 0).map_err(at(names::MEDIA_PINHOLES))
+            }
+        }
+    }
+}
+
+fn values<V: Pod + Default>(
+    map: &MapData,
+    name: &str,
+    slots: u32,
+) -> Result<Vec<V>, FirewallError> {
+    sys::array_values(map.fd().as_fd(), slots).map_err(|fault| FirewallError::map(name, fault))
+}
+
+fn at(map: &str) -> impl Fn(MapError) -> FirewallError + '_ {
+    move |fault| FirewallError::map(map, super::kernel::chain(&fault))
+}

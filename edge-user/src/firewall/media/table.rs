@@ -1,0 +1,332 @@
+//! What is open, and what must be written so that exactly that is: pure, over [`MediaWrites`].
+//!
+//! A flow that changes is written whole into another slot, then its door is pointed there: no
+//! packet ever sees half of it. A slot that nothing points to any more rests for a while before
+//! it is used again, since a packet may be on its way through it. Doors are closed first.
+
+use std::{
+    collections::{HashMap, VecDeque, hash_map},
+    time::{Duration, Instant},
+};
+
+use edge_ebpf::abi::{MEDIA_FLOW_SLOTS, MediaFlow};
+
+use super::{
+    entry::{self, Door},
+    hops::{Hop, Target},
+};
+use crate::{
+    firewall::FirewallError,
+    media::flow::{CallId, Flow, FlowId, MediaSide},
+};
+
+/// How long a slot rests.
+const REST: Duration = Duration::from_millis(500);
+
+/// Writes to the kernel's maps.
+pub(super) trait MediaWrites {
+    /// One slot of `MEDIA_FLOWS`.
+    fn flow(&mut self, slot: u32, flow: &MediaFlow) -> Result<(), FirewallError>;
+    /// Nothing is known of this flow.
+    fn clear_state(&mut self, id: FlowId) -> Result<(), FirewallError>;
+    /// Points a door at a slot; 0: closes it. Closing what is closed is no fault.
+    fn door(&mut self, door: Door, slot: u32) -> Result<(), FirewallError>;
+}
+
+/// A flow that is open.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entry {
+    pub slot: u32,
+    pub kernel: MediaFlow,
+    pub target: Target,
+}
+
+/// Slots of `MEDIA_FLOWS`.
+#[derive(Debug)]
+struct Slots {
+    /// Lowest that was never used.
+    fresh: u32,
+    end: u32,
+    free: VecDeque<u32>,
+    /// With the time from which they are free.
+    resting: VecDeque<(u32, Instant)>,
+}
+
+/// What is open.
+#[derive(Debug)]
+pub(super) struct Table<W> {
+    pub writes: W,
+    flows: HashMap<FlowId, Entry>,
+    calls: HashMap<CallId, Vec<FlowId>>,
+    doors: HashMap<Door, FlowId>,
+    slots: Slots,
+    epoch: u32,
+}
+
+/// What became of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Opened {
+    /// It is new.
+    New,
+    /// It was open, and went there.
+    Changed(Target),
+    /// A flow of another call was open under its name, and went there.
+    Replaced(CallId, Target),
+}
+
+impl<W: MediaWrites> Table<W> {
+    /// Nothing is open.
+    pub fn new(writes: W) -> Self {
+        Self {
+            writes,
+            flows: HashMap::new(),
+            calls: HashMap::new(),
+            doors: HashMap::new(),
+            slots: Slots {
+                fresh: 1,
+                end: MEDIA_FLOW_SLOTS,
+                free: VecDeque::new(),
+                resting: VecDeque::new(),
+            },
+            epoch: 0,
+        }
+    }
+
+    /// Takes over what the kernel holds: doors with the slots that they lead to, and every slot
+    /// that is not empty. A door that leads nowhere sensible is closed.
+    pub fn adopt(
+        &mut self,
+        doors: Vec<(Door, u32)>,
+        slots: &HashMap<u32, MediaFlow>,
+    ) -> Result<(), FirewallError> {
+        for (door, slot) in doors {
+            let found = slots.get(&slot).filter(|flow| {
+                entry::door_of(flow) == door && entry::from_kernel(flow, 0).is_some()
+            });
+            let Some(kernel) = found else {
+                tracing::warn!(?door, slot, "a media port leads to no flow: it is closed");
+                self.writes.door(door, 0)?;
+                continue;
+            };
+            let id = FlowId(kernel.state);
+            if let Some(other) = self.flows.get(&id).copied() {
+                // A change was broken off between two doors.
+                let newer = |flow: &MediaFlow| (flow.epoch, flow.expires_at_seconds);
+                if newer(&other.kernel) >= newer(kernel) {
+                    self.writes.door(door, 0)?;
+                    continue;
+                }
+                self.writes.door(entry::door_of(&other.kernel), 0)?;
+                self.forget(id);
+            }
+            self.epoch = self.epoch.max(kernel.epoch);
+            self.remember(id, Entry { slot, kernel: *kernel, target: target_of(kernel) });
+        }
+        let used: std::collections::BTreeSet<u32> = self.flows.values().map(|e| e.slot).collect();
+        for (slot, flow) in slots {
+            if !used.contains(slot) {
+                self.writes.flow(*slot, &MediaFlow { call: 0, ..*flow })?;
+            }
+        }
+        self.slots.fresh = used.last().map_or(1, |last| last + 1);
+        self.slots.free = (1..self.slots.fresh).filter(|slot| !used.contains(slot)).collect();
+        Ok(())
+    }
+
+    /// Puts a flow in force.
+    pub fn open(
+        &mut self,
+        flow: &Flow,
+        hop: Option<&Hop>,
+        seconds: u64,
+        now: Instant,
+    ) -> Result<Opened, FirewallError> {
+        if let Some(fault) = entry::fault(flow) {
+            return Err(FirewallError::MediaFlow { flow: flow.id.0, fault });
+        }
+        let door = entry::door(flow);
+        if self.doors.get(&door).is_some_and(|holder| *holder != flow.id) {
+            let fault = "another flow comes in at its port";
+            return Err(FirewallError::MediaFlow { flow: flow.id.0, fault });
+        }
+        let mut kernel = entry::to_kernel(flow, seconds, hop);
+        let mut before = self.flows.get(&flow.id).copied();
+        // A flow of another call under this name is another flow.
+        let other = before.take_if(|before| before.kernel.call != kernel.call);
+        if other.is_some() {
+            self.close(flow.id, now)?;
+        }
+        let source = |flow: &MediaFlow| (flow.source, flow.source_bits, flow.source_port);
+        kernel.epoch = match &before {
+            Some(before) if source(&before.kernel) == source(&kernel) => before.kernel.epoch,
+            _ => self.next_epoch(),
+        };
+        if before.is_none() {
+            self.writes.clear_state(flow.id)?;
+        }
+        let slot = self.place(&kernel, door, now)?;
+        if let Some(before) = &before {
+            let former = entry::door_of(&before.kernel);
+            if former != door {
+                // The new door is open already; the flow is at both for a moment.
+                self.writes.door(former, 0)?;
+            }
+            self.forget(flow.id);
+            self.slots.rest(before.slot, now);
+        }
+        self.remember(flow.id, Entry { slot, kernel, target: target(flow) });
+        Ok(match (before, other) {
+            (Some(before), _) => Opened::Changed(before.target),
+            (_, Some(other)) => Opened::Replaced(CallId(other.kernel.call), other.target),
+            (None, None) => Opened::New,
+        })
+    }
+
+    /// Sends a flow another way.
+    pub fn reroute(
+        &mut self,
+        id: FlowId,
+        hop: Option<&Hop>,
+        now: Instant,
+    ) -> Result<bool, FirewallError> {
+        let Some(before) = self.flows.get(&id).copied() else { return Ok(false) };
+        let kernel = entry::with_hop(before.kernel, hop);
+        if kernel == before.kernel {
+            return Ok(false);
+        }
+        let slot = self.place(&kernel, entry::door_of(&kernel), now)?;
+        self.slots.rest(before.slot, now);
+        if let Some(entry) = self.flows.get_mut(&id) {
+            (entry.slot, entry.kernel) = (slot, kernel);
+        }
+        Ok(true)
+    }
+
+    /// Closes a flow. Gives where it went; `None`: it was not open.
+    pub fn close(&mut self, id: FlowId, now: Instant) -> Result<Option<Target>, FirewallError> {
+        let Some(entry) = self.flows.get(&id).copied() else { return Ok(None) };
+        self.writes.door(entry::door_of(&entry.kernel), 0)?;
+        self.forget(id);
+        self.slots.rest(entry.slot, now);
+        Ok(Some(entry.target))
+    }
+
+    /// The flows of a call.
+    pub fn of_call(&self, call: CallId) -> Vec<FlowId> {
+        self.calls.get(&call).cloned().unwrap_or_default()
+    }
+
+    /// A flow that is open.
+    pub fn get(&self, id: FlowId) -> Option<&Entry> {
+        self.flows.get(&id)
+    }
+
+    /// All that are open.
+    pub fn entries(&self) -> impl Iterator<Item = (FlowId, &Entry)> {
+        self.flows.iter().map(|(id, entry)| (*id, entry))
+    }
+
+    /// Calls and flows that are open.
+    pub fn open_now(&self) -> (usize, usize) {
+        (self.calls.len(), self.flows.len())
+    }
+
+    /// Takes slots that have rested long enough back.
+    pub fn tidy(&mut self, now: Instant) -> Result<(), FirewallError> {
+        while let Some((slot, until)) = self.slots.resting.front().copied() {
+            if until > now {
+                break;
+            }
+            self.writes.flow(slot, &MediaFlow::default())?;
+            self.slots.resting.pop_front();
+            self.slots.free.push_back(slot);
+        }
+        Ok(())
+    }
+
+    /// Only slots below this one.
+    #[cfg(test)]
+    pub fn slots_left(&mut self, end: u32) {
+        self.slots.end = end;
+    }
+
+    /// Writes a flow into a slot and points its door there.
+    fn place(
+        &mut self,
+        kernel: &MediaFlow,
+        door: Door,
+        now: Instant,
+    ) -> Result<u32, FirewallError> {
+        if self.slots.is_short() {
+            self.tidy(now)?;
+        }
+        let slot = self.slots.take().ok_or(FirewallError::MediaFull { flows: self.flows.len() })?;
+        let done = self.writes.flow(slot, kernel).and_then(|()| self.writes.door(door, slot));
+        match done {
+            Ok(()) => Ok(slot),
+            Err(fault) => {
+                self.slots.rest(slot, now);
+                Err(fault)
+            }
+        }
+    }
+
+    fn next_epoch(&mut self) -> u32 {
+        // What is zero in a fresh state is nobody's.
+        self.epoch = self.epoch.wrapping_add(1).max(1);
+        self.epoch
+    }
+
+    fn remember(&mut self, id: FlowId, entry: Entry) {
+        self.doors.insert(entry::door_of(&entry.kernel), id);
+        self.calls.entry(CallId(entry.kernel.call)).or_default().push(id);
+        self.flows.insert(id, entry);
+    }
+
+    fn forget(&mut self, id: FlowId) {
+        let Some(entry) = self.flows.remove(&id) else { return };
+        self.doors.remove(&entry::door_of(&entry.kernel));
+        if let hash_map::Entry::Occupied(mut call) = self.calls.entry(CallId(entry.kernel.call)) {
+            call.get_mut().retain(|other| *other != id);
+            if call.get().is_empty() {
+                call.remove();
+            }
+        }
+    }
+}
+
+impl Slots {
+    fn is_short(&self) -> bool {
+        self.free.is_empty() && self.fresh >= self.end
+    }
+
+    fn take(&mut self) -> Option<u32> {
+        if self.fresh < self.end {
+            self.fresh += 1;
+            return Some(self.fresh - 1);
+        }
+        self.free.pop_front()
+    }
+
+    fn rest(&mut self, slot: u32, now: Instant) {
+        self.resting.push_back((slot, now + REST));
+    }
+}
+
+/// Where a flow goes, and on which side.
+pub(super) fn target(flow: &Flow) -> Target {
+    let side = match flow.side {
+        MediaSide::Outside => MediaSide::Inside,
+        MediaSide::Inside => MediaSide::Outside,
+    };
+    Target { address: flow.to.ip(), side }
+}
+
+/// The same of a flow that the kernel holds.
+fn target_of(kernel: &MediaFlow) -> Target {
+    let side = match entry::side(kernel) {
+        MediaSide::Outside => MediaSide::Inside,
+        MediaSide::Inside => MediaSide::Outside,
+    };
+    Target { address: crate::firewall::decode::address(kernel.to), side }
+}

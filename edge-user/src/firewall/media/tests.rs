@@ -1,0 +1,390 @@
+//! The table over maps in memory: after every single write, whatever a packet may find is whole.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use edge_ebpf::abi::{MEDIA_BEHIND_NAT, MEDIA_RTP, MediaFlow};
+use ipnet::IpNet;
+
+use super::{
+    entry::{self, Door},
+    hops::{Hop, Target},
+    table::{MediaWrites, Opened, Table},
+};
+use crate::{
+    firewall::FirewallError,
+    media::flow::{CallId, Component, Flow, FlowContent, FlowId, MediaSide, Way},
+};
+
+/// Seconds since boot.
+const NOW: u64 = 1000;
+const HOP: Hop = Hop { ifindex: 4, vlan: 7, device: [2; 6], next_hop: [3; 6] };
+
+/// The kernel's maps, and what they must never be.
+#[derive(Debug, Default)]
+struct Memory {
+    slots: HashMap<u32, MediaFlow>,
+    doors: HashMap<Door, u32>,
+    cleared: Vec<FlowId>,
+    writes: usize,
+    fails_at: Option<usize>,
+}
+
+impl Memory {
+    fn write(&mut self) -> Result<(), FirewallError> {
+        self.writes += 1;
+        if self.fails_at == Some(self.writes) {
+            return Err(FirewallError::map("MEDIA_PORTS", "full"));
+        }
+        Ok(())
+    }
+
+    /// Every door leads to a flow that is its own.
+    fn check(&self) {
+        for (door, slot) in &self.doors {
+            let flow = self.slots.get(slot).expect("a door leads to a slot that is written");
+            assert_eq!(entry::door_of(flow), *door, "and to its own");
+            assert!(flow.call != 0 && *slot != 0);
+        }
+    }
+}
+
+impl MediaWrites for Memory {
+    fn flow(&mut self, slot: u32, flow: &MediaFlow) -> Result<(), FirewallError> {
+        self.write()?;
+        assert!(!self.doors.values().any(|used| *used == slot), "slot {slot} is in use");
+        self.slots.insert(slot, *flow);
+        self.check();
+        Ok(())
+    }
+
+    fn clear_state(&mut self, id: FlowId) -> Result<(), FirewallError> {
+        self.write()?;
+        self.cleared.push(id);
+        Ok(())
+    }
+
+    fn door(&mut self, door: Door, slot: u32) -> Result<(), FirewallError> {
+        self.write()?;
+        if slot == 0 {
+            self.doors.remove(&door);
+        } else {
+            self.doors.insert(door, slot);
+        }
+        self.check();
+        Ok(())
+    }
+}
+
+fn socket(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+/// A relay flow from outside over IPv4.
+fn flow(id: u32, call: u64, port: u16) -> Flow {
+    Flow {
+        id: FlowId(id),
+        call: CallId(call),
+        line: 1,
+        component: Component::Rtp,
+        side: MediaSide::Outside,
+        way: Way::Relay {
+            local: SocketAddr::new([203, 0, 113, 10].into(), port),
+            from: SocketAddr::new([10, 1, 0, 10].into(), port),
+        },
+        source: "198.51.100.7/32".parse().unwrap(),
+        source_port: Some(4000),
+        learn: Duration::from_secs(10),
+        to: socket("10.1.0.20:30000"),
+        content: FlowContent::Media,
+        clock: Some(8000),
+        packets_per_second: 100,
+        bytes_per_second: 33_333,
+        expires: Duration::from_secs(7200),
+        held: false,
+    }
+}
+
+fn six(flow: Flow) -> Flow {
+    Flow {
+        way: Way::Relay { local: socket("[2001:db8::10]:50002"), from: socket("[fd00::10]:50002") },
+        source: "2001:db8:7::/64".parse().unwrap(),
+        source_port: None,
+        to: socket("[fd00::20]:30000"),
+        ..flow
+    }
+}
+
+fn table() -> Table<Memory> {
+    Table::new(Memory::default())
+}
+
+fn open(table: &mut Table<Memory>, flow: &Flow, now: Instant) -> Result<Opened, FirewallError> {
+    table.open(flow, Some(&HOP), NOW, now)
+}
+
+/// The flow that a packet at this flow's door finds.
+fn found(table: &Table<Memory>, flow: &Flow) -> Option<MediaFlow> {
+    let slot = table.writes.doors.get(&entry::door(flow))?;
+    table.writes.slots.get(slot).copied()
+}
+
+#[test]
+fn every_field_of_a_flow_can_be_read_back_from_the_kernel() {
+    let plain = flow(1, 9, 50_000);
+    let flows = [
+        plain.clone(),
+        Flow { side: MediaSide::Inside, component: Component::Rtcp, held: true, ..plain.clone() },
+        Flow { way: Way::Pinhole, content: FlowContent::Any, clock: None, ..plain.clone() },
+        Flow { source: "198.51.100.0/24".parse().unwrap(), source_port: None, ..plain.clone() },
+        Flow { packets_per_second: u32::MAX, bytes_per_second: u32::MAX, ..plain.clone() },
+        Flow { packets_per_second: 1, bytes_per_second: 1, line: 255, ..plain.clone() },
+        six(plain.clone()),
+        Flow { way: Way::Pinhole, ..six(plain.clone()) },
+        // From IPv4 to IPv6.
+        Flow {
+            way: Way::Relay {
+                local: socket("203.0.113.10:50000"),
+                from: socket("[fd00::10]:50000"),
+            },
+            to: socket("[fd00::20]:30000"),
+            ..plain
+        },
+    ];
+    for flow in flows {
+        let kernel = entry::to_kernel(&flow, NOW, Some(&HOP));
+        assert_eq!(entry::from_kernel(&kernel, NOW).as_ref(), Some(&flow));
+        assert_eq!(entry::door_of(&kernel), entry::door(&flow));
+        let later = entry::from_kernel(&kernel, NOW + 8).unwrap();
+        assert_eq!(later.learn, Duration::from_secs(2), "what is left");
+        let is_prefix = flow.source.prefix_len() < flow.source.max_prefix_len();
+        assert_eq!(kernel.flags & MEDIA_BEHIND_NAT != 0, is_prefix);
+        let rtp = flow.component == Component::Rtp && flow.content == FlowContent::Media;
+        assert_eq!(kernel.flags & MEDIA_RTP != 0, rtp);
+        assert_eq!((kernel.ifindex, kernel.vlan), (4, 7));
+    }
+    let none = Flow { packets_per_second: 0, bytes_per_second: 0, ..flow(1, 9, 50_000) };
+    let kernel = entry::to_kernel(&none, NOW, None);
+    assert!(kernel.packets.increment > 0 && kernel.bytes.increment > 0, "0 is not unlimited");
+    assert_eq!(kernel.ifindex, 0);
+}
+
+#[test]
+fn a_flow_that_cannot_be_is_refused_and_nothing_is_written() {
+    let good = flow(1, 9, 50_000);
+    let relay = |local: &str, from: &str| Way::Relay { local: socket(local), from: socket(from) };
+    let bad = [
+        Flow { id: FlowId(0), ..good.clone() },
+        Flow { id: FlowId(edge_ebpf::abi::MEDIA_STATE_SLOTS), ..good.clone() },
+        Flow { call: CallId(0), ..good.clone() },
+        Flow { to: socket("10.1.0.20:0"), ..good.clone() },
+        Flow { to: socket("0.0.0.0:1"), ..good.clone() },
+        Flow { to: socket("239.1.1.1:9000"), ..good.clone() },
+        Flow { to: socket("[fd00::20]:30000"), ..good.clone() },
+        Flow { to: socket("[::ffff:10.1.0.20]:30000"), ..good.clone() },
+        Flow { way: relay("203.0.113.10:0", "10.1.0.10:5"), ..good.clone() },
+        Flow { way: relay("203.0.113.10:5", "[fd00::10]:5"), ..good.clone() },
+        Flow { way: relay("[2001:db8::10]:5", "10.1.0.10:5"), ..good.clone() },
+        Flow { way: Way::Pinhole, source: "2001:db8::/64".parse().unwrap(), ..good },
+    ];
+    for flow in bad {
+        let mut table = table();
+        let refused = open(&mut table, &flow, Instant::now());
+        assert!(matches!(refused, Err(FirewallError::MediaFlow { .. })), "{flow:?}");
+        assert_eq!(table.writes.writes, 0, "{flow:?}");
+    }
+}
+
+#[test]
+fn a_flow_is_written_whole_before_its_door_opens_and_its_door_closes_first() {
+    let now = Instant::now();
+    let mut table = table();
+    let one = flow(1, 9, 50_000);
+    assert_eq!(open(&mut table, &one, now).unwrap(), Opened::New);
+    assert_eq!(table.writes.cleared, [FlowId(1)], "nothing of a former flow is left");
+    assert_eq!(entry::from_kernel(&found(&table, &one).unwrap(), NOW), Some(one.clone()));
+    let target = Target { address: one.to.ip(), side: MediaSide::Inside };
+    assert_eq!(table.close(FlowId(1), now).unwrap(), Some(target));
+    assert_eq!(found(&table, &one), None);
+    assert_eq!(table.close(FlowId(1), now).unwrap(), None, "closed already");
+    assert_eq!(table.open_now(), (0, 0));
+}
+
+#[test]
+fn what_was_learned_stays_unless_the_source_is_another() {
+    let now = Instant::now();
+    let mut table = table();
+    let one = flow(1, 9, 50_000);
+    open(&mut table, &one, now).unwrap();
+    let before = found(&table, &one).unwrap();
+    let slot = table.get(FlowId(1)).unwrap().slot;
+    let held = Flow { held: true, expires: Duration::from_secs(60), ..one.clone() };
+    let target = Target { address: one.to.ip(), side: MediaSide::Inside };
+    assert_eq!(open(&mut table, &held, now).unwrap(), Opened::Changed(target));
+    let after = found(&table, &one).unwrap();
+    assert_eq!((after.epoch, after.state), (before.epoch, before.state));
+    assert_ne!(table.get(FlowId(1)).unwrap().slot, slot, "another slot");
+    for other in [
+        Flow { source_port: Some(4002), ..held.clone() },
+        Flow { source: "198.51.100.8/32".parse().unwrap(), ..held.clone() },
+        Flow { source: "198.51.100.0/24".parse::<IpNet>().unwrap(), ..held },
+    ] {
+        let before = found(&table, &one).unwrap().epoch;
+        open(&mut table, &other, now).unwrap();
+        assert_ne!(found(&table, &one).unwrap().epoch, before, "{other:?}");
+    }
+    assert_eq!(table.writes.cleared, [FlowId(1)], "packets go on being counted");
+    // The same name in another call is another flow.
+    let other = flow(1, 10, 50_002);
+    let opened = open(&mut table, &other, now).unwrap();
+    assert_eq!(opened, Opened::Replaced(CallId(9), target));
+    assert_eq!(table.writes.cleared, [FlowId(1), FlowId(1)]);
+    assert_eq!(found(&table, &one), None);
+    assert_eq!((table.of_call(CallId(9)), table.of_call(CallId(10))), (vec![], vec![FlowId(1)]));
+}
+
+#[test]
+fn a_door_that_moves_is_open_before_the_former_closes() {
+    let now = Instant::now();
+    let mut table = table();
+    let one = flow(1, 9, 50_000);
+    open(&mut table, &one, now).unwrap();
+    for moved in [flow(1, 9, 50_010), six(one.clone()), Flow { way: Way::Pinhole, ..one.clone() }] {
+        open(&mut table, &moved, now).unwrap();
+        assert_eq!(table.writes.doors.len(), 1);
+        assert!(found(&table, &moved).is_some());
+    }
+    open(&mut table, &flow(2, 9, 50_000), now).unwrap();
+    let refused = open(&mut table, &flow(1, 9, 50_000), now);
+    assert!(matches!(refused, Err(FirewallError::MediaFlow { .. })), "somebody else's port");
+    assert_eq!(table.of_call(CallId(9)).len(), 2);
+}
+
+#[test]
+fn a_slot_rests_and_when_all_are_taken_the_next_is_refused() {
+    let start = Instant::now();
+    let mut table = table();
+    table.slots_left(4);
+    for id in 1..=3 {
+        open(&mut table, &flow(id, 9, 50_000 + id as u16), start).unwrap();
+    }
+    let full = open(&mut table, &flow(4, 9, 50_004), start);
+    assert!(matches!(full, Err(FirewallError::MediaFull { flows: 3 })), "{full:?}");
+    let change = open(&mut table, &flow(1, 9, 50_001), start);
+    assert!(matches!(change, Err(FirewallError::MediaFull { .. })));
+    assert!(found(&table, &flow(1, 9, 50_001)).is_some(), "what was open is open");
+    table.close(FlowId(2), start).unwrap();
+    let soon = start + Duration::from_millis(100);
+    assert!(open(&mut table, &flow(4, 9, 50_004), soon).is_err(), "a packet may be in there");
+    let later = start + Duration::from_secs(1);
+    open(&mut table, &flow(4, 9, 50_004), later).unwrap();
+    assert_eq!(table.writes.doors.len(), 3);
+}
+
+#[test]
+fn slots_are_used_in_turn() {
+    let mut now = Instant::now();
+    let mut table = table();
+    table.slots_left(5);
+    let mut last = HashMap::new();
+    for round in 0..40u32 {
+        now += Duration::from_secs(1);
+        table.tidy(now).unwrap();
+        open(&mut table, &flow(1, 9, 50_000), now).unwrap();
+        let slot = table.get(FlowId(1)).unwrap().slot;
+        if let Some(before) = last.insert(slot, round) {
+            assert!(round - before >= 3, "slot {slot} again after {} rounds", round - before);
+        }
+    }
+    assert_eq!(last.len(), 4);
+    assert_eq!(table.writes.slots.values().filter(|flow| flow.call != 0).count(), 2);
+}
+
+#[test]
+fn a_write_that_fails_leaves_what_was_open_and_nothing_else() {
+    let now = Instant::now();
+    for fails_at in 1..=3 {
+        let mut table = table();
+        table.writes.fails_at = Some(fails_at);
+        assert!(open(&mut table, &flow(1, 9, 50_000), now).is_err());
+        assert!(table.writes.doors.is_empty());
+        assert_eq!(table.open_now(), (0, 0));
+        open(&mut table, &flow(1, 9, 50_000), now).unwrap();
+    }
+    for fails_at in 1..=2 {
+        let mut table = table();
+        open(&mut table, &flow(1, 9, 50_000), now).unwrap();
+        table.writes.fails_at = Some(table.writes.writes + fails_at);
+        assert!(open(&mut table, &Flow { held: true, ..flow(1, 9, 50_000) }, now).is_err());
+        assert!(found(&table, &flow(1, 9, 50_000)).is_some_and(|kernel| kernel.about & 4 == 0));
+    }
+}
+
+#[test]
+fn a_way_that_changes_is_written_as_a_whole_and_keeps_what_was_learned() {
+    let now = Instant::now();
+    let mut table = table();
+    let one = flow(1, 9, 50_000);
+    table.open(&one, None, NOW, now).unwrap();
+    let before = found(&table, &one).unwrap();
+    assert_eq!(before.ifindex, 0, "no way");
+    assert!(table.reroute(FlowId(1), Some(&HOP), now).unwrap());
+    let after = found(&table, &one).unwrap();
+    assert_eq!(after, entry::with_hop(before, Some(&HOP)));
+    assert!(!table.reroute(FlowId(1), Some(&HOP), now).unwrap(), "nothing to write");
+    assert!(table.reroute(FlowId(1), None, now).unwrap());
+    assert_eq!(found(&table, &one), Some(before));
+    assert!(!table.reroute(FlowId(2), Some(&HOP), now).unwrap());
+}
+
+#[test]
+fn a_new_daemon_takes_over_what_is_open_and_closes_what_is_nonsense() {
+    let now = Instant::now();
+    let mut first = table();
+    let flows =
+        [flow(1, 9, 50_000), Flow { way: Way::Pinhole, ..flow(2, 9, 50_002) }, six(flow(7, 10, 0))];
+    for flow in &flows {
+        open(&mut first, flow, now).unwrap();
+    }
+    // A change that was broken off: the flow is at two doors, the newer counts.
+    let moved = Flow { source_port: Some(9), ..flow(1, 9, 50_020) };
+    let kernel = MediaFlow { epoch: 99, ..entry::to_kernel(&moved, NOW, Some(&HOP)) };
+    first.writes.slots.insert(20, kernel);
+    first.writes.doors.insert(entry::door(&moved), 20);
+    // A flow without a door, and a door to somebody else's flow.
+    first.writes.slots.insert(21, entry::to_kernel(&flow(5, 11, 50_040), NOW, None));
+    first.writes.doors.insert(Door::Port(77), 3);
+    first.writes.doors.insert(Door::Port(78), 30);
+    let memory = std::mem::take(&mut first.writes);
+    let doors: Vec<_> = memory.doors.iter().map(|(door, slot)| (*door, *slot)).collect();
+    let slots = memory.slots.clone();
+    let mut second = Table::new(Memory { doors: HashMap::new(), ..memory });
+    // In the kernel they are there; the check of each write sees them when all is done.
+    let real: HashMap<Door, u32> = slots_of(&doors);
+    second.adopt(doors, &slots).unwrap();
+    let mut left = real;
+    left.retain(|door, _| ![Door::Port(77), Door::Port(78)].contains(door));
+    left.remove(&entry::door(&flow(1, 9, 50_000)));
+    second.writes.doors = left;
+    second.writes.check();
+    let mut found: Vec<Flow> =
+        second.entries().filter_map(|(_, e)| entry::from_kernel(&e.kernel, NOW)).collect();
+    found.sort_by_key(|flow| flow.id);
+    assert_eq!(found, [moved.clone(), flows[1].clone(), flows[2].clone()]);
+    assert_eq!(second.open_now(), (2, 3));
+    assert_eq!(second.writes.slots[&21].call, 0, "nothing leads there");
+    let used: HashSet<u32> = second.entries().map(|(_, entry)| entry.slot).collect();
+    assert!(used.contains(&20));
+    // What is opened now disturbs nothing of it, and is newer than all.
+    open(&mut second, &flow(8, 12, 50_050), now).unwrap();
+    assert_eq!(second.get(FlowId(8)).unwrap().kernel.epoch, 100);
+    second.close(FlowId(1), now).unwrap();
+    assert!(!second.writes.doors.contains_key(&entry::door(&moved)));
+}
+
+fn slots_of(doors: &[(Door, u32)]) -> HashMap<Door, u32> {
+    doors.iter().copied().collect()
+}

@@ -1,0 +1,316 @@
+//! Media flows through the real programs and maps, between network namespaces: UDP both ways, a
+//! gateway that changes, neighbours that are not known yet, and a daemon that goes and comes.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    net::{IpAddr, SocketAddr, UdpSocket},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+use edge_tests::{
+    lab::media::{FAR4, FAR6, INSIDE4, INSIDE6, MediaLab, PHONE4, PHONE6, PUBLIC4, PUBLIC6, rtp},
+    patience::patience,
+    wire::{EDGE4, EDGE6},
+};
+use edge_user::{
+    config::MediaMode,
+    firewall::media::MediaTable,
+    media::flow::{CallId, Component, Flow, FlowContent, FlowId, MediaChange, MediaSide, Way},
+};
+
+const CALL: CallId = CallId(0x1234_5678);
+const FAR_PORT: u16 = 4000;
+const PHONE_PORT: u16 = 30_000;
+const PORT: u16 = 50_000;
+
+/// One end of a call, with the edge's address towards it.
+#[derive(Clone, Copy)]
+struct Leg {
+    end: IpAddr,
+    port: u16,
+    edge: IpAddr,
+}
+
+fn far(six: bool) -> Leg {
+    let (end, edge) = if six { (FAR6.into(), EDGE6.into()) } else { (FAR4.into(), EDGE4.into()) };
+    Leg { end, port: FAR_PORT, edge }
+}
+
+fn phone(six: bool) -> Leg {
+    let (end, edge) =
+        if six { (PHONE6.into(), INSIDE6.into()) } else { (PHONE4.into(), INSIDE4.into()) };
+    Leg { end, port: PHONE_PORT, edge }
+}
+
+/// The flow from one end to the other.
+fn relay(id: u32, side: MediaSide, from: Leg, to: Leg) -> Flow {
+    Flow {
+        id: FlowId(id),
+        call: CALL,
+        line: 0,
+        component: Component::Rtp,
+        side,
+        way: Way::Relay {
+            local: SocketAddr::new(from.edge, PORT),
+            from: SocketAddr::new(to.edge, PORT),
+        },
+        source: from.end.into(),
+        source_port: Some(from.port),
+        learn: Duration::from_secs(60),
+        to: SocketAddr::new(to.end, to.port),
+        content: FlowContent::Media,
+        clock: Some(8000),
+        packets_per_second: 10_000,
+        bytes_per_second: 10_000_000,
+        expires: Duration::from_secs(3600),
+        held: false,
+    }
+}
+
+fn both_ways(out: Leg, inside: Leg) -> [Flow; 2] {
+    [relay(1, MediaSide::Outside, out, inside), relay(2, MediaSide::Inside, inside, out)]
+}
+
+fn apply(table: &mut MediaTable, changes: &[MediaChange]) {
+    let done = table.apply(changes);
+    assert!(done.fault.is_none(), "{:?}", done.fault);
+}
+
+fn open(table: &mut MediaTable, flows: &[Flow]) {
+    apply(table, &flows.iter().cloned().map(MediaChange::Open).collect::<Vec<_>>());
+}
+
+/// Whether one packet arrives, and from where.
+fn arrives(from: &UdpSocket, to: SocketAddr, at: &UdpSocket, sequence: u16) -> Option<SocketAddr> {
+    let packet = rtp(sequence, 7);
+    from.send_to(&packet, to).unwrap();
+    let mut buffer = [0; 2000];
+    loop {
+        let (length, source) = at.recv_from(&mut buffer).ok()?;
+        // One that was late is not this one.
+        if buffer[..length] == packet {
+            return Some(source);
+        }
+    }
+}
+
+/// Runs the table's clockwork until the check holds.
+#[track_caller]
+fn with_ticks(table: &mut MediaTable, what: &str, mut check: impl FnMut(&MediaTable) -> bool) {
+    let (began, limit) = (Instant::now(), patience(Duration::from_secs(20)));
+    while !check(table) {
+        assert!(began.elapsed() < limit, "not in time: {what}");
+        table.tick().unwrap();
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Every way of a call works: payload whole, from the right address.
+fn talk(lab: &MediaLab, table: &mut MediaTable, out: Leg, inside: Leg) {
+    let far = lab.outside(out.end, out.port).unwrap();
+    let phone = lab.phone(inside.end, inside.port).unwrap();
+    for (from, to, at, seen) in [
+        (&far, SocketAddr::new(out.edge, PORT), &phone, SocketAddr::new(inside.edge, PORT)),
+        (&phone, SocketAddr::new(inside.edge, PORT), &far, SocketAddr::new(out.edge, PORT)),
+    ] {
+        let mut sequence = 0;
+        with_ticks(table, "the first packet", |_| {
+            sequence += 1;
+            arrives(from, to, at, sequence) == Some(seen)
+        });
+        for sequence in 1000..1050 {
+            assert_eq!(arrives(from, to, at, sequence), Some(seen), "{to} packet {sequence}");
+        }
+    }
+}
+
+#[test]
+fn packets_are_relayed_both_ways_over_both_families_and_between_them() {
+    let lab = MediaLab::new("mfa").unwrap();
+    let (_handle, mut table) = lab.start(MediaMode::Relay).unwrap();
+    for (out6, in6) in [(false, false), (true, true), (false, true), (true, false)] {
+        let (out, inside) = (far(out6), phone(in6));
+        // Nobody has spoken to anybody: the neighbours are found by the table.
+        lab.forget_neighbours().unwrap();
+        open(&mut table, &both_ways(out, inside));
+        talk(&lab, &mut table, out, inside);
+        let status = table.status().unwrap();
+        assert_eq!(status.len(), 2);
+        for flow in &status {
+            assert!(flow.packets >= 50 && flow.routed && flow.last_seen.is_some(), "{flow:?}");
+            assert_eq!(flow.ssrc, Some(7));
+        }
+        let learned = table.learned();
+        let expected = SocketAddr::new(out.end, out.port);
+        assert!(learned.contains(&(FlowId(1), expected)), "{learned:?}");
+        let hop = table.next_hop(FlowId(2)).unwrap();
+        assert!(hop.link_address.is_some() && hop.device.as_deref() == Some("edge0"), "{hop:?}");
+        apply(&mut table, &[MediaChange::CloseCall(CALL)]);
+        assert_eq!(table.numbers().flows, 0);
+    }
+    let forward = lab.wire.edge.run(|| std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward"));
+    assert_eq!(forward.unwrap().unwrap().trim(), "0", "the stack forwards nothing");
+}
+
+#[test]
+fn a_closed_flow_lets_nothing_through_from_that_moment_on() {
+    let lab = MediaLab::new("mfb").unwrap();
+    let (_handle, mut table) = lab.start(MediaMode::Relay).unwrap();
+    for six in [false, true] {
+        let (out, inside) = (far(six), phone(six));
+        let far = lab.outside(out.end, out.port).unwrap();
+        let phone = lab.phone(inside.end, inside.port).unwrap();
+        let to = SocketAddr::new(out.edge, PORT);
+        assert_eq!(arrives(&far, to, &phone, 1), None, "before");
+        open(&mut table, &both_ways(out, inside));
+        let mut sequence = 1;
+        with_ticks(&mut table, "open", |_| {
+            sequence += 1;
+            arrives(&far, to, &phone, sequence).is_some()
+        });
+        let began = Instant::now();
+        apply(&mut table, &[MediaChange::Close(FlowId(1))]);
+        assert!(began.elapsed() < patience(Duration::from_millis(50)), "{:?}", began.elapsed());
+        assert_eq!(arrives(&far, to, &phone, 900), None, "after");
+        apply(&mut table, &[MediaChange::CloseCall(CALL)]);
+    }
+}
+
+#[test]
+fn a_gateway_that_changes_its_link_address_is_followed() {
+    let lab = MediaLab::new("mfc").unwrap();
+    let (_handle, mut table) = lab.start(MediaMode::Relay).unwrap();
+    // As a gateway that takes over for another does: it tells its link.
+    lab.wire
+        .peer
+        .run(|| {
+            std::fs::write("/proc/sys/net/ipv4/conf/peer0/arp_notify", "1").unwrap();
+            std::fs::write("/proc/sys/net/ipv6/conf/peer0/ndisc_notify", "1").unwrap();
+        })
+        .unwrap();
+    for (six, address) in [(false, "02:00:00:00:0a:04"), (true, "02:00:00:00:0a:06")] {
+        let (out, inside) = (far(six), phone(six));
+        open(&mut table, &both_ways(out, inside));
+        talk(&lab, &mut table, out, inside);
+        let before = table.next_hop(FlowId(2)).unwrap().link_address.unwrap();
+        lab.wire.peer.ip_batch(&format!("link set peer0 address {address}\n")).unwrap();
+        let far = lab.outside(out.end, out.port).unwrap();
+        let phone = lab.phone(inside.end, inside.port).unwrap();
+        let to = SocketAddr::new(inside.edge, PORT);
+        let mut sequence = 3000;
+        with_ticks(&mut table, "the new address", |_| {
+            sequence += 1;
+            arrives(&phone, to, &far, sequence).is_some()
+        });
+        let after = table.next_hop(FlowId(2)).unwrap().link_address.unwrap();
+        assert_ne!(after, before);
+        assert_eq!(after.map(|byte| format!("{byte:02x}")).join(":"), address);
+        apply(&mut table, &[MediaChange::CloseCall(CALL)]);
+    }
+}
+
+#[test]
+fn a_route_that_changes_is_followed_and_one_out_of_the_wrong_side_is_no_way() {
+    let lab = MediaLab::new("mfd").unwrap();
+    let (_handle, mut table) = lab.start(MediaMode::Relay).unwrap();
+    let (out, inside) = (far(false), phone(false));
+    open(&mut table, &both_ways(out, inside));
+    talk(&lab, &mut table, out, inside);
+    let routed = |table: &MediaTable| {
+        let all = table.status().unwrap();
+        all.iter().find(|flow| flow.id == FlowId(2)).unwrap().routed
+    };
+    let ways = format!("route add {FAR4}/32 via {PHONE4}\n");
+    lab.wire.edge.ip_batch(&ways).unwrap();
+    with_ticks(&mut table, "it would leave inside", |table| !routed(table));
+    lab.wire.edge.ip_batch(&format!("route del {FAR4}/32\n")).unwrap();
+    with_ticks(&mut table, "a way again", routed);
+    talk(&lab, &mut table, out, inside);
+}
+
+#[test]
+fn media_goes_on_while_the_daemon_is_away_and_the_next_one_takes_it_over() {
+    let lab = MediaLab::new("mfe").unwrap();
+    let (handle, mut table) = lab.start(MediaMode::Relay).unwrap();
+    let (out, inside) = (far(false), phone(false));
+    let flows = both_ways(out, inside);
+    open(&mut table, &flows);
+    talk(&lab, &mut table, out, inside);
+    let far = lab.outside(out.end, out.port).unwrap();
+    let phone = lab.phone(inside.end, inside.port).unwrap();
+    let (sent, received, stop) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
+    let to = SocketAddr::new(out.edge, PORT);
+    let mut table = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for sequence in 2000u16.. {
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                far.send_to(&rtp(sequence, 7), to).unwrap();
+                sent.fetch_add(1, Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        scope.spawn(|| {
+            // The wait for the last packet ends it.
+            while phone.recv(&mut [0; 2000]).is_ok() {
+                received.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        drop((handle, table));
+        lab.wire.wait_lock_free();
+        let (handle, table) = lab.start(MediaMode::Relay).unwrap();
+        std::thread::sleep(Duration::from_millis(200));
+        stop.store(true, Ordering::Relaxed);
+        (handle, table)
+    });
+    let (sent, received) = (sent.into_inner(), received.into_inner());
+    assert!(sent > 100, "{sent}");
+    assert_eq!(received, sent, "none is lost");
+    let mut found = table.1.flows();
+    found.sort_by_key(|flow| flow.id);
+    for (found, flow) in found.iter().zip(&flows) {
+        let same = Flow { expires: flow.expires, learn: flow.learn, ..found.clone() };
+        assert_eq!(same, *flow);
+        assert!(found.expires <= flow.expires + Duration::from_secs(1));
+    }
+    assert_eq!(found.len(), 2);
+    assert!(table.1.status().unwrap().iter().any(|flow| flow.packets > sent));
+    apply(&mut table.1, &[MediaChange::CloseCall(CALL)]);
+    assert_eq!(arrives(&far, to, &phone, 900), None, "the next one can close it");
+}
+
+#[test]
+fn a_pinhole_lets_a_call_through_to_its_endpoint_and_nothing_else() {
+    let lab = MediaLab::new("mff").unwrap();
+    let (_handle, mut table) = lab.start(MediaMode::Pinhole).unwrap();
+    for (far_end, public) in
+        [(IpAddr::V4(FAR4), IpAddr::V4(PUBLIC4)), (FAR6.into(), PUBLIC6.into())]
+    {
+        let out = Leg { end: far_end, port: FAR_PORT, edge: far_end };
+        let inside = Leg { end: public, port: PHONE_PORT, edge: public };
+        let flows = both_ways(out, inside).map(|flow| Flow { way: Way::Pinhole, ..flow });
+        let far = lab.outside(out.end, out.port).unwrap();
+        let phone = lab.phone(inside.end, inside.port).unwrap();
+        let (to_phone, to_far) =
+            (SocketAddr::new(public, PHONE_PORT), SocketAddr::new(far_end, FAR_PORT));
+        assert_eq!(arrives(&far, to_phone, &phone, 1), None, "before");
+        open(&mut table, &flows);
+        let mut sequence = 1;
+        with_ticks(&mut table, "in", |_| {
+            sequence += 1;
+            arrives(&far, to_phone, &phone, sequence) == Some(to_far)
+        });
+        with_ticks(&mut table, "out", |_| {
+            sequence += 1;
+            arrives(&phone, to_far, &far, sequence) == Some(to_phone)
+        });
+        let other = lab.outside(out.end, out.port + 2).unwrap();
+        let next = lab.phone(inside.end, inside.port + 2).unwrap();
+        let to_next = SocketAddr::new(public, PHONE_PORT + 2);
+        assert_eq!(arrives(&other, to_next, &next, 5), None, "a port beside it");
+        apply(&mut table, &[MediaChange::CloseCall(CALL)]);
+        assert_eq!(arrives(&far, to_phone, &phone, 900), None, "after");
+    }
+}
