@@ -17,6 +17,7 @@ use super::{
 use crate::{
     config::{Paths, Verification},
     domain::Domain,
+    media::policy::Modality,
 };
 
 /// `edge partner`.
@@ -124,6 +125,21 @@ fn forgiven(name: &Domain, json: &Value, unix: u64) -> String {
     }
 }
 
+/// What is not as usual: it is not in use, or not everything is allowed with it.
+fn note(row: &Value) -> String {
+    let mut notes = Vec::new();
+    if row["enabled"] == false {
+        notes.push("not in use".to_owned());
+    }
+    if let Some(modalities) = row["modalities"].as_array()
+        && modalities.len() < Modality::ALL.len()
+    {
+        let names: Vec<String> = modalities.iter().map(string).collect();
+        notes.push(format!("only {}", names.join(", ")));
+    }
+    notes.join("; ")
+}
+
 fn partner_table<'j>(rows: impl Iterator<Item = &'j Value>) -> String {
     let mut table =
         Table::new(&["name", "kind", "host", "verification", "from", "domains", "note"]);
@@ -136,8 +152,28 @@ fn partner_table<'j>(rows: impl Iterator<Item = &'j Value>) -> String {
             string(&row["verification"]),
             string(&row["origin"]),
             domains.collect::<Vec<_>>().join(" "),
-            if row["enabled"] == false { "not in use".to_owned() } else { String::new() },
+            note(row),
         ]);
     }
     table.render()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::media::policy::Modalities;
+
+    #[test]
+    fn the_note_says_what_is_not_as_usual() {
+        for (row, expected) in [
+            (json!({ "enabled": true, "modalities": Modalities::ALL }), ""),
+            (json!({ "enabled": false, "modalities": null }), "not in use"),
+            (json!({ "enabled": true, "modalities": ["im", "audio"] }), "only im, audio"),
+            (json!({ "enabled": false, "modalities": ["im"] }), "not in use; only im"),
+        ] {
+            assert_eq!(note(&row), expected);
+        }
+    }
 }

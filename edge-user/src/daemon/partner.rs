@@ -190,6 +190,7 @@ fn row(partner: &Partner, enabled: bool, origin: &str, domains: &[Domain]) -> Va
         "domains": domains,
         "host": partner.pinned(),
         "verification": partner.verification().name(),
+        "modalities": partner.options.modalities,
         "enabled": enabled,
         "origin": origin,
     })

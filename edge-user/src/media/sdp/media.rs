@@ -238,7 +238,8 @@ impl Media {
             && !(self.has_ice && self.port == 9)
     }
 
-    /// Where RTCP is received; `None` on the port of RTP, or not RTP, or no address.
+    /// Where RTCP is received; `None`: on the port of RTP, nowhere (all zeros, port 0), or it is not
+    /// RTP.
     pub fn rtcp_address(&self) -> Option<(IpAddr, u16)> {
         if !self.protocol.is_rtp() || self.port == 0 {
             return None;
@@ -247,7 +248,9 @@ impl Media {
             Some((port, address)) => (port, address.or(self.address)?),
             None => (self.port.checked_add(1)?, self.address?),
         };
-        (port != self.port || Some(address) != self.address).then_some((address, port))
+        let nowhere = port == 0 || address.is_unspecified();
+        let own = port != self.port || Some(address) != self.address;
+        (own && !nowhere).then_some((address, port))
     }
 }
 

@@ -354,23 +354,26 @@ fn rtpmap(value: &[u8]) -> Option<(&[u8], u32)> {
     Some((format, u32::try_from(number(clock, u64::from(u32::MAX))?).ok()?))
 }
 
-/// A line of ICE, of RFC 8839 or older.
+/// Attributes of ICE that name addresses, and the others.
+const CANDIDATES: &[&str] = &["candidate", "remote-candidates", "remote-candidate"];
+const ICE: &[&str] = &[
+    "ice-ufrag",
+    "ice-pwd",
+    "ice-options",
+    "ice-lite",
+    "ice-pacing",
+    "ice-mismatch",
+    "end-of-candidates",
+];
+
+/// A line of ICE, of RFC 8839 or older. In any case: what is stripped is stripped for every reader.
 fn ice(line: u32, name: &[u8], value: &[u8]) -> Option<IceLine> {
-    let candidate = matches!(name, b"candidate" | b"remote-candidates" | b"remote-candidate")
-        || name.starts_with(b"x-candidate");
-    let other = matches!(
-        name,
-        b"ice-ufrag"
-            | b"ice-pwd"
-            | b"ice-options"
-            | b"ice-lite"
-            | b"ice-pacing"
-            | b"ice-mismatch"
-            | b"end-of-candidates"
-    );
+    let is = |known: &&str| name.eq_ignore_ascii_case(known.as_bytes());
+    let extension = name.get(..11).is_some_and(|head| head.eq_ignore_ascii_case(b"x-candidate"));
+    let candidate = extension || CANDIDATES.iter().any(is);
     // Before RFC 5245 the name and the password stood in each candidate, and no type.
     let standard = name == b"candidate" && words(value).any(|(_, word)| word == b"typ");
-    (candidate || other).then_some(IceLine { line, candidate, standard })
+    (candidate || ICE.iter().any(is)).then_some(IceLine { line, candidate, standard })
 }
 
 /// `BUNDLE name name…`.

@@ -41,6 +41,7 @@ fn a_browsers_bundle_is_read() {
     assert_eq!(audio.protocol, Transport::Rtp(RtpProfile::DtlsSavpf));
     assert_eq!((audio.address, audio.clock), (ip("203.0.113.77"), Some(48_000)));
     assert!(audio.rtcp_mux && !audio.bundle_only && audio.is_on());
+    assert_eq!(audio.rtcp_address(), None, "all zeros are nowhere");
     assert!(video.bundle_only && video.port == 0 && video.is_on(), "offered all the same");
     assert_eq!((data.kind, data.protocol), (MediaKind::Application, Transport::Udp));
     assert_eq!(data.direction, Direction::SendRecv, "port 9 with ICE: no hold");

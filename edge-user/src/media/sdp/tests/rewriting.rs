@@ -138,6 +138,23 @@ fn stripped_ice_leaves_no_line_of_it() {
 }
 
 #[test]
+fn ice_is_stripped_in_any_spelling() {
+    let text = with(&[
+        "c=IN IP4 192.0.2.1",
+        "a=ICE-Lite",
+        "m=audio 4000 RTP/AVP 0",
+        "a=Candidate:1 1 UDP 1 10.0.0.1 4000 typ host",
+        "a=X-CANDIDATE-IPV6:1",
+    ]);
+    let strip = Rewrite {
+        lines: vec![LineChange::Keep],
+        candidates: Candidates::Strip,
+        ..Rewrite::default()
+    };
+    assert_eq!(difference(&text, &strip).0.len(), 3);
+}
+
+#[test]
 fn no_address_of_the_writer_is_left_when_all_is_anchored_or_rejected() {
     let text = wire(LYNC);
     let lines = vec![
