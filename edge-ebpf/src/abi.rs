@@ -516,8 +516,10 @@ pub struct Trial {
     pub zone: u8,
     /// 1: passed in monitor mode only.
     pub monitored: u8,
+    /// Slot of the media flow that was found, or 0.
+    pub flow: u32,
     /// Zero.
-    pub reserved: [u64; 2],
+    pub reserved: [u32; 3],
 }
 
 /// See [`Trial::magic`].

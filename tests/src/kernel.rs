@@ -29,6 +29,10 @@ use edge_ebpf::{
 };
 use edge_user::firewall::verified;
 
+mod media;
+
+pub use media::{Outcome, XDP_DROP, XDP_PASS, XDP_REDIRECT, XDP_TX};
+
 /// The interface that a test run pretends packets come in on: the loopback of the namespace.
 pub const TEST_IFINDEX: u32 = 1;
 /// `BPF_F_NO_PREALLOC`, as the inner maps have it.
@@ -423,14 +427,19 @@ impl Kernel {
     pub fn judge(&mut self, frame: &[u8]) -> Result<(Verdict, Reason)> {
         let before = self.all_counters()?;
         let verdict = self.run(frame)?;
+        Ok((verdict, self.counted_since(&before, frame.len())?))
+    }
+
+    /// The one reason that one frame of this length was counted for.
+    fn counted_since(&mut self, before: &[Counter], length: usize) -> Result<Reason> {
         let after = self.all_counters()?;
-        let mut counted = (0_u8..).zip(after.iter().zip(&before)).filter(|(_, (a, b))| a != b);
+        let mut counted = (0_u8..).zip(after.iter().zip(before)).filter(|(_, (a, b))| a != b);
         let (slot, (now, earlier)) = counted.next().context("nothing was counted")?;
         let number = slot % REASON_SLOTS as u8;
         anyhow::ensure!(counted.next().is_none(), "more than one reason was counted");
         anyhow::ensure!(now.packets == earlier.packets + 1, "not one packet");
-        anyhow::ensure!(now.bytes == earlier.bytes + frame.len() as u64, "not its length");
-        Ok((verdict, Reason::from_number(number).context("a reason without a name")?))
+        anyhow::ensure!(now.bytes == earlier.bytes + length as u64, "not its length");
+        Reason::from_number(number).context("a reason without a name")
     }
 
     /// Makes all buckets of sources and rules empty of debt.

@@ -93,7 +93,7 @@ extern "C" fn edge_judge(context: *mut xdp_md) -> u32 {
         return NEXT_PROGRAM + PROGRAM_MEDIA;
     }
     if let Some(trial) = hand::trial(&context, settings) {
-        hand::answer_trial(trial, &decision);
+        hand::answer_trial(trial, &decision, 0);
         return hand::action(decision.verdict);
     }
     if decision.verdict == Verdict::Answer {
@@ -150,12 +150,12 @@ pub fn edge_media(context: XdpContext) -> u32 {
     // SAFETY: `edge_forward` made the number from a reason.
     let reason = unsafe { Reason::from_own_number(outcome as u8) };
     let verdict = in_force(settings, reason);
-    let decision = Decision { reason, verdict, ..found };
+    let decision = Decision { reason, verdict, rule: NO_RULE, ..found };
     if let Some(trial) = hand::trial(&context, settings) {
-        hand::answer_trial(trial, &decision);
+        hand::answer_trial(trial, &decision, found.rule);
         return hand::action(verdict);
     }
-    record::record(&context, settings, &Decision { rule: NO_RULE, ..decision }, length.into());
+    record::record(&context, settings, &decision, length.into());
     if verdict == Verdict::Forward { (outcome >> 8) as u32 } else { hand::action(verdict) }
 }
 

@@ -21,8 +21,8 @@ pub use sum::{add, folded, words};
 
 use crate::{
     abi::{
-        CONTENT_ANY, LIMIT_SCALE, Limit, MEDIA_BY_DAEMON, MEDIA_CANDIDATE, MEDIA_LEARNED,
-        MEDIA_NOTHING, MediaFlow, MediaState, words6,
+        LIMIT_SCALE, Limit, MEDIA_BY_DAEMON, MEDIA_CANDIDATE, MEDIA_LEARNED, MEDIA_NOTHING,
+        MediaFlow, MediaState, words6,
     },
     decide::conforms,
     packet::refused_first_byte,
@@ -154,5 +154,3 @@ fn remember(state: &mut MediaState, flow: &MediaFlow, packet: &MediaPacket, lear
     }
     state.learned = learned;
 }
-
-const _: () = assert!(CONTENT_ANY == 0, "a fresh flow says nothing of its content");

@@ -246,6 +246,10 @@ fn packet_text(found: &Explanation, made_by: &str) -> String {
         packet.vlan.map_or(String::new(), |vlan| format!(" VLAN {vlan}")),
         found.zone
     ));
+    if let Some(flow) = &found.flow {
+        let (slot, line, call) = (flow.slot, flow.line, &flow.call);
+        text.push_str(&format!("flow      {slot}, m-line {line} of call {call}\n"));
+    }
     match (&found.rule, found.rule_id) {
         (Some(rule), _) => text.push_str(&format!(
             "rule      {}, made by {}: {}\n",

@@ -64,9 +64,9 @@ pub fn trial(context: &XdpContext, settings: &Settings) -> Option<*mut Trial> {
     (settings.trial != 0 && magic == settings.trial).then_some(trial)
 }
 
-/// Writes the answer to a trial over its question.
+/// Writes the answer to a trial over its question. `flow` is the media flow that was found, or 0.
 #[inline(always)]
-pub fn answer_trial(trial: *mut Trial, decision: &Decision) {
+pub fn answer_trial(trial: *mut Trial, decision: &Decision, flow: u32) {
     // SAFETY: `trial` found the bytes to be there, and nothing has moved them.
     unsafe {
         (*trial).magic = TRIAL_ANSWERED;
@@ -79,6 +79,7 @@ pub fn answer_trial(trial: *mut Trial, decision: &Decision) {
             Verdict::Forward => 3,
         };
         (*trial).zone = decision.zone;
+        (*trial).flow = flow;
         (*trial).monitored = u8::from(
             decision.verdict == Verdict::Pass && decision.reason.verdict() != Verdict::Pass,
         );

@@ -8,6 +8,7 @@
 mod address;
 mod blocks;
 mod finish;
+mod flow;
 mod frame;
 mod look;
 mod names;
@@ -27,6 +28,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 pub use address::{AddressBlock, AddressFacts, address, syn_to_access};
+pub use flow::FlowFacts;
 pub use frame::{PacketSpec, SpecError, protocol};
 pub(super) use names::{content as content_text, limit as limit_text};
 pub(super) use program::info as program_info;
@@ -51,7 +53,7 @@ pub struct Explanation {
     pub program_id: u32,
     /// The packet, as it can be read.
     pub packet: PacketFacts,
-    /// `pass`, `drop` or `answer`: what the live program does with it.
+    /// `pass`, `drop`, `answer` or `forward`: what the live program does with it.
     pub verdict: &'static str,
     /// Name of the reason.
     pub reason: &'static str,
@@ -65,6 +67,8 @@ pub struct Explanation {
     pub rule: Option<RuleRow>,
     /// Id of the rule that decided; there is no `rule` when its name is not known.
     pub rule_id: Option<u32>,
+    /// The media flow that it belongs to.
+    pub flow: Option<FlowFacts>,
     /// Blocks that were found on the way.
     pub blocks: Vec<IpNet>,
     /// The questions on the way, and their answers.
@@ -127,6 +131,7 @@ pub fn packet(
     let facts = facts(&described, frame.len());
     let tables = PinnedTables::new(pins, &names, settings, &facts, (live.reason, flood));
     let again = judge(&tables, &settings, &Frame::new(frame), &frame, program.ifindex);
+    let (again, flow) = flow::again(&tables, again, frame);
     let (steps, blocks) = tables.finish()?;
     let rule = (again.rule != NO_RULE).then_some(again.rule);
     let disagrees = (again.reason != live.reason || rule != live.rule).then(|| {
@@ -153,6 +158,7 @@ pub fn packet(
         monitored: live.monitored,
         rule: row.or_else(|| management(&names, live.reason)),
         rule_id: live.rule,
+        flow: flow.filter(|flow| live.flow == Some(flow.slot)),
         blocks,
         steps,
         disagrees,

@@ -13,7 +13,7 @@ use edge_ebpf::{
 use super::super::{FirewallError, attach, kernel::chain, sys};
 
 /// Return values of XDP programs.
-const XDP_ACTIONS: [&str; 5] = ["aborted", "drop", "pass", "answer", "redirect"];
+const XDP_ACTIONS: [&str; 5] = ["aborted", "drop", "pass", "answer", "forward"];
 
 /// The program on a device.
 pub(super) struct LiveProgram {
@@ -27,11 +27,13 @@ pub(super) struct LiveProgram {
 /// What the live program answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct LiveAnswer {
-    /// `pass`, `drop` or `answer`: what the driver would be told.
+    /// `pass`, `drop`, `answer` or `forward`: what the driver would be told.
     pub action: &'static str,
     pub reason: Reason,
     /// Id of the rule that decided.
     pub rule: Option<u32>,
+    /// Slot of the media flow that was found.
+    pub flow: Option<u32>,
     pub zone: u8,
     /// Passed in monitor mode only.
     pub monitored: bool,
@@ -93,6 +95,7 @@ impl LiveProgram {
             action,
             reason,
             rule: (trial.rule != u32::MAX).then_some(trial.rule),
+            flow: (trial.flow != 0).then_some(trial.flow),
             zone: trial.zone,
             monitored: trial.monitored != 0,
         })

@@ -1,0 +1,185 @@
+//! Who may not send, and what is not forwarded.
+
+use edge_ebpf::{
+    abi::{Limit, MEDIA_BEHIND_NAT},
+    verdict::Reason,
+};
+use edge_tests::kernel::XDP_DROP;
+
+use super::*;
+
+#[test]
+fn a_spoofed_source_never_takes_a_flow_that_has_learned_its_own() {
+    in_namespace(|| {
+        each_way(|relay| {
+            let right = relay.sent(&rtp(1, 7, 20));
+            relay.forwarded(&right);
+            let learned = relay.state();
+            for (source, port) in [
+                (relay.side.stranger, REMOTE + 1),
+                (relay.side.partner, REMOTE),
+                (relay.side.partner, 1),
+            ] {
+                for ssrc in [7, 8] {
+                    let stolen = relay.sent_from(source, port, &rtp(2, ssrc, 20));
+                    for _ in 0..3 {
+                        relay.dropped(&stolen, Reason::MediaSource);
+                    }
+                }
+            }
+            let after = relay.state();
+            assert_eq!(after.dropped, 18);
+            assert_eq!(edge_ebpf::abi::MediaState { dropped: 0, ..after }, learned);
+            relay.forwarded(&right);
+        });
+    });
+}
+
+#[test]
+fn a_source_is_learned_in_the_kernel_as_on_the_host() {
+    in_namespace(|| {
+        each_way(|relay| {
+            let stranger = relay.side.stranger;
+            let other = relay.sent_from(stranger, 4001, &rtp(1, 7, 20));
+            relay.dropped(&other, Reason::MediaLearning);
+            relay.forwarded(&other);
+            relay.dropped(&relay.sent(&rtp(1, 7, 20)), Reason::MediaSource);
+            // Another SSRC is another source until it is steady.
+            relay.open(|_| ());
+            relay.dropped(&other, Reason::MediaLearning);
+            let anew = relay.sent_from(stranger, 4001, &rtp(1, 8, 20));
+            relay.dropped(&anew, Reason::MediaLearning);
+            relay.forwarded(&anew);
+            // After the window.
+            relay.open(|flow| flow.learn_until_seconds = in_seconds(0));
+            relay.dropped(&other, Reason::MediaSource);
+            relay.forwarded(&relay.sent(&rtp(1, 7, 20)));
+            // Behind NAT, anybody in the prefix, who comes twice.
+            let bits = if stranger.is_ipv4() { 96 + 24 } else { 64 };
+            relay.open(|flow| {
+                flow.flags |= MEDIA_BEHIND_NAT;
+                (flow.source_bits, flow.source_port) = (bits, [0; 2]);
+            });
+            let neighbour = match stranger {
+                IpAddr::V4(_) => address("203.0.113.77"),
+                IpAddr::V6(_) => address("2001:db8:5::77"),
+            };
+            let far = relay.sent_from(relay.side.partner, 9, &rtp(1, 7, 20));
+            let near = relay.sent_from(neighbour, 9, &rtp(1, 7, 20));
+            relay.dropped(&far, Reason::MediaSource);
+            relay.dropped(&near, Reason::MediaLearning);
+            relay.dropped(&far, Reason::MediaSource);
+            relay.forwarded(&near);
+            relay.dropped(&relay.sent(&rtp(1, 7, 20)), Reason::MediaSource);
+            // A new epoch begins anew.
+            relay.alter(|flow| flow.epoch += 1);
+            let stun = relay.sent_from(stranger, 5, &[0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42]);
+            relay.dropped(&stun, Reason::MediaLearning);
+            relay.forwarded(&stun);
+            relay.dropped(&near, Reason::MediaSource);
+        });
+    });
+}
+
+#[test]
+fn what_a_flow_does_not_take_is_dropped_with_a_reason() {
+    in_namespace(|| {
+        each_way(|relay| {
+            let right = relay.sent(&rtp(1, 7, 20));
+            relay.open(|flow| flow.expires_at_seconds = in_seconds(0));
+            relay.dropped(&right, Reason::MediaExpired);
+            relay.open(|flow| flow.call = 0);
+            relay.dropped(&right, Reason::MediaExpired);
+            assert_eq!(relay.state().dropped, 0, "a free slot has no state");
+            relay.open(|flow| flow.ifindex = 0);
+            relay.dropped(&right, Reason::MediaNoRoute);
+            relay.alter(|flow| (flow.ifindex, flow.state) = (OUT_DEVICE, u32::MAX));
+            relay.dropped(&right, Reason::MediaExpired);
+            relay.open(|_| ());
+            relay.dropped(&relay.sent(b"POST / HTTP/1.1"), Reason::NotMedia);
+            relay.dropped(&relay.sent(&[]), Reason::NotMedia);
+            let other =
+                datagram((relay.side.stranger, REMOTE), (relay.side.second, LOCAL), &rtp(1, 7, 20));
+            relay.dropped(&other, Reason::MediaShape);
+            // The last hop, and one that is none.
+            for hops in [1, 0] {
+                let mut last = right.clone();
+                if relay.side.me.is_ipv4() {
+                    last[22] = hops;
+                    last[24..26].copy_from_slice(&[0, 0]);
+                    let sums = summed(last.clone());
+                    last[24..26].copy_from_slice(&sums[24..26]);
+                } else {
+                    last[21] = hops;
+                }
+                relay.dropped(&last, Reason::MediaHops);
+            }
+            // A packet a minute, and two more at once.
+            let increment = 60 * Limit::new(1, 0).increment;
+            relay.open(|flow| flow.packets = Limit { increment, tolerance: 2 * increment });
+            for _ in 0..3 {
+                relay.forwarded(&right);
+            }
+            relay.dropped(&right, Reason::MediaRate);
+            relay.open(|flow| flow.bytes = Limit { increment, tolerance: increment });
+            relay.forwarded(&right);
+            relay.dropped(&right, Reason::MediaRate);
+            assert_eq!((relay.state().packets, relay.state().dropped), (1, 1));
+        });
+    });
+}
+
+#[test]
+fn options_extension_headers_and_fragments_are_not_forwarded() {
+    in_namespace(|| {
+        each_way(|relay| {
+            let (source, me) = (relay.side.stranger, relay.side.me);
+            let datagram = udp(REMOTE, LOCAL, &rtp(1, 7, 20));
+            let (odd, first) = match (source, me) {
+                (IpAddr::V4(source), IpAddr::V4(me)) => (
+                    ethernet(&[], 0x0800, &ipv4(source, me, 17, 0, &[1, 1, 1, 0], &datagram)),
+                    ethernet(&[], 0x0800, &ipv4(source, me, 17, 0x2000, &[], &datagram)),
+                ),
+                (IpAddr::V6(source), IpAddr::V6(me)) => {
+                    let options = extension(17, [1, 4, 0, 0, 0, 0], &datagram);
+                    let fragment = extension(17, [0, 1, 0, 0, 0, 9], &datagram);
+                    (
+                        ethernet(&[], 0x86dd, &ipv6(source, me, 60, 64, &options)),
+                        ethernet(&[], 0x86dd, &ipv6(source, me, 44, 64, &fragment)),
+                    )
+                }
+                _ => unreachable!(),
+            };
+            relay.dropped(&odd, Reason::MediaShape);
+            // A fragment is no packet of a flow.
+            relay.dropped(&first, Reason::NoRule);
+            let later = fragment(source, me, 17, &datagram, 8..16, 9);
+            relay.dropped(&later, Reason::Fragment);
+            // The datagram does not fill its packet.
+            let mut short = relay.sent(&rtp(1, 7, 20));
+            let at = if me.is_ipv4() { 38 } else { 58 };
+            short[at + 1] -= 2;
+            relay.dropped(&short, Reason::MediaShape);
+            // Over IPv6 there is a checksum; over IPv4 the header has one.
+            let mut sumless = relay.sent(&rtp(1, 7, 20));
+            let at = if me.is_ipv4() { 24 } else { 60 };
+            sumless[at..at + 2].copy_from_slice(&[0, 0]);
+            relay.dropped(&sumless, Reason::MediaShape);
+        });
+    });
+}
+
+#[test]
+fn no_cut_frame_is_forwarded() {
+    in_namespace(|| {
+        each_way(|relay| {
+            let whole = relay.sent(&rtp(1, 7, 9));
+            for length in 14..whole.len() {
+                let outcome = relay.outcome(&whole[..length]);
+                assert_eq!(outcome.action, XDP_DROP, "{length} bytes");
+            }
+            assert_eq!(relay.state().packets, 0);
+            relay.forwarded(&whole);
+        });
+    });
+}
