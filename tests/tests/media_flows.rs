@@ -14,7 +14,8 @@ use edge_tests::{
     wire::{EDGE4, EDGE6},
 };
 use edge_user::{
-    config::MediaMode,
+    admin::call::{CallCommand, call},
+    config::{MediaMode, Paths},
     firewall::media::MediaTable,
     media::flow::{CallId, Component, Flow, FlowContent, FlowId, MediaChange, MediaSide, Way},
 };
@@ -229,6 +230,16 @@ fn a_route_that_changes_is_followed_and_one_out_of_the_wrong_side_is_no_way() {
     talk(&lab, &mut table, out, inside);
 }
 
+/// What the command says when nobody answers at the control socket.
+fn without_a_daemon(lab: &MediaLab, command: &CallCommand) -> serde_json::Value {
+    let paths = Paths {
+        state: lab.wire.state.clone(),
+        run: lab.wire.state.join("nobody"),
+        pins: lab.wire.pins.clone(),
+    };
+    call(&paths, command).unwrap().json
+}
+
 #[test]
 fn media_goes_on_while_the_daemon_is_away_and_the_next_one_takes_it_over() {
     let lab = MediaLab::new("mfe").unwrap();
@@ -260,6 +271,12 @@ fn media_goes_on_while_the_daemon_is_away_and_the_next_one_takes_it_over() {
         });
         drop((handle, table));
         lab.wire.wait_lock_free();
+        let told = without_a_daemon(&lab, &CallCommand::List);
+        assert_eq!(told[0]["id"], CALL.to_string());
+        assert_eq!(told[0]["lines"][0]["flows"].as_array().unwrap().len(), 2);
+        let told = without_a_daemon(&lab, &CallCommand::Show { id: CALL.to_string() });
+        let rate = told["lines"][0]["flows"][0]["packets_per_second"].as_f64().unwrap();
+        assert!(rate > 10.0, "{told}");
         let (handle, table) = lab.start(MediaMode::Relay).unwrap();
         std::thread::sleep(Duration::from_millis(200));
         stop.store(true, Ordering::Relaxed);

@@ -62,7 +62,11 @@ impl Daemon {
 
     async fn set_rules(&self, config: &Arc<Config>) -> Result<(), String> {
         let rules = Intent::SetConfig(Arc::clone(config));
-        self.firewall.apply(vec![rules]).await.map(drop).map_err(text)
+        self.firewall.apply(vec![rules]).await.map(drop).map_err(text)?;
+        if let Some(media) = &self.media {
+            media.table().set_config(config);
+        }
+        Ok(())
     }
 }
 

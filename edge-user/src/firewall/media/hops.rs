@@ -24,8 +24,9 @@ pub(super) const LATER: Duration = Duration::from_secs(1);
 const SOON_LOOKS: u32 = 25;
 /// How often a way that is known is looked at.
 const REFRESH: Duration = Duration::from_secs(5);
-/// Looks in one tick: others wait for the table meanwhile.
-const LOOKS: usize = 512;
+/// Looks in one tick: others wait for the table meanwhile. What is left is looked at in the next,
+/// which comes soon.
+const LOOKS: usize = 128;
 
 /// Where packets go, and by which side they leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -146,6 +147,8 @@ pub(super) struct Hops<A> {
     known: HashMap<Target, Known>,
     /// Those without a way that should have one soon.
     waiting: HashSet<Target>,
+    /// The last tick left something to look at.
+    is_behind: bool,
     faults: u64,
 }
 
@@ -158,6 +161,7 @@ impl<A: Ask> Hops<A> {
             links: HashMap::new(),
             known: HashMap::new(),
             waiting: HashSet::new(),
+            is_behind: false,
             faults: 0,
         };
         hops.read_links();
@@ -202,9 +206,9 @@ impl<A: Ask> Hops<A> {
         self.links.get(&ifindex).map(|link| link.name.as_str())
     }
 
-    /// Whether a way is looked for that should be there soon.
+    /// Whether a way is looked for that should be there soon, or ways are left to look at.
     pub fn is_waiting(&self) -> bool {
-        !self.waiting.is_empty()
+        self.is_behind || !self.waiting.is_empty()
     }
 
     /// Other devices are ours from now on.
@@ -226,6 +230,7 @@ impl<A: Ask> Hops<A> {
         }
         let due = self.known.iter().filter(|(_, known)| known.next_look <= now);
         let due: Vec<Target> = due.map(|(target, _)| *target).take(LOOKS).collect();
+        self.is_behind = due.len() == LOOKS;
         due.into_iter()
             .filter(|target| {
                 let before = self.get(*target);
@@ -326,7 +331,11 @@ impl<A: Ask> Hops<A> {
         let (device, address) = neighbour;
         let found = self.ask.neighbour(device, address)?;
         if !found.confirmed {
-            self.ask.solicit(device, address)?;
+            let asked = self.ask.solicit(device, address);
+            // What is known goes on to be used.
+            if found.address.is_none() {
+                asked?;
+            }
         }
         let (Some(device), Some(next_hop)) = (link.address, found.address) else { return Ok(None) };
         Ok(Some(Hop { ifindex, vlan, device, next_hop }))

@@ -14,6 +14,7 @@ struct Kernel {
     links: Vec<Link>,
     changes: Vec<Changes>,
     asked: Vec<(u32, IpAddr)>,
+    cannot_ask: bool,
     looks: usize,
 }
 
@@ -33,7 +34,7 @@ impl Ask for Kernel {
 
     fn solicit(&mut self, ifindex: u32, address: IpAddr) -> io::Result<()> {
         self.asked.push((ifindex, address));
-        Ok(())
+        if self.cannot_ask { Err(io::ErrorKind::OutOfMemory.into()) } else { Ok(()) }
     }
 
     fn links(&mut self) -> io::Result<Vec<Link>> {
@@ -159,9 +160,11 @@ fn a_neighbour_that_is_not_confirmed_is_used_and_asked() {
     hops.ask.neighbours.insert((IN, target.address), stale);
     assert!(hops.take(target, now).is_some());
     assert_eq!(hops.ask.asked.len(), 1);
+    hops.ask.cannot_ask = true;
+    assert_eq!(hops.tick(now + REFRESH), [], "what is known is used all the same");
     hops.ask.neighbours.insert((IN, target.address), known(MAC));
-    hops.tick(now + REFRESH);
-    assert_eq!(hops.ask.asked.len(), 1, "confirmed");
+    hops.tick(now + REFRESH * 2);
+    assert_eq!(hops.ask.asked.len(), 2, "confirmed");
 }
 
 #[test]
@@ -221,4 +224,29 @@ fn another_configuration_takes_effect_on_what_is_open() {
     let sides = [(("other".to_owned(), None), MediaSide::Outside)];
     hops.set_sides(Sides(sides.into_iter().collect()), now);
     assert_eq!(hops.tick(now), [target]);
+}
+
+#[test]
+fn many_ways_are_looked_at_in_turn_and_soon() {
+    let now = Instant::now();
+    let mut hops = hops();
+    let targets: Vec<Target> = (0..300u32)
+        .map(|number| Target {
+            address: IpAddr::from((0x0a00_0000 + number).to_be_bytes()),
+            side: MediaSide::Inside,
+        })
+        .collect();
+    for target in &targets {
+        hops.ask.routes.insert(target.address, Route { ifindex: IN, gateway: None });
+        hops.ask.neighbours.insert((IN, target.address), known(MAC));
+        hops.take(*target, now);
+    }
+    hops.ask.neighbours.values_mut().for_each(|neighbour| *neighbour = known([7; 6]));
+    hops.ask.changes.push(Changes { routes: true, ..Changes::default() });
+    let mut changed = Vec::new();
+    for (round, is_behind) in [(1, true), (2, true), (3, false)] {
+        changed.extend(hops.tick(now));
+        assert_eq!(hops.is_waiting(), is_behind, "round {round}");
+    }
+    assert_eq!(changed.into_iter().collect::<HashSet<_>>().len(), targets.len());
 }
