@@ -199,6 +199,7 @@ impl World {
             routes: vec![],
             probe: None,
             bounds: Bounds::default(),
+            media: edge_user::media::calls::CallSettings::default(),
             token_secret: [7; 32],
             former_secret: None,
             unix_time: 1_790_000_000,

@@ -8,7 +8,10 @@ use tracing::{debug, error, info, warn};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    config::Log, firewall::events::DropEvent, media::flow::FlowTally, net::LineLimiter,
+    config::Log,
+    firewall::events::DropEvent,
+    media::{calls::EndCause, flow::FlowTally},
+    net::LineLimiter,
     proxy::Event,
 };
 
@@ -65,6 +68,11 @@ pub fn event(limiter: &LineLimiter, event: &Event) {
         }
         // See [`media`].
         Event::MediaFlows { .. } | Event::MediaFailed { .. } => {}
+        Event::Call(call) => {
+            let partner = call.partner.as_ref().map(|domain| domain.as_str());
+            let ended = call.ended.map(EndCause::name);
+            debug!(call = call.call.0, partner, ended, "media of a call");
+        }
         Event::Offender { domain, source, .. } => debug!(%domain, %source, "an offender"),
         Event::Forwarded { method, partner, inbound } => {
             debug!(%method, %partner, inbound, "forwarded");

@@ -225,7 +225,8 @@ async fn start(
 
     tls.set_exceptions(Exceptions::of(&now_in_force.federation));
     let policy = Arc::new(Policy::new(&config.domains, &now_in_force.federation));
-    let proxy_config = ProxyConfig::new(&config, secret, unix_seconds());
+    let mut proxy_config = ProxyConfig::new(&config, secret, unix_seconds());
+    proxy_config.media.own = crate::net::own_addresses(&config);
     let mut proxy = Proxy::new(Instant::now(), proxy_config, policy);
     let media = firewall.media().map(Media::new);
     // Before any message; what it says of them is carried out as soon as there is a shell.

@@ -43,7 +43,8 @@ impl Daemon {
 
         self.resolver.install(resolver);
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&config);
-        let proxy_config = ProxyConfig::new(&config, self.secrets(secrets), unix_seconds());
+        let mut proxy_config = ProxyConfig::new(&config, self.secrets(secrets), unix_seconds());
+        proxy_config.media.own = crate::net::own_addresses(&config);
         self.shell.with_core(|core, _, _| core.proxy.set_config(proxy_config));
         tokio::task::block_in_place(|| tidy(&mut self.store(), &config));
         let blocks = self.enforce().await.err();

@@ -15,8 +15,9 @@ use crate::{
     domain::Domain,
     federation::{
         CertificateNames, Direction, Lookup, Partner, PartnerKind, Policy, UserName,
-        may_be_srv_target, media, proves_partner,
+        may_be_srv_target, media as bodies, proves_partner,
     },
+    media::policy::{Modalities, modality_of_message},
     sip::{HeaderName, Host, Message, NameAddr, Uri},
 };
 
@@ -63,7 +64,10 @@ impl Proxy {
         if dialog.is_none() && lacks_source_verification(entry, message) {
             return refused(Refusal::UnverifiedSource);
         }
-        match self.user_check(Direction::In, message, dialog.is_some(), entry) {
+        let checked = self
+            .user_check(Direction::In, message, dialog.is_some(), entry)
+            .and_then(|()| self.message_check(Direction::In, message, dialog.is_some(), entry));
+        match checked {
             Ok(()) => judgement,
             Err(reason) => refused(reason),
         }
@@ -363,6 +367,7 @@ impl Proxy {
         entry: &Partner,
     ) -> Result<(), (Answer, Option<Domain>)> {
         self.user_check(Direction::Out, message, in_dialog, entry)
+            .and_then(|()| self.message_check(Direction::Out, message, in_dialog, entry))
             .map_err(|reason| (reason.into(), Some(entry.domain.clone())))
     }
 
@@ -381,25 +386,66 @@ impl Proxy {
         let check = |uri: &Uri<'_>| match sip_domain(uri) {
             Some(domain) => {
                 let user = UserName::new(uri.user(), &domain);
-                self.policy.user(&user, entry, || media::asks(message))
+                self.policy.user(&user, entry, || bodies::asks(message))
             }
             // No user of ours is named.
             None => Ok(()),
         };
+        self.our_user(direction, message, in_dialog).map_or(Ok(()), |uri| check(&uri))
+    }
+
+    /// Which of our users a message is from or for. `None`: an anonymous caller's dialog, which was
+    /// judged when it began.
+    fn our_user<'m>(
+        &self,
+        direction: Direction,
+        message: &'m Message,
+        in_dialog: bool,
+    ) -> Option<Uri<'m>> {
         match direction {
-            Direction::Out => match our_speaker(&self.policy, message) {
-                Some(speaker) => check(&speaker.uri),
-                // An anonymous caller's dialog: it was judged when it began.
-                None => Ok(()),
-            },
+            Direction::Out => our_speaker(&self.policy, message).map(|speaker| speaker.uri),
             Direction::In => {
                 let called = message.request_uri().and_then(Result::ok);
-                match called.filter(|uri| !in_dialog && uri.user().is_some()) {
-                    Some(uri) => check(&uri),
-                    None => message.to().map_or(Ok(()), |to| check(&to.uri)),
-                }
+                called
+                    .filter(|uri| !in_dialog && uri.user().is_some())
+                    .or_else(|| message.to().ok().map(|to| to.uri))
             }
         }
+    }
+
+    /// What a partner and a user of ours may do with one another.
+    pub(super) fn modalities_between(
+        &self,
+        direction: Direction,
+        message: &Message,
+        in_dialog: bool,
+        entry: &Partner,
+    ) -> Modalities {
+        let unbound = entry.options.modalities.is_all() && !entry.kind.is_shared();
+        if unbound && self.policy.users().is_empty() {
+            return Modalities::ALL;
+        }
+        let user = self.our_user(direction, message, in_dialog);
+        match user.as_ref().and_then(|uri| Some((uri, sip_domain(uri)?))) {
+            Some((uri, domain)) => {
+                self.policy.modalities(entry, &UserName::new(uri.user(), &domain))
+            }
+            None => entry.options.modalities,
+        }
+    }
+
+    /// Whether a message that is for something by itself is for something that is allowed. What a
+    /// session description asks for is judged where it passes.
+    fn message_check(
+        &self,
+        direction: Direction,
+        message: &Message,
+        in_dialog: bool,
+        entry: &Partner,
+    ) -> Result<(), Refusal> {
+        let Some(modality) = modality_of_message(message) else { return Ok(()) };
+        let allowed = self.modalities_between(direction, message, in_dialog, entry);
+        if allowed.contains(modality) { Ok(()) } else { Err(Refusal::ModalityForbidden) }
     }
 }
 

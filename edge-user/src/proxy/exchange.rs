@@ -25,6 +25,7 @@ use crate::{
     domain::Domain,
     federation::{Partner, first_of_source},
     ids::IdMap,
+    media::flow::CallId,
     sip::{Host, Message, Method},
 };
 
@@ -194,6 +195,12 @@ pub(super) struct Exchange {
     /// A response other than 100 was passed on.
     pub answered: bool,
     pub cancelled: bool,
+    /// The call whose media it is about.
+    pub call: Option<CallId>,
+    /// It brought an offer.
+    pub offered: bool,
+    /// For people: why it was refused.
+    pub detail: Option<Box<str>>,
     /// When it gets 100: what is no INVITE, and has no answer yet.
     pub trying: Option<Instant>,
     /// Waiting for DNS or a connection, or timers B, C and F.
@@ -260,6 +267,9 @@ impl Exchange {
             last_response: None,
             answered: false,
             cancelled: false,
+            call: None,
+            offered: false,
+            detail: None,
             trying: None,
             timeout: None,
             resend: None,
@@ -329,6 +339,8 @@ pub(super) struct Exchanges {
     by_connection: IdMap<ConnectionId, usize>,
     timers: BinaryHeap<Reverse<(Instant, u64)>>,
     residues: Residues,
+    /// Those about media that are not live any more.
+    pub gone: Vec<(CallId, u64)>,
     pub waiting: usize,
     pub waiting_bytes: usize,
 }
@@ -344,6 +356,7 @@ impl Exchanges {
             by_connection: IdMap::default(),
             timers: BinaryHeap::new(),
             residues: Residues::default(),
+            gone: Vec::new(),
             waiting: 0,
             waiting_bytes: 0,
         }
@@ -414,6 +427,7 @@ impl Exchanges {
     /// Takes one off the table; requests with its key are still known.
     fn take(&mut self, id: u64) -> Option<Exchange> {
         let exchange = self.all.remove(&id)?;
+        self.gone.extend(exchange.call.map(|call| (call, id)));
         if let Some(live) = self.by_scope.get_mut(&exchange.scope) {
             *live -= 1;
             if *live == 0 {

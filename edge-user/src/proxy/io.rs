@@ -13,7 +13,10 @@ use crate::{
     config::{NextHop, Transport},
     domain::Domain,
     federation::{Cause, CertificateNames, Lookup},
-    media::flow::{CallId, FlowTally, MediaChange},
+    media::{
+        calls::CallEvent,
+        flow::{CallId, FlowTally, MediaChange},
+    },
 };
 
 /// A connection the shell holds. For UDP: one listener and one remote address. Never reused.
@@ -323,6 +326,16 @@ pub enum Refusal {
     Credentials,
     /// Nothing new begins here: the appliance is being drained.
     Draining,
+    /// What is asked for is not among the modalities of the partner or the user.
+    ModalityForbidden,
+    /// A session description names an address that nobody there can have.
+    MediaAddress,
+    /// Nothing of what is asked for can be relayed.
+    MediaNotRelayed,
+    /// Ports for media are used up.
+    MediaPorts,
+    /// A session description cannot be read.
+    SessionUnreadable,
 }
 
 impl Refusal {
@@ -368,6 +381,11 @@ impl Refusal {
         Refusal::UserSlowed,
         Refusal::Credentials,
         Refusal::Draining,
+        Refusal::ModalityForbidden,
+        Refusal::MediaAddress,
+        Refusal::MediaNotRelayed,
+        Refusal::MediaPorts,
+        Refusal::SessionUnreadable,
     ];
 
     /// Its name.
@@ -413,6 +431,11 @@ impl Refusal {
             Refusal::UserSlowed => "user-slowed",
             Refusal::Credentials => "credentials",
             Refusal::Draining => "draining",
+            Refusal::ModalityForbidden => "modality-forbidden",
+            Refusal::MediaAddress => "media-address",
+            Refusal::MediaNotRelayed => "media-not-relayed",
+            Refusal::MediaPorts => "media-ports",
+            Refusal::SessionUnreadable => "session-unreadable",
         }
     }
 }
@@ -509,6 +532,8 @@ pub enum Event {
         /// What changed.
         what: WatchChange,
     },
+    /// A call's first flows were opened, or its media ended.
+    Call(CallEvent),
 }
 
 /// What is thought of a discovered partner.

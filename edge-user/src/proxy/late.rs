@@ -109,7 +109,8 @@ impl Proxy {
             Server::Accepted => {
                 let inbound = exchange.inbound;
                 let change = self.response_headers(exchange, &message);
-                if let Some(bytes) = self.returning_again(now, inbound, change, &message) {
+                let Ok(body) = self.media_of_response(now, id, &message, out) else { return };
+                if let Some(bytes) = self.returning_again(now, inbound, change, &message, body) {
                     self.send_back(id, bytes, out);
                 }
             }

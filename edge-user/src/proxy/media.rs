@@ -1,42 +1,554 @@
-//! The place of the calls' media in the proxy: what their bodies become on their way, and which
-//! flows are open.
+//! The place of the calls' media in the proxy: what bodies become on their way, which flows are
+//! open, and what is refused for what it asks for.
+//!
+//! A message without a session description costs one look at its method and its body's length.
+//! Flows are opened before the message that tells of them is sent.
 
-use std::{net::SocketAddr, time::Instant};
-
-use super::{Output, proxy::Proxy};
-use crate::media::{
-    calls::CallStatus,
-    flow::{CallId, Flow, FlowId, FlowStatus},
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
 };
 
+use bytes::Bytes;
+
+use super::{
+    ConnectionId, Event, Output, Peer, Refusal,
+    exchange::{Exchange, Server},
+    proxy::Proxy,
+    request::refusal_detail,
+    respond::Answer,
+};
+use crate::{
+    config::MediaMode,
+    domain::Domain,
+    federation::{Direction, Partner},
+    media::{
+        body::{Descriptions, descriptions},
+        calls::{
+            CallMethod, CallNames, CallStatus, Effects, EndCause, MediaFault, Passage, Peers, Reply,
+        },
+        flow::{CallId, Flow, FlowId, FlowStatus, MediaSide},
+        policy::{Judged, Modalities, judge},
+        sdp::{Sdp, SdpBounds},
+    },
+    sip::{HeaderName, Message, Method},
+};
+
+/// RFC 4028 section 4: no session timer is shorter.
+const SHORTEST_SESSION: u64 = 90;
+
+/// Another body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum NewBody {
+    /// With these bytes, of the same type.
+    Changed(Bytes),
+    /// None: what it says is for nobody there.
+    TakenOut,
+}
+
+impl NewBody {
+    pub(super) fn bytes(&self) -> &[u8] {
+        match self {
+            NewBody::Changed(bytes) => bytes,
+            NewBody::TakenOut => &[],
+        }
+    }
+
+    /// What says of what type it is goes with it.
+    pub(super) fn is_taken_out(&self) -> bool {
+        *self == NewBody::TakenOut
+    }
+}
+
+/// Why a message does not go on as it is.
+struct Fault {
+    reason: Refusal,
+    /// For people.
+    detail: String,
+    /// The line of a session description that is at fault.
+    line: Option<u32>,
+}
+
+impl Fault {
+    fn answer(&self) -> Answer {
+        let answer = match self.reason {
+            Refusal::ModalityForbidden => {
+                Answer::with(488, "Not Acceptable Here", Refusal::ModalityForbidden)
+            }
+            reason => reason.into(),
+        };
+        Answer { line: self.line, ..answer }
+    }
+}
+
+impl From<MediaFault> for Fault {
+    fn from(fault: MediaFault) -> Self {
+        let (reason, line) = match &fault {
+            MediaFault::Forbidden => (Refusal::ModalityForbidden, None),
+            MediaFault::Unsupported => (Refusal::MediaNotRelayed, None),
+            MediaFault::Address { .. } => (Refusal::MediaAddress, None),
+            MediaFault::NoPorts => (Refusal::MediaPorts, None),
+            MediaFault::Sdp(error) => (Refusal::SessionUnreadable, Some(error.line)),
+        };
+        Self { reason, detail: fault.to_string(), line }
+    }
+}
+
+/// A body's session descriptions.
+struct Offered {
+    places: Descriptions,
+    texts: Vec<Sdp>,
+    /// m-lines of each that are forbidden, as bits.
+    forbidden: Vec<u32>,
+}
+
+fn read(message: &Message, allowed: Modalities) -> Result<Offered, Fault> {
+    let unreadable =
+        |detail: String, line| Fault { reason: Refusal::SessionUnreadable, detail, line };
+    let places = descriptions(message).map_err(|fault| unreadable(fault.to_string(), None))?;
+    let body = message.body_bytes();
+    let (mut texts, mut forbidden) = (Vec::new(), Vec::new());
+    for place in &places.sdp {
+        let text = body.slice(place.clone());
+        let sdp = Sdp::parse(text, &SdpBounds::default())
+            .map_err(|error| unreadable(format!("SDP {error}"), Some(error.line)))?;
+        let bits = |lines: &[usize]| lines.iter().fold(0, |bits, line| bits | 1_u32 << (line % 32));
+        forbidden.push(match judge(&sdp, places.file_transfer, allowed) {
+            Judged::AllAllowed => 0,
+            Judged::SomeForbidden(lines) => bits(&lines),
+            Judged::NoneAllowed(_) => u32::MAX,
+        });
+        texts.push(sdp);
+    }
+    Ok(Offered { places, texts, forbidden })
+}
+
+/// The method of a request, if offers and answers are in it.
+fn call_method(method: Method<'_>) -> Option<CallMethod> {
+    match method {
+        Method::Invite => Some(CallMethod::Invite),
+        Method::Update => Some(CallMethod::Update),
+        Method::Prack => Some(CallMethod::Prack),
+        Method::Ack => Some(CallMethod::Ack),
+        _ => None,
+    }
+}
+
+/// Whether a body is a session description and nothing else.
+fn is_description(message: &Message) -> bool {
+    let kind = message.text(HeaderName::ContentType).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    kind.eq_ignore_ascii_case("application/sdp")
+}
+
+/// The session timer that a response sets.
+fn session_timer(response: &Message) -> Option<Duration> {
+    let text = response.text(HeaderName::SessionExpires)?;
+    let digits = text.split(';').next()?.trim();
+    let seconds: u32 = digits.parse().ok()?;
+    Some(Duration::from_secs(u64::from(seconds).max(SHORTEST_SESSION)))
+}
+
+/// What a response, or a 2xx that came again, says of its transaction.
+struct About<'a> {
+    exchange: u64,
+    inbound: bool,
+    remote: bool,
+    partner: Option<&'a Domain>,
+    peers: Peers,
+    behind_nat: bool,
+}
+
+impl About<'_> {
+    fn names<'m>(&'m self, message: &'m Message, to_tag: Option<&'m str>) -> Option<CallNames<'m>> {
+        Some(CallNames {
+            call_id: message.call_id().ok()?,
+            from_tag: message.from().ok()?.tag().unwrap_or_default(),
+            to_tag,
+            inbound: self.inbound,
+            partner: self.partner.filter(|_| !self.remote),
+        })
+    }
+
+    fn passage<'m>(
+        &'m self,
+        message: &'m Message,
+        to_tag: Option<&'m str>,
+        method: CallMethod,
+    ) -> Option<Passage<'m>> {
+        let from_outside = self.inbound == message.is_request();
+        let parties = (message.from().ok()?.uri.as_str(), message.to().ok()?.uri.as_str());
+        Some(Passage {
+            names: self.names(message, to_tag)?,
+            exchange: self.exchange,
+            cseq: message.cseq().ok()?.number,
+            method,
+            from: if from_outside { MediaSide::Outside } else { MediaSide::Inside },
+            peers: self.peers,
+            behind_nat: self.behind_nat,
+            forbidden: 0,
+            parties,
+        })
+    }
+}
+
+fn peers(inbound: bool, sender: IpAddr, receiver: IpAddr) -> Peers {
+    let (outside, inside) = if inbound { (sender, receiver) } else { (receiver, sender) };
+    Peers { outside: outside.to_canonical(), inside: inside.to_canonical() }
+}
+
+/// A user behind a home router never knows its own address.
+fn behind_nat(remote: bool, entry: Option<&Partner>) -> bool {
+    remote || entry.is_some_and(|entry| entry.options.behind_nat)
+}
+
 impl Proxy {
+    /// What is done to a request's body on its way to a peer. The flows that it opens are told before.
+    pub(super) fn media_of_request(
+        &mut self,
+        now: Instant,
+        id: u64,
+        peer: &Peer,
+        out: &mut Vec<Output>,
+    ) -> Result<Option<NewBody>, Answer> {
+        let Some(exchange) = self.exchanges.get(id) else { return Ok(None) };
+        let Some(request) = &exchange.request else { return Ok(None) };
+        let method = request.method();
+        if request.body().is_empty() && method != Some(Method::Bye) {
+            return Ok(None);
+        }
+        let sender = exchange.from_peer.remote.ip();
+        let about = About {
+            exchange: id,
+            inbound: exchange.inbound,
+            remote: exchange.remote,
+            partner: exchange.partner.as_ref(),
+            peers: peers(exchange.inbound, sender, peer.remote.ip()),
+            behind_nat: behind_nat(exchange.remote, exchange.entry.as_deref()),
+        };
+        let to_tag = request.to().ok().and_then(|to| to.tag());
+        let mut effects = Effects::default();
+        if method == Some(Method::Bye) {
+            if let Some(names) = about.names(request, to_tag) {
+                self.calls.bye(&names, &mut effects);
+            }
+            media_output(effects, out);
+            return Ok(None);
+        }
+        let relays = self.calls.mode() == MediaMode::Relay;
+        let Some(method) = method.and_then(call_method) else {
+            // It is no offer; but it names addresses.
+            return Ok((relays && is_description(request)).then_some(NewBody::TakenOut));
+        };
+        let allowed = self.modalities(exchange, request);
+        if self.calls.mode() == MediaMode::Off && allowed.is_all() {
+            return Ok(None);
+        }
+        let Some(passage) = about.passage(request, to_tag, method) else { return Ok(None) };
+        let (mut call, mut detail) = (None, None);
+        let result = read(request, allowed).and_then(|offered| {
+            let mut texts = Vec::with_capacity(offered.texts.len());
+            for (sdp, forbidden) in offered.texts.iter().zip(&offered.forbidden) {
+                let passage = Passage { forbidden: *forbidden, ..passage };
+                texts.push(self.calls.request(now, &passage, sdp, &mut effects)?);
+                call = self.calls.call_of(&passage);
+            }
+            changed(request, &offered, &texts)
+        });
+        if let Err(fault) = &result {
+            detail = Some(format!("{}: {}", refusal_detail(request), fault.detail));
+        }
+        let (from_peer, partner) = (exchange.from_peer.clone(), exchange.partner.clone());
+        media_output(effects, out);
+        self.exchanges.update(id, |exchange| {
+            exchange.offered = true;
+            exchange.call = call.or(exchange.call);
+        });
+        match result {
+            Ok(body) => Ok(body),
+            // Nobody hears an answer to an ACK: without a body its receiver hangs up.
+            Err(fault) if method == CallMethod::Ack => {
+                let detail = detail.unwrap_or_default();
+                self.note_refusal(&from_peer, fault.reason, partner, detail, out);
+                Ok(Some(NewBody::TakenOut))
+            }
+            Err(fault) => {
+                self.exchanges.update(id, |exchange| exchange.detail = detail.map(Into::into));
+                Err(fault.answer())
+            }
+        }
+    }
+
+    /// What is done to a response's body on its way back.
+    pub(super) fn media_of_response(
+        &mut self,
+        now: Instant,
+        id: u64,
+        message: &Message,
+        out: &mut Vec<Output>,
+    ) -> Result<Option<NewBody>, Answer> {
+        let Some(exchange) = self.exchanges.get(id) else { return Ok(None) };
+        let Some(status) = message.status() else { return Ok(None) };
+        let empty = message.body().is_empty();
+        if empty && !(200..300).contains(&status) {
+            return Ok(None);
+        }
+        let receiver = exchange.client().map_or(exchange.from_peer.remote, |c| c.remote).ip();
+        let about = About {
+            exchange: id,
+            inbound: exchange.inbound,
+            remote: exchange.remote,
+            partner: exchange.partner.as_ref(),
+            peers: peers(exchange.inbound, exchange.from_peer.remote.ip(), receiver),
+            behind_nat: behind_nat(exchange.remote, exchange.entry.as_deref()),
+        };
+        let again = exchange.server == Server::Accepted;
+        let to_tag = exchange.request.as_ref().map_or_else(
+            || message.to().ok().and_then(|to| to.tag()),
+            |request| request.to().ok().and_then(|to| to.tag()),
+        );
+        let method = message.cseq().ok().and_then(|cseq| call_method(cseq.method));
+        let allowed = self.modalities(exchange, exchange.request.as_ref().unwrap_or(message));
+        let offered = exchange.offered;
+        let mode = self.calls.mode();
+        let Some(method) = method.filter(|_| status < 300) else {
+            let out_it_goes = mode == MediaMode::Relay && is_description(message);
+            return Ok(out_it_goes.then_some(NewBody::TakenOut));
+        };
+        if mode == MediaMode::Off && allowed.is_all() {
+            return Ok(None);
+        }
+        let Some(passage) = about.passage(message, to_tag, method) else { return Ok(None) };
+        let mut effects = Effects::default();
+        let mut call = None;
+        let says = Says { again, offered, allowed };
+        let result =
+            answered(&mut self.calls, now, &passage, message, says, &mut call, &mut effects);
+        let (peer, partner) = (exchange.from_peer.clone(), exchange.partner.clone());
+        media_output(effects, out);
+        if call.is_some() {
+            self.exchanges.update(id, |exchange| exchange.call = call);
+        }
+        match result {
+            Ok(body) => Ok(body),
+            Err(fault) => {
+                let detail = format!("response {status}: {}", fault.detail);
+                if status < 200 {
+                    self.note_refusal(&peer, fault.reason, partner, detail, out);
+                    return Ok(Some(NewBody::TakenOut));
+                }
+                self.exchanges.update(id, |exchange| exchange.detail = Some(detail.into()));
+                // It is not the caller who is at fault.
+                let answer = match fault.reason {
+                    Refusal::SessionUnreadable => Answer::with(502, "Bad Gateway", fault.reason),
+                    _ => fault.answer(),
+                };
+                Err(answer)
+            }
+        }
+    }
+
+    /// The same for a 2xx that came again when nothing but this is left of its transaction.
+    pub(super) fn media_again(
+        &mut self,
+        now: Instant,
+        exchange: &Exchange,
+        to: Option<ConnectionId>,
+        message: &Message,
+        out: &mut Vec<Output>,
+    ) -> Option<NewBody> {
+        if message.body().is_empty() {
+            return None;
+        }
+        let sender = exchange.from_peer.remote.ip();
+        let peer = to.and_then(|to| self.connections.get(to)).map(|c| c.peer.remote.ip());
+        let about = About {
+            exchange: 0,
+            inbound: exchange.inbound,
+            remote: exchange.remote,
+            partner: exchange.partner.as_ref(),
+            peers: peers(exchange.inbound, sender, peer.unwrap_or(sender)),
+            behind_nat: behind_nat(exchange.remote, exchange.entry.as_deref()),
+        };
+        let allowed = self.modalities(exchange, message);
+        if self.calls.mode() == MediaMode::Off && allowed.is_all() {
+            return None;
+        }
+        let to_tag = message.to().ok().and_then(|to| to.tag());
+        let passage = about.passage(message, to_tag, CallMethod::Invite)?;
+        let mut effects = Effects::default();
+        let says = Says { again: true, offered: true, allowed };
+        let result =
+            answered(&mut self.calls, now, &passage, message, says, &mut None, &mut effects);
+        media_output(effects, out);
+        // It passed before; whatever is wrong with it now does not.
+        result.unwrap_or(Some(NewBody::TakenOut))
+    }
+
+    /// What the two parties may do with one another.
+    fn modalities(&self, exchange: &Exchange, request: &Message) -> Modalities {
+        let Some(entry) = exchange.entry.as_ref().filter(|_| !exchange.remote) else {
+            return Modalities::ALL;
+        };
+        let direction = if exchange.inbound { Direction::In } else { Direction::Out };
+        let in_dialog = exchange.dialog.is_some() || !request.is_request();
+        self.modalities_between(direction, request, in_dialog, entry)
+    }
+
+    /// A transaction failed: what it offered was offered in vain.
+    pub(super) fn media_in_vain(&mut self, now: Instant, id: u64, out: &mut Vec<Output>) {
+        if let Some(call) = self.exchanges.get(id).and_then(|exchange| exchange.call) {
+            let mut effects = Effects::default();
+            self.calls.failed(now, call, id, &mut effects);
+            media_output(effects, out);
+        }
+    }
+
+    /// Transactions are gone.
+    pub(super) fn media_gone(&mut self, now: Instant, out: &mut Vec<Output>) {
+        if self.exchanges.gone.is_empty() {
+            return;
+        }
+        let mut effects = Effects::default();
+        for (call, exchange) in std::mem::take(&mut self.exchanges.gone) {
+            self.calls.gone(now, call, exchange, &mut effects);
+        }
+        media_output(effects, out);
+    }
+
+    pub(super) fn media_due(&mut self, now: Instant, out: &mut Vec<Output>) {
+        let mut effects = Effects::default();
+        self.calls.on_timeout(now, &mut effects);
+        media_output(effects, out);
+    }
+
+    /// Partners who may no longer speak have no calls.
+    pub(super) fn media_by_policy(&mut self, out: &mut Vec<Output>) {
+        let mut effects = Effects::default();
+        let policy = &self.policy;
+        self.calls.keep_partners(|partner| policy.partner(partner).is_ok(), &mut effects);
+        media_output(effects, out);
+    }
+
     /// The source of a flow was learned.
     pub fn media_learned(
         &mut self,
-        _now: Instant,
-        _flow: FlowId,
-        _source: SocketAddr,
-        _out: &mut Vec<Output>,
+        now: Instant,
+        flow: FlowId,
+        source: SocketAddr,
+        out: &mut Vec<Output>,
     ) {
+        let mut effects = Effects::default();
+        self.calls.learned(now, flow, source, &mut effects);
+        media_output(effects, out);
     }
 
     /// What the kernel has counted: said every few seconds.
-    pub fn media_seen(&mut self, _now: Instant, _flows: &[FlowStatus], _out: &mut Vec<Output>) {}
+    pub fn media_seen(&mut self, now: Instant, flows: &[FlowStatus], out: &mut Vec<Output>) {
+        let mut effects = Effects::default();
+        self.calls.seen(now, flows, &mut effects);
+        media_output(effects, out);
+    }
 
-    /// A change of a call's flows could not be put in force.
-    pub fn media_failed(&mut self, _now: Instant, _call: CallId, _out: &mut Vec<Output>) {}
+    /// A change of a call's flows could not be put in force: see [`Output::Media`].
+    pub fn media_failed(&mut self, now: Instant, call: CallId, out: &mut Vec<Output>) {
+        let mut effects = Effects::default();
+        self.calls.not_opened(now, call, &mut effects);
+        media_output(effects, out);
+    }
 
-    /// Every call that has, or had, media.
+    /// Every call that has media, or will have some.
     pub fn calls(&self) -> Vec<CallStatus> {
-        Vec::new()
+        self.calls.status()
     }
 
     /// Closes the media of a call; says nothing to anybody. `false`: there is no such call.
-    pub fn end_call(&mut self, _now: Instant, _call: CallId, _out: &mut Vec<Output>) -> bool {
-        false
+    pub fn end_call(&mut self, _now: Instant, call: CallId, out: &mut Vec<Output>) -> bool {
+        let mut effects = Effects::default();
+        let ended = self.calls.end(call, EndCause::Administrator, &mut effects);
+        media_output(effects, out);
+        ended
     }
 
     /// Takes over what is open in the kernel, from the run before; closes what is for nobody. Before
     /// any message.
-    pub fn adopt_flows(&mut self, _now: Instant, _flows: Vec<Flow>, _out: &mut Vec<Output>) {}
+    pub fn adopt_flows(&mut self, now: Instant, flows: Vec<Flow>, out: &mut Vec<Output>) {
+        let mut effects = Effects::default();
+        self.calls.adopt(now, flows, &mut effects);
+        media_output(effects, out);
+    }
+}
+
+/// How a response stands to its request.
+struct Says {
+    again: bool,
+    offered: bool,
+    allowed: Modalities,
+}
+
+fn answered(
+    calls: &mut crate::media::calls::Calls,
+    now: Instant,
+    passage: &Passage<'_>,
+    message: &Message,
+    says: Says,
+    call: &mut Option<CallId>,
+    effects: &mut Effects,
+) -> Result<Option<NewBody>, Fault> {
+    let to = message.to().ok();
+    let reliable = message.headers_named("RSeq").next().is_some();
+    let reply = Reply {
+        status: message.status().unwrap_or_default(),
+        tag: to.as_ref().and_then(|to| to.tag()).unwrap_or_default(),
+        reliable,
+        offered: says.offered,
+        again: says.again,
+        session: session_timer(message),
+    };
+    if message.body().is_empty() {
+        calls.response(now, passage, &reply, None, effects)?;
+        *call = calls.call_of(passage);
+        return Ok(None);
+    }
+    let offered = read(message, says.allowed)?;
+    if offered.texts.is_empty() {
+        calls.response(now, passage, &reply, None, effects)?;
+        *call = calls.call_of(passage);
+        return Ok(None);
+    }
+    let mut texts = Vec::with_capacity(offered.texts.len());
+    for (sdp, forbidden) in offered.texts.iter().zip(&offered.forbidden) {
+        let passage = Passage { forbidden: *forbidden, ..*passage };
+        let text = calls.response(now, &passage, &reply, Some(sdp), effects)?;
+        *call = calls.call_of(&passage);
+        texts.push(text.unwrap_or_else(|| sdp.text().clone()));
+    }
+    changed(message, &offered, &texts)
+}
+
+/// The body with other descriptions, if they are others.
+fn changed(
+    message: &Message,
+    offered: &Offered,
+    texts: &[Bytes],
+) -> Result<Option<NewBody>, Fault> {
+    if offered.texts.iter().zip(texts).all(|(old, new)| old.text() == new) {
+        return Ok(None);
+    }
+    match offered.places.replace(message.body(), texts) {
+        Ok(body) => Ok(Some(NewBody::Changed(body))),
+        Err(fault) => {
+            Err(Fault { reason: Refusal::SessionUnreadable, detail: fault.to_string(), line: None })
+        }
+    }
+}
+
+/// For the firewall first, then for people.
+fn media_output(effects: Effects, out: &mut Vec<Output>) {
+    if !effects.changes.is_empty() {
+        out.push(Output::Media(effects.changes));
+    }
+    for event in effects.events {
+        out.push(Output::Event(Event::Call(event)));
+    }
 }

@@ -22,6 +22,7 @@ use crate::{
     config::Transport,
     domain::Domain,
     federation::{CertificateNames, Guard, Partner, Policy, Targets},
+    media::calls::Calls,
     sip::{FrameError, Message},
 };
 
@@ -42,6 +43,7 @@ pub struct Proxy {
     pub(super) drain: Drain,
     pub(super) moved: Moved,
     pub(super) meter: Meter,
+    pub(super) calls: Calls,
     started: Instant,
     pub(super) trust_values: TrustValues,
 }
@@ -73,6 +75,11 @@ impl Proxy {
                 config.former_secret.as_ref(),
                 now,
                 config.unix_time,
+            ),
+            calls: Calls::new(
+                config.media.clone(),
+                &config.token_secret,
+                config.former_secret.as_ref(),
             ),
             guard: Guard::default(),
             connections: Connections::default(),
@@ -118,6 +125,7 @@ impl Proxy {
                 self.connect_failed(now, attempt, &error, out);
             }
         }
+        self.media_gone(now, out);
     }
 
     /// When [`Proxy::on_timeout`] is to be called; perhaps for nothing, never too late.
@@ -129,6 +137,7 @@ impl Proxy {
             self.targets.next_timeout(),
             self.probes.next_timeout(),
             self.moved.next_timeout(),
+            self.calls.next_timeout(),
         ]
         .into_iter()
         .flatten()
@@ -146,6 +155,8 @@ impl Proxy {
         self.meter_due(now, out);
         self.targets_due(now, out);
         self.moved_due(now, out);
+        self.media_due(now, out);
+        self.media_gone(now, out);
     }
 
     /// Takes other settings (names, next hops, bounds). What is live goes on.
@@ -178,6 +189,10 @@ impl Proxy {
             self.keys.set(&config.token_secret, config.former_secret.as_ref());
             self.flows.set(&config.token_secret, config.former_secret.as_ref());
         }
+        if secrets(&config) != secrets(&self.config) || config.media != self.config.media {
+            let former = config.former_secret.as_ref();
+            self.calls.set(config.media.clone(), &config.token_secret, former);
+        }
         if config.fqdn != self.config.fqdn {
             self.trust_values = TrustValues::new(&config.fqdn);
         }
@@ -209,6 +224,8 @@ impl Proxy {
                 self.close(now, id, Refusal::DomainBlocked, out);
             }
         }
+        self.media_by_policy(out);
+        self.media_gone(now, out);
         self.forgive_whoever_has_an_entry();
         self.close_signed_out(now, out);
         // What was found out about a partner is true as long as its entry is the same.

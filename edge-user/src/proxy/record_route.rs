@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::{
     ConnectionId, Peer, Side,
     exchange::Exchange,
+    media::NewBody,
     proxy::Proxy,
     route_set::RouteSet,
     token::{Dialog, Token},
@@ -206,18 +207,23 @@ fn replaced(message: &Message, initial: &str, full: &str) -> Records {
     message.list(HeaderName::RecordRoute).enumerate().filter_map(ours).collect()
 }
 
-/// A response as it goes back: our Via off, our Record-Route values edited.
+/// A response as it goes back: our Via off, our Record-Route values edited, perhaps another body.
 pub(super) fn sent_back(
     message: &Message,
-    change: &HeaderChange,
+    mut change: HeaderChange,
     more: Option<(&'static str, &'static str)>,
     records: &Records,
+    body: Option<NewBody>,
 ) -> Option<Bytes> {
+    if body.as_ref().is_some_and(NewBody::is_taken_out) {
+        change.remove.push(HeaderName::ContentType);
+    }
     let mut add = change.added();
     add.extend(more);
     let records: Vec<(usize, &str)> =
         records.iter().map(|(place, text)| (*place, text.as_str())).collect();
+    let body = body.as_ref().map(NewBody::bytes);
     let forward =
-        ForwardResponse { record_routes: &records, remove: &change.remove, add: &add, body: None };
+        ForwardResponse { record_routes: &records, remove: &change.remove, add: &add, body };
     forward.apply(message).ok()
 }

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use super::{
     ConnectionId, Output,
     exchange::{Exchange, Kind, NewExchange, Server, TRANSACTION, TransactionKey},
+    media::NewBody,
     neighbours,
     proxy::Proxy,
     record_route::sent_back,
@@ -196,7 +197,9 @@ impl Proxy {
                 entry: residue.entry.clone(),
             });
             let change = self.response_headers(&exchange, message);
-            if let Some(bytes) = self.returning_again(now, residue.inbound, change, message) {
+            let body = self.media_again(now, &exchange, residue.client, message, out);
+            let inbound = residue.inbound;
+            if let Some(bytes) = self.returning_again(now, inbound, change, message, body) {
                 out.push(Output::Send { connection: residue.from, bytes });
             }
         }
@@ -211,9 +214,10 @@ impl Proxy {
         inbound: bool,
         mut change: HeaderChange,
         message: &Message,
+        body: Option<NewBody>,
     ) -> Option<Bytes> {
         neighbours::hide(message, inbound, &mut change.remove);
         let records = self.records_again(now, inbound, message);
-        sent_back(message, &change, None, &records)
+        sent_back(message, change, None, &records, body)
     }
 }

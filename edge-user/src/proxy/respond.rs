@@ -14,15 +14,21 @@ impl Refusal {
     /// Status and reason phrase of the response.
     pub const fn status(self) -> (u16, &'static str) {
         match self {
-            Refusal::Malformed | Refusal::Credentials => (400, "Bad Request"),
+            Refusal::Malformed | Refusal::Credentials | Refusal::SessionUnreadable => {
+                (400, "Bad Request")
+            }
             Refusal::Anonymous => (433, "Anonymity Disallowed"),
             Refusal::TooManyHops => (483, "Too Many Hops"),
             Refusal::Loop => (482, "Loop Detected"),
-            Refusal::Overload | Refusal::Throttled | Refusal::UserSlowed | Refusal::Draining => {
-                (503, "Service Unavailable")
-            }
+            Refusal::Overload
+            | Refusal::Throttled
+            | Refusal::UserSlowed
+            | Refusal::Draining
+            | Refusal::MediaPorts => (503, "Service Unavailable"),
             Refusal::FlowFailed => (430, "Flow Failed"),
-            Refusal::UserNoPublicAv => (488, "Not Acceptable Here"),
+            Refusal::UserNoPublicAv | Refusal::MediaAddress | Refusal::MediaNotRelayed => {
+                (488, "Not Acceptable Here")
+            }
             Refusal::Unreachable | Refusal::NoSrv | Refusal::ForeignTarget | Refusal::TlsFailed => {
                 (504, "Server Time-out")
             }
@@ -119,6 +125,20 @@ impl Refusal {
                 "The credentials cannot be read, or are of another user than From; a user signs in \
                  under its own name"
             }
+            Refusal::ModalityForbidden => {
+                "What is asked for is not allowed; see modalities in the partner's entry and in \
+                 [[user_policy]]"
+            }
+            Refusal::MediaAddress => {
+                "Media is to go to an address that is ours, private, loopback, multicast or a name; \
+                 see federation.allow_addresses and behind_nat"
+            }
+            Refusal::MediaNotRelayed => {
+                "Nothing of it can be relayed: media over TCP, or an address family that \
+                 [service.av] lacks"
+            }
+            Refusal::MediaPorts => "The ports for media are used up; see service.av.media_ports",
+            Refusal::SessionUnreadable => "The session description cannot be read",
         }
     }
 
@@ -168,15 +188,17 @@ pub(super) struct Answer {
     pub phrase: &'static str,
     /// Named to the sender.
     pub reason: Option<Refusal>,
+    /// The line of a session description that is at fault; for the inside.
+    pub line: Option<u32>,
 }
 
 impl Answer {
     pub(super) const fn new(status: u16, phrase: &'static str) -> Self {
-        Self { status, phrase, reason: None }
+        Self { status, phrase, reason: None, line: None }
     }
 
     pub(super) const fn with(status: u16, phrase: &'static str, reason: Refusal) -> Self {
-        Self { status, phrase, reason: Some(reason) }
+        Self { status, phrase, reason: Some(reason), line: None }
     }
 }
 
@@ -236,7 +258,11 @@ pub(super) fn answer(
         let name = reason.name();
         warning = format!("399 {fqdn} \"{name}\"");
         headers.push(("Warning", &warning));
-        diagnostics = diagnostics_value(reason, fqdn, peer.side, about.domain);
+        let mut value = diagnostics_value(reason, fqdn, peer.side, about.domain);
+        if let Some(line) = answer.line.filter(|_| peer.side == Side::Inside) {
+            value.push_str(&format!(";sdp-line=\"{line}\""));
+        }
+        diagnostics = value;
         headers.push(match peer.side {
             Side::Partner | Side::Remote => {
                 (HeaderName::MsDiagnosticsPublic.as_str(), &diagnostics)

@@ -2,10 +2,13 @@
 
 use std::time::Instant;
 
+use bytes::Bytes;
+
 use super::{
     ConnectionId, Output, Peer, Refusal, Side,
     admit::sip_domain,
     exchange::{ClientState, Exchange, Kind, Server, Stage, T2, TIMER_C, TRANSACTION},
+    media::NewBody,
     neighbours,
     proxy::Proxy,
     record_route::sent_back,
@@ -115,7 +118,7 @@ impl Proxy {
                 self.acknowledge(id, &message, out);
             }
             (ClientState::Accepted, 200..300) => {
-                if let Some(bytes) = self.returning(now, id, &message) {
+                if let Ok(bytes) = self.returning(now, id, &message, out) {
                     self.send_back(id, bytes, out);
                 }
             }
@@ -159,7 +162,7 @@ impl Proxy {
             .is_some_and(|e| e.server == Server::Proceeding && e.kind == Kind::Invite);
         if status > 100
             && waits
-            && let Some(bytes) = self.returning(now, id, message)
+            && let Ok(bytes) = self.returning(now, id, message, out)
         {
             self.exchanges.update(id, |exchange| {
                 exchange.answered = true;
@@ -203,8 +206,9 @@ impl Proxy {
             let failure = Answer::new(500, "Server Internal Error");
             return self.try_elsewhere(now, id, blame, failure, out);
         }
-        let Some(bytes) = self.returning(now, id, message) else {
-            return self.conclude(now, id, Answer::new(502, "Bad Gateway"), out);
+        let bytes = match self.returning(now, id, message, out) {
+            Ok(bytes) => bytes,
+            Err(answer) => return self.conclude(now, id, answer, out),
         };
         self.exchanges.update(id, |exchange| {
             exchange.timeout = None;
@@ -214,7 +218,7 @@ impl Proxy {
                 client.state =
                     if accepted { ClientState::Accepted } else { ClientState::Completed };
                 if accepted || !invite || client.reliable {
-                    client.sent = bytes::Bytes::new();
+                    client.sent = Bytes::new();
                 }
             }
         });
@@ -240,14 +244,33 @@ impl Proxy {
         }
     }
 
-    /// The response as it goes back: our Via off, our Record-Route values with both tags.
-    fn returning(&mut self, now: Instant, id: u64, message: &Message) -> Option<bytes::Bytes> {
+    /// The response as it goes back: our Via off, our Record-Route values with both tags, what it
+    /// says of media as it is for the other side.
+    fn returning(
+        &mut self,
+        now: Instant,
+        id: u64,
+        message: &Message,
+        out: &mut Vec<Output>,
+    ) -> Result<Bytes, Answer> {
+        let body = self.media_of_response(now, id, message, out)?;
+        let bytes = self.returning_with(now, id, message, body);
+        bytes.ok_or(Answer::new(502, "Bad Gateway"))
+    }
+
+    fn returning_with(
+        &mut self,
+        now: Instant,
+        id: u64,
+        message: &Message,
+        body: Option<NewBody>,
+    ) -> Option<Bytes> {
         let exchange = self.exchanges.get(id)?;
         let mut change = self.response_headers(exchange, message);
         neighbours::hide(message, exchange.inbound, &mut change.remove);
         let keep_alive = exchange.request.as_ref().and_then(neighbours::keep_alive);
         let records = self.records(now, id, message);
-        sent_back(message, &change, keep_alive, &records)
+        sent_back(message, change, keep_alive, &records, body)
     }
 
     /// Whether somebody outside says that one of our users answered (or something unreadable): the

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::{
     ConnectionId, Event, Output, Peer, Refusal,
     exchange::{Client, ClientState, Kind, MAX_ATTEMPTS, SILENCE, Server, Stage, T1, TRANSACTION},
+    media::NewBody,
     neighbours,
     proxy::Proxy,
     record_route::Rewrite,
@@ -20,7 +21,7 @@ use super::{
 use crate::{
     config::Transport,
     federation::{Cause, TargetKey},
-    sip::{ForwardRequest, Limits, Message, build},
+    sip::{ForwardRequest, HeaderName, Limits, Message, build},
 };
 
 impl Proxy {
@@ -98,7 +99,11 @@ impl Proxy {
         let Some(used) = self.connections.get_mut(connection) else { return };
         used.used = now;
         let peer = used.peer.clone();
-        let Some((bytes, rewrite)) = self.outgoing(now, id, connection, &peer) else {
+        let body = match self.media_of_request(now, id, &peer, out) {
+            Ok(body) => body,
+            Err(answer) => return self.conclude(now, id, answer, out),
+        };
+        let Some((bytes, rewrite)) = self.outgoing(now, id, connection, &peer, body) else {
             return self.conclude(now, id, Refusal::Malformed.into(), out);
         };
         out.push(Output::Send { connection, bytes: bytes.clone() });
@@ -156,6 +161,7 @@ impl Proxy {
         id: u64,
         connection: ConnectionId,
         peer: &Peer,
+        body: Option<NewBody>,
     ) -> Option<(Bytes, Option<Rewrite>)> {
         let exchange = self.exchanges.get(id)?;
         let request = exchange.request.as_ref()?;
@@ -167,6 +173,12 @@ impl Proxy {
         forward.remove_routes = exchange.remove_routes;
         let mut change = self.request_headers(exchange);
         neighbours::hide(request, !exchange.inbound, &mut change.remove);
+        if let Some(body) = &body {
+            forward.body = Some(body.bytes());
+            if body.is_taken_out() {
+                change.remove.push(HeaderName::ContentType);
+            }
+        }
         let mut add = change.added();
         add.extend(neighbours::breadth(request));
         let path = self.path_of(exchange, request, peer);
@@ -201,7 +213,10 @@ impl Proxy {
         }
         if let (Some(reason), Some(request)) = (answer.reason, &exchange.request) {
             let (peer, domain) = (exchange.from_peer.clone(), exchange.partner.clone());
-            let detail = refusal_detail(request);
+            let detail = match &exchange.detail {
+                Some(detail) => detail.to_string(),
+                None => refusal_detail(request),
+            };
             self.note_refusal(&peer, reason, domain, detail, out);
         }
         let bytes = self.own_answer(id, answer);
@@ -247,6 +262,9 @@ impl Proxy {
         out: &mut Vec<Output>,
     ) {
         self.meter_outcome(now, id, status, out);
+        if status >= 300 {
+            self.media_in_vain(now, id, out);
+        }
         let kept = self.exchanges.get(id).is_some_and(|exchange| match exchange.kind {
             Kind::Invite => status >= 300,
             _ => !exchange.sender_is_reliable(),

@@ -12,6 +12,7 @@ use super::{Peer, Side};
 use crate::{
     config::{Config, GuardSettings, NextHop, Transport},
     domain::Domain,
+    media::calls::CallSettings,
     sip::{Host, Message, Via},
 };
 
@@ -39,6 +40,8 @@ pub struct ProxyConfig {
     pub probe: Option<Duration>,
     /// Bounds.
     pub bounds: Bounds,
+    /// Media.
+    pub media: CallSettings,
     /// Signs Record-Route; the same for every member of a pool. Random; never logged.
     pub token_secret: [u8; 32],
     /// What other members of a pool may sign with still, or already.
@@ -167,6 +170,7 @@ impl ProxyConfig {
             routes,
             probe: config.inside.routing.probe,
             bounds: Bounds { transactions: config.limits.transactions, ..Bounds::default() },
+            media: CallSettings::new(config, Vec::new()),
             token_secret: secrets.current,
             former_secret: secrets.former,
             unix_time,

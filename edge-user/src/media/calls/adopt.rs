@@ -8,8 +8,9 @@ use super::{
     call::{Call, Line, Parties},
     ports::{FlowIds, Ports},
     said::{Said, Session},
-    settings::{Anchoring, MediaSettings, OwnAddress, SIDES, across},
+    settings::{CallSettings, OwnAddress, SIDES, across},
 };
+use crate::config::MediaMode;
 use crate::media::{
     flow::{CallId, Component, Flow, FlowContent, MediaChange, MediaSide, Way},
     sdp::{MediaKind, RtpProfile, Transport},
@@ -23,9 +24,9 @@ impl Calls {
             by_call.entry(flow.call).or_default().push(flow);
         }
         for (id, flows) in by_call {
-            let fits = |flow: &Flow| match (self.settings.anchoring, flow.way) {
-                (Anchoring::Off, _) => false,
-                (Anchoring::Relay, Way::Relay { .. }) | (Anchoring::Pinhole, Way::Pinhole) => true,
+            let fits = |flow: &Flow| match (self.settings.mode, flow.way) {
+                (MediaMode::Off, _) => false,
+                (MediaMode::Relay, Way::Relay { .. }) | (MediaMode::Pinhole, Way::Pinhole) => true,
                 _ => false,
             };
             if !flows.iter().all(fits) {
@@ -42,7 +43,7 @@ impl Calls {
     }
 }
 
-fn adopted(now: Instant, settings: &MediaSettings, id: CallId, flows: Vec<Flow>) -> Call {
+fn adopted(now: Instant, settings: &CallSettings, id: CallId, flows: Vec<Flow>) -> Call {
     let left = flows.iter().map(|flow| flow.expires).max().unwrap_or_default();
     let mut call = Call::new(now, id, Parties::default(), left.min(settings.longest_call));
     (call.up, call.adopted, call.told) = (Some(0), true, true);
@@ -104,7 +105,7 @@ fn take(said: &mut Said, flow: &Flow, side: MediaSide) {
     }
 }
 
-fn leg(settings: &MediaSettings, side: MediaSide, own: SocketAddr) -> OwnAddress {
+fn leg(settings: &CallSettings, side: MediaSide, own: SocketAddr) -> OwnAddress {
     let local = own.ip();
     settings.on(side).with_local(local).unwrap_or(OwnAddress { local, shown: local })
 }

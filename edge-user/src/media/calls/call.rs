@@ -12,9 +12,10 @@ use super::{
     limits::ceiling,
     ports::{FlowIds, Ports},
     said::{Said, Session},
-    settings::{Anchoring, MediaSettings, OwnAddress, SIDES, Sides, across, further},
+    settings::{CallSettings, OwnAddress, SIDES, Sides, across, further},
 };
 use crate::{
+    config::MediaMode,
     domain::Domain,
     federation::source_prefix,
     media::{
@@ -220,7 +221,7 @@ impl Call {
     pub(super) fn apply(
         &mut self,
         now: Instant,
-        settings: &MediaSettings,
+        settings: &CallSettings,
         pools: &mut Pools,
         session: Session,
         effects: &mut Effects,
@@ -281,7 +282,7 @@ impl Call {
     }
 
     /// The flows that a session asks for.
-    fn wanted(&self, now: Instant, settings: &MediaSettings, session: &Session) -> Vec<Flow> {
+    fn wanted(&self, now: Instant, settings: &CallSettings, session: &Session) -> Vec<Flow> {
         let mut wanted = Vec::new();
         for index in (0..session.lines()).filter(|index| session.needs_ports(*index)) {
             for side in SIDES {
@@ -298,7 +299,7 @@ impl Call {
     fn flow(
         &self,
         now: Instant,
-        settings: &MediaSettings,
+        settings: &CallSettings,
         session: &Session,
         index: usize,
         side: MediaSide,
@@ -312,10 +313,10 @@ impl Call {
             Component::Rtcp => *line.rtcp.of(across(side)),
         });
         let target = learned.or(to.place(component))?;
-        let way = match settings.anchoring {
-            Anchoring::Off => return None,
-            Anchoring::Pinhole => Way::Pinhole,
-            Anchoring::Relay => Way::Relay {
+        let way = match settings.mode {
+            MediaMode::Off => return None,
+            MediaMode::Pinhole => Way::Pinhole,
+            MediaMode::Relay => Way::Relay {
                 local: self.own(index, side, component)?,
                 from: self.own(index, across(side), component)?,
             },
@@ -391,7 +392,7 @@ impl Call {
     pub(super) fn learned(
         &mut self,
         now: Instant,
-        settings: &MediaSettings,
+        settings: &CallSettings,
         pools: &mut Pools,
         id: FlowId,
         source: SocketAddr,

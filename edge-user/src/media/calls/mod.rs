@@ -46,14 +46,14 @@ use self::{
 pub use self::{
     ends::EndCause,
     names::CallNames,
-    settings::{Anchoring, MediaSettings, OwnAddress, OwnAddresses, Sides},
+    settings::{CallSettings, OwnAddress, OwnAddresses, Sides},
     status::{CallState, CallStatus, LineStatus},
 };
 use super::{
     flow::{CallId, MediaChange, MediaSide},
     sdp::SdpError,
 };
-use crate::domain::Domain;
+use crate::{config::MediaMode, domain::Domain};
 
 /// Why a message with SDP does not go on.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -172,7 +172,7 @@ pub struct Effects {
 /// Every call that has media.
 #[derive(Debug)]
 pub struct Calls {
-    settings: MediaSettings,
+    settings: CallSettings,
     keys: NameKeys,
     all: HashMap<CallId, Box<Call>>,
     pools: Pools,
@@ -183,9 +183,9 @@ pub struct Calls {
 
 impl Calls {
     /// Without calls. `secret` and `former`: as for Record-Route.
-    pub fn new(settings: MediaSettings, secret: &[u8; 32], former: Option<&[u8; 32]>) -> Self {
+    pub fn new(settings: CallSettings, secret: &[u8; 32], former: Option<&[u8; 32]>) -> Self {
         // Without media nothing is kept for it.
-        let used = if settings.anchoring == Anchoring::Relay { settings.ports } else { (0, 0) };
+        let used = if settings.mode == MediaMode::Relay { settings.ports } else { (0, 0) };
         Self {
             keys: NameKeys::new(secret, former),
             all: HashMap::new(),
@@ -197,11 +197,11 @@ impl Calls {
     }
 
     /// Takes other settings. What is open stays as it is until its next offer.
-    pub fn set(&mut self, settings: MediaSettings, secret: &[u8; 32], former: Option<&[u8; 32]>) {
+    pub fn set(&mut self, settings: CallSettings, secret: &[u8; 32], former: Option<&[u8; 32]>) {
         self.keys = NameKeys::new(secret, former);
         self.settings = settings;
-        let range = match self.settings.anchoring {
-            Anchoring::Relay => self.settings.ports,
+        let range = match self.settings.mode {
+            MediaMode::Relay => self.settings.ports,
             _ => (0, 0),
         };
         if self.pools.ports.range() != range {
@@ -224,8 +224,8 @@ impl Calls {
     }
 
     /// What is done with media.
-    pub fn anchoring(&self) -> Anchoring {
-        self.settings.anchoring
+    pub fn mode(&self) -> MediaMode {
+        self.settings.mode
     }
 
     /// How many calls there are.

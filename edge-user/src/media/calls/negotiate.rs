@@ -10,9 +10,10 @@ use super::{
     Calls, Effects, MediaFault, Passage, Reply,
     call::{AnswerBy, Call, Offer, Parties, Pools},
     said::{Said, Session, said},
-    settings::{Anchoring, MediaSettings, SIDES, across},
+    settings::{CallSettings, SIDES, across},
     tag_code, text,
 };
+use crate::config::MediaMode;
 use crate::media::{calls::CallMethod, flow::CallId, sdp::Sdp};
 
 /// An ACK or a PRACK that is still missing then never comes (RFC 3261 section 17.2.1, timer H).
@@ -194,7 +195,7 @@ impl Calls {
         effects: &mut Effects,
     ) -> Result<Bytes, MediaFault> {
         let known = self.find(&passage.names);
-        let off = self.settings.anchoring == Anchoring::Off;
+        let off = self.settings.mode == MediaMode::Off;
         if known.is_none() && (off || !said.iter().any(Said::is_forwarded)) {
             something_left(passage, sdp, &said)?;
             return self.without(passage, sdp, &said);
@@ -304,7 +305,7 @@ fn something_left(passage: &Passage<'_>, sdp: &Sdp, said: &[Said]) -> Result<(),
 /// What a change of a call needs beside it.
 pub(super) struct Context<'c> {
     pub now: Instant,
-    pub settings: &'c MediaSettings,
+    pub settings: &'c CallSettings,
     pub pools: &'c mut Pools,
     pub effects: &'c mut Effects,
 }
@@ -356,7 +357,7 @@ impl Context<'_> {
         passage: &Passage<'_>,
         said: &[Said],
     ) -> Result<(), MediaFault> {
-        if self.settings.anchoring != Anchoring::Relay {
+        if self.settings.mode != MediaMode::Relay {
             return Ok(());
         }
         for side in SIDES {

@@ -2,11 +2,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::{MediaFault, Passage, settings::MediaSettings};
+use super::{MediaFault, Passage, settings::CallSettings};
 use crate::{
+    config::MediaMode,
     federation::usable,
     media::{
-        calls::settings::Anchoring,
         flow::{Component, MediaSide},
         sdp::{Media, MediaKind, Sdp, Transport},
     },
@@ -64,7 +64,7 @@ impl Said {
 /// What a text says. Lines that nobody may have, or that cannot be forwarded, are rejected; an
 /// address that cannot be is a fault.
 pub(super) fn said(
-    settings: &MediaSettings,
+    settings: &CallSettings,
     passage: &Passage<'_>,
     sdp: &Sdp,
 ) -> Result<Vec<Said>, MediaFault> {
@@ -82,7 +82,7 @@ pub(super) fn said(
 }
 
 fn line(
-    settings: &MediaSettings,
+    settings: &CallSettings,
     passage: &Passage<'_>,
     media: &Media,
     index: usize,
@@ -92,7 +92,7 @@ fn line(
         Transport::Sip => true,
         protocol if protocol.is_udp() => true,
         // What is no UDP is nobody's to forward; where both sides see each other it finds its way.
-        _ => settings.anchoring != Anchoring::Relay,
+        _ => settings.mode != MediaMode::Relay,
     };
     let rejected = media.is_on() && (forbidden || !carried);
     let mut one = Said {
@@ -109,7 +109,7 @@ fn line(
         bits: media.bits_per_second.unwrap_or(0),
         shares: None,
     };
-    let forwarded = settings.anchoring != Anchoring::Off && one.is_forwarded();
+    let forwarded = settings.mode != MediaMode::Off && one.is_forwarded();
     if !forwarded || media.port == 0 || media.held_by_address() {
         return Ok(one);
     }
@@ -130,7 +130,7 @@ fn line(
 
 /// The address to send to; `None` where that makes no sense (trust rules, section 6).
 fn judged(
-    settings: &MediaSettings,
+    settings: &CallSettings,
     passage: &Passage<'_>,
     address: Option<IpAddr>,
 ) -> Option<IpAddr> {

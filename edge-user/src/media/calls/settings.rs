@@ -7,19 +7,10 @@ use std::{
 
 use ipnet::IpNet;
 
-use crate::media::flow::MediaSide;
-
-/// What is done with media.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Anchoring {
-    /// Nothing: bodies pass as they are, no flow is open.
-    #[default]
-    Off,
-    /// Both sides send to addresses of ours.
-    Relay,
-    /// The sides send to each other, through flows that are open for them.
-    Pinhole,
-}
+use crate::{
+    config::{Config, MediaMode},
+    media::flow::MediaSide,
+};
 
 /// An address of ours for media.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,9 +54,9 @@ impl OwnAddresses {
 
 /// Settings of the calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MediaSettings {
+pub struct CallSettings {
     /// What is done.
-    pub anchoring: Anchoring,
+    pub mode: MediaMode,
     /// Our addresses outside.
     pub outside: OwnAddresses,
     /// Our addresses inside.
@@ -82,10 +73,10 @@ pub struct MediaSettings {
     pub allow: Vec<IpNet>,
 }
 
-impl Default for MediaSettings {
+impl Default for CallSettings {
     fn default() -> Self {
         Self {
-            anchoring: Anchoring::Off,
+            mode: MediaMode::Off,
             outside: OwnAddresses::default(),
             inside: OwnAddresses::default(),
             ports: (50_000, 59_999),
@@ -97,7 +88,25 @@ impl Default for MediaSettings {
     }
 }
 
-impl MediaSettings {
+impl CallSettings {
+    /// From the file's settings. `own`: every address of this appliance.
+    pub fn new(config: &Config, own: Vec<IpAddr>) -> Self {
+        let mut settings = Self {
+            mode: config.media.mode,
+            silence: config.media.silence,
+            longest_call: config.media.longest_call,
+            own,
+            allow: config.federation.allow_addresses.clone(),
+            ..Self::default()
+        };
+        if let Some(av) = &config.services.av {
+            settings.outside = OwnAddresses::new(&av.listen, &av.advertise);
+            settings.inside = OwnAddresses::new(&av.inside, &[]);
+            settings.ports = av.media_ports;
+        }
+        settings
+    }
+
     pub(super) fn on(&self, side: MediaSide) -> &OwnAddresses {
         match side {
             MediaSide::Outside => &self.outside,

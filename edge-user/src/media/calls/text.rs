@@ -6,8 +6,9 @@ use super::{
     MediaFault,
     call::{Call, Line},
     said::Said,
-    settings::{Anchoring, MediaSettings, OwnAddress},
+    settings::{CallSettings, OwnAddress},
 };
+use crate::config::MediaMode;
 use crate::media::{
     flow::MediaSide,
     sdp::{Candidates, LineChange, Rewrite, Sdp, Transport},
@@ -18,27 +19,27 @@ pub(super) type Mux<'a> = &'a dyn Fn(usize) -> bool;
 
 /// The text for a side, with our ports in it.
 pub(super) fn for_side(
-    settings: &MediaSettings,
+    settings: &CallSettings,
     call: &Call,
     sdp: &Sdp,
     said: &[Said],
     to: MediaSide,
     mux: Mux<'_>,
 ) -> Result<Bytes, MediaFault> {
-    let leg = (*call.legs.of(to)).filter(|_| settings.anchoring == Anchoring::Relay);
+    let leg = (*call.legs.of(to)).filter(|_| settings.mode == MediaMode::Relay);
     written(sdp, said, leg, &call.lines, to, mux)
 }
 
 /// The text for a side to which no port of ours is told: there is no call.
 pub(super) fn without_ports(
-    settings: &MediaSettings,
+    settings: &CallSettings,
     sdp: &Sdp,
     said: &[Said],
     to: MediaSide,
     six: bool,
 ) -> Result<Bytes, MediaFault> {
-    let leg = match settings.anchoring {
-        Anchoring::Relay => settings.on(to).prefer(six),
+    let leg = match settings.mode {
+        MediaMode::Relay => settings.on(to).prefer(six),
         _ => None,
     };
     written(sdp, said, leg, &[], to, &|_| false)

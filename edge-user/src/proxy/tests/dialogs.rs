@@ -82,6 +82,33 @@ impl Call {
     }
 }
 
+/// A request in the dialog of an INVITE, by the caller or by the callee: `learned` is what its sender
+/// got, the 200 or the INVITE.
+pub(crate) fn by_routes(
+    invite: &Req,
+    learned: &str,
+    by_caller: bool,
+    method: &'static str,
+    cseq: u32,
+) -> Req {
+    let mut request = invite.clone().branch(&format!("{method}{cseq}{by_caller}"));
+    (request.method, request.cseq) = (method, cseq);
+    request.uri = "sip:bob@10.9.9.9:5060".into();
+    request.to = format!("{};tag=b1", invite.to);
+    if !by_caller {
+        std::mem::swap(&mut request.from, &mut request.to);
+        request.uri = "sip:alice@10.9.0.5:5060;transport=tcp".into();
+    }
+    request.body.clear();
+    request.headers = vec!["Max-Forwards: 70".into()];
+    let mut routes = headers(learned, "Record-Route");
+    if by_caller {
+        routes.reverse();
+    }
+    request.headers.extend(routes.iter().map(|route| format!("Route: {route}")));
+    request
+}
+
 #[test]
 fn a_call_goes_from_invite_to_bye_both_ways() {
     for from in [CONTOSO, FABRIKAM] {

@@ -11,6 +11,7 @@ mod interleave;
 mod lifecycle;
 mod limits;
 mod machines;
+mod media;
 mod messages;
 mod passwords;
 mod policy_table;

@@ -24,6 +24,7 @@ use edge_user::{
     },
     domain::Domain,
     federation::{CertificateNames, Policy},
+    media::calls::CallSettings,
     proxy::{
         AttemptId, Bounds, ConnectError, ConnectionId, Input, Output, Peer, Proxy, ProxyConfig,
         QueryId, Question, RemoteSettings, ResolveError, Resolved, ResolvedHost, Side, Target,
@@ -154,6 +155,7 @@ fn settings(hops: &[(&str, Transport)]) -> ProxyConfig {
         routes: vec![],
         probe: None,
         bounds: Bounds::default(),
+        media: CallSettings::default(),
         token_secret: [7; 32],
         former_secret: None,
         unix_time: 1_790_000_000,

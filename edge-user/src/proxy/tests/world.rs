@@ -1,7 +1,7 @@
 //! The world around the edges: connections, DNS and a clock.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -13,6 +13,10 @@ use crate::{
     config::{AllowedDomain, BlockedDomain, Federation, Host, NextHop, Transport},
     domain::Domain,
     federation::{CertificateNames, Policy},
+    media::{
+        calls::CallSettings,
+        flow::{Flow, FlowId, MediaChange},
+    },
     proxy::*,
     sip::{Limits, Message},
 };
@@ -52,6 +56,10 @@ pub(crate) struct Edge {
     pub connects: Vec<SocketAddr>,
     /// Those that hear nothing.
     pub attempts: Vec<(AttemptId, Target)>,
+    /// Media flows that are open.
+    pub flows: BTreeMap<FlowId, Flow>,
+    /// How many were open when each message was sent.
+    pub open_at: Vec<usize>,
 }
 
 pub(crate) struct World {
@@ -130,6 +138,7 @@ fn settings(fqdn: &str, outside: &str, inside: &str, hops: &[NextHop]) -> ProxyC
         routes: vec![],
         probe: None,
         bounds: Bounds::default(),
+        media: CallSettings::default(),
         token_secret: [fqdn.len() as u8; 32],
         former_secret: None,
         unix_time: 1_790_000_000,
@@ -194,6 +203,8 @@ impl World {
             questions: vec![],
             connects: vec![],
             attempts: vec![],
+            flows: BTreeMap::new(),
+            open_at: vec![],
         });
     }
 
@@ -203,6 +214,18 @@ impl World {
         let (mut config, policy) = (proxy.config.clone(), proxy.policy.clone());
         change(&mut config);
         self.edges[edge].proxy = Proxy::new(self.now, config, policy);
+    }
+
+    /// Calls the proxy itself.
+    pub(crate) fn act<R>(
+        &mut self,
+        edge: usize,
+        act: impl FnOnce(&mut Proxy, Instant, &mut Vec<Output>) -> R,
+    ) -> R {
+        let mut out = vec![];
+        let result = act(&mut self.edges[edge].proxy, self.now, &mut out);
+        self.carry_out(edge, out);
+        result
     }
 
     /// Changes an edge's settings while it runs.
@@ -335,6 +358,10 @@ impl World {
 
     fn carry_out(&mut self, edge: usize, out: Vec<Output>) {
         for output in out {
+            if matches!(output, Output::Send { .. }) {
+                let open = self.edges[edge].flows.len();
+                self.edges[edge].open_at.push(open);
+            }
             match output {
                 Output::Send { connection, bytes } => match self.edges[edge].far.get(&connection) {
                     Some(Far::Edge(far, at)) => {
@@ -373,7 +400,16 @@ impl World {
                         self.input(far, Input::Closed { connection: at });
                     }
                 }
-                Output::Media(_) => {}
+                Output::Media(changes) => {
+                    for change in changes {
+                        let flows = &mut self.edges[edge].flows;
+                        match change {
+                            MediaChange::Open(flow) => drop(flows.insert(flow.id, flow)),
+                            MediaChange::Close(id) => drop(flows.remove(&id)),
+                            MediaChange::CloseCall(call) => flows.retain(|_, f| f.call != call),
+                        }
+                    }
+                }
                 Output::Event(event) => self.edges[edge].events.push(event),
             }
         }

@@ -133,7 +133,7 @@ fn partners_who_may_still_speak_keep_their_calls() {
 
 #[test]
 fn when_ports_are_used_up_others_go_on() {
-    let mut bench = Bench::with(MediaSettings { ports: (50_000, 50_003), ..settings() });
+    let mut bench = Bench::with(CallSettings { ports: (50_000, 50_003), ..settings() });
     let text = |address, port| sdp(address, &format!("m=audio {port} RTP/AVP 0"));
     let calls = ["one", "two", "three"];
     let say = |caller| Say { caller, ..Say::invite(1) };
@@ -184,9 +184,9 @@ fn after_a_restart_calls_are_known_by_their_flows() {
             before.reply(&Say::invite(1), 200, "b", &text(CALLEE, 5000, 5002)).unwrap().unwrap();
         assert_eq!(before.open.len(), 6);
         let flows: Vec<Flow> = before.open.values().cloned().collect();
-        let start = |anchoring| {
+        let start = |mode| {
             let mut bench =
-                Bench { behind_nat: nat, ..Bench::with(MediaSettings { anchoring, ..settings() }) };
+                Bench { behind_nat: nat, ..Bench::with(CallSettings { mode, ..settings() }) };
             bench.open = before.open.clone();
             let found = flows.clone();
             let mut effects = Effects::default();
@@ -195,7 +195,7 @@ fn after_a_restart_calls_are_known_by_their_flows() {
         };
         // BYE by either side finds it.
         for by_caller in [true, false] {
-            let (mut bench, effects) = start(Anchoring::Relay);
+            let (mut bench, effects) = start(MediaMode::Relay);
             assert!(effects.changes.is_empty() && effects.events.is_empty());
             let status = bench.calls.status();
             assert_eq!((status.len(), status[0].state), (1, CallState::Adopted));
@@ -205,7 +205,7 @@ fn after_a_restart_calls_are_known_by_their_flows() {
         }
         // A change finds its ports, and nothing is opened that is open.
         for by_caller in [true, false] {
-            let (mut bench, _) = start(Anchoring::Relay);
+            let (mut bench, _) = start(MediaMode::Relay);
             let say = Say::within(CallMethod::Invite, 7, by_caller);
             let (one, other) = (text(caller, 4000, 4002), text(CALLEE, 5000, 5002));
             let (asked, said) = if by_caller { (one, other) } else { (other, one) };
@@ -220,7 +220,7 @@ fn after_a_restart_calls_are_known_by_their_flows() {
             bench.assert_nothing_left();
         }
         // Ports and flows in use are nobody else's.
-        let (mut bench, _) = start(Anchoring::Relay);
+        let (mut bench, _) = start(MediaMode::Relay);
         let say = Say { caller: "other", ..Say::invite(1) };
         bench.ask(&say, &audio(CALLER, 4000)).unwrap();
         bench.reply(&say, 200, "b", &audio(CALLEE, 5000)).unwrap();
@@ -228,8 +228,8 @@ fn after_a_restart_calls_are_known_by_their_flows() {
         bench.pass(24 * 3600);
         bench.assert_nothing_left();
         // Media is done otherwise now.
-        for anchoring in [Anchoring::Off, Anchoring::Pinhole] {
-            let (bench, effects) = start(anchoring);
+        for mode in [MediaMode::Off, MediaMode::Pinhole] {
+            let (bench, effects) = start(mode);
             assert_eq!(effects.changes, [MediaChange::CloseCall(flows[0].call)]);
             assert_eq!((bench.calls.len(), bench.calls.flows()), (0, 0));
         }
@@ -239,7 +239,7 @@ fn after_a_restart_calls_are_known_by_their_flows() {
 #[test]
 fn another_range_of_ports_holds_for_what_comes_next() {
     let mut bench = Bench::up();
-    let range = MediaSettings { ports: (40_000, 40_001), ..settings() };
+    let range = CallSettings { ports: (40_000, 40_001), ..settings() };
     bench.calls.set(range.clone(), &[7; 32], None);
     let say = Say { caller: "other", ..Say::invite(1) };
     let there = bench.ask(&say, &audio(CALLER, 4000)).unwrap();

@@ -269,8 +269,8 @@ fn hold_keeps_flows_and_marks_them() {
 
 #[test]
 fn a_pinhole_leaves_the_text_as_it_is_and_leads_to_the_endpoint() {
-    let mut bench = Bench::with(MediaSettings {
-        anchoring: Anchoring::Pinhole,
+    let mut bench = Bench::with(CallSettings {
+        mode: MediaMode::Pinhole,
         outside: OwnAddresses::default(),
         inside: OwnAddresses::default(),
         ..settings()
@@ -295,7 +295,7 @@ fn a_pinhole_leaves_the_text_as_it_is_and_leads_to_the_endpoint() {
 
 #[test]
 fn without_media_nothing_is_kept_and_what_is_forbidden_is_still_taken_out() {
-    let off = MediaSettings { anchoring: Anchoring::Off, ..settings() };
+    let off = CallSettings { mode: MediaMode::Off, ..settings() };
     let mut bench = Bench { forbidden: 0b10, ..Bench::with(off) };
     let text = sdp("10.0.0.1", "m=audio 4000 RTP/AVP 0|m=video 4002 RTP/AVP 96|m=data 9 tcp *");
     let there = bench.ask(&Say::invite(1), &text).unwrap();
@@ -390,7 +390,7 @@ fn each_side_is_shown_an_address_of_the_family_it_speaks() {
     }
     // What there is, is used; and a family that is not there is nobody's to reach.
     let four = OwnAddresses::new(&[ip("192.0.2.1")], &[]);
-    let mut bench = Bench::with(MediaSettings { outside: four, ..settings() });
+    let mut bench = Bench::with(CallSettings { outside: four, ..settings() });
     bench.peers.outside = ip("2a00:1450::9");
     let six = bench.ask(&Say::invite(1), &audio(global, 4000));
     assert_eq!(six, Err(MediaFault::Unsupported));

@@ -15,6 +15,7 @@ use std::{
 use bytes::Bytes;
 
 use super::*;
+use crate::config::MediaMode;
 use crate::media::{
     flow::{Component, Flow, FlowContent, FlowId, FlowStatus, Way},
     sdp::{Sdp, SdpBounds},
@@ -32,13 +33,13 @@ pub(super) fn at(text: &str) -> SocketAddr {
 }
 
 /// Both families on both sides; outside is known by another IPv4 address.
-pub(super) fn settings() -> MediaSettings {
-    MediaSettings {
-        anchoring: Anchoring::Relay,
+pub(super) fn settings() -> CallSettings {
+    CallSettings {
+        mode: MediaMode::Relay,
         outside: OwnAddresses::new(&[ip("192.0.2.1"), ip("2001:db8::1")], &[ip("203.0.113.1")]),
         inside: OwnAddresses::new(&[ip("10.0.0.1"), ip("fd00::1")], &[]),
         own: ["192.0.2.1", "203.0.113.1", "10.0.0.1", "2001:db8::1", "fd00::1"].map(ip).to_vec(),
-        ..MediaSettings::default()
+        ..CallSettings::default()
     }
 }
 
@@ -81,7 +82,7 @@ impl Bench {
         Self::with(settings())
     }
 
-    pub(super) fn with(settings: MediaSettings) -> Self {
+    pub(super) fn with(settings: CallSettings) -> Self {
         let calls = Calls::new(settings, &[7; 32], None);
         let free = (calls.pools.ports.free(), calls.pools.ids.free());
         Self {

@@ -92,7 +92,7 @@ proptest! {
         few in any::<bool>(),
     ) {
         let ports = if few { (50_000, 50_005) } else { (50_000, 59_999) };
-        let mut bench = Bench::with(MediaSettings { ports, ..settings() });
+        let mut bench = Bench::with(CallSettings { ports, ..settings() });
         for one in steps {
             step(&mut bench, one);
         }
