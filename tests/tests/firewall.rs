@@ -444,7 +444,7 @@ fn every_map_can_be_listed_and_dumped_and_drops_are_told() {
         })
     });
     let maps = inspect::maps(&wire.pins).unwrap();
-    assert_eq!(maps.len(), 28);
+    assert_eq!(maps.len(), 34);
     for map in &maps {
         assert!(map.bytes > 0 || map.name == "EVENTS", "{map:?}");
         let rows = inspect::dump(&wire.pins, &map.name).unwrap();
