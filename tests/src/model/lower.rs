@@ -6,9 +6,9 @@ use edge_ebpf::{
     abi::{
         self, ACTION_DROP, ACTION_PASS, CONTENT_ANY, CONTENT_MEDIA, CONTENT_SIP, CONTENT_STUN,
         Interface, NO_GENERATION, RULE_DESTINATION4, RULE_DESTINATION6, SCHEMA, SET_ANY,
-        SETTING_DHCP_CLIENT, SETTING_LACP, SETTING_LLDP, SETTING_MONITOR, SetMask, Settings,
-        VlanKey, WORD_FEDERATION, WORD_MANAGEMENT, mapped, open_word, port_index, protocol_index,
-        word, word4, words6,
+        SETTING_DHCP_CLIENT, SETTING_LACP, SETTING_LLDP, SETTING_MONITOR, SETTING_PINHOLES,
+        SetMask, Settings, VlanKey, WORD_FEDERATION, WORD_MANAGEMENT, WORD_MEDIA, mapped,
+        open_word, port_index, protocol_index, word, word4, words6,
     },
     decide::{Generation, MemoryTables},
     verdict::Reason,
@@ -31,7 +31,9 @@ pub fn tables(world: &World) -> MemoryTables {
             flags: flag(world.monitor, SETTING_MONITOR)
                 | flag(world.lldp, SETTING_LLDP)
                 | flag(world.lacp, SETTING_LACP)
-                | flag(world.dhcp_client, SETTING_DHCP_CLIENT),
+                | flag(world.dhcp_client, SETTING_DHCP_CLIENT)
+                // As with the media ports below: there are no pinholes.
+                | flag(world.short_form, SETTING_PINHOLES),
             block_version: world.block_version,
             hash_seed: 0x5eed,
             trial: TRIAL,
@@ -189,6 +191,10 @@ fn port_word(world: &World, into: &mut Generation, zone: u8, udp: bool, port: u1
     }
     if world.federation.contains(&(zone, udp, port)) {
         flags |= WORD_FEDERATION;
+    }
+    // There are no media flows in this world, so that it makes no difference.
+    if udp && port.is_multiple_of(2) {
+        flags |= WORD_MEDIA;
     }
     if of.is_empty() {
         return flags;
