@@ -6,13 +6,12 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    time::{Duration, Instant},
+    time::Instant,
 };
-
-use bytes::Bytes;
 
 use super::{
     ConnectionId, Event, Output, Peer, Refusal,
+    descriptions::{Fault, NewBody, call_method, changed, is_description, read, session_timer},
     exchange::{Exchange, Server},
     proxy::Proxy,
     request::refusal_detail,
@@ -23,131 +22,14 @@ use crate::{
     domain::Domain,
     federation::{Direction, Partner},
     media::{
-        body::{Descriptions, descriptions},
         calls::{
-            CallMethod, CallNames, CallStatus, Effects, EndCause, MediaFault, Passage, Peers, Reply,
+            CallMethod, CallNames, CallStatus, Calls, Effects, EndCause, Passage, Peers, Reply,
         },
         flow::{CallId, Flow, FlowId, FlowStatus, MediaSide},
-        policy::{Judged, Modalities, judge},
-        sdp::{Sdp, SdpBounds},
+        policy::Modalities,
     },
-    sip::{HeaderName, Message, Method},
+    sip::{Message, Method},
 };
-
-/// RFC 4028 section 4: no session timer is shorter.
-const SHORTEST_SESSION: u64 = 90;
-
-/// Another body.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum NewBody {
-    /// With these bytes, of the same type.
-    Changed(Bytes),
-    /// None: what it says is for nobody there.
-    TakenOut,
-}
-
-impl NewBody {
-    pub(super) fn bytes(&self) -> &[u8] {
-        match self {
-            NewBody::Changed(bytes) => bytes,
-            NewBody::TakenOut => &[],
-        }
-    }
-
-    /// What says of what type it is goes with it.
-    pub(super) fn is_taken_out(&self) -> bool {
-        *self == NewBody::TakenOut
-    }
-}
-
-/// Why a message does not go on as it is.
-struct Fault {
-    reason: Refusal,
-    /// For people.
-    detail: String,
-    /// The line of a session description that is at fault.
-    line: Option<u32>,
-}
-
-impl Fault {
-    fn answer(&self) -> Answer {
-        let answer = match self.reason {
-            Refusal::ModalityForbidden => {
-                Answer::with(488, "Not Acceptable Here", Refusal::ModalityForbidden)
-            }
-            reason => reason.into(),
-        };
-        Answer { line: self.line, ..answer }
-    }
-}
-
-impl From<MediaFault> for Fault {
-    fn from(fault: MediaFault) -> Self {
-        let (reason, line) = match &fault {
-            MediaFault::Forbidden => (Refusal::ModalityForbidden, None),
-            MediaFault::Unsupported => (Refusal::MediaNotRelayed, None),
-            MediaFault::Address { .. } => (Refusal::MediaAddress, None),
-            MediaFault::NoPorts => (Refusal::MediaPorts, None),
-            MediaFault::Sdp(error) => (Refusal::SessionUnreadable, Some(error.line)),
-        };
-        Self { reason, detail: fault.to_string(), line }
-    }
-}
-
-/// A body's session descriptions.
-struct Offered {
-    places: Descriptions,
-    texts: Vec<Sdp>,
-    /// m-lines of each that are forbidden, as bits.
-    forbidden: Vec<u32>,
-}
-
-fn read(message: &Message, allowed: Modalities) -> Result<Offered, Fault> {
-    let unreadable =
-        |detail: String, line| Fault { reason: Refusal::SessionUnreadable, detail, line };
-    let places = descriptions(message).map_err(|fault| unreadable(fault.to_string(), None))?;
-    let body = message.body_bytes();
-    let (mut texts, mut forbidden) = (Vec::new(), Vec::new());
-    for place in &places.sdp {
-        let text = body.slice(place.clone());
-        let sdp = Sdp::parse(text, &SdpBounds::default())
-            .map_err(|error| unreadable(format!("SDP {error}"), Some(error.line)))?;
-        let bits = |lines: &[usize]| lines.iter().fold(0, |bits, line| bits | 1_u32 << (line % 32));
-        forbidden.push(match judge(&sdp, places.file_transfer, allowed) {
-            Judged::AllAllowed => 0,
-            Judged::SomeForbidden(lines) => bits(&lines),
-            Judged::NoneAllowed(_) => u32::MAX,
-        });
-        texts.push(sdp);
-    }
-    Ok(Offered { places, texts, forbidden })
-}
-
-/// The method of a request, if offers and answers are in it.
-fn call_method(method: Method<'_>) -> Option<CallMethod> {
-    match method {
-        Method::Invite => Some(CallMethod::Invite),
-        Method::Update => Some(CallMethod::Update),
-        Method::Prack => Some(CallMethod::Prack),
-        Method::Ack => Some(CallMethod::Ack),
-        _ => None,
-    }
-}
-
-/// Whether a body is a session description and nothing else.
-fn is_description(message: &Message) -> bool {
-    let kind = message.text(HeaderName::ContentType).unwrap_or_default();
-    let kind = kind.split(';').next().unwrap_or_default().trim();
-    kind.eq_ignore_ascii_case("application/sdp")
-}
-
-/// The session timer that a response sets.
-fn session_timer(response: &Message) -> Option<Duration> {
-    let text = response.text(HeaderName::SessionExpires)?;
-    let digits = text.split(';').next()?.trim();
-    let seconds: u32 = digits.parse().ok()?;
-    Some(Duration::from_secs(u64::from(seconds).max(SHORTEST_SESSION)))
-}
 
 /// What a response, or a 2xx that came again, says of its transaction.
 struct About<'a> {
@@ -487,7 +369,7 @@ struct Says {
 }
 
 fn answered(
-    calls: &mut crate::media::calls::Calls,
+    calls: &mut Calls,
     now: Instant,
     passage: &Passage<'_>,
     message: &Message,
@@ -524,23 +406,6 @@ fn answered(
         texts.push(text.unwrap_or_else(|| sdp.text().clone()));
     }
     changed(message, &offered, &texts)
-}
-
-/// The body with other descriptions, if they are others.
-fn changed(
-    message: &Message,
-    offered: &Offered,
-    texts: &[Bytes],
-) -> Result<Option<NewBody>, Fault> {
-    if offered.texts.iter().zip(texts).all(|(old, new)| old.text() == new) {
-        return Ok(None);
-    }
-    match offered.places.replace(message.body(), texts) {
-        Ok(body) => Ok(Some(NewBody::Changed(body))),
-        Err(fault) => {
-            Err(Fault { reason: Refusal::SessionUnreadable, detail: fault.to_string(), line: None })
-        }
-    }
 }
 
 /// For the firewall first, then for people.

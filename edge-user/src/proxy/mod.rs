@@ -11,7 +11,7 @@
 //! | `response`, `timers`, `exchange`, `residue` | the transactions (RFC 3261 section 17, RFC 6026) |
 //! | `token`, `record_route`, `route_set`, `settings` | how we name ourselves, and what we sign into Record-Route |
 //! | `remote`, `flow`, `login` | remote users: whom they may write to, the connection they registered on, and who guesses passwords |
-//! | `media` | what is said of media, and which flows are open for it |
+//! | `media`, `descriptions` | what is said of media, and which flows are open for it |
 //! | `neighbours` | headers that two neighbours say to each other |
 //! | `trust_headers` | what is said of users from one side to the other |
 //! | `respond`, `counters` | what a refused sender is told, and what is counted |
@@ -26,6 +26,7 @@ mod carried;
 mod connections;
 mod counters;
 mod credentials;
+mod descriptions;
 mod dial;
 mod drain;
 mod exchange;

@@ -8,8 +8,8 @@ use bytes::Bytes;
 
 use super::{
     ConnectionId, Peer, Side,
+    descriptions::NewBody,
     exchange::Exchange,
-    media::NewBody,
     proxy::Proxy,
     route_set::RouteSet,
     token::{Dialog, Token},

@@ -14,8 +14,8 @@ use bytes::Bytes;
 
 use super::{
     ConnectionId, Output,
+    descriptions::NewBody,
     exchange::{Exchange, Kind, NewExchange, Server, TRANSACTION, TransactionKey},
-    media::NewBody,
     neighbours,
     proxy::Proxy,
     record_route::sent_back,

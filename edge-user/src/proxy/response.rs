@@ -7,8 +7,8 @@ use bytes::Bytes;
 use super::{
     ConnectionId, Output, Peer, Refusal, Side,
     admit::sip_domain,
+    descriptions::NewBody,
     exchange::{ClientState, Exchange, Kind, Server, Stage, T2, TIMER_C, TRANSACTION},
-    media::NewBody,
     neighbours,
     proxy::Proxy,
     record_route::sent_back,

@@ -7,8 +7,8 @@ use bytes::Bytes;
 
 use super::{
     ConnectionId, Event, Output, Peer, Refusal,
+    descriptions::NewBody,
     exchange::{Client, ClientState, Kind, MAX_ATTEMPTS, SILENCE, Server, Stage, T1, TRANSACTION},
-    media::NewBody,
     neighbours,
     proxy::Proxy,
     record_route::Rewrite,

@@ -7,7 +7,7 @@
 //! is one well-formed message; what comes from outside goes inside only, and what comes from inside
 //! goes out, to a remote user over the connection of its Path and no other; a request gets
 //! one final response (or 2xx after 2xx); and when everybody is silent for long enough, nothing is
-//! left, and each INVITE was answered, and what was no INVITE was answered or was sent on.
+//! left, no call is in setup, no flow outlives its call, and each INVITE was answered, and what was no INVITE was answered or was sent on.
 
 use std::{
     collections::BTreeMap,
@@ -19,12 +19,15 @@ use std::{
 use bytes::Bytes;
 use edge_user::{
     config::{
-        AllowedDomain, BlockedDomain, Federation, Host, NextHop, Rights, Transport, UserPattern,
-        UserPolicy,
+        AllowedDomain, BlockedDomain, Federation, Host, MediaMode, NextHop, Rights, Transport,
+        UserPattern, UserPolicy,
     },
     domain::Domain,
     federation::{CertificateNames, Policy},
-    media::calls::CallSettings,
+    media::{
+        calls::{CallSettings, CallState, OwnAddresses},
+        flow::{CallId, FlowId, MediaChange},
+    },
     proxy::{
         AttemptId, Bounds, ConnectError, ConnectionId, Input, Output, Peer, Proxy, ProxyConfig,
         QueryId, Question, RemoteSettings, ResolveError, Resolved, ResolvedHost, Side, Target,
@@ -118,6 +121,8 @@ struct Driver {
     asked: Vec<Asked>,
     /// Of the next request: see [`Asked`].
     next_flow: Option<ConnectionId>,
+    /// Media flows that are open, and their calls.
+    flows: BTreeMap<FlowId, CallId>,
     /// Requests that the proxy sent.
     got: Vec<(ConnectionId, String)>,
 }
@@ -155,11 +160,37 @@ fn settings(hops: &[(&str, Transport)]) -> ProxyConfig {
         routes: vec![],
         probe: None,
         bounds: Bounds::default(),
-        media: CallSettings::default(),
+        media: media(),
         token_secret: [7; 32],
         former_secret: None,
         unix_time: 1_790_000_000,
     }
+}
+
+/// Media is relayed; few ports.
+fn media() -> CallSettings {
+    let own = |text: &str| OwnAddresses::new(&[address(text).ip()], &[]);
+    CallSettings {
+        mode: MediaMode::Relay,
+        outside: own("203.0.113.11:0"),
+        inside: own("10.0.0.11:0"),
+        ports: (50_000, 50_011),
+        ..CallSettings::default()
+    }
+}
+
+/// The message with a session description, or with none, as the number says.
+fn with_media(text: &str, outside: bool, number: usize) -> String {
+    let at = if outside { "198.41.0.4" } else { "10.0.0.50" };
+    let lines = match number % 8 {
+        0 => return text.to_owned(),
+        1 => "m=audio 4000 RTP/AVP 0\r\nm=video 4002 RTP/AVP 96\r\n",
+        2 => "m=audio 0 RTP/AVP 0\r\n",
+        _ => "m=audio 4000 RTP/AVP 0\r\n",
+    };
+    let sdp = format!("v=0\r\no=- 1 1 IN IP4 {at}\r\ns=-\r\nc=IN IP4 {at}\r\nt=0 0\r\n{lines}");
+    let head = format!("Content-Type: application/sdp\r\nContent-Length: {}\r\n\r\n", sdp.len());
+    text.replace("Content-Length: 0\r\n\r\n", &format!("{head}{sdp}"))
 }
 
 fn policy() -> Policy {
@@ -201,6 +232,7 @@ pub fn run(script: &[u8]) -> usize {
         attempts: vec![],
         asked: vec![],
         next_flow: None,
+        flows: BTreeMap::new(),
         got: vec![],
     };
     // Somebody is there on every side.
@@ -210,6 +242,8 @@ pub fn run(script: &[u8]) -> usize {
     while driver.step(&mut reader).is_some() {}
     driver.pass(QUIET);
     driver.check_the_end();
+    driver.pass(Duration::from_secs(25 * 3600));
+    assert!(driver.flows.is_empty() && driver.proxy.calls().is_empty(), "media is left");
     driver.asked.iter().filter(|asked| asked.flow.is_some() && asked.went).count()
 }
 
@@ -339,6 +373,10 @@ impl Driver {
              {extra}\r\nFrom: <sip:alice@{from}>;tag=a{number}\r\nTo: <sip:{called}@{to}>\r\nCall-ID: \
              c{number}\r\nCSeq: 1 {method}\r\nContact: <sip:c@h.example>\r\nContent-Length: 0\r\n\r\n"
         );
+        let text = match method {
+            "INVITE" => with_media(&text, side != Side::Inside, number),
+            _ => text,
+        };
         let mut bytes = text.clone().into_bytes();
         let changes = if choice & 0x70 == 0x70 { 1 + (choice >> 7) } else { 0 };
         for _ in 0..changes {
@@ -469,6 +507,11 @@ impl Driver {
             0 => asked.connection,
             _ => self.connection(reader)?,
         };
+        let outside = self.open.get(&connection)?.side != Side::Inside;
+        let text = match method {
+            "INVITE" | "ACK" => with_media(&text, outside, number),
+            _ => text,
+        };
         let bytes = text.clone().into_bytes();
         self.send(connection, method, text, &bytes, false)
     }
@@ -493,7 +536,12 @@ impl Driver {
                 _ => {}
             }
         }
-        self.say(at, format!("{text}Content-Length: 0\r\n\r\n").as_bytes());
+        text.push_str("Content-Length: 0\r\n\r\n");
+        let outside = self.open.get(&at)?.side != Side::Inside;
+        if request.starts_with("INVITE ") {
+            text = with_media(&text, outside, choice / 2);
+        }
+        self.say(at, text.as_bytes());
         Some(())
     }
 
@@ -560,6 +608,18 @@ impl Driver {
         self.now = end;
     }
 
+    fn media(&mut self, changes: Vec<MediaChange>) {
+        for change in changes {
+            match change {
+                MediaChange::Open(flow) => drop(self.flows.insert(flow.id, flow.call)),
+                MediaChange::Close(id) => {
+                    assert!(self.flows.remove(&id).is_some(), "closed, and not open");
+                }
+                MediaChange::CloseCall(call) => self.flows.retain(|_, of| *of != call),
+            }
+        }
+    }
+
     fn carry_out(&mut self, out: Vec<Output>) {
         for output in out {
             match output {
@@ -570,7 +630,8 @@ impl Driver {
                     assert!(self.open.remove(&connection).is_some(), "closed, and not open");
                     self.left(connection);
                 }
-                Output::Event(_) | Output::Media(_) => {}
+                Output::Media(changes) => self.media(changes),
+                Output::Event(_) => {}
             }
         }
     }
@@ -637,6 +698,8 @@ impl Driver {
     fn check_the_end(&self) {
         let counters = self.proxy.counters();
         assert_eq!((counters.transactions, counters.waiting), (0, 0), "something is left");
+        // A call that came up lasts as long as any may; every other one is over.
+        assert!(self.proxy.calls().iter().all(|call| call.state == CallState::Up), "in setup");
         for asked in self.asked.iter().filter(|asked| !asked.changed && !asked.left) {
             let settled = match asked.method {
                 "ACK" | "BENOTIFY" => true,
