@@ -168,83 +168,7 @@ impl Wire {
 
     /// A small valid configuration: SIP on 5061 from everywhere, ssh from a management prefix.
     pub fn config(&self) -> Config {
-        let name = |text: &str| text.parse().expect("a domain name");
-        let tls = TlsFiles { certificate: "c".into(), key: "k".into(), trust: "t".into() };
-        let second = Duration::from_secs(1);
-        Config {
-            file: "edge.toml".into(),
-            fqdn: name("edge.contoso.example"),
-            domains: vec![name("contoso.example")],
-            paths: Paths {
-                state: self.state.clone(),
-                run: self.state.clone(),
-                pins: self.pins.clone(),
-            },
-            interfaces: vec![Interface {
-                device: DEVICE.to_owned(),
-                vlan: None,
-                zone: Zone::External,
-                optional: false,
-            }],
-            management: Management {
-                ports: vec![22],
-                from: vec!["192.0.2.0/28".parse().expect("a prefix")],
-                zone: Zone::External,
-                line: Line::default(),
-            },
-            access: AccessService::new(
-                vec![
-                    SocketAddr::new(IpAddr::V4(EDGE4), 5061),
-                    SocketAddr::new(IpAddr::V6(EDGE6), 5061),
-                ],
-                tls.clone(),
-            ),
-            inside: Inside {
-                listen: vec![(Transport::Tls, SocketAddr::from(([10, 0, 0, 10], 5061)))],
-                tls: Some(tls),
-                servers: vec![InsideServer::Name(name("director.contoso.example"))],
-                next_hops: vec![NextHop {
-                    host: Host::Name(name("director.contoso.example")),
-                    port: 5061,
-                    transport: Transport::Tls,
-                }],
-                routing: Default::default(),
-                rates: Rates::default(),
-                line: Line::default(),
-            },
-            services: Services::default(),
-            revocation: Default::default(),
-            media: Default::default(),
-            pool: Default::default(),
-            federation: Federation {
-                enabled: true,
-                allowed_domains: Vec::new(),
-                blocked_domains: Vec::new(),
-                ..Federation::default()
-            },
-            firewall: Firewall {
-                max_blocked_addresses: 10_000,
-                max_blocked_prefixes: 10_000,
-                ..Firewall::default()
-            },
-            dns: Dns { servers: Vec::new(), timeout: second, trust_anchor: None },
-            limits: Limits {
-                connections: 1,
-                connections_per_source: 1,
-                handshakes: 1,
-                handshakes_per_second: 1,
-                handshakes_per_second_per_source: 1,
-                handshake_timeout: second,
-                message_timeout: second,
-                idle_timeout: second,
-                head_bytes: 1,
-                body_bytes: 1,
-                first_request_bytes: 1,
-                transactions: 1,
-                write_queue_bytes: 1,
-            },
-            log: Log { json: false, filter: "info".to_owned() },
-        }
+        small_config(&self.pins, &self.state)
     }
 
     /// The configuration with changes, shared as the firewall wants it.
@@ -252,6 +176,84 @@ impl Wire {
         let mut config = self.config();
         change(&mut config);
         Arc::new(config)
+    }
+}
+
+/// A small valid configuration of [`DEVICE`], with its pins and its state there: SIP on 5061 from
+/// everywhere, ssh from a management prefix.
+pub fn small_config(pins: &Path, state: &Path) -> Config {
+    let name = |text: &str| text.parse().expect("a domain name");
+    let tls = TlsFiles { certificate: "c".into(), key: "k".into(), trust: "t".into() };
+    let second = Duration::from_secs(1);
+    Config {
+        file: "edge.toml".into(),
+        fqdn: name("edge.contoso.example"),
+        domains: vec![name("contoso.example")],
+        paths: Paths { state: state.to_owned(), run: state.to_owned(), pins: pins.to_owned() },
+        interfaces: vec![Interface {
+            device: DEVICE.to_owned(),
+            vlan: None,
+            zone: Zone::External,
+            optional: false,
+        }],
+        management: Management {
+            ports: vec![22],
+            from: vec!["192.0.2.0/28".parse().expect("a prefix")],
+            zone: Zone::External,
+            line: Line::default(),
+        },
+        access: AccessService::new(
+            vec![
+                SocketAddr::new(IpAddr::V4(EDGE4), 5061),
+                SocketAddr::new(IpAddr::V6(EDGE6), 5061),
+            ],
+            tls.clone(),
+        ),
+        inside: Inside {
+            listen: vec![(Transport::Tls, SocketAddr::from(([10, 0, 0, 10], 5061)))],
+            tls: Some(tls),
+            servers: vec![InsideServer::Name(name("director.contoso.example"))],
+            next_hops: vec![NextHop {
+                host: Host::Name(name("director.contoso.example")),
+                port: 5061,
+                transport: Transport::Tls,
+            }],
+            routing: Default::default(),
+            rates: Rates::default(),
+            line: Line::default(),
+        },
+        services: Services::default(),
+        media: Default::default(),
+        revocation: Default::default(),
+        pool: Default::default(),
+        federation: Federation {
+            enabled: true,
+            allowed_domains: Vec::new(),
+            blocked_domains: Vec::new(),
+            ..Federation::default()
+        },
+        firewall: Firewall {
+            max_blocked_addresses: 10_000,
+            max_blocked_prefixes: 10_000,
+            ..Firewall::default()
+        },
+        dns: Dns { servers: Vec::new(), timeout: second, trust_anchor: None },
+        limits: Limits {
+            connections: 1,
+            connections_per_source: 1,
+            handshakes: 1,
+            handshakes_per_second: 1,
+            handshakes_per_second_per_source: 1,
+            handshake_timeout: second,
+            message_timeout: second,
+            idle_timeout: second,
+            head_bytes: 1,
+            body_bytes: 1,
+            first_request_bytes: 1,
+            transactions: 1,
+            write_queue_bytes: 1,
+        },
+        log: Log { json: false, filter: "info".to_owned() },
     }
 }
 

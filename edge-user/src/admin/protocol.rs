@@ -275,6 +275,7 @@ impl Request {
                     RemoteRequest::List | RemoteRequest::Numbers | RemoteRequest::Bans
                 )
                 | Request::Partner(PartnerRequest::List { .. } | PartnerRequest::Show { .. })
+                | Request::Call(CallRequest::List | CallRequest::Show { .. })
         )
     }
 }

@@ -2,6 +2,7 @@
 //! turn, since machines are shared and differ.
 
 pub mod cold;
+pub mod media;
 pub mod memory;
 pub mod paths;
 pub mod policy;

@@ -12,7 +12,7 @@ static ALLOCATOR: bench::sip::codec::Counting = bench::sip::codec::Counting;
 /// Measures us beside our peers, turn by turn, in namespaces of its own.
 #[derive(Parser)]
 struct Arguments {
-    /// Which one: xdp, sip, upgrade or policy
+    /// Which one: xdp, sip, media, upgrade or policy
     name: String,
     /// One JSON object on standard output and nothing else there
     #[arg(long)]
@@ -30,8 +30,9 @@ fn main() -> ExitCode {
         "upgrade" => bench::upgrade::bench(&say),
         "sip" => bench::sip::bench(&say, arguments.only.as_deref()),
         "policy" => bench::policy::bench(&say),
+        "media" => bench::media::bench(&say, arguments.only.as_deref()),
         other => {
-            eprintln!("no benchmark `{other}`: there are xdp, sip, upgrade and policy");
+            eprintln!("no benchmark `{other}`: there are xdp, sip, media, upgrade and policy");
             return ExitCode::from(2);
         }
     };

@@ -61,7 +61,7 @@ fn run(arguments: &Arguments) -> Result<Report> {
 }
 
 fn keep(world: World) -> Result<()> {
-    let World { contoso, fabrikam, mut lab } = world;
+    let World { contoso, fabrikam, mut lab, .. } = world;
     lab.keep()?;
     let prefix = lab.prefix().to_owned();
     eprintln!("\nThe lab stays. Its namespaces: ip netns list | grep {prefix}");

@@ -97,6 +97,7 @@ pub(super) fn dialogue(world: &World, play: Play, from: Site, to: Site) -> Resul
         Play::Message => "MESSAGE and 200",
         Play::Call | Play::HangUp => "INVITE, 180, 200, ACK, BYE, 200",
         Play::Cancel => "INVITE, 180, CANCEL, 200, 487, ACK",
+        Play::Media => "INVITE, 180, 200, ACK, RTP both ways, BYE, 200",
     };
     let peers = proved(world)?;
     Ok(format!(

@@ -5,6 +5,7 @@ pub mod block;
 pub mod discover;
 pub mod federate;
 pub mod inspect;
+pub mod media;
 pub mod operate;
 pub mod report;
 pub mod throttle;
@@ -35,6 +36,7 @@ pub const STEPS: &[Step] = &[
     Step { name: "message over IPv6", play: federate::message_ipv6 },
     Step { name: "call fabrikam to contoso", play: federate::call_in },
     Step { name: "call contoso to fabrikam", play: federate::call_out },
+    Step { name: "call with media", play: media::call_with_media },
     Step { name: "refuse a stranger without a certificate", play: federate::refuse_no_certificate },
     Step { name: "refuse a certificate of another domain", play: federate::refuse_wrong_domain },
     Step { name: "message discovered", play: discover::message_discovered },

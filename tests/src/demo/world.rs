@@ -16,6 +16,7 @@ use crate::lab::{
     counters::Counters,
     daemon::Edge,
     layout::Site,
+    links::Forwarding,
     sipp::{self, Agent, Carrier, Dialogue, Play},
     tls_client::Caller,
 };
@@ -29,9 +30,14 @@ pub struct World {
     pub contoso: Edge,
     /// The partner's edge.
     pub fabrikam: Edge,
+    /// What XDP needs to forward over veth pairs.
+    _forwarding: Forwarding,
     /// The lab.
     pub lab: Lab,
 }
+
+/// Ports of media in the demo.
+pub const MEDIA_PORTS: (u16, u16) = (50_000, 50_199);
 
 impl World {
     /// Raises the lab and starts both daemons with their plain configuration.
@@ -42,9 +48,14 @@ impl World {
     /// The same, with Contoso's configuration changed by `change`.
     pub fn raise_with(tag: &str, change: impl FnOnce(EdgeConfig) -> EdgeConfig) -> Result<Self> {
         let lab = Lab::raise(tag)?;
-        let fabrikam = Edge::start(&lab, fabrikam_config(&lab)).context("Fabrikam's edge")?;
-        let contoso = Edge::start(&lab, change(contoso_config(&lab))).context("Contoso's edge")?;
-        Ok(Self { contoso, fabrikam, lab })
+        let forwarding = Forwarding::prepare(&lab, &[Site::Contoso, Site::Fabrikam])?;
+        let (first, last) = MEDIA_PORTS;
+        let media = |config: EdgeConfig| config.media("relay", &format!("{first}-{last}"));
+        let fabrikam =
+            Edge::start(&lab, media(fabrikam_config(&lab))).context("Fabrikam's edge")?;
+        let contoso =
+            Edge::start(&lab, change(media(contoso_config(&lab)))).context("Contoso's edge")?;
+        Ok(Self { contoso, fabrikam, _forwarding: forwarding, lab })
     }
 
     /// The edge of a site that has one.

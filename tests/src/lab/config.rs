@@ -93,6 +93,20 @@ impl EdgeConfig {
         self
     }
 
+    /// Gives it the A/V service at its own addresses, and media in this mode at these ports.
+    #[must_use]
+    pub fn media(mut self, mode: &str, ports: &str) -> Self {
+        let (site, quoted) = (self.site, |address: IpAddr| format!("\"{address}\""));
+        let list = |addresses: [IpAddr; 2]| addresses.map(quoted).join(", ");
+        self.more.push_str(&format!(
+            "[service.av]\nlisten = [{}]\ninside = [{}]\nmedia_ports = \"{ports}\"\n\n\
+             [media]\nmode = \"{mode}\"\n\n",
+            list(site.outside()),
+            list([site.edge_inside4().into(), site.edge_inside6().into()]),
+        ));
+        self
+    }
+
     /// The address inside user agents send to.
     pub fn inside_address(&self) -> SocketAddr {
         SocketAddr::new(IpAddr::V4(self.site.edge_inside4()), SERVER_PORT)
@@ -195,7 +209,8 @@ mod tests {
                 .allow("northwind.example")
                 .allow_server("adatum.example", "sip.adatum.example")
                 .access("partners_only = true")
-                .limit("connections = 16");
+                .limit("connections = 16")
+                .media("relay", "50000-50199");
             let file = dir.join("edge.toml");
             let text = config.to_toml(&dir, Path::new("/sys/fs/bpf/edge-never")).unwrap();
             std::fs::write(&file, text).unwrap();

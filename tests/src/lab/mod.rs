@@ -1,21 +1,25 @@
 //! The lab: network namespaces with a routed Internet in the middle, real DNS, real user agents,
 //! certificates made on the spot. Everything it makes carries its name and goes with it.
 
+pub mod baresip;
 pub mod certs;
 pub mod cleanup;
 pub mod config;
 pub mod counters;
 pub mod daemon;
+pub mod dialogue;
 pub mod dns;
 pub mod impostor;
 pub mod kamailio;
 pub mod layout;
+pub mod links;
 pub mod media;
 pub mod netns;
 pub mod openssl_peer;
 pub mod phone;
 pub mod process;
 pub mod recorder;
+pub mod rtp;
 pub mod scan;
 pub mod sipp;
 pub mod stunnel;

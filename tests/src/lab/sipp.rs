@@ -26,6 +26,8 @@ pub enum Play {
     HangUp,
     /// INVITE, 180, CANCEL, 200, 487, ACK.
     Cancel,
+    /// A call in which the caller speaks and hears itself.
+    Media,
 }
 
 impl Play {
@@ -35,6 +37,7 @@ impl Play {
             Play::Call => include_str!("scenarios/call_uac.xml"),
             Play::HangUp => include_str!("scenarios/hangup_uac.xml"),
             Play::Cancel => include_str!("scenarios/cancel_uac.xml"),
+            Play::Media => include_str!("scenarios/media_uac.xml"),
         }
     }
 
@@ -44,6 +47,7 @@ impl Play {
             Play::Call => include_str!("scenarios/call_uas.xml"),
             Play::HangUp => include_str!("scenarios/hangup_uas.xml"),
             Play::Cancel => include_str!("scenarios/cancel_uas.xml"),
+            Play::Media => include_str!("scenarios/media_uas.xml"),
         }
     }
 }
@@ -213,6 +217,11 @@ fn start(
         .arg(&errors)
         .args(["-trace_msg", "-message_file"])
         .arg(dir.join("messages.log"));
+    if dialogue.play == Play::Media {
+        // A second of G.711 that is not silence, again and again.
+        std::fs::write(dir.join("tone.raw"), [0x9a; 8000])?;
+        command.args(["-mi", &agent.address.to_string(), "-mp", "40000", "-rtp_echo"]);
+    }
     if let Some(server) = server {
         command.arg(server.to_string());
     }

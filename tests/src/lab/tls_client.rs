@@ -126,6 +126,14 @@ impl Caller<'_> {
 }
 
 impl SipClient {
+    /// SIP over a connection that came in.
+    pub fn accepted(stream: TcpStream) -> Result<Self> {
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_nodelay(true)?;
+        Ok(Self { carrier: Carrier::Tcp(stream), unread: Vec::new() })
+    }
+
     /// Writes bytes as they are.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.carrier.write(bytes)

@@ -28,7 +28,13 @@ const PACKAGES: &[Package] = &[
     // Real peers.
     Package { name: "nsd", program: Some("nsd"), needed_for: EVERY_LAB },
     Package { name: "knot", program: Some("knotd"), needed_for: TEST },
-    Package { name: "sip-tester", program: Some("sipp"), needed_for: TEST_AND_BENCH },
+    Package {
+        name: "sip-tester",
+        program: Some("sipp"),
+        needed_for: &[Purpose::Test, Purpose::Bench, Purpose::Demo],
+    },
+    Package { name: "baresip-core", program: Some("baresip"), needed_for: TEST },
+    Package { name: "rtpengine-daemon", program: Some("rtpengine"), needed_for: &[Purpose::Bench] },
     Package { name: "kamailio", program: Some("kamailio"), needed_for: TEST_AND_BENCH },
     Package { name: "kamailio-tls-modules", program: None, needed_for: TEST_AND_BENCH },
     Package { name: "stunnel4", program: Some("stunnel"), needed_for: TEST },

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use program::{Before, Entry, LookUp, Scatter, Tiny};
+pub use program::{Before, Entry, LookUp, Pace, Scatter, Tiny};
 
 const BPF_MAP_CREATE: libc::c_long = 0;
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
@@ -184,7 +184,7 @@ pub fn run(
     ifindex: Option<u32>,
     repeat: u32,
 ) -> io::Result<Duration> {
-    test_run(program, frame, ifindex, repeat, false)
+    test_run(program, frame, ifindex, repeat, None)
 }
 
 /// Sends `count` real frames out of the device `ifindex` of this namespace by a program that
@@ -199,8 +199,22 @@ pub fn send(
     ifindex: u32,
     count: u32,
 ) -> io::Result<Duration> {
+    send_in_batches(generator, frame, ifindex, count, LIVE_BATCH)
+}
+
+/// The same, so many frames together.
+///
+/// # Errors
+/// When the kernel refuses it.
+pub fn send_in_batches(
+    generator: BorrowedFd<'_>,
+    frame: &[u8],
+    ifindex: u32,
+    count: u32,
+    batch: u32,
+) -> io::Result<Duration> {
     let began = Instant::now();
-    test_run(generator, frame, Some(ifindex), count, true)?;
+    test_run(generator, frame, Some(ifindex), count, Some(batch))?;
     Ok(began.elapsed())
 }
 
@@ -209,7 +223,7 @@ fn test_run(
     frame: &[u8],
     ifindex: Option<u32>,
     repeat: u32,
-    live: bool,
+    live_batch: Option<u32>,
 ) -> io::Result<Duration> {
     // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
     let context: [u32; 6] = [0, frame.len() as u32, 0, ifindex.unwrap_or(0), 0, 0];
@@ -222,9 +236,9 @@ fn test_run(
         attributes[10] = size_of_val(&context) as u32;
         put_u64(&mut attributes, 12, context.as_ptr() as u64);
     }
-    if live {
+    if let Some(batch) = live_batch {
         attributes[16] = BPF_F_TEST_XDP_LIVE_FRAMES;
-        attributes[18] = LIVE_BATCH;
+        attributes[18] = batch;
     }
     bpf(BPF_PROG_TEST_RUN, &mut attributes)?;
     Ok(Duration::from_nanos(u64::from(attributes[9])))

@@ -22,6 +22,19 @@ pub enum Tiny {
     LookUp(LookUp),
     /// Writes a source made up for this run into the packet and goes on with another program.
     Scatter(Scatter),
+    /// Sends an IPv4 UDP packet without checksum back out, slowly, to one of many ports.
+    Pace(Pace),
+}
+
+/// How a generator is slowed down, and what ports it sends to.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Calls of a helper that does nothing of use, before each packet.
+    pub calls: u16,
+    /// The first port.
+    pub port: u16,
+    /// Ports: every second from the first on.
+    pub ports: u16,
 }
 
 /// A plain table that is asked about the source.
@@ -87,6 +100,7 @@ const LOAD16: u8 = 0x69;
 const LOAD32: u8 = 0x61;
 const LOAD64: u8 = 0x79;
 const STORE32: u8 = 0x63;
+const STORE16: u8 = 0x6b;
 const STORE64: u8 = 0x7b;
 const STORE32_IMM: u8 = 0x62;
 const STORE16_IMM: u8 = 0x6a;
@@ -112,6 +126,8 @@ const HELPER_TAIL_CALL: i32 = 12;
 /// Where the source address stands in an untagged frame.
 const SOURCE4: i16 = 14 + 12;
 const SOURCE6: i16 = 14 + 8;
+/// Where the destination port of UDP stands in an untagged frame of IPv4 without options.
+const DESTINATION_PORT4: i16 = 14 + 20 + 2;
 
 /// The instructions as the kernel reads them.
 pub(super) fn code(program: Tiny) -> Vec<u64> {
@@ -191,7 +207,29 @@ fn instructions(program: Tiny) -> Vec<Instruction> {
         Tiny::Parse => parse(),
         Tiny::LookUp(table) => look_up(table),
         Tiny::Scatter(sources) => scatter(sources),
+        Tiny::Pace(pace) => paced(pace),
     }
+}
+
+fn paced(pace: Pace) -> Vec<Instruction> {
+    let mut code = vec![(MOV, 6, 1, 0, 0)];
+    code.extend((0..pace.calls).map(|_| (CALL, 0, 0, 0, HELPER_RANDOM)));
+    code.extend([
+        (CALL, 0, 0, 0, HELPER_RANDOM),
+        (MODULO32_IMM, 0, 0, 0, pace.ports.into()),
+        (SHIFT_LEFT32_IMM, 0, 0, 0, 1),
+        (ADD32_IMM, 0, 0, 0, pace.port.into()),
+        (TO_BIG_ENDIAN, 0, 0, 0, 16),
+        (LOAD32, 2, 6, 0, 0),
+        (LOAD32, 3, 6, 4, 0),
+        (MOV, 4, 2, 0, 0),
+        (ADD_IMM, 4, 0, 0, i32::from(DESTINATION_PORT4) + 2),
+        (JUMP_GREATER, 4, 3, 1, 0),
+        (STORE16, 2, 0, DESTINATION_PORT4, 0),
+        (MOV_IMM, 0, 0, 0, XDP_TX),
+        (EXIT, 0, 0, 0, 0),
+    ]);
+    code
 }
 
 fn parse() -> Vec<Instruction> {

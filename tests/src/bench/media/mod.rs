@@ -1,0 +1,281 @@
+//! What a relayed packet costs: our program in the kernel beside rtpengine in user space and
+//! nftables' address translation. All work for a packet is counted alike: the kernel thread that
+//! receives for the outer device, and processes; less the same packets dropped at that device.
+
+mod cpu;
+mod rtpengine;
+mod wire;
+
+use std::{
+    net::SocketAddr,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use edge_user::{
+    config::{AvService, Interface, Line, MediaMode, Rates, Zone},
+    firewall::{FirewallHandle, Owner, OwnerOptions, media::MediaTable},
+    media::flow::{CallId, Component, Flow, FlowContent, FlowId, MediaChange, MediaSide, Way},
+};
+use ipnet::IpNet;
+
+use self::{
+    rtpengine::RtpEngine,
+    wire::{
+        INSIDE, INSIDE_DEVICE, OUTSIDE, RECEIVER, RECEIVER_PORT, Row3, SENDER, SENDER_PORT, quiet,
+    },
+};
+use super::{
+    Row, median,
+    raw::{self, Pace},
+};
+use crate::wire::{ifindex, small_config};
+
+/// Packets of one measurement.
+const PACKETS: u32 = 60_000;
+/// Slow enough for every contender: some 15,000 packets a second.
+const CALLS: u16 = 10_000;
+/// Flows, of which any may be the next packet's.
+const FEW: u16 = 10;
+const MANY: u16 = 10_000;
+const FIRST_PORT: u16 = 40_000;
+/// Turns of each contender.
+const ROUNDS: usize = 3;
+
+/// Measures everything, or with `only` one part: `relay`.
+///
+/// # Errors
+/// When a contender cannot be set up: not root, or a package is missing.
+pub fn bench(say: &dyn Fn(&str), only: Option<&str>) -> Result<Vec<Row>> {
+    ensure!(rustix::process::geteuid().is_root(), "the benchmark makes namespaces: run it as root");
+    let mut rows = Vec::new();
+    if only.is_none_or(|only| only == "relay") {
+        rows.extend(relay(say)?);
+    }
+    ensure!(!rows.is_empty(), "there is the part relay");
+    Ok(rows)
+}
+
+/// Somebody who relays, and the ports that do.
+struct Contender {
+    name: &'static str,
+    row: Row3,
+    pace: Pace,
+    processes: Vec<u32>,
+    _keep: Keep,
+}
+
+#[expect(dead_code, reason = "held until the contender goes")]
+enum Keep {
+    Edge(FirewallHandle, Box<MediaTable>, Home),
+    Programs(Vec<OwnedFd>),
+    RtpEngine(RtpEngine, Folder),
+    Nothing,
+}
+
+struct Folder(PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Contender {
+    /// CPU nanoseconds of one packet that was sent, and the share that came to the receiver.
+    fn measure(&self) -> Result<(f64, f64)> {
+        let mut threads = cpu::device_threads(&self.row.device)?;
+        for process in &self.processes {
+            threads.extend(cpu::threads_of(*process)?);
+        }
+        cpu::pin(&threads, 1);
+        cpu::pin(&[0], 0);
+        // Buffers and caches fill.
+        self.row.send(self.pace, 2000)?;
+        let (before, received) = (cpu::used(&threads)?, self.row.received()?);
+        self.row.send(self.pace, PACKETS)?;
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        let used = cpu::used(&threads)?.saturating_sub(before);
+        let received = self.row.received()?.saturating_sub(received);
+        let sent = f64::from(PACKETS);
+        Ok((used.as_nanos() as f64 / sent, received as f64 / sent))
+    }
+}
+
+fn relay(say: &dyn Fn(&str)) -> Result<Vec<Row>> {
+    let nothing = dropping()?;
+    let contenders = [
+        by_edge("edge", "bme", FEW)?,
+        by_edge("edge, many flows", "bmm", MANY)?,
+        by_rtpengine()?,
+        by_nftables()?,
+    ];
+    let mut costs = vec![Vec::new(); contenders.len()];
+    for round in 1..=ROUNDS {
+        say(&format!("round {round} of {ROUNDS}"));
+        let (idle, _) = nothing.measure()?;
+        for (contender, costs) in contenders.iter().zip(&mut costs) {
+            let (used, share) = contender.measure().context(contender.name)?;
+            say(&format!("{}: {used:.0} ns, {idle:.0} without, {share:.3} came", contender.name));
+            ensure!(share > 0.95, "{} relayed only {share:.2} of the packets", contender.name);
+            costs.push((used - idle) / share);
+        }
+    }
+    let cost: Vec<f64> = costs.into_iter().map(median).collect();
+    let [ours, many, rtpengine, nftables] = cost[..] else { unreachable!("four contenders") };
+    let row = |path: &str, ours, peer, peer_value| Row {
+        path: path.to_owned(),
+        unit: "ns/packet",
+        ours,
+        peer,
+        peer_value,
+    };
+    Ok(vec![
+        row("cpu relay", ours, "rtpengine", rtpengine),
+        row("cpu relay", ours, "nftables", nftables),
+        row(&format!("cpu relay of {MANY} flows"), many, "edge, 10 flows", ours),
+    ])
+}
+
+/// Our kernel program, with so many flows open.
+fn by_edge(name: &'static str, tag: &str, flows: u16) -> Result<Contender> {
+    let row = Row3::new(tag)?;
+    let home = Home::new(tag)?;
+    let mut config = small_config(&home.pins, &home.state);
+    let device = |device: &str, zone| Interface {
+        device: device.to_owned(),
+        vlan: None,
+        zone,
+        optional: false,
+    };
+    config.interfaces =
+        vec![device(&row.device, Zone::External), device(INSIDE_DEVICE, Zone::Internal)];
+    config.media.mode = MediaMode::Relay;
+    config.services.av = Some(AvService {
+        listen: vec![OUTSIDE.into()],
+        advertise: Vec::new(),
+        inside: vec![INSIDE.into()],
+        stun_port: 3478,
+        tcp_port: 443,
+        media_ports: (FIRST_PORT, FIRST_PORT + 2 * MANY),
+        legacy_partners: false,
+        authentication_port: 5062,
+        rates: Rates::default(),
+        line: Line::default(),
+    });
+    let config = Arc::new(config);
+    let options = OwnerOptions::new(&config);
+    let (handle, table) = row.relay.run(move || -> Result<_> {
+        let (handle, report) = Owner::start(options, config)?;
+        let mut table = handle.media().with_context(|| format!("{:?}", report.warnings))?;
+        let changes: Vec<MediaChange> = (0..flows).map(open).collect();
+        if let Some(fault) = table.apply(&changes).fault {
+            return Err(fault.into());
+        }
+        Ok((handle, table))
+    })??;
+    let pace = Pace { calls: CALLS, port: FIRST_PORT, ports: flows };
+    let keep = Keep::Edge(handle, Box::new(table), home);
+    Ok(Contender { name, row, pace, processes: Vec::new(), _keep: keep })
+}
+
+/// The flow at one port, every second from the first on.
+fn open(number: u16) -> MediaChange {
+    let port = FIRST_PORT + 2 * number;
+    MediaChange::Open(Flow {
+        id: FlowId(u32::from(number) + 1),
+        call: CallId(u64::from(number) + 1),
+        line: 0,
+        component: Component::Rtp,
+        side: MediaSide::Outside,
+        way: Way::Relay {
+            local: SocketAddr::new(OUTSIDE.into(), port),
+            from: SocketAddr::new(INSIDE.into(), port),
+        },
+        source: IpNet::from(std::net::IpAddr::V4(SENDER)),
+        source_port: Some(SENDER_PORT),
+        learn: Duration::ZERO,
+        to: SocketAddr::new(RECEIVER.into(), RECEIVER_PORT),
+        content: FlowContent::Media,
+        clock: Some(8000),
+        packets_per_second: 1_000_000,
+        bytes_per_second: 1_000_000_000,
+        expires: Duration::from_secs(3600),
+        held: false,
+    })
+}
+
+/// Pins and state of a firewall of our own.
+struct Home {
+    pins: PathBuf,
+    state: PathBuf,
+}
+
+impl Home {
+    fn new(tag: &str) -> Result<Self> {
+        let name = format!("edge-{tag}-{}", std::process::id());
+        let state = std::env::temp_dir().join(&name);
+        std::fs::create_dir_all(&state)?;
+        Ok(Self { pins: Path::new("/sys/fs/bpf").join(name), state })
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        let _ = edge_user::firewall::detach(&self.pins, true);
+        let _ = std::fs::remove_dir_all(&self.state);
+    }
+}
+
+/// Drops what comes, at the same device: what receiving alone costs.
+fn dropping() -> Result<Contender> {
+    let row = Row3::new("bmz")?;
+    let drop = raw::load(raw::Tiny::Drop)?;
+    let link = row.relay.run(|| {
+        Ok::<_, anyhow::Error>(raw::attach(&drop, ifindex(&row.device).context("device")?)?)
+    })??;
+    let pace = Pace { calls: CALLS, port: 50_000, ports: 1 };
+    Ok(Contender {
+        name: "nothing",
+        row,
+        pace,
+        processes: Vec::new(),
+        _keep: Keep::Programs(vec![drop, link]),
+    })
+}
+
+fn by_nftables() -> Result<Contender> {
+    let row = Row3::new("bmn")?;
+    row.relay.run(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", "1"))??;
+    let rules = format!(
+        "table ip relay {{\n\
+         chain in {{\ntype nat hook prerouting priority dstnat\n\
+         udp dport 50000-50998 dnat to {RECEIVER}:{RECEIVER_PORT}\n}}\n\
+         chain out {{\ntype nat hook postrouting priority srcnat\n\
+         oifname {INSIDE_DEVICE} snat to {INSIDE}\n}}\n}}"
+    );
+    quiet(row.relay.command("nft").arg(rules))?;
+    let pace = Pace { calls: CALLS, port: 50_000, ports: 1 };
+    Ok(Contender { name: "nftables", row, pace, processes: Vec::new(), _keep: Keep::Nothing })
+}
+
+fn by_rtpengine() -> Result<Contender> {
+    let row = Row3::new("bmr")?;
+    let dir = std::env::temp_dir().join(format!("edge-bench-rtpengine-{}", std::process::id()));
+    std::fs::create_dir_all(&dir)?;
+    let folder = Folder(dir.clone());
+    let engine = RtpEngine::start(&row, &dir)?;
+    let port = engine.call("one")?;
+    let pace = Pace { calls: CALLS, port, ports: 1 };
+    let processes = vec![engine.process.id()];
+    Ok(Contender {
+        name: "rtpengine",
+        row,
+        pace,
+        processes,
+        _keep: Keep::RtpEngine(engine, folder),
+    })
+}

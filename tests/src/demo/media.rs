@@ -1,0 +1,114 @@
+//! Step: a call with media. Its ports are closed before, open for its own packets while it lasts,
+//! and closed after.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use edge_ebpf::verdict::Reason;
+use serde_json::Value;
+
+use super::world::{MEDIA_PORTS, World, user};
+use crate::lab::{
+    daemon::Edge,
+    layout::Site,
+    process::wait_for,
+    rtp::RtpEnd,
+    sipp::{self, Carrier, Dialogue, Play},
+};
+
+/// How long they talk.
+const TALK: Duration = Duration::from_secs(3);
+/// Packets each way that are waited for.
+const PACKETS: u64 = 20;
+/// Longer than anything here takes on a machine that is busy.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A user of Fabrikam calls a user of Contoso, and both speak.
+pub fn call_with_media(world: &mut World) -> Result<String> {
+    let counters = world.counters()?;
+    let probed = |from: Site, ports: &[u16], reason: Reason| -> Result<u64> {
+        let before = counters.packets(reason)?;
+        probe(world, from, ports)?;
+        let arrived = || Ok(counters.packets(reason)? - before);
+        let wanted = ports.len() as u64;
+        wait_for(reason.name(), PATIENCE, || Ok((arrived()? >= wanted).then_some(())))?;
+        arrived()
+    };
+    let (first, last) = MEDIA_PORTS;
+    let all: Vec<u16> = (first..=last).collect();
+    let relayed = counters.packets(Reason::MediaRelayed)?;
+    let closed = probed(Site::Fabrikam, &all, Reason::NoRule)?;
+    ensure!(counters.packets(Reason::MediaRelayed)? == relayed, "media before any call");
+
+    let dialogue = Dialogue {
+        talk: TALK,
+        ..Dialogue::once(Play::Media, &user(Site::Fabrikam), &user(Site::Contoso))
+    };
+    let (from, to) =
+        (world.agent(Site::Fabrikam, Carrier::Tcp), world.agent(Site::Contoso, Carrier::Tcp));
+    let receiver = sipp::receiver(&to, world.lab.dir(), &dialogue)?;
+    let server = world.edge(Site::Fabrikam).config.inside_address();
+    let sender = sipp::sender(&from, world.lab.dir(), &dialogue, server)?;
+    let mut heard = [0; 2];
+    wait_for("media both ways", PATIENCE, || {
+        let flows = flows(&world.contoso)?;
+        heard = [packets(&flows, "outside"), packets(&flows, "inside")];
+        Ok(heard.iter().all(|packets| *packets >= PACKETS).then_some(()))
+    })?;
+    let open = open_port(&flows(&world.contoso)?)?;
+    let stranger = probed(Site::Stranger, &[open], Reason::MediaSource)?;
+    sender.finish(PATIENCE).context("the caller")?;
+    receiver.finish(PATIENCE).context("the callee")?;
+
+    wait_for("the call's flows closed", PATIENCE, || {
+        Ok(flows(&world.contoso)?.is_empty().then_some(()))
+    })?;
+    let relayed = counters.packets(Reason::MediaRelayed)?;
+    let after = probed(Site::Fabrikam, &[open], Reason::NoRule)?;
+    ensure!(counters.packets(Reason::MediaRelayed)? == relayed, "media after the call");
+    let status = world.contoso.status()?;
+    let delay = |name: &str| status["media"][name]["longest_microseconds"].as_u64().unwrap_or(0);
+    Ok(format!(
+        "ports {first}-{last}: {closed} probes dropped before; {open} open while they spoke, {} \
+         packets in and {} out forwarded by the kernel, {stranger} of a stranger dropped; {after} \
+         dropped after; opened {} us before the answer left, closed {} us after BYE came",
+        heard[0],
+        heard[1],
+        delay("open_delay"),
+        delay("close_delay"),
+    ))
+}
+
+/// A packet of RTP from a site's edge to each of these ports of Contoso's.
+fn probe(world: &World, from: Site, ports: &[u16]) -> Result<()> {
+    let own = SocketAddr::new(IpAddr::V4(from.v4()), 0);
+    let mut end = RtpEnd::bind(world.lab.site(from), own, 0x7a7a_7a7a)?;
+    for port in ports {
+        end.send(SocketAddr::new(IpAddr::V4(Site::Contoso.v4()), *port))?;
+    }
+    Ok(())
+}
+
+/// The flows of all calls, as `edge call list` tells them.
+fn flows(edge: &Edge) -> Result<Vec<Value>> {
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let calls = edge.json(&["call", "list"])?;
+    let lines = list(&calls).into_iter().flat_map(|call| list(&call["lines"]));
+    Ok(lines.flat_map(|line| list(&line["flows"])).collect())
+}
+
+fn packets(flows: &[Value], from: &str) -> u64 {
+    let from = flows.iter().filter(|flow| flow["from"] == from);
+    from.filter_map(|flow| flow["packets"].as_u64()).sum()
+}
+
+/// The port outside that RTP comes in at.
+fn open_port(flows: &[Value]) -> Result<u16> {
+    let mut open = flows.iter().filter(|flow| flow["from"] == "outside");
+    let flow = open.find(|flow| flow["component"] == "rtp").context("no flow from outside")?;
+    let local = flow["local"].as_str().context("no address of ours")?;
+    Ok(local.parse::<SocketAddr>()?.port())
+}

@@ -1,0 +1,473 @@
+//! Media of real calls: flows that open with the answer and close with the call, forwarded by the
+//! kernel, with both ends' real packets.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use edge_tests::{
+    demo::world::{contoso_access, contoso_config, fabrikam_config, user},
+    lab::{
+        Lab,
+        baresip::{Telephone, share_of_tone},
+        config::EdgeConfig,
+        daemon::Edge,
+        dialogue::{End, HandCall, InsideServer, Parties, audio, head, media_address},
+        layout::Site,
+        links::Forwarding,
+        rtp::{self, RtpEnd},
+        sipp::{self, Agent, Carrier, Dialogue, Play, SERVER_PORT},
+        tls_client::{Caller, request},
+    },
+};
+use serde_json::Value;
+
+/// For a machine that is busy with other work; nothing here waits for time to pass.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Packets that are sent to see whether they come.
+const PACKETS: u32 = 50;
+
+/// Contoso's edge with media, a partner outside and a server inside that the test plays itself.
+struct World {
+    edge: Edge,
+    inside: InsideServer,
+    _forwarding: Forwarding,
+    lab: Lab,
+}
+
+impl World {
+    fn raise(tag: &str) -> Self {
+        Self::raise_with(tag, |config| config.media("relay", "50000-50199"))
+    }
+
+    fn raise_with(tag: &str, change: impl FnOnce(EdgeConfig) -> EdgeConfig) -> Self {
+        let lab = Lab::raise(tag).unwrap();
+        let forwarding = Forwarding::prepare(&lab, &[Site::Contoso, Site::Fabrikam]).unwrap();
+        let server = SocketAddr::new(Site::Contoso.server4().into(), SERVER_PORT);
+        let inside = InsideServer::start(lab.inside(Site::Contoso), server).unwrap();
+        let edge = Edge::start(&lab, change(contoso_config(&lab))).unwrap();
+        Self { edge, inside, _forwarding: forwarding, lab }
+    }
+
+    /// A call that nobody has begun; the partner's connection comes by this family.
+    fn call(&self, caller: End, six: bool) -> HandCall {
+        let partner = Caller {
+            namespace: self.lab.site(Site::Fabrikam),
+            from: None,
+            identity: Some(&self.lab.identities.fabrikam),
+            trust: &self.lab.identities.trust,
+        };
+        let to = contoso_access()[usize::from(six)];
+        let mut outside = partner.tls(to, &Site::Contoso.host()).unwrap();
+        let server = SocketAddr::new(Site::Contoso.server4().into(), SERVER_PORT);
+        // The partner is known once it has said something, and the edge connects to the server
+        // when it has something for it.
+        let options =
+            request("OPTIONS", &user(Site::Fabrikam), &user(Site::Contoso), &Site::Fabrikam.host());
+        outside.write(options.as_bytes()).unwrap();
+        let mut accepted = self.inside.accept().unwrap();
+        let asked = accepted.message(PATIENCE).unwrap();
+        accepted.write(plain_ok(&asked).as_bytes()).unwrap();
+        assert_eq!(outside.response().unwrap().status, 200);
+        let (inside, spare) = match caller {
+            End::Outside => (accepted, None),
+            End::Inside => {
+                let server = Caller { namespace: self.lab.inside(Site::Contoso), ..partner };
+                (server.plain(self.edge.config.inside_address()).unwrap(), Some(accepted))
+            }
+        };
+        let parties = Parties {
+            outside,
+            outside_user: user(Site::Fabrikam),
+            outside_host: Site::Fabrikam.host(),
+            inside,
+            inside_user: user(Site::Contoso),
+            inside_host: server,
+            spare,
+        };
+        HandCall::new(parties, caller)
+    }
+
+    fn outside_end(&self, six: bool, port: u16, ssrc: u32) -> RtpEnd {
+        let address = Site::Fabrikam.outside()[usize::from(six)];
+        RtpEnd::bind(self.lab.site(Site::Fabrikam), SocketAddr::new(address, port), ssrc).unwrap()
+    }
+
+    fn inside_end(&self, six: bool, port: u16, ssrc: u32) -> RtpEnd {
+        let address = if six {
+            IpAddr::V6(Site::Contoso.server6())
+        } else {
+            IpAddr::V4(Site::Contoso.server4())
+        };
+        RtpEnd::bind(self.lab.inside(Site::Contoso), SocketAddr::new(address, port), ssrc).unwrap()
+    }
+
+    fn open_flows(&self) -> usize {
+        flows(&self.edge).len()
+    }
+
+    fn wait_until(&self, what: &str, mut holds: impl FnMut() -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !holds() {
+            assert!(Instant::now() < deadline, "{what}\n{}", self.edge.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+fn plain_ok(request: &str) -> String {
+    let mut text = "SIP/2.0 200 OK\r\n".to_owned();
+    for line in request.lines().take_while(|line| !line.is_empty()) {
+        let name = line.split(':').next().unwrap_or_default().to_ascii_lowercase();
+        if ["via", "from", "to", "call-id", "cseq"].contains(&name.as_str()) {
+            let tag = if name == "to" { ";tag=x" } else { "" };
+            text.push_str(&format!("{line}{tag}\r\n"));
+        }
+    }
+    text + "Content-Length: 0\r\n\r\n"
+}
+
+/// Both ends of a call that was set up: what each was told of the other.
+struct Talk {
+    call: HandCall,
+    outside: RtpEnd,
+    inside: RtpEnd,
+    /// Where the partner was told to send.
+    to_inside: SocketAddr,
+    /// Where the server was told to send.
+    to_outside: SocketAddr,
+}
+
+impl Talk {
+    fn begin(world: &World, caller: End, outside_six: bool, inside_six: bool, port: u16) -> Self {
+        let mut call = world.call(caller, outside_six);
+        let outside = world.outside_end(outside_six, port, 0x0a0a_0000 + u32::from(port));
+        let inside = world.inside_end(inside_six, port + 2, 0x0b0b_0000 + u32::from(port));
+        let of = |end: &RtpEnd| audio(end.address().unwrap(), "");
+        let (offer, answer) = match caller {
+            End::Outside => (of(&outside), of(&inside)),
+            End::Inside => (of(&inside), of(&outside)),
+        };
+        let [seen, got] = call
+            .exchange(caller, &offer, &answer)
+            .unwrap_or_else(|error| panic!("{error:#}\n{}", world.edge.log()));
+        let (to_outside, to_inside) = match caller {
+            End::Outside => (seen, got),
+            End::Inside => (got, seen),
+        };
+        Self {
+            call,
+            outside,
+            inside,
+            to_inside: media_address(&to_inside).unwrap(),
+            to_outside: media_address(&to_outside).unwrap(),
+        }
+    }
+
+    /// Packets go both ways, and come from the address that each was told.
+    fn both_ways(&mut self, world: &World) {
+        let say = |error| panic!("{error:#}\n{}", world.edge.log());
+        let from = rtp::reaches(&mut self.outside, self.to_inside, &self.inside, PATIENCE)
+            .unwrap_or_else(say);
+        assert_eq!(from, self.to_outside, "the inside hears the edge");
+        let from = rtp::reaches(&mut self.inside, self.to_outside, &self.outside, PATIENCE)
+            .unwrap_or_else(say);
+        assert_eq!(from, self.to_inside, "the partner hears the edge");
+    }
+
+    fn nothing_comes_in(&mut self) {
+        let heard = rtp::heard(&mut self.outside, self.to_inside, &self.inside, PACKETS).unwrap();
+        assert_eq!(heard, 0, "media from outside of a call that is over");
+        let heard = rtp::heard(&mut self.inside, self.to_outside, &self.outside, PACKETS).unwrap();
+        assert_eq!(heard, 0, "media from inside of a call that is over");
+    }
+}
+
+#[test]
+fn a_relayed_call_has_media_both_ways_and_only_while_it_lasts() {
+    relayed("mrelay", false, |config| config.media("relay", "50000-50199"));
+}
+
+#[test]
+fn a_relay_with_ipv6_inside_serves_both_families_outside() {
+    relayed("msix", true, |config| {
+        let mut config = config.media("relay", "50000-50199");
+        let four = format!("\"{}\", ", config.site.edge_inside4());
+        config.more = config.more.replace(&four, "");
+        config
+    });
+}
+
+fn relayed(tag: &str, inside_six: bool, change: impl FnOnce(EdgeConfig) -> EdgeConfig) {
+    let world = World::raise_with(tag, change);
+    assert_eq!(world.open_flows(), 0);
+    for (caller, outside_six, port) in [(End::Outside, false, 41_000), (End::Outside, true, 41_010)]
+    {
+        let mut talk = Talk::begin(&world, caller, outside_six, inside_six, port);
+        let ours = Site::Contoso.outside()[usize::from(outside_six)];
+        assert_eq!(talk.to_inside.ip(), ours, "the partner sees our own address");
+        talk.both_ways(&world);
+        let heard = rtp::heard(&mut talk.outside, talk.to_inside, &talk.inside, PACKETS).unwrap();
+        assert_eq!(heard, PACKETS, "{}", world.edge.log());
+
+        // Somebody else, even at the partner's own address, is not heard.
+        let mut thief = world.outside_end(outside_six, port + 100, 7);
+        let stolen = rtp::heard(&mut thief, talk.to_inside, &talk.inside, PACKETS).unwrap();
+        assert_eq!(stolen, 0, "another source");
+        let listed = world.edge.json(&["call", "list"]).unwrap();
+        assert_eq!(listed.as_array().map(Vec::len), Some(1), "{listed}");
+
+        talk.call.hang_up(caller).unwrap();
+        talk.nothing_comes_in();
+        world.wait_until("flows stay open", || world.open_flows() == 0);
+    }
+}
+
+#[test]
+fn a_call_from_inside_is_relayed_too_and_hold_changes_nothing() {
+    let world = World::raise("mout");
+    // The partner's connection is there; the edge uses it for what goes to the partner.
+    let mut talk = Talk::begin(&world, End::Inside, false, false, 42_000);
+    talk.both_ways(&world);
+    let hold = audio(talk.inside.address().unwrap(), "a=sendonly\r\n");
+    let answer = audio(talk.outside.address().unwrap(), "a=recvonly\r\n");
+    let [seen, got] = talk.call.exchange(End::Inside, &hold, &answer).unwrap();
+    assert_eq!(media_address(&seen).unwrap(), talk.to_inside, "the same ports");
+    assert_eq!(media_address(&got).unwrap(), talk.to_outside, "the same ports");
+    talk.both_ways(&world);
+    talk.call.hang_up(End::Outside).unwrap();
+    talk.nothing_comes_in();
+}
+
+#[test]
+fn media_goes_on_while_the_daemon_is_dead_and_the_call_ends_under_the_next() {
+    let mut world = World::raise("mkill");
+    let mut talk = Talk::begin(&world, End::Outside, false, false, 43_000);
+    talk.both_ways(&world);
+    world.edge.kill().unwrap();
+    let heard = rtp::heard(&mut talk.outside, talk.to_inside, &talk.inside, PACKETS).unwrap();
+    assert_eq!(heard, PACKETS, "without the daemon");
+    world.edge.run().unwrap();
+    talk.both_ways(&world);
+    world.wait_until("the call is not known again", || world.open_flows() > 0);
+    let calls = world.edge.json(&["call", "list"]).unwrap();
+    let id = calls[0]["id"].as_str().unwrap().to_owned();
+    world.edge.json(&["call", "end", &id]).unwrap();
+    talk.nothing_comes_in();
+}
+
+#[test]
+fn a_pinhole_lets_the_calls_own_packets_through_unchanged() {
+    let world = World::raise_with("mpin", |config| config.media("pinhole", "50000-50199"));
+    // Outside knows the way to the addresses inside, as in a network without translation.
+    let (router, edge) = (Site::Fabrikam.router4(), Site::Contoso.v4());
+    let (router6, edge6) = (Site::Fabrikam.router6(), Site::Contoso.v6());
+    let partner = world.lab.site(Site::Fabrikam);
+    partner
+        .ip_batch(&format!(
+            "route add 10.1.0.0/24 via {router}\nroute add fd00:1::/64 via {router6}\n"
+        ))
+        .unwrap();
+    let internet = edge_tests::lab::netns::Namespace::existing(&format!(
+        "{}-{}",
+        world.lab.prefix(),
+        edge_tests::lab::layout::INTERNET
+    ));
+    internet
+        .ip_batch(&format!("route add 10.1.0.0/24 via {edge}\nroute add fd00:1::/64 via {edge6}\n"))
+        .unwrap();
+    for (six, port) in [(false, 44_000), (true, 44_010)] {
+        let mut early = world.outside_end(six, port + 50, 9);
+        let target = world.inside_end(six, port + 60, 10);
+        let before = rtp::heard(&mut early, target.address().unwrap(), &target, PACKETS).unwrap();
+        assert_eq!(before, 0, "nothing of a call passes");
+        let mut talk = Talk::begin(&world, End::Outside, six, six, port);
+        assert_eq!(talk.to_inside, talk.inside.address().unwrap(), "SDP is not changed");
+        talk.both_ways(&world);
+        let other = rtp::heard(&mut talk.outside, target.address().unwrap(), &target, PACKETS);
+        assert_eq!(other.unwrap(), 0, "another port of the same host");
+        talk.call.hang_up(End::Inside).unwrap();
+        talk.nothing_comes_in();
+    }
+}
+
+#[test]
+fn what_sdp_may_not_say_is_refused_and_the_next_call_is_not_disturbed() {
+    let world = World::raise("mbad");
+    let ours = SocketAddr::new(Site::Contoso.v4().into(), 40_000);
+    let many: String = (0..40).map(|n| format!("m=audio {} RTP/AVP 0\r\n", 40_000 + n)).collect();
+    let bomb = format!("{}{many}", head(Site::Fabrikam.v4().into()));
+    for (name, offer) in [
+        ("our own address", audio(ours, "")),
+        ("loopback", audio("127.0.0.1:40000".parse().unwrap(), "")),
+        ("multicast", audio("224.1.1.1:40000".parse().unwrap(), "")),
+        ("private, outside", audio("192.168.7.7:40000".parse().unwrap(), "")),
+        ("port 65536", audio(ours, "").replace("40000", "65536")),
+        ("too many m-lines", bomb),
+        ("no SDP at all", "v=0\r\nhello\r\n".to_owned()),
+    ] {
+        let mut call = world.call(End::Outside, false);
+        call.ask(End::Outside, "INVITE", &offer).unwrap();
+        let answer = call.answered(End::Outside).unwrap();
+        let status: u16 = answer[8..11].parse().unwrap();
+        assert!((400..500).contains(&status), "{name}: {answer}");
+        assert_eq!(world.open_flows(), 0, "{name}");
+    }
+    let mut talk = Talk::begin(&world, End::Outside, false, false, 45_000);
+    talk.both_ways(&world);
+}
+
+#[test]
+fn when_the_ports_are_used_up_the_next_call_is_told_and_the_others_go_on() {
+    let world = World::raise_with("mfull", |config| config.media("relay", "50000-50099"));
+    // 50 pairs of ports on each side.
+    let mut refused = None;
+    let mut first = Talk::begin(&world, End::Outside, false, false, 46_000);
+    for number in 0..50_u16 {
+        first.call.next();
+        let offer = audio(SocketAddr::new(Site::Fabrikam.v4().into(), 30_000 + number * 2), "");
+        first.call.ask(End::Outside, "INVITE", &offer).unwrap();
+        if number == 49 {
+            refused = Some(first.call.answered(End::Outside).unwrap());
+        } else {
+            first.call.asked(End::Inside).unwrap();
+        }
+    }
+    let refused = refused.expect("the ports never end");
+    assert!(refused.starts_with("SIP/2.0 503"), "{refused}");
+    assert!(refused.to_ascii_lowercase().contains("retry-after:"), "{refused}");
+    first.both_ways(&world);
+}
+
+#[test]
+fn forbidden_modalities_do_not_pass() {
+    let world = World::raise_with("mmodal", |config| {
+        let mut config = config.media("relay", "50000-50199");
+        config.allowed.retain(|domain| *domain != Site::Fabrikam.domain());
+        config.more.push_str(&format!(
+            "[[federation.allowed_domain]]\ndomain = \"{}\"\nmodalities = [\"im\", \"presence\", \"audio\"]\n\n",
+            Site::Fabrikam.domain()
+        ));
+        config
+    });
+    let at = SocketAddr::new(Site::Fabrikam.v4().into(), 47_000);
+    let own = SocketAddr::new(Site::Contoso.server4().into(), 47_002);
+    let video = |port: u16| format!("m=video {port} RTP/AVP 96\r\na=rtpmap:96 VP8/90000\r\n");
+
+    let mut call = world.call(End::Outside, false);
+    let only = format!("{}{}", head(at.ip()), video(47_010));
+    call.ask(End::Outside, "INVITE", &only).unwrap();
+    let answer = call.answered(End::Outside).unwrap();
+    assert!(answer.starts_with("SIP/2.0 488"), "{answer}");
+    assert!(answer.contains("ms-diagnostics-public"), "{answer}");
+    drop(call);
+
+    let mut call = world.call(End::Outside, false);
+    let offer = audio(at, &video(47_010));
+    let answer = audio(own, &video(0));
+    let [seen, got] = call.exchange(End::Outside, &offer, &answer).unwrap();
+    assert!(seen.contains("m=video 0 "), "{seen}");
+    assert!(got.contains("m=video 0 "), "{got}");
+}
+
+/// Two organisations, each behind an edge with media; their users are real telephones.
+struct Pair {
+    contoso: Edge,
+    fabrikam: Edge,
+    _forwarding: Forwarding,
+    lab: Lab,
+}
+
+impl Pair {
+    fn raise(tag: &str) -> Self {
+        let lab = Lab::raise(tag).unwrap();
+        let forwarding = Forwarding::prepare(&lab, &[Site::Contoso, Site::Fabrikam]).unwrap();
+        let with = |config: EdgeConfig| config.media("relay", "50000-50199");
+        let fabrikam = Edge::start(&lab, with(fabrikam_config(&lab))).unwrap();
+        let contoso = Edge::start(&lab, with(contoso_config(&lab))).unwrap();
+        Self { contoso, fabrikam, _forwarding: forwarding, lab }
+    }
+
+    fn logs(&self) -> String {
+        format!("{}\n{}", self.contoso.log(), self.fabrikam.log())
+    }
+}
+
+#[test]
+fn telephones_behind_two_edges_hear_each_other() {
+    let pair = Pair::raise("mphone");
+    let lives = Duration::from_secs(20);
+    let telephone = |site: Site, edge: &Edge, tone| Telephone {
+        namespace: pair.lab.inside(site),
+        address: IpAddr::V4(site.server4()),
+        user: user(site),
+        server: edge.config.inside_address(),
+        tone,
+    };
+    let (alice, bob) = (
+        telephone(Site::Contoso, &pair.contoso, 440),
+        telephone(Site::Fabrikam, &pair.fabrikam, 1000),
+    );
+    let mut bob_runs = bob.start(pair.lab.dir(), None, lives).unwrap();
+    bob_runs.wait_ready().unwrap();
+    let alice_runs =
+        alice.start(pair.lab.dir(), Some(&user(Site::Fabrikam)), Duration::from_secs(10)).unwrap();
+    let limit = PATIENCE + lives;
+    let alice_heard = alice_runs.heard(limit);
+    let bob_heard = bob_runs.heard(limit);
+    for (who, heard, tone, own) in
+        [("alice", alice_heard, 1000, 440), ("bob", bob_heard, 440, 1000)]
+    {
+        let heard = heard.unwrap_or_else(|error| panic!("{who}: {error:#}\n{}", pair.logs()));
+        assert!(heard.len() > 8000, "{who} heard {} samples\n{}", heard.len(), pair.logs());
+        let (other, echo) = (share_of_tone(&heard, tone), share_of_tone(&heard, own));
+        assert!(other > 0.5 && echo < 0.1, "{who}: {other} of the other, {echo} of its own");
+    }
+}
+
+#[test]
+fn user_agents_behind_two_edges_exchange_rtp() {
+    let pair = Pair::raise("msipp");
+    let agent = |site: Site| Agent {
+        namespace: pair.lab.inside(site),
+        address: IpAddr::V4(site.server4()),
+        carrier: Carrier::Tcp,
+    };
+    let (own, other) = (agent(Site::Contoso), agent(Site::Fabrikam));
+    let dialogue = Dialogue {
+        talk: Duration::from_secs(4),
+        ..Dialogue::once(Play::Media, &user(Site::Contoso), &user(Site::Fabrikam))
+    };
+    let receiver = sipp::receiver(&other, pair.lab.dir(), &dialogue).unwrap();
+    let server = pair.contoso.config.inside_address();
+    let sender = sipp::sender(&own, pair.lab.dir(), &dialogue, server).unwrap();
+    let mut most = [0, 0];
+    let deadline = Instant::now() + PATIENCE;
+    while most.iter().any(|packets| *packets < 20) {
+        assert!(Instant::now() < deadline, "{most:?}\n{}", pair.logs());
+        for (side, most) in ["inside", "outside"].iter().zip(&mut most) {
+            *most = (*most).max(packets_from(&pair.contoso, side));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    sender.finish(PATIENCE).unwrap_or_else(|error| panic!("{error:#}\n{}", pair.logs()));
+    receiver.finish(PATIENCE).unwrap_or_else(|error| panic!("{error:#}\n{}", pair.logs()));
+}
+
+/// The flows of all calls, as `edge call list` tells them.
+fn flows(edge: &Edge) -> Vec<Value> {
+    let calls = edge.json(&["call", "list"]).unwrap();
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let lines = list(&calls).into_iter().flat_map(|call| list(&call["lines"]));
+    lines.flat_map(|line| list(&line["flows"])).collect()
+}
+
+/// Packets that flows from this side have let through, of the calls that are open.
+fn packets_from(edge: &Edge, side: &str) -> u64 {
+    let flows = flows(edge);
+    let from = flows.iter().filter(|flow| flow["from"] == side);
+    from.filter_map(|flow| flow["packets"].as_u64()).sum()
+}
