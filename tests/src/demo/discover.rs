@@ -6,7 +6,7 @@ use super::{
     federate::dialogue,
     world::{World, contoso_access, user},
 };
-use crate::lab::{config::EdgeConfig, layout::Site, sipp::Play, tls_client::request};
+use crate::lab::{config::EdgeConfig, daemon::Edge, layout::Site, sipp::Play, tls_client::request};
 
 /// With discovery on, Fabrikam without an entry: its SRV record and certificate are enough.
 pub fn message_discovered(world: &mut World) -> Result<String> {
@@ -59,7 +59,7 @@ fn refused(world: &mut World, from: &str, reason: &str) -> Result<()> {
     Ok(())
 }
 
-/// Does `work` under a changed file, then puts the old one back.
+/// Does `work` under a changed file of Contoso's, then puts the old one back.
 pub(super) fn with_config<T>(
     world: &mut World,
     change: impl FnOnce(&mut EdgeConfig),
@@ -67,14 +67,15 @@ pub(super) fn with_config<T>(
 ) -> Result<T> {
     let plain = world.contoso.config.clone();
     change(&mut world.contoso.config);
-    let worked = reload(world).and_then(|()| work(world));
+    let worked = reload(&world.contoso).and_then(|()| work(world));
     world.contoso.config = plain;
-    reload(world)?;
+    reload(&world.contoso)?;
     worked
 }
 
-fn reload(world: &World) -> Result<()> {
-    world.contoso.write_config()?;
-    world.contoso.json(&["reload"])?;
+/// Puts a daemon's changed file in force.
+pub(super) fn reload(edge: &Edge) -> Result<()> {
+    edge.write_config()?;
+    edge.json(&["reload"])?;
     Ok(())
 }

@@ -1,17 +1,18 @@
 //! Step: a call with media. Its ports are closed before, open for its own packets while it lasts,
 //! and closed after.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use edge_ebpf::verdict::Reason;
 use serde_json::Value;
 
-use super::world::{MEDIA_PORTS, World, user};
+use super::{
+    discover::{reload, with_config},
+    world::{World, user},
+};
 use crate::lab::{
+    config::EdgeConfig,
     daemon::Edge,
     layout::Site,
     process::wait_for,
@@ -19,26 +20,48 @@ use crate::lab::{
     sipp::{self, Carrier, Dialogue, Play},
 };
 
+/// Ports of media.
+const MEDIA_PORTS: (u16, u16) = (50_000, 50_199);
 /// How long they talk.
-const TALK: Duration = Duration::from_secs(3);
+const TALK: Duration = Duration::from_secs(5);
 /// Packets each way that are waited for.
 const PACKETS: u64 = 20;
 /// Longer than anything here takes on a machine that is busy.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A user of Fabrikam calls a user of Contoso, and both speak.
+/// Both edges get an A/V service; a user of Fabrikam calls a user of Contoso, and both speak.
 pub fn call_with_media(world: &mut World) -> Result<String> {
+    let media = |config: &EdgeConfig| {
+        let (first, last) = MEDIA_PORTS;
+        config.clone().media("relay", &format!("{first}-{last}"))
+    };
+    let plain = world.fabrikam.config.clone();
+    world.fabrikam.config = media(&plain);
+    reload(&world.fabrikam)?;
+    let played = with_config(world, |config| *config = media(config), spoken);
+    world.fabrikam.config = plain;
+    reload(&world.fabrikam)?;
+    played
+}
+
+fn spoken(world: &mut World) -> Result<String> {
     let counters = world.counters()?;
-    let probed = |from: Site, ports: &[u16], reason: Reason| -> Result<u64> {
+    let probed = |from: Site, ports: &[SocketAddr], reason: Reason| -> Result<u64> {
         let before = counters.packets(reason)?;
-        probe(world, from, ports)?;
+        for port in ports {
+            probe(world, from, *port)?;
+        }
         let arrived = || Ok(counters.packets(reason)? - before);
         let wanted = ports.len() as u64;
         wait_for(reason.name(), PATIENCE, || Ok((arrived()? >= wanted).then_some(())))?;
         arrived()
     };
     let (first, last) = MEDIA_PORTS;
-    let all: Vec<u16> = (first..=last).collect();
+    let all: Vec<SocketAddr> = Site::Contoso
+        .outside()
+        .into_iter()
+        .flat_map(|address| (first..=last).map(move |port| SocketAddr::new(address, port)))
+        .collect();
     let relayed = counters.packets(Reason::MediaRelayed)?;
     let closed = probed(Site::Fabrikam, &all, Reason::NoRule)?;
     ensure!(counters.packets(Reason::MediaRelayed)? == relayed, "media before any call");
@@ -74,7 +97,8 @@ pub fn call_with_media(world: &mut World) -> Result<String> {
     Ok(format!(
         "ports {first}-{last}: {closed} probes dropped before; {open} open while they spoke, {} \
          packets in and {} out forwarded by the kernel, {stranger} of a stranger dropped; {after} \
-         dropped after; opened {} us before the answer left, closed {} us after BYE came",
+         dropped after; opened {} us after the answer came and before it left, closed {} us after BYE \
+         came",
         heard[0],
         heard[1],
         delay("open_delay"),
@@ -82,14 +106,11 @@ pub fn call_with_media(world: &mut World) -> Result<String> {
     ))
 }
 
-/// A packet of RTP from a site's edge to each of these ports of Contoso's.
-fn probe(world: &World, from: Site, ports: &[u16]) -> Result<()> {
-    let own = SocketAddr::new(IpAddr::V4(from.v4()), 0);
-    let mut end = RtpEnd::bind(world.lab.site(from), own, 0x7a7a_7a7a)?;
-    for port in ports {
-        end.send(SocketAddr::new(IpAddr::V4(Site::Contoso.v4()), *port))?;
-    }
-    Ok(())
+/// A packet of RTP from a site's edge to a port of Contoso's.
+fn probe(world: &World, from: Site, to: SocketAddr) -> Result<()> {
+    let [four, six] = from.outside();
+    let own = SocketAddr::new(if to.is_ipv4() { four } else { six }, 0);
+    RtpEnd::bind(world.lab.site(from), own, 0x7a7a_7a7a)?.send(to)
 }
 
 /// The flows of all calls, as `edge call list` tells them.
@@ -105,10 +126,10 @@ fn packets(flows: &[Value], from: &str) -> u64 {
     from.filter_map(|flow| flow["packets"].as_u64()).sum()
 }
 
-/// The port outside that RTP comes in at.
-fn open_port(flows: &[Value]) -> Result<u16> {
+/// Where RTP comes in from outside.
+fn open_port(flows: &[Value]) -> Result<SocketAddr> {
     let mut open = flows.iter().filter(|flow| flow["from"] == "outside");
     let flow = open.find(|flow| flow["component"] == "rtp").context("no flow from outside")?;
     let local = flow["local"].as_str().context("no address of ours")?;
-    Ok(local.parse::<SocketAddr>()?.port())
+    Ok(local.parse()?)
 }

@@ -36,9 +36,6 @@ pub struct World {
     pub lab: Lab,
 }
 
-/// Ports of media in the demo.
-pub const MEDIA_PORTS: (u16, u16) = (50_000, 50_199);
-
 impl World {
     /// Raises the lab and starts both daemons with their plain configuration.
     pub fn raise(tag: &str) -> Result<Self> {
@@ -49,12 +46,8 @@ impl World {
     pub fn raise_with(tag: &str, change: impl FnOnce(EdgeConfig) -> EdgeConfig) -> Result<Self> {
         let lab = Lab::raise(tag)?;
         let forwarding = Forwarding::prepare(&lab, &[Site::Contoso, Site::Fabrikam])?;
-        let (first, last) = MEDIA_PORTS;
-        let media = |config: EdgeConfig| config.media("relay", &format!("{first}-{last}"));
-        let fabrikam =
-            Edge::start(&lab, media(fabrikam_config(&lab))).context("Fabrikam's edge")?;
-        let contoso =
-            Edge::start(&lab, change(media(contoso_config(&lab)))).context("Contoso's edge")?;
+        let fabrikam = Edge::start(&lab, fabrikam_config(&lab)).context("Fabrikam's edge")?;
+        let contoso = Edge::start(&lab, change(contoso_config(&lab))).context("Contoso's edge")?;
         Ok(Self { contoso, fabrikam, _forwarding: forwarding, lab })
     }
 

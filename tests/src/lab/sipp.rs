@@ -220,7 +220,10 @@ fn start(
     if dialogue.play == Play::Media {
         // A second of G.711 that is not silence, again and again.
         std::fs::write(dir.join("tone.raw"), [0x9a; 8000])?;
-        command.args(["-mi", &agent.address.to_string(), "-mp", "40000", "-rtp_echo"]);
+        command.args(["-mi", &agent.address.to_string(), "-mp", "40000"]);
+        if server.is_none() {
+            command.arg("-rtp_echo");
+        }
     }
     if let Some(server) = server {
         command.arg(server.to_string());
