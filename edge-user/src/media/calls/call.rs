@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::{
     Effects, MediaFault,
     limits::ceiling,
-    ports::{FlowIds, Ports},
+    ports::{FlowIds, Held, Holder, Ports},
     said::{Said, Session},
     settings::{CallSettings, OwnAddress, SIDES, Sides, across, further},
 };
@@ -91,6 +91,8 @@ impl Line {
 pub(super) struct Call {
     pub id: CallId,
     pub parties: Parties,
+    /// Who has its ports; `None`: not known since a restart.
+    pub holder: Option<Holder>,
     /// Our addresses; `None` in pinhole mode.
     pub legs: Sides<Option<OwnAddress>>,
     /// Who is outside is behind NAT: the peer of its signalling.
@@ -124,7 +126,40 @@ pub(super) struct Call {
 #[derive(Debug)]
 pub(super) struct Pools {
     pub ports: Ports,
+    pub held: Held,
     pub ids: FlowIds,
+}
+
+impl Pools {
+    /// A pair of ports; `None` too when whoever it is for has its share.
+    fn take(&mut self, holder: Option<&Holder>, side: MediaSide, six: bool) -> Option<u16> {
+        if let Some(holder) = holder
+            && !self.held.take(self.ports.range(), holder)
+        {
+            return None;
+        }
+        let port = self.ports.take(side, six);
+        if let (None, Some(holder)) = (port, holder) {
+            self.held.give(holder);
+        }
+        port
+    }
+
+    fn give(
+        &mut self,
+        holder: Option<&Holder>,
+        side: MediaSide,
+        leg: Option<OwnAddress>,
+        port: &mut u16,
+    ) {
+        if let Some(leg) = leg.filter(|_| *port != 0) {
+            self.ports.give(side, leg.local.is_ipv6(), *port);
+            if let Some(holder) = holder {
+                self.held.give(holder);
+            }
+            *port = 0;
+        }
+    }
 }
 
 impl Call {
@@ -132,6 +167,7 @@ impl Call {
         Self {
             id,
             parties,
+            holder: None,
             legs: Sides::default(),
             nat: None,
             lines: Vec::new(),
@@ -162,6 +198,15 @@ impl Call {
         [self.session_ends, offers].into_iter().flatten().fold(self.longest, Instant::min)
     }
 
+    /// Says who has its ports, where that is not known.
+    pub(super) fn held_by(&mut self, pools: &mut Pools, holder: Holder) {
+        if self.holder.is_none() {
+            let ports = self.lines.iter().flat_map(|line| SIDES.map(|side| *line.ports.of(side)));
+            pools.held.add(&holder, ports.filter(|port| *port != 0).count());
+            self.holder = Some(holder);
+        }
+    }
+
     /// The same ports as before for every m-line that needs some, and new ones for new ones.
     pub(super) fn take_ports(
         &mut self,
@@ -176,7 +221,7 @@ impl Call {
             for side in SIDES {
                 let Some(leg) = self.legs.of(side) else { continue };
                 if *line.ports.of(side) == 0 {
-                    let port = pools.ports.take(side, leg.local.is_ipv6());
+                    let port = pools.take(self.holder.as_ref(), side, leg.local.is_ipv6());
                     *line.ports.of_mut(side) = port.ok_or(MediaFault::NoPorts)?;
                 }
             }
@@ -190,7 +235,7 @@ impl Call {
             && old.local.is_ipv6() != to.local.is_ipv6()
         {
             for line in &mut self.lines {
-                give(pools, side, Some(old), line.ports.of_mut(side));
+                pools.give(self.holder.as_ref(), side, Some(old), line.ports.of_mut(side));
             }
         }
     }
@@ -205,7 +250,12 @@ impl Call {
                 || self.forks.iter().any(|(_, fork)| fork.needs_ports(index));
             if !used {
                 for side in SIDES {
-                    give(pools, side, *self.legs.of(side), line.ports.of_mut(side));
+                    pools.give(
+                        self.holder.as_ref(),
+                        side,
+                        *self.legs.of(side),
+                        line.ports.of_mut(side),
+                    );
                 }
             }
         }
@@ -429,15 +479,13 @@ impl Call {
         self.drop_flows(pools, effects);
         for line in &mut self.lines {
             for side in SIDES {
-                give(pools, side, *self.legs.of(side), line.ports.of_mut(side));
+                pools.give(
+                    self.holder.as_ref(),
+                    side,
+                    *self.legs.of(side),
+                    line.ports.of_mut(side),
+                );
             }
         }
-    }
-}
-
-fn give(pools: &mut Pools, side: MediaSide, leg: Option<OwnAddress>, port: &mut u16) {
-    if let Some(leg) = leg.filter(|_| *port != 0) {
-        pools.ports.give(side, leg.local.is_ipv6(), *port);
-        *port = 0;
     }
 }

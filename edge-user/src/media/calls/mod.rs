@@ -40,7 +40,7 @@ use std::{
 use self::{
     call::{Call, Pools},
     names::NameKeys,
-    ports::{FlowIds, Ports},
+    ports::{FlowIds, Held, Ports},
     settings::SIDES,
 };
 pub use self::{
@@ -189,7 +189,11 @@ impl Calls {
         Self {
             keys: NameKeys::new(secret, former),
             all: HashMap::new(),
-            pools: Pools { ports: Ports::new(used, &[]), ids: FlowIds::new(&[]) },
+            pools: Pools {
+                ports: Ports::new(used, &[]),
+                held: Held::default(),
+                ids: FlowIds::new(&[]),
+            },
             timers: BTreeSet::new(),
             owners: HashMap::new(),
             settings,

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::{
     Calls, Effects, MediaFault, Passage, Reply,
     call::{AnswerBy, Call, Offer, Parties, Pools},
+    ports::Holder,
     said::{Said, Session, said},
     settings::{CallSettings, SIDES, across},
     tag_code, text,
@@ -323,6 +324,7 @@ impl Context<'_> {
         said: &mut [Said],
         (by, tag): (AnswerBy, u64),
     ) -> Result<Bytes, MediaFault> {
+        call.held_by(self.pools, Holder::of(passage));
         self.legs(call, passage, said)?;
         reject_other_families(call, passage, said);
         something_left(passage, sdp, said)?;

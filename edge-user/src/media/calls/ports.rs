@@ -2,14 +2,81 @@
 //! call that has ended meets nobody else's for as long as may be.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     hash::{BuildHasher, RandomState},
 };
 
 use edge_ebpf::abi::MEDIA_STATE_SLOTS;
+use ipnet::IpNet;
 
-use super::settings::Sides;
-use crate::media::flow::{FlowId, MediaSide};
+use super::{Passage, settings::Sides};
+use crate::{
+    domain::Domain,
+    federation::source_prefix,
+    media::flow::{FlowId, MediaSide},
+};
+
+/// So many m-lines anybody may have, however small the range.
+const LEAST_LINES: usize = 8;
+
+/// Who has ports of ours: whoever is outside.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Holder {
+    /// A partner.
+    Partner(Domain),
+    /// Remote users, by where they are.
+    Source(IpNet),
+}
+
+impl Holder {
+    /// Of the call that a message is of.
+    pub(super) fn of(passage: &Passage<'_>) -> Self {
+        match passage.names.partner {
+            Some(partner) => Holder::Partner(partner.clone()),
+            None => Holder::Source(source_prefix(passage.peers.outside)),
+        }
+    }
+}
+
+/// How many pairs each has: nobody has more than a quarter of all, so that one alone cannot use them
+/// up.
+#[derive(Debug, Default)]
+pub(super) struct Held(HashMap<Holder, usize>);
+
+impl Held {
+    /// One more, if it may be.
+    pub(super) fn take(&mut self, range: (u16, u16), holder: &Holder) -> bool {
+        let lines = (pairs(range).len() / 4).max(LEAST_LINES);
+        let has = self.0.get(holder).copied().unwrap_or(0);
+        // A pair on each side for a line.
+        let may = has < 2 * lines;
+        if may {
+            self.add(holder, 1);
+        }
+        may
+    }
+
+    /// These were taken before it was known by whom.
+    pub(super) fn add(&mut self, holder: &Holder, count: usize) {
+        if count > 0 {
+            *self.0.entry(holder.clone()).or_default() += count;
+        }
+    }
+
+    pub(super) fn give(&mut self, holder: &Holder) {
+        if let Some(has) = self.0.get_mut(holder) {
+            *has = has.saturating_sub(1);
+            if *has == 0 {
+                self.0.remove(holder);
+            }
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
 
 /// Free pairs of ports (RFC 3550 section 11: RTP on an even one, RTCP on the next), for each zone
 /// and family: a port is used once there, whatever the address.

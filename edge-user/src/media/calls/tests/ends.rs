@@ -159,6 +159,49 @@ fn when_ports_are_used_up_others_go_on() {
 }
 
 #[test]
+fn nobody_has_more_than_a_quarter_of_the_ports() {
+    // 64 pairs on each side: 16 lines for each.
+    let range = CallSettings { ports: (50_000, 50_127), ..settings() };
+    for remote in [false, true] {
+        let mut bench = Bench { remote, ..Bench::with(range.clone()) };
+        let names: Vec<String> = (0..17).map(|n| format!("caller-{n}")).collect();
+        let say = |n: usize| Say { caller: &names[n], ..Say::invite(1) };
+        for n in 0..16 {
+            bench.ask(&say(n), &audio(CALLER, 4000)).unwrap();
+        }
+        assert_eq!(bench.ask(&say(16), &audio(CALLER, 4000)), Err(MediaFault::NoPorts));
+        assert_eq!(bench.calls.len(), 16);
+        // Others have theirs; of remote users those of another place.
+        match remote {
+            true => bench.peers.outside = ip("2a00:1450::9"),
+            false => bench.partner = "third.example".parse().unwrap(),
+        }
+        bench.ask(&Say { caller: "other", ..say(16) }, &audio(CALLER, 4000)).unwrap();
+        // What is given back may be had again.
+        let ids: Vec<CallId> = bench.calls.all.keys().copied().collect();
+        for id in ids {
+            bench.act(|calls, _, effects| calls.end(id, EndCause::Administrator, effects));
+        }
+        bench.assert_nothing_left();
+        bench.ask(&say(16), &audio(CALLER, 4000)).unwrap();
+    }
+}
+
+#[test]
+fn calls_from_before_a_restart_count_once_they_are_known() {
+    let mut before = Bench::up();
+    let flows: Vec<Flow> = before.open.values().cloned().collect();
+    let mut bench = Bench::new();
+    bench.open = std::mem::take(&mut before.open);
+    bench.act(|calls, now, effects| calls.adopt(now, flows, effects));
+    assert!(bench.calls.pools.held.is_empty());
+    bench.ask(&Say::within(CallMethod::Invite, 2, true), &audio(CALLER, 4000)).unwrap();
+    assert!(!bench.calls.pools.held.is_empty());
+    bench.bye(true);
+    bench.assert_nothing_left();
+}
+
+#[test]
 fn what_the_firewall_could_not_open_is_opened_when_it_is_said_again() {
     let mut bench = Bench::up();
     let id = bench.only();

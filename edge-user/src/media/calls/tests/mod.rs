@@ -72,6 +72,8 @@ pub(super) struct Bench {
     pub forbidden: u32,
     pub behind_nat: bool,
     pub partner: Domain,
+    /// A remote user is outside, not a partner.
+    pub remote: bool,
     pub inbound: bool,
     pub session: Option<Duration>,
     free: (usize, usize),
@@ -95,6 +97,7 @@ impl Bench {
             forbidden: 0,
             behind_nat: false,
             partner: "fabrikam.example".parse().unwrap(),
+            remote: false,
             inbound: true,
             session: None,
             free,
@@ -157,6 +160,7 @@ impl Bench {
         assert_eq!(self.open, BTreeMap::new());
         assert_eq!((self.calls.len(), self.calls.flows(), self.calls.next_timeout()), (0, 0, None));
         assert_eq!((self.calls.pools.ports.free(), self.calls.pools.ids.free()), self.free);
+        assert!(self.calls.pools.held.is_empty());
     }
 
     /// A request passes: as it goes on.
@@ -194,8 +198,9 @@ impl Bench {
     }
 
     fn passage<'a>(&self, say: &Say<'a>, partner: &'a Domain, response: bool) -> Passage<'a> {
+        let names = say.names(self.inbound, partner);
         Passage {
-            names: say.names(self.inbound, partner),
+            names: CallNames { partner: names.partner.filter(|_| !self.remote), ..names },
             exchange: say.exchange,
             cseq: say.cseq,
             method: say.method,
