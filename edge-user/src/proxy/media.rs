@@ -11,7 +11,9 @@ use std::{
 
 use super::{
     ConnectionId, Event, Output, Peer, Refusal,
-    descriptions::{Fault, NewBody, call_method, changed, is_description, read, session_timer},
+    descriptions::{
+        Fault, NewBody, Offered, call_method, changed, is_description, read, session_timer,
+    },
     exchange::{Exchange, Server},
     proxy::Proxy,
     request::refusal_detail,
@@ -43,13 +45,7 @@ struct About<'a> {
 
 impl About<'_> {
     fn names<'m>(&'m self, message: &'m Message, to_tag: Option<&'m str>) -> Option<CallNames<'m>> {
-        Some(CallNames {
-            call_id: message.call_id().ok()?,
-            from_tag: message.from().ok()?.tag().unwrap_or_default(),
-            to_tag,
-            inbound: self.inbound,
-            partner: self.partner.filter(|_| !self.remote),
-        })
+        names(message, to_tag, self.inbound, self.partner.filter(|_| !self.remote))
     }
 
     fn passage<'m>(
@@ -74,6 +70,17 @@ impl About<'_> {
     }
 }
 
+fn names<'m>(
+    message: &'m Message,
+    to_tag: Option<&'m str>,
+    inbound: bool,
+    partner: Option<&'m Domain>,
+) -> Option<CallNames<'m>> {
+    let call_id = message.call_id().ok()?;
+    let from_tag = message.from().ok()?.tag().unwrap_or_default();
+    Some(CallNames { call_id, from_tag, to_tag, inbound, partner })
+}
+
 fn peers(inbound: bool, sender: IpAddr, receiver: IpAddr) -> Peers {
     let (outside, inside) = if inbound { (sender, receiver) } else { (receiver, sender) };
     Peers { outside: outside.to_canonical(), inside: inside.to_canonical() }
@@ -85,6 +92,38 @@ fn behind_nat(remote: bool, entry: Option<&Partner>) -> bool {
 }
 
 impl Proxy {
+    /// Whoever may end a call sends BYE: its media is over, whether the other side can be told or
+    /// not. `partner`: `None` for a remote user.
+    pub(super) fn media_bye(
+        &mut self,
+        request: &Message,
+        inbound: bool,
+        partner: Option<&Domain>,
+        out: &mut Vec<Output>,
+    ) {
+        if request.method() != Some(Method::Bye) {
+            return;
+        }
+        let to_tag = request.to().ok().and_then(|to| to.tag());
+        if let Some(names) = names(request, to_tag, inbound, partner) {
+            let mut effects = Effects::default();
+            self.calls.bye(&names, &mut effects);
+            media_output(effects, out);
+        }
+    }
+
+    /// The same for a BYE whose sender is judged.
+    pub(super) fn media_bye_of(&mut self, id: u64, out: &mut Vec<Output>) {
+        let taken = self.exchanges.update(id, |exchange| {
+            let partner = exchange.partner.clone().filter(|_| !exchange.remote);
+            exchange.request.take().map(|request| (request, exchange.inbound, partner))
+        });
+        if let Some((request, inbound, partner)) = taken.flatten() {
+            self.media_bye(&request, inbound, partner.as_ref(), out);
+            self.exchanges.update(id, |exchange| exchange.request = Some(request));
+        }
+    }
+
     /// What is done to a request's body on its way to a peer. The flows that it opens are told before.
     pub(super) fn media_of_request(
         &mut self,
@@ -96,7 +135,7 @@ impl Proxy {
         let Some(exchange) = self.exchanges.get(id) else { return Ok(None) };
         let Some(request) = &exchange.request else { return Ok(None) };
         let method = request.method();
-        if request.body().is_empty() && method != Some(Method::Bye) {
+        if request.body().is_empty() {
             return Ok(None);
         }
         let sender = exchange.from_peer.remote.ip();
@@ -110,13 +149,6 @@ impl Proxy {
         };
         let to_tag = request.to().ok().and_then(|to| to.tag());
         let mut effects = Effects::default();
-        if method == Some(Method::Bye) {
-            if let Some(names) = about.names(request, to_tag) {
-                self.calls.bye(&names, &mut effects);
-            }
-            media_output(effects, out);
-            return Ok(None);
-        }
         let relays = self.calls.mode() == MediaMode::Relay;
         let Some(method) = method.and_then(call_method) else {
             // It is no offer; but it names addresses.
@@ -128,7 +160,10 @@ impl Proxy {
         }
         let Some(passage) = about.passage(request, to_tag, method) else { return Ok(None) };
         let (mut call, mut detail) = (None, None);
+        let mut has_offer = false;
         let result = read(request, allowed).and_then(|offered| {
+            has_offer = !offered.texts.is_empty();
+            check_all(&self.calls, &passage, &offered)?;
             let mut texts = Vec::with_capacity(offered.texts.len());
             for (sdp, forbidden) in offered.texts.iter().zip(&offered.forbidden) {
                 let passage = Passage { forbidden: *forbidden, ..passage };
@@ -143,7 +178,7 @@ impl Proxy {
         let (from_peer, partner) = (exchange.from_peer.clone(), exchange.partner.clone());
         media_output(effects, out);
         self.exchanges.update(id, |exchange| {
-            exchange.offered = true;
+            exchange.offered |= has_offer;
             exchange.call = call.or(exchange.call);
         });
         match result {
@@ -204,8 +239,15 @@ impl Proxy {
         let mut effects = Effects::default();
         let mut call = None;
         let says = Says { again, offered, allowed };
+        let up = self.calls.is_up(&passage);
         let result =
             answered(&mut self.calls, now, &passage, message, says, &mut call, &mut effects);
+        if result.is_err() && status >= 200 && method == CallMethod::Invite && !up {
+            // The caller is told that it failed.
+            if let Some(call) = self.calls.call_of(&passage) {
+                self.calls.end(call, EndCause::Failed, &mut effects);
+            }
+        }
         let (peer, partner) = (exchange.from_peer.clone(), exchange.partner.clone());
         media_output(effects, out);
         if call.is_some() {
@@ -279,9 +321,26 @@ impl Proxy {
 
     /// A transaction failed: what it offered was offered in vain.
     pub(super) fn media_in_vain(&mut self, now: Instant, id: u64, out: &mut Vec<Output>) {
+        self.media_never_accepted(id, out);
         if let Some(call) = self.exchanges.get(id).and_then(|exchange| exchange.call) {
             let mut effects = Effects::default();
             self.calls.failed(now, call, id, &mut effects);
+            media_output(effects, out);
+        }
+    }
+
+    /// An INVITE that was to begin a dialog failed: what an UPDATE opened in the meantime goes too.
+    fn media_never_accepted(&mut self, id: u64, out: &mut Vec<Output>) {
+        let Some(exchange) = self.exchanges.get(id) else { return };
+        let Some(request) = exchange.request.as_ref() else { return };
+        let first = request.to().is_ok_and(|to| to.tag().is_none());
+        if request.method() != Some(Method::Invite) || !first {
+            return;
+        }
+        let partner = exchange.partner.as_ref().filter(|_| !exchange.remote);
+        if let Some(names) = names(request, None, exchange.inbound, partner) {
+            let mut effects = Effects::default();
+            self.calls.never_accepted(&names, &mut effects);
             media_output(effects, out);
         }
     }
@@ -378,9 +437,10 @@ fn answered(
     effects: &mut Effects,
 ) -> Result<Option<NewBody>, Fault> {
     let to = message.to().ok();
-    let reliable = message.headers_named("RSeq").next().is_some();
+    let status = message.status().unwrap_or_default();
+    let reliable = status < 200 && message.headers_named("RSeq").next().is_some();
     let reply = Reply {
-        status: message.status().unwrap_or_default(),
+        status,
         tag: to.as_ref().and_then(|to| to.tag()).unwrap_or_default(),
         reliable,
         offered: says.offered,
@@ -398,14 +458,28 @@ fn answered(
         *call = calls.call_of(passage);
         return Ok(None);
     }
+    check_all(calls, passage, &offered)?;
     let mut texts = Vec::with_capacity(offered.texts.len());
-    for (sdp, forbidden) in offered.texts.iter().zip(&offered.forbidden) {
+    for (index, (sdp, forbidden)) in offered.texts.iter().zip(&offered.forbidden).enumerate() {
         let passage = Passage { forbidden: *forbidden, ..*passage };
+        // Only the last decides: until then it may still fail as a whole.
+        let last = index + 1 == offered.texts.len();
+        let reply = Reply { status: if last { reply.status } else { 183 }, ..reply };
         let text = calls.response(now, &passage, &reply, Some(sdp), effects)?;
         *call = calls.call_of(&passage);
         texts.push(text.unwrap_or_else(|| sdp.text().clone()));
     }
     changed(message, &offered, &texts)
+}
+
+/// A body of several descriptions passes as a whole or not at all.
+fn check_all(calls: &Calls, passage: &Passage<'_>, offered: &Offered) -> Result<(), Fault> {
+    if offered.texts.len() > 1 {
+        for (sdp, forbidden) in offered.texts.iter().zip(&offered.forbidden) {
+            calls.check(&Passage { forbidden: *forbidden, ..*passage }, sdp)?;
+        }
+    }
+    Ok(())
 }
 
 /// For the firewall first, then for people.

@@ -92,7 +92,7 @@ impl Proxy {
             return;
         }
         let message = self.loosen_strict_router(now, &message, peer.side).unwrap_or(message);
-        let plan = match self.plan(now, connection, &message, &peer, scope) {
+        let plan = match self.plan(now, connection, &message, &peer, scope, out) {
             Ok(Some(plan)) => plan,
             Ok(None) => {
                 let answer = Answer::new(200, "OK");
@@ -118,6 +118,7 @@ impl Proxy {
         message: &Message,
         peer: &Peer,
         scope: u64,
+        out: &mut Vec<Output>,
     ) -> Result<Option<Plan>, Refused> {
         let of = |answer: Answer| (answer, None);
         self.preflight(message, peer).map_err(of)?;
@@ -126,6 +127,14 @@ impl Proxy {
         }
         let path = self.path(now, message, connection, peer.side);
         let path = path.map_err(|reason| of(reason.into()))?;
+        if peer.side == Side::Inside {
+            // Whatever becomes of it: a connection that is gone must not keep a call's media open.
+            let flow = self.flow_of(&path).is_some();
+            let partner = path.token.as_ref().map(|token| &token.partner).filter(|_| !flow);
+            if flow || partner.is_some() {
+                self.media_bye(message, false, partner, out);
+            }
+        }
         self.drained(now, message, &path).map_err(|reason| of(reason.into()))?;
         if path.token.is_none() && path.flow.is_none() && self.is_ping(message) {
             return Ok(None);
@@ -324,6 +333,7 @@ impl Proxy {
         if to_be_admitted {
             return self.admit(now, id, out);
         }
+        self.media_bye_of(id, out);
         self.trying(now, id, out);
         self.advance(now, id, out);
     }
@@ -351,6 +361,7 @@ impl Proxy {
                 if let Err(reason) = self.meter_request(now, id, out) {
                     return self.conclude(now, id, reason.into(), out);
                 }
+                self.media_bye_of(id, out);
                 self.trying(now, id, out);
                 self.advance(now, id, out);
             }

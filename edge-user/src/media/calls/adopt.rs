@@ -47,6 +47,7 @@ fn adopted(now: Instant, settings: &CallSettings, id: CallId, flows: Vec<Flow>) 
     let left = flows.iter().map(|flow| flow.expires).max().unwrap_or_default();
     let mut call = Call::new(now, id, Parties::default(), left.min(settings.longest_call));
     (call.up, call.adopted, call.told) = (Some(0), true, true);
+    call.accepted = true;
     let lines = flows.iter().map(|flow| usize::from(flow.line) + 1).max().unwrap_or(0);
     call.lines.resize(lines, Line::default());
     let mut session = Session { outside: vec![off(); lines], inside: vec![off(); lines] };

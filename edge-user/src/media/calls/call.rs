@@ -107,6 +107,8 @@ pub(super) struct Call {
     pub forks: Vec<(u64, Session)>,
     /// It was accepted: the callee's tag; 0: whichever.
     pub up: Option<u64>,
+    /// An INVITE of it was: what is up without may be an early dialog's.
+    pub accepted: bool,
     pub adopted: bool,
     /// That it has flows was told.
     pub told: bool,
@@ -176,6 +178,7 @@ impl Call {
             offers: Vec::new(),
             forks: Vec::new(),
             up: None,
+            accepted: false,
             adopted: false,
             told: false,
             flows: Vec::new(),

@@ -59,6 +59,15 @@ impl Calls {
         }
     }
 
+    /// An INVITE that was to begin a dialog failed: a call that only an UPDATE in its early dialog
+    /// made ends.
+    pub fn never_accepted(&mut self, names: &CallNames<'_>, effects: &mut Effects) {
+        let Some(id) = self.find(names) else { return };
+        if self.all.get(&id).is_some_and(|call| call.up.is_some() && !call.accepted) {
+            self.end(id, EndCause::Failed, effects);
+        }
+    }
+
     /// Ends a call; `false`: there is none.
     pub fn end(&mut self, id: CallId, cause: EndCause, effects: &mut Effects) -> bool {
         let Some(call) = self.all.remove(&id) else { return false };

@@ -180,6 +180,17 @@ impl Calls {
         }
     }
 
+    /// Whether a description makes sense, before anything is done about it.
+    pub fn check(&self, passage: &Passage<'_>, sdp: &Sdp) -> Result<(), MediaFault> {
+        said(&self.settings, passage, sdp).map(drop)
+    }
+
+    /// Whether the call of a message was accepted.
+    pub fn is_up(&self, passage: &Passage<'_>) -> bool {
+        let call = self.find(&passage.names).and_then(|id| self.all.get(&id));
+        call.is_some_and(|call| call.up.is_some())
+    }
+
     /// The call that a request with an offer made, or is of.
     pub fn call_of(&self, passage: &Passage<'_>) -> Option<CallId> {
         self.find(&passage.names)
@@ -450,6 +461,7 @@ impl Context<'_> {
                 call.heard.0 = self.now;
             }
             call.up = Some(tag);
+            call.accepted |= passage.method == CallMethod::Invite;
             call.adopted = false;
             call.forks.clear();
         }

@@ -1,6 +1,8 @@
 //! Media in the proxy: what bodies become on their way, which flows are open when, and what is
 //! refused.
 
+mod ends;
+
 use std::time::Duration;
 
 use super::{dialogs::by_routes, *};
