@@ -14,7 +14,7 @@ use super::{
     table::Table,
 };
 use crate::{
-    config::{self, Checked, Config, Zone},
+    config::{self, Checked, Config, MediaMode, Zone},
     firewall::{
         inspect,
         plan::{self, AvStyle, Direction, OuterRow, RuleRow},
@@ -77,6 +77,8 @@ pub fn plan(file: &Path, command: &PlanCommand) -> Result<Report, CommandError> 
 
 /// The two tables.
 struct Tables {
+    /// What calls open, beside the appliance's rules.
+    media: Option<String>,
     appliance: Option<Vec<RuleRow>>,
     outer: Option<Vec<OuterRow>>,
 }
@@ -93,10 +95,15 @@ fn ports(
         Style::SourceAndDestination => AvStyle::Both,
     };
     let tables = Tables {
+        media: media(config),
         outer: (arguments.whom != Whom::Appliance).then(|| plan::outer(config, &set, style)),
         appliance: (arguments.whom != Whom::Outer).then_some(set.rows),
     };
-    let json = json!({ "appliance": tables.appliance, "outer": tables.outer });
+    let json = json!({
+        "appliance": tables.appliance,
+        "media": tables.media,
+        "outer": tables.outer,
+    });
     let text = match arguments.format {
         Format::Text => text(&tables),
         Format::Json => format!("{json}\n"),
@@ -104,6 +111,28 @@ fn ports(
         Format::Nftables => nftables::write(config, &tables, partners),
     };
     Ok(Report::new(text, json))
+}
+
+/// What calls open on the appliance, which no rule does.
+fn media(config: &Config) -> Option<String> {
+    let av = config.services.av.as_ref()?;
+    let whose = "for its own packets only, and closed when it ends";
+    match config.media.mode {
+        MediaMode::Off => None,
+        MediaMode::Relay => {
+            let addresses = av.listen.iter().chain(&av.inside).map(ToString::to_string);
+            let (first, last) = av.media_ports;
+            Some(format!(
+                "Media: each call has udp ports of {first}-{last} opened at {}, {whose} \
+                 ([media] mode = \"relay\").",
+                addresses.collect::<Vec<_>>().join(", ")
+            ))
+        }
+        MediaMode::Pinhole => Some(format!(
+            "Media: each call has the ways between its two endpoints opened, {whose} \
+             ([media] mode = \"pinhole\")."
+        )),
+    }
 }
 
 fn zone(zone: Zone) -> &'static str {
@@ -177,6 +206,9 @@ fn text(tables: &Tables) -> String {
         let mut table = Table::new(APPLIANCE);
         rows.iter().for_each(|row| table.row(appliance_cells(row)));
         text.push_str(&table.render());
+        if let Some(media) = &tables.media {
+            text.push_str(&format!("\n{media}\n"));
+        }
     }
     if let Some(rows) = &tables.outer {
         if !text.is_empty() {

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{RuleRow, RuleSet};
-use crate::config::{AvService, Config, Host, Line, Service, Transport, Zone};
+use crate::config::{AvService, Config, Host, Line, MediaMode, Service, Transport, Zone};
 
 /// Who opens the connection, or sends first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,6 +119,7 @@ pub fn outer(config: &Config, set: &RuleSet, style: AvStyle) -> Vec<OuterRow> {
     sip_out(config, &mut rows);
     if let Some(av) = &config.services.av {
         av_out(av, style, &mut rows);
+        media_of_calls(config, av, &mut rows);
     }
     if let Some(xmpp) = &config.services.xmpp {
         let from = End::addresses(xmpp.listen.iter().map(SocketAddr::ip));
@@ -238,5 +239,30 @@ fn av_out(av: &AvService, style: AvStyle, rows: &mut Vec<OuterRow>) {
             let why = "media to OCS 2007 partners, whose relays take it at their own ports";
             push(protocol, from, any().ports((50_000, 59_999)), LEGACY, why);
         }
+    }
+}
+
+/// The appliance opens each flow for its own call; a firewall around it, which knows no calls, must
+/// let all of them through.
+fn media_of_calls(config: &Config, av: &AvService, rows: &mut Vec<OuterRow>) {
+    let sides = match config.media.mode {
+        MediaMode::Off => return,
+        MediaMode::Relay => [(Zone::External, &av.listen), (Zone::Internal, &av.inside)],
+        // From endpoint to endpoint, whose addresses and ports only the calls know.
+        MediaMode::Pinhole => {
+            let nowhere = const { &Vec::new() };
+            [(Zone::External, nowhere), (Zone::Internal, nowhere)]
+        }
+    };
+    let why = "media of calls: here for all, in the appliance for each call its own packets only";
+    for (zone, addresses) in sides {
+        let ours = match config.media.mode {
+            MediaMode::Relay => End::addresses(addresses.iter().copied()).ports(av.media_ports),
+            _ => End::default(),
+        };
+        let inward = out(Service::Av, "udp", End::default(), ours.clone(), why, av.line);
+        rows.push(OuterRow { zone, direction: Direction::In, ..inward });
+        let outward = out(Service::Av, "udp", ours, End::default(), why, av.line);
+        rows.push(OuterRow { zone, direction: Direction::Out, ..outward });
     }
 }

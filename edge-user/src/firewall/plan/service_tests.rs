@@ -296,3 +296,29 @@ fn flows_come_in_at_the_relays_ports_on_both_sides_and_only_when_media_is_relaye
         assert_eq!(pinholes, *mode == MediaMode::Pinhole, "{mode}");
     }
 }
+
+#[test]
+fn firewalls_around_it_let_the_media_of_calls_through_as_the_mode_wants_it() {
+    for mode in MediaMode::ALL {
+        let mut config = with_services(false);
+        config.media.mode = *mode;
+        let set = compile(&config).unwrap();
+        let rows = outer(&config, &set, AvStyle::Destination);
+        let of_calls: Vec<_> =
+            rows.iter().filter(|row| row.why.starts_with("media of calls")).collect();
+        let av = config.services.av.as_ref().unwrap();
+        for (zone, addresses) in [(Zone::External, &av.listen), (Zone::Internal, &av.inside)] {
+            for direction in [Direction::In, Direction::Out] {
+                let row =
+                    of_calls.iter().find(|row| (row.zone, row.direction) == (zone, direction));
+                assert_eq!(row.is_some(), *mode != MediaMode::Off, "{mode}");
+                let Some(row) = row else { continue };
+                let ours = if direction == Direction::In { &row.to } else { &row.from };
+                let relayed = *mode == MediaMode::Relay;
+                let ports = if relayed { vec![av.media_ports] } else { Vec::new() };
+                assert_eq!((&ours.ports, ours.prefixes.is_empty()), (&ports, !relayed), "{mode}");
+                assert!(!relayed || ours.prefixes.len() == addresses.len(), "{mode} {zone:?}");
+            }
+        }
+    }
+}
