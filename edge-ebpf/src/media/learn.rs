@@ -22,6 +22,7 @@ pub enum Learn {
 /// | learned before | the packet comes from | |
 /// | --- | --- | --- |
 /// | a source | that source | known |
+/// | another source | the flow's own address and port | learned: whoever forged packets from another port first keeps nobody out |
 /// | a source | anywhere else | refused |
 /// | nothing | the flow's own address and port | learned at once |
 /// | nothing | another port of it, or behind NAT anywhere in the prefix, in the window | candidate; a second time in a row, with the same SSRC, learned |
@@ -42,8 +43,8 @@ pub(super) fn source(
         true => (state.learned, is_same(state, packet)),
         false => (0, false),
     };
-    if learned == MEDIA_LEARNED {
-        return if same { Ok(Learn::Known) } else { Err(Reason::MediaSource) };
+    if learned == MEDIA_LEARNED && same {
+        return Ok(Learn::Known);
     }
     if !within(packet.source, words6(flow.source), flow.source_bits) {
         return Err(Reason::MediaSource);
@@ -52,6 +53,9 @@ pub(super) fn source(
     let behind_nat = flow.flags & MEDIA_BEHIND_NAT != 0;
     if !behind_nat && expected != 0 && packet.source_port == expected {
         return Ok(Learn::Learned);
+    }
+    if learned == MEDIA_LEARNED {
+        return Err(Reason::MediaSource);
     }
     if now >= NANOSECONDS * flow.learn_until_seconds as u64 {
         return Err(Reason::MediaSource);

@@ -120,7 +120,15 @@ fn the_source_that_the_call_named_is_learned_at_once_and_then_no_other_sends() {
 
 #[test]
 fn another_port_is_learned_by_two_packets_in_a_row_and_only_in_the_window() {
-    let steady = [(REMOTE, 4001, 1, AGAIN), (REMOTE, 4001, 1, LEARNED), (REMOTE, PORT, 1, REFUSED)];
+    // Its own port takes the flow back from another one of the same address, once and for all.
+    let steady = [
+        (REMOTE, 4001, 1, AGAIN),
+        (REMOTE, 4001, 1, LEARNED),
+        (REMOTE, 4002, 1, REFUSED),
+        (REMOTE, PORT, 1, LEARNED),
+        (REMOTE, 4001, 1, REFUSED),
+        (REMOTE, PORT, 1, KNOWN),
+    ];
     follows(&flow(), NOW, &steady);
     // One in between, or another SSRC, begins anew.
     let between = [

@@ -3,12 +3,16 @@
 
 use std::{
     net::SocketAddr,
+    os::fd::OwnedFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
-use tokio::sync::Notify;
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::Notify,
+};
 use tracing::warn;
 
 use super::Daemon;
@@ -112,15 +116,41 @@ fn delay(delays: &Delays) -> Value {
     })
 }
 
+/// Waits until there is something to read; for good when there is nothing to wait for.
+async fn readable(events: Option<&AsyncFd<OwnedFd>>) {
+    match events {
+        Some(events) => match events.readable().await {
+            Ok(mut ready) => ready.clear_ready(),
+            Err(_) => std::future::pending().await,
+        },
+        None => std::future::pending().await,
+    }
+}
+
 impl Daemon {
     /// Follows what the kernel learns and counts, and the way to where flows go. The table is
     /// never held while the core is asked: the core's lock comes first.
     pub(super) async fn keep_media(self: Arc<Self>) {
         let Some(media) = self.media.clone() else { return };
         let mut counted = Instant::now();
+        let events = media.table().events().and_then(|events| {
+            // SAFETY: it owns its descriptor, keeps it, and gives nobody another's.
+            unsafe { AsyncFd::register_with_interest(events, Interest::READABLE) }
+                .map_err(std::io::Error::from)
+        });
+        if let Err(fault) = &events {
+            warn!(%fault, "what media flows learn is noticed a second late");
+        }
+        let events = events.ok();
         loop {
             let next = media.table().next_tick();
-            let _ = tokio::time::timeout(next, media.hurry.notified()).await;
+            let _ = tokio::time::timeout(next, async {
+                tokio::select! {
+                    () = media.hurry.notified() => {}
+                    () = readable(events.as_ref()) => {}
+                }
+            })
+            .await;
             let (ticked, learned) = {
                 let mut table = media.table();
                 (table.tick(), table.learned())

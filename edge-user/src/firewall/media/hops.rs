@@ -229,7 +229,11 @@ impl<A: Ask> Hops<A> {
             }
         }
         let due = self.known.iter().filter(|(_, known)| known.next_look <= now);
-        let due: Vec<Target> = due.map(|(target, _)| *target).take(LOOKS).collect();
+        let mut due: Vec<(Instant, Target)> =
+            due.map(|(target, known)| (known.next_look, *target)).collect();
+        // Who waits longest first, so that nobody waits for good.
+        due.sort_by_key(|(since, _)| *since);
+        let due: Vec<Target> = due.into_iter().map(|(_, target)| target).take(LOOKS).collect();
         self.is_behind = due.len() == LOOKS;
         due.into_iter()
             .filter(|target| {

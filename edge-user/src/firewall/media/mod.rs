@@ -23,9 +23,9 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    fmt,
+    fmt, io,
     net::{IpAddr, SocketAddr},
-    os::fd::AsFd as _,
+    os::fd::{AsFd as _, OwnedFd},
     path::Path,
     time::{Duration, Instant},
 };
@@ -100,6 +100,8 @@ pub struct MediaTable {
     table: Table<Maps>,
     hops: Hops<Netlink>,
     events: RingBuf<MapData>,
+    /// Where the way is another one, which could not be written.
+    unrouted: HashSet<Target>,
     numbers: MediaNumbers,
 }
 
@@ -129,7 +131,7 @@ impl MediaTable {
             }
         }
         let events = open(pins, names::MEDIA_EVENTS)?;
-        Ok(Self { table, hops, events, numbers: MediaNumbers::default() })
+        Ok(Self { table, hops, events, unrouted: HashSet::new(), numbers: MediaNumbers::default() })
     }
 
     /// Puts changes in force, in their order. One that fails does not stop the others.
@@ -209,7 +211,8 @@ impl MediaTable {
     pub fn tick(&mut self) -> Result<(), FirewallError> {
         let now = Instant::now();
         self.table.tidy(now)?;
-        let changed: HashSet<Target> = self.hops.tick(now).into_iter().collect();
+        let mut changed: HashSet<Target> = self.hops.tick(now).into_iter().collect();
+        changed.extend(self.unrouted.drain());
         if changed.is_empty() {
             return Ok(());
         }
@@ -220,10 +223,20 @@ impl MediaTable {
             .filter(|(_, entry)| of(entry))
             .map(|(id, entry)| (id, entry.target))
             .collect();
+        let mut first = None;
         for (id, target) in flows {
-            self.table.reroute(id, self.hops.get(target).as_ref(), now)?;
+            if let Err(fault) = self.table.reroute(id, self.hops.get(target).as_ref(), now) {
+                // The others go on; this one is tried again at the next tick.
+                self.unrouted.insert(target);
+                first.get_or_insert(fault);
+            }
         }
-        Ok(())
+        first.map_or(Ok(()), Err)
+    }
+
+    /// Becomes readable when the kernel has learned a source.
+    pub fn events(&self) -> io::Result<OwnedFd> {
+        self.events.as_fd().try_clone_to_owned()
     }
 
     /// Whether a way is looked for that should be there soon.

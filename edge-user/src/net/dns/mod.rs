@@ -39,7 +39,7 @@ use self::{
 };
 use super::local::own_addresses;
 use crate::{
-    config::{Config, Transport},
+    config::{Config, MediaMode, Transport},
     federation::{Lookup, discovery, usable},
     proxy::{Question, ResolveError},
 };
@@ -271,14 +271,15 @@ fn options(config: &Config) -> ResolverOpts {
     options.positive_max_ttl = Some(discovery::MAX_TTL);
     options.negative_min_ttl = Some(cache::MIN_NEGATIVE);
     options.negative_max_ttl = Some(cache::MAX_NEGATIVE);
-    // A port we listen on must not become a resolver's source port.
+    // A port we listen on must not become a resolver's source port, nor one that a call's media may
+    // come in at: the answer would be taken for it.
+    let listened =
+        config.inside.listen.iter().filter(|(transport, _)| *transport == Transport::Udp);
+    let av = config.services.av.iter().filter(|_| config.media.mode == MediaMode::Relay);
     options.avoid_local_udp_ports = Arc::new(
-        config
-            .inside
-            .listen
-            .iter()
-            .filter(|(transport, _)| *transport == Transport::Udp)
+        listened
             .map(|(_, address)| address.port())
+            .chain(av.flat_map(|av| av.media_ports.0..=av.media_ports.1))
             .collect::<HashSet<_>>(),
     );
     options
