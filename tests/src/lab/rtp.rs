@@ -49,15 +49,20 @@ impl RtpEnd {
     pub fn receive(&self, limit: Duration) -> Result<Option<(SocketAddr, Vec<u8>)>> {
         self.socket.set_read_timeout(Some(limit.max(Duration::from_millis(1))))?;
         let mut buffer = [0; 2048];
-        match self.socket.recv_from(&mut buffer) {
-            Ok((length, from)) => {
-                Ok(Some((from, buffer.get(..length).unwrap_or_default().to_vec())))
+        let (length, from) = loop {
+            match self.socket.recv_from(&mut buffer) {
+                Ok(received) => break received,
+                // A wait with an end is not begun again by itself (signal(7)).
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) =>
+                {
+                    return Ok(None);
+                }
+                Err(error) => return Err(error.into()),
             }
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                Ok(None)
-            }
-            Err(error) => Err(error.into()),
-        }
+        };
+        Ok(Some((from, buffer.get(..length).unwrap_or_default().to_vec())))
     }
 
     /// Takes away what came so far.
