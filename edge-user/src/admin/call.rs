@@ -236,6 +236,7 @@ mod tests {
             source: "198.51.100.7/32".parse().unwrap(),
             source_port: Some(4000),
             learn: Duration::ZERO,
+            learned_anew: 0,
             to: "10.1.0.20:30000".parse().unwrap(),
             content: FlowContent::Media,
             clock: Some(8000),

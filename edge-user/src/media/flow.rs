@@ -90,6 +90,8 @@ pub struct Flow {
     /// How long another port of the source, or another source of the prefix, may still be
     /// learned.
     pub learn: Duration,
+    /// How often what was learned of the source was to be forgotten, modulo [`LEARNED_ANEW_END`].
+    pub learned_anew: u8,
     /// Where they go.
     pub to: SocketAddr,
     /// What they may begin with.
@@ -106,11 +108,21 @@ pub struct Flow {
     pub held: bool,
 }
 
+/// End of [`Flow::learned_anew`]: the kernel's entry has five bits for it.
+pub const LEARNED_ANEW_END: u8 = 32;
+
+impl Flow {
+    /// What was learned of the source counts no longer.
+    pub fn learn_anew(&mut self) {
+        self.learned_anew = (self.learned_anew + 1) % LEARNED_ANEW_END;
+    }
+}
+
 /// What the calls ask of the kernel. In order; in force when the firewall returns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MediaChange {
     /// Open a flow, or put what is open under this name in force as it is here. What was learned
-    /// of the source stays, unless `source` or `source_port` changed.
+    /// of the source stays, unless `source`, `source_port` or `learned_anew` changed.
     Open(Flow),
     /// Close a flow.
     Close(FlowId),

@@ -16,7 +16,7 @@ use ipnet::IpNet;
 use super::hops::Hop;
 use crate::{
     firewall::decode,
-    media::flow::{CallId, Component, Flow, FlowContent, FlowId, MediaSide, Way},
+    media::flow::{CallId, Component, Flow, FlowContent, FlowId, LEARNED_ANEW_END, MediaSide, Way},
 };
 
 /// `MediaFlow::about`: the flow comes from inside.
@@ -25,6 +25,8 @@ const ABOUT_INSIDE: u8 = 1;
 const ABOUT_RTCP: u8 = 1 << 1;
 /// `MediaFlow::about`: the leg is on hold.
 const ABOUT_HELD: u8 = 1 << 2;
+/// `MediaFlow::about`: above this many bits stands `Flow::learned_anew`.
+const ABOUT_ANEW: u32 = 3;
 
 /// Where a packet finds its flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -111,7 +113,7 @@ pub(super) fn to_kernel(flow: &Flow, now: u64, hop: Option<&Hop>) -> MediaFlow {
     set(flow.source.prefix_len() < flow.source.max_prefix_len(), MEDIA_BEHIND_NAT);
     let rtp = flow.component == Component::Rtp && flow.content == FlowContent::Media;
     set(rtp, MEDIA_RTP);
-    let mut about = 0;
+    let mut about = (flow.learned_anew % LEARNED_ANEW_END) << ABOUT_ANEW;
     let mut note = |when: bool, bit: u8| about |= if when { bit } else { 0 };
     note(flow.side == MediaSide::Inside, ABOUT_INSIDE);
     note(flow.component == Component::Rtcp, ABOUT_RTCP);
@@ -185,6 +187,7 @@ pub(super) fn from_kernel(entry: &MediaFlow, now: u64) -> Option<Flow> {
         source: IpNet::new(source, length).ok()?,
         source_port: (number != 0).then_some(number),
         learn: left(entry.learn_until_seconds),
+        learned_anew: learned_anew(entry),
         to: socket(entry.to, entry.to_port),
         content: match entry.content {
             CONTENT_MEDIA => FlowContent::Media,
@@ -210,6 +213,11 @@ pub(super) const fn zone(side: MediaSide) -> u8 {
 /// Where packets of a flow come from.
 pub(super) fn side(entry: &MediaFlow) -> MediaSide {
     if entry.about & ABOUT_INSIDE != 0 { MediaSide::Inside } else { MediaSide::Outside }
+}
+
+/// How often what was learned of the source was to be forgotten.
+pub(super) const fn learned_anew(entry: &MediaFlow) -> u8 {
+    entry.about >> ABOUT_ANEW
 }
 
 pub(super) fn address(address: IpAddr) -> [u8; 16] {

@@ -156,7 +156,10 @@ impl<W: MediaWrites> Table<W> {
         if other.is_some() {
             self.close(flow.id, now)?;
         }
-        let source = |flow: &MediaFlow| (flow.source, flow.source_bits, flow.source_port);
+        let source = |flow: &MediaFlow| {
+            let anew = entry::learned_anew(flow);
+            (flow.source, flow.source_bits, flow.source_port, anew)
+        };
         kernel.epoch = match &before {
             Some(before) if source(&before.kernel) == source(&kernel) => before.kernel.epoch,
             _ => self.next_epoch(),

@@ -98,6 +98,7 @@ fn flow(id: u32, call: u64, port: u16) -> Flow {
         source: "198.51.100.7/32".parse().unwrap(),
         source_port: Some(4000),
         learn: Duration::from_secs(10),
+        learned_anew: 0,
         to: socket("10.1.0.20:30000"),
         content: FlowContent::Media,
         clock: Some(8000),
@@ -142,6 +143,7 @@ fn every_field_of_a_flow_can_be_read_back_from_the_kernel() {
         Flow { source: "198.51.100.0/24".parse().unwrap(), source_port: None, ..plain.clone() },
         Flow { packets_per_second: u32::MAX, bytes_per_second: u32::MAX, ..plain.clone() },
         Flow { packets_per_second: 1, bytes_per_second: 1, line: 255, ..plain.clone() },
+        Flow { learned_anew: 31, side: MediaSide::Inside, ..plain.clone() },
         six(plain.clone()),
         Flow { way: Way::Pinhole, ..six(plain.clone()) },
         // From IPv4 to IPv6.
@@ -230,7 +232,8 @@ fn what_was_learned_stays_unless_the_source_is_another() {
     for other in [
         Flow { source_port: Some(4002), ..held.clone() },
         Flow { source: "198.51.100.8/32".parse().unwrap(), ..held.clone() },
-        Flow { source: "198.51.100.0/24".parse::<IpNet>().unwrap(), ..held },
+        Flow { source: "198.51.100.0/24".parse::<IpNet>().unwrap(), ..held.clone() },
+        Flow { source: "198.51.100.0/24".parse::<IpNet>().unwrap(), learned_anew: 1, ..held },
     ] {
         let before = found(&table, &one).unwrap().epoch;
         open(&mut table, &other, now).unwrap();
@@ -346,6 +349,7 @@ fn a_new_daemon_takes_over_what_is_open_and_closes_what_is_nonsense() {
     let mut first = table();
     let flows =
         [flow(1, 9, 50_000), Flow { way: Way::Pinhole, ..flow(2, 9, 50_002) }, six(flow(7, 10, 0))];
+    let flows = flows.map(|flow| Flow { learned_anew: 7, ..flow });
     for flow in &flows {
         open(&mut first, flow, now).unwrap();
     }
@@ -381,6 +385,14 @@ fn a_new_daemon_takes_over_what_is_open_and_closes_what_is_nonsense() {
     // What is opened now disturbs nothing of it, and is newer than all.
     open(&mut second, &flow(8, 12, 50_050), now).unwrap();
     assert_eq!(second.get(FlowId(8)).unwrap().kernel.epoch, 100);
+    // What was learned of it still counts, until it is to be forgotten.
+    let epoch = |table: &Table<Memory>| table.get(FlowId(7)).unwrap().kernel.epoch;
+    let before = epoch(&second);
+    open(&mut second, &flows[2], now).unwrap();
+    assert_eq!(epoch(&second), before);
+    let anew = Flow { learned_anew: 8, ..flows[2].clone() };
+    open(&mut second, &anew, now).unwrap();
+    assert_eq!(epoch(&second), 101);
     second.close(FlowId(1), now).unwrap();
     assert!(!second.writes.doors.contains_key(&entry::door(&moved)));
 }

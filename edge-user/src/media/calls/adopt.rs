@@ -76,6 +76,17 @@ fn adopted(now: Instant, settings: &CallSettings, id: CallId, flows: Vec<Flow>) 
             }
         }
     }
+    for flow in &flows {
+        // Where it goes is not where SDP said: that was learned.
+        let side = across(flow.side);
+        let said = session.of(side).get(usize::from(flow.line));
+        let said = said.and_then(|said| said.place(flow.component));
+        if let Some(line) = call.lines.get_mut(usize::from(flow.line))
+            && said != Some(flow.to)
+        {
+            *line.learned(flow.component).of_mut(side) = Some(flow.to);
+        }
+    }
     call.session = session;
     call.flows = flows;
     call
@@ -94,8 +105,9 @@ fn take(said: &mut Said, flow: &Flow, side: MediaSide) {
         Component::Rtp => &mut said.rtp,
         Component::Rtcp => &mut said.rtcp,
     };
-    // Where packets are sent to is what it said last, or was learned of it.
-    if flow.side != side || known.is_none() {
+    // Where packets are expected from is what it said last; where they are sent to is that, or was
+    // learned of it.
+    if flow.side == side || known.is_none() {
         *known = place.or(*known);
     }
     if flow.component == Component::Rtcp {

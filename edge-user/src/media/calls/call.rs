@@ -27,6 +27,9 @@ use crate::{
 /// How long a source may be learned that is not quite what SDP said.
 pub(super) const LEARN: Duration = Duration::from_secs(15);
 
+/// How soon they may be learned anew of those of whom nothing came: before that is over.
+pub(super) const LEARN_AGAIN: Duration = Duration::from_secs(10);
+
 /// Who calls whom.
 #[derive(Debug, Default)]
 pub(super) struct Parties {
@@ -78,7 +81,15 @@ pub(super) struct Line {
 }
 
 impl Line {
-    fn learned(&mut self, component: Component) -> &mut Sides<Option<SocketAddr>> {
+    /// Where a component really comes from.
+    fn known(&self, component: Component) -> &Sides<Option<SocketAddr>> {
+        match component {
+            Component::Rtp => &self.rtp,
+            Component::Rtcp => &self.rtcp,
+        }
+    }
+
+    pub(super) fn learned(&mut self, component: Component) -> &mut Sides<Option<SocketAddr>> {
         match component {
             Component::Rtp => &mut self.rtp,
             Component::Rtcp => &mut self.rtcp,
@@ -114,6 +125,8 @@ pub(super) struct Call {
     pub told: bool,
     pub flows: Vec<Flow>,
     pub since: Instant,
+    /// When sources could be learned anew last.
+    pub reopened: Instant,
     /// When a packet was seen last, and how many there were.
     pub heard: (Instant, u64),
     /// The latest end.
@@ -183,6 +196,7 @@ impl Call {
             told: false,
             flows: Vec::new(),
             since: now,
+            reopened: now,
             heard: (now, 0),
             longest: now + longest,
             session_ends: None,
@@ -279,7 +293,7 @@ impl Call {
         session: Session,
         effects: &mut Effects,
     ) -> Result<(), MediaFault> {
-        self.forget_learned(&session);
+        let moved = self.forget_learned(&session);
         let wanted = self.wanted(now, settings, &session);
         let same =
             |a: &Flow, b: &Flow| (a.line, a.component, a.side) == (b.line, b.component, b.side);
@@ -300,7 +314,11 @@ impl Call {
             match self.flows.iter_mut().find(|flow| same(flow, &wanted)) {
                 Some(flow) => {
                     let expires = std::mem::replace(&mut flow.expires, wanted.expires);
-                    wanted.id = flow.id;
+                    (wanted.id, wanted.learned_anew) = (flow.id, flow.learned_anew);
+                    // The source may be another now, though it is looked for in the same prefix.
+                    if moved.contains(&(usize::from(flow.line), flow.side, flow.component)) {
+                        wanted.learn_anew();
+                    }
                     if *flow != wanted {
                         *flow = wanted.clone();
                         effects.changes.push(MediaChange::Open(wanted));
@@ -319,8 +337,9 @@ impl Call {
         Ok(())
     }
 
-    /// What was learned of a side counts as long as it says the same.
-    fn forget_learned(&mut self, session: &Session) {
+    /// What was learned of a side counts as long as it says the same. Gives what does not.
+    fn forget_learned(&mut self, session: &Session) -> Vec<(usize, MediaSide, Component)> {
+        let mut moved = Vec::new();
         for (index, line) in self.lines.iter_mut().enumerate() {
             for side in SIDES {
                 let (then, now) = (self.session.of(side).get(index), session.of(side).get(index));
@@ -328,10 +347,12 @@ impl Call {
                     let place = |said: Option<&Said>| said.and_then(|said| said.place(component));
                     if place(then) != place(now) {
                         *line.learned(component).of_mut(side) = None;
+                        moved.push((index, side, component));
                     }
                 }
             }
         }
+        moved
     }
 
     /// The flows that a session asks for.
@@ -360,11 +381,9 @@ impl Call {
     ) -> Option<Flow> {
         let (from, to) = (session.of(side).get(index)?, session.of(across(side)).get(index)?);
         let remote = from.place(component)?;
-        let line = self.lines.get(index);
-        let learned = line.and_then(|line| match component {
-            Component::Rtp => *line.rtp.of(across(side)),
-            Component::Rtcp => *line.rtcp.of(across(side)),
-        });
+        // A pinhole is where SDP said: who was told of it sends there, whatever was learned.
+        let line = self.lines.get(index).filter(|_| settings.mode == MediaMode::Relay);
+        let learned = line.and_then(|line| *line.known(component).of(across(side)));
         let target = learned.or(to.place(component))?;
         let way = match settings.mode {
             MediaMode::Off => return None,
@@ -394,6 +413,7 @@ impl Call {
             source,
             source_port: nat.is_none().then_some(remote.port()),
             learn: LEARN,
+            learned_anew: 0,
             to: target,
             content: match from.protocol {
                 Transport::Udptl | Transport::Udp => FlowContent::Any,
@@ -441,6 +461,15 @@ impl Call {
         }
     }
 
+    /// A flow's source is one that nobody told of.
+    pub(super) fn is_news(&self, id: FlowId, source: SocketAddr) -> bool {
+        let of = |flow: &&Flow| flow.id == id && flow.source.contains(&source.ip());
+        self.flows.iter().find(of).is_some_and(|flow| {
+            let line = self.lines.get(usize::from(flow.line));
+            line.is_none_or(|line| *line.known(flow.component).of(flow.side) != Some(source))
+        })
+    }
+
     /// A source was learned; the flows that go there follow.
     pub(super) fn learned(
         &mut self,
@@ -465,6 +494,35 @@ impl Call {
         let session = self.session.clone();
         // No flow is new: it cannot fail.
         let _ = self.apply(now, settings, pools, session, effects);
+    }
+
+    /// Opens flows anew: their sources can be learned for as long as at first. Not those that are
+    /// opened by now anyway.
+    pub(super) fn reopen(
+        &mut self,
+        now: Instant,
+        which: impl Fn(&Flow) -> bool,
+        effects: &mut Effects,
+    ) {
+        self.reopened = now;
+        for flow in &mut self.flows {
+            let opens = |change: &MediaChange| matches!(change, MediaChange::Open(opened) if opened.id == flow.id);
+            if which(flow) && !effects.changes.iter().any(opens) {
+                flow.learn_anew();
+                (flow.learn, flow.expires) = (LEARN, self.longest.saturating_duration_since(now));
+                effects.changes.push(MediaChange::Open(flow.clone()));
+            }
+        }
+    }
+
+    /// Opens those flows anew of whose sources nothing was learned.
+    pub(super) fn reopen_unknown(&mut self, now: Instant, effects: &mut Effects) {
+        let lines = self.lines.clone();
+        let unknown = |flow: &Flow| {
+            let line = lines.get(usize::from(flow.line));
+            line.is_none_or(|line| line.known(flow.component).of(flow.side).is_none())
+        };
+        self.reopen(now, unknown, effects);
     }
 
     /// No flow is open any more.

@@ -2,7 +2,11 @@
 
 use std::{net::SocketAddr, time::Instant};
 
-use super::{CallNames, Calls, Effects, call::AnswerBy, tag_code};
+use super::{
+    CallNames, Calls, Effects,
+    call::{AnswerBy, LEARN_AGAIN},
+    tag_code,
+};
 use crate::{
     domain::Domain,
     media::flow::{CallId, FlowId, FlowStatus},
@@ -112,7 +116,8 @@ impl Calls {
     }
 
     /// What the kernel has counted: a call in which nobody has said anything for too long ends. Not
-    /// one that is on hold (trust rules, section 9).
+    /// one that is on hold (trust rules, section 9). And what it has learned that nobody told of:
+    /// before a restart, or when there was no room to tell it.
     pub fn seen(&mut self, now: Instant, flows: &[FlowStatus], effects: &mut Effects) {
         let mut packets = std::collections::HashMap::<CallId, u64>::new();
         for flow in flows {
@@ -131,6 +136,30 @@ impl Calls {
         }
         for id in silent {
             self.end(id, EndCause::Silence, effects);
+        }
+        for flow in flows {
+            let call = self.owners.get(&flow.id.0).filter(|id| **id == flow.call);
+            let call = call.and_then(|id| self.all.get(id));
+            if let (Some(call), Some(source)) = (call, flow.source)
+                && call.is_news(flow.id, source)
+            {
+                self.learned(now, flow.id, source, effects);
+            }
+        }
+        self.listen_on(now, flows, effects);
+    }
+
+    /// Who has said nothing yet may still be learned, as long as the call is up.
+    fn listen_on(&mut self, now: Instant, flows: &[FlowStatus], effects: &mut Effects) {
+        let mut quiet = std::collections::HashMap::<CallId, Vec<FlowId>>::new();
+        for flow in flows.iter().filter(|flow| flow.source.is_none()) {
+            quiet.entry(flow.call).or_default().push(flow.id);
+        }
+        for (id, quiet) in quiet {
+            let Some(call) = self.all.get_mut(&id) else { continue };
+            if call.up.is_some() && call.reopened + LEARN_AGAIN <= now {
+                call.reopen(now, |flow| quiet.contains(&flow.id), effects);
+            }
         }
     }
 

@@ -459,6 +459,8 @@ impl Context<'_> {
         if (passage.method == CallMethod::Invite && !late) || up_before {
             if call.up.is_none() {
                 call.heard.0 = self.now;
+                // Who rang may have been silent so far, for as long as it rang.
+                call.reopen_unknown(self.now, self.effects);
             }
             call.up = Some(tag);
             call.accepted |= passage.method == CallMethod::Invite;

@@ -280,6 +280,111 @@ fn after_a_restart_calls_are_known_by_their_flows() {
 }
 
 #[test]
+fn what_the_kernel_learned_is_followed_when_nobody_told_of_it() {
+    // (behind NAT, caller, callee, where RTP comes from)
+    let cases = [
+        (false, CALLER, CALLEE, "198.41.0.4:61000"),
+        (true, CALLER, CALLEE, "198.41.0.9:61000"),
+        (false, "2a00:1450::7", "fd00::50", "[2a00:1450::7]:61000"),
+    ];
+    for (nat, caller, callee, from) in cases {
+        let mut bench = Bench { behind_nat: nat, ..Bench::new() };
+        bench.peers.inside = ip(callee);
+        bench.ask(&Say::invite(1), &audio(caller, 4000)).unwrap();
+        bench.reply(&Say::invite(1), 200, "b", &audio(callee, 5000)).unwrap();
+        let leads = |bench: &Bench| {
+            let rtp = |flow: &&Flow| flow.side == IN && flow.component == Component::Rtp;
+            bench.open.values().find(rtp).unwrap().to
+        };
+        let told = |bench: &mut Bench| {
+            let of = |flow: &Flow| (flow.side, flow.component) == (OUT, Component::Rtp);
+            let mut flows = counted(bench, 7);
+            for flow in flows.iter_mut().filter(|flow| of(&bench.open[&flow.id])) {
+                flow.source = Some(at(from));
+            }
+            bench.act(|calls, now, effects| calls.seen(now, &flows, effects));
+        };
+        // It was not told for want of room.
+        told(&mut bench);
+        assert_eq!(leads(&bench), at(from));
+        let opened = bench.opened;
+        told(&mut bench);
+        assert_eq!(bench.opened, opened, "nothing new");
+        // Another daemon knows it as well, and after what is said again too.
+        let mut next = Bench { behind_nat: nat, ..Bench::new() };
+        next.open = bench.open.clone();
+        let found = bench.open.values().cloned().collect();
+        next.calls.adopt(next.now, found, &mut Effects::default());
+        assert_eq!(leads(&next), at(from));
+        let say = Say::within(CallMethod::Update, 2, true);
+        next.ask(&say, &audio(caller, 4000)).unwrap();
+        next.reply(&say, 200, "b", &audio(callee, 5000)).unwrap();
+        if !nat {
+            assert_eq!(leads(&next), at(from), "SDP says what it said");
+        }
+        told(&mut next);
+        assert_eq!(leads(&next), at(from));
+        // What was counted for another call under the name is not its.
+        let mut flows = counted(&next, 9);
+        for flow in &mut flows {
+            (flow.call, flow.source) = (CallId(1), Some(SocketAddr::new(ip(callee), 9)));
+        }
+        let ways = next.ways();
+        next.act(|calls, now, effects| calls.seen(now, &flows, effects));
+        assert_eq!(next.ways(), ways);
+    }
+}
+
+#[test]
+fn who_is_heard_late_can_still_be_learned() {
+    let whole = Duration::from_secs(15);
+    let v4 = ("198.41.0.9", CALLER, CALLEE);
+    let v6 = ("2a00:1450::9", "2a00:1450::7", "fd00::50");
+    for ((peer, caller, callee), said) in [(v4, true), (v4, false), (v6, true), (v6, false)] {
+        let mut bench = Bench { behind_nat: true, ..Bench::new() };
+        bench.peers.outside = ip(peer);
+        bench.peers.inside = ip(callee);
+        let answer = audio(callee, 5000);
+        bench.ask(&Say::invite(1), &audio(caller, 4000)).unwrap();
+        bench.reply(&Say::invite(1), 183, "b", &answer).unwrap();
+        let of = |side| move |f: &&Flow| f.side == side && f.component == Component::Rtp;
+        let (known, late) = (bench.open.values().find(of(IN)), bench.open.values().find(of(OUT)));
+        let (known, late) = (known.unwrap().clone(), late.unwrap().clone());
+        let source = SocketAddr::new(ip(callee), 5000);
+        bench.act(|calls, now, effects| calls.learned(now, known.id, source, effects));
+        // While it rings, nobody is waited for any longer.
+        bench.pass(20);
+        seen(&mut bench, 0);
+        assert_eq!(bench.opened, 4);
+        // The 200 says the same, or nothing.
+        bench.reply(&Say::invite(1), 200, "b", if said { &answer } else { "" }).unwrap();
+        assert_eq!(bench.opened, 7, "all but the one that is known");
+        assert_eq!(bench.open[&known.id], known);
+        let mut last = bench.open[&late.id].clone();
+        let left = Duration::from_secs(24 * 3600 - 20);
+        assert_eq!((last.learn, last.expires), (whole, left));
+        assert_ne!(last.learned_anew, late.learned_anew, "or the kernel would not learn");
+        for (seconds, opens) in [(5, 0), (5, 3), (5, 0), (5, 3)] {
+            bench.pass(seconds);
+            let before = bench.opened;
+            let mut flows = counted(&bench, 0);
+            for flow in flows.iter_mut().filter(|flow| flow.id == known.id) {
+                flow.source = Some(source);
+            }
+            bench.act(|calls, now, effects| calls.seen(now, &flows, effects));
+            assert_eq!(bench.opened - before, opens);
+            let now = bench.open[&late.id].clone();
+            assert_eq!(now.learned_anew != last.learned_anew, opens > 0);
+            last = now;
+        }
+        assert_eq!(last.expires, left - Duration::from_secs(20), "it ends when it was to end");
+        bench.bye(true);
+        bench.assert_nothing_left();
+    }
+    assert_eq!(Bench::up().opened, 4, "what is opened by the 200 is not opened twice");
+}
+
+#[test]
 fn another_range_of_ports_holds_for_what_comes_next() {
     let mut bench = Bench::up();
     let range = CallSettings { ports: (40_000, 40_001), ..settings() };

@@ -436,12 +436,15 @@ fn behind_nat_the_source_is_the_signalling_peers_and_the_way_back_follows_it() {
         assert_eq!(bench.ways().iter().filter(|way| way.contains(seen)).count(), 1, "RTP only");
         // It says the same again: what was learned holds. Something else: it does not.
         for (port, expected) in [(4000, seen.to_owned()), (4010, first.replace("4000", "4010"))] {
+            let before = learner(&bench).learned_anew;
             let say = Say::within(CallMethod::Update, u64::from(port), true);
             bench.ask(&say, &audio(said, port)).unwrap();
             bench.reply(&say, 200, "b", &audio(CALLEE, 5000)).unwrap();
             let way = format!("0 Rtp in: {CALLEE} 5000 -> {expected}");
             assert!(bench.ways().contains(&way), "{:?}", bench.ways());
             assert_eq!(learner(&bench).id, id);
+            let anew = learner(&bench).learned_anew != before;
+            assert_eq!(anew, port == 4010, "the kernel is to forget it too");
         }
         bench.bye(true);
         bench.assert_nothing_left();
@@ -456,6 +459,23 @@ fn another_port_of_the_named_address_is_followed() {
     let seen = at("10.0.0.50:5009");
     bench.act(|calls, now, effects| calls.learned(now, id, seen, effects));
     assert!(bench.ways().contains(&format!("0 Rtcp out: {CALLER} 4001 -> {seen}")));
+}
+
+#[test]
+fn a_pinhole_stays_where_sdp_said_whatever_is_learned() {
+    let v6 = ("2a00:1450::7", "fd00::50");
+    for (caller, callee) in [(CALLER, CALLEE), v6] {
+        let mut bench = Bench::with(CallSettings { mode: MediaMode::Pinhole, ..settings() });
+        bench.ask(&Say::invite(1), &audio(caller, 4000)).unwrap();
+        bench.reply(&Say::invite(1), 200, "b", &audio(callee, 5000)).unwrap();
+        let (ways, opened) = (bench.ways(), bench.opened);
+        let flows: Vec<Flow> = bench.open.values().cloned().collect();
+        for flow in flows {
+            let seen = SocketAddr::new(flow.source.addr(), 7777);
+            bench.act(|calls, now, effects| calls.learned(now, flow.id, seen, effects));
+        }
+        assert_eq!((bench.ways(), bench.opened), (ways, opened));
+    }
 }
 
 #[test]

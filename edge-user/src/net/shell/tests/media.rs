@@ -56,6 +56,7 @@ fn flow(call: u64) -> MediaChange {
         source: "192.0.2.1/32".parse().unwrap(),
         source_port: None,
         learn: Duration::ZERO,
+        learned_anew: 0,
         to: "192.0.2.2:4000".parse().unwrap(),
         content: FlowContent::Media,
         clock: None,
