@@ -59,6 +59,7 @@ fn relay(id: u32, side: MediaSide, from: Leg, to: Leg) -> Flow {
         source: from.end.into(),
         source_port: Some(from.port),
         learn: Duration::from_secs(60),
+        learned_anew: 0,
         to: SocketAddr::new(to.end, to.port),
         content: FlowContent::Media,
         clock: Some(8000),

@@ -198,6 +198,7 @@ fn open(number: u16) -> MediaChange {
         source: IpNet::from(std::net::IpAddr::V4(SENDER)),
         source_port: Some(SENDER_PORT),
         learn: Duration::ZERO,
+        learned_anew: 0,
         to: SocketAddr::new(RECEIVER.into(), RECEIVER_PORT),
         content: FlowContent::Media,
         clock: Some(8000),
