@@ -31,7 +31,7 @@ const TESTS: [&str; 4] = ["program", "firewall", "egress", "interfaces"];
 /// Tests of those programs that do not run there: they need the daemon.
 const TESTS_LEFT_OUT: [&str; 1] = ["a_device_without_a_zone_is_named_once"];
 /// The other programs of tests, which do not run there, and why.
-const PROGRAMS_LEFT_OUT: [(&str, &[&str]); 3] = [
+const PROGRAMS_LEFT_OUT: [(&str, &[&str]); 4] = [
     (
         "they need the daemon, its peers or a DNS server",
         &[
@@ -41,6 +41,7 @@ const PROGRAMS_LEFT_OUT: [(&str, &[&str]); 3] = [
             "foreign_peer",
             "hostile",
             "lab",
+            "media",
             "partners",
             "partners_live",
             "plan",
@@ -51,6 +52,10 @@ const PROGRAMS_LEFT_OUT: [(&str, &[&str]); 3] = [
     ),
     ("what they add to `firewall` is the daemon's own", &["apply", "lists"]),
     ("an emulated processor sends no flood", &["flood"]),
+    (
+        "not tried there yet; `program` has the tests of the media program itself",
+        &["media_flows", "media_kernel"],
+    ),
 ];
 /// The tests of `cargo xtask test`: all programs load, every reason is reached, cookies and replies
 /// work, and a real device is guarded both ways.
