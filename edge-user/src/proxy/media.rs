@@ -11,6 +11,7 @@ use std::{
 
 use super::{
     ConnectionId, Event, Output, Peer, Refusal,
+    admit::sip_domain,
     descriptions::{
         Fault, NewBody, Offered, call_method, changed, is_description, read, session_timer,
     },
@@ -22,7 +23,7 @@ use super::{
 use crate::{
     config::MediaMode,
     domain::Domain,
-    federation::{Direction, Partner},
+    federation::{Direction, Partner, Policy, UserName},
     media::{
         calls::{
             CallMethod, CallNames, CallStatus, Calls, Effects, EndCause, Passage, Peers, Reply,
@@ -30,7 +31,7 @@ use crate::{
         flow::{CallId, Flow, FlowId, FlowStatus, MediaSide},
         policy::Modalities,
     },
-    sip::{Message, Method},
+    sip::{Message, Method, Uri},
 };
 
 /// What a response, or a 2xx that came again, says of its transaction.
@@ -41,6 +42,8 @@ struct About<'a> {
     partner: Option<&'a Domain>,
     peers: Peers,
     behind_nat: bool,
+    /// The remote user's.
+    connection: Option<ConnectionId>,
 }
 
 impl About<'_> {
@@ -66,6 +69,7 @@ impl About<'_> {
             behind_nat: self.behind_nat,
             forbidden: 0,
             parties,
+            connection: self.connection.filter(|_| self.remote),
         })
     }
 }
@@ -89,6 +93,15 @@ fn peers(inbound: bool, sender: IpAddr, receiver: IpAddr) -> Peers {
 /// A user behind a home router never knows its own address.
 fn behind_nat(remote: bool, entry: Option<&Partner>) -> bool {
     remote || entry.is_some_and(|entry| entry.options.behind_nat)
+}
+
+/// Whether a remote user, by its URI, may still be outside; of whoever is not ours our servers know.
+fn may_be_outside(policy: &Policy, user: &str) -> bool {
+    let Ok(uri) = Uri::parse(user) else { return true };
+    match sip_domain(&uri).filter(|domain| policy.is_ours(domain)) {
+        Some(domain) => policy.users().rights(&UserName::new(uri.user(), &domain)).outside,
+        None => true,
+    }
 }
 
 impl Proxy {
@@ -129,7 +142,7 @@ impl Proxy {
         &mut self,
         now: Instant,
         id: u64,
-        peer: &Peer,
+        (to, peer): (ConnectionId, &Peer),
         out: &mut Vec<Output>,
     ) -> Result<Option<NewBody>, Answer> {
         let Some(exchange) = self.exchanges.get(id) else { return Ok(None) };
@@ -146,6 +159,7 @@ impl Proxy {
             partner: exchange.partner.as_ref(),
             peers: peers(exchange.inbound, sender, peer.remote.ip()),
             behind_nat: behind_nat(exchange.remote, exchange.entry.as_deref()),
+            connection: Some(if exchange.inbound { exchange.from } else { to }),
         };
         let to_tag = request.to().ok().and_then(|to| to.tag());
         let mut effects = Effects::default();
@@ -218,6 +232,10 @@ impl Proxy {
             partner: exchange.partner.as_ref(),
             peers: peers(exchange.inbound, exchange.from_peer.remote.ip(), receiver),
             behind_nat: behind_nat(exchange.remote, exchange.entry.as_deref()),
+            connection: match exchange.inbound {
+                true => Some(exchange.from),
+                false => exchange.client().map(|client| client.connection),
+            },
         };
         let again = exchange.server == Server::Accepted;
         let to_tag = exchange.request.as_ref().map_or_else(
@@ -293,6 +311,7 @@ impl Proxy {
             partner: exchange.partner.as_ref(),
             peers: peers(exchange.inbound, sender, peer.unwrap_or(sender)),
             behind_nat: behind_nat(exchange.remote, exchange.entry.as_deref()),
+            connection: None,
         };
         let allowed = self.modalities(exchange, message);
         if self.calls.mode() == MediaMode::Off && allowed.is_all() {
@@ -363,11 +382,23 @@ impl Proxy {
         media_output(effects, out);
     }
 
-    /// Partners who may no longer speak have no calls.
-    pub(super) fn media_by_policy(&mut self, out: &mut Vec<Output>) {
+    /// Partners who may no longer speak have no calls, nor users who may no longer be outside.
+    /// `narrower`: somebody may do less than before; then what is of nobody known ends too.
+    pub(super) fn media_by_policy(&mut self, narrower: bool, out: &mut Vec<Output>) {
         let mut effects = Effects::default();
         let policy = &self.policy;
         self.calls.keep_partners(|partner| policy.partner(partner).is_ok(), &mut effects);
+        self.calls.keep_users(|user| may_be_outside(policy, user), &mut effects);
+        if narrower {
+            self.calls.end_unknown(&mut effects);
+        }
+        media_output(effects, out);
+    }
+
+    /// A remote user's connection is closed because of who is there: so are the calls on it.
+    pub(super) fn media_shut_out(&mut self, connection: ConnectionId, out: &mut Vec<Output>) {
+        let mut effects = Effects::default();
+        self.calls.end_on(connection, &mut effects);
         media_output(effects, out);
     }
 

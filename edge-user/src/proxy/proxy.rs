@@ -224,7 +224,7 @@ impl Proxy {
                 self.close(now, id, Refusal::DomainBlocked, out);
             }
         }
-        self.media_by_policy(out);
+        self.media_by_policy(policy.is_narrower_than(&former), out);
         self.media_gone(now, out);
         self.forgive_whoever_has_an_entry();
         self.close_signed_out(now, out);
@@ -316,6 +316,9 @@ impl Proxy {
         out: &mut Vec<Output>,
     ) {
         if self.connections.get(connection).is_some() {
+            if matches!(reason, Refusal::UserNoOutside | Refusal::Banned) {
+                self.media_shut_out(connection, out);
+            }
             self.closed(now, connection, out);
             out.push(Output::Close { connection, reason });
         }

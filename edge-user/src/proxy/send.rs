@@ -99,7 +99,7 @@ impl Proxy {
         let Some(used) = self.connections.get_mut(connection) else { return };
         used.used = now;
         let peer = used.peer.clone();
-        let body = match self.media_of_request(now, id, &peer, out) {
+        let body = match self.media_of_request(now, id, (connection, &peer), out) {
             Ok(body) => body,
             Err(answer) => return self.conclude(now, id, answer, out),
         };

@@ -124,6 +124,26 @@ impl Policy {
         None
     }
 
+    /// Whether some domain may no longer federate that could under a former policy.
+    pub fn is_narrower_than(&self, former: &Self) -> bool {
+        let fewer = |now: &HashMap<Domain, Arc<Partner>>, then: &HashMap<Domain, Arc<Partner>>| {
+            then.keys().any(|domain| !now.contains_key(domain))
+        };
+        let more_blocked =
+            self.blocked.iter().any(|(name, below)| match former.blocked.get(name) {
+                Some(then) => *below && !then,
+                None => true,
+            });
+        let carriers = former.carriers.keys().any(|host| !self.carriers.contains_key(host));
+        let switched_off =
+            (former.enabled && !self.enabled) || (former.discovery && !self.discovery);
+        switched_off
+            || more_blocked
+            || carriers
+            || fewer(&self.allowed, &former.allowed)
+            || fewer(&self.bound, &former.bound)
+    }
+
     /// What a user of ours may not do with a partner of this kind. `media`: audio or video is
     /// asked for. Public IM is a right of its own: federation is not needed for it.
     pub fn user(

@@ -4,8 +4,9 @@
 use std::{collections::BTreeMap, net::SocketAddr, time::Instant};
 
 use super::{
-    Calls, Effects,
+    Calls, Effects, Passage,
     call::{Call, Line, Parties},
+    negotiate::parties,
     ports::{FlowIds, Ports},
     said::{Said, Session},
     settings::{CallSettings, OwnAddress, SIDES, across},
@@ -17,6 +18,20 @@ use crate::media::{
 };
 
 impl Calls {
+    /// A message of a call that was found in the kernel says whose it is.
+    pub(super) fn recognise(&mut self, passage: &Passage<'_>) {
+        let Some(id) = self.find(&passage.names) else { return };
+        let Some(call) = self.all.get_mut(&id).filter(|call| !call.parties.are_known()) else {
+            return;
+        };
+        call.parties = parties(passage);
+        if !self.keys.began_by_from(id, &passage.names) {
+            let parties = &mut call.parties;
+            std::mem::swap(&mut parties.caller, &mut parties.callee);
+            parties.inbound = !parties.inbound;
+        }
+    }
+
     /// Takes over what is open in the kernel. Before any message.
     pub fn adopt(&mut self, now: Instant, flows: Vec<Flow>, effects: &mut Effects) {
         let mut by_call: BTreeMap<CallId, Vec<Flow>> = BTreeMap::new();

@@ -22,6 +22,7 @@ use crate::{
         flow::{CallId, Component, Flow, FlowContent, FlowId, MediaChange, MediaSide, Way},
         sdp::Transport,
     },
+    proxy::ConnectionId,
 };
 
 /// How long a source may be learned that is not quite what SDP said.
@@ -38,6 +39,21 @@ pub(super) struct Parties {
     pub callee: Box<str>,
     pub partner: Option<Domain>,
     pub inbound: bool,
+    /// The remote user's.
+    pub connection: Option<ConnectionId>,
+}
+
+impl Parties {
+    /// Of a call that was found in the kernel nothing is known before its first message.
+    pub(super) fn are_known(&self) -> bool {
+        !self.call_id.is_empty()
+    }
+
+    /// The remote user's URI.
+    pub(super) fn remote_user(&self) -> Option<&str> {
+        let user = if self.inbound { &self.caller } else { &self.callee };
+        (self.are_known() && self.partner.is_none()).then_some(user)
+    }
 }
 
 /// Who must answer an offer, with what.

@@ -4,12 +4,13 @@ use std::{net::SocketAddr, time::Instant};
 
 use super::{
     CallNames, Calls, Effects,
-    call::{AnswerBy, LEARN_AGAIN},
+    call::{AnswerBy, LEARN_AGAIN, Parties},
     tag_code,
 };
 use crate::{
     domain::Domain,
     media::flow::{CallId, FlowId, FlowStatus},
+    proxy::ConnectionId,
 };
 
 /// Why a call's media ended.
@@ -81,12 +82,29 @@ impl Calls {
 
     /// Ends the calls of partners for whom this does not hold any more.
     pub fn keep_partners(&mut self, holds: impl Fn(&Domain) -> bool, effects: &mut Effects) {
-        let gone: Vec<CallId> = self
-            .all
-            .values()
-            .filter(|call| call.parties.partner.as_ref().is_some_and(|partner| !holds(partner)))
-            .map(|call| call.id)
-            .collect();
+        let over = |parties: &Parties| parties.partner.as_ref().is_some_and(|who| !holds(who));
+        self.end_all(over, effects);
+    }
+
+    /// Ends the calls of remote users for whose URI this does not hold any more.
+    pub fn keep_users(&mut self, holds: impl Fn(&str) -> bool, effects: &mut Effects) {
+        let over = |parties: &Parties| parties.remote_user().is_some_and(|who| !holds(who));
+        self.end_all(over, effects);
+    }
+
+    /// Ends the calls of a remote user's connection.
+    pub fn end_on(&mut self, connection: ConnectionId, effects: &mut Effects) {
+        self.end_all(|parties| parties.connection == Some(connection), effects);
+    }
+
+    /// Ends the calls from before a restart of which no message has come since: they may be anybody's.
+    pub fn end_unknown(&mut self, effects: &mut Effects) {
+        self.end_all(|parties| !parties.are_known(), effects);
+    }
+
+    fn end_all(&mut self, over: impl Fn(&Parties) -> bool, effects: &mut Effects) {
+        let all = self.all.values().filter(|call| over(&call.parties));
+        let gone: Vec<CallId> = all.map(|call| call.id).collect();
         for id in gone {
             self.end(id, EndCause::Policy, effects);
         }

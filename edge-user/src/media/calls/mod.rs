@@ -53,7 +53,7 @@ use super::{
     flow::{CallId, MediaChange, MediaSide},
     sdp::SdpError,
 };
-use crate::{config::MediaMode, domain::Domain};
+use crate::{config::MediaMode, domain::Domain, proxy::ConnectionId};
 
 /// Why a message with SDP does not go on.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -112,6 +112,8 @@ pub struct Passage<'a> {
     pub forbidden: u32,
     /// From's and To's URI.
     pub parties: (&'a str, &'a str),
+    /// The remote user's connection; `None`: a partner is outside, or it is not known.
+    pub connection: Option<ConnectionId>,
 }
 
 /// The far ends of the signalling.

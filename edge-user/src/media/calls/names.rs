@@ -59,6 +59,12 @@ impl NameKeys {
         })
     }
 
+    /// Whether it is this call's caller that is From here.
+    pub(super) fn began_by_from(&self, id: CallId, names: &CallNames<'_>) -> bool {
+        let by_from = |key| name(key, names, names.from_tag, names.inbound) == id;
+        self.keys.iter().any(by_from)
+    }
+
     /// The name of a call that begins with this request.
     pub(super) fn new_name(&self, names: &CallNames<'_>) -> Option<CallId> {
         Some(name(self.keys.first()?, names, names.from_tag, names.inbound))

@@ -43,6 +43,7 @@ impl Calls {
         effects: &mut Effects,
     ) -> Result<Bytes, MediaFault> {
         let said = said(&self.settings, passage, sdp)?;
+        self.recognise(passage);
         let waits = self.find(&passage.names).and_then(|id| {
             let call = self.all.get(&id)?;
             let tag = passage.names.callee_tag(call.parties.inbound).map_or(0, tag_code);
@@ -95,6 +96,7 @@ impl Calls {
         let names = super::CallNames { to_tag, ..passage.names };
         let passage = &Passage { names, ..*passage };
         let said = sdp.map(|sdp| said(&self.settings, passage, sdp)).transpose()?;
+        self.recognise(passage);
         let known = self.find(&names);
         let call = known.and_then(|id| self.all.get(&id));
         let tag = |call: &Call| names.callee_tag(call.parties.inbound).map_or(0, tag_code);
@@ -291,7 +293,7 @@ fn by(reply: &Reply<'_>) -> AnswerBy {
     if reply.status < 200 && reply.reliable { AnswerBy::Prack } else { AnswerBy::Ack }
 }
 
-fn parties(passage: &Passage<'_>) -> Parties {
+pub(super) fn parties(passage: &Passage<'_>) -> Parties {
     let names = &passage.names;
     Parties {
         call_id: names.call_id.into(),
@@ -299,6 +301,7 @@ fn parties(passage: &Passage<'_>) -> Parties {
         callee: passage.parties.1.into(),
         partner: names.partner.cloned(),
         inbound: names.inbound,
+        connection: passage.connection,
     }
 }
 

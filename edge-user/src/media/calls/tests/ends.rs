@@ -385,6 +385,53 @@ fn who_is_heard_late_can_still_be_learned() {
 }
 
 #[test]
+fn a_call_from_before_a_restart_is_its_partners_again_with_its_first_message() {
+    for (inbound, by_caller, sdp) in [
+        (true, true, true),
+        (true, false, true),
+        (false, true, true),
+        (false, false, false),
+        (true, false, false),
+    ] {
+        let mut before = Bench { inbound, ..Bench::new() };
+        let (caller, callee) = if inbound { (CALLER, CALLEE) } else { (CALLEE, CALLER) };
+        before.ask(&Say::invite(1), &audio(caller, 4000)).unwrap();
+        before.reply(&Say::invite(1), 200, "b", &audio(callee, 5000)).unwrap();
+        let flows: Vec<Flow> = before.open.values().cloned().collect();
+        let start = || {
+            let mut bench = Bench { inbound, ..Bench::new() };
+            bench.open = before.open.clone();
+            let found = flows.clone();
+            bench.calls.adopt(bench.now, found, &mut Effects::default());
+            bench
+        };
+        // Of nobody known: whoever is blocked, it may be.
+        let mut bench = start();
+        bench.act(|calls, _, effects| calls.keep_partners(|_| false, effects));
+        assert_eq!(bench.open.len(), 4);
+        bench.act(|calls, _, effects| calls.end_unknown(effects));
+        bench.assert_nothing_left();
+        let mut bench = start();
+        let say = Say::within(CallMethod::Update, 7, by_caller);
+        let (from, to) = if by_caller { (caller, callee) } else { (callee, caller) };
+        let port = if by_caller { 4000 } else { 5000 };
+        if sdp {
+            bench.ask(&say, &audio(from, port)).unwrap();
+        }
+        let answer = if sdp { audio(to, 9000 - port) } else { String::new() };
+        bench.reply(&say, 200, "x", &answer).unwrap();
+        let status = bench.calls.status().remove(0);
+        assert_eq!(status.partner.as_ref(), Some(&bench.partner));
+        assert_eq!((status.inbound, &*status.caller), (inbound, "sip:a@fabrikam.example"));
+        bench.act(|calls, _, effects| calls.end_unknown(effects));
+        assert_eq!(bench.open.len(), 4);
+        bench.act(|calls, _, effects| calls.keep_partners(|_| false, effects));
+        assert_eq!(last(&bench), Some(EndCause::Policy));
+        bench.assert_nothing_left();
+    }
+}
+
+#[test]
 fn another_range_of_ports_holds_for_what_comes_next() {
     let mut bench = Bench::up();
     let range = CallSettings { ports: (40_000, 40_001), ..settings() };

@@ -208,7 +208,11 @@ impl Bench {
             peers: self.peers,
             behind_nat: self.behind_nat,
             forbidden: self.forbidden,
-            parties: ("sip:a@fabrikam.example", "sip:b@contoso.example"),
+            parties: match say.by_caller {
+                true => ("sip:a@fabrikam.example", "sip:b@contoso.example"),
+                false => ("sip:b@contoso.example", "sip:a@fabrikam.example"),
+            },
+            connection: None,
         }
     }
 

@@ -125,3 +125,38 @@ fn what_an_update_opened_goes_when_the_invite_fails() {
         assert_eq!(call.open(), [open, open], "{status}");
     }
 }
+
+#[test]
+fn a_remote_user_without_the_right_to_be_outside_has_no_call() {
+    let denied = || policy("contoso.example", &[allow("fabrikam.example")], &[]);
+    // Her connection is there, or is gone.
+    for gone in [false, true] {
+        let (mut world, _, alice, _) = with_remote_user();
+        if gone {
+            world.cut(CONTOSO, alice);
+        }
+        world.set_policy(CONTOSO, outside_policy(&["fabrikam.example"], &["x.example"]));
+        assert_eq!(world.edges[CONTOSO].flows.len(), 4);
+        world.set_policy(CONTOSO, denied());
+        assert_eq!(world.edges[CONTOSO].flows.len(), 0);
+    }
+    // Somebody is shut out with the connection.
+    let (mut world, _, alice, _) = with_remote_user();
+    world.act(CONTOSO, |proxy, now, out| proxy.close(now, alice, Refusal::Banned, out));
+    assert_eq!(world.edges[CONTOSO].flows.len(), 0);
+}
+
+#[test]
+fn a_block_ends_what_is_open_from_before_a_restart() {
+    let allowed = || [allow("fabrikam.example")];
+    let mut call = Call::up();
+    let flows: Vec<_> = call.world.edges[CONTOSO].flows.values().cloned().collect();
+    call.world.set_policy(CONTOSO, policy("contoso.example", &allowed(), &[]));
+    call.world.configure(CONTOSO, |_| {});
+    call.world.act(CONTOSO, |proxy, now, out| proxy.adopt_flows(now, flows, out));
+    call.world.set_policy(CONTOSO, policy("contoso.example", &allowed(), &[]));
+    assert_eq!(call.open()[CONTOSO], 4, "nothing is forbidden that was not before");
+    let blocked = policy("contoso.example", &allowed(), &["fabrikam.example"]);
+    call.world.set_policy(CONTOSO, blocked);
+    assert_eq!((call.open()[CONTOSO], call.calls()[CONTOSO]), (0, 0));
+}
