@@ -72,7 +72,7 @@ pub struct Sdp {
     connection: Option<address::ConnectionAt>,
     groups: Vec<Group>,
     /// The session's ICE lines.
-    session_ice: Vec<u32>,
+    session_ice: Vec<media::IceLine>,
     media: Vec<Media>,
 }
 

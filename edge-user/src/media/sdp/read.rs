@@ -34,8 +34,7 @@ pub(super) fn read(text: Bytes, bounds: &SdpBounds) -> Result<Sdp, SdpError> {
         .map(|part| part.finish(&session, lines.len() as u32))
         .collect::<Result<Vec<_>, _>>()?;
     join(&text, &mut groups, &media)?;
-    let session_ice = session.ice.iter().map(|ice| ice.line).collect();
-    let connection = session.connection;
+    let Section { connection, ice: session_ice, .. } = session;
     Ok(Sdp { text, lines, origin, connection, groups, session_ice, media })
 }
 

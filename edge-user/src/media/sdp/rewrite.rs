@@ -7,14 +7,15 @@ use bytes::Bytes;
 use super::{
     Sdp, SdpError, SdpFault, address, bytes_at,
     line::Line,
-    media::{Media, Transport},
+    media::{IceLine, Media, Transport},
 };
 
 /// What to change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rewrite {
     /// Another address for `o=`, and for the session's `c=` unless an m-line that is kept needs
-    /// it. What shows the writer's address on rejected m-lines goes too.
+    /// it. m-lines that are off or carried by SIP show no address of their writer either: of the
+    /// attributes of those that are off only `a=mid` is left.
     pub origin: Option<IpAddr>,
     /// One for each m-line.
     pub lines: Vec<LineChange>,
@@ -51,7 +52,8 @@ pub enum Candidates {
     /// All go, also those of the session and of m-lines that are kept.
     Strip,
     /// An anchored m-line with ICE has one candidate for each component: ours. Its name and
-    /// password stay. Candidates of the form before RFC 5245 are stripped.
+    /// password stay. Candidates of the session, those of m-lines carried by SIP, and those of the
+    /// form before RFC 5245 are stripped.
     Replace,
 }
 
@@ -109,10 +111,13 @@ impl Changes<'_> {
 
     /// `o=`, `c=` and ICE of the session; the address of its `c=` from now on.
     fn session(&mut self, change: &Rewrite) -> Result<Option<IpAddr>, SdpError> {
-        if change.candidates == Candidates::Strip {
-            for line in &self.sdp.session_ice {
-                self.remove_line(*line);
-            }
+        let goes = |ice: &&IceLine| match change.candidates {
+            Candidates::Keep => false,
+            Candidates::Strip => true,
+            Candidates::Replace => ice.candidate,
+        };
+        for ice in self.sdp.session_ice.iter().filter(goes) {
+            self.remove_line(ice.line);
         }
         let connection = self.sdp.connection.as_ref();
         let now = connection.and_then(|connection| connection.address);
@@ -152,8 +157,15 @@ impl Changes<'_> {
                 Ok(())
             }
             LineChange::Keep => {
-                if change.candidates == Candidates::Strip {
+                // Nothing is sent to the address of what the dialog itself carries.
+                let dialog = media.protocol == Transport::Sip;
+                if change.candidates == Candidates::Strip
+                    || (dialog && change.candidates == Candidates::Replace)
+                {
                     self.strip(media);
+                }
+                if dialog {
+                    self.hide_address(media, change);
                 }
                 Ok(())
             }
@@ -186,6 +198,22 @@ impl Changes<'_> {
         if change.candidates != Candidates::Keep {
             self.strip(media);
         }
+        self.hide_address(media, change);
+        if change.origin.is_none() {
+            return;
+        }
+        // Any attribute may name an address (`a=path` of MSRP does), and none means anything now
+        // but its name in groups.
+        for index in media.lines.clone() {
+            let Some(line) = self.line(index).filter(|line| line.kind == b'a') else { continue };
+            if !media.mid.as_ref().is_some_and(|mid| (line.start..line.next).contains(&mid.start)) {
+                self.remove_line(index);
+            }
+        }
+    }
+
+    /// `c=` and `a=rtcp` of an m-line to whose address nothing is sent.
+    fn hide_address(&mut self, media: &Media, change: &Rewrite) {
         let Some(origin) = change.origin else { return };
         if let Some(connection) = &media.connection {
             self.put(connection.range.clone(), address::write(origin));

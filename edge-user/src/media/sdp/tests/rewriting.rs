@@ -49,6 +49,7 @@ fn a_telephone_is_anchored() {
             "m=video 51372 RTP/AVP 31",
             "c=IN IP4 192.0.2.11",
             "a=rtcp:51400 IN IP4 192.0.2.12",
+            "a=rtpmap:98 t140/1000",
         ]
     );
     assert_eq!(
@@ -113,7 +114,9 @@ fn lync_is_anchored_with_candidates_of_ours() {
     );
     let kept =
         ["v=", "s=", "a=crypto", "a=ice-ufrag:WF9X", "a=ice-ufrag:bmJe", "a=x-", "m=message"];
-    for line in gone {
+    // Of the rejected one its name in groups is left.
+    let rejected = "a=x-applicationsharing-session-id:1";
+    for line in gone.iter().filter(|line| *line != rejected) {
         assert!(
             line.starts_with("a=x-candidate") || !kept.iter().any(|kept| line.starts_with(kept)),
             "{line}"
@@ -170,6 +173,56 @@ fn no_address_of_the_writer_is_left_when_all_is_anchored_or_rejected() {
         for address in ["10.10.1.15", "198.51.100.20", "2001:db8:10::15"] {
             assert!(!new.contains(address), "{address}: {new}");
         }
+    }
+}
+
+#[test]
+fn what_is_off_or_carried_by_sip_shows_no_address_nor_does_the_sessions_ice() {
+    for (writer, ours) in [("10.0.0.5", OURS), ("fd00::5", SIX_OF_OURS)] {
+        let six = if writer.contains(':') { "6" } else { "4" };
+        let own = format!("c=IN IP{six} {writer}");
+        let candidate = format!("a=candidate:1 1 UDP 1 {writer} 4000 typ host");
+        let path = format!("a=path:msrps://{writer}:2855/x;tcp");
+        let rtcp = format!("a=rtcp:5061 IN IP{six} {writer}");
+        let text = with(&[
+            &own,
+            "a=ice-ufrag:F7gI",
+            &candidate,
+            "a=group:BUNDLE au",
+            "m=audio 4000 RTP/AVP 0",
+            "a=mid:au",
+            "m=message 5060 sip null",
+            &own,
+            &rtcp,
+            &candidate,
+            "a=accept-types:text/plain",
+            "m=message 2855 TCP/TLS/MSRP *",
+            &own,
+            &path,
+            "a=mid:chat",
+            "m=message 0 TCP/TLS/MSRP *",
+            "i=off",
+            &path,
+        ]);
+        let lines = vec![
+            anchor(ours, 30_000, 30_001),
+            LineChange::Keep,
+            LineChange::Reject,
+            LineChange::Keep,
+        ];
+        let sdp = parse(&text).unwrap();
+        let new = sdp.rewrite(&change(ours, lines, Candidates::Replace)).unwrap();
+        let new = String::from_utf8_lossy(&new).replace("\r\n", "|");
+        assert!(!new.contains(writer), "{new}");
+        let shown = format!("c=IN IP{six} {ours}");
+        let end = format!(
+            "|m=message 5060 sip null|{shown}|a=accept-types:text/plain|\
+             m=message 0 TCP/TLS/MSRP *|{shown}|a=mid:chat|m=message 0 TCP/TLS/MSRP *|i=off|"
+        );
+        assert!(new.ends_with(&end), "{new}");
+        assert!(new.contains("|a=ice-ufrag:F7gI|a=group:BUNDLE au|m=audio 30000 "), "{new}");
+        // Ours, one for each component.
+        assert_eq!(new.matches("a=candidate:").count(), 2, "{new}");
     }
 }
 
