@@ -8,7 +8,10 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::sdp::{Media, MediaKind, Sdp};
+use super::{
+    body::{BodyFault, descriptions},
+    sdp::{Media, MediaKind, Sdp},
+};
 use crate::sip::{HeaderName, Message, Method};
 
 /// What people do with one another.
@@ -214,22 +217,52 @@ pub fn judge(sdp: &Sdp, file_part: bool, allowed: Modalities) -> Judged {
 }
 
 /// What a message is for without regard to session descriptions; `None`: nothing of its own
-/// (an INVITE is for what its descriptions say, a BYE for nothing).
-pub fn modality_of_message(message: &Message) -> Option<Modality> {
-    let kind = message.text(HeaderName::ContentType).unwrap_or_default();
-    let kind = kind.split(';').next().unwrap_or_default().trim();
-    let is = |text: &str| kind.eq_ignore_ascii_case(text);
+/// (an INVITE is for what its descriptions say, a BYE for nothing). A fault: it has parts that
+/// cannot be read, so it may be for anything.
+pub fn modality_of_message(message: &Message) -> Result<Option<Modality>, BodyFault> {
+    let has = |is: &dyn Fn(&str, &str) -> bool| {
+        message.headers(HeaderName::ContentType).any(|header| {
+            let kind = std::str::from_utf8(header.value).unwrap_or_default();
+            let kind = kind.split(';').next().unwrap_or_default().to_ascii_lowercase();
+            kind.split_once('/').is_some_and(|(main, sub)| is(main.trim(), sub.trim()))
+        })
+    };
     // Communicator invites to send files in messages; Lync says what becomes of them in INFO.
-    if is("text/x-msmsgsinvite") || is("application/ms-filetransfer+xml") {
-        return Some(Modality::FileTransfer);
+    let files = [("text", "x-msmsgsinvite"), ("application", "ms-filetransfer+xml")];
+    if has(&|main, sub| files.contains(&(main, sub))) {
+        return Ok(Some(Modality::FileTransfer));
     }
-    match message.method()? {
+    let Some(method) = message.method() else { return Ok(None) };
+    if has(&|main, _| main == "multipart") && file_among_parts(method, message)? {
+        return Ok(Some(Modality::FileTransfer));
+    }
+    Ok(match method {
         Method::Message => Some(Modality::Im),
-        Method::Subscribe | Method::Notify | Method::Benotify | Method::Publish => {
-            is_presence(message.text(HeaderName::Event)?).then_some(Modality::Presence)
-        }
+        method if is_of_event(method) => message
+            .text(HeaderName::Event)
+            .filter(|event| is_presence(event))
+            .map(|_| Modality::Presence),
         _ => None,
+    })
+}
+
+/// Whether a message of several parts is about a file.
+fn file_among_parts(method: Method<'_>, message: &Message) -> Result<bool, BodyFault> {
+    match method {
+        // Their body does not say what they are for.
+        Method::Bye | Method::Cancel => Ok(false),
+        method if is_of_event(method) => Ok(false),
+        // A file beside a description is judged with it, and so is what cannot be read.
+        Method::Invite | Method::Update | Method::Prack | Method::Ack => {
+            Ok(descriptions(message).is_ok_and(|found| found.file_transfer && found.sdp.is_empty()))
+        }
+        _ => Ok(descriptions(message)?.file_transfer),
     }
+}
+
+/// Whether a method tells of an event or asks for it.
+pub fn is_of_event(method: Method<'_>) -> bool {
+    matches!(method, Method::Subscribe | Method::Notify | Method::Benotify | Method::Publish)
 }
 
 /// Whether an event package is about people: presence, who watches it (RFC 3857), and what Lync
@@ -347,7 +380,43 @@ mod tests {
                  Content-Length: 0\r\n\r\n"
             );
             let message = Message::parse_datagram(text.into(), &Limits::default()).unwrap();
-            assert_eq!(modality_of_message(&message), *expected, "{method} {head}");
+            assert_eq!(modality_of_message(&message), Ok(*expected), "{method} {head}");
+        }
+    }
+
+    #[test]
+    fn a_file_among_other_parts_is_seen_and_parts_that_cannot_be_read_are_for_anything() {
+        use Modality::*;
+        const INVITE: &str = "text/x-msmsgsinvite";
+        const XML: &str = "application/ms-filetransfer+xml";
+        type Found = Result<Option<Modality>, BodyFault>;
+        let rows: &[(&str, &[&str], bool, Found)] = &[
+            ("MESSAGE", &["text/plain", "text/rtf"], true, Ok(Some(Im))),
+            ("MESSAGE", &["text/plain", INVITE], true, Ok(Some(FileTransfer))),
+            ("MESSAGE", &["text/plain"], false, Err(BodyFault::Unfinished)),
+            ("INFO", &["text/plain", XML], true, Ok(Some(FileTransfer))),
+            ("INFO", &["application/sdp", XML], true, Ok(Some(FileTransfer))),
+            ("INFO", &["text/plain"], true, Ok(None)),
+            ("REFER", &["text/plain"], false, Err(BodyFault::Unfinished)),
+            ("INVITE", &["application/sdp", XML], true, Ok(None)),
+            ("INVITE", &["text/plain", XML], true, Ok(Some(FileTransfer))),
+            ("INVITE", &["application/sdp"], false, Ok(None)),
+            ("NOTIFY", &["application/rlmi+xml"], false, Ok(Some(Presence))),
+            ("BYE", &["text/plain"], false, Ok(None)),
+        ];
+        for (method, parts, whole, expected) in rows {
+            let parts = parts.iter().map(|kind| format!("--b1\r\nc: {kind}\r\n\r\nx\r\n"));
+            let mut body = parts.collect::<String>();
+            body.push_str(if *whole { "--b1--\r\n" } else { "" });
+            let text = format!(
+                "{method} sip:a@b.example SIP/2.0\r\n\
+                 Via: SIP/2.0/TLS h.example;branch=z9hG4bK1\r\nFrom: <sip:a@b.example>;tag=1\r\n\
+                 To: <sip:a@b.example>\r\nCall-ID: 1\r\nCSeq: 1 {method}\r\nEvent: presence\r\n\
+                 Content-Type: Multipart / mixed ;boundary=b1\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            let message = Message::parse_datagram(text.clone().into(), &Limits::default()).unwrap();
+            assert_eq!(modality_of_message(&message), *expected, "{text}");
         }
     }
 

@@ -443,9 +443,14 @@ impl Proxy {
         in_dialog: bool,
         entry: &Partner,
     ) -> Result<(), Refusal> {
-        let Some(modality) = modality_of_message(message) else { return Ok(()) };
+        let modality = match modality_of_message(message) {
+            Ok(None) => return Ok(()),
+            Ok(modality) => modality,
+            // Whatever it is for: everything must be allowed.
+            Err(_) => None,
+        };
         let allowed = self.modalities_between(direction, message, in_dialog, entry);
-        if allowed.contains(modality) { Ok(()) } else { Err(Refusal::ModalityForbidden) }
+        if allowed.allows(modality) { Ok(()) } else { Err(Refusal::ModalityForbidden) }
     }
 }
 

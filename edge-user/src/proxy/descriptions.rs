@@ -10,7 +10,7 @@ use crate::{
     media::{
         body::{Descriptions, descriptions},
         calls::{CallMethod, MediaFault},
-        policy::{Judged, Modalities, judge},
+        policy::{Judged, Modalities, is_of_event, judge},
         sdp::{Sdp, SdpBounds},
     },
     sip::{HeaderName, Message, Method},
@@ -116,11 +116,22 @@ pub(super) fn call_method(method: Method<'_>) -> Option<CallMethod> {
     }
 }
 
-/// Whether a body is a session description and nothing else.
-pub(super) fn is_description(message: &Message) -> bool {
-    let kind = message.text(HeaderName::ContentType).unwrap_or_default();
-    let kind = kind.split(';').next().unwrap_or_default().trim();
-    kind.eq_ignore_ascii_case("application/sdp")
+/// Whether a body that is no offer and no answer shows addresses of media: a session description
+/// or candidates of ICE, alone or among other parts. So does a body that may hold some where nobody
+/// can tell, except in what tells of an event: the presence of many is many parts.
+pub(super) fn shows_addresses(message: &Message) -> bool {
+    if let Ok(found) = descriptions(message) {
+        return !found.sdp.is_empty() || found.fragment;
+    }
+    let method = message.method().or_else(|| message.cseq().ok().map(|cseq| cseq.method));
+    let event = method.is_some_and(is_of_event);
+    message.headers(HeaderName::ContentType).any(|header| {
+        let kind = header.value.split(|byte| *byte == b';').next().unwrap_or_default();
+        let (main, sub) = kind.split_at(memchr::memchr(b'/', kind).unwrap_or(kind.len()));
+        let sub = sub.get(1..).unwrap_or_default().trim_ascii();
+        main.trim_ascii().eq_ignore_ascii_case(b"multipart") && !event
+            || sub.eq_ignore_ascii_case(b"sdp")
+    })
 }
 
 /// The session timer that a response sets.

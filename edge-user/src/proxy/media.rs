@@ -13,7 +13,7 @@ use super::{
     ConnectionId, Event, Output, Peer, Refusal,
     admit::sip_domain,
     descriptions::{
-        Fault, NewBody, Offered, call_method, changed, is_description, read, session_timer,
+        Fault, NewBody, Offered, call_method, changed, read, session_timer, shows_addresses,
     },
     exchange::{Exchange, Server},
     proxy::Proxy,
@@ -166,7 +166,7 @@ impl Proxy {
         let relays = self.calls.mode() == MediaMode::Relay;
         let Some(method) = method.and_then(call_method) else {
             // It is no offer; but it names addresses.
-            return Ok((relays && is_description(request)).then_some(NewBody::TakenOut));
+            return Ok((relays && shows_addresses(request)).then_some(NewBody::TakenOut));
         };
         let allowed = self.modalities(exchange, request);
         if self.calls.mode() == MediaMode::Off && allowed.is_all() {
@@ -247,7 +247,7 @@ impl Proxy {
         let offered = exchange.offered;
         let mode = self.calls.mode();
         let Some(method) = method.filter(|_| status < 300) else {
-            let out_it_goes = mode == MediaMode::Relay && is_description(message);
+            let out_it_goes = mode == MediaMode::Relay && shows_addresses(message);
             return Ok(out_it_goes.then_some(NewBody::TakenOut));
         };
         if mode == MediaMode::Off && allowed.is_all() {

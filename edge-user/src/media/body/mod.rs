@@ -76,9 +76,12 @@ pub enum BodyFault {
 pub struct Descriptions {
     /// Where each session description stands in the body, in order.
     pub sdp: Vec<Range<usize>>,
-    /// A part offers a file as Lync does (`application/ms-filetransfer+xml`): the data m-lines
-    /// beside it are for it.
+    /// A part offers a file as Lync (`application/ms-filetransfer+xml`) or Communicator
+    /// (`text/x-msmsgsinvite`) does: the data m-lines beside it are for it.
     pub file_transfer: bool,
+    /// A part has candidates of ICE and no description (`application/trickle-ice-sdpfrag`, RFC
+    /// 8840).
+    pub fragment: bool,
     /// Lengths that parts state: where, and of which bytes. Outer ones first.
     lengths: Vec<(Range<usize>, Range<usize>)>,
     parts: usize,

@@ -33,7 +33,8 @@ pub(super) fn part(
     if is("application", "pkcs7-mime") || is("multipart", "encrypted") {
         return Err(BodyFault::Hidden);
     }
-    found.file_transfer |= is("application", "ms-filetransfer+xml");
+    found.file_transfer |= is("application", "ms-filetransfer+xml") || is("text", "x-msmsgsinvite");
+    found.fragment |= sub.to_ascii_lowercase().ends_with("sdpfrag");
     if !main.trim_end().eq_ignore_ascii_case("multipart") {
         return Ok(());
     }

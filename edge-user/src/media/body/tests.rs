@@ -134,10 +134,26 @@ fn a_message_says_what_its_body_is() {
 }
 
 #[test]
-fn a_file_that_lync_offers_is_seen() {
-    let body = multipart(&[(TYPE, "x"), ("Content-Type: application/ms-filetransfer+xml", "<r/>")]);
-    assert!(of(MIXED.as_bytes(), false, body.as_bytes()).unwrap().file_transfer);
-    assert!(!of(MIXED.as_bytes(), false, multipart(&[]).as_bytes()).unwrap().file_transfer);
+fn files_and_candidates_are_seen_in_any_depth() {
+    let rows = [
+        ("application/ms-filetransfer+xml", true, false),
+        ("Text/x-MSMSGSInvite; charset=utf-8", true, false),
+        ("application / trickle-ice-sdpfrag", false, true),
+        ("application/SDPfrag", false, true),
+        ("application/sdp", false, false),
+        ("text/plain", false, false),
+    ];
+    for (kind, file, fragment) in rows {
+        let part = multipart(&[(&format!("Content-Type: {kind}"), "x")]);
+        let deep = multipart(&[(
+            "c: multipart/alternative;boundary=b2",
+            part.replace("b1", "b2").trim_end(),
+        )]);
+        for (kind, body) in [(MIXED, &*part), (MIXED, &*deep), (kind, "x")] {
+            let found = of(kind.as_bytes(), false, body.as_bytes()).unwrap();
+            assert_eq!((found.file_transfer, found.fragment), (file, fragment), "{kind} {body}");
+        }
+    }
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Who calls inside contoso, and who is called inside fabrikam.
-const ALICE: &str = "10.9.0.5";
+pub(super) const ALICE: &str = "10.9.0.5";
 const BOB: &str = "10.9.9.9";
 
 fn settings(outside: &str, inside: &str) -> CallSettings {
@@ -32,7 +32,7 @@ fn settings(outside: &str, inside: &str) -> CallSettings {
 }
 
 /// Two edges that relay media.
-fn world() -> World {
+pub(super) fn world() -> World {
     let mut world = World::new();
     world.configure(CONTOSO, |config| config.media = settings("203.0.113.11", "10.0.0.11"));
     world.configure(FABRIKAM, |config| config.media = settings("203.0.113.21", "10.1.0.11"));
@@ -44,11 +44,11 @@ fn sdp(address: &str, lines: &str) -> String {
     format!("v=0\r\no=- 1 1 IN IP4 {address}\r\ns=-\r\nc=IN IP4 {address}\r\nt=0 0\r\n{lines}\r\n")
 }
 
-fn audio(address: &str, port: u16) -> String {
+pub(super) fn audio(address: &str, port: u16) -> String {
     sdp(address, &format!("m=audio {port} RTP/AVP 0"))
 }
 
-fn body(text: &str) -> &str {
+pub(super) fn body(text: &str) -> &str {
     text.split_once("\r\n\r\n").unwrap().1
 }
 
@@ -303,7 +303,7 @@ fn another_next_hop_is_told_the_same_ports() {
 }
 
 /// contoso's policy with what it may do with fabrikam.
-fn only(modalities: &[Modality]) -> std::sync::Arc<crate::federation::Policy> {
+pub(super) fn only(modalities: &[Modality]) -> std::sync::Arc<crate::federation::Policy> {
     let mut entry: AllowedDomain = allow("fabrikam.example");
     entry.options.modalities = modalities.iter().copied().collect::<Modalities>();
     policy("contoso.example", &[entry], &[])

@@ -1,6 +1,7 @@
 //! The rules of the proxy, played through without a socket and in virtual time: one or two edges,
 //! and whoever stands around them scripted by the test.
 
+mod bodies;
 mod dialogs;
 mod discovery;
 mod failover;
