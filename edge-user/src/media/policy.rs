@@ -105,6 +105,16 @@ impl Modalities {
         Self(self.0 & !(1 << modality as u8))
     }
 
+    /// As a byte, for tokens.
+    pub const fn to_byte(self) -> u8 {
+        self.0
+    }
+
+    /// The reverse.
+    pub const fn from_byte(byte: u8) -> Self {
+        Self(byte & Self::ALL.0)
+    }
+
     /// Each.
     pub fn iter(self) -> impl Iterator<Item = Modality> {
         Modality::ALL.iter().copied().filter(move |modality| self.contains(*modality))

@@ -49,13 +49,13 @@ enum Standing {
 
 impl Proxy {
     /// Judges a request from a partner's connection. `dialog`: the partner that its verified
-    /// token names.
+    /// token names, and what that allows.
     pub(super) fn judge(
         &mut self,
         now: Instant,
         connection: ConnectionId,
         message: &Message,
-        dialog: Option<&Domain>,
+        (dialog, bound): (Option<&Domain>, Modalities),
         out: &mut Vec<Output>,
     ) -> Judgement {
         let judgement = self.judge_speaker(now, connection, message, dialog, out);
@@ -64,9 +64,10 @@ impl Proxy {
         if dialog.is_none() && lacks_source_verification(entry, message) {
             return refused(Refusal::UnverifiedSource);
         }
-        let checked = self
-            .user_check(Direction::In, message, dialog.is_some(), entry)
-            .and_then(|()| self.message_check(Direction::In, message, dialog.is_some(), entry));
+        let checked =
+            self.user_check(Direction::In, message, dialog.is_some(), entry).and_then(|()| {
+                self.message_check(Direction::In, message, (dialog.is_some(), bound), entry)
+            });
         match checked {
             Ok(()) => judgement,
             Err(reason) => refused(reason),
@@ -363,11 +364,11 @@ impl Proxy {
     pub(super) fn judge_user_outside(
         &self,
         message: &Message,
-        in_dialog: bool,
+        (in_dialog, bound): (bool, Modalities),
         entry: &Partner,
     ) -> Result<(), (Answer, Option<Domain>)> {
         self.user_check(Direction::Out, message, in_dialog, entry)
-            .and_then(|()| self.message_check(Direction::Out, message, in_dialog, entry))
+            .and_then(|()| self.message_check(Direction::Out, message, (in_dialog, bound), entry))
             .map_err(|reason| (reason.into(), Some(entry.domain.clone())))
     }
 
@@ -434,13 +435,25 @@ impl Proxy {
         }
     }
 
+    /// The same where it is no more than its dialog's token allows: To names whom the caller likes.
+    pub(super) fn modalities_of_dialog(
+        &self,
+        direction: Direction,
+        message: &Message,
+        in_dialog: bool,
+        bound: Modalities,
+        entry: &Partner,
+    ) -> Modalities {
+        self.modalities_between(direction, message, in_dialog, entry).intersection(bound)
+    }
+
     /// Whether a message that is for something by itself is for something that is allowed. What a
     /// session description asks for is judged where it passes.
     fn message_check(
         &self,
         direction: Direction,
         message: &Message,
-        in_dialog: bool,
+        (in_dialog, bound): (bool, Modalities),
         entry: &Partner,
     ) -> Result<(), Refusal> {
         let modality = match modality_of_message(message) {
@@ -449,7 +462,7 @@ impl Proxy {
             // Whatever it is for: everything must be allowed.
             Err(_) => None,
         };
-        let allowed = self.modalities_between(direction, message, in_dialog, entry);
+        let allowed = self.modalities_of_dialog(direction, message, in_dialog, bound, entry);
         if allowed.allows(modality) { Ok(()) } else { Err(Refusal::ModalityForbidden) }
     }
 }

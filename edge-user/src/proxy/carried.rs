@@ -43,7 +43,8 @@ impl Proxy {
             let Some(request) = self.exchanges.get(id).and_then(|e| e.request.clone()) else {
                 continue;
             };
-            let in_dialog = self.exchanges.get(id).is_some_and(|e| e.dialog.is_some());
+            let Some(exchange) = self.exchanges.get(id) else { continue };
+            let in_dialog = (exchange.dialog.is_some(), exchange.allowed);
             let refused = self.judge_user_outside(&request, in_dialog, &carrier).err();
             let key = carrier.key().clone();
             self.exchanges.update(id, |exchange| {

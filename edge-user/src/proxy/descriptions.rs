@@ -69,6 +69,7 @@ impl From<MediaFault> for Fault {
             MediaFault::Forbidden => (Refusal::ModalityForbidden, None),
             MediaFault::Unsupported => (Refusal::MediaNotRelayed, None),
             MediaFault::Address { .. } => (Refusal::MediaAddress, None),
+            MediaFault::Another => (Refusal::WrongDialogPeer, None),
             MediaFault::NoPorts => (Refusal::MediaPorts, None),
             MediaFault::Sdp(error) => (Refusal::SessionUnreadable, Some(error.line)),
         };

@@ -25,7 +25,7 @@ use crate::{
     domain::Domain,
     federation::{Partner, first_of_source},
     ids::IdMap,
-    media::flow::CallId,
+    media::{flow::CallId, policy::Modalities},
     sip::{Host, Message, Method},
 };
 
@@ -164,12 +164,18 @@ pub(super) struct Exchange {
     pub inbound: bool,
     /// What is outside is a remote user.
     pub remote: bool,
+    /// A remote user's that begins no call, and has no token that shows its dialog: its media is
+    /// nobody's.
+    pub stranger: bool,
     /// Known once it is admitted.
     pub partner: Option<Domain>,
     /// The partner's entry in the policy, once it is admitted.
     pub entry: Option<Arc<Partner>>,
     /// It belongs to a dialog with this partner (by its token).
     pub dialog: Option<Domain>,
+    /// What its parties may do with one another, by the token of its dialog and by whoever was
+    /// called.
+    pub allowed: Modalities,
     pub from: ConnectionId,
     pub from_peer: Peer,
     key: TransactionKey,
@@ -215,6 +221,7 @@ pub(super) struct NewExchange {
     pub kind: Kind,
     pub inbound: bool,
     pub remote: bool,
+    pub stranger: bool,
     pub from: ConnectionId,
     pub from_peer: Peer,
     pub key: TransactionKey,
@@ -227,6 +234,7 @@ pub(super) struct NewExchange {
     pub destinations: VecDeque<Destination>,
     pub preferred: Option<ConnectionId>,
     pub dialog: Option<Domain>,
+    pub allowed: Modalities,
     pub partner: Option<Domain>,
     pub entry: Option<Arc<Partner>>,
 }
@@ -243,9 +251,11 @@ impl Exchange {
             kind: new.kind,
             inbound: new.inbound,
             remote: new.remote,
+            stranger: new.stranger,
             partner: new.partner,
             entry: new.entry,
             dialog: new.dialog,
+            allowed: new.allowed,
             from: new.from,
             from_peer: new.from_peer,
             key: new.key,

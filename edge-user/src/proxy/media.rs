@@ -81,8 +81,11 @@ fn names<'m>(
     partner: Option<&'m Domain>,
 ) -> Option<CallNames<'m>> {
     let call_id = message.call_id().ok()?;
-    let from_tag = message.from().ok()?.tag().unwrap_or_default();
-    Some(CallNames { call_id, from_tag, to_tag, inbound, partner })
+    let from = message.from().ok()?;
+    let from_tag = from.tag().unwrap_or_default();
+    let outside = if inbound { from.uri } else { message.to().ok()?.uri };
+    let user = partner.is_none().then_some(outside);
+    Some(CallNames { call_id, from_tag, to_tag, inbound, partner, user })
 }
 
 fn peers(inbound: bool, sender: IpAddr, receiver: IpAddr) -> Peers {
@@ -127,6 +130,9 @@ impl Proxy {
 
     /// The same for a BYE whose sender is judged.
     pub(super) fn media_bye_of(&mut self, id: u64, out: &mut Vec<Output>) {
+        if self.exchanges.get(id).is_none_or(|exchange| exchange.stranger) {
+            return;
+        }
         let taken = self.exchanges.update(id, |exchange| {
             let partner = exchange.partner.clone().filter(|_| !exchange.remote);
             exchange.request.take().map(|request| (request, exchange.inbound, partner))
@@ -150,6 +156,10 @@ impl Proxy {
         let method = request.method();
         if request.body().is_empty() {
             return Ok(None);
+        }
+        if exchange.stranger {
+            let relays = self.calls.mode() == MediaMode::Relay;
+            return Ok((relays && shows_addresses(request)).then_some(NewBody::TakenOut));
         }
         let sender = exchange.from_peer.remote.ip();
         let about = About {
@@ -223,6 +233,10 @@ impl Proxy {
         let empty = message.body().is_empty();
         if empty && !(200..300).contains(&status) {
             return Ok(None);
+        }
+        if exchange.stranger {
+            let relays = self.calls.mode() == MediaMode::Relay;
+            return Ok((relays && shows_addresses(message)).then_some(NewBody::TakenOut));
         }
         let receiver = exchange.client().map_or(exchange.from_peer.remote, |c| c.remote).ip();
         let about = About {
@@ -302,6 +316,10 @@ impl Proxy {
         if message.body().is_empty() {
             return None;
         }
+        if exchange.stranger {
+            let relays = self.calls.mode() == MediaMode::Relay;
+            return (relays && shows_addresses(message)).then_some(NewBody::TakenOut);
+        }
         let sender = exchange.from_peer.remote.ip();
         let peer = to.and_then(|to| self.connections.get(to)).map(|c| c.peer.remote.ip());
         let about = About {
@@ -335,7 +353,7 @@ impl Proxy {
         };
         let direction = if exchange.inbound { Direction::In } else { Direction::Out };
         let in_dialog = exchange.dialog.is_some() || !request.is_request();
-        self.modalities_between(direction, request, in_dialog, entry)
+        self.modalities_of_dialog(direction, request, in_dialog, exchange.allowed, entry)
     }
 
     /// A transaction failed: what it offered was offered in vain.
@@ -354,6 +372,10 @@ impl Proxy {
         let Some(request) = exchange.request.as_ref() else { return };
         let first = request.to().is_ok_and(|to| to.tag().is_none());
         if request.method() != Some(Method::Invite) || !first {
+            return;
+        }
+        // A remote user has not shown yet who it is: only what it offered itself is its call.
+        if exchange.remote && exchange.inbound && exchange.call.is_none() {
             return;
         }
         let partner = exchange.partner.as_ref().filter(|_| !exchange.remote);

@@ -170,6 +170,7 @@ impl Proxy {
             inside_remote: inside.remote,
             flow: exchange.remote.then(|| self.flows.flow(flow)),
             routes,
+            allowed: exchange.allowed,
         })
     }
 }

@@ -27,6 +27,7 @@ use super::{
 use crate::{
     domain::Domain,
     federation::UserName,
+    media::policy::Modalities,
     sip::{HeaderName, Message, Method, NameAddr, Scheme, Uri},
 };
 
@@ -177,7 +178,8 @@ impl Proxy {
             return Err(Refusal::Transit.into());
         }
         let entry = self.carried_by(now, self.policy.partner(&domain)?);
-        self.judge_user_outside(message, false, &entry).map_err(|(answer, _)| answer)
+        self.judge_user_outside(message, (false, Modalities::ALL), &entry)
+            .map_err(|(answer, _)| answer)
     }
 
     /// Whether a verified token may be used on this connection.

@@ -21,7 +21,8 @@ use super::{
 use crate::{
     config::Transport,
     domain::Domain,
-    federation::Partner,
+    federation::{Direction, Partner},
+    media::policy::Modalities,
     sip::{HeaderName, Message, Method, ValueError},
 };
 
@@ -32,8 +33,12 @@ struct Plan {
     partner: Option<Domain>,
     entry: Option<Arc<Partner>>,
     dialog: Option<Domain>,
+    /// What the token of its dialog allows.
+    allowed: Modalities,
     /// What is outside is a remote user.
     remote: bool,
+    /// And says it is of a dialog, without a token.
+    stranger: bool,
     remove_routes: usize,
     hash: u32,
 }
@@ -195,6 +200,7 @@ impl Proxy {
     ) -> Plan {
         self.order_hops(now, &mut ways);
         let token = path.token;
+        let allowed = token.as_ref().map_or(Modalities::ALL, |token| token.allowed);
         let preferred =
             token.as_ref().filter(|token| token.inside_transport != Transport::Udp).and_then(
                 |token| self.connections.inside_at(token.inside_transport, token.inside_remote),
@@ -205,7 +211,9 @@ impl Proxy {
             partner: None,
             entry: None,
             dialog: token.map(|token| token.partner),
+            allowed,
             remote: false,
+            stranger: false,
             remove_routes: path.remove,
             hash,
         }
@@ -223,8 +231,11 @@ impl Proxy {
         let domain = self.judge_remote(now, message, path.token.as_ref())?;
         let ways = self.ways_to_hops(message, domain.as_ref(), path.token.as_ref())?;
         self.judge_login(now, from, message)?;
+        let begins = message.method() == Some(Method::Invite)
+            && message.to().is_ok_and(|to| to.tag().is_none());
+        let stranger = path.token.is_none() && !begins;
         let plan = self.plan_to_hops(now, ways, path, hash);
-        Ok(Plan { dialog: None, remote: true, ..plan })
+        Ok(Plan { dialog: None, remote: true, stranger, ..plan })
     }
 
     /// To a remote user: over the connection that it registered on, or that its dialog is on.
@@ -243,7 +254,9 @@ impl Proxy {
             partner: None,
             entry: None,
             dialog: None,
+            allowed: Modalities::ALL,
             remote: true,
+            stranger: false,
             remove_routes: path.remove,
             hash,
         })
@@ -267,13 +280,16 @@ impl Proxy {
                 })
                 .map(|(id, _)| id)
         });
+        let allowed = path.token.as_ref().map_or(Modalities::ALL, |token| token.allowed);
         Ok(Plan {
+            allowed,
             destinations: VecDeque::from([Destination::Partner(entry.key().clone(), own)]),
             preferred,
             dialog: path.token.map(|token| token.partner),
             partner: Some(entry.domain.clone()),
             entry: Some(entry),
             remote: false,
+            stranger: false,
             remove_routes: path.remove,
             hash,
         })
@@ -314,6 +330,7 @@ impl Proxy {
             kind,
             inbound,
             remote: plan.remote,
+            stranger: plan.stranger,
             from: connection,
             scope,
             hash: plan.hash,
@@ -325,6 +342,7 @@ impl Proxy {
             destinations: plan.destinations,
             preferred: plan.preferred,
             dialog: plan.dialog,
+            allowed: plan.allowed,
             partner: plan.partner,
             entry: plan.entry,
             from_peer: peer,
@@ -344,17 +362,24 @@ impl Proxy {
         if !exchange.inbound || exchange.partner.is_some() {
             return;
         }
-        let (from, dialog) = (exchange.from, exchange.dialog.clone());
+        let (from, dialog, bound) = (exchange.from, exchange.dialog.clone(), exchange.allowed);
         // Taken out while it is looked at, and put back.
         let taken = self.exchanges.update(id, |exchange| exchange.request.take());
         let Some(request) = taken.flatten() else { return };
-        let judgement = self.judge(now, from, &request, dialog.as_ref(), out);
+        let judgement = self.judge(now, from, &request, (dialog.as_ref(), bound), out);
+        let allowed = match &judgement {
+            Judgement::Admitted(entry) => {
+                self.modalities_of_dialog(Direction::In, &request, dialog.is_some(), bound, entry)
+            }
+            _ => bound,
+        };
         self.exchanges.update(id, |exchange| exchange.request = Some(request));
         match judgement {
             Judgement::Admitted(entry) => {
                 self.exchanges.update(id, |exchange| {
                     exchange.partner = Some(entry.domain.clone());
                     exchange.entry = Some(entry);
+                    exchange.allowed = allowed;
                     exchange.timeout = None;
                     exchange.stage = Stage::Over;
                 });

@@ -25,6 +25,7 @@ use super::{
 use crate::{
     federation::Partner,
     ids::IdMap,
+    media::policy::Modalities,
     sip::{Message, Method},
 };
 
@@ -39,6 +40,8 @@ const SWEEP: Duration = Duration::from_secs(1);
 pub(super) struct Residue {
     pub inbound: bool,
     remote: bool,
+    stranger: bool,
+    allowed: Modalities,
     attempt: u8,
     hash: u32,
     from: ConnectionId,
@@ -60,6 +63,8 @@ impl Residue {
         Some(Self {
             inbound: exchange.inbound,
             remote: exchange.remote,
+            stranger: exchange.stranger,
+            allowed: exchange.allowed,
             attempt: exchange.attempt,
             hash: exchange.hash,
             from: exchange.from,
@@ -179,6 +184,7 @@ impl Proxy {
         {
             let exchange = Exchange::new(NewExchange {
                 remote: residue.remote,
+                stranger: residue.stranger,
                 kind: Kind::Invite,
                 inbound: residue.inbound,
                 from: residue.from,
@@ -193,6 +199,7 @@ impl Proxy {
                 destinations: VecDeque::new(),
                 preferred: None,
                 dialog: None,
+                allowed: residue.allowed,
                 partner: residue.entry.as_ref().map(|entry| entry.domain.clone()),
                 entry: residue.entry.clone(),
             });

@@ -12,6 +12,7 @@ use crate::{
     config::Transport,
     domain::Domain,
     federation::Partner,
+    media::policy::Modalities,
     sip::{HeaderName, Message, NameAddr},
 };
 
@@ -205,7 +206,8 @@ impl Proxy {
         let entry =
             self.policy.partner(&domain).map_err(|reason| (reason.into(), Some(domain.clone())))?;
         let entry = self.carried_by(now, entry);
-        self.judge_user_outside(message, token.is_some(), &entry)?;
+        let allowed = token.map_or(Modalities::ALL, |token| token.allowed);
+        self.judge_user_outside(message, (token.is_some(), allowed), &entry)?;
         Ok(entry)
     }
 }

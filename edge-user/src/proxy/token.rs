@@ -18,6 +18,7 @@ use super::{base64url, flow::Flow, route_set::RouteSet};
 use crate::{
     config::Transport,
     domain::Domain,
+    media::policy::Modalities,
     sip::{Host, NameAddr, Uri},
 };
 
@@ -32,6 +33,8 @@ const INBOUND: u8 = 1;
 const BOTH_TAGS: u8 = 2;
 /// With the Routes that may follow.
 const WITH_ROUTES: u8 = 4;
+/// With what its parties may do.
+const WITH_MODALITIES: u8 = 8;
 const CODE_BYTES: usize = 16;
 /// No token is longer, whatever a peer sends.
 const MAX_TEXT: usize = 512;
@@ -53,6 +56,9 @@ pub struct Token {
     pub flow: Option<Flow>,
     /// The Routes that follow ours in a request from outside: these, or none at all.
     pub routes: Option<RouteSet>,
+    /// What its parties were allowed when it was formed: the user who was called is not always the
+    /// one that To names.
+    pub allowed: Modalities,
 }
 
 /// What the code covers beside the token's own content.
@@ -154,7 +160,8 @@ impl TokenKeys {
         let flag = |set: bool, flag: u8| if set { flag } else { 0 };
         let flags = flag(token.inbound, INBOUND)
             | flag(both, BOTH_TAGS)
-            | flag(token.routes.is_some(), WITH_ROUTES);
+            | flag(token.routes.is_some(), WITH_ROUTES)
+            | flag(!token.allowed.is_all(), WITH_MODALITIES);
         let version = if token.flow.is_some() { WITH_FLOW } else { VERSION };
         bytes.extend_from_slice(&[version, flags]);
         bytes.extend_from_slice(&epoch.to_be_bytes());
@@ -167,6 +174,9 @@ impl TokenKeys {
         put_address(&mut bytes, token.partner_remote);
         if let Some(flow) = token.flow {
             bytes.extend_from_slice(&flow.to_bytes());
+        }
+        if !token.allowed.is_all() {
+            bytes.push(token.allowed.to_byte());
         }
         if let Some(routes) = &token.routes {
             bytes.extend_from_slice(routes.bytes());
@@ -229,6 +239,10 @@ impl TokenKeys {
             WITH_FLOW => Flow::take(rest).map(|(flow, rest)| (Some(flow), rest))?,
             _ => (None, rest),
         };
+        let (allowed, rest) = match flags & WITH_MODALITIES {
+            0 => (Modalities::ALL, rest),
+            _ => rest.split_first().map(|(byte, rest)| (Modalities::from_byte(*byte), rest))?,
+        };
         let (routes, rest) = match flags & WITH_ROUTES {
             0 => (None, rest),
             _ => RouteSet::take(rest).map(|(routes, rest)| (Some(routes), rest))?,
@@ -242,6 +256,7 @@ impl TokenKeys {
             inside_remote,
             flow,
             routes,
+            allowed,
         })
     }
 }
@@ -303,6 +318,7 @@ fn take_address(bytes: &[u8]) -> Option<(SocketAddr, &[u8])> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::media::policy::Modality;
 
     const ALICE: &[u8] = b"<sip:alice@contoso.example>;tag=a1";
     const BOB: &[u8] = b"Bob <sip:bob@fabrikam.example>;tag=b1";
@@ -317,6 +333,7 @@ mod tests {
             inside_remote: "10.0.0.5:40000".parse().unwrap(),
             flow: None,
             routes: None,
+            allowed: Modalities::ALL,
         }
     }
 
@@ -380,9 +397,11 @@ mod tests {
         let flow = Some(Flow { connection: crate::proxy::ConnectionId(u64::MAX - 1), run: 7 });
         let routes = RouteSet::of(std::iter::once(&b"<sip:10.0.0.5;lr>"[..]));
         for (flow, routes) in [(flow, None), (None, routes), (flow, routes)] {
-            let token = Token { flow, routes, ..token(false) };
-            let text = keys.sign(now, &token, &dialog);
-            assert_eq!(keys.verify(now, &text, false, "c1", &alice, &bob), Some(token));
+            for allowed in [Modalities::ALL, Modalities::NONE.with(Modality::Im)] {
+                let token = Token { flow, routes, allowed, ..token(false) };
+                let text = keys.sign(now, &token, &dialog);
+                assert_eq!(keys.verify(now, &text, false, "c1", &alice, &bob), Some(token));
+            }
         }
     }
 

@@ -416,8 +416,11 @@ impl Call {
         if comes != remote.is_ipv6() || goes != target.is_ipv6() {
             return None;
         }
-        let nat = self.nat.filter(|_| side == MediaSide::Outside);
-        let source = nat.map_or(IpNet::from(remote.ip()), source_prefix);
+        // Behind NAT it comes from where its signalling comes from, unless it named another address
+        // that makes sense.
+        let nat = self.nat.filter(|_| side == MediaSide::Outside).map(source_prefix);
+        let nat = nat.filter(|prefix| prefix.contains(&remote.ip()));
+        let source = nat.unwrap_or(IpNet::from(remote.ip()));
         let (packets, bytes) = self.ceilings(session, index, across(side), component);
         Some(Flow {
             id: FlowId(0),

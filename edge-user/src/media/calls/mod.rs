@@ -70,6 +70,9 @@ pub enum MediaFault {
         /// From 0.
         line: usize,
     },
+    /// It begins a call that somebody else began, or that is up.
+    #[error("its Call-ID and tag are those of another call")]
+    Another,
     /// Ports or flows are used up.
     #[error("no port is left")]
     NoPorts,

@@ -4,7 +4,11 @@ use std::fmt;
 
 use ring::hmac;
 
-use crate::{domain::Domain, media::flow::CallId};
+use crate::{
+    domain::Domain,
+    media::flow::CallId,
+    sip::{Host, Uri},
+};
 
 /// What a message says of its dialog.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +23,8 @@ pub struct CallNames<'a> {
     pub inbound: bool,
     /// The partner that is outside; `None`: a remote user.
     pub partner: Option<&'a Domain>,
+    /// The remote user that is outside: From's or To's URI.
+    pub user: Option<Uri<'a>>,
 }
 
 impl<'a> CallNames<'a> {
@@ -83,6 +89,15 @@ fn name(key: &hmac::Key, names: &CallNames<'_>, tag: &str, inbound: bool) -> Cal
     // One call may come through here twice: in from one side, and out again to a user elsewhere.
     part(&[u8::from(inbound)]);
     part(names.partner.map_or("", Domain::as_str).as_bytes());
+    // Remote users are nobody's domain: each has names of its own. Parameters may change.
+    if let Some(user) = names.user {
+        part(user.user().unwrap_or_default().as_bytes());
+        match user.host() {
+            Some(Host::Name(name)) => part(name.to_ascii_lowercase().as_bytes()),
+            Some(address) => part(address.to_string().as_bytes()),
+            None => part(user.as_str().as_bytes()),
+        }
+    }
     let code = context.sign();
     let first = code.as_ref().first_chunk::<8>().copied().unwrap_or_default();
     CallId(u64::from_be_bytes(first).max(1))

@@ -42,6 +42,7 @@ impl Calls {
         sdp: &Sdp,
         effects: &mut Effects,
     ) -> Result<Bytes, MediaFault> {
+        self.begins_no_other(passage)?;
         let said = said(&self.settings, passage, sdp)?;
         self.recognise(passage);
         let waits = self.find(&passage.names).and_then(|id| {
@@ -78,6 +79,23 @@ impl Calls {
             }
             (CallMethod::Ack, None) => self.repeated(now, passage, sdp, said, effects),
             _ => self.offered(now, passage, sdp, said, AnswerBy::Response, effects),
+        }
+    }
+
+    /// A remote user who begins a call has not shown yet who it is: what it says is not for a call
+    /// that is up, nor for one that began somewhere else.
+    fn begins_no_other(&self, passage: &Passage<'_>) -> Result<(), MediaFault> {
+        let names = &passage.names;
+        if names.to_tag.is_some() || names.partner.is_some() || !names.inbound {
+            return Ok(());
+        }
+        let here = Holder::of(passage);
+        let known = self.find(names).and_then(|id| self.all.get(&id));
+        match known {
+            Some(call) if call.up.is_some() || call.holder.as_ref() != Some(&here) => {
+                Err(MediaFault::Another)
+            }
+            _ => Ok(()),
         }
     }
 
@@ -345,7 +363,6 @@ impl Context<'_> {
         call.take_ports(self.pools, said.iter().map(Said::needs_ports))?;
         let to = across(passage.from);
         let text = text::for_side(self.settings, call, sdp, said, to, &|_| false)?;
-        call.nat = passage.behind_nat.then_some(passage.peers.outside);
         let same =
             |offer: &Offer| (offer.exchange, offer.by, offer.tag) == (passage.exchange, by, tag);
         call.offers.retain(|offer| !same(offer));

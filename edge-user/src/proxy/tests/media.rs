@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{dialogs::by_routes, *};
 use crate::{
-    config::{AllowedDomain, MediaMode, Transport},
+    config::{AllowedDomain, Federation, MediaMode, Rights, Transport, UserPattern, UserPolicy},
     media::{
         calls::{CallSettings, CallState, OwnAddresses},
         flow::{FlowStatus, MediaSide},
@@ -553,4 +553,89 @@ fn what_the_firewall_could_not_open_is_opened_with_the_next_2xx() {
     assert_eq!(call.open(), [0, 4]);
     call.bob_says("200 OK", &audio(BOB, 5000));
     assert_eq!(call.open(), [4, 4]);
+}
+
+/// A remote user's call through contoso, and the connections of its caller and of the server.
+fn remote_call() -> (World, Req, ConnectionId, String) {
+    let mut world = world();
+    world.set_policy(CONTOSO, super::remote::outside_policy(&["fabrikam.example"], &[]));
+    let alice = world.remote(CONTOSO, super::remote::HOME);
+    let mut invite = Req::new("INVITE", "contoso.example", "contoso.example")
+        .with("Contact: <sip:alice@192.168.1.5:5061;transport=tls>");
+    invite.uri = "sip:bob@contoso.example".into();
+    let invite = with_sdp(invite, &audio("192.168.1.5", 4000));
+    world.say(CONTOSO, alice, &invite.text());
+    let (server, got) = world.mail(CONTOSO).pop().unwrap();
+    world.say(CONTOSO, server, &answer_with(&got, "200 OK", "b1", &audio(BOB, 5000)));
+    let ok = world.expect(CONTOSO, alice, "SIP/2.0 200 OK");
+    assert_eq!(world.edges[CONTOSO].flows.len(), 4);
+    (world, invite, alice, ok)
+}
+
+#[test]
+fn a_remote_users_media_ends_with_its_dialogs_token_and_not_without() {
+    let (mut world, invite, alice, ok) = remote_call();
+    let flows = world.edges[CONTOSO].flows.clone();
+    let eve = world.remote(CONTOSO, "198.51.100.66:50000");
+    for (at, method) in [(eve, "BYE"), (alice, "BYE"), (eve, "INVITE"), (eve, "UPDATE")] {
+        let mut request = invite.clone().branch(&format!("{method}{at:?}"));
+        (request.method, request.cseq) = (method, 7);
+        request.to.push_str(";tag=b1");
+        if method == "BYE" {
+            request =
+                Req { body: String::new(), headers: vec!["Max-Forwards: 70".into()], ..request };
+        }
+        world.say(CONTOSO, at, &request.text());
+        let mail = world.mail(CONTOSO);
+        let got = mail.iter().find(|(_, text)| text.starts_with(method));
+        let (server, got) = got.unwrap_or_else(|| panic!("{mail:#?}"));
+        assert_eq!(body(got), "", "{got}");
+        let reply = match method {
+            "BYE" => answer(got, "200 OK", Some("b1")),
+            _ => answer_with(got, "200 OK", "b1", &audio(BOB, 6000)),
+        };
+        world.say(CONTOSO, *server, &reply);
+        let heard = world.expect(CONTOSO, at, "SIP/2.0 200 OK");
+        assert_eq!(body(&heard), "", "{heard}");
+        assert_eq!(world.edges[CONTOSO].flows, flows, "{method}");
+    }
+    let bye = by_routes(&invite, &ok, true, "BYE", 2);
+    world.say(CONTOSO, alice, &bye.text());
+    assert_eq!(world.edges[CONTOSO].flows.len(), 0);
+}
+
+#[test]
+fn who_was_called_bounds_the_dialog_whomever_to_names() {
+    let users = vec![UserPolicy {
+        users: vec![UserPattern::User("carol".into(), domain("contoso.example"))],
+        rights: Rights { modalities: Modalities::NONE.with(Modality::Im), ..Rights::default() },
+    }];
+    let federation = Federation { users, ..federation(&[allow("fabrikam.example")], &[]) };
+    let policy = crate::federation::Policy::new(&[domain("contoso.example")], &federation);
+    let mut world = world();
+    world.set_policy(CONTOSO, std::sync::Arc::new(policy));
+    let at = world.partner(CONTOSO, "203.0.113.20:40001", &["sip.fabrikam.example"]);
+    let mut invite = Req::new("INVITE", "fabrikam.example", "contoso.example");
+    // To names bob, who may do everything.
+    invite.uri = "sip:carol@contoso.example".into();
+    let im = |address: &str| sdp(address, "m=message 5060 sip null");
+    let invite = with_sdp(invite, &im("203.0.113.99"));
+    assert!(!invite.to.contains("carol"));
+    world.say(CONTOSO, at, &invite.text());
+    let (server, got) = world.mail(CONTOSO).pop().unwrap();
+    assert!(got.starts_with("INVITE "), "{got}");
+    world.say(CONTOSO, server, &answer_with(&got, "200 OK", "b1", &im(BOB)));
+    let ok = world.expect(CONTOSO, at, "SIP/2.0 200 OK");
+    for by_caller in [true, false] {
+        let (connection, learned, address) =
+            if by_caller { (at, &ok, "203.0.113.99") } else { (server, &got, BOB) };
+        for (text, passes) in [(im(address), true), (audio(address, 4000), false)] {
+            let cseq = if passes { 2 } else { 3 };
+            let change = by_routes(&invite, learned, by_caller, "INVITE", cseq);
+            world.say(CONTOSO, connection, &with_sdp(change, &text).text());
+            let (_, heard) = world.mail(CONTOSO).pop().unwrap();
+            let expected = if passes { "INVITE " } else { "SIP/2.0 488 " };
+            assert!(heard.starts_with(expected), "{by_caller} {heard}");
+        }
+    }
 }

@@ -406,7 +406,7 @@ fn behind_nat_the_source_is_the_signalling_peers_and_the_way_back_follows_it() {
     // (signalling peer, prefix, what SDP says, where it goes at first, what comes)
     let cases = [
         ("198.41.0.9", "198.41.0.9", "192.168.1.5", "198.41.0.9:4000", "198.41.0.9:61000"),
-        ("198.41.0.9", "198.41.0.9", CALLER, "198.41.0.4:4000", "198.41.0.9:61000"),
+        ("198.41.0.9", "198.41.0.9", "198.41.0.9", "198.41.0.9:4000", "198.41.0.9:61000"),
         (
             "2a00:1450::9",
             "2a00:1450::/64",
@@ -446,6 +446,26 @@ fn behind_nat_the_source_is_the_signalling_peers_and_the_way_back_follows_it() {
             let anew = learner(&bench).learned_anew != before;
             assert_eq!(anew, port == 4010, "the kernel is to forget it too");
         }
+        bench.bye(true);
+        bench.assert_nothing_left();
+    }
+}
+
+#[test]
+fn behind_nat_an_address_that_makes_sense_is_the_source() {
+    for (peer, said) in [
+        ("198.41.0.9", CALLER),
+        ("198.41.0.9", "2a00:1450::7"),
+        ("2a00:1450::9", CALLER),
+        ("2a00:1450::9", "2a00:1450:0:1::7"),
+    ] {
+        let mut bench = Bench { behind_nat: true, ..Bench::new() };
+        bench.peers.outside = ip(peer);
+        bench.ask(&Say::invite(1), &audio(said, 4000)).unwrap();
+        bench.reply(&Say::invite(1), 200, "b", &audio(CALLEE, 5000)).unwrap();
+        let ways = bench.ways();
+        assert!(ways.contains(&format!("0 Rtp out: {said} 4000 -> {CALLEE}:5000")), "{ways:?}");
+        assert_eq!(ways.len(), 4, "{ways:?}");
         bench.bye(true);
         bench.assert_nothing_left();
     }

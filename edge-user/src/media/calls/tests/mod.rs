@@ -15,11 +15,11 @@ use std::{
 use bytes::Bytes;
 
 use super::*;
-use crate::config::MediaMode;
 use crate::media::{
     flow::{Component, Flow, FlowContent, FlowId, FlowStatus, Way},
     sdp::{Sdp, SdpBounds},
 };
+use crate::{config::MediaMode, sip::NameAddr};
 
 pub(super) const OUT: MediaSide = MediaSide::Outside;
 pub(super) const IN: MediaSide = MediaSide::Inside;
@@ -72,8 +72,8 @@ pub(super) struct Bench {
     pub forbidden: u32,
     pub behind_nat: bool,
     pub partner: Domain,
-    /// A remote user is outside, not a partner.
-    pub remote: bool,
+    /// A remote user of this name is outside, not a partner.
+    pub remote: Option<&'static [u8]>,
     pub inbound: bool,
     pub session: Option<Duration>,
     free: (usize, usize),
@@ -97,7 +97,7 @@ impl Bench {
             forbidden: 0,
             behind_nat: false,
             partner: "fabrikam.example".parse().unwrap(),
-            remote: false,
+            remote: None,
             inbound: true,
             session: None,
             free,
@@ -197,10 +197,15 @@ impl Bench {
             .map(|text| text.map(string))
     }
 
+    fn of_remote<'a>(&self, names: CallNames<'a>) -> CallNames<'a> {
+        let user = self.remote.map(|user| NameAddr::parse(user).unwrap().uri);
+        CallNames { partner: names.partner.filter(|_| user.is_none()), user, ..names }
+    }
+
     fn passage<'a>(&self, say: &Say<'a>, partner: &'a Domain, response: bool) -> Passage<'a> {
         let names = say.names(self.inbound, partner);
         Passage {
-            names: CallNames { partner: names.partner.filter(|_| !self.remote), ..names },
+            names: self.of_remote(names),
             exchange: say.exchange,
             cseq: say.cseq,
             method: say.method,
@@ -230,7 +235,7 @@ impl Bench {
     pub(super) fn bye(&mut self, by_caller: bool) {
         let partner = self.partner.clone();
         let say = Say { by_caller, to_tag: Some("b"), ..Say::invite(99) };
-        let names = say.names(self.inbound, &partner);
+        let names = self.of_remote(say.names(self.inbound, &partner));
         self.act(|calls, _, effects| calls.bye(&names, effects));
     }
 
@@ -313,7 +318,14 @@ impl<'a> Say<'a> {
             false => (self.to_tag.unwrap(), Some(self.caller)),
         };
         let inbound = inbound == self.by_caller;
-        CallNames { call_id: "call-1", from_tag, to_tag, inbound, partner: Some(partner) }
+        CallNames {
+            call_id: "call-1",
+            from_tag,
+            to_tag,
+            inbound,
+            partner: Some(partner),
+            user: None,
+        }
     }
 
     fn reply(&self, session: Option<Duration>) -> Reply<'static> {

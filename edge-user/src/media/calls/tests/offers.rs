@@ -331,3 +331,57 @@ fn before_anything_is_answered_another_target_may_be_of_another_family() {
     bench.bye(false);
     bench.assert_nothing_left();
 }
+
+#[test]
+fn a_remote_users_call_is_nobody_elses() {
+    const ALICE: &[u8] = b"<sip:alice@contoso.example>";
+    let remote = |user| Bench { remote: Some(user), behind_nat: true, ..Bench::new() };
+    let (home, elsewhere) = (ip("198.41.0.9"), ip("198.41.0.66"));
+    let invite = |exchange| Say::invite(exchange);
+    // Another user's names are others; parameters and the spelling of the host do not count.
+    let mut bench = remote(ALICE);
+    bench.set_up();
+    bench.remote = Some(b"<sip:eve@contoso.example>");
+    bench.bye(true);
+    assert_eq!(bench.open.len(), 4);
+    let ways = bench.ways();
+    // Who says to be alice and begins again is not: neither elsewhere, nor behind the same router.
+    bench.remote = Some(b"<sip:alice@CONTOSO.example;user=phone>");
+    for place in [elsewhere, home] {
+        bench.peers.outside = place;
+        let offer = audio("192.168.9.9", 4444);
+        assert_eq!(bench.ask(&invite(2), &offer), Err(MediaFault::Another));
+        assert_eq!(bench.ways(), ways);
+    }
+    bench.bye(false);
+    bench.assert_nothing_left();
+    // While it rings, too; alice herself may ask again, with a password.
+    bench.ask(&invite(1), &audio("192.168.1.5", 4000)).unwrap();
+    bench.peers.outside = elsewhere;
+    assert_eq!(bench.ask(&invite(2), &audio(CALLER, 4444)), Err(MediaFault::Another));
+    bench.peers.outside = home;
+    bench.ask(&invite(3), &audio("192.168.1.5", 4000)).unwrap();
+    bench.reply(&invite(3), 200, "b", &audio(CALLEE, 5000)).unwrap();
+    bench.bye(true);
+    bench.assert_nothing_left();
+}
+
+#[test]
+fn an_offer_alone_moves_no_source() {
+    let mut bench = Bench { behind_nat: true, ..Bench::new() };
+    bench.ask(&Say::invite(1), &audio("192.168.1.5", 4000)).unwrap();
+    bench.reply(&Say::invite(1), 200, "b", &audio(CALLEE, 5000)).unwrap();
+    let ways = bench.ways();
+    bench.peers.outside = ip("198.41.0.66");
+    let change = Say::within(CallMethod::Invite, 2, true);
+    bench.ask(&change, &audio("192.168.1.5", 4000)).unwrap();
+    let inside = |flow: &&Flow| flow.side == IN && flow.component == Component::Rtp;
+    let id = bench.open.values().find(inside).unwrap().id;
+    let seen = at("10.0.0.50:5010");
+    bench.act(|calls, now, effects| calls.learned(now, id, seen, effects));
+    let outside = |ways: Vec<String>| -> Vec<String> {
+        let source = |way: String| way.split(" -> ").next().unwrap().to_owned();
+        ways.into_iter().filter(|way| way.contains(" out: ")).map(source).collect()
+    };
+    assert_eq!(outside(bench.ways()), outside(ways));
+}
