@@ -9,17 +9,16 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use edge_user::{
     config::{AvService, Config, Interface, Line, MediaMode, Rates, Zone},
     firewall::{FirewallHandle, Owner, OwnerOptions, media::MediaTable},
 };
 
-use super::netns::Namespace;
+use super::{links, netns::Namespace};
 use crate::{
-    bench::raw::{self, Tiny},
     patience::patience,
-    wire::{DEVICE, EDGE4, EDGE6, PEER4, PEER6, Wire, ifindex},
+    wire::{DEVICE, EDGE4, EDGE6, PEER4, PEER6, Wire},
 };
 
 /// The edge's device inside.
@@ -65,19 +64,7 @@ impl MediaLab {
         let mut lab = Self { wire, inside, links: Vec::new() };
         lab.link()?;
         for (namespace, device) in [(&lab.wire.peer, "peer0"), (&lab.inside, "eth0")] {
-            let status = namespace
-                .command("ethtool")
-                .args(["-K", device, "tx", "off"])
-                .output()
-                .context("ethtool does not start")?;
-            if !status.status.success() {
-                bail!("ethtool: {}", String::from_utf8_lossy(&status.stderr));
-            }
-            let link = namespace.run(|| {
-                let index = ifindex(device).context("the device")?;
-                let program = raw::load(Tiny::Pass)?;
-                raw::attach(&program, index).context("attaching to the far end")
-            })??;
+            let link = links::far_end(namespace, device)?;
             lab.links.push(link);
         }
         Ok(lab)
