@@ -24,3 +24,4 @@ pub mod proxy;
 pub mod sip;
 pub mod state;
 pub mod verdicts;
+pub mod xmpp;

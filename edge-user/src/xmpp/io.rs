@@ -1,0 +1,380 @@
+//! The contract of the streams' core with the shell, and with who takes stanzas.
+//!
+//! A *pair* is a local and a remote domain, in that order, as in XEP-0220: what is proved of a
+//! stream is proved for pairs. A stanza leaves this core only for a pair that its stream has proved
+//! in that direction.
+
+use std::{net::SocketAddr, sync::Arc, time::Instant};
+
+use bytes::Bytes;
+
+use super::xml::Element;
+use crate::{domain::Domain, federation::CertificateNames};
+
+/// A connection the shell holds. Never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StreamId(pub u64);
+
+/// One try to connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DialId(pub u64);
+
+/// One question to DNS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LookupId(pub u64);
+
+/// Which side a connection belongs to: fixed by the listener that accepted it, or by the dial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum XmppSide {
+    /// An XMPP partner.
+    Partner,
+    /// An XMPP server of the organisation's own.
+    Inside,
+}
+
+/// A local and a remote domain.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Pair {
+    /// Served here.
+    pub local: Domain,
+    /// The other end's.
+    pub remote: Domain,
+}
+
+/// What TLS found out about the other end. The handshake goes through whatever the certificate is
+/// worth: whether that is enough is for the core to say (dialback may do without).
+#[derive(Clone, Debug)]
+pub struct TlsPeer {
+    /// `TLSv1.3`.
+    pub version: &'static str,
+    /// Cipher suite.
+    pub cipher: &'static str,
+    /// The certificate, if it sent one.
+    pub certificate: PeerCertificate,
+}
+
+/// What the other end's certificate is worth.
+#[derive(Clone, Debug)]
+pub enum PeerCertificate {
+    /// None was sent.
+    Missing,
+    /// It chains to the trust store, is in date and not revoked.
+    Valid(Arc<XmppNames>),
+    /// It does not.
+    Invalid {
+        /// Subject, issuer and serial, for people.
+        description: String,
+        /// The verifier's words.
+        fault: String,
+    },
+}
+
+/// Names of a validated certificate that speak of XMPP domains (RFC 6120 section 13.7.1.2).
+#[derive(Clone, Debug, Default)]
+pub struct XmppNames {
+    /// DNS names, wildcards, expiry, serial, description.
+    pub certificate: CertificateNames,
+    /// SRV names `_xmpp-server.DOMAIN` (RFC 4985): the domains.
+    pub srv: Vec<Domain>,
+    /// `id-on-xmppAddr` without local part and resource (RFC 6120 section 13.7.1.4).
+    pub addresses: Vec<Domain>,
+}
+
+/// Where to connect to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct XmppTarget {
+    /// Its side.
+    pub side: XmppSide,
+    /// Address and port.
+    pub address: SocketAddr,
+    /// TLS from the first byte (XEP-0368): the shell does the handshake before it says `Connected`.
+    pub direct_tls: bool,
+    /// SNI: the remote domain.
+    pub server_name: Domain,
+    /// Whose certificate of ours is presented: the local domain.
+    pub local: Domain,
+}
+
+/// An address that DNS names, in the order in which to try.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct XmppHost {
+    /// SRV target, or the domain itself.
+    pub host: Domain,
+    /// Address and port. Never ours, loopback or private unless the configuration names it.
+    pub address: SocketAddr,
+    /// From `_xmpps-server`.
+    pub direct_tls: bool,
+}
+
+/// What is to be looked up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum XmppQuestion {
+    /// `_xmpps-server._tcp` and `_xmpp-server._tcp` mixed by priority and weight (XEP-0368), else
+    /// A and AAAA with port 5269.
+    Domain(Domain),
+    /// A and AAAA of a host that is configured.
+    Host(Domain, u16),
+}
+
+/// Why DNS gave nothing.
+pub use crate::proxy::ResolveError;
+
+/// What comes in.
+#[derive(Debug)]
+pub enum XmppInput {
+    /// A connection was accepted. With `tls`: a direct TLS listener, the handshake is done.
+    Accepted {
+        /// Its id.
+        stream: StreamId,
+        /// Its side.
+        side: XmppSide,
+        /// The other end.
+        remote: SocketAddr,
+        /// Ours.
+        local: SocketAddr,
+        /// What TLS found out.
+        tls: Option<TlsPeer>,
+    },
+    /// A connection that was asked for is there. With `tls`: direct TLS.
+    Connected {
+        /// Which try.
+        dial: DialId,
+        /// Its id.
+        stream: StreamId,
+        /// What TLS found out.
+        tls: Option<TlsPeer>,
+    },
+    /// It could not be made.
+    ConnectFailed {
+        /// Which try.
+        dial: DialId,
+        /// Why, for people.
+        fault: String,
+    },
+    /// Bytes came (after TLS). At most a few KiB at once.
+    Bytes {
+        /// On which connection.
+        stream: StreamId,
+        /// What.
+        bytes: Bytes,
+    },
+    /// The handshake that `StartTls` asked for is done.
+    TlsDone {
+        /// On which connection.
+        stream: StreamId,
+        /// What it found out.
+        tls: TlsPeer,
+    },
+    /// A connection is gone (also after a failed handshake).
+    Closed {
+        /// Which.
+        stream: StreamId,
+        /// Why, when it was not in good order.
+        fault: Option<String>,
+    },
+    /// DNS answered.
+    Resolved {
+        /// Which question.
+        lookup: LookupId,
+        /// In the order in which to try, never empty, and until when it holds.
+        result: Result<(Vec<XmppHost>, Instant), ResolveError>,
+    },
+    /// A stanza is to be sent. `from` and `to` are set and name a pair; the core looks for a stream
+    /// that serves it, or makes one.
+    Send {
+        /// For which pair.
+        pair: Pair,
+        /// To an XMPP partner, or to an inside server.
+        side: XmppSide,
+        /// The stanza.
+        stanza: Element,
+    },
+}
+
+/// What is to be done, in this order.
+#[derive(Debug)]
+pub enum XmppOutput {
+    /// Write bytes.
+    Write {
+        /// Where.
+        stream: StreamId,
+        /// What.
+        bytes: Bytes,
+    },
+    /// Begin TLS, after what was written before; answer with `TlsDone` or `Closed`. Bytes read but
+    /// not yet handed in before the handshake are an error of the peer: close.
+    StartTls {
+        /// Where.
+        stream: StreamId,
+        /// We are the server of the handshake.
+        accepting: bool,
+        /// SNI when we are the client, and whose certificate of ours is presented.
+        pair: Pair,
+    },
+    /// Close a connection after what was written before.
+    Close {
+        /// Which.
+        stream: StreamId,
+    },
+    /// Connect; answer with `Connected` or `ConnectFailed`.
+    Connect {
+        /// Which try.
+        dial: DialId,
+        /// Where to.
+        target: XmppTarget,
+    },
+    /// Look up; answer with `Resolved`.
+    Resolve {
+        /// Which question.
+        lookup: LookupId,
+        /// What.
+        question: XmppQuestion,
+    },
+    /// A stanza came on a stream that proved this pair. `from` and `to` are set, valid JIDs, and
+    /// lie in the pair.
+    Deliver {
+        /// The pair.
+        pair: Pair,
+        /// Where it came from.
+        side: XmppSide,
+        /// The stanza.
+        stanza: Element,
+    },
+    /// A stanza that was to be sent was not: no stream could be had.
+    Undelivered {
+        /// For which pair.
+        pair: Pair,
+        /// The stanza.
+        stanza: Element,
+        /// The condition of RFC 6120 section 8.3.3: `remote-server-not-found`,
+        /// `remote-server-timeout`, `resource-constraint`, `policy-violation` or `forbidden`.
+        condition: &'static str,
+        /// What went wrong: side, step, check, certificate subject, mend.
+        text: String,
+    },
+    /// Something an operator should be able to see.
+    Event(XmppEvent),
+}
+
+/// What an operator can see. Never a body, a key or a password.
+#[derive(Clone, Debug)]
+pub enum XmppEvent {
+    /// A pair was proved on a stream.
+    Proved {
+        /// Which stream.
+        stream: StreamId,
+        /// The pair.
+        pair: Pair,
+        /// `sasl-external` or `dialback`.
+        how: &'static str,
+        /// The other end.
+        remote: SocketAddr,
+    },
+    /// Something was refused.
+    Refused {
+        /// One name for log, counters and documentation.
+        reason: XmppRefusal,
+        /// The other end's address, when there is a connection.
+        remote: Option<SocketAddr>,
+        /// The other end's domain, when it is known.
+        domain: Option<Domain>,
+        /// Side, step, check, certificate subject, mend.
+        text: String,
+    },
+    /// A stream ended.
+    Ended {
+        /// Which.
+        stream: StreamId,
+        /// For people.
+        text: String,
+    },
+}
+
+/// Why something was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum XmppRefusal {
+    /// XML that XMPP does not allow, or that is not well-formed.
+    Xml,
+    /// Deeper, longer or with more attributes than is allowed.
+    XmlLimit,
+    /// A stanza, or more, before anything was proved.
+    NotAuthorized,
+    /// Not done in time.
+    Slow,
+    /// The domain is not an XMPP partner, or none of ours was asked for.
+    UnknownDomain,
+    /// The domain is blocked.
+    DomainBlocked,
+    /// XMPP federation is off.
+    Disabled,
+    /// TLS is demanded, and there is none.
+    NoTls,
+    /// TLS failed.
+    TlsFailed,
+    /// The certificate does not prove the domain, and nothing else may.
+    Certificate,
+    /// Dialback says no, or could not be done.
+    Dialback,
+    /// A `from` or `to` outside of what was proved.
+    InvalidFrom,
+    /// Too many streams or stanzas.
+    Limit,
+    /// The other end ended the stream with an error.
+    PeerError,
+    /// DNS names no server, or none can be reached.
+    Unreachable,
+    /// The user may not.
+    UserNoXmpp,
+    /// A partner whose users must be invited first.
+    NotInvited,
+    /// Out of step with the protocol.
+    Protocol,
+}
+
+impl XmppRefusal {
+    /// Every one.
+    pub const ALL: &'static [XmppRefusal] = &[
+        XmppRefusal::Xml,
+        XmppRefusal::XmlLimit,
+        XmppRefusal::NotAuthorized,
+        XmppRefusal::Slow,
+        XmppRefusal::UnknownDomain,
+        XmppRefusal::DomainBlocked,
+        XmppRefusal::Disabled,
+        XmppRefusal::NoTls,
+        XmppRefusal::TlsFailed,
+        XmppRefusal::Certificate,
+        XmppRefusal::Dialback,
+        XmppRefusal::InvalidFrom,
+        XmppRefusal::Limit,
+        XmppRefusal::PeerError,
+        XmppRefusal::Unreachable,
+        XmppRefusal::UserNoXmpp,
+        XmppRefusal::NotInvited,
+        XmppRefusal::Protocol,
+    ];
+
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            XmppRefusal::Xml => "xmpp-xml",
+            XmppRefusal::XmlLimit => "xmpp-xml-limit",
+            XmppRefusal::NotAuthorized => "xmpp-not-authorized",
+            XmppRefusal::Slow => "xmpp-slow",
+            XmppRefusal::UnknownDomain => "xmpp-unknown-domain",
+            XmppRefusal::DomainBlocked => "xmpp-domain-blocked",
+            XmppRefusal::Disabled => "xmpp-disabled",
+            XmppRefusal::NoTls => "xmpp-no-tls",
+            XmppRefusal::TlsFailed => "xmpp-tls-failed",
+            XmppRefusal::Certificate => "xmpp-certificate",
+            XmppRefusal::Dialback => "xmpp-dialback",
+            XmppRefusal::InvalidFrom => "xmpp-invalid-from",
+            XmppRefusal::Limit => "xmpp-limit",
+            XmppRefusal::PeerError => "xmpp-peer-error",
+            XmppRefusal::Unreachable => "xmpp-unreachable",
+            XmppRefusal::UserNoXmpp => "xmpp-user-no-xmpp",
+            XmppRefusal::NotInvited => "xmpp-not-invited",
+            XmppRefusal::Protocol => "xmpp-protocol",
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! XMPP federation: streams between servers, and the gateway between XMPP and SIP. No sockets, no
+//! clock.
+//!
+//! | part | what it does | document |
+//! | --- | --- | --- |
+//! | `xml` | the guard that reads what comes from outside, and the tree that it makes of a stanza | RFC 6120 section 11 |
+//! | `io` | the contract between the streams and the shell, and between the streams and who takes stanzas | |
+//! | `gateway` | SIP to XMPP and back | RFC 7247, 7572, 8048 |
+//!
+//! What this module must never do: build a tree of XML that the guard has not passed, hand on a
+//! stanza of a stream that has not proved its domain, or pass bytes of one stream to another: a
+//! stanza is read once and written anew.
+
+pub mod gateway;
+pub mod io;
+pub mod ns;
+pub mod settings;
+pub mod xml;
