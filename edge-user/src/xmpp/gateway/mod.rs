@@ -5,4 +5,6 @@
 //! no SIP timer but those of RFC 3261 sections 17.1.1.2 (B), 17.1.2.2 (F), 13.3.1.4 (2xx) and 14 is
 //! needed.
 
+pub mod address;
+pub mod errors;
 pub mod io;
