@@ -21,7 +21,7 @@ use crate::{
         FirewallError,
         media::{Delays, MediaNumbers, MediaTable, NextHop},
     },
-    media::flow::{Flow, FlowId, FlowStatus, MediaChange},
+    media::flow::{CallId, Flow, FlowId, FlowStatus, MediaChange},
     net::{
         Core as _,
         shell::{MediaApplied, MediaSink},
@@ -30,6 +30,10 @@ use crate::{
 
 /// How often the calls are told what the kernel counted.
 const COUNTS: Duration = Duration::from_secs(5);
+/// Calls whose counts they are told in one go: every message waits as long as that takes.
+const PART: usize = 64;
+/// Messages have their turn between two parts.
+const BREATH: Duration = Duration::from_millis(2);
 
 /// The table of flows, and how long changes took.
 #[derive(Debug)]
@@ -80,7 +84,17 @@ impl Media {
     }
 
     pub(super) fn status(&self) -> Result<Vec<FlowStatus>, FirewallError> {
-        self.table().status()
+        let calls = self.table().calls();
+        self.status_of(&calls)
+    }
+
+    /// The table is free while the kernel is asked: whoever opens a flow waits for it.
+    fn status_of(&self, calls: &[CallId]) -> Result<Vec<FlowStatus>, FirewallError> {
+        let (entries, counts) = {
+            let table = self.table();
+            (table.entries(calls), table.counts())
+        };
+        counts.of(&entries)
     }
 
     pub(super) fn next_hop(&self, id: FlowId) -> Option<NextHop> {
@@ -133,6 +147,7 @@ impl Daemon {
     pub(super) async fn keep_media(self: Arc<Self>) {
         let Some(media) = self.media.clone() else { return };
         let mut counted = Instant::now();
+        let mut calls: Vec<CallId> = Vec::new();
         let events = media.table().events().and_then(|events| {
             // SAFETY: it owns its descriptor, keeps it, and gives nobody another's.
             unsafe { AsyncFd::register_with_interest(events, Interest::READABLE) }
@@ -144,6 +159,7 @@ impl Daemon {
         let events = events.ok();
         loop {
             let next = media.table().next_tick();
+            let next = if calls.is_empty() { next } else { next.min(BREATH) };
             let _ = tokio::time::timeout(next, async {
                 tokio::select! {
                     () = media.hurry.notified() => {}
@@ -159,15 +175,24 @@ impl Daemon {
                 warn!(%fault, "the way of media flows could not be followed");
             }
             self.tell_learned(&learned);
-            if counted.elapsed() >= COUNTS {
+            if calls.is_empty() && counted.elapsed() >= COUNTS {
                 counted = Instant::now();
-                match media.status() {
-                    Ok(all) => {
-                        self.shell.with_core(|core, now, out| core.media_seen(now, &all, out));
-                    }
-                    Err(fault) => warn!(%fault, "what media flows counted could not be read"),
-                }
+                calls = media.table().calls();
             }
+            let rest = calls.len().saturating_sub(PART);
+            self.tell_counts(&media, &calls.split_off(rest));
+        }
+    }
+
+    fn tell_counts(&self, media: &Media, calls: &[CallId]) {
+        if calls.is_empty() {
+            return;
+        }
+        match media.status_of(calls) {
+            Ok(part) => {
+                self.shell.with_core(|core, now, out| core.media_seen(now, &part, out));
+            }
+            Err(fault) => warn!(%fault, "what media flows counted could not be read"),
         }
     }
 

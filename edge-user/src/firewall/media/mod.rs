@@ -27,6 +27,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     os::fd::{AsFd as _, OwnedFd},
     path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -103,6 +104,7 @@ pub struct MediaTable {
     /// Where the way is another one, which could not be written.
     unrouted: HashSet<Target>,
     numbers: MediaNumbers,
+    counts: Counts,
 }
 
 impl fmt::Debug for MediaTable {
@@ -131,7 +133,8 @@ impl MediaTable {
             }
         }
         let events = open(pins, names::MEDIA_EVENTS)?;
-        Ok(Self { table, hops, events, unrouted: HashSet::new(), numbers: MediaNumbers::default() })
+        let (unrouted, numbers) = (HashSet::new(), MediaNumbers::default());
+        Ok(Self { table, hops, events, unrouted, numbers, counts: Counts::open(pins)? })
     }
 
     /// Puts changes in force, in their order. One that fails does not stop the others.
@@ -261,17 +264,25 @@ impl MediaTable {
         flows.filter_map(|(_, entry)| entry::from_kernel(&entry.kernel, now)).collect()
     }
 
+    /// All calls that have flows open.
+    pub fn calls(&self) -> Vec<CallId> {
+        self.table.calls().collect()
+    }
+
+    /// Their flows, as the kernel holds them.
+    pub fn entries(&self, calls: &[CallId]) -> Vec<MediaFlow> {
+        let flows = calls.iter().flat_map(|call| self.table.of_call(*call));
+        flows.filter_map(|id| Some(self.table.get(id)?.kernel)).collect()
+    }
+
+    /// What the kernel counts, to be read without this table.
+    pub(crate) fn counts(&self) -> Counts {
+        self.counts.clone()
+    }
+
     /// What the kernel counted for each flow that is open.
     pub fn status(&self) -> Result<Vec<FlowStatus>, FirewallError> {
-        let highest = self.table.entries().map(|(id, _)| id.0).max();
-        let Some(highest) = highest else { return Ok(Vec::new()) };
-        let states: Vec<MediaState> = self.table.writes.states(highest + 1)?;
-        let flows = self.table.entries();
-        Ok(flows
-            .filter_map(|(id, entry)| {
-                Some(status::status(&entry.kernel, states.get(id.0 as usize)?))
-            })
-            .collect())
+        self.counts.of(&self.entries(&self.calls()))
     }
 
     /// Sources that were learned since the last time.
@@ -315,6 +326,28 @@ impl MediaTable {
     }
 }
 
+/// What the kernel counts of flows.
+#[derive(Clone)]
+pub(crate) struct Counts(Arc<Array<MapData, MediaState>>);
+
+impl Counts {
+    fn open(pins: &Path) -> Result<Self, FirewallError> {
+        Ok(Self(Arc::new(open(pins, names::MEDIA_STATES)?)))
+    }
+
+    /// Of these.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub(crate) fn of(&self, flows: &[MediaFlow]) -> Result<Vec<FlowStatus>, FirewallError> {
+        let of = |flow: &MediaFlow| {
+            let state = self.0.get(&flow.state, 0).map_err(at(names::MEDIA_STATES))?;
+            Ok(status::status(flow, &state))
+        };
+        flows.iter().map(of).collect()
+    }
+}
+
 /// Every door with its slot, and every slot that is not empty.
 type Held = (Vec<(Door, u32)>, HashMap<u32, MediaFlow>);
 
@@ -325,7 +358,7 @@ struct Maps {
     flows: Array<MapData, MediaFlow>,
     states: Array<MapData, MediaState>,
     /// The same maps once more, for reading much at once.
-    bulk: [MapData; 3],
+    bulk: [MapData; 2],
 }
 
 impl Maps {
@@ -337,17 +370,13 @@ impl Maps {
             pinholes: open(pins, names::MEDIA_PINHOLES)?,
             flows: open(pins, names::MEDIA_FLOWS)?,
             states: open(pins, names::MEDIA_STATES)?,
-            bulk: [
-                bulk(names::MEDIA_PORTS)?,
-                bulk(names::MEDIA_FLOWS)?,
-                bulk(names::MEDIA_STATES)?,
-            ],
+            bulk: [bulk(names::MEDIA_PORTS)?, bulk(names::MEDIA_FLOWS)?],
         })
     }
 
     /// All that they hold.
     fn read(&self) -> Result<Held, FirewallError> {
-        let [ports, flows, _] = &self.bulk;
+        let [ports, flows] = &self.bulk;
         let ports: Vec<u32> = values(ports, names::MEDIA_PORTS, MEDIA_PORT_SLOTS)?;
         let doors = (0u32..).zip(ports).filter(|(_, slot)| *slot != 0);
         let mut doors: Vec<_> = doors.map(|(index, slot)| (Door::Port(index), slot)).collect();
@@ -358,12 +387,6 @@ impl Maps {
         let flows: Vec<MediaFlow> = values(flows, names::MEDIA_FLOWS, MEDIA_FLOW_SLOTS)?;
         let used = (0u32..).zip(flows).filter(|(_, flow)| flow.call != 0);
         Ok((doors, used.collect()))
-    }
-
-    /// The first states.
-    fn states(&self, slots: u32) -> Result<Vec<MediaState>, FirewallError> {
-        let [.., states] = &self.bulk;
-        values(states, names::MEDIA_STATES, slots)
     }
 }
 

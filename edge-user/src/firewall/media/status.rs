@@ -6,9 +6,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use edge_ebpf::abi::{MEDIA_LEARNED, MEDIA_STATE_SLOTS, MediaFlow, MediaLearned, MediaState};
+use edge_ebpf::abi::{MEDIA_LEARNED, MediaFlow, MediaLearned, MediaState};
 
-use super::{Maps, entry};
+use super::{Counts, Maps, entry};
 use crate::{
     firewall::{FirewallError, decode, sys},
     media::flow::{CallId, Flow, FlowId, FlowStatus},
@@ -27,17 +27,18 @@ pub struct FlowRow {
 pub fn read(pins: &Path) -> Result<Vec<FlowRow>, FirewallError> {
     let maps = Maps::open(pins)?;
     let (doors, slots) = maps.read()?;
-    let states = maps.states(MEDIA_STATE_SLOTS)?;
-    let now = sys::now().monotonic;
-    let mut rows: Vec<FlowRow> = doors
+    let open: Vec<MediaFlow> = doors
         .into_iter()
         .filter_map(|(door, slot)| {
-            let kernel = slots.get(&slot).filter(|kernel| entry::door_of(kernel) == door)?;
-            let flow = entry::from_kernel(kernel, now)?;
-            let status = status(kernel, states.get(kernel.state as usize)?);
-            Some(FlowRow { flow, status })
+            slots.get(&slot).copied().filter(|kernel| entry::door_of(kernel) == door)
         })
         .collect();
+    let now = sys::now().monotonic;
+    let of_all = Counts::open(pins)?.of(&open)?;
+    let rows = open.iter().zip(of_all).filter_map(|(kernel, status)| {
+        Some(FlowRow { flow: entry::from_kernel(kernel, now)?, status })
+    });
+    let mut rows: Vec<FlowRow> = rows.collect();
     rows.sort_by_key(|row| (row.flow.call, row.flow.line, row.flow.id));
     Ok(rows)
 }

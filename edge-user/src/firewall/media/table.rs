@@ -229,6 +229,11 @@ impl<W: MediaWrites> Table<W> {
         self.flows.iter().map(|(id, entry)| (*id, entry))
     }
 
+    /// Calls that have flows open.
+    pub fn calls(&self) -> impl Iterator<Item = CallId> {
+        self.calls.keys().copied()
+    }
+
     /// Calls and flows that are open.
     pub fn open_now(&self) -> (usize, usize) {
         (self.calls.len(), self.flows.len())

@@ -1,7 +1,9 @@
 //! What a relayed packet costs: our program in the kernel beside rtpengine in user space and
 //! nftables' address translation. All work for a packet is counted alike: the kernel thread that
 //! receives for the outer device, and processes; less the same packets dropped at that device.
+//! And what many calls cost: see [`calls`].
 
+mod calls;
 mod cpu;
 mod rtpengine;
 mod wire;
@@ -45,7 +47,7 @@ const FIRST_PORT: u16 = 40_000;
 /// Turns of each contender.
 const ROUNDS: usize = 3;
 
-/// Measures everything, or with `only` one part: `relay`.
+/// Measures everything, or with `only` one part: `relay` or `calls`.
 ///
 /// # Errors
 /// When a contender cannot be set up: not root, or a package is missing.
@@ -55,7 +57,10 @@ pub fn bench(say: &dyn Fn(&str), only: Option<&str>) -> Result<Vec<Row>> {
     if only.is_none_or(|only| only == "relay") {
         rows.extend(relay(say)?);
     }
-    ensure!(!rows.is_empty(), "there is the part relay");
+    if only.is_none_or(|only| only == "calls") {
+        rows.extend(calls::calls(say)?);
+    }
+    ensure!(!rows.is_empty(), "there are the parts relay and calls");
     Ok(rows)
 }
 

@@ -5,11 +5,11 @@ mod attacks;
 pub mod codec;
 mod cpu;
 mod latency;
-mod load;
+pub(super) mod load;
 mod memory;
-mod proxies;
-mod traffic;
-mod world;
+pub(super) mod proxies;
+pub(super) mod traffic;
+pub(super) mod world;
 
 use anyhow::{Result, bail, ensure};
 

@@ -1,8 +1,9 @@
 //! Both proxies, started the same way: in the world's proxy namespace, on one core.
 
-use std::{net::TcpStream, path::PathBuf, time::Duration};
+use std::{net::TcpStream, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
 
 use super::{
     cpu,
@@ -38,7 +39,7 @@ impl Proxy {
     /// Starts one.
     pub fn start(world: &World, product: Product, inside: Inside) -> Result<Self> {
         match product {
-            Product::Edge => Self::edge(world, inside),
+            Product::Edge => Self::edge(world, inside, ""),
             Product::Kamailio => {
                 let mut last = anyhow::anyhow!("never started");
                 for _ in 0..TRIES {
@@ -52,14 +53,15 @@ impl Proxy {
         }
     }
 
-    fn edge(world: &World, inside: Inside) -> Result<Self> {
+    /// Starts ours with `more` at the end of its file.
+    pub fn edge(world: &World, inside: Inside, more: &str) -> Result<Self> {
         let dir = world.dir.join("edge");
         std::fs::create_dir_all(&dir)?;
         let config = dir.join("edge.toml");
         let text = fill(world, include_str!("edge.toml"), inside)
             .replace("@DIR@", &dir.display().to_string())
             .replace("@PINS@", &world.pins().display().to_string());
-        std::fs::write(&config, text)?;
+        std::fs::write(&config, text + more)?;
         let mut command = world.proxy.command("taskset");
         command.args(["-c", &CORE.to_string()]).arg(binary()?).arg("run").arg("-c").arg(&config);
         command.env("NO_COLOR", "1");
@@ -125,12 +127,23 @@ impl Proxy {
         self.process.log().lines().take(12).collect::<Vec<_>>().join("\n")
     }
 
-    /// Takes the firewall's programs away while the daemon runs on.
-    pub fn without_firewall(&self) -> Result<()> {
-        let output = std::process::Command::new(binary()?)
-            .args(["detach", "--force", "-c"])
+    /// What `edge ARGUMENTS --json` says.
+    pub fn json(&self, arguments: &[&str]) -> Result<Value> {
+        let output = Command::new(binary()?)
+            .args(arguments)
+            .args(["--json", "-c"])
             .arg(&self.config)
             .output()?;
+        if !output.status.success() {
+            bail!("edge {arguments:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(serde_json::from_slice(&output.stdout)?)
+    }
+
+    /// Takes the firewall's programs away while the daemon runs on.
+    pub fn without_firewall(&self) -> Result<()> {
+        let output =
+            Command::new(binary()?).args(["detach", "--force", "-c"]).arg(&self.config).output()?;
         if !output.status.success() {
             bail!("edge detach: {}", String::from_utf8_lossy(&output.stderr).trim());
         }

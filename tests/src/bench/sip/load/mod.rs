@@ -73,6 +73,25 @@ impl Outcome {
     }
 }
 
+/// Somebody who looks at the messages of calls as they come.
+pub trait Watch {
+    /// An INVITE reached the callee, who has not answered yet.
+    fn offered(&mut self, call: u32, message: &[u8]);
+    /// A call's 200 reached the caller, who goes on now.
+    fn answered(&mut self, call: u32, message: &[u8]);
+    /// The 200 of its BYE reached the caller.
+    fn ended(&mut self, call: u32);
+}
+
+/// Nobody looks.
+struct Unwatched;
+
+impl Watch for Unwatched {
+    fn offered(&mut self, _: u32, _: &[u8]) {}
+    fn answered(&mut self, _: u32, _: &[u8]) {}
+    fn ended(&mut self, _: u32) {}
+}
+
 /// Caller and callee, connected.
 pub struct Load {
     inside: Inside,
@@ -85,7 +104,8 @@ pub struct Load {
 }
 
 /// A run under way.
-struct Run {
+struct Run<'w> {
+    watch: &'w mut dyn Watch,
     plan: Plan,
     number: u32,
     began: Instant,
@@ -133,9 +153,18 @@ impl Load {
     /// # Errors
     /// When a call fails, or does not end: figures of a run with faults mean nothing.
     pub fn play(&mut self, plan: Plan) -> Result<Outcome> {
+        self.play_watched(plan, &mut Unwatched)
+    }
+
+    /// The same while somebody looks at it.
+    ///
+    /// # Errors
+    /// As [`Self::play`].
+    pub fn play_watched(&mut self, plan: Plan, watch: &mut dyn Watch) -> Result<Outcome> {
         self.run += 1;
         let own = super::cpu::of_thread()?;
         let mut run = Run {
+            watch,
             plan,
             number: self.run,
             began: Instant::now(),
@@ -198,7 +227,7 @@ impl Load {
     }
 
     /// Reads everything there is and answers it.
-    fn turn(&mut self, run: &mut Run) -> Result<()> {
+    fn turn(&mut self, run: &mut Run<'_>) -> Result<()> {
         while let Ok((socket, _)) = self.listener.accept() {
             let tls = match self.inside {
                 Inside::Tls => Some(ServerConnection::new(self.tls.server.clone())?.into()),
@@ -213,6 +242,7 @@ impl Load {
         let contact = self.inside.contact();
         for link in &mut self.callees {
             link.read(text::first_message, |message, out| {
+                run.offered(message);
                 text::answers(out, message, contact, |_| {});
             })?;
             if link.is_handshaking() {
@@ -243,7 +273,7 @@ impl Load {
     }
 }
 
-impl Run {
+impl Run<'_> {
     /// Begins what is due; when the next is.
     fn begin(&mut self, callers: &mut [Link]) -> Result<Instant> {
         let now = Instant::now();
@@ -270,6 +300,15 @@ impl Run {
         Ok(now + Duration::from_millis(100))
     }
 
+    /// A request reached the callee.
+    fn offered(&mut self, message: &[u8]) {
+        if message.starts_with(b"INVITE ")
+            && let Some((call, _)) = text::call(message).filter(|(_, run)| *run == self.number)
+        {
+            self.watch.offered(call, message);
+        }
+    }
+
     /// A response reached the caller.
     fn answered(&mut self, message: &[u8], from: SocketAddr, out: &mut Vec<u8>) {
         let status = text::status(message);
@@ -279,11 +318,15 @@ impl Run {
         let Some((due, answered)) = self.calls.get_mut(call as usize) else { return };
         match status {
             Some(100..200) => {}
-            Some(200) if text::is_of_bye(message) => self.ended += 1,
+            Some(200) if text::is_of_bye(message) => {
+                self.watch.ended(call);
+                self.ended += 1;
+            }
             Some(200) if *answered => {}
             Some(200) => {
                 *answered = true;
                 self.latencies.push(due.elapsed());
+                self.watch.answered(call, message);
                 let number = (call, self.number);
                 match self.plan.scenario {
                     Scenario::Call => text::inside_dialog(out, message, number, from, true),
