@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, KeyUsagePurpose, SanType, date_time_ymd,
+    BasicConstraints, CertificateParams, CertifiedIssuer, CustomExtension, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType, date_time_ymd,
 };
 
 use super::layout::Site;
@@ -43,6 +43,18 @@ impl Authority {
     /// Issues a certificate for `dns` names and `sip:` URIs, as `DIR/FILE.pem` and `.key`.
     pub fn issue(&self, file: &str, dns: &[&str], uris: &[&str]) -> Result<Identity> {
         self.issue_until(file, dns, uris, 2090)
+    }
+
+    /// Issues a certificate that names XMPP domains by SRV names only (RFC 4985), as hosts that
+    /// serve others' domains have.
+    pub fn issue_xmpp(&self, file: &str, domains: &[&str]) -> Result<Identity> {
+        let mut params = leaf(&[], &[], 2090)?;
+        let first = domains.first().copied().unwrap_or("lab");
+        params.distinguished_name.push(DnType::CommonName, first);
+        params.custom_extensions.push(srv_names(domains));
+        let key = KeyPair::generate()?;
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        write(&self.dir, file, &certificate.pem(), &key)
     }
 
     /// The same, with the year it ends in.
@@ -117,6 +129,20 @@ impl Identities {
             authority,
         })
     }
+}
+
+/// A subject alternative name extension of SRV names: the certificate maker knows no IA5String
+/// there. Names are short, so every length is one byte.
+fn srv_names(domains: &[&str]) -> CustomExtension {
+    const SUBJECT_ALT_NAME: &[u64] = &[2, 5, 29, 17];
+    const ON_DNS_SRV: &[u8] = &[0x06, 0x08, 0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x08, 0x07];
+    let element = |tag: u8, content: &[u8]| [&[tag, content.len() as u8], content].concat();
+    let names = domains.iter().flat_map(|domain| {
+        let text = element(0x16, format!("_xmpp-server.{domain}").as_bytes());
+        element(0xa0, &[ON_DNS_SRV, &element(0xa0, &text)].concat())
+    });
+    let names: Vec<u8> = names.collect();
+    CustomExtension::from_oid_content(SUBJECT_ALT_NAME, element(0x30, &names))
 }
 
 fn self_signed(dir: &Path, host: &str) -> Result<Identity> {

@@ -14,6 +14,10 @@ use super::{layout::Site, netns::Namespace, process::Process};
 
 /// The service of SIP federation over TLS.
 pub const FEDERATION_SERVICE: &str = "_sipfederationtls._tcp";
+/// The service of XMPP servers.
+pub const XMPP_SERVICE: &str = "_xmpp-server._tcp";
+/// The same with TLS from the first byte (XEP-0368).
+pub const XMPPS_SERVICE: &str = "_xmpps-server._tcp";
 /// Time to live of every record, in seconds: short, so that a changed zone is seen soon.
 pub const TTL: u32 = 5;
 
@@ -33,10 +37,12 @@ impl Record {
 
     /// The federation SRV record of `domain`.
     pub fn federation(domain: &str, target: &str, port: u16) -> Self {
-        Self {
-            owner: format!("{FEDERATION_SERVICE}.{domain}"),
-            data: format!("SRV 0 0 {port} {target}."),
-        }
+        Self::service(FEDERATION_SERVICE, domain, target, port)
+    }
+
+    /// The SRV record of `domain` for a service.
+    pub fn service(service: &str, domain: &str, target: &str, port: u16) -> Self {
+        Self { owner: format!("{service}.{domain}"), data: format!("SRV 0 0 {port} {target}.") }
     }
 
     /// Any other record, in zone file form.
@@ -64,6 +70,7 @@ pub fn honest_records() -> Vec<Record> {
         }
         if !matches!(site, Site::Dns | Site::Stranger | Site::Evil) {
             records.push(Record::federation(&site.domain(), &site.host(), 5061));
+            records.push(Record::service(XMPP_SERVICE, &site.domain(), &site.host(), 5269));
         }
     }
     // The neighbour is a real domain of its own, with a real SRV record.
@@ -81,13 +88,19 @@ pub struct Dns {
 }
 
 impl Dns {
-    /// Starts it in `namespace`, with its files in `dir`, and waits until it answers.
-    pub fn start(namespace: &Namespace, dir: &Path, records: Vec<Record>) -> Result<Self> {
+    /// Starts it in `namespace`, with its files in `dir`, and waits until it answers there, on
+    /// loopback and at `addresses`.
+    pub fn start(
+        namespace: &Namespace,
+        dir: &Path,
+        addresses: &[IpAddr],
+        records: Vec<Record>,
+    ) -> Result<Self> {
         std::fs::create_dir_all(dir)?;
         let zone_file = dir.join("example.zone");
         write_zone(&zone_file, &records, 1)?;
         let config = dir.join("nsd.conf");
-        std::fs::write(&config, server_config(dir))?;
+        std::fs::write(&config, server_config(dir, addresses))?;
         let mut command = namespace.command("nsd");
         command.arg("-d").arg("-c").arg(&config);
         let process = Process::spawn("nsd (package nsd)", command, &dir.join("nsd.log"))?;
@@ -149,12 +162,12 @@ impl Dns {
     }
 }
 
-fn server_config(dir: &Path) -> String {
+fn server_config(dir: &Path, addresses: &[IpAddr]) -> String {
     let dir = dir.display();
+    let listen: String =
+        addresses.iter().map(|address| format!("  ip-address: {address}\n")).collect();
     format!(
-        "server:\n\
-         \x20 ip-address: {v4}\n\
-         \x20 ip-address: {v6}\n\
+        "server:\n{listen}\
          \x20 ip-address: 127.0.0.1\n\
          \x20 username: \"\"\n\
          \x20 chroot: \"\"\n\
@@ -172,8 +185,6 @@ fn server_config(dir: &Path) -> String {
          zone:\n\
          \x20 name: \"example\"\n\
          \x20 zonefile: \"example.zone\"\n",
-        v4 = Site::Dns.v4(),
-        v6 = Site::Dns.v6(),
     )
 }
 

@@ -18,12 +18,15 @@ pub mod netns;
 pub mod openssl_peer;
 pub mod phone;
 pub mod process;
+pub mod prosody;
 pub mod recorder;
 pub mod rtp;
 pub mod scan;
+pub mod sip_user;
 pub mod sipp;
 pub mod stunnel;
 pub mod tls_client;
+pub mod xmpp_client;
 
 use std::path::{Path, PathBuf};
 
@@ -82,7 +85,7 @@ impl Lab {
         let identities = Identities::create(&dir.join("certificates"))?;
         let (_, resolver) =
             namespaces.iter().find(|(site, _)| *site == Site::Dns).context("no DNS site")?;
-        let dns = Dns::start(resolver, &dir.join("dns"), honest_records())?;
+        let dns = Dns::start(resolver, &dir.join("dns"), &Site::Dns.outside(), honest_records())?;
         Ok(Self {
             prefix: prefix.to_owned(),
             dir: dir.to_owned(),

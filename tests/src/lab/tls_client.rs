@@ -189,6 +189,22 @@ impl SipClient {
         }
     }
 
+    /// The next message, if one is there or comes within a moment.
+    pub fn poll(&mut self) -> Result<Option<String>> {
+        if let Some(text) = self.take_message() {
+            return Ok(Some(text));
+        }
+        self.carrier.socket().set_read_timeout(Some(Duration::from_millis(1)))?;
+        let mut buffer = [0_u8; 16 * 1024];
+        match self.carrier.read(&mut buffer) {
+            Ok(0) => bail!("the connection was closed"),
+            Ok(length) => self.unread.extend_from_slice(&buffer[..length]),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Err(error) => return Err(error).context("no message"),
+        }
+        Ok(self.take_message())
+    }
+
     /// Our own end.
     pub fn local(&self) -> Result<SocketAddr> {
         Ok(self.carrier.socket().local_addr()?)

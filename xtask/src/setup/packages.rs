@@ -17,6 +17,7 @@ struct Package {
 const EVERY_LAB: &[Purpose] = &[Purpose::Test, Purpose::Kernels, Purpose::Demo, Purpose::Bench];
 const KERNELS: &[Purpose] = &[Purpose::Kernels, Purpose::Test];
 const TEST: &[Purpose] = &[Purpose::Test];
+const TEST_DEMO_AND_BENCH: &[Purpose] = &[Purpose::Test, Purpose::Demo, Purpose::Bench];
 const TEST_AND_BENCH: &[Purpose] = &[Purpose::Test, Purpose::Bench];
 
 const PACKAGES: &[Package] = &[
@@ -28,11 +29,11 @@ const PACKAGES: &[Package] = &[
     // Real peers.
     Package { name: "nsd", program: Some("nsd"), needed_for: EVERY_LAB },
     Package { name: "knot", program: Some("knotd"), needed_for: TEST },
-    Package {
-        name: "sip-tester",
-        program: Some("sipp"),
-        needed_for: &[Purpose::Test, Purpose::Bench, Purpose::Demo],
-    },
+    Package { name: "sip-tester", program: Some("sipp"), needed_for: TEST_DEMO_AND_BENCH },
+    // The foreign XMPP server; TLS is a package of its own. We start it ourselves, its service stays
+    // off (see install.sh).
+    Package { name: "prosody", program: Some("prosody"), needed_for: TEST_DEMO_AND_BENCH },
+    Package { name: "lua-sec", program: None, needed_for: TEST_DEMO_AND_BENCH },
     Package { name: "baresip-core", program: Some("baresip"), needed_for: TEST },
     Package { name: "rtpengine-daemon", program: Some("rtpengine"), needed_for: &[Purpose::Bench] },
     Package { name: "kamailio", program: Some("kamailio"), needed_for: TEST_AND_BENCH },
