@@ -24,7 +24,7 @@ pub struct DialId(pub u64);
 pub struct LookupId(pub u64);
 
 /// Which side a connection belongs to: fixed by the listener that accepted it, or by the dial.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum XmppSide {
     /// An XMPP partner.
     Partner,
@@ -211,6 +211,13 @@ pub enum XmppOutput {
         /// SNI when we are the client, and whose certificate of ours is presented.
         pair: Pair,
     },
+    /// Read nothing from it until then: it sends more than `bytes_per_second`.
+    Pause {
+        /// Which.
+        stream: StreamId,
+        /// When to read on.
+        until: Instant,
+    },
     /// Close a connection after what was written before.
     Close {
         /// Which.
@@ -230,8 +237,9 @@ pub enum XmppOutput {
         /// What.
         question: XmppQuestion,
     },
-    /// A stanza came on a stream that proved this pair. `from` and `to` are set, valid JIDs, and
-    /// lie in the pair.
+    /// A stanza for a domain of the gateway's came on a stream that proved this pair. `from` and `to`
+    /// are set, valid JIDs, and lie in the pair. What goes between partners and inside servers is
+    /// handed over within this core and never seen here.
     Deliver {
         /// The pair.
         pair: Pair,

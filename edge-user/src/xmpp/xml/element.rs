@@ -84,6 +84,11 @@ impl Element {
         Self { ns: ns.into(), name: name.into(), attributes: Vec::new(), children: Vec::new() }
     }
 
+    /// An element as the guard read it: every attribute once.
+    pub(super) fn from_parts(ns: Name, name: Name, attributes: Vec<Attribute>) -> Self {
+        Self { ns, name, attributes, children: Vec::new() }
+    }
+
     /// With this attribute.
     #[must_use]
     pub fn with(mut self, name: impl Into<Name>, value: impl Into<String>) -> Self {

@@ -1,5 +1,20 @@
 //! XML as XMPP restricts it (RFC 6120 section 11.1).
+//!
+//! | part | what it does |
+//! | --- | --- |
+//! | `reader` | the guard: bytes to stanzas, each part bounded before it costs memory |
+//! | `limits` | its bounds, and what it says when one is passed |
+//! | `names` | names known at build time |
+//! | `element` | the tree of a stanza, and how it is written |
 
 mod element;
+mod limits;
+mod names;
+mod reader;
+
+#[cfg(test)]
+mod tests;
 
 pub use element::{Attribute, Element, Name, Node};
+pub use limits::{XmlFault, XmlLimits};
+pub use reader::{StreamHeader, XmlEvent, XmlReader};

@@ -1,0 +1,377 @@
+//! What the guard lets through, and what it stops.
+
+use proptest::prelude::*;
+
+use super::{Element, XmlEvent, XmlFault, XmlLimits, XmlReader};
+use crate::xmpp::{io::XmppRefusal, ns, settings::XmppLimits};
+
+const HEADER: &str = "<?xml version='1.0'?><stream:stream xmlns='jabber:server' \
+     xmlns:stream='http://etherx.jabber.org/streams' xmlns:db='jabber:server:dialback' \
+     from='a.example' to='b.example' version='1.0'>";
+
+fn limits() -> XmlLimits {
+    XmlLimits { stanza_bytes: 10_000, ..XmlLimits::new(&XmppLimits::default()) }
+}
+
+fn reader() -> XmlReader {
+    XmlReader::new(limits(), 64 << 10)
+}
+
+/// What comes of these bytes, cut into pieces of `cut` bytes.
+fn read(reader: &mut XmlReader, bytes: &[u8], cut: usize) -> (Vec<XmlEvent>, Option<XmlFault>) {
+    let mut events = Vec::new();
+    for piece in bytes.chunks(cut.max(1)) {
+        let mut piece = piece;
+        loop {
+            match reader.next(&mut piece) {
+                Ok(Some(event)) => events.push(event),
+                Ok(None) => break,
+                Err(fault) => return (events, Some(fault)),
+            }
+        }
+        assert!(piece.is_empty());
+    }
+    (events, None)
+}
+
+/// The stanza of these bytes, inside a stream.
+fn stanza(text: &str) -> Result<Element, XmlFault> {
+    match read(&mut reader(), format!("{HEADER}{text}").as_bytes(), usize::MAX) {
+        (_, Some(fault)) => Err(fault),
+        (mut events, None) => match events.pop() {
+            Some(XmlEvent::Stanza(element)) => Ok(element),
+            other => panic!("{text}: {other:?}"),
+        },
+    }
+}
+
+fn written(element: &Element) -> String {
+    let mut out = Vec::new();
+    element.write(&mut out);
+    String::from_utf8(out).unwrap()
+}
+
+#[test]
+fn a_stream_is_read_header_stanzas_end() {
+    let text = format!(
+        "{HEADER} \n<message to='x@b.example'><body>a&amp;b<![CDATA[<c>]]></body>\
+         <active xmlns='{}'/></message>\r\n\t<db:result>k</db:result></stream:stream> ",
+        ns::CHAT_STATES
+    );
+    let (events, fault) = read(&mut reader(), text.as_bytes(), usize::MAX);
+    assert_eq!(fault, None);
+    let [XmlEvent::StreamOpen(header), XmlEvent::Stanza(message), XmlEvent::Stanza(result), end] =
+        &events[..]
+    else {
+        panic!("{events:?}");
+    };
+    assert_eq!(header.attribute("from"), Some("a.example"));
+    assert_eq!(header.default_ns.as_str(), ns::SERVER);
+    assert_eq!(message.child(ns::SERVER, "body").unwrap().text(), "a&b<c>");
+    assert!(message.child(ns::CHAT_STATES, "active").is_some());
+    assert!(result.is(ns::DIALBACK, "result"));
+    assert_eq!(*end, XmlEvent::StreamClose);
+}
+
+/// Everything that XMPP bans, the condition of RFC 6120 section 4.9.3 that names it, and what is
+/// counted.
+#[test]
+fn hostile_xml_ends_the_stream_with_the_right_condition() {
+    use XmppRefusal::{Xml, XmlLimit};
+    let deep = "<a>".repeat(40);
+    let attributes: String = (0..70).map(|n| format!(" a{n}=''")).collect();
+    let attributes = format!("<a{attributes}/>");
+    let namespaces: String = (0..40).map(|n| format!(" xmlns:p{n}='urn:{n}'")).collect();
+    let namespaces = format!("<a{namespaces}/>");
+    let spread = format!("<m>{}</m>", "<a xmlns='urn:x'/>".repeat(40));
+    let long_name = format!("<{}/>", "n".repeat(200));
+    let longer_name = format!("<{}/>", "n".repeat(9000));
+    let long_uri = format!("<a xmlns='urn:{}'/>", "n".repeat(300));
+    let long_value = format!("<a b='{}'/>", "n".repeat(9000));
+    let laughs = "<!DOCTYPE a [<!ENTITY lol 'lol'><!ENTITY lol2 '&lol;&lol;'>]><a>&lol2;</a>";
+    let cases: &[(&[u8], &str, XmppRefusal)] = &[
+        (b"<a><!-- hidden --></a>", "restricted-xml", Xml),
+        (b"<!-- hidden --><a/>", "restricted-xml", Xml),
+        (b"<a><?php exit ?></a>", "restricted-xml", Xml),
+        (b"<?xml version='1.0'?><a/>", "restricted-xml", Xml),
+        (b"<!DOCTYPE a><a/>", "restricted-xml", Xml),
+        (laughs.as_bytes(), "restricted-xml", Xml),
+        (b"<a>&lol;</a>", "restricted-xml", Xml),
+        (b"<a b='&lol;'/>", "restricted-xml", Xml),
+        (b"<a>&#0;</a>", "not-well-formed", Xml),
+        (b"<a>&#xD800;</a>", "not-well-formed", Xml),
+        (b"<a>&#xFFFE;</a>", "not-well-formed", Xml),
+        (b"<a>&#x110000;</a>", "not-well-formed", Xml),
+        (b"<a>\0</a>", "not-well-formed", Xml),
+        (b"<a>\x01</a>", "not-well-formed", Xml),
+        (b"<a b='\x0c'/>", "not-well-formed", Xml),
+        (b"<a>\xff</a>", "unsupported-encoding", Xml),
+        (b"<a>\xc0\xbc</a>", "unsupported-encoding", Xml),
+        (b"<a>\xe0\x80\xbc</a>", "unsupported-encoding", Xml),
+        (b"<a>\xed\xa0\x80</a>", "unsupported-encoding", Xml),
+        (b"<a>\xf4\x90\x80\x80</a>", "unsupported-encoding", Xml),
+        (b"<a>\xef\xbf\xbe</a>", "not-well-formed", Xml),
+        (b"<p:a/>", "bad-namespace-prefix", Xml),
+        (b"<a p:b=''/>", "bad-namespace-prefix", Xml),
+        (b"<xmlns:a/>", "bad-namespace-prefix", Xml),
+        (b"<xml:a/>", "bad-namespace-prefix", Xml),
+        (b"<a xmlns:xml='urn:x'/>", "bad-namespace-prefix", Xml),
+        (b"<a xmlns:xmlns='urn:x'/>", "bad-namespace-prefix", Xml),
+        (b"<a xmlns:p=''/>", "invalid-namespace", Xml),
+        (b"<a xmlns:p='http://www.w3.org/XML/1998/namespace'/>", "invalid-namespace", Xml),
+        (b"<a xmlns='http://www.w3.org/2000/xmlns/'/>", "bad-namespace-prefix", Xml),
+        // Smuggled past parsers that put a separator between namespace and name.
+        (b"<a xmlns='jabber:server&#xA;x'/>", "invalid-namespace", Xml),
+        (b"<a xmlns='jabber:server x'/>", "invalid-namespace", Xml),
+        (b"<a xmlns='jabber:server|x'/>", "invalid-namespace", Xml),
+        (b"<a xmlns:p='jabber:server}x'/>", "invalid-namespace", Xml),
+        ("<a xmlns='jabber:server\u{85}x'/>".as_bytes(), "invalid-namespace", Xml),
+        (b"<a b='' b=''/>", "not-well-formed", Xml),
+        (b"<a xmlns:p='urn:x' xmlns:q='urn:x' p:b='' q:b=''/>", "not-well-formed", Xml),
+        (b"<a xmlns:p='urn:x' xmlns:p='urn:y'/>", "not-well-formed", Xml),
+        (b"<a xmlns:p='urn:x' p:xmlns='urn:y'/>", "not-well-formed", Xml),
+        (b"<a></b>", "not-well-formed", Xml),
+        (b"<a b=c/>", "not-well-formed", Xml),
+        (b"<a b='<'/>", "not-well-formed", Xml),
+        (b"<a>]]></a>", "not-well-formed", Xml),
+        (b"<a:b:c/>", "not-well-formed", Xml),
+        (b"<:a/>", "not-well-formed", Xml),
+        (b"< a/>", "not-well-formed", Xml),
+        (b"text", "bad-format", Xml),
+        (b"\xef\xbb\xbf<a/>", "bad-format", Xml),
+        (b"<![CDATA[text]]><a/>", "bad-format", Xml),
+        (deep.as_bytes(), "policy-violation", XmlLimit),
+        (attributes.as_bytes(), "policy-violation", XmlLimit),
+        (namespaces.as_bytes(), "policy-violation", XmlLimit),
+        (spread.as_bytes(), "policy-violation", XmlLimit),
+        (long_name.as_bytes(), "policy-violation", XmlLimit),
+        (longer_name.as_bytes(), "policy-violation", XmlLimit),
+        (long_uri.as_bytes(), "policy-violation", XmlLimit),
+        (long_value.as_bytes(), "policy-violation", XmlLimit),
+    ];
+    for (text, condition, reason) in cases {
+        let shown = String::from_utf8_lossy(&text[..text.len().min(60)]).into_owned();
+        for cut in [usize::MAX, 7, 1] {
+            let bytes = [HEADER.as_bytes(), text].concat();
+            let mut reader = reader();
+            let (events, fault) = read(&mut reader, &bytes, cut);
+            let fault = fault.unwrap_or_else(|| panic!("{shown} passed: {events:?}"));
+            assert_eq!((fault.condition, fault.reason), (*condition, *reason), "{shown} {fault}");
+            let stanzas = events.iter().filter(|e| matches!(e, XmlEvent::Stanza(_))).count();
+            assert_eq!(stanzas, 0, "{shown}");
+            assert_eq!(reader.next(&mut &b"<b/>"[..]), Err(fault), "{shown}: nothing after it");
+        }
+    }
+}
+
+#[test]
+fn a_header_that_is_none_is_refused() {
+    let stream = "xmlns='jabber:server' xmlns:stream='http://etherx.jabber.org/streams'";
+    let padded = format!("<stream:stream {stream}{}>", " ".repeat(5000));
+    let many: String = (0..70).map(|n| format!(" a{n}=''")).collect();
+    let many = format!("<stream:stream {stream}{many}>");
+    let cases: &[(&[u8], &str)] = &[
+        (b"<a/>", "invalid-namespace"),
+        (b"<stream:stream xmlns:stream='urn:x'>", "invalid-namespace"),
+        (b"<stream:stream>", "bad-namespace-prefix"),
+        (b"<s:other xmlns:s='http://etherx.jabber.org/streams'>", "bad-format"),
+        (b"<?xml version='1.1'?>", "restricted-xml"),
+        (b"<?xml version='1.0' encoding='ISO-8859-1'?>", "unsupported-encoding"),
+        (b"<?xml version='1.0' encoding='UTF-16'?>", "unsupported-encoding"),
+        (b"<?xml version='1.0' standalone='no'?>", "not-well-formed"),
+        (b"<?xml version='1.0'?><?xml version='1.0'?>", "restricted-xml"),
+        (b"<!DOCTYPE a><a/>", "restricted-xml"),
+        (b"<!-- a --><a/>", "restricted-xml"),
+        (b"\xff\xfe<\0?\0", "unsupported-encoding"),
+        (b"\xef\xbb\xbf<?xml version='1.0'?>", "unsupported-encoding"),
+        (b" <?xml version='1.0'?>", "not-well-formed"),
+        (b"GET / HTTP/1.1\r\n\r\n", "not-well-formed"),
+        (b"\x16\x03\x01\x02\x00\x01\x00", "not-well-formed"),
+        (padded.as_bytes(), "policy-violation"),
+        (many.as_bytes(), "policy-violation"),
+    ];
+    for (text, condition) in cases {
+        for cut in [usize::MAX, 1] {
+            let (events, fault) = read(&mut reader(), text, cut);
+            let shown = String::from_utf8_lossy(&text[..text.len().min(60)]).into_owned();
+            let fault = fault.unwrap_or_else(|| panic!("{shown} passed: {events:?}"));
+            assert_eq!(fault.condition, *condition, "{shown}: {fault}");
+            assert!(events.is_empty(), "{shown}");
+        }
+    }
+}
+
+#[test]
+fn what_is_allowed_passes() {
+    assert_eq!(stanza("<a>&#x9;&amp;&lt;&gt;&apos;&quot;&#xA;</a>").unwrap().text(), "\t&<>'\"\n");
+    assert_eq!(stanza("<a>x<![CDATA[&lt;]]>y</a>").unwrap().text(), "x&lt;y");
+    assert_eq!(stanza("<a>\r\n</a>").unwrap().text(), "\n");
+    assert_eq!(stanza("<a xmlns=''/>").unwrap().ns(), "");
+    assert_eq!(stanza("<p:a xmlns:p='urn:x'/>").unwrap().ns(), "urn:x");
+    assert_eq!(stanza("<a xml:lang='de'/>").unwrap().lang(), Some("de"));
+    assert_eq!(stanza("<a>\u{1f600}</a>").unwrap().text(), "\u{1f600}");
+    // An inner declaration ends with its element.
+    let scoped = stanza("<a><b xmlns='urn:x'><c/></b><d/></a>").unwrap();
+    assert_eq!(scoped.child(ns::SERVER, "d").unwrap().ns(), ns::SERVER);
+    // A header without declaration, by another prefix.
+    let header = "<s:stream xmlns:s='http://etherx.jabber.org/streams' xmlns='jabber:client'/>";
+    let (events, fault) = read(&mut reader(), header.as_bytes(), usize::MAX);
+    assert_eq!(fault, None);
+    assert!(matches!(&events[..], [XmlEvent::StreamOpen(h), XmlEvent::StreamClose]
+            if h.default_ns.as_str() == "jabber:client"));
+}
+
+/// RFC 6120 section 13.12: at least 10,000 bytes. Exactly the limit passes.
+#[test]
+fn a_stanza_has_at_most_the_bytes_of_the_limit() {
+    for (length, passes) in [(9_999, true), (10_000, true), (10_001, false)] {
+        let frame = "<message><body></body></message>".len();
+        let text = format!("<message><body>{}</body></message>", "x".repeat(length - frame));
+        assert_eq!(text.len(), length);
+        for cut in [usize::MAX, 4096, 1] {
+            let bytes = format!("{HEADER} {text} <a/>");
+            let (events, fault) = read(&mut reader(), bytes.as_bytes(), cut);
+            assert_eq!(fault.is_none(), passes, "{length} in pieces of {cut}: {fault:?}");
+            assert_eq!(events.len(), if passes { 3 } else { 1 });
+        }
+    }
+}
+
+#[test]
+fn depth_counts_elements_within_elements() {
+    for (deep, passes) in [(31, true), (32, true), (33, false)] {
+        let text = format!("{}{}", "<a>".repeat(deep), "</a>".repeat(deep));
+        assert_eq!(stanza(&text).is_ok(), passes, "{deep}");
+    }
+}
+
+/// A flood of anything costs bounded memory and is stopped when the bound is reached, whether or
+/// not it is XML.
+#[test]
+fn bytes_before_proof_are_bounded() {
+    let floods = [" ", "<a/>", "<a>", "<a b='", "x"];
+    for flood in floods {
+        let mut reader = XmlReader::new(limits(), 2000);
+        let bytes = format!("{HEADER}{}", flood.repeat(2000));
+        let (_, fault) = read(&mut reader, bytes.as_bytes(), 100);
+        assert!(fault.is_some(), "{flood}");
+    }
+    // The bound is for all streams of the connection.
+    let mut reader = XmlReader::new(limits(), 300);
+    assert_eq!(read(&mut reader, HEADER.as_bytes(), usize::MAX).1, None);
+    reader.restart();
+    let fault = read(&mut reader, HEADER.as_bytes(), usize::MAX).1.unwrap();
+    assert_eq!(fault.reason, XmppRefusal::XmlLimit);
+    // Once lifted, only each stanza is bounded.
+    let mut reader = XmlReader::new(limits(), 300);
+    assert_eq!(read(&mut reader, HEADER.as_bytes(), usize::MAX).1, None);
+    reader.lift();
+    assert_eq!(read(&mut reader, "<a>x</a>".repeat(5000).as_bytes(), 999).1, None);
+}
+
+#[test]
+fn a_stream_cut_off_anywhere_gives_what_was_whole_and_no_fault() {
+    let text = format!("{HEADER}<a b='c'>d<e xmlns='urn:x'/></a><f/></stream:stream>");
+    let (whole, _) = read(&mut reader(), text.as_bytes(), usize::MAX);
+    for end in 0..text.len() {
+        let (events, fault) = read(&mut reader(), &text.as_bytes()[..end], usize::MAX);
+        assert_eq!(fault, None, "{end}");
+        assert_eq!(events[..], whole[..events.len()], "{end}");
+    }
+}
+
+#[test]
+fn names_in_use_are_known() {
+    let message = stanza("<message to='a' from='b' type='chat' id='1'><body>x</body></message>");
+    let message = message.unwrap();
+    assert_eq!(
+        written(&message),
+        "<message to='a' from='b' type='chat' id='1'><body>x</body></message>"
+    );
+    let known = |name: &super::Name| matches!(name, super::Name::Static(_));
+    assert!(message.attributes().iter().all(|a| known(&a.name) && known(&a.ns)));
+}
+
+/// Elements as they may come: known and unknown names, attributes of namespaces, text of any kind.
+fn any_element() -> impl Strategy<Value = Element> {
+    let space = prop_oneof![
+        Just(ns::SERVER),
+        Just(ns::CHAT_STATES),
+        Just(ns::STREAMS),
+        Just(ns::DIALBACK),
+        Just("urn:other"),
+        Just(""),
+    ];
+    let name = prop_oneof![Just("message"), Just("body"), Just("other-name"), Just("x1")];
+    let text = "[ -~\u{e4}\u{1f600}\t\n\r]{0,12}";
+    let attribute = (prop_oneof![Just(""), Just("urn:y"), Just(ns::XML)], name.clone(), text);
+    let leaf = (space, name, prop::collection::vec(attribute, 0..4)).prop_map(
+        |(space, name, attributes)| {
+            let mut element = Element::new(space, name);
+            attributes.into_iter().for_each(|(ns, name, value)| element.set_ns(ns, name, value));
+            element
+        },
+    );
+    (leaf.clone(), prop::collection::vec((leaf, text, text), 0..5)).prop_map(|(mut root, parts)| {
+        for (mut child, within, after) in parts {
+            if !within.is_empty() {
+                child.push_text(within);
+            }
+            root.push(child);
+            if !after.is_empty() {
+                root.push_text(after);
+            }
+        }
+        root
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn what_is_written_is_read_again(element in any_element()) {
+        let text = written(&element);
+        prop_assert_eq!(stanza(&text).map_err(|fault| format!("{fault}: {text}")).unwrap(), element);
+    }
+
+    /// However the bytes are cut, and whatever they are, the same comes of them.
+    #[test]
+    fn pieces_do_not_matter(
+        elements in prop::collection::vec(any_element(), 0..4),
+        harm in prop::option::of((0..2000_usize, any::<u8>())),
+        cuts in prop::collection::vec(1..40_usize, 1..20),
+    ) {
+        let mut bytes = HEADER.as_bytes().to_vec();
+        for element in &elements {
+            element.write(&mut bytes);
+            bytes.extend_from_slice(b" \n");
+        }
+        bytes.extend_from_slice(b"</stream:stream>");
+        if let Some((at, byte)) = harm {
+            let at = at % bytes.len();
+            bytes[at] = byte;
+        }
+        let at_once = read(&mut reader(), &bytes, usize::MAX);
+        prop_assert_eq!(&read(&mut reader(), &bytes, 1), &at_once);
+        let mut cut_reader = reader();
+        let (mut events, mut fault, mut rest, mut cut) = (Vec::new(), None, &bytes[..], 0);
+        while !rest.is_empty() && fault.is_none() {
+            let (piece, after) = rest.split_at(cuts[cut % cuts.len()].min(rest.len()));
+            let (more, then) = read(&mut cut_reader, piece, usize::MAX);
+            events.extend(more);
+            (fault, rest, cut) = (then, after, cut + 1);
+        }
+        prop_assert_eq!((events, fault), at_once);
+    }
+
+    /// Any bytes at all: no panic.
+    #[test]
+    fn noise_is_survived(noise in prop::collection::vec(any::<u8>(), 0..400), inside in any::<bool>()) {
+        let mut reader = reader();
+        if inside {
+            read(&mut reader, HEADER.as_bytes(), usize::MAX);
+        }
+        read(&mut reader, &noise, 13);
+    }
+}
