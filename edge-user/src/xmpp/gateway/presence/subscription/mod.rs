@@ -1,0 +1,486 @@
+//! XMPP users who watch SIP users: SUBSCRIBE from here, NOTIFY from inside.
+//!
+//! An XMPP subscription lasts until it is taken back; a SIP one is a dialog that must be refreshed.
+//! The gateway owns that dialog: it refreshes it while the watcher is there, lets it go when the
+//! watcher is not (RFC 8048 section 8.1: nobody is sent what nobody reads), and makes a new one when
+//! the watcher comes back or its server probes.
+
+mod notify;
+
+use std::time::{Duration, Instant};
+
+use super::{
+    document_of, of_type,
+    pidf::{self, Resource},
+};
+use crate::{
+    sip::{HeaderName, Method},
+    xmpp::gateway::{
+        Gateway, Purpose,
+        address::Party,
+        core::{DialogOf, Timer, key},
+        errors,
+        ua::{Answer, Dialog, name_addr},
+    },
+};
+
+/// How long the answer to a probe of the watcher is waited for.
+const PROBE: Duration = Duration::from_secs(10);
+/// A subscription that ended is not forgotten before its last NOTIFY could come (timer N).
+const LAST_NOTIFY: Duration = Duration::from_secs(32);
+/// The first wait after a failure that may pass; doubled with each.
+const RETRY: Duration = Duration::from_secs(60);
+/// The longest wait.
+const MAX_RETRY: Duration = Duration::from_secs(3600);
+/// Failures in a row after which the watcher must come back first.
+const MAX_FAILURES: u8 = 8;
+
+/// Where a subscription is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// A SUBSCRIBE is under way.
+    Asking,
+    /// It is in force.
+    Up,
+    /// The watcher is asked whether it is there, before a refresh.
+    Probing,
+    /// After a failure that may pass.
+    Waiting,
+    /// The watcher is away: no dialog.
+    Dormant,
+    /// The dialog ends, since the watcher is away.
+    Resting,
+    /// The watcher took it back; `unsubscribed` is owed.
+    Ending,
+    /// One look (`Expires: 0`), for a probe without a subscription.
+    Polling,
+}
+
+/// A subscription of an XMPP user.
+#[derive(Debug)]
+pub(in crate::xmpp::gateway) struct Subscription {
+    dialog: Dialog,
+    sip: Party,
+    xmpp: Party,
+    phase: Phase,
+    /// The SIP side says that the watcher may see.
+    approved: bool,
+    /// The watcher asked and was not told yet.
+    owes_answer: bool,
+    /// What the SIP side said last; `None`: nothing yet.
+    tuples: Option<Vec<Resource>>,
+    /// What the watcher was told.
+    told: Vec<Resource>,
+    /// Resources of the watcher that were seen.
+    online: Vec<String>,
+    expires: u32,
+    failures: u8,
+    due: Option<Instant>,
+}
+
+impl Subscription {
+    /// The watcher may see the user's presence.
+    pub fn is_approved(&self) -> bool {
+        self.approved
+    }
+}
+
+/// Whether a failure may pass (RFC 8048 section 5: 423 and 481 do).
+fn may_pass(status: u16) -> bool {
+    matches!(status, 408 | 423 | 430 | 480 | 481 | 486 | 491 | 600)
+        || (500..600).contains(&status) && status != 501
+}
+
+impl Gateway {
+    /// `subscribe`.
+    pub(super) fn on_xmpp_subscribe(&mut self, sip: &Party, xmpp: &Party) {
+        let (sip, xmpp) = (sip.at(None), xmpp.at(None));
+        let Some(id) = self.presence.by_pair.get(&key(&sip, &xmpp)).copied() else {
+            match self.new_subscription(&sip, &xmpp, Phase::Asking) {
+                Some(id) => {
+                    if let Some(subscription) = self.presence.subscriptions.get_mut(&id) {
+                        subscription.owes_answer = true;
+                    }
+                    self.send_subscribe(id);
+                }
+                None => {
+                    let error = of_type("error").with_child(errors::element(
+                        "resource-constraint",
+                        "Too many subscriptions",
+                    ));
+                    self.core.stanza(&sip, &xmpp, error);
+                }
+            }
+            return;
+        };
+        let Some(subscription) = self.presence.subscriptions.get_mut(&id) else { return };
+        subscription.owes_answer = true;
+        match subscription.phase {
+            Phase::Dormant | Phase::Waiting => self.start(id),
+            Phase::Resting | Phase::Ending => subscription.phase = Phase::Resting,
+            Phase::Asking | Phase::Up | Phase::Probing | Phase::Polling => {
+                if subscription.approved {
+                    subscription.told.clear();
+                    self.tell(id);
+                }
+            }
+        }
+    }
+
+    /// `unsubscribe`.
+    pub(super) fn on_xmpp_unsubscribe(&mut self, sip: &Party, xmpp: &Party) {
+        let Some(id) = self.presence.by_pair.get(&key(sip, xmpp)).copied() else {
+            return self.core.stanza(&sip.at(None), &xmpp.at(None), of_type("unsubscribed"));
+        };
+        self.end_dialog(id, Phase::Ending);
+    }
+
+    /// `probe`: the watcher's server asks, since the watcher came.
+    pub(super) fn on_xmpp_probe(&mut self, sip: &Party, xmpp: &Party) {
+        let Some(id) = self.presence.by_pair.get(&key(sip, xmpp)).copied() else {
+            if let Some(id) = self.new_subscription(&sip.at(None), &xmpp.at(None), Phase::Polling) {
+                self.send_subscribe(id);
+            }
+            return;
+        };
+        let Some(subscription) = self.presence.subscriptions.get_mut(&id) else { return };
+        match subscription.phase {
+            Phase::Dormant | Phase::Waiting => self.start(id),
+            Phase::Up | Phase::Probing if subscription.approved => {
+                let tuples = subscription.tuples.clone().unwrap_or_default();
+                let (sip, to) = (subscription.sip.clone(), xmpp.clone());
+                if tuples.is_empty() {
+                    self.core.stanza(&sip, &to, of_type("unavailable"));
+                }
+                for tuple in &tuples {
+                    self.core.counters.presence_to_xmpp += 1;
+                    self.core.stanza(&sip.at(Some(&tuple.name)), &to, tuple.stanza());
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Presence of the watcher: it is there.
+    pub(super) fn watcher_is_available(&mut self, sip: &Party, xmpp: &Party) {
+        let most = self.core.limits.resources;
+        let Some((id, subscription)) = self.subscription_of(sip, xmpp) else { return };
+        let resource = xmpp.resource.as_deref().unwrap_or_default().to_owned();
+        if subscription.online.len() < most && !subscription.online.contains(&resource) {
+            subscription.online.push(resource);
+        }
+        match subscription.phase {
+            Phase::Dormant => self.start(id),
+            // It is there: no need to wait.
+            Phase::Probing => self.refresh(id),
+            _ => {}
+        }
+    }
+
+    /// The watcher went.
+    pub(super) fn watcher_is_unavailable(&mut self, sip: &Party, xmpp: &Party) {
+        let Some((id, subscription)) = self.subscription_of(sip, xmpp) else { return };
+        match &xmpp.resource {
+            Some(resource) => subscription.online.retain(|other| **other != **resource),
+            None => subscription.online.clear(),
+        }
+        let gone = subscription.online.is_empty();
+        if gone && matches!(subscription.phase, Phase::Up | Phase::Probing | Phase::Waiting) {
+            self.end_dialog(id, Phase::Resting);
+        }
+    }
+
+    /// The watcher cannot be reached: a probe came back.
+    pub(super) fn watcher_failed(&mut self, sip: &Party, xmpp: &Party, condition: &str) {
+        let Some((id, subscription)) = self.subscription_of(sip, xmpp) else { return };
+        if subscription.phase != Phase::Probing {
+            return;
+        }
+        match condition {
+            "item-not-found" | "gone" | "forbidden" => self.drop_subscription(id),
+            _ => self.end_dialog(id, Phase::Resting),
+        }
+    }
+
+    fn subscription_of(&mut self, sip: &Party, xmpp: &Party) -> Option<(u64, &mut Subscription)> {
+        let id = *self.presence.by_pair.get(&key(sip, xmpp))?;
+        Some((id, self.presence.subscriptions.get_mut(&id)?))
+    }
+
+    fn new_subscription(&mut self, sip: &Party, xmpp: &Party, phase: Phase) -> Option<u64> {
+        if !self.presence.subscription_quota.take(sip, xmpp, &self.core.limits) {
+            self.core.counters.full += 1;
+            return None;
+        }
+        let id = self.core.id();
+        let dialog = self.new_dialog(id, sip, xmpp);
+        let subscription = Subscription {
+            dialog,
+            sip: sip.clone(),
+            xmpp: xmpp.clone(),
+            phase,
+            approved: false,
+            owes_answer: false,
+            tuples: None,
+            told: Vec::new(),
+            online: Vec::new(),
+            expires: self.core.policy.settings.limits.refresh.as_secs().clamp(60, 7 * 86_400)
+                as u32,
+            failures: 0,
+            due: None,
+        };
+        self.presence.subscriptions.insert(id, subscription);
+        self.presence.by_pair.insert(key(sip, xmpp), id);
+        Some(id)
+    }
+
+    fn new_dialog(&mut self, id: u64, sip: &Party, xmpp: &Party) -> Dialog {
+        let tag = self.core.fresh();
+        let call_id = format!("{}@{}", self.core.fresh(), self.core.host);
+        self.core.dialogs.insert(tag.clone(), DialogOf::Subscription(id));
+        Dialog::begin(call_id, &xmpp.sip, tag, &sip.sip)
+    }
+
+    /// A new dialog, and a SUBSCRIBE.
+    fn start(&mut self, id: u64) {
+        let Some(subscription) = self.presence.subscriptions.get(&id) else { return };
+        let (sip, xmpp) = (subscription.sip.clone(), subscription.xmpp.clone());
+        let dialog = self.new_dialog(id, &sip, &xmpp);
+        if let Some(subscription) = self.presence.subscriptions.get_mut(&id) {
+            self.core.dialogs.remove(&subscription.dialog.local_tag);
+            subscription.dialog = dialog;
+            subscription.phase = Phase::Asking;
+        }
+        self.send_subscribe(id);
+    }
+
+    fn refresh(&mut self, id: u64) {
+        if let Some(subscription) = self.presence.subscriptions.get_mut(&id) {
+            subscription.phase = Phase::Asking;
+            self.send_subscribe(id);
+        }
+    }
+
+    /// The SUBSCRIBE of the phase.
+    fn send_subscribe(&mut self, id: u64) {
+        let Some(subscription) = self.presence.subscriptions.get_mut(&id) else { return };
+        self.core.timers.set(&mut subscription.due, Timer::Subscription(id), None);
+        let expires = match subscription.phase {
+            Phase::Ending | Phase::Resting | Phase::Polling => 0,
+            _ => subscription.expires,
+        };
+        let headers = vec![
+            ("Event", "presence".to_owned()),
+            ("Accept", pidf::TYPE.to_owned()),
+            ("Expires", expires.to_string()),
+            ("Contact", name_addr(&subscription.xmpp.sip, None)),
+        ];
+        let tag = subscription.dialog.local_tag.clone();
+        let request = subscription.dialog.request(Method::Subscribe, headers, None);
+        if self.core.send(&request, Purpose::Subscribe(id, tag.clone())).is_err() {
+            self.subscribe_answered(id, &tag, &Answer::without_response(500, ""));
+        }
+    }
+
+    /// What came of a SUBSCRIBE in the dialog with this tag of ours.
+    pub(in crate::xmpp::gateway) fn subscribe_answered(
+        &mut self,
+        id: u64,
+        tag: &str,
+        answer: &Answer<'_>,
+    ) {
+        let Some(subscription) = self.presence.subscriptions.get_mut(&id) else { return };
+        if subscription.dialog.local_tag != tag {
+            // A newer dialog took its place.
+            return;
+        }
+        match (subscription.phase, answer.is_success()) {
+            (Phase::Ending, _) => self.finish(id),
+            (Phase::Resting, _) => self.rest(id),
+            (Phase::Polling, true) => {
+                let fits = answer
+                    .response
+                    .is_none_or(|response| subscription.dialog.establish(response).is_ok());
+                if fits {
+                    let when = self.core.now + LAST_NOTIFY;
+                    self.core.timers.set(
+                        &mut subscription.due,
+                        Timer::Subscription(id),
+                        Some(when),
+                    );
+                }
+            }
+            (Phase::Polling, false) => self.drop_subscription(id),
+            (Phase::Asking, true) => self.subscribed(id, answer),
+            (Phase::Asking, false) => self.subscribe_failed(id, answer),
+            // A phase that has none under way.
+            (Phase::Up | Phase::Probing | Phase::Waiting | Phase::Dormant, _) => {}
+        }
+    }
+
+    fn subscribed(&mut self, id: u64, answer: &Answer<'_>) {
+        let Some(subscription) = self.presence.subscriptions.get_mut(&id) else { return };
+        let Some(response) = answer.response else { return };
+        // Of a fork the branch that was first stays: what another one says is of no use.
+        let _ = subscription.dialog.establish(response);
+        subscription.phase = Phase::Up;
+        subscription.failures = 0;
+        let granted =
+            response.text(HeaderName::Expires).and_then(|text| text.trim().parse::<u32>().ok());
+        let granted =
+            granted.unwrap_or(subscription.expires).clamp(30, subscription.expires.max(30));
+        self.refresh_in(id, granted);
+        // Lync may put the first NOTIFY into the answer.
+        if let Some(tuples) = document_of(response) {
+            self.take_state(id, "active", Some(tuples));
+        }
+    }
+
+    /// Before it runs out, and not later than the settings say.
+    fn refresh_in(&mut self, id: u64, secs: u32) {
+        let most = self.core.policy.settings.limits.refresh;
+        let Some(subscription) = self.presence.subscriptions.get_mut(&id) else { return };
+        let secs = u64::from(secs);
+        let margin = (secs / 10).max(PROBE.as_secs() * 2).min(secs / 2);
+        let wait = Duration::from_secs(secs - margin).min(most);
+        let when = self.core.now + wait;
+        self.core.timers.set(&mut subscription.due, Timer::Subscription(id), Some(when));
+    }
+
+    fn subscribe_failed(&mut self, id: u64, answer: &Answer<'_>) {
+        let Some(subscription) = self.presence.subscriptions.get_mut(&id) else { return };
+        let header = |name: &str| {
+            let header = answer.response?.headers_named(name).next()?;
+            std::str::from_utf8(header.value).ok()?.split([' ', ';']).next()?.parse::<u32>().ok()
+        };
+        if !may_pass(answer.status) {
+            return self.cancelled(id);
+        }
+        subscription.failures = subscription.failures.saturating_add(1);
+        if answer.status == 423
+            && let Some(least) = header("Min-Expires").filter(|least| *least <= 7 * 86_400)
+            && subscription.failures == 1
+        {
+            subscription.expires = subscription.expires.max(least);
+            return self.send_subscribe(id);
+        }
+        if answer.status == 481 && subscription.failures == 1 {
+            return self.start(id);
+        }
+        let after = answer.response.and_then(|response| response.text(HeaderName::RetryAfter));
+        let after = after.and_then(|text| text.split([' ', ';', '(']).next()?.parse::<u64>().ok());
+        self.try_later(id, after.map(Duration::from_secs));
+    }
+
+    fn try_later(&mut self, id: u64, after: Option<Duration>) {
+        let Some(subscription) = self.presence.subscriptions.get_mut(&id) else { return };
+        subscription.tuples = Some(Vec::new());
+        if subscription.failures >= MAX_FAILURES {
+            subscription.phase = Phase::Dormant;
+            self.core.timers.set(&mut subscription.due, Timer::Subscription(id), None);
+        } else {
+            let doubled =
+                RETRY.saturating_mul(1 << u32::from(subscription.failures.saturating_sub(1)));
+            let wait = doubled.max(after.unwrap_or_default()).min(MAX_RETRY);
+            subscription.phase = Phase::Waiting;
+            let when = self.core.now + wait;
+            self.core.timers.set(&mut subscription.due, Timer::Subscription(id), Some(when));
+        }
+        self.tell(id);
+    }
+
+    /// Refused for good, by the SIP side: the watcher is told, and it is forgotten.
+    fn cancelled(&mut self, id: u64) {
+        let Some(subscription) = self.presence.subscriptions.get_mut(&id) else { return };
+        subscription.tuples = Some(Vec::new());
+        subscription.approved = false;
+        self.tell_tuples(id);
+        self.finish(id);
+    }
+
+    /// `unsubscribed`, and the end.
+    fn finish(&mut self, id: u64) {
+        let Some(subscription) = self.presence.subscriptions.get(&id) else { return };
+        let (sip, xmpp) = (subscription.sip.clone(), subscription.xmpp.clone());
+        self.drop_subscription(id);
+        self.core.stanza(&sip, &xmpp, of_type("unsubscribed"));
+    }
+
+    fn drop_subscription(&mut self, id: u64) {
+        let Some(mut subscription) = self.presence.subscriptions.remove(&id) else { return };
+        self.core.timers.set(&mut subscription.due, Timer::Subscription(id), None);
+        self.core.dialogs.remove(&subscription.dialog.local_tag);
+        self.presence.by_pair.remove(&key(&subscription.sip, &subscription.xmpp));
+        self.presence.subscription_quota.give(&subscription.sip, &subscription.xmpp);
+    }
+
+    /// `Expires: 0` in the dialog, if there is one.
+    fn end_dialog(&mut self, id: u64, phase: Phase) {
+        let Some(subscription) = self.presence.subscriptions.get_mut(&id) else { return };
+        let has_dialog = subscription.dialog.remote_tag.is_some();
+        let before = std::mem::replace(&mut subscription.phase, phase);
+        match (before, phase) {
+            // Under way already: what comes of it is for the new phase.
+            (Phase::Ending | Phase::Resting, _) => {}
+            (Phase::Dormant | Phase::Waiting | Phase::Polling, Phase::Ending) => self.finish(id),
+            (Phase::Dormant | Phase::Waiting | Phase::Polling, _) => self.rest(id),
+            _ if has_dialog => self.send_subscribe(id),
+            // The first SUBSCRIBE is not answered yet. Its answer finds the phase changed.
+            _ => {}
+        }
+    }
+
+    /// The dialog is gone, the subscription is not.
+    fn rest(&mut self, id: u64) {
+        let Some(subscription) = self.presence.subscriptions.get_mut(&id) else { return };
+        if !subscription.approved && !subscription.owes_answer {
+            return self.drop_subscription(id);
+        }
+        subscription.phase = Phase::Dormant;
+        subscription.told.clear();
+        subscription.tuples = None;
+        self.core.timers.set(&mut subscription.due, Timer::Subscription(id), None);
+        if !subscription.online.is_empty() || subscription.owes_answer {
+            self.start(id);
+        }
+    }
+
+    /// Time to refresh, or to try again, or the end of a wait.
+    pub(in crate::xmpp::gateway) fn subscription_is_due(&mut self, id: u64) {
+        let Some(subscription) = self.presence.subscriptions.get_mut(&id) else { return };
+        subscription.due = None;
+        match subscription.phase {
+            Phase::Up => {
+                subscription.phase = Phase::Probing;
+                let when = self.core.now + PROBE;
+                self.core.timers.set(&mut subscription.due, Timer::Subscription(id), Some(when));
+                let (sip, xmpp) = (subscription.sip.clone(), subscription.xmpp.clone());
+                self.core.stanza(&sip, &xmpp, of_type("probe"));
+            }
+            Phase::Probing => self.refresh(id),
+            Phase::Waiting => self.start(id),
+            Phase::Polling => self.drop_subscription(id),
+            Phase::Asking | Phase::Dormant | Phase::Resting | Phase::Ending => {}
+        }
+    }
+
+    /// Subscriptions that policy no longer allows.
+    pub(in crate::xmpp::gateway) fn judge_subscriptions(&mut self) {
+        let all = self.presence.subscriptions.iter();
+        let gone = all.filter(|(_, subscription)| {
+            self.core.may_begin(&subscription.sip, &subscription.xmpp).is_err()
+        });
+        let gone: Vec<u64> = gone.map(|(id, _)| *id).collect();
+        for id in gone {
+            // Nothing more is said to the partner: the SIP side ends at once.
+            if let Some(subscription) = self.presence.subscriptions.get_mut(&id)
+                && subscription.dialog.remote_tag.is_some()
+                && !matches!(subscription.phase, Phase::Ending | Phase::Resting)
+            {
+                subscription.phase = Phase::Resting;
+                self.send_subscribe(id);
+            }
+            self.drop_subscription(id);
+        }
+    }
+}

@@ -1,0 +1,385 @@
+//! SIP users who watch XMPP users: SUBSCRIBE from inside, NOTIFY from here.
+//!
+//! An XMPP user approves once, for a user; a SIP user subscribes anew with every telephone and every
+//! sign-in. So the end of a SIP subscription takes nothing back on the XMPP side, and each new one
+//! asks again: a contact's server answers at once when it was approved before (RFC 6121 section
+//! 3.1.3).
+
+use std::time::{Duration, Instant};
+
+use super::{
+    super::{
+        Gateway, Purpose,
+        address::Party,
+        content,
+        core::{DialogOf, Timer, key},
+        ua::{Answer, Dialog, DialogError, Reply, name_addr},
+    },
+    event_of, of_type,
+    pidf::{self, Resource},
+};
+use crate::{
+    sip::{HeaderName, Message, Method},
+    xmpp::xml::Element,
+};
+
+/// Without an Expires header (RFC 3856 section 6.4).
+const DEFAULT_EXPIRES: u32 = 3600;
+/// Shorter is 423.
+const MIN_EXPIRES: u32 = 60;
+/// Longer is shortened.
+const MAX_EXPIRES: u32 = 86_400;
+
+/// A subscription of a SIP user: one dialog.
+#[derive(Debug)]
+pub(in super::super) struct Watch {
+    dialog: Dialog,
+    sip: Party,
+    xmpp: Party,
+    event_id: Option<String>,
+    expires_at: Instant,
+    due: Option<Instant>,
+    /// A NOTIFY waits for its answer.
+    in_flight: bool,
+    /// There is something newer than what that one says.
+    dirty: bool,
+    last: Option<String>,
+}
+
+/// What is known of an XMPP user, for one SIP user.
+#[derive(Debug)]
+pub(in super::super) struct Contact {
+    approved: bool,
+    /// Presence was seen.
+    seen: bool,
+    resources: Vec<Resource>,
+    watches: Vec<u64>,
+}
+
+/// Seconds of Expires; `None`: not a number.
+fn expires_of(request: &Message) -> Option<u32> {
+    match request.text(HeaderName::Expires) {
+        None => Some(DEFAULT_EXPIRES),
+        Some(text) => {
+            text.trim().parse::<u64>().ok().map(|secs| secs.min(u64::from(MAX_EXPIRES)) as u32)
+        }
+    }
+}
+
+/// In the place of the one with its name, or as a new one while there is room.
+fn put(resources: &mut Vec<Resource>, resource: Resource, most: usize) -> bool {
+    if let Some(other) = resources.iter_mut().find(|other| other.name == resource.name) {
+        *other = resource;
+        return true;
+    }
+    if resources.len() >= most {
+        return false;
+    }
+    resources.push(resource);
+    true
+}
+
+fn takes_pidf(request: &Message) -> bool {
+    let mut accepts = request.headers(HeaderName::Accept).peekable();
+    if accepts.peek().is_none() {
+        return true;
+    }
+    accepts
+        .filter_map(|header| std::str::from_utf8(header.value).ok())
+        .flat_map(|text| text.split(','))
+        .any(|kind| {
+            matches!(content::media_type(kind).0.as_str(), pidf::TYPE | "application/*" | "*/*")
+        })
+}
+
+impl Gateway {
+    /// The expiry that a SUBSCRIBE asks for, or its refusal.
+    fn check_subscribe(request: &Message) -> Result<(u32, Option<String>), Reply> {
+        let Some(event_id) = event_of(request) else {
+            return Err(Reply::new(489).with("Allow-Events", "presence"));
+        };
+        if !takes_pidf(request) {
+            return Err(Reply::new(406).with("Accept", pidf::TYPE));
+        }
+        match expires_of(request) {
+            None => Err(Reply::new(400).because("Expires is not a number")),
+            Some(secs) if (1..MIN_EXPIRES).contains(&secs) => {
+                Err(Reply::new(423).with("Min-Expires", MIN_EXPIRES.to_string()))
+            }
+            Some(secs) => Ok((secs, event_id)),
+        }
+    }
+
+    /// A SUBSCRIBE without a dialog.
+    pub(in super::super) fn on_sip_subscribe(
+        &mut self,
+        request: &Message,
+        sip: &Party,
+        xmpp: &Party,
+    ) {
+        let (secs, event_id) = match Self::check_subscribe(request) {
+            Ok(asked) => asked,
+            Err(refusal) => return self.core.reply(request, &refusal),
+        };
+        let tag = self.core.fresh();
+        let dialog = match Dialog::of_request(request, tag.clone()) {
+            Ok(dialog) => dialog,
+            Err(fault) => {
+                return self.core.reply(request, &Reply::new(400).because(&fault.to_string()));
+            }
+        };
+        if !self.presence.watch_quota.take(sip, xmpp, &self.core.limits) {
+            self.core.counters.full += 1;
+            return self.core.reply(
+                request,
+                &Reply::new(480).because("Too many subscriptions").with("Retry-After", "600"),
+            );
+        }
+        self.core.invite(sip, xmpp);
+        let id = self.core.id();
+        self.core.dialogs.insert(tag, DialogOf::Watch(id));
+        let (sip, xmpp) = (sip.at(None), xmpp.at(None));
+        let watch = Watch {
+            dialog,
+            sip: sip.clone(),
+            xmpp: xmpp.clone(),
+            event_id,
+            expires_at: self.core.now + Duration::from_secs(u64::from(secs)),
+            due: None,
+            in_flight: false,
+            dirty: false,
+            last: None,
+        };
+        self.presence.watches.insert(id, watch);
+        self.answer_subscribe(request, id, secs);
+        let contact = self.presence.contacts.entry(key(&sip, &xmpp)).or_insert_with(|| Contact {
+            approved: false,
+            seen: false,
+            resources: Vec::new(),
+            watches: Vec::new(),
+        });
+        contact.watches.push(id);
+        let ask = if contact.approved { "probe" } else { "subscribe" };
+        self.core.stanza(&sip, &xmpp, of_type(ask));
+        match secs {
+            0 => self.end_watch(id, "timeout"),
+            _ => self.notify(id, None),
+        }
+    }
+
+    /// A SUBSCRIBE in the dialog: refreshed, or ended by `Expires: 0`.
+    pub(in super::super) fn on_watch_subscribe(&mut self, request: &Message, id: u64) {
+        let asked = Self::check_subscribe(request);
+        let Some(watch) = self.presence.watches.get_mut(&id) else { return };
+        let tag = watch.dialog.local_tag.clone();
+        let (secs, _) = match asked {
+            Ok(asked) => asked,
+            Err(refusal) => return self.core.reply_as(request, &tag, &refusal),
+        };
+        if watch.dialog.take(request) == Err(DialogError::Order) {
+            return self.core.reply_as(
+                request,
+                &tag,
+                &Reply::new(500).because("CSeq out of order"),
+            );
+        }
+        watch.expires_at = self.core.now + Duration::from_secs(u64::from(secs));
+        watch.last = None;
+        self.answer_subscribe(request, id, secs);
+        match secs {
+            0 => self.end_watch(id, "timeout"),
+            _ => self.notify(id, None),
+        }
+    }
+
+    fn answer_subscribe(&mut self, request: &Message, id: u64, secs: u32) {
+        let Some(watch) = self.presence.watches.get_mut(&id) else { return };
+        let expires_at = watch.expires_at;
+        self.core.timers.set(&mut watch.due, Timer::Watch(id), Some(expires_at));
+        let contact = name_addr(&watch.xmpp.sip, None);
+        let reply = Reply::new(200).with("Expires", secs.to_string()).with("Contact", contact);
+        let tag = watch.dialog.local_tag.clone();
+        self.core.reply_as(request, &tag, &reply);
+    }
+
+    /// Tells a watcher what is known. `ends`: for the last time, and why.
+    fn notify(&mut self, id: u64, ends: Option<&str>) {
+        let Some(watch) = self.presence.watches.get_mut(&id) else { return };
+        if watch.in_flight && ends.is_none() {
+            watch.dirty = true;
+            return;
+        }
+        let contact = self.presence.contacts.get(&key(&watch.sip, &watch.xmpp));
+        let approved = contact.is_some_and(|contact| contact.approved);
+        let left = watch.expires_at.saturating_duration_since(self.core.now).as_secs();
+        let state = match ends {
+            Some("probation") => "terminated;reason=probation;retry-after=300".to_owned(),
+            Some(reason) => format!("terminated;reason={reason}"),
+            None if approved => format!("active;expires={left}"),
+            None => format!("pending;expires={left}"),
+        };
+        let body = contact.filter(|contact| contact.approved && contact.seen).map(|contact| {
+            // With the subscription ends what is known; a poll is told what is known now.
+            pidf::write(&watch.xmpp, &contact.resources)
+        });
+        let state_name = state.split(';').next().unwrap_or_default();
+        let says = format!(
+            "{state_name} {}",
+            String::from_utf8_lossy(body.as_deref().unwrap_or_default())
+        );
+        if ends.is_none() && watch.last.as_ref() == Some(&says) {
+            return;
+        }
+        watch.last = Some(says);
+        let event = match &watch.event_id {
+            Some(id) => format!("presence;id={id}"),
+            None => "presence".to_owned(),
+        };
+        let headers = vec![
+            ("Event", event),
+            ("Subscription-State", state),
+            ("Contact", name_addr(&watch.xmpp.sip, None)),
+        ];
+        watch.in_flight = true;
+        watch.dirty = false;
+        let body = body.as_deref().map(|body| (pidf::TYPE, body));
+        let request = watch.dialog.request(Method::Notify, headers, body);
+        self.core.counters.presence_to_sip += 1;
+        if self.core.send(&request, Purpose::Notify(id)).is_err() {
+            watch.in_flight = false;
+        }
+    }
+
+    /// What came of a NOTIFY (RFC 6665 section 4.2.2).
+    pub(in super::super) fn notify_answered(&mut self, id: u64, answer: &Answer<'_>) {
+        let Some(watch) = self.presence.watches.get_mut(&id) else { return };
+        watch.in_flight = false;
+        let again = answer
+            .response
+            .is_some_and(|response| response.header(HeaderName::RetryAfter).is_some());
+        if !answer.is_success() && !again {
+            return self.remove_watch(id);
+        }
+        if std::mem::take(&mut watch.dirty) {
+            self.notify(id, None);
+        }
+    }
+
+    /// The last NOTIFY, and the end.
+    pub(in super::super) fn end_watch(&mut self, id: u64, reason: &str) {
+        self.notify(id, Some(reason));
+        self.remove_watch(id);
+    }
+
+    fn remove_watch(&mut self, id: u64) {
+        let Some(mut watch) = self.presence.watches.remove(&id) else { return };
+        self.core.timers.set(&mut watch.due, Timer::Watch(id), None);
+        self.core.dialogs.remove(&watch.dialog.local_tag);
+        self.presence.watch_quota.give(&watch.sip, &watch.xmpp);
+        let key = key(&watch.sip, &watch.xmpp);
+        if let Some(contact) = self.presence.contacts.get_mut(&key) {
+            contact.watches.retain(|other| *other != id);
+            if contact.watches.is_empty() {
+                self.presence.contacts.remove(&key);
+            }
+        }
+    }
+
+    /// Its time is over.
+    pub(in super::super) fn watch_is_due(&mut self, id: u64) {
+        if let Some(watch) = self.presence.watches.get_mut(&id) {
+            watch.due = None;
+            self.end_watch(id, "timeout");
+        }
+    }
+
+    /// Everyone of this SIP user who watches that XMPP user.
+    fn watchers(&self, sip: &Party, xmpp: &Party) -> Vec<u64> {
+        let contact = self.presence.contacts.get(&key(sip, xmpp));
+        contact.map(|contact| contact.watches.clone()).unwrap_or_default()
+    }
+
+    fn tell_watchers(&mut self, sip: &Party, xmpp: &Party) {
+        for id in self.watchers(sip, xmpp) {
+            self.notify(id, None);
+        }
+    }
+
+    pub(super) fn contact_is_available(&mut self, sip: &Party, xmpp: &Party, stanza: &Element) {
+        let most = self.core.limits.resources;
+        let Some(contact) = self.presence.contacts.get_mut(&key(sip, xmpp)) else { return };
+        let name = xmpp.resource.clone().unwrap_or_else(|| "xmpp".into());
+        let resource = Resource::of_stanza(name, stanza);
+        if !put(&mut contact.resources, resource, most) {
+            return;
+        }
+        pidf::sort(&mut contact.resources);
+        contact.seen = true;
+        self.tell_watchers(sip, xmpp);
+    }
+
+    pub(super) fn contact_is_unavailable(&mut self, sip: &Party, xmpp: &Party) {
+        let Some(contact) = self.presence.contacts.get_mut(&key(sip, xmpp)) else { return };
+        match &xmpp.resource {
+            Some(name) => contact.resources.retain(|other| other.name != *name),
+            None => contact.resources.clear(),
+        }
+        contact.seen = true;
+        self.tell_watchers(sip, xmpp);
+    }
+
+    pub(super) fn contact_approves(&mut self, sip: &Party, xmpp: &Party) {
+        let Some(contact) = self.presence.contacts.get_mut(&key(sip, xmpp)) else { return };
+        contact.approved = true;
+        self.tell_watchers(sip, xmpp);
+    }
+
+    /// Refused, taken back, or not to be had: the subscription ends.
+    pub(super) fn contact_refuses(&mut self, sip: &Party, xmpp: &Party, reason: &str) {
+        if let Some(contact) = self.presence.contacts.get_mut(&key(sip, xmpp)) {
+            contact.approved = false;
+        }
+        for id in self.watchers(sip, xmpp) {
+            self.end_watch(id, reason);
+        }
+    }
+
+    pub(super) fn contact_failed(&mut self, sip: &Party, xmpp: &Party, condition: &str) {
+        let Some(contact) = self.presence.contacts.get_mut(&key(sip, xmpp)) else { return };
+        if contact.approved {
+            contact.resources.clear();
+            contact.seen = true;
+            return self.tell_watchers(sip, xmpp);
+        }
+        let reason = match condition {
+            "item-not-found" | "gone" | "remote-server-not-found" | "jid-malformed" => "noresource",
+            "forbidden" | "not-allowed" | "not-authorized" | "service-unavailable" => "rejected",
+            _ => "probation",
+        };
+        self.contact_refuses(sip, xmpp, reason);
+    }
+
+    /// Watches that policy no longer allows.
+    pub(in super::super) fn judge_watches(&mut self) {
+        let gone = self
+            .presence
+            .watches
+            .iter()
+            .filter(|(_, watch)| self.core.may_speak(&watch.sip, &watch.xmpp).is_err());
+        let gone: Vec<u64> = gone.map(|(id, _)| *id).collect();
+        for id in gone {
+            if let Some(watch) = self.presence.watches.get(&id) {
+                let key = key(&watch.sip, &watch.xmpp);
+                if let Some(contact) = self.presence.contacts.get_mut(&key) {
+                    contact.approved = false;
+                }
+            }
+            self.end_watch(id, "rejected");
+        }
+    }
+
+    /// Whether a request belongs to it.
+    pub(in super::super) fn watch_has(&self, id: u64, request: &Message) -> bool {
+        self.presence.watches.get(&id).is_some_and(|watch| watch.dialog.has(request))
+    }
+}

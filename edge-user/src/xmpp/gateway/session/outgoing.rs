@@ -1,0 +1,153 @@
+//! What XMPP users do: messages into a session, and sessions that begin with one.
+
+use super::{
+    State,
+    offer::{SDP, offer},
+};
+use crate::{
+    sip::{Message, Method},
+    xmpp::gateway::{
+        Gateway, Purpose,
+        core::number,
+        errors,
+        message::{Sent, Text},
+        ua::{Answer, Dialog, name_addr},
+    },
+};
+
+/// A message is tried in so many ways.
+const MAX_TRIES: u8 = 3;
+
+impl Gateway {
+    /// A message of an XMPP user into a session, or behind those that wait in it.
+    pub(in crate::xmpp::gateway) fn session_send(&mut self, id: u64, mut sent: Sent) {
+        let most = self.core.limits.queue;
+        let Some(session) = self.sessions.map.get_mut(&id) else { return };
+        session.xmpp = sent.from.clone();
+        session.typing.to_sip = None;
+        if session.state == State::Calling {
+            if session.queue.len() < most {
+                session.queue.push_back(sent);
+            } else {
+                self.core.counters.full += 1;
+                self.bounce(&sent, "resource-constraint", "Too many messages wait");
+            }
+            return;
+        }
+        sent.session = Some(id);
+        if session.thread.is_none() {
+            session.thread = sent.text.thread.clone();
+        }
+        let headers = sent.text.headers();
+        let body = Some(("text/plain;charset=UTF-8", sent.text.body.as_bytes()));
+        let request = session.dialog.request(Method::Message, headers, body);
+        let purpose = Purpose::Message(Box::new(sent.clone()));
+        let full = self.core.send(&request, purpose).is_err();
+        self.session_used(id);
+        if full {
+            self.message_answered(&sent, &Answer::without_response(500, ""));
+        }
+    }
+
+    /// A session for a message that cannot go without one.
+    pub(in crate::xmpp::gateway) fn begin_session(&mut self, mut sent: Sent) {
+        sent.tries += 1;
+        if sent.tries > MAX_TRIES {
+            return self.bounce(&sent, "service-unavailable", "");
+        }
+        let tag = self.core.fresh();
+        let call_id = format!("{}@{}", self.core.fresh(), self.core.host);
+        let dialog = Dialog::begin(call_id, &sent.from.sip, tag, &sent.to.sip);
+        let (sip, xmpp, thread) = (sent.to.clone(), sent.from.clone(), sent.text.thread.clone());
+        let Some(id) = self.new_session(dialog, &sip, &xmpp, thread, State::Calling) else {
+            return self.bounce(&sent, "resource-constraint", "Too many sessions");
+        };
+        let Some(session) = self.sessions.map.get_mut(&id) else { return };
+        session.queue.push_back(sent);
+        let headers =
+            vec![("Contact", name_addr(&session.xmpp.sip, None)), ("Accept", SDP.to_owned())];
+        let sdp = offer();
+        let request = session.dialog.request(Method::Invite, headers, Some((SDP, &sdp)));
+        if self.core.send(&request, Purpose::Invite(id)).is_err() {
+            self.invite_answered(id, &Answer::without_response(500, ""));
+        }
+    }
+
+    /// What came of our INVITE.
+    pub(in crate::xmpp::gateway) fn invite_answered(&mut self, id: u64, answer: &Answer<'_>) {
+        let Some(session) = self.sessions.map.get_mut(&id) else { return };
+        let up = answer.is_success()
+            && answer.response.is_some_and(|response| session.dialog.establish(response).is_ok());
+        if !up {
+            let condition = errors::private_condition_of(answer.status.max(400));
+            for sent in self.remove_session(id) {
+                self.bounce(&sent, condition, &answer.reason);
+            }
+            return;
+        }
+        let ack = session.dialog.request(Method::Ack, Vec::new(), None);
+        self.core.send_ack(&ack);
+        session.state = State::Up;
+        let queue = std::mem::take(&mut session.queue);
+        self.session_used(id);
+        for sent in queue {
+            self.session_send(id, sent);
+        }
+    }
+
+    /// A 2xx for an INVITE of ours whose transaction is over: sent again, of another branch of a
+    /// fork, or too late (RFC 3261 section 13.2.2.4). It is acknowledged; what is not the session's
+    /// is ended.
+    pub(in crate::xmpp::gateway) fn late_answer(&mut self, response: &Message) {
+        let (Ok(from), Ok(to), Ok(call_id), Ok(cseq)) =
+            (response.from(), response.to(), response.call_id(), response.cseq())
+        else {
+            return;
+        };
+        let Some(tag) =
+            from.tag().filter(|tag| number(tag).is_some_and(|id| self.core.name(id) == **tag))
+        else {
+            return;
+        };
+        let mut dialog =
+            Dialog::begin(call_id.to_owned(), from.uri.as_str(), tag.to_owned(), to.uri.as_str());
+        dialog.local_cseq = cseq.number;
+        if dialog.establish(response).is_err() {
+            return;
+        }
+        let ack = dialog.request(Method::Ack, Vec::new(), None);
+        self.core.send_ack(&ack);
+        let ours = self.sessions.map.values().any(|session| {
+            session.dialog.local_tag == tag && session.dialog.remote_tag == dialog.remote_tag
+        });
+        if !ours {
+            let bye = dialog.request(Method::Bye, Vec::new(), None);
+            let _ = self.core.send(&bye, Purpose::Nothing);
+        }
+    }
+
+    /// A MESSAGE in a session was refused since there is no such session any more: the session is
+    /// forgotten, and the message goes another way. `false`: it does not.
+    pub(in crate::xmpp::gateway) fn session_lost(&mut self, id: u64, sent: &Sent) -> bool {
+        if self.sessions.map.contains_key(&id) {
+            for waiting in self.remove_session(id) {
+                self.bounce(&waiting, "service-unavailable", "");
+            }
+        }
+        if sent.tries >= MAX_TRIES {
+            return false;
+        }
+        self.send_message(Sent { session: None, tries: sent.tries + 1, ..sent.clone() });
+        true
+    }
+
+    /// Something a SIP user said without a MESSAGE.
+    pub(super) fn say_in_session(&mut self, id: u64, body: String) {
+        let Some(session) = self.sessions.map.get(&id) else { return };
+        let text = Text { body, subject: None, lang: None, thread: session.thread.clone() };
+        let (sip, xmpp) = (session.sip.clone(), session.xmpp.clone());
+        let name = self.core.fresh();
+        self.core.counters.messages_to_xmpp += 1;
+        self.core.stanza(&sip, &xmpp, text.stanza(&name, true));
+    }
+}

@@ -1,0 +1,70 @@
+//! What an operator can see of the gateway.
+
+use std::collections::BTreeMap;
+
+use super::{Gateway, GatewayCounters};
+use crate::domain::Domain;
+
+/// What one partner's users have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PartnerStatus {
+    /// Its users that SIP users watch.
+    pub watched: usize,
+    /// SIP users that its users watch.
+    pub subscriptions: usize,
+    /// Sessions.
+    pub sessions: usize,
+}
+
+/// The state of the gateway.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GatewayStatus {
+    /// By domain.
+    pub partners: BTreeMap<Domain, PartnerStatus>,
+    /// Subscriptions of SIP users.
+    pub watched: usize,
+    /// Subscriptions of XMPP users.
+    pub subscriptions: usize,
+    /// Sessions.
+    pub sessions: usize,
+    /// Requests of ours that wait for an answer.
+    pub transactions: usize,
+    /// Messages of SIP users that wait for a word from the XMPP side.
+    pub held: usize,
+    /// Pairs of users of which the SIP user began.
+    pub invited: usize,
+    /// Timers.
+    pub timers: usize,
+    /// Dialogs.
+    pub dialogs: usize,
+    /// Since the start.
+    pub counters: GatewayCounters,
+}
+
+impl Gateway {
+    /// Its state now.
+    pub fn status(&self) -> GatewayStatus {
+        let mut partners: BTreeMap<Domain, PartnerStatus> = BTreeMap::new();
+        for (domain, count) in self.presence.watch_quota.partners() {
+            partners.entry(domain.clone()).or_default().watched = count;
+        }
+        for (domain, count) in self.presence.subscription_quota.partners() {
+            partners.entry(domain.clone()).or_default().subscriptions = count;
+        }
+        for (domain, count) in self.sessions.quota.partners() {
+            partners.entry(domain.clone()).or_default().sessions = count;
+        }
+        GatewayStatus {
+            partners,
+            watched: self.presence.watch_quota.len(),
+            subscriptions: self.presence.subscription_quota.len(),
+            sessions: self.sessions.quota.len(),
+            transactions: self.core.clients.len(),
+            held: self.held.len(),
+            invited: self.core.invited.len(),
+            timers: self.core.timers.len(),
+            dialogs: self.core.dialogs.len(),
+            counters: self.core.counters,
+        }
+    }
+}

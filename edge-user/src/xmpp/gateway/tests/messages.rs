@@ -1,0 +1,296 @@
+//! Messages without a session.
+
+use super::*;
+
+fn body(stanza: &Element) -> String {
+    stanza.child(ns::SERVER, "body").unwrap().text().into_owned()
+}
+
+fn receipt(id: &str) -> Element {
+    Element::new(ns::SERVER, "message")
+        .with_child(Element::new(ns::RECEIPTS, "received").with("id", id))
+}
+
+fn error(id: &str, condition: &str, text: &str) -> Element {
+    Element::new(ns::SERVER, "message")
+        .with("type", "error")
+        .with("id", id)
+        .with_child(errors::element(condition, text))
+}
+
+#[test]
+fn a_message_of_a_sip_user_becomes_a_stanza() {
+    let mut world = World::new();
+    let ask = Ask::new("MESSAGE").with("Subject: Lunch").with("Content-Language: en-GB");
+    world.ask(ask.text("Hello <you> & \u{fc}\u{7}\r\nthere"));
+    let stanza = world.one_stanza();
+    assert_eq!(stanza.attribute("from"), Some("ann@contoso.example"));
+    assert_eq!(stanza.attribute("to"), Some("rob@montague.example"));
+    assert_eq!((stanza.attribute("type"), stanza.lang()), (None, Some("en-GB")));
+    assert_eq!(body(&stanza), "Hello <you> & \u{fc}\nthere");
+    assert_eq!(stanza.child(ns::SERVER, "subject").unwrap().text(), "Lunch");
+    assert_eq!(stanza.child(ns::SERVER, "thread").unwrap().text(), "call-1@inside");
+    world.silent();
+    // Nobody says anything of it.
+    world.seconds(4);
+    world.silent();
+    world.seconds(1);
+    assert_eq!(world.status(), 202);
+    assert_eq!(world.gateway.status().held, 0);
+}
+
+#[test]
+fn gr_is_the_resource() {
+    let mut world = World::new();
+    let to = "sip:rob@montague.example;gr=balcony";
+    let from = "sip:ann@contoso.example;gr=desk";
+    world.ask(Ask { to, from, ..Ask::new("MESSAGE") }.text("hi"));
+    let stanza = world.one_stanza();
+    assert_eq!(stanza.attribute("to"), Some("rob@montague.example/balcony"));
+    assert_eq!(stanza.attribute("from"), Some("ann@contoso.example/desk"));
+}
+
+#[test]
+fn what_the_xmpp_side_says_is_the_final_answer() {
+    for (said, status, reason) in [
+        (None, 200, "OK"),
+        (Some(("service-unavailable", "Not\r\nnow")), 403, "Not  now"),
+        (Some(("item-not-found", "")), 604, "Does Not Exist Anywhere"),
+        (Some(("feature-not-implemented", "")), 501, "Not Implemented"),
+        (Some(("recipient-unavailable", "")), 600, "Busy Everywhere"),
+        (Some(("registration-required", "")), 403, "Forbidden"),
+        (Some(("redirect", "")), 480, "Temporarily Unavailable"),
+        (Some(("gone", "")), 410, "Gone"),
+    ] {
+        let mut world = World::new();
+        world.ask(Ask::new("MESSAGE").text("hi"));
+        let id = world.one_stanza().attribute("id").unwrap().to_owned();
+        match said {
+            None => world.stanza(receipt(&id)),
+            Some((condition, text)) => world.stanza(error(&id, condition, text)),
+        }
+        let answer = world.one_sip();
+        assert_eq!(answer.status(), Some(status), "{said:?}");
+        assert_eq!(answer.reason().unwrap(), reason.as_bytes(), "{said:?}");
+        world.seconds(60);
+        world.silent();
+    }
+}
+
+#[test]
+fn a_full_jid_has_the_other_column() {
+    let mut world = World::new();
+    let to = "sip:rob@montague.example;gr=balcony";
+    world.ask(Ask { to, ..Ask::new("MESSAGE") }.text("hi"));
+    let id = world.one_stanza().attribute("id").unwrap().to_owned();
+    world.stanza(error(&id, "feature-not-implemented", ""));
+    let answer = world.one_sip();
+    assert_eq!(answer.status(), Some(405));
+    assert!(text(&answer, "Allow").contains("MESSAGE"));
+}
+
+#[test]
+fn only_the_addressee_and_its_server_can_say_so() {
+    let mut world = World::new();
+    world.ask(Ask::new("MESSAGE").text("hi"));
+    let id = world.one_stanza().attribute("id").unwrap().to_owned();
+    for from in ["eve@montague.example/x", "other.example", "rob@other.example"] {
+        world.stanza(error(&id, "forbidden", "").with("from", from));
+    }
+    world.stanza(error(&id, "forbidden", "").with("to", "bea@contoso.example"));
+    world.stanza(error("5-0123", "forbidden", ""));
+    world.silent();
+    world.stanza(error(&id, "forbidden", "").with("from", "montague.example"));
+    assert_eq!(world.status(), 603);
+}
+
+#[test]
+fn a_message_that_could_not_be_sent_is_answered_with_why() {
+    let mut world = World::new();
+    world.ask(Ask::new("MESSAGE").text("hi"));
+    let stanza = world.one_stanza();
+    let pair = Pair { local: domain("contoso.example"), remote: domain("montague.example") };
+    world.input(GatewayInput::Undelivered {
+        pair,
+        stanza,
+        condition: "remote-server-timeout",
+        text: "no stream within 60 s".to_owned(),
+    });
+    let answer = world.one_sip();
+    assert_eq!(answer.status(), Some(408));
+    assert_eq!(answer.reason().unwrap(), b"no stream within 60 s");
+}
+
+#[test]
+fn who_moved_is_followed_only_to_a_partner() {
+    for (to, status, contact) in [
+        ("xmpp:rob@other.example", 301, "<sip:rob@other.example>"),
+        ("xmpp:rob@nobody.example", 410, ""),
+        ("https://evil.example", 410, ""),
+    ] {
+        let mut world = World::new();
+        world.ask(Ask::new("MESSAGE").text("hi"));
+        let id = world.one_stanza().attribute("id").unwrap().to_owned();
+        let gone = Element::new(ns::STANZA_ERRORS, "gone").with_text(to);
+        let wrapped = Element::new(ns::SERVER, "error").with("type", "cancel").with_child(gone);
+        let stanza = Element::new(ns::SERVER, "message").with("type", "error").with("id", id);
+        world.stanza(stanza.with_child(wrapped));
+        let answer = world.one_sip();
+        assert_eq!((answer.status(), text(&answer, "Contact")), (Some(status), contact), "{to}");
+    }
+}
+
+#[test]
+fn bodies_that_are_no_text_are_refused_with_what_would_be_taken() {
+    for (kind, bytes) in [
+        ("message/cpim", &b"From: x\r\n\r\nhi"[..]),
+        ("text/rtf", b"{}"),
+        ("image/png", b"x"),
+        ("text/plain", b"\xff"),
+    ] {
+        let mut world = World::new();
+        world.ask(Ask::new("MESSAGE").body(kind, bytes));
+        let answer = world.one_sip();
+        assert_eq!(answer.status(), Some(415), "{kind}");
+        assert!(text(&answer, "Accept").contains("text/plain"));
+    }
+    let mut world = World::new();
+    world.ask(Ask::new("MESSAGE").with("Content-Encoding: gzip").text("x"));
+    assert_eq!(world.status(), 415);
+}
+
+#[test]
+fn a_stanza_becomes_a_message() {
+    let mut world = World::new();
+    let mut stanza = message("Art thou not <Romeo>?\nAnd a Montague?");
+    stanza.push(Element::new(ns::SERVER, "subject").with_text("Who\r\nVia: evil"));
+    stanza.push(Element::new(ns::SERVER, "thread").with_text("thread-7"));
+    stanza.set_ns(ns::XML, "lang", "en");
+    world.stanza(stanza);
+    let request = world.one_sip();
+    assert_eq!(request.method(), Some(Method::Message));
+    assert_eq!(request.request_uri().unwrap().unwrap().as_str(), "sip:ann@contoso.example");
+    let from = request.from().unwrap();
+    assert_eq!(from.uri.as_str(), "sip:rob@montague.example;gr=balcony");
+    assert!(from.tag().is_some());
+    assert_eq!(request.call_id().unwrap(), "thread-7");
+    assert_eq!(text(&request, "Subject"), "Who  Via: evil");
+    assert_eq!(text(&request, "Content-Language"), "en");
+    assert_eq!(text(&request, "Content-Type"), "text/plain;charset=UTF-8");
+    assert_eq!(request.body(), b"Art thou not <Romeo>?\nAnd a Montague?");
+    assert_eq!(request.list(HeaderName::Via).count(), 1);
+    world.respond(&request, 100, &[]);
+    world.respond(&request, 200, &[]);
+    world.silent();
+    assert_eq!(world.gateway.status().transactions, 0);
+}
+
+#[test]
+fn a_thread_that_cannot_be_a_call_id_is_none() {
+    for thread in ["a b", "x\r\nVia: y", "<x>", "", "a@b@c", &"x".repeat(200)] {
+        let mut world = World::new();
+        world
+            .stanza(message("hi").with_child(Element::new(ns::SERVER, "thread").with_text(thread)));
+        let request = world.one_sip();
+        assert!(request.call_id().unwrap().ends_with("@gw.contoso.example"), "{thread:?}");
+    }
+}
+
+#[test]
+fn a_receipt_that_was_asked_for_is_the_200() {
+    for (status, confirmed) in [(200, true), (202, false), (404, false)] {
+        let mut world = World::new();
+        world.stanza(message("hi").with_child(Element::new(ns::RECEIPTS, "request")));
+        let request = world.one_sip();
+        world.respond(&request, status, &[]);
+        let receipts: Vec<_> =
+            world.stanzas.iter().filter_map(|s| s.child(ns::RECEIPTS, "received")).collect();
+        assert_eq!(receipts.len(), usize::from(confirmed), "{status}");
+        if confirmed {
+            assert_eq!(receipts[0].attribute("id"), Some("m1"));
+        }
+    }
+}
+
+#[test]
+fn a_refusal_is_a_stanza_error_that_does_not_say_who_is_there() {
+    for (status, expected) in [
+        (404, "service-unavailable"),
+        (480, "service-unavailable"),
+        (604, "service-unavailable"),
+        (403, "forbidden"),
+        (415, "not-acceptable"),
+        (500, "internal-server-error"),
+        (503, "internal-server-error"),
+    ] {
+        let mut world = World::new();
+        world.stanza(message("hi"));
+        let request = world.one_sip();
+        world.respond(&request, status, &[]);
+        let stanza = world.one_stanza();
+        assert_eq!(condition(&stanza), expected, "{status}");
+        assert_eq!(stanza.attribute("id"), Some("m1"));
+        assert_eq!(stanza.attribute("to"), Some("rob@montague.example/balcony"));
+        assert_eq!(errors::read(&stanza).1, "As told");
+        world.respond(&request, status, &[]);
+        world.silent();
+    }
+}
+
+#[test]
+fn a_message_without_an_answer_times_out_once() {
+    let mut world = World::new();
+    world.stanza(message("hi"));
+    let request = world.one_sip();
+    world.respond(&request, 100, &[]);
+    world.seconds(31);
+    world.silent();
+    world.seconds(1);
+    assert_eq!(condition(&world.one_stanza()), "remote-server-timeout");
+    world.respond(&request, 200, &[]);
+    world.silent();
+}
+
+#[test]
+fn rooms_and_headlines_are_not_served() {
+    let room = Element::new("http://jabber.org/protocol/muc#user", "x");
+    let direct = Element::new("jabber:x:conference", "x").with("jid", "room@muc.example");
+    for (stanza, expected) in [
+        (message("hi").with("type", "groupchat"), Some("service-unavailable")),
+        (message("hi").with_child(room), Some("feature-not-implemented")),
+        (message("hi").with_child(direct), Some("feature-not-implemented")),
+        (message("hi").with("type", "headline"), None),
+    ] {
+        let mut world = World::new();
+        world.stanza(stanza);
+        match expected {
+            Some(expected) => assert_eq!(condition(&world.one_stanza()), expected),
+            None => world.silent(),
+        }
+        assert!(world.sip.is_empty());
+    }
+}
+
+#[test]
+fn a_stanza_that_says_nothing_is_no_message() {
+    let mut world = World::new();
+    world.stanza(Element::new(ns::SERVER, "message"));
+    world.stanza(message(""));
+    world.silent();
+}
+
+#[test]
+fn without_room_a_message_is_answered_at_once() {
+    let limits = GatewayLimits { held: 1, transactions: 1, ..GatewayLimits::default() };
+    let mut world = World::of(policy(XmppPartnerKind::Federated), limits);
+    world.ask(Ask::new("MESSAGE").text("one"));
+    assert!(world.sip.is_empty());
+    world.ask(Ask::new("MESSAGE").text("two"));
+    assert_eq!(world.status(), 202);
+    assert_eq!(world.stanzas.len(), 2);
+    world.stanzas.clear();
+    world.stanza(message("one"));
+    world.one_sip();
+    world.stanza(message("two"));
+    assert_eq!(condition(&world.one_stanza()), "internal-server-error");
+}

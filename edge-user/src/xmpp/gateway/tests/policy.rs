@@ -1,0 +1,157 @@
+//! Who may speak to whom.
+
+use super::*;
+use crate::config::BlockedDomain;
+
+#[test]
+fn a_sip_user_speaks_only_from_here_and_to_partners() {
+    let cases: &[(&'static str, &'static str, u16, &[XmppRefusal])] = &[
+        ("sip:ann@contoso.example", "sip:rob@nobody.example", 404, &[XmppRefusal::UnknownDomain]),
+        ("sip:noxmpp@contoso.example", "sip:rob@montague.example", 403, &[XmppRefusal::UserNoXmpp]),
+        (
+            "sip:NoXmpp;x=1@contoso.example",
+            "sip:rob@montague.example",
+            403,
+            &[XmppRefusal::UserNoXmpp],
+        ),
+        ("sip:rob@montague.example", "sip:rob@montague.example", 403, &[]),
+        ("sip:eve@jabber.contoso.example", "sip:rob@montague.example", 403, &[]),
+        ("sip:contoso.example", "sip:rob@montague.example", 400, &[]),
+        ("sip:ann@contoso.example", "sip:montague.example", 404, &[]),
+        ("sip:ann@contoso.example", "sip:rob@192.0.2.1", 404, &[]),
+        ("sip:ann@contoso.example", "sip:a%0d%0ab@montague.example", 404, &[]),
+    ];
+    for (from, to, status, events) in cases {
+        for method in ["MESSAGE", "SUBSCRIBE", "INVITE"] {
+            let mut world = World::new();
+            let ask = Ask { from, to, ..Ask::new(method) }.with("Event: presence");
+            world.ask(ask.text("hi"));
+            assert_eq!(world.status(), *status, "{method} {from} {to}");
+            assert_eq!(world.events, *events, "{method} {from} {to}");
+            world.silent();
+        }
+    }
+}
+
+#[test]
+fn an_xmpp_user_finds_only_users_that_may() {
+    let mut world = World::new();
+    world.stanza(message("hi").with("to", "noxmpp@contoso.example"));
+    assert_eq!(condition(&world.one_stanza()), "service-unavailable");
+    assert_eq!(world.events, [XmppRefusal::UserNoXmpp]);
+    world.stanza(presence(Some("subscribe")).with("to", "noxmpp@contoso.example"));
+    assert_eq!(world.one_stanza().attribute("type"), Some("unsubscribed"));
+    world.silent();
+}
+
+#[test]
+fn what_lies_outside_of_the_pair_or_is_not_served_goes_nowhere() {
+    let mut world = World::new();
+    let pair = Pair { local: domain("contoso.example"), remote: domain("montague.example") };
+    for (from, to) in [
+        ("rob@other.example", "ann@contoso.example"),
+        ("rob@montague.example", "ann@elsewhere.example"),
+    ] {
+        let stanza = message("hi").with("from", from).with("to", to);
+        world.input(GatewayInput::Stanza { pair: pair.clone(), stanza });
+    }
+    world.stanza(message("hi").with("to", "ann@jabber.contoso.example"));
+    world.silent();
+    assert_eq!(world.events, [XmppRefusal::InvalidFrom; 3]);
+    world.stanza(message("hi").with("from", "rob@nobody.example"));
+    world.silent();
+    world.stanza(message("hi").with("to", "a\\5cb@contoso.example"));
+    assert_eq!(condition(&world.one_stanza()), "jid-malformed");
+}
+
+#[test]
+fn users_of_an_unverified_partner_must_be_invited_first() {
+    let begin: [fn(&mut World); 2] = [
+        |world| world.ask(Ask::new("MESSAGE").text("hi")),
+        |world| world.ask(Ask::new("SUBSCRIBE").with("Event: presence")),
+    ];
+    for begin in begin {
+        let mut world =
+            World::of(policy(XmppPartnerKind::PublicUnverified), GatewayLimits::default());
+        world.stanza(message("hi"));
+        assert_eq!(condition(&world.one_stanza()), "service-unavailable");
+        world.stanza(presence(Some("subscribe")));
+        assert_eq!(world.one_stanza().attribute("type"), Some("unsubscribed"));
+        assert_eq!(world.events, [XmppRefusal::NotInvited; 2]);
+        assert!(world.sip.is_empty());
+        begin(&mut world);
+        world.forget();
+        world.stanza(message("hi"));
+        assert_eq!(world.one_sip().method(), Some(Method::Message));
+        // Another user was not invited, nor was this one by another.
+        world.stanza(message("hi").with("from", "eve@montague.example"));
+        world.stanza(message("hi").with("to", "bea@contoso.example"));
+        assert_eq!(world.stanzas.len(), 2);
+        assert_eq!(world.gateway.status().invited, 1);
+    }
+}
+
+#[test]
+fn a_block_ends_what_was_open() {
+    let mut world = World::new();
+    world.ask(Ask::new("SUBSCRIBE").with("Event: presence"));
+    world.stanza(presence(Some("subscribe")));
+    world.forget();
+    assert_eq!((world.gateway.status().watched, world.gateway.status().subscriptions), (1, 1));
+    let mut blocked = policy(XmppPartnerKind::Federated);
+    let entry = BlockedDomain { domain: domain("montague.example"), subdomains: false };
+    let federation =
+        Federation { enabled: true, blocked_domains: vec![entry], ..Federation::default() };
+    blocked.federation = Arc::new(Policy::new(&[domain("contoso.example")], &federation));
+    let mut out = Vec::new();
+    world.gateway.set_policy(world.now, blocked, &mut out);
+    world.sort(out);
+    let notify = world.one_sip();
+    assert_eq!(text(&notify, "Subscription-State"), "terminated;reason=rejected");
+    assert!(notify.body().is_empty());
+    let status = world.gateway.status();
+    assert_eq!((status.watched, status.subscriptions, status.dialogs), (0, 0, 0));
+    assert!(world.stanzas.is_empty());
+    world.stanza(message("hi"));
+    world.silent();
+    assert_eq!(world.events.last(), Some(&XmppRefusal::DomainBlocked));
+}
+
+#[test]
+fn requests_that_are_not_served_are_refused_by_name() {
+    for (method, header, status) in [
+        ("REFER", "Refer-To: <sip:x@y.example>", 405),
+        ("REGISTER", "X: y", 405),
+        ("PUBLISH", "X: y", 405),
+        ("SERVICE", "X: y", 405),
+        ("NEGOTIATE", "X: y", 405),
+        ("FROBNICATE", "X: y", 501),
+        ("BYE", "X: y", 481),
+        ("INFO", "X: y", 481),
+        ("UPDATE", "X: y", 481),
+        ("PRACK", "X: y", 481),
+        ("CANCEL", "X: y", 481),
+        ("NOTIFY", "Event: presence", 481),
+        ("NOTIFY", "Event: dialog", 489),
+        ("SUBSCRIBE", "X: y", 489),
+        ("SUBSCRIBE", "Event: dialog", 489),
+        ("MESSAGE", "Require: a, b", 420),
+        ("OPTIONS", "X: y", 200),
+    ] {
+        let mut world = World::new();
+        world.ask(Ask::new(method).with(header));
+        let answer = world.one_sip();
+        assert_eq!(answer.status(), Some(status), "{method} {header}");
+        match status {
+            405 | 501 => assert!(text(&answer, "Allow").contains("MESSAGE")),
+            420 => assert_eq!(text(&answer, "Unsupported"), "a, b"),
+            489 => assert_eq!(text(&answer, "Allow-Events"), "presence"),
+            _ => {}
+        }
+        world.silent();
+    }
+    let mut world = World::new();
+    world.ask(Ask::new("ACK"));
+    world.ask(Ask::new("BENOTIFY").with("Event: presence"));
+    world.silent();
+}
