@@ -5,6 +5,7 @@
 //! | --- | --- | --- |
 //! | `xml` | the guard that reads what comes from outside, and the tree that it makes of a stanza | RFC 6120 section 11 |
 //! | `io` | the contract between the streams and the shell, and between the streams and who takes stanzas | |
+//! | `streams` | the core of all streams: who proves what, where a pair goes | RFC 6120, XEP-0220 |
 //! | `gateway` | SIP to XMPP and back | RFC 7247, 7572, 8048 |
 //!
 //! What this module must never do: build a tree of XML that the guard has not passed, hand on a
@@ -15,4 +16,5 @@ pub mod gateway;
 pub mod io;
 pub mod ns;
 pub mod settings;
+pub mod streams;
 pub mod xml;

@@ -1,0 +1,81 @@
+//! Whether a certificate proves an XMPP domain.
+//!
+//! Names that count (RFC 6120 section 13.7.1.2, XEP-0178): DNS, also a wildcard in place of the
+//! left-most label; SRV names `_xmpp-server`; `id-on-xmppAddr`; and the host that the partner's entry
+//! pins, exactly. Never a common name, never a suffix.
+
+use crate::{
+    domain::Domain,
+    xmpp::io::{PeerCertificate, TlsPeer, XmppNames},
+};
+
+/// A certificate was valid, in date, and names this domain. Made here alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Certified {
+    domain: Domain,
+}
+
+impl Certified {
+    /// The domain that it names.
+    pub(super) fn domain(&self) -> &Domain {
+        &self.domain
+    }
+}
+
+/// What the other end's certificate proves of `domain`; else what is wrong with it, with its subject.
+/// `unix_seconds`: the time. `pinned`: the host in the partner's entry.
+pub(super) fn certify(
+    tls: Option<&TlsPeer>,
+    domain: &Domain,
+    pinned: Option<&Domain>,
+    unix_seconds: u64,
+) -> Result<Certified, String> {
+    let names = match tls.map(|tls| &tls.certificate) {
+        None => return Err("there is no TLS".to_owned()),
+        Some(PeerCertificate::Missing) => {
+            return Err(format!("it showed no certificate; one that names {domain} is needed"));
+        }
+        Some(PeerCertificate::Invalid { description, fault }) => {
+            return Err(format!("its certificate ({description}) is not valid: {fault}"));
+        }
+        Some(PeerCertificate::Valid(names)) => names,
+    };
+    let certificate = &names.certificate;
+    if certificate.expires_at.is_some_and(|end| end <= unix_seconds) {
+        return Err(format!("its certificate ({}) has expired", certificate.description));
+    }
+    if certificate.unchained {
+        return Err(format!(
+            "its certificate ({}) is of no authority that is trusted here",
+            certificate.description
+        ));
+    }
+    let pinned = pinned.is_some_and(|host| certificate.dns.contains(host));
+    if pinned || names_domain(names, domain) {
+        return Ok(Certified { domain: domain.clone() });
+    }
+    Err(format!(
+        "its certificate ({}) does not name {domain}; a DNS name or an SRV name \
+         _xmpp-server.{domain} is needed",
+        certificate.description
+    ))
+}
+
+fn names_domain(names: &XmppNames, domain: &Domain) -> bool {
+    let parent = domain.as_str().split_once('.').map(|(_, parent)| parent);
+    names.certificate.dns.contains(domain)
+        || names.srv.contains(domain)
+        || names.addresses.contains(domain)
+        || parent.is_some_and(|parent| {
+            names.certificate.wildcards.iter().any(|wild| wild.as_str() == parent)
+        })
+}
+
+/// The certificate's subject, for people.
+pub(super) fn subject(tls: Option<&TlsPeer>) -> Option<&str> {
+    match &tls?.certificate {
+        PeerCertificate::Missing => None,
+        PeerCertificate::Valid(names) => Some(&names.certificate.description),
+        PeerCertificate::Invalid { description, .. } => Some(description),
+    }
+}

@@ -1,0 +1,672 @@
+//! The core of all streams between servers: bytes and DNS answers in, bytes, dials and stanzas out.
+//! No sockets, no clock.
+//!
+//! | part | what it does | document |
+//! | --- | --- | --- |
+//! | `receive` | negotiation on streams that others open | RFC 6120, XEP-0178, XEP-0220 |
+//! | `initiate` | negotiation on streams that we open | the same, RFC 7590 |
+//! | `route` | where a pair goes: dials, failover, queues, back-off | XEP-0368 |
+//! | `stanza` | what is judged of each stanza, acks, pings | RFC 6120 section 8.1, XEP-0198, XEP-0199 |
+//! | `timers` | set-up, silence, idleness, expiry | RFC 6120 section 4.6, 13.7.2.3 |
+//! | `rules` | who may speak to whom | |
+//! | `proof` | what a stream proved, as types | RFC 6120 section 13.12 |
+//! | `certify`, `dialback` | the two kinds of evidence | RFC 6120 section 13.7, XEP-0185, XEP-0220 |
+//! | `methods` | what entries allow, and the oracle of outcomes | |
+//! | `status` | what an operator sees | RFC 7590 section 3.6 |
+//!
+//! What must never happen: a stanza of a pair that its stream did not prove is handed on (`proof`
+//! makes that impossible to write); a dialback key is verified on the connection it came on, or by
+//! an answer nobody asked for; SASL EXTERNAL is offered to an end whose certificate is not good.
+
+mod address;
+mod certify;
+mod dialback;
+mod initiate;
+mod methods;
+mod proof;
+mod receive;
+mod route;
+mod rules;
+mod stanza;
+mod status;
+mod stream;
+mod timers;
+mod write;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use ring::rand::{SecureRandom, SystemRandom};
+
+pub use methods::{Certificate, Methods, Outcome, Settings, expected};
+pub use proof::How;
+pub use status::{BackoffStatus, StreamStatus};
+pub use stream::{Role, Traffic};
+
+use self::{
+    dialback::{Keys, Unverified, Verifications},
+    route::{Backoff, Route},
+    rules::{Denied, Rules, turned},
+    stream::{Phase, RouteKey, Stream},
+    timers::Timer,
+};
+use super::{
+    io::{
+        DialId, LookupId, Pair, StreamId, TlsPeer, XmppEvent, XmppInput, XmppOutput, XmppRefusal,
+    },
+    settings::XmppPolicy,
+    xml::{Element, XmlEvent, XmlFault, XmlLimits, XmlReader},
+};
+use crate::domain::Domain;
+
+/// What the core is made with.
+pub struct StreamsConfig {
+    /// The policy in force.
+    pub policy: XmppPolicy,
+    /// Dialback keys are made with it: 32 random bytes, the same all over a pool.
+    pub secret: [u8; 32],
+    /// Domains of ours for which there is no certificate: no TLS is offered for them.
+    pub without_certificate: Vec<Domain>,
+    /// The time, in seconds since 1970.
+    pub unix_seconds: u64,
+}
+
+/// Every stream.
+pub struct Streams {
+    rules: Rules,
+    keys: Keys,
+    random: SystemRandom,
+    without_certificate: Vec<Domain>,
+    /// An instant, and the seconds since 1970 then.
+    clock: (Instant, u64),
+    streams: HashMap<StreamId, Stream>,
+    routes: HashMap<RouteKey, Route>,
+    /// Pair, address, and whether TLS comes first.
+    dials: HashMap<DialId, (RouteKey, SocketAddr)>,
+    lookups: HashMap<LookupId, RouteKey>,
+    backoffs: HashMap<(super::io::XmppSide, Domain), Backoff>,
+    verifications: Verifications,
+    /// Pings of ours by their id: the streams on which they went.
+    pings: HashMap<String, StreamId>,
+    due: BTreeSet<(Instant, Timer)>,
+    next_id: u64,
+    /// Streams on which an ack is to be asked for, after what is written now.
+    ask_acks: Vec<StreamId>,
+    /// Bytes for one stream that are not yet an output.
+    writing: Option<(StreamId, Vec<u8>)>,
+    out: Vec<XmppOutput>,
+}
+
+/// Why a stream is ended by us.
+struct Fault {
+    /// Stream error, if one is sent.
+    condition: Option<&'static str>,
+    reason: XmppRefusal,
+    text: String,
+}
+
+impl Fault {
+    fn new(condition: &'static str, reason: XmppRefusal, text: impl Into<String>) -> Self {
+        Self { condition: Some(condition), reason, text: text.into() }
+    }
+}
+
+impl From<Denied> for Fault {
+    fn from(denied: Denied) -> Self {
+        Self::new(denied.condition(), denied.reason, denied.text)
+    }
+}
+
+impl From<XmlFault> for Fault {
+    fn from(fault: XmlFault) -> Self {
+        Self::new(fault.condition, fault.reason, fault.text)
+    }
+}
+
+impl Streams {
+    /// With this policy, and no streams.
+    pub fn new(now: Instant, config: StreamsConfig) -> Self {
+        Self {
+            rules: Rules::new(config.policy, 1),
+            keys: Keys::new(&config.secret),
+            random: SystemRandom::new(),
+            without_certificate: config.without_certificate,
+            clock: (now, config.unix_seconds),
+            streams: HashMap::new(),
+            routes: HashMap::new(),
+            dials: HashMap::new(),
+            lookups: HashMap::new(),
+            backoffs: HashMap::new(),
+            verifications: Verifications::default(),
+            pings: HashMap::new(),
+            due: BTreeSet::new(),
+            next_id: 0,
+            ask_acks: Vec::new(),
+            writing: None,
+            out: Vec::new(),
+        }
+    }
+
+    /// Takes one input in.
+    pub fn handle(&mut self, now: Instant, input: XmppInput, out: &mut Vec<XmppOutput>) {
+        match input {
+            XmppInput::Accepted { stream, side, remote, local: _, tls } => {
+                self.accepted(now, stream, (side, remote), tls);
+            }
+            XmppInput::Connected { dial, stream, tls } => self.connected(now, dial, stream, tls),
+            XmppInput::ConnectFailed { dial, fault } => self.connect_failed(now, dial, fault),
+            XmppInput::Bytes { stream, bytes } => self.bytes(now, stream, &bytes),
+            XmppInput::TlsDone { stream, tls } => self.tls_done(now, stream, tls),
+            XmppInput::Closed { stream, fault } => self.closed(now, stream, fault),
+            XmppInput::Resolved { lookup, result } => self.resolved(now, lookup, result),
+            XmppInput::Send { pair, side, stanza } => {
+                self.send(now, side, turned(side, pair), stanza);
+            }
+        }
+        self.hand_out(out);
+    }
+
+    /// When [`on_timeout`](Self::on_timeout) is to be called next.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        let first = self.due.first().map(|(at, _)| *at);
+        first.into_iter().chain(self.verifications.next()).min()
+    }
+
+    /// Does what is due.
+    pub fn on_timeout(&mut self, now: Instant, out: &mut Vec<XmppOutput>) {
+        self.run_timers(now);
+        self.hand_out(out);
+    }
+
+    /// Another policy is in force. Streams and queues that it does not allow end at once.
+    pub fn set_policy(&mut self, now: Instant, policy: XmppPolicy, out: &mut Vec<XmppOutput>) {
+        self.rules = Rules::new(policy, self.rules.epoch + 1);
+        let mut ids: Vec<_> = self.streams.keys().copied().collect();
+        ids.sort_unstable();
+        for id in ids {
+            if let Err(fault) = self.judge_anew(id) {
+                self.fail(now, id, fault);
+            } else {
+                self.arm(id);
+            }
+        }
+        let mut keys: Vec<_> = self.routes.keys().cloned().collect();
+        keys.sort_unstable();
+        for key in keys {
+            if let Err(denied) = self.rules.terms(key.side, &key.pair) {
+                self.give_up(now, &key, "forbidden", &denied.text);
+            }
+        }
+        self.hand_out(out);
+    }
+
+    /// The wall clock, now and then: certificates expire by it.
+    pub fn set_clock(&mut self, now: Instant, unix_seconds: u64) {
+        self.clock = (now, unix_seconds);
+        let ids: Vec<_> = self.streams.keys().copied().collect();
+        for id in ids {
+            self.set_expiry(id);
+            self.arm(id);
+        }
+    }
+
+    /// Domains of ours without a certificate, after certificates changed.
+    pub fn set_without_certificate(&mut self, domains: Vec<Domain>) {
+        self.without_certificate = domains;
+    }
+
+    /// Ends streams whose proof is a certificate that was revoked.
+    pub fn revoked(
+        &mut self,
+        now: Instant,
+        is_revoked: impl Fn(&crate::federation::CertificateNames) -> bool,
+        out: &mut Vec<XmppOutput>,
+    ) {
+        use super::io::PeerCertificate;
+        let of_it = |stream: &Stream| {
+            stream.tls.as_ref().is_some_and(|tls| match &tls.certificate {
+                PeerCertificate::Valid(names) => is_revoked(&names.certificate),
+                _ => false,
+            })
+        };
+        let mut ids: Vec<_> = self.streams.values().filter(|s| of_it(s)).map(|s| s.id).collect();
+        ids.sort_unstable();
+        for id in ids {
+            let subject = self.subject(id);
+            let text = format!("the certificate ({subject}) was revoked");
+            self.fail(now, id, Fault::new("reset", XmppRefusal::Certificate, text));
+        }
+        self.hand_out(out);
+    }
+
+    /// Ends the streams of a domain (`edge partner reset`), and forgets its failures.
+    pub fn close_domain(&mut self, now: Instant, domain: &Domain, out: &mut Vec<XmppOutput>) {
+        self.backoffs.retain(|(_, failed), _| failed != domain);
+        let of_it = |s: &&Stream| {
+            s.remote.as_ref() == Some(domain) || s.proofs.iter().any(|p| p.pair.remote == *domain)
+        };
+        let mut ids: Vec<_> = self.streams.values().filter(of_it).map(|s| s.id).collect();
+        ids.sort_unstable();
+        for id in ids {
+            let text = "an administrator ended the streams of this domain";
+            self.end(now, id, Some("reset"), text, "remote-server-timeout");
+        }
+        self.hand_out(out);
+    }
+
+    /// Ends every stream in good order.
+    pub fn shut_down(&mut self, now: Instant, out: &mut Vec<XmppOutput>) {
+        let mut ids: Vec<_> = self.streams.keys().copied().collect();
+        ids.sort_unstable();
+        for id in ids {
+            let text = "this server is shutting down";
+            self.end(now, id, Some("system-shutdown"), text, "remote-server-timeout");
+        }
+        self.hand_out(out);
+    }
+
+    fn hand_out(&mut self, out: &mut Vec<XmppOutput>) {
+        for id in std::mem::take(&mut self.ask_acks) {
+            if self.streams.contains_key(&id) {
+                self.write(id, &Element::new(super::ns::SM, "r"));
+            }
+        }
+        self.flush();
+        out.append(&mut self.out);
+    }
+
+    /// What was written becomes an output.
+    fn flush(&mut self) {
+        if let Some((stream, bytes)) = self.writing.take() {
+            self.out.push(XmppOutput::Write { stream, bytes: Bytes::from(bytes) });
+        }
+    }
+
+    /// The buffer of what is written to a stream, in order with all other outputs for it.
+    fn buffer(&mut self, id: StreamId) -> &mut Vec<u8> {
+        if self.writing.as_ref().is_some_and(|(other, _)| *other != id) {
+            self.flush();
+        }
+        &mut self.writing.get_or_insert_with(|| (id, Vec::with_capacity(512))).1
+    }
+
+    fn write(&mut self, id: StreamId, element: &Element) {
+        if self.streams.get(&id).is_none_or(|stream| stream.phase == Phase::Closing) {
+            return;
+        }
+        let before = self.buffer(id).len();
+        element.write(self.buffer(id));
+        let length = self.buffer(id).len() - before;
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.traffic.bytes_out += length as u64;
+        }
+    }
+
+    fn push(&mut self, output: XmppOutput) {
+        self.flush();
+        self.out.push(output);
+    }
+
+    fn event(&mut self, event: XmppEvent) {
+        self.out.push(XmppOutput::Event(event));
+    }
+
+    fn refused(&mut self, id: StreamId, reason: XmppRefusal, text: String) {
+        let stream = self.streams.get(&id);
+        let remote = stream.map(|stream| stream.address);
+        let domain = stream.and_then(|stream| stream.remote.clone());
+        self.event(XmppEvent::Refused { reason, remote, domain, text });
+    }
+
+    fn id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    /// An id that nobody can foretell.
+    fn random_id(&mut self) -> String {
+        let mut bytes = [0; 16];
+        if self.random.fill(&mut bytes).is_err() {
+            // Dialback keys are bound to it, not secured by it: unique is enough.
+            bytes[..8].copy_from_slice(&self.id().to_be_bytes());
+        }
+        dialback::hex(&bytes)
+    }
+
+    fn unix_seconds(&self, now: Instant) -> u64 {
+        self.clock.1 + now.saturating_duration_since(self.clock.0).as_secs()
+    }
+
+    fn reader(&self) -> XmlReader {
+        let limits = self.rules.limits();
+        XmlReader::new(XmlLimits::new(limits), limits.first_bytes)
+    }
+
+    fn subject(&self, id: StreamId) -> String {
+        let tls = self.streams.get(&id).and_then(|stream| stream.tls.as_ref());
+        certify::subject(tls).unwrap_or("none").to_owned()
+    }
+
+    /// Streams of an entry.
+    fn count(&self, entry: &Domain) -> usize {
+        self.streams.values().filter(|stream| stream.entry.as_ref() == Some(entry)).count()
+    }
+
+    fn bytes(&mut self, now: Instant, id: StreamId, bytes: &[u8]) {
+        let rate = self.rules.limits().bytes_per_second;
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        if stream.phase == Phase::Handshake {
+            let text = "bytes came between STARTTLS and the handshake";
+            return self.fail(now, id, Fault::new("policy-violation", XmppRefusal::Protocol, text));
+        }
+        stream.traffic.bytes_in += bytes.len() as u64;
+        stream.last_in = now;
+        stream.asked_at = None;
+        if let Some(until) = stream.over_rate(now, bytes.len(), rate) {
+            self.push(XmppOutput::Pause { stream: id, until });
+        }
+        let mut rest = bytes;
+        // The stream may be gone after each event.
+        while let Some(stream) = self.streams.get_mut(&id) {
+            if stream.phase == Phase::Handshake {
+                if !rest.is_empty() {
+                    let text = "bytes came between STARTTLS and the handshake";
+                    let fault = Fault::new("policy-violation", XmppRefusal::Protocol, text);
+                    self.fail(now, id, fault);
+                }
+                return;
+            }
+            let result = match stream.reader.next(&mut rest) {
+                Ok(None) => return,
+                Ok(Some(event)) => self.xml(now, id, event),
+                Err(fault) => Err(fault.into()),
+            };
+            if let Err(fault) = result {
+                return self.fail(now, id, fault);
+            }
+        }
+    }
+
+    fn xml(&mut self, now: Instant, id: StreamId, event: XmlEvent) -> Result<(), Fault> {
+        let Some(stream) = self.streams.get(&id) else {
+            return Ok(());
+        };
+        let role = stream.role;
+        match event {
+            XmlEvent::StreamOpen(header) if role == Role::Receiving => {
+                self.header_of_initiator(now, id, &header)
+            }
+            XmlEvent::StreamOpen(header) => self.header_of_receiver(id, &header),
+            XmlEvent::StreamClose => {
+                self.stream_closed(now, id);
+                Ok(())
+            }
+            XmlEvent::Stanza(element) => self.element(now, id, element),
+        }
+    }
+
+    /// The other end closed its stream in good order.
+    fn stream_closed(&mut self, now: Instant, id: StreamId) {
+        let Some(stream) = self.streams.get(&id) else {
+            return;
+        };
+        let text = format!("the other end closed {}", stream.describe());
+        let fault = (!stream.is_proved()).then(|| self.peer_words(id));
+        if let Some(words) = fault {
+            self.refused(id, XmppRefusal::PeerError, words);
+        }
+        self.end(now, id, None, &text, "remote-server-timeout");
+    }
+
+    /// What is known when the other end closes before anything is proved.
+    fn peer_words(&self, id: StreamId) -> String {
+        let Some(stream) = self.streams.get(&id) else {
+            return String::new();
+        };
+        format!("{}: the other end closed it before anything was proved", stream.describe())
+    }
+
+    /// Ends a stream by a fault: the other end is told, and the operator.
+    fn fail(&mut self, now: Instant, id: StreamId, fault: Fault) {
+        let Some(stream) = self.streams.get(&id) else {
+            return;
+        };
+        let subject = certify::subject(stream.tls.as_ref())
+            .map(|subject| format!("; its certificate: {subject}"))
+            .unwrap_or_default();
+        let text = format!("{}: {}{subject}", stream.describe(), fault.text);
+        self.refused(id, fault.reason, text.clone());
+        let condition = match fault.reason {
+            XmppRefusal::DomainBlocked | XmppRefusal::Disabled => "forbidden",
+            _ => "remote-server-timeout",
+        };
+        if let Some(stream_condition) = fault.condition {
+            self.write_error(id, stream_condition, &fault.text);
+        }
+        self.finish(now, id, &text, condition);
+    }
+
+    /// Ends a stream: with an error, or only with its end.
+    fn end(
+        &mut self,
+        now: Instant,
+        id: StreamId,
+        stream_error: Option<&'static str>,
+        text: &str,
+        condition: &'static str,
+    ) {
+        match stream_error {
+            Some(error) => self.write_error(id, error, text),
+            None => self.write_end(id),
+        }
+        self.finish(now, id, text, condition);
+    }
+
+    fn write_error(&mut self, id: StreamId, condition: &'static str, text: &str) {
+        self.write_header_once(id);
+        if self.may_write(id) {
+            write::stream_error(self.buffer(id), condition, text);
+        }
+    }
+
+    fn write_end(&mut self, id: StreamId) {
+        let closing = self.streams.get(&id).is_some_and(|s| s.phase == Phase::Closing);
+        let begun = self.streams.get(&id).is_some_and(|s| s.header_sent);
+        if begun && !closing && self.may_write(id) {
+            self.write_ack(id);
+            write::end(self.buffer(id));
+        }
+    }
+
+    /// Nothing may be written while the shell does the handshake.
+    fn may_write(&self, id: StreamId) -> bool {
+        self.streams.get(&id).is_some_and(|s| s.phase != Phase::Handshake)
+    }
+
+    /// An error needs a header before it (RFC 6120 section 4.9.1.1).
+    fn write_header_once(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        if stream.header_sent || stream.phase == Phase::Handshake {
+            return;
+        }
+        stream.header_sent = true;
+        let (local, remote) = (stream.local.clone(), stream.remote.clone());
+        let xml_id = (stream.role == Role::Receiving).then(|| stream.xml_id.clone());
+        let modern = stream.modern || stream.role == Role::Initiating;
+        let buffer = self.buffer(id);
+        write::header(buffer, (local.as_ref(), remote.as_ref()), xml_id.as_deref(), modern);
+    }
+
+    fn closed(&mut self, now: Instant, id: StreamId, fault: Option<String>) {
+        let Some(stream) = self.streams.get(&id) else {
+            return;
+        };
+        let why = fault.unwrap_or_else(|| "the connection was closed".to_owned());
+        let text = format!("{}: {why}", stream.describe());
+        let reason = match stream.phase {
+            Phase::Handshake => Some(XmppRefusal::TlsFailed),
+            _ if !stream.is_proved() => Some(XmppRefusal::PeerError),
+            _ => None,
+        };
+        if let Some(reason) = reason {
+            self.refused(id, reason, text.clone());
+        }
+        self.forget(now, id, &text, "remote-server-timeout");
+    }
+
+    /// Closes the connection and forgets the stream.
+    fn finish(&mut self, now: Instant, id: StreamId, text: &str, condition: &'static str) {
+        if self.streams.contains_key(&id) {
+            self.push(XmppOutput::Close { stream: id });
+            self.forget(now, id, text, condition);
+        }
+    }
+
+    /// A stream is gone: what hung on it finds another way, or is told.
+    fn forget(&mut self, now: Instant, id: StreamId, text: &str, condition: &'static str) {
+        let Some(stream) = self.streams.remove(&id) else {
+            return;
+        };
+        if let Some(due) = stream.due {
+            self.due.remove(&(due, Timer::Stream(id)));
+        }
+        self.event(XmppEvent::Ended { stream: id, text: text.to_owned() });
+        self.pings.retain(|_, on| *on != id);
+        let side = stream.side;
+        for (pair, stanza) in stream.management.unacknowledged {
+            self.undelivered(now, side, &pair, stanza, condition, text);
+        }
+        for unverified in self.verifications.gone(id) {
+            self.not_verified(now, &unverified, text);
+        }
+        self.lost(now, id, text);
+    }
+
+    fn tls_done(&mut self, now: Instant, id: StreamId, tls: TlsPeer) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        if stream.phase != Phase::Handshake {
+            return;
+        }
+        stream.restart();
+        stream.tls = Some(tls);
+        let role = stream.role;
+        self.set_expiry(id);
+        self.certify(now, id);
+        if role == Role::Initiating {
+            self.write_header_once(id);
+        }
+        self.arm(id);
+    }
+
+    /// What the other end's certificate proves of the domain in its header.
+    fn certify(&mut self, now: Instant, id: StreamId) {
+        let unix_seconds = self.unix_seconds(now);
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        let Some(remote) = &stream.remote else {
+            stream.certified = Err("it did not say which domain it is".to_owned());
+            return;
+        };
+        let terms = self.rules.terms_with(stream.side, remote).ok();
+        let pinned = terms.as_ref().and_then(rules::Terms::pinned_host);
+        stream.certified = certify::certify(stream.tls.as_ref(), remote, pinned, unix_seconds);
+    }
+
+    /// A proof by a certificate ends with it.
+    fn set_expiry(&mut self, id: StreamId) {
+        use super::io::PeerCertificate;
+        let (then, seconds) = self.clock;
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        stream.expires = match stream.tls.as_ref().map(|tls| &tls.certificate) {
+            Some(PeerCertificate::Valid(names)) => names
+                .certificate
+                .expires_at
+                .and_then(|end| then.checked_add(Duration::from_secs(end.saturating_sub(seconds)))),
+            _ => None,
+        };
+    }
+
+    /// Whether the policy still allows what this stream is and has proved.
+    fn judge_anew(&mut self, id: StreamId) -> Result<(), Fault> {
+        let epoch = self.rules.epoch;
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return Ok(());
+        };
+        let over_tls = stream.tls.is_some();
+        let pairs: Vec<_> = stream.proofs.iter().map(|p| (p.pair.clone(), p.how)).collect();
+        let asked = stream.pair().map(|pair| (pair, None));
+        let all = pairs.into_iter().map(|(pair, how)| (pair, Some(how))).chain(asked);
+        for (pair, how) in all {
+            let terms = self
+                .rules
+                .terms(stream.side, &pair)
+                .map_err(|denied| Fault { condition: Some("reset"), ..Fault::from(denied) })?;
+            let allowed = match how {
+                None => true,
+                Some(How::External) => terms.methods.external,
+                Some(How::Dialback) => terms.methods.dialback(over_tls),
+            };
+            if !allowed {
+                let text = "its entry no longer allows how it was proved";
+                return Err(Fault::new("reset", XmppRefusal::Certificate, text));
+            }
+        }
+        stream.proofs.set_epoch(epoch);
+        Ok(())
+    }
+
+    /// A key was not verified: the end that showed it is told.
+    fn not_verified(&mut self, now: Instant, unverified: &Unverified, why: &str) {
+        let Unverified { shown_on: id, pair } = unverified;
+        if !self.streams.contains_key(id) {
+            return;
+        }
+        let answer =
+            write::dialback_error("result", (&pair.local, &pair.remote), "remote-server-timeout");
+        self.write(*id, &answer);
+        let text = format!("dialback of {} could not be verified: {why}", pair.remote);
+        let proved = self.streams.get(id).is_some_and(Stream::is_proved);
+        if proved {
+            self.refused(*id, XmppRefusal::Dialback, text);
+        } else {
+            let fault = Fault { condition: None, reason: XmppRefusal::Dialback, text };
+            self.fail(now, *id, fault);
+        }
+    }
+
+    /// A stanza was not sent. One that a partner or an inside server gave us goes back to it.
+    fn undelivered(
+        &mut self,
+        now: Instant,
+        side: super::io::XmppSide,
+        pair: &Pair,
+        stanza: Element,
+        condition: &'static str,
+        text: &str,
+    ) {
+        if let Some((back, back_pair)) = self.relayed_from(side, pair) {
+            if let Some(error) = write::stanza_error(&stanza, condition, text) {
+                self.send(now, back, back_pair, error);
+            }
+            return;
+        }
+        let pair = turned(side, pair.clone());
+        self.push(XmppOutput::Undelivered { pair, stanza, condition, text: text.to_owned() });
+    }
+}

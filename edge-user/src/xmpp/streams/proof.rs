@@ -1,0 +1,156 @@
+//! What a stream has proved, as types: a stanza leaves this core only through [`Inbound`], which
+//! only [`Proofs::inbound`] gives, for a pair that was granted by evidence: a [`Certified`]
+//! certificate or a [`Verified`] key, each of which only its own module can make.
+
+use super::{certify::Certified, dialback::Verified};
+use crate::xmpp::{
+    io::{Pair, StreamId, XmppOutput, XmppSide},
+    xml::Element,
+};
+
+/// How a pair was proved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum How {
+    /// By a certificate, with SASL EXTERNAL.
+    External,
+    /// By dialback.
+    Dialback,
+}
+
+impl How {
+    /// `sasl-external` or `dialback`.
+    pub fn name(self) -> &'static str {
+        match self {
+            How::External => "sasl-external",
+            How::Dialback => "dialback",
+        }
+    }
+}
+
+/// A pair, and for which directions it is proved.
+#[derive(Clone, Debug)]
+pub(super) struct Proof {
+    pub(super) pair: Pair,
+    pub(super) how: How,
+    /// The other end may send stanzas for it.
+    inbound: bool,
+    /// We may.
+    outbound: bool,
+    /// The policy under which it was last judged.
+    pub(super) epoch: u64,
+}
+
+/// Everything that a stream has proved.
+#[derive(Debug, Default)]
+pub(super) struct Proofs(Vec<Proof>);
+
+/// Leave for one stanza to be handed on.
+pub(super) struct Inbound<'a>(&'a mut Proof);
+
+impl Inbound<'_> {
+    /// The policy under which the pair was last judged, to be set after judging anew.
+    pub(super) fn epoch(&mut self) -> &mut u64 {
+        &mut self.0.epoch
+    }
+
+    /// The pair.
+    pub(super) fn pair(&self) -> &Pair {
+        &self.0.pair
+    }
+
+    /// Hands a stanza on.
+    pub(super) fn deliver(self, side: XmppSide, stanza: Element) -> XmppOutput {
+        XmppOutput::Deliver { pair: self.0.pair.clone(), side, stanza }
+    }
+}
+
+impl Proofs {
+    /// A pair of one stream, at most so many.
+    pub(super) const MOST: usize = 64;
+
+    /// The other end's certificate names the remote domain, and it asked for this pair.
+    pub(super) fn grant_certified(
+        &mut self,
+        certified: &Certified,
+        pair: &Pair,
+        epoch: u64,
+    ) -> bool {
+        *certified.domain() == pair.remote && self.grant(pair, How::External, (true, false), epoch)
+    }
+
+    /// The remote domain's own server knows the key that was shown on `stream`.
+    pub(super) fn grant_verified(
+        &mut self,
+        stream: StreamId,
+        verified: &Verified,
+        epoch: u64,
+    ) -> bool {
+        verified.shown_on() == stream
+            && self.grant(verified.pair(), How::Dialback, (true, false), epoch)
+    }
+
+    /// The other end accepted us for this pair: we may send.
+    pub(super) fn grant_accepted(&mut self, pair: &Pair, how: How, epoch: u64) -> bool {
+        self.grant(pair, how, (false, true), epoch)
+    }
+
+    fn grant(
+        &mut self,
+        pair: &Pair,
+        how: How,
+        (inbound, outbound): (bool, bool),
+        epoch: u64,
+    ) -> bool {
+        if let Some(there) = self.0.iter_mut().find(|proof| proof.pair == *pair) {
+            there.inbound |= inbound;
+            there.outbound |= outbound;
+            return true;
+        }
+        if self.0.len() >= Self::MOST {
+            return false;
+        }
+        self.0.push(Proof { pair: pair.clone(), how, inbound, outbound, epoch });
+        true
+    }
+
+    /// Whether the other end may send stanzas from `remote` to `local`.
+    pub(super) fn inbound(&mut self, local: &str, remote: &str) -> Option<Inbound<'_>> {
+        let of_it = |p: &&mut Proof| {
+            p.inbound && p.pair.remote.as_str() == remote && p.pair.local.as_str() == local
+        };
+        self.0.iter_mut().find(of_it).map(Inbound)
+    }
+
+    /// Whether we may send for this pair.
+    pub(super) fn outbound(&self, pair: &Pair) -> bool {
+        self.0.iter().any(|proof| proof.outbound && proof.pair == *pair)
+    }
+
+    /// Whether the other end may send for this pair.
+    pub(super) fn has_inbound(&self, pair: &Pair) -> bool {
+        self.0.iter().any(|proof| proof.inbound && proof.pair == *pair)
+    }
+
+    /// Whether the other end may send anything.
+    pub(super) fn any_inbound(&self) -> bool {
+        self.0.iter().any(|proof| proof.inbound)
+    }
+
+    /// Pairs for which we may send.
+    pub(super) fn outbound_pairs(&self) -> impl Iterator<Item = &Pair> {
+        self.0.iter().filter(|proof| proof.outbound).map(|proof| &proof.pair)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Proof> {
+        self.0.iter()
+    }
+
+    /// All were judged under this policy.
+    pub(super) fn set_epoch(&mut self, epoch: u64) {
+        self.0.iter_mut().for_each(|proof| proof.epoch = epoch);
+    }
+}

@@ -1,0 +1,535 @@
+//! Streams that others open: header, STARTTLS, SASL EXTERNAL, dialback, bidi.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use super::{
+    Fault, Streams,
+    dialback::Verified,
+    proof::How,
+    rules::{Terms, turned},
+    stream::{Phase, Role, RouteKey, Stream},
+    write::{self, Offer},
+};
+use crate::{
+    domain::Domain,
+    xmpp::{
+        io::{Pair, StreamId, TlsPeer, XmppEvent, XmppOutput, XmppRefusal, XmppSide},
+        ns,
+        settings::Negotiation,
+        xml::{Element, StreamHeader},
+    },
+};
+
+/// Streams of one source that have proved nothing, at one time.
+const UNPROVED_OF_A_SOURCE: usize = 20;
+/// Tries of SASL on one stream (RFC 6120 section 6.4.5).
+const SASL_TRIES: u8 = 3;
+/// The other end's server answers a question of dialback by then.
+const VERIFY: Duration = Duration::from_secs(30);
+
+impl Streams {
+    pub(super) fn accepted(
+        &mut self,
+        now: Instant,
+        id: StreamId,
+        (side, address): (XmppSide, SocketAddr),
+        tls: Option<TlsPeer>,
+    ) {
+        if let Some(text) = self.no_room(address) {
+            self.event(XmppEvent::Refused {
+                reason: XmppRefusal::Limit,
+                remote: Some(address),
+                domain: None,
+                text,
+            });
+            return self.push(XmppOutput::Close { stream: id });
+        }
+        let mut stream = Stream::new(now, id, Role::Receiving, (side, address), self.reader());
+        stream.direct_tls = tls.is_some();
+        stream.tls = tls;
+        stream.xml_id = self.random_id();
+        self.streams.insert(id, stream);
+        self.set_expiry(id);
+        self.arm(id);
+    }
+
+    fn no_room(&self, address: SocketAddr) -> Option<String> {
+        if self.streams.len() >= self.rules.limits().connections {
+            return Some("as many streams as are allowed are open".to_owned());
+        }
+        let of_it = |s: &&Stream| {
+            s.role == Role::Receiving && !s.is_proved() && same_source(s.address, address)
+        };
+        (self.streams.values().filter(of_it).count() >= UNPROVED_OF_A_SOURCE)
+            .then(|| "this source has many streams that prove nothing".to_owned())
+    }
+
+    /// The header of whoever opened the stream, at first and after TLS and SASL.
+    pub(super) fn header_of_initiator(
+        &mut self,
+        now: Instant,
+        id: StreamId,
+        header: &StreamHeader,
+    ) -> Result<(), Fault> {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return Ok(());
+        };
+        stream.modern = header.attribute("version").is_some_and(|version| version != "0.9");
+        if header.default_ns.as_str() != ns::SERVER {
+            let text = "streams between servers have the namespace jabber:server";
+            return Err(Fault::new("invalid-namespace", XmppRefusal::Protocol, text));
+        }
+        let named = |name: &str| header.attribute(name).map(read_domain);
+        let to = named("to").flatten().ok_or_else(|| {
+            let text = "the header names none of the domains served here in 'to'";
+            Fault::new("host-unknown", XmppRefusal::UnknownDomain, text)
+        })?;
+        let from = match named("from") {
+            Some(None) => {
+                let text = "the header's 'from' is no domain";
+                return Err(Fault::new("invalid-from", XmppRefusal::InvalidFrom, text));
+            }
+            from => from.flatten(),
+        };
+        let before = (stream.local.take(), stream.remote.take());
+        let changed = before.0.is_some_and(|local| local != to)
+            || before.1.is_some_and(|remote| Some(remote) != from);
+        let proved = stream.is_proved();
+        stream.local = Some(to);
+        stream.remote = from;
+        if proved && changed {
+            let text = "the header after SASL names another pair than was proved";
+            return Err(Fault::new("invalid-from", XmppRefusal::InvalidFrom, text));
+        }
+        let terms = self.admit(id)?;
+        self.certify(now, id);
+        self.open_to_initiator(now, id, terms.as_ref());
+        Ok(())
+    }
+
+    /// Whether the pair of the header may speak, as far as it is named, and has room.
+    fn admit(&mut self, id: StreamId) -> Result<Option<Terms>, Fault> {
+        let Some(stream) = self.streams.get(&id) else {
+            return Ok(None);
+        };
+        let Some(local) = stream.local.clone() else {
+            return Ok(None);
+        };
+        self.rules.serves(stream.side, &local)?;
+        let Some(pair) = stream.pair() else {
+            return Ok(None);
+        };
+        let terms = self.rules.terms(stream.side, &pair)?;
+        self.count_in(id, &terms)?;
+        Ok(Some(terms))
+    }
+
+    /// Our header, and what is offered.
+    fn open_to_initiator(&mut self, now: Instant, id: StreamId, terms: Option<&Terms>) {
+        self.write_header_once(id);
+        let limits = self.rules.limits().clone();
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        stream.phase = Phase::Open;
+        let own_certificate =
+            stream.local.as_ref().is_some_and(|local| !self.without_certificate.contains(local));
+        stream.offer = offer(stream, terms, own_certificate);
+        if stream.modern {
+            let features = write::features(stream.offer, &limits);
+            self.write(id, &features);
+        }
+        self.take_bidi_into_use(now, id);
+        self.arm(id);
+    }
+
+    /// After SASL and the new header, the other end takes stanzas of ours on its stream.
+    fn take_bidi_into_use(&mut self, now: Instant, id: StreamId) {
+        let epoch = self.rules.epoch;
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        let (Some(pair), true, true) = (stream.pair(), stream.bidi, stream.is_proved()) else {
+            return;
+        };
+        stream.proofs.grant_accepted(&pair, How::External, epoch);
+        let key = RouteKey { side: stream.side, pair };
+        self.ready(now, &key, id);
+    }
+
+    /// A child of a stream that the other end opened, other than a stanza.
+    pub(super) fn element_of_initiator(
+        &mut self,
+        now: Instant,
+        id: StreamId,
+        element: &Element,
+    ) -> Result<(), Fault> {
+        match (element.ns(), element.name()) {
+            (ns::TLS, "starttls") => self.starttls(id),
+            (ns::SASL, "auth") => self.auth(now, id, element),
+            (ns::SASL, "abort") => Ok(()),
+            (ns::BIDI, "bidi") => self.bidi(id, element),
+            (ns::DIALBACK, "result") => self.db_result(now, id, element),
+            (ns::DIALBACK, "verify") => self.db_verify(id, element),
+            _ => Err(Fault::new(
+                "unsupported-stanza-type",
+                XmppRefusal::Protocol,
+                format!("'{}' has no place here", element.name()),
+            )),
+        }
+    }
+
+    fn starttls(&mut self, id: StreamId) -> Result<(), Fault> {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return Ok(());
+        };
+        let pair = stream.pair().or_else(|| {
+            // It did not say who it is: the name is for our certificate alone.
+            let local = stream.local.clone()?;
+            Some(Pair { remote: local.clone(), local })
+        });
+        let (true, Some(pair)) = (stream.offer.starttls, pair) else {
+            self.write(id, &Element::new(ns::TLS, "failure"));
+            let text = "it asked for TLS, which was not offered";
+            return Err(Fault { condition: None, reason: XmppRefusal::NoTls, text: text.into() });
+        };
+        stream.phase = Phase::Handshake;
+        let pair = turned(stream.side, pair);
+        self.write(id, &Element::new(ns::TLS, "proceed"));
+        self.push(XmppOutput::StartTls { stream: id, accepting: true, pair });
+        Ok(())
+    }
+
+    /// Both ways on one connection: only where a certificate proves the other end.
+    fn bidi(&mut self, id: StreamId, element: &Element) -> Result<(), Fault> {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return Ok(());
+        };
+        if !stream.offer.bidi || stream.is_proved() {
+            let text = "bidi was not offered";
+            return Err(Fault::new("policy-violation", XmppRefusal::Protocol, text));
+        }
+        stream.bidi = true;
+        stream.max_bytes = limit_of(element);
+        Ok(())
+    }
+
+    /// SASL EXTERNAL (XEP-0178): the certificate is judged already, else it would not be offered.
+    fn auth(&mut self, now: Instant, id: StreamId, element: &Element) -> Result<(), Fault> {
+        let epoch = self.rules.epoch;
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return Ok(());
+        };
+        let pair = stream.pair();
+        let external = element.attribute("mechanism") == Some("EXTERNAL");
+        let (true, true, Some(pair), Ok(certified)) =
+            (stream.offer.external, external, pair, stream.certified.clone())
+        else {
+            return self.sasl_failure(id, "invalid-mechanism", "EXTERNAL was not offered");
+        };
+        let authzid = element.text();
+        let names_itself = matches!(authzid.trim(), "" | "=")
+            || authzid.trim() == write::base64(pair.remote.as_str().as_bytes());
+        if !names_itself {
+            let text = "it asked to act for another domain than its header names";
+            return self.sasl_failure(id, "invalid-authzid", text);
+        }
+        if !stream.proofs.grant_certified(&certified, &pair, epoch) {
+            return self.sasl_failure(id, "not-authorized", "its certificate names another domain");
+        }
+        self.write(id, &Element::new(ns::SASL, "success"));
+        self.proved(now, id, &pair, How::External);
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.restart();
+        }
+        Ok(())
+    }
+
+    fn sasl_failure(
+        &mut self,
+        id: StreamId,
+        condition: &'static str,
+        text: &str,
+    ) -> Result<(), Fault> {
+        let failure =
+            Element::new(ns::SASL, "failure").with_child(Element::new(ns::SASL, condition));
+        self.write(id, &failure);
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return Ok(());
+        };
+        stream.sasl_failures += 1;
+        let why = stream.certified.as_ref().err().map_or(text, String::as_str).to_owned();
+        let text = format!("{}: SASL EXTERNAL failed: {why}", stream.describe());
+        if stream.sasl_failures >= SASL_TRIES {
+            return Err(Fault::new("policy-violation", XmppRefusal::Certificate, text));
+        }
+        self.refused(id, XmppRefusal::Certificate, text);
+        Ok(())
+    }
+
+    /// A pair is proved for what the other end sends.
+    fn proved(&mut self, now: Instant, id: StreamId, pair: &Pair, how: How) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        stream.reader.lift();
+        stream.last_stanza = now;
+        let (side, remote) = (stream.side, stream.address);
+        self.backoffs.remove(&(side, pair.remote.clone()));
+        let pair = turned(side, pair.clone());
+        self.event(XmppEvent::Proved { stream: id, pair, how: how.name(), remote });
+        self.arm(id);
+    }
+
+    /// Somebody shows a key for a pair (XEP-0220 section 2.1): its domain's server is asked.
+    fn db_result(&mut self, now: Instant, id: StreamId, element: &Element) -> Result<(), Fault> {
+        let pair = dialback_pair(element)?;
+        let Some(stream) = self.streams.get(&id) else {
+            return Ok(());
+        };
+        let (side, over_tls) = (stream.side, stream.tls.is_some());
+        let known = stream.proofs.has_inbound(&pair);
+        let terms = match self.rules.terms(side, &pair) {
+            Ok(terms) => terms,
+            Err(denied) => {
+                let fault = Fault::from(denied);
+                return self.db_refuse(id, &pair, "item-not-found", fault);
+            }
+        };
+        let entry_is_other = stream.entry.as_ref().is_some_and(|entry| *entry != terms.entry);
+        if entry_is_other {
+            let fault =
+                Fault::new("policy-violation", XmppRefusal::Dialback, "another partner's domain");
+            return self.db_refuse(id, &pair, "not-allowed", fault);
+        }
+        if terms.inside {
+            return self.inside_result(now, id, &pair, &terms);
+        }
+        if !terms.methods.dialback(over_tls) {
+            let text = if over_tls || !terms.methods.dialback_over_tls {
+                "its entry does not allow dialback: a certificate that names its domain is needed"
+            } else {
+                "its entry allows dialback over TLS only"
+            };
+            let fault = Fault::new("policy-violation", XmppRefusal::Dialback, text);
+            return self.db_refuse(id, &pair, "policy-violation", fault);
+        }
+        if known {
+            self.write(
+                id,
+                &write::dialback("result", &pair.local, &pair.remote).with("type", "valid"),
+            );
+            return Ok(());
+        }
+        self.count_in(id, &terms)?;
+        let xml_id = self.streams.get(&id).map(|s| s.xml_id.clone()).unwrap_or_default();
+        let shown = (xml_id, element.text().trim().to_owned());
+        if !self.verifications.begin(id, side, pair.clone(), shown, now + VERIFY) {
+            let text = "this pair is being verified already, or too many are";
+            return Err(Fault::new("resource-constraint", XmppRefusal::Dialback, text));
+        }
+        self.verify(now, &RouteKey { side, pair });
+        Ok(())
+    }
+
+    /// A stream counts for the entry that its header, or its first key, names.
+    fn count_in(&mut self, id: StreamId, terms: &Terms) -> Result<(), Fault> {
+        if self.streams.get(&id).is_some_and(|s| s.entry.as_ref() == Some(&terms.entry)) {
+            return Ok(());
+        }
+        if self.count(&terms.entry) >= terms.connections {
+            let text = "as many streams of this partner as are allowed are open";
+            return Err(Fault::new("resource-constraint", XmppRefusal::Limit, text));
+        }
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.entry = Some(terms.entry.clone());
+        }
+        Ok(())
+    }
+
+    /// An inside server's key is not verified: its certificate must name the domain.
+    fn inside_result(
+        &mut self,
+        now: Instant,
+        id: StreamId,
+        pair: &Pair,
+        terms: &Terms,
+    ) -> Result<(), Fault> {
+        let (epoch, seconds) = (self.rules.epoch, self.unix_seconds(now));
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return Ok(());
+        };
+        let tls = stream.tls.as_ref();
+        let certified = super::certify::certify(tls, &pair.remote, terms.pinned_host(), seconds);
+        let granted = match certified {
+            Ok(certified) => stream.proofs.grant_certified(&certified, pair, epoch),
+            Err(text) => {
+                let fault = Fault::new("not-authorized", XmppRefusal::Certificate, text);
+                return self.db_refuse(id, pair, "not-authorized", fault);
+            }
+        };
+        if granted {
+            let answer = write::dialback("result", &pair.local, &pair.remote).with("type", "valid");
+            self.write(id, &answer);
+            self.proved(now, id, pair, How::External);
+        }
+        Ok(())
+    }
+
+    /// No to a key. A stream that has proved something goes on.
+    fn db_refuse(
+        &mut self,
+        id: StreamId,
+        pair: &Pair,
+        condition: &'static str,
+        fault: Fault,
+    ) -> Result<(), Fault> {
+        let answer = write::dialback_error("result", (&pair.local, &pair.remote), condition);
+        self.write(id, &answer);
+        if self.streams.get(&id).is_some_and(Stream::is_proved) {
+            self.refused(id, fault.reason, fault.text);
+            return Ok(());
+        }
+        Err(fault)
+    }
+
+    /// The domain's server has said yes.
+    pub(super) fn verified(&mut self, now: Instant, verified: &Verified) {
+        let (id, pair) = (verified.shown_on(), verified.pair().clone());
+        let epoch = self.rules.epoch;
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        // Policy may have changed while the question was on its way.
+        let allowed = self
+            .rules
+            .terms(stream.side, &pair)
+            .is_ok_and(|terms| terms.methods.dialback(stream.tls.is_some()));
+        if !allowed || !stream.proofs.grant_verified(id, verified, epoch) {
+            let text = "too many pairs on one stream, or no longer allowed";
+            let fault = Fault::new("policy-violation", XmppRefusal::Dialback, text);
+            return self.fail(now, id, fault);
+        }
+        let answer = write::dialback("result", &pair.local, &pair.remote).with("type", "valid");
+        self.write(id, &answer);
+        self.proved(now, id, &pair, How::Dialback);
+    }
+
+    /// The domain's server has said no.
+    pub(super) fn not_valid(&mut self, now: Instant, id: StreamId, pair: &Pair) {
+        let answer = write::dialback("result", &pair.local, &pair.remote).with("type", "invalid");
+        self.write(id, &answer);
+        let text = format!("the server of {} does not know the dialback key", pair.remote);
+        if self.streams.get(&id).is_some_and(Stream::is_proved) {
+            self.refused(id, XmppRefusal::Dialback, text);
+        } else {
+            let fault = Fault { condition: None, reason: XmppRefusal::Dialback, text };
+            self.fail(now, id, fault);
+        }
+    }
+
+    /// We are asked whether a key is ours (XEP-0220 section 2.3): the pair's `local` domain showed
+    /// it to `remote`.
+    fn db_verify(&mut self, id: StreamId, element: &Element) -> Result<(), Fault> {
+        let pair = dialback_pair(element)?;
+        let Some(stream) = self.streams.get(&id) else {
+            return Ok(());
+        };
+        let (side, over_tls) = (stream.side, stream.tls.is_some());
+        let xml_id = element.attribute("id").unwrap_or_default().to_owned();
+        let terms = self.rules.terms(side, &pair)?;
+        if terms.tls == Negotiation::Required && !over_tls {
+            let text = "its entry demands TLS, also to verify keys";
+            return Err(Fault::new("policy-violation", XmppRefusal::NoTls, text));
+        }
+        let shows_keys = terms.methods.dialback_over_tls || terms.methods.dialback_in_plain;
+        let valid = shows_keys && self.keys.is(&element.text(), &pair.remote, &pair.local, &xml_id);
+        let answer = write::dialback("verify", &pair.local, &pair.remote)
+            .with("id", xml_id)
+            .with("type", if valid { "valid" } else { "invalid" });
+        self.write(id, &answer);
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.served = true;
+        }
+        if !valid {
+            let text = format!("{} asked about a dialback key that is not ours", pair.remote);
+            self.refused(id, XmppRefusal::Dialback, text);
+        }
+        Ok(())
+    }
+}
+
+/// What this stream is offered now.
+fn offer(stream: &Stream, terms: Option<&Terms>, own_certificate: bool) -> Offer {
+    let over_tls = stream.tls.is_some();
+    let Some(terms) = terms else {
+        // Nobody we know yet: TLS, and dialback, which names who it is.
+        return Offer {
+            starttls: !over_tls && own_certificate,
+            dialback: true,
+            ..Offer::default()
+        };
+    };
+    if !over_tls {
+        let starttls = own_certificate && terms.tls != Negotiation::NotSupported;
+        let required = terms.tls == Negotiation::Required;
+        return Offer {
+            starttls,
+            starttls_required: starttls && required,
+            dialback: terms.methods.dialback_in_plain,
+            management: !required && terms.methods.dialback_in_plain,
+            ..Offer::default()
+        };
+    }
+    let external = !stream.is_proved()
+        && terms.methods.external
+        && stream.certified.is_ok()
+        && stream.sasl_failures == 0;
+    Offer {
+        external,
+        bidi: external,
+        dialback: terms.methods.dialback_over_tls,
+        management: true,
+        ..Offer::default()
+    }
+}
+
+/// `from` and `to` of a dialback element: `to` is ours.
+pub(super) fn dialback_pair(element: &Element) -> Result<Pair, Fault> {
+    let named = |name: &str| element.attribute(name).and_then(read_domain);
+    match (named("to"), named("from")) {
+        (Some(local), Some(remote)) => Ok(Pair { local, remote }),
+        _ => Err(Fault::new(
+            "improper-addressing",
+            XmppRefusal::Protocol,
+            "dialback needs domains in 'from' and 'to'",
+        )),
+    }
+}
+
+/// A domain in an attribute: an address without local part and resource.
+pub(super) fn read_domain(text: &str) -> Option<Domain> {
+    let address = super::address::address(text)?;
+    address.bare_domain.then(|| address.domain.parse().ok())?
+}
+
+/// `max-bytes` of the limits inside an element (XEP-0478).
+pub(super) fn limit_of(element: &Element) -> Option<usize> {
+    let limits = element.child(ns::STREAM_LIMITS, "limits")?;
+    let most = limits.child(ns::STREAM_LIMITS, "max-bytes")?.text().trim().parse().ok()?;
+    // RFC 6120 section 13.12: nobody may take less.
+    Some(usize::max(most, 10_000))
+}
+
+/// The same host, or the same network of 64 bits.
+fn same_source(one: SocketAddr, other: SocketAddr) -> bool {
+    use std::net::IpAddr::{V4, V6};
+    match (one.ip(), other.ip()) {
+        (V4(one), V4(other)) => one == other,
+        (V6(one), V6(other)) => one.segments()[..4] == other.segments()[..4],
+        _ => false,
+    }
+}

@@ -1,0 +1,343 @@
+//! Stanzas: what is judged of each (RFC 6120 section 8.1), where it goes, acks and pings.
+
+use std::time::Instant;
+
+use super::{
+    Fault, Streams,
+    address::address,
+    rules::turned,
+    stream::{Management, Phase, Role, Stream},
+};
+use crate::xmpp::{
+    io::{Pair, StreamId, XmppRefusal, XmppSide},
+    ns,
+    xml::Element,
+};
+
+impl Streams {
+    /// A child of a stream.
+    pub(super) fn element(
+        &mut self,
+        now: Instant,
+        id: StreamId,
+        element: Element,
+    ) -> Result<(), Fault> {
+        let Some(stream) = self.streams.get(&id) else {
+            return Ok(());
+        };
+        match (element.ns(), element.name()) {
+            (ns::SERVER, "message" | "presence" | "iq") => self.stanza(now, id, element),
+            (ns::SM, _) => self.managed(now, id, &element),
+            (ns::STREAMS, "error") => {
+                self.peer_error(now, id, &element);
+                Ok(())
+            }
+            // The other end may still send what it must after our end.
+            _ if stream.phase == Phase::Closing => Ok(()),
+            (ns::SERVER, other) => Err(Fault::new(
+                "unsupported-stanza-type",
+                XmppRefusal::Protocol,
+                format!("'{other}' is no stanza"),
+            )),
+            _ if stream.role == Role::Receiving => self.element_of_initiator(now, id, &element),
+            _ => self.element_of_receiver(now, id, &element),
+        }
+    }
+
+    fn stanza(&mut self, now: Instant, id: StreamId, mut stanza: Element) -> Result<(), Fault> {
+        let epoch = self.rules.epoch;
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return Ok(());
+        };
+        if !stream.proofs.any_inbound() {
+            let text = "a stanza came before anything was proved";
+            return Err(Fault::new("not-authorized", XmppRefusal::NotAuthorized, text));
+        }
+        let named = |name: &'static str| {
+            let text = stanza.attribute(name).unwrap_or_default();
+            address(text).ok_or_else(|| {
+                let text = format!("a stanza's '{name}' is missing or no address");
+                Fault::new("improper-addressing", XmppRefusal::InvalidFrom, text)
+            })
+        };
+        let (from, to) = (named("from")?, named("to")?);
+        let ping = to.bare_domain.then(|| Ping::of(&stanza)).flatten();
+        let Some(mut inbound) = stream.proofs.inbound(&to.domain, &from.domain) else {
+            let text =
+                format!("a stanza from {} to {}: this pair was not proved", from.domain, to.domain);
+            return Err(Fault::new("invalid-from", XmppRefusal::InvalidFrom, text));
+        };
+        if *inbound.epoch() != epoch {
+            self.rules.terms(stream.side, inbound.pair())?;
+            *inbound.epoch() = epoch;
+        }
+        stream.traffic.stanzas_in += 1;
+        stream.last_stanza = now;
+        if let Some(received) = &mut stream.management.received {
+            *received = received.wrapping_add(1);
+        }
+        let folded = [("from", from.folded), ("to", to.folded)];
+        for (name, folded) in folded {
+            if let Some(folded) = folded {
+                stanza.set(name, folded);
+            }
+        }
+        let side = stream.side;
+        let pair = inbound.pair().clone();
+        if let Some((onward, onward_pair)) = relay(&self.rules, side, &pair) {
+            self.send(now, onward, onward_pair, stanza);
+            return Ok(());
+        }
+        match ping {
+            Some(Ping::Asked) => self.answer_ping(now, side, pair, &stanza),
+            Some(Ping::Answered) if self.is_answer_of_ours(&stanza) => {}
+            _ => {
+                // Borrowed anew: nothing between changed the proofs.
+                let stream = self.streams.get_mut(&id);
+                let inbound = stream
+                    .and_then(|s| s.proofs.inbound(pair.local.as_str(), pair.remote.as_str()));
+                if let Some(inbound) = inbound {
+                    let output = inbound.deliver(side, stanza);
+                    self.out.push(output);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn answer_ping(&mut self, now: Instant, side: XmppSide, pair: Pair, ping: &Element) {
+        let pong = Element::new(ns::SERVER, "iq")
+            .with("type", "result")
+            .with_some("from", ping.attribute("to"))
+            .with_some("to", ping.attribute("from"))
+            .with_some("id", ping.attribute("id"));
+        self.send(now, side, pair, pong);
+    }
+
+    /// Whether it answers a ping of ours; the stream on which that went lives, then.
+    fn is_answer_of_ours(&mut self, stanza: &Element) -> bool {
+        let Some(asked) = stanza.attribute("id").and_then(|id| self.pings.remove(id)) else {
+            return false;
+        };
+        if let Some(stream) = self.streams.get_mut(&asked) {
+            stream.asked_at = None;
+        }
+        self.arm(asked);
+        true
+    }
+
+    /// Where a stanza that was not delivered came from, when not from the gateway.
+    pub(super) fn relayed_from(&self, side: XmppSide, pair: &Pair) -> Option<(XmppSide, Pair)> {
+        let back = match side {
+            XmppSide::Partner => XmppSide::Inside,
+            XmppSide::Inside => XmppSide::Partner,
+        };
+        let outer = turned(side, pair.clone());
+        self.rules.is_inside(&outer.local).then(|| (back, turned(back, outer)))
+    }
+
+    /// Writes a stanza to a stream that may carry it.
+    pub(super) fn send_on(&mut self, now: Instant, id: StreamId, pair: &Pair, stanza: Element) {
+        let (before, length) = {
+            let buffer = self.buffer(id);
+            let before = buffer.len();
+            stanza.write(buffer);
+            (before, buffer.len() - before)
+        };
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        let side = stream.side;
+        if stream.max_bytes.is_some_and(|most| length > most) {
+            self.buffer(id).truncate(before);
+            let text = format!("{} takes no stanza of {length} bytes", pair.remote);
+            return self.undelivered(now, side, pair, stanza, "policy-violation", &text);
+        }
+        debug_assert!(stream.proofs.outbound(pair));
+        stream.traffic.stanzas_out += 1;
+        stream.traffic.bytes_out += length as u64;
+        stream.last_stanza = now;
+        if stream.management.sending {
+            self.remember(now, id, pair, stanza);
+        }
+    }
+
+    fn remember(&mut self, now: Instant, id: StreamId, pair: &Pair, stanza: Element) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        let management = &mut stream.management;
+        management.unacknowledged.push_back((pair.clone(), stanza));
+        if management.unacknowledged.len() > Management::MOST {
+            let text = "it acknowledges nothing";
+            return self.fail(now, id, Fault::new("connection-timeout", XmppRefusal::Slow, text));
+        }
+        if !management.asked {
+            management.asked = true;
+            stream.asked_at = Some(now);
+            self.arm(id);
+            // After the stanzas that come with it.
+            self.ask_acks.push(id);
+        }
+    }
+
+    /// Acks (XEP-0198).
+    fn managed(&mut self, now: Instant, id: StreamId, element: &Element) -> Result<(), Fault> {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return Ok(());
+        };
+        if !stream.is_proved() {
+            let text = "acks before anything was proved";
+            return Err(Fault::new("not-authorized", XmppRefusal::NotAuthorized, text));
+        }
+        match element.name() {
+            "enable" if stream.role == Role::Receiving && stream.management.received.is_none() => {
+                stream.management.received = Some(0);
+                stream.management.sending = stream.bidi;
+                self.write(id, &Element::new(ns::SM, "enabled"));
+            }
+            "enabled" if stream.role == Role::Initiating => {
+                stream.management.received.get_or_insert(0);
+            }
+            "failed" if stream.role == Role::Initiating => {
+                stream.management = Management::default();
+                stream.asked_at = None;
+                self.arm(id);
+            }
+            "r" => self.write_ack(id),
+            "a" => return self.acknowledged(now, id, element),
+            other => {
+                let text = format!("'{other}' of stream management has no place here");
+                return Err(Fault::new("unsupported-stanza-type", XmppRefusal::Protocol, text));
+            }
+        }
+        Ok(())
+    }
+
+    /// How many stanzas of the other end were handled, if it wants to know.
+    pub(super) fn write_ack(&mut self, id: StreamId) {
+        let received = self.streams.get(&id).and_then(|stream| stream.management.received);
+        if let Some(count) = received {
+            self.write(id, &Element::new(ns::SM, "a").with("h", count.to_string()));
+        }
+    }
+
+    fn acknowledged(&mut self, now: Instant, id: StreamId, element: &Element) -> Result<(), Fault> {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return Ok(());
+        };
+        let management = &mut stream.management;
+        let handled = element.attribute("h").and_then(|h| h.parse::<u32>().ok());
+        let done = handled.map(|h| h.wrapping_sub(management.acknowledged) as usize);
+        let waiting = management.unacknowledged.len();
+        let Some(done) = done.filter(|done| *done <= waiting) else {
+            let text = "it acknowledges more than was sent";
+            return Err(Fault::new("undefined-condition", XmppRefusal::Protocol, text));
+        };
+        management.unacknowledged.drain(..done);
+        management.acknowledged = management.acknowledged.wrapping_add(done as u32);
+        management.asked = !management.unacknowledged.is_empty();
+        let again = management.asked;
+        stream.asked_at = again.then_some(now);
+        if again {
+            self.write(id, &Element::new(ns::SM, "r"));
+        }
+        self.arm(id);
+        Ok(())
+    }
+
+    fn peer_error(&mut self, now: Instant, id: StreamId, element: &Element) {
+        let of_it = |e: &&Element| e.ns() == ns::STREAM_ERRORS && e.name() != "text";
+        let condition = element.children().find(of_it).map_or("no condition", Element::name);
+        let said = element.child(ns::STREAM_ERRORS, "text").map(|t| printable(&t.text()));
+        let Some(stream) = self.streams.get(&id) else {
+            return;
+        };
+        let text = format!(
+            "{}: the other end ended it: {condition}{}",
+            stream.describe(),
+            said.map(|said| format!(" ({said})")).unwrap_or_default()
+        );
+        let quiet = stream.is_proved()
+            && matches!(condition, "reset" | "connection-timeout" | "system-shutdown");
+        if !quiet {
+            self.refused(id, XmppRefusal::PeerError, text.clone());
+        }
+        self.end(now, id, None, &text, "remote-server-timeout");
+    }
+
+    /// Asks whether the other end lives: for an ack, by a ping, or with a blank.
+    pub(super) fn ask(&mut self, now: Instant, id: StreamId) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        stream.asked_at = Some(now);
+        let asks_acks = stream.management.received.is_some() || stream.management.sending;
+        let ping = ping_pair(stream);
+        match ping {
+            _ if asks_acks => {
+                stream.management.asked = true;
+                self.write(id, &Element::new(ns::SM, "r"));
+            }
+            Some(pair) => {
+                let ping_id = self.random_id();
+                let ping = Element::new(ns::SERVER, "iq")
+                    .with("type", "get")
+                    .with("from", pair.local.as_str())
+                    .with("to", pair.remote.as_str())
+                    .with("id", ping_id.as_str())
+                    .with_child(Element::new(ns::PING, "ping"));
+                self.pings.retain(|_, on| *on != id);
+                self.pings.insert(ping_id, id);
+                self.write(id, &ping);
+            }
+            None => {
+                // We may send nothing on it: a blank keeps it open on the way, TCP does the rest.
+                stream.asked_at = None;
+                stream.last_in = now;
+                self.buffer(id).push(b' ');
+            }
+        }
+    }
+}
+
+/// The pair under which a stream may be pinged: never an inside server's domain, which answers
+/// itself.
+fn ping_pair(stream: &Stream) -> Option<Pair> {
+    (stream.side == XmppSide::Partner).then(|| stream.proofs.outbound_pairs().next().cloned())?
+}
+
+/// Where a stanza goes that is between a partner and an inside server.
+fn relay(rules: &super::rules::Rules, side: XmppSide, pair: &Pair) -> Option<(XmppSide, Pair)> {
+    let onward = match side {
+        XmppSide::Inside => XmppSide::Partner,
+        XmppSide::Partner if rules.is_inside(&pair.local) => XmppSide::Inside,
+        XmppSide::Partner => return None,
+    };
+    Some((onward, Pair { local: pair.remote.clone(), remote: pair.local.clone() }))
+}
+
+/// XEP-0199.
+#[derive(Clone, Copy)]
+enum Ping {
+    Asked,
+    Answered,
+}
+
+impl Ping {
+    fn of(stanza: &Element) -> Option<Self> {
+        if stanza.name() != "iq" {
+            return None;
+        }
+        match stanza.attribute("type") {
+            Some("get") => stanza.child(ns::PING, "ping").map(|_| Ping::Asked),
+            Some("result" | "error") => Some(Ping::Answered),
+            _ => None,
+        }
+    }
+}
+
+/// Words of the other end for the log: short, and without anything that is no letter.
+fn printable(text: &str) -> String {
+    text.chars().take(200).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}

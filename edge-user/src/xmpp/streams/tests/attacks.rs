@@ -1,0 +1,731 @@
+//! What others tried, and what must come of it.
+
+use std::time::Duration;
+
+use super::{
+    lone::{AUTH, Lone, answer, features, header, stanza},
+    world::{UNIX, domain, good, message, names, pair, partner, policy, settings, tls},
+};
+use crate::xmpp::{
+    io::{PeerCertificate, TlsPeer, XmppInput, XmppRefusal, XmppSide},
+    settings::{Negotiation, XmppPartner},
+};
+
+const STARTTLS: &str = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>";
+const OFFERS_TLS: &str = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>";
+const OFFERS_EXTERNAL: &str = "<mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'>\
+     <mechanism>EXTERNAL</mechanism></mechanisms>";
+const OFFERS_DIALBACK: &str = "<dialback xmlns='urn:xmpp:features:dialback'/>";
+
+fn key(from: &str, to: &str, kind: &str) -> String {
+    let kind = if kind.is_empty() { String::new() } else { format!(" type='{kind}'") };
+    format!("<db:result from='{from}' to='{to}'{kind}>k</db:result>")
+}
+
+fn verdict(from: &str, to: &str, id: &str, kind: &str) -> String {
+    format!("<db:verify from='{from}' to='{to}' id='{id}' type='{kind}'/>")
+}
+
+/// The id that we gave to a stream.
+fn id_of(header: &str) -> String {
+    header.split(" id='").nth(1).unwrap().split('\'').next().unwrap().to_owned()
+}
+
+#[test]
+fn a_stanza_before_proof_ends_the_stream() {
+    for tls in [None, Some(good(&["b.example"])), Some(good(&["evil.example"]))] {
+        for before in ["", &key("b.example", "a.example", "")] {
+            let mut end = Lone::new();
+            let stream = end.accept(tls.clone());
+            end.write(stream, &header("b.example", "a.example"));
+            let text = format!("{before}{}", stanza("v@b.example", "u@a.example"));
+            let said = end.write(stream, &text);
+            assert!(said.contains("<not-authorized"), "{said}");
+            assert!(end.delivered.is_empty());
+            assert_eq!(end.closed, [stream]);
+            assert_eq!(end.last_refusal(), Some(XmppRefusal::NotAuthorized));
+        }
+    }
+}
+
+#[test]
+fn each_stanza_lies_within_what_was_proved() {
+    let cases = [
+        ("v@b.example", "u@a.example", None),
+        ("b.example", "a.example", None),
+        ("V@B.example/R", "u@a.example", None),
+        ("v@c.example", "u@a.example", Some("invalid-from")),
+        ("v@sub.b.example", "u@a.example", Some("invalid-from")),
+        ("v@xb.example", "u@a.example", Some("invalid-from")),
+        ("u@a.example", "u@a.example", Some("invalid-from")),
+        ("v@b.example", "w@c.example", Some("invalid-from")),
+        ("v@b.example", "w@b.example", Some("invalid-from")),
+        ("", "u@a.example", Some("improper-addressing")),
+        ("v@b.example", "", Some("improper-addressing")),
+        ("v@b.example", "u@w@a.example", Some("improper-addressing")),
+        ("v@b.example/", "u@a.example", Some("improper-addressing")),
+        ("v@b.example@a.example", "u@a.example", Some("improper-addressing")),
+    ];
+    for (from, to, error) in cases {
+        let mut end = Lone::new();
+        let stream = end.proved();
+        let said = end.write(stream, &stanza(from, to));
+        match error {
+            None => {
+                assert_eq!(end.delivered.len(), 1, "{from} {to}: {said}");
+                let (delivered, side, stanza) = &end.delivered[0];
+                assert_eq!(
+                    (delivered, *side),
+                    (&pair("a.example", "b.example"), XmppSide::Partner)
+                );
+                let folded = from.to_ascii_lowercase().replace("/r", "/R");
+                assert_eq!(stanza.attribute("from"), Some(&*folded));
+            }
+            Some(error) => {
+                assert!(said.contains(&format!("<{error}")), "{from} {to}: {said}");
+                assert!(end.delivered.is_empty());
+                assert_eq!(end.last_refusal(), Some(XmppRefusal::InvalidFrom));
+            }
+        }
+    }
+    let mut end = Lone::new();
+    let stream = end.proved();
+    let said = end.write(stream, "<message><body>x</body></message>");
+    assert!(said.contains("<improper-addressing"));
+}
+
+#[test]
+fn only_stanzas_are_stanzas() {
+    for (text, error) in [
+        ("<letter from='v@b.example' to='u@a.example'/>", "unsupported-stanza-type"),
+        ("<message xmlns='jabber:client' from='v@b.example' to='u@a.example'/>", "unsupported"),
+        ("<compress xmlns='http://jabber.org/protocol/compress'/>", "unsupported-stanza-type"),
+        ("<stream:features/>", "unsupported-stanza-type"),
+        ("<message from='v@b.example' to='u@a.example'><!-- x --></message>", "restricted-xml"),
+        ("text", "bad-format"),
+    ] {
+        let mut end = Lone::new();
+        let stream = end.proved();
+        let said = end.write(stream, text);
+        assert!(said.contains(&format!("<{error}")), "{text}: {said}");
+        assert!(said.ends_with("</stream:stream>"));
+        assert!(end.delivered.is_empty());
+    }
+}
+
+#[test]
+fn a_fault_before_the_header_still_gets_a_whole_stream_with_an_error() {
+    let mut end = Lone::new();
+    let stream = end.accept(None);
+    let said = end.write(stream, "GET / HTTP/1.1\r\n\r\n");
+    assert!(said.starts_with("<?xml version='1.0'?><stream:stream "), "{said}");
+    assert!(said.contains("<not-well-formed"));
+    assert!(said.ends_with("</stream:error></stream:stream>"));
+    assert_eq!(end.last_refusal(), Some(XmppRefusal::Xml));
+}
+
+#[test]
+fn external_is_offered_to_a_good_certificate_and_nobody_else() {
+    let srv = {
+        let mut names = (*names(&["host.b.example"], None)).clone();
+        names.srv = vec![domain("b.example")];
+        tls(PeerCertificate::Valid(names.into()))
+    };
+    let xmpp_addr = {
+        let mut names = (*names(&["host.b.example"], None)).clone();
+        names.addresses = vec![domain("b.example")];
+        tls(PeerCertificate::Valid(names.into()))
+    };
+    let wildcard = |of: &str| {
+        let mut names = (*names(&["x.example"], None)).clone();
+        names.certificate.wildcards = vec![domain(of)];
+        tls(PeerCertificate::Valid(names.into()))
+    };
+    let common_name = {
+        let mut names = (*names(&["x.example"], None)).clone();
+        names.certificate.common_name = Some(domain("b.example"));
+        tls(PeerCertificate::Valid(names.into()))
+    };
+    let unchained = {
+        let mut names = (*names(&["b.example"], None)).clone();
+        names.certificate.unchained = true;
+        tls(PeerCertificate::Valid(names.into()))
+    };
+    let expired = tls(PeerCertificate::Valid(names(&["b.example"], Some(UNIX))));
+    let invalid = tls(PeerCertificate::Invalid {
+        description: "CN=b.example".into(),
+        fault: "unknown issuer".into(),
+    });
+    let cases: &[(Option<TlsPeer>, bool, &str)] = &[
+        (Some(good(&["b.example"])), true, "DNS name"),
+        (Some(good(&["x.example", "b.example"])), true, "one of several"),
+        (Some(srv), true, "SRV name"),
+        (Some(xmpp_addr), true, "XmppAddr"),
+        (Some(wildcard("example.org")), false, "another domain's wildcard"),
+        (Some(wildcard("b.example")), false, "a wildcard below the domain"),
+        (Some(common_name), false, "common name"),
+        (Some(unchained), false, "pinned, without a chain"),
+        (Some(expired), false, "expired"),
+        (Some(invalid), false, "invalid"),
+        (Some(tls(PeerCertificate::Missing)), false, "none"),
+        (Some(good(&["sub.b.example"])), false, "a host below"),
+        (Some(good(&["xb.example"])), false, "a suffix"),
+        (Some(good(&["b.example.evil.example"])), false, "a prefix"),
+        (None, false, "no TLS"),
+    ];
+    for (tls, offered, what) in cases {
+        let mut end = Lone::new();
+        let stream = end.accept(tls.clone());
+        let said = end.write(stream, &header("b.example", "a.example"));
+        assert_eq!(said.contains("EXTERNAL"), *offered, "{what}: {said}");
+        // Asked for all the same.
+        let said = end.write(stream, AUTH);
+        assert_eq!(said.contains("<success"), *offered, "{what}: {said}");
+        assert_eq!(said.contains("<failure"), !offered, "{what}: {said}");
+        if *offered {
+            continue;
+        }
+        assert!(said.contains("<invalid-mechanism"), "{what}: {said}");
+        for _ in 0..2 {
+            end.write(stream, AUTH);
+        }
+        assert_eq!(end.closed, [stream], "{what}: not for ever");
+        assert!(end.refused.iter().all(|(reason, _)| *reason == XmppRefusal::Certificate));
+    }
+    // A wildcard stands for the left-most label.
+    let mut end = Lone::with(settings(&["a.example"], vec![partner("im.b.example")]));
+    let stream = end.accept(Some(wildcard("b.example")));
+    assert!(end.write(stream, &header("im.b.example", "a.example")).contains("EXTERNAL"));
+}
+
+#[test]
+fn the_authorization_identity_is_the_stream_s_own() {
+    let auth = |authzid: &str| {
+        format!(
+            "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='EXTERNAL'>{authzid}</auth>"
+        )
+    };
+    // base64 of b.example, c.example, garbage
+    for (authzid, accepted) in
+        [("", true), ("=", true), ("Yi5leGFtcGxl", true), ("Yy5leGFtcGxl", false), ("!!", false)]
+    {
+        let mut end = Lone::new();
+        let stream = end.accept(Some(good(&["b.example", "c.example"])));
+        end.write(stream, &header("b.example", "a.example"));
+        let said = end.write(stream, &auth(authzid));
+        assert_eq!(said.contains("<success"), accepted, "{authzid}: {said}");
+    }
+}
+
+#[test]
+fn the_header_after_sasl_names_the_same_pair() {
+    for (from, to) in [("c.example", "a.example"), ("b.example", "aa.example")] {
+        let mut end = Lone::with(settings(
+            &["a.example", "aa.example"],
+            vec![partner("b.example"), partner("c.example")],
+        ));
+        let stream = end.accept(Some(good(&["b.example", "c.example"])));
+        end.write(stream, &header("b.example", "a.example"));
+        end.write(stream, AUTH);
+        let said = end.write(stream, &header(from, to));
+        assert!(said.contains("<invalid-from"), "{said}");
+    }
+}
+
+#[test]
+fn nothing_comes_between_starttls_and_the_handshake() {
+    for after in ["<x/>", " ", "\n"] {
+        let mut end = Lone::new();
+        let stream = end.accept(None);
+        end.write(stream, &header("b.example", "a.example"));
+        end.write(stream, &format!("{STARTTLS}{after}"));
+        assert_eq!(end.closed, [stream], "{after:?}");
+        assert_eq!(end.last_refusal(), Some(XmppRefusal::Protocol));
+    }
+    let mut end = Lone::new();
+    let stream = end.accept(None);
+    end.write(stream, &header("b.example", "a.example"));
+    assert!(end.write(stream, STARTTLS).contains("<proceed"));
+    assert_eq!(end.handshakes, [(stream, true)]);
+    // And TLS is done once.
+    end.give(XmppInput::TlsDone { stream, tls: good(&["b.example"]) });
+    let said = end.write(stream, &header("b.example", "a.example"));
+    assert!(!said.contains("<starttls"), "{said}");
+    assert!(end.write(stream, STARTTLS).contains("<failure"));
+    assert_eq!(end.closed, [stream]);
+}
+
+#[test]
+fn who_demands_tls_never_speaks_without_it() {
+    let strict = XmppPartner { tls: Negotiation::Required, ..partner("b.example") };
+    let strict = || settings(&["a.example"], vec![strict.clone()]);
+    // Receiving: a key, and a question about a key, over TCP.
+    for text in [
+        key("b.example", "a.example", ""),
+        "<db:verify from='b.example' to='a.example' id='i'>k</db:verify>".to_owned(),
+    ] {
+        let mut end = Lone::with(strict());
+        let stream = end.accept(None);
+        let said = end.write(stream, &header("b.example", "a.example"));
+        assert!(said.contains("<required"), "{said}");
+        assert!(!said.contains("features:dialback"), "{said}");
+        let said = end.write(stream, &text);
+        assert!(said.contains("<policy-violation") && !said.contains("valid'"), "{said}");
+        assert!(end.connects.is_empty());
+    }
+    // Initiating: the offer was taken out on the way; TLS is asked for all the same.
+    for (reply, reason) in [
+        ("<failure xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>", XmppRefusal::NoTls),
+        (
+            "<stream:error><undefined-condition xmlns='urn:ietf:params:xml:ns:xmpp-streams'/>\
+          </stream:error>",
+            XmppRefusal::PeerError,
+        ),
+    ] {
+        let mut end = Lone::with(strict());
+        send(&mut end, "a.example", "b.example");
+        let stream = end.connect(None);
+        let said = end.write(stream, &format!("{}{}", answer("i"), features(OFFERS_DIALBACK)));
+        assert!(said.ends_with(STARTTLS), "{said}");
+        let said = end.write(stream, reply);
+        assert!(!said.contains("db:result") && !said.contains("<message"), "{said}");
+        assert!(end.refused.iter().any(|(r, _)| *r == reason));
+        assert_eq!(end.undelivered.len(), 1);
+    }
+}
+
+fn send(end: &mut Lone, from: &str, to: &str) {
+    let stanza = message(&format!("u@{from}"), &format!("v@{to}"), "x");
+    end.give(XmppInput::Send { pair: pair(from, to), side: XmppSide::Partner, stanza });
+}
+
+#[test]
+fn who_demands_certificates_gives_nothing_to_an_end_without() {
+    let strict = XmppPartner {
+        tls: Negotiation::Required,
+        sasl: Negotiation::Required,
+        ..partner("b.example")
+    };
+    for (peer, offers) in [
+        (good(&["evil.example"]), OFFERS_EXTERNAL),
+        (tls(PeerCertificate::Missing), OFFERS_EXTERNAL),
+        (good(&["b.example"]), OFFERS_DIALBACK),
+    ] {
+        let mut end = Lone::with(settings(&["a.example"], vec![strict.clone()]));
+        send(&mut end, "a.example", "b.example");
+        let stream = end.connect(None);
+        end.write(stream, &format!("{}{}", answer("i"), features(OFFERS_TLS)));
+        end.write(stream, "<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>");
+        assert_eq!(end.handshakes, [(stream, false)]);
+        end.give(XmppInput::TlsDone { stream, tls: peer });
+        let said = end.write(stream, &format!("{}{}", answer("j"), features(offers)));
+        assert!(said.contains("<not-authorized"), "{said}");
+        assert!(!said.contains("<auth") && !said.contains("db:result"), "{said}");
+        assert_eq!(end.undelivered.len(), 1);
+        let (_, text) = end.refused.iter().find(|r| r.0 == XmppRefusal::Certificate).unwrap();
+        assert!(text.contains("our stream to b.example") && text.contains("192.0.2.9"), "{text}");
+    }
+}
+
+/// 2012: answers that nobody had asked for were believed.
+#[test]
+fn dialback_answers_that_nobody_asked_for_prove_nothing() {
+    for text in
+        [key("b.example", "a.example", "valid"), verdict("b.example", "a.example", "i", "valid")]
+    {
+        let mut end = Lone::new();
+        let stream = end.accept(Some(good(&["x.example"])));
+        let said = end.write(stream, &header("b.example", "a.example"));
+        end.write(stream, &text.replace("'i'", &format!("'{}'", id_of(&said))));
+        let said = end.write(stream, &stanza("v@b.example", "u@a.example"));
+        assert!(!said.contains("type='valid'"), "{said}");
+        assert!(end.delivered.is_empty(), "{text}");
+    }
+    // On a stream that we opened.
+    for text in
+        [key("c.example", "a.example", "valid"), verdict("b.example", "a.example", "i", "valid")]
+    {
+        let mut end = Lone::new();
+        send(&mut end, "a.example", "b.example");
+        let stream = end.connect(None);
+        end.write(stream, &format!("{}{}", answer("i"), features(OFFERS_DIALBACK)));
+        let said = end.write(stream, &text);
+        assert!(said.contains("<policy-violation"), "{said}");
+        assert_eq!(end.last_refusal().map(|_| end.undelivered.len()), Some(1));
+    }
+}
+
+/// A key is verified over a connection of our own to the domain's server, and only what that says
+/// for the same pair and id counts.
+#[test]
+fn a_key_is_verified_where_it_must_be() {
+    for (from, id, kind, proved) in [
+        ("b.example", "same", "valid", true),
+        ("b.example", "same", "invalid", false),
+        ("b.example", "same", "error", false),
+        ("b.example", "other", "valid", false),
+        ("c.example", "same", "valid", false),
+    ] {
+        let mut end = Lone::new();
+        let shown = end.accept(None);
+        let said = end.write(shown, &header("b.example", "a.example"));
+        let own = id_of(&said);
+        end.write(shown, &key("b.example", "a.example", ""));
+        let asked = end.connect(None);
+        let text = format!("{}{}", answer("z"), features(OFFERS_DIALBACK));
+        let said = end.write(asked, &text);
+        let question =
+            format!("<db:verify from='a.example' to='b.example' id='{own}'>k</db:verify>");
+        assert!(said.contains(&question), "{said}");
+        // Not where it was shown.
+        let id = if id == "same" { own.clone() } else { id.to_owned() };
+        end.write(asked, &verdict(from, "a.example", &id, kind));
+        let said = end.read(shown);
+        assert_eq!(said.contains("type='valid'"), proved, "{from} {id} {kind}: {said}");
+        end.write(shown, &stanza("v@b.example", "u@a.example"));
+        assert_eq!(end.delivered.len(), usize::from(proved), "{from} {id} {kind}");
+    }
+    // Said where it was shown.
+    let mut end = Lone::new();
+    let shown = end.accept(None);
+    let own = id_of(&end.write(shown, &header("b.example", "a.example")));
+    end.write(shown, &key("b.example", "a.example", ""));
+    let asked = end.connect(None);
+    end.write(asked, &format!("{}{}", answer("z"), features(OFFERS_DIALBACK)));
+    end.write(shown, &verdict("b.example", "a.example", &own, "valid"));
+    end.write(shown, &stanza("v@b.example", "u@a.example"));
+    assert!(end.delivered.is_empty());
+}
+
+#[test]
+fn each_pair_of_a_stream_is_proved_by_itself() {
+    let mut of_b = partner("b.example");
+    of_b.additional = vec![domain("bb.example")];
+    let mut end = Lone::with(settings(&["a.example"], vec![of_b, partner("c.example")]));
+    let stream = end.proved();
+    // Another partner's domain has its own streams.
+    assert!(end.write(stream, &key("c.example", "a.example", "")).contains("<not-allowed"));
+    assert!(end.connects.is_empty());
+    assert!(end.write(stream, &key("bb.example", "a.example", "")).is_empty());
+    let asked = end.connect(None);
+    let said = end.write(asked, &format!("{}{}", answer("z"), features(OFFERS_DIALBACK)));
+    let own = said.split("id='").nth(1).unwrap().split('\'').next().unwrap().to_owned();
+    end.write(asked, &verdict("bb.example", "a.example", &own, "valid"));
+    assert!(end.read(stream).contains("from='a.example' to='bb.example' type='valid'"));
+    end.write(stream, &stanza("v@bb.example", "u@a.example"));
+    end.write(stream, &stanza("v@b.example", "u@a.example"));
+    assert_eq!(end.delivered.len(), 2);
+    let said = end.write(stream, &stanza("v@c.example", "u@a.example"));
+    assert!(said.contains("<invalid-from"));
+}
+
+#[test]
+fn our_keys_are_known_again_and_others_are_not() {
+    let mut end = Lone::new();
+    send(&mut end, "a.example", "b.example");
+    let stream = end.connect(None);
+    let said = end.write(stream, &format!("{}{}", answer("id7"), features(OFFERS_DIALBACK)));
+    let key = said.split("to='b.example'>").nth(1).unwrap().split('<').next().unwrap();
+    for (from, to, id, key, valid) in [
+        ("b.example", "a.example", "id7", key, true),
+        ("b.example", "a.example", "id8", key, false),
+        ("c.example", "a.example", "id7", key, false),
+        ("b.example", "a.example", "id7", "", false),
+        ("b.example", "a.example", "id7", &key[1..], false),
+    ] {
+        let question = format!("<db:verify from='{from}' to='{to}' id='{id}'>{key}</db:verify>");
+        let asks = end.accept(None);
+        end.write(asks, &header(from, to));
+        let said = end.write(asks, &question);
+        assert_eq!(said.contains("type='valid'"), valid, "{question}: {said}");
+        assert_eq!(said.contains("type='invalid'"), !valid, "{question}: {said}");
+    }
+}
+
+#[test]
+fn strangers_are_told_so_and_nothing_else() {
+    let blocked = policy(settings(&["a.example"], vec![partner("b.example")]), &["b.example"]);
+    let mut off = settings(&["a.example"], vec![partner("b.example")]);
+    off.enabled = false;
+    let off = policy(off, &[]);
+    let cases = [
+        (None, "b.example", "x.example", "host-unknown", XmppRefusal::UnknownDomain),
+        (None, "d.example", "a.example", "host-unknown", XmppRefusal::UnknownDomain),
+        (None, "a.example", "a.example", "host-unknown", XmppRefusal::UnknownDomain),
+        (None, "sub.b.example", "a.example", "host-unknown", XmppRefusal::UnknownDomain),
+        (None, "v@b.example", "a.example", "invalid-from", XmppRefusal::InvalidFrom),
+        (Some(blocked), "b.example", "a.example", "policy-violation", XmppRefusal::DomainBlocked),
+        (Some(off), "b.example", "a.example", "undefined-condition", XmppRefusal::Disabled),
+    ];
+    for (other, from, to, condition, reason) in cases {
+        let mut end = Lone::new();
+        if let Some(other) = other {
+            let mut out = Vec::new();
+            end.streams.set_policy(end.now, other, &mut out);
+        }
+        let stream = end.accept(Some(good(&["b.example", "d.example", "a.example"])));
+        let said = end.write(stream, &header(from, to));
+        assert!(said.contains(&format!("<{condition}")), "{from} {to}: {said}");
+        assert!(!said.contains("features"), "{said}");
+        assert_eq!(end.last_refusal(), Some(reason));
+        // A stream without a name in its header, and a key that names a stranger.
+        if reason == XmppRefusal::UnknownDomain && to == "a.example" {
+            let stream = end.accept(None);
+            end.write(stream, &header(from, to).replace(&format!("from='{from}'"), ""));
+            end.write(stream, &key(from, to, ""));
+            assert!(end.connects.is_empty(), "no connection is made for {from}");
+            assert!(end.closed.contains(&stream));
+        }
+    }
+}
+
+#[test]
+fn nobody_is_asked_to_wait_for_ever_or_to_take_everything() {
+    // Time.
+    let mut end = Lone::new();
+    let stream = end.accept(None);
+    end.pass(Duration::from_secs(59));
+    assert!(end.closed.is_empty());
+    end.write(stream, &header("b.example", "a.example"));
+    end.pass(Duration::from_secs(2));
+    assert_eq!(end.closed, [stream]);
+    assert_eq!(end.last_refusal(), Some(XmppRefusal::Slow));
+    // Bytes.
+    let mut end = Lone::new();
+    let stream = end.accept(None);
+    end.write(stream, &header("b.example", "a.example"));
+    for _ in 0..20 {
+        end.write(stream, &" ".repeat(1000));
+    }
+    assert_eq!(end.closed, [stream]);
+    assert_eq!(end.last_refusal(), Some(XmppRefusal::XmlLimit));
+    // Connections of one source.
+    let mut end = Lone::new();
+    for _ in 0..20 {
+        end.accept(None);
+    }
+    assert!(end.closed.is_empty());
+    let last = end.accept(None);
+    assert_eq!(end.closed, [last]);
+    assert_eq!(end.last_refusal(), Some(XmppRefusal::Limit));
+    // Streams of one partner.
+    let few = XmppPartner { connections: Some(2), ..partner("b.example") };
+    let mut end = Lone::with(settings(&["a.example"], vec![few]));
+    end.proved();
+    end.proved();
+    let third = end.accept(Some(good(&["b.example"])));
+    let said = end.write(third, &header("b.example", "a.example"));
+    assert!(said.contains("<resource-constraint"), "{said}");
+    // Streams in all.
+    let mut all = settings(&["a.example"], vec![partner("b.example")]);
+    all.limits.connections = 3;
+    let mut end = Lone::with(all);
+    for _ in 0..3 {
+        end.accept(None);
+    }
+    let fourth = end.accept(None);
+    assert_eq!(end.closed, [fourth]);
+    // Keys on one stream.
+    let mut of_b = partner("b.example");
+    of_b.additional = (0..20).map(|n| domain(&format!("b{n}.example"))).collect();
+    let mut end = Lone::with(settings(&["a.example"], vec![of_b]));
+    let stream = end.accept(None);
+    end.write(stream, &header("b.example", "a.example"));
+    for n in 0..20 {
+        end.write(stream, &key(&format!("b{n}.example"), "a.example", ""));
+    }
+    assert_eq!(end.connects.len(), 8);
+    assert_eq!(end.closed, [stream]);
+}
+
+#[test]
+fn who_sends_faster_than_allowed_is_read_slower() {
+    let mut slow = settings(&["a.example"], vec![partner("b.example")]);
+    slow.limits.bytes_per_second = 1000;
+    let mut end = Lone::with(slow);
+    let stream = end.proved();
+    end.pass(Duration::from_secs(10));
+    end.write(stream, &" ".repeat(1900));
+    assert!(end.pauses.is_empty());
+    end.write(stream, &" ".repeat(600));
+    assert_eq!(end.pauses, [end.now + Duration::from_millis(500)]);
+}
+
+#[test]
+fn a_proof_ends_with_its_certificate() {
+    let until = |seconds| tls(PeerCertificate::Valid(names(&["b.example"], Some(UNIX + seconds))));
+    let prove = |end: &mut Lone, peer| {
+        let stream = end.accept(Some(peer));
+        end.write(stream, &header("b.example", "a.example"));
+        end.write(stream, AUTH);
+        end.write(stream, &header("b.example", "a.example"));
+        stream
+    };
+    let mut end = Lone::new();
+    let stream = prove(&mut end, until(100));
+    end.pass(Duration::from_secs(99));
+    assert!(end.closed.is_empty());
+    end.pass(Duration::from_secs(2));
+    assert_eq!(end.closed, [stream]);
+    assert!(end.read(stream).contains("<reset "));
+    // The wall clock was wrong.
+    let mut end = Lone::new();
+    let stream = prove(&mut end, until(100));
+    end.streams.set_clock(end.now, UNIX + 99);
+    end.pass(Duration::from_secs(2));
+    assert_eq!(end.closed, [stream]);
+    // Revoked.
+    let mut end = Lone::new();
+    let stream = prove(&mut end, until(100));
+    let mut out = Vec::new();
+    end.streams.revoked(end.now, |certificate| certificate.description == "CN=x", &mut out);
+    end.take(std::mem::take(&mut out));
+    assert!(end.closed.is_empty());
+    end.streams.revoked(end.now, |certificate| certificate.description == "CN=b.example", &mut out);
+    end.take(out);
+    assert_eq!(end.closed, [stream]);
+    assert!(end.read(stream).contains("<reset "));
+}
+
+/// Both ways on one connection where certificates prove both ends, and by the right namespaces.
+#[test]
+fn bidi_is_for_good_certificates() {
+    let bidi = "<bidi xmlns='urn:xmpp:bidi'/>";
+    let mut end = Lone::new();
+    let stream = end.accept(Some(good(&["b.example"])));
+    let said = end.write(stream, &header("b.example", "a.example"));
+    assert!(said.contains("<bidi xmlns='urn:xmpp:features:bidi'/>"), "{said}");
+    end.write(stream, bidi);
+    end.write(stream, AUTH);
+    send(&mut end, "a.example", "b.example");
+    assert!(!end.read(stream).contains("<message"), "not before the new stream");
+    end.write(stream, &header("b.example", "a.example"));
+    send(&mut end, "a.example", "b.example");
+    assert!(end.read(stream).contains("<message"));
+    // Without it, not on this connection.
+    let mut end = Lone::new();
+    let stream = end.proved();
+    send(&mut end, "a.example", "b.example");
+    assert!(end.read(stream).is_empty());
+    assert_eq!(end.connects.len(), 1);
+    // By the feature's name, or where it was not offered.
+    for (peer, text) in [
+        (Some(good(&["b.example"])), "<bidi xmlns='urn:xmpp:features:bidi'/>"),
+        (Some(good(&["x.example"])), bidi),
+        (None, bidi),
+    ] {
+        let mut end = Lone::new();
+        let stream = end.accept(peer);
+        end.write(stream, &header("b.example", "a.example"));
+        end.write(stream, text);
+        assert_eq!(end.closed, [stream]);
+    }
+    // On a stream that we opened, nothing comes back that was not agreed on.
+    let mut end = Lone::new();
+    send(&mut end, "a.example", "b.example");
+    let stream = end.connect(None);
+    end.write(stream, &format!("{}{}", answer("i"), features(OFFERS_DIALBACK)));
+    end.write(stream, &key("b.example", "a.example", "valid"));
+    assert!(end.undelivered.is_empty());
+    end.write(stream, &stanza("v@b.example", "u@a.example"));
+    assert!(end.delivered.is_empty());
+    assert_eq!(end.last_refusal(), Some(XmppRefusal::NotAuthorized));
+}
+
+#[test]
+fn acks_count_and_do_not_lie() {
+    let mut end = Lone::new();
+    let stream = end.proved();
+    assert!(
+        end.write(stream, "<enable xmlns='urn:xmpp:sm:3' resume='true'/>").contains("<enabled")
+    );
+    end.write(stream, &stanza("v@b.example", "u@a.example").repeat(3));
+    assert_eq!(end.write(stream, "<r xmlns='urn:xmpp:sm:3'/>"), "<a xmlns='urn:xmpp:sm:3' h='3'/>");
+    let said = end.write(stream, "<a xmlns='urn:xmpp:sm:3' h='7'/>");
+    assert!(said.contains("<undefined-condition"), "{said}");
+    // Not before proof, and no resumption.
+    for text in
+        ["<enable xmlns='urn:xmpp:sm:3'/>", "<resume xmlns='urn:xmpp:sm:3' previd='x' h='0'/>"]
+    {
+        let mut end = Lone::new();
+        let stream = end.accept(Some(good(&["b.example"])));
+        end.write(stream, &header("b.example", "a.example"));
+        assert!(end.write(stream, text).contains("<not-authorized"));
+    }
+    let mut end = Lone::new();
+    let stream = end.proved();
+    let said = end.write(stream, "<resume xmlns='urn:xmpp:sm:3' previd='x' h='0'/>");
+    assert!(said.contains("<unsupported-stanza-type"));
+}
+
+#[test]
+fn the_other_end_s_limits_are_obeyed() {
+    let limits = "<limits xmlns='urn:xmpp:stream-limits:0'><max-bytes>12000</max-bytes></limits>";
+    let mut end = Lone::new();
+    send(&mut end, "a.example", "b.example");
+    let stream = end.connect(None);
+    end.write(
+        stream,
+        &format!("{}{}", answer("i"), features(&format!("{OFFERS_DIALBACK}{limits}"))),
+    );
+    end.write(stream, &key("b.example", "a.example", "valid"));
+    let long = message("u@a.example", "v@b.example", &"x".repeat(12_000));
+    end.give(XmppInput::Send {
+        pair: pair("a.example", "b.example"),
+        side: XmppSide::Partner,
+        stanza: long,
+    });
+    assert_eq!(end.undelivered.last().unwrap().1, "policy-violation");
+    assert!(end.read(stream).is_empty());
+    // And ours are told.
+    let mut end = Lone::new();
+    let stream = end.accept(None);
+    let said = end.write(stream, &header("b.example", "a.example"));
+    assert!(said.contains("<max-bytes>262144</max-bytes><idle-seconds>600</idle-seconds>"));
+}
+
+#[test]
+fn an_inside_connection_speaks_for_inside_domains_alone() {
+    let mut ours = settings(&["a.example", "in.example"], vec![partner("b.example")]);
+    ours.inside = vec![(vec![domain("in.example")], (domain("host.in.example"), 5269))];
+    let cases = [
+        (XmppSide::Inside, good(&["in.example"]), "in.example", "b.example", true),
+        (XmppSide::Inside, good(&["host.in.example"]), "in.example", "b.example", true),
+        (XmppSide::Inside, good(&["x.example"]), "in.example", "b.example", false),
+        (XmppSide::Inside, good(&["in.example"]), "a.example", "b.example", false),
+        (XmppSide::Inside, good(&["in.example"]), "in.example", "d.example", false),
+        (XmppSide::Inside, good(&["b.example"]), "b.example", "in.example", false),
+        (XmppSide::Partner, good(&["in.example"]), "in.example", "b.example", false),
+    ];
+    for (side, peer, from, to, opens) in cases {
+        let mut end = Lone::with(ours.clone());
+        let stream = end.accept_on(side, Some(peer));
+        let said = end.write(stream, &header(from, to));
+        assert_eq!(said.contains("EXTERNAL"), opens, "{side:?} {from} {to}: {said}");
+        // A key is no way round the certificate.
+        let said = end.write(stream, &format!("<db:result from='{from}' to='{to}'>k</db:result>"));
+        assert_eq!(said.contains("type='valid'"), opens, "{side:?} {from} {to}: {said}");
+        end.write(stream, &stanza(&format!("u@{from}"), &format!("v@{to}")));
+        assert!(end.delivered.is_empty());
+        // What is carried outside waits for a stream to the partner.
+        assert_eq!(end.connects.len(), usize::from(opens), "{side:?} {from} {to}");
+    }
+}
+
+#[test]
+fn policy_that_changes_while_a_key_is_verified_wins() {
+    let mut end = Lone::new();
+    let shown = end.accept(None);
+    let own = id_of(&end.write(shown, &header("b.example", "a.example")));
+    end.write(shown, &key("b.example", "a.example", ""));
+    let asked = end.connect(None);
+    end.write(asked, &format!("{}{}", answer("z"), features(OFFERS_DIALBACK)));
+    let strict = XmppPartner { dialback: false, ..partner("b.example") };
+    let mut out = Vec::new();
+    let policy = policy(settings(&["a.example"], vec![strict]), &[]);
+    end.streams.set_policy(end.now, policy, &mut out);
+    end.take(out);
+    end.write(asked, &verdict("b.example", "a.example", &own, "valid"));
+    end.write(shown, &stanza("v@b.example", "u@a.example"));
+    assert!(end.delivered.is_empty());
+}

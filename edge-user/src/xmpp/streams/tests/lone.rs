@@ -1,0 +1,191 @@
+//! One end, and a hand that writes and reads bytes.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::world::{UNIX, domain, partner, policy, settings};
+use crate::xmpp::{
+    io::{
+        Pair, StreamId, TlsPeer, XmppEvent, XmppHost, XmppInput, XmppOutput, XmppRefusal, XmppSide,
+    },
+    settings::XmppSettings,
+    streams::{Streams, StreamsConfig},
+    xml::Element,
+};
+
+/// An end that serves `a.example`.
+pub(super) struct Lone {
+    pub(super) now: Instant,
+    pub(super) streams: Streams,
+    next: u64,
+    pub(super) delivered: Vec<(Pair, XmppSide, Element)>,
+    pub(super) undelivered: Vec<(Element, &'static str)>,
+    pub(super) refused: Vec<(XmppRefusal, String)>,
+    pub(super) closed: Vec<StreamId>,
+    pub(super) connects: Vec<(crate::xmpp::io::DialId, crate::xmpp::io::XmppTarget)>,
+    pub(super) pauses: Vec<Instant>,
+    pub(super) handshakes: Vec<(StreamId, bool)>,
+    written: Vec<(StreamId, String)>,
+}
+
+impl Lone {
+    pub(super) fn new() -> Self {
+        Self::with(settings(&["a.example"], vec![partner("b.example"), partner("c.example")]))
+    }
+
+    pub(super) fn with(settings: XmppSettings) -> Self {
+        let now = Instant::now();
+        let config = StreamsConfig {
+            policy: policy(settings, &[]),
+            secret: [7; 32],
+            without_certificate: Vec::new(),
+            unix_seconds: UNIX,
+        };
+        Self {
+            now,
+            streams: Streams::new(now, config),
+            next: 0,
+            delivered: Vec::new(),
+            undelivered: Vec::new(),
+            refused: Vec::new(),
+            closed: Vec::new(),
+            connects: Vec::new(),
+            pauses: Vec::new(),
+            handshakes: Vec::new(),
+            written: Vec::new(),
+        }
+    }
+
+    pub(super) fn give(&mut self, input: XmppInput) {
+        let mut out = Vec::new();
+        self.streams.handle(self.now, input, &mut out);
+        self.take(out);
+    }
+
+    pub(super) fn take(&mut self, outputs: Vec<XmppOutput>) {
+        for output in outputs {
+            match output {
+                XmppOutput::Write { stream, bytes } => {
+                    let text = String::from_utf8(bytes.to_vec()).unwrap();
+                    self.written.push((stream, text));
+                }
+                XmppOutput::StartTls { stream, accepting, .. } => {
+                    self.handshakes.push((stream, accepting));
+                }
+                XmppOutput::Close { stream } => self.closed.push(stream),
+                XmppOutput::Connect { dial, target } => self.connects.push((dial, target)),
+                XmppOutput::Resolve { lookup, .. } => {
+                    let host = XmppHost {
+                        host: domain("host.example"),
+                        address: "192.0.2.9:5269".parse().unwrap(),
+                        direct_tls: false,
+                    };
+                    self.give(XmppInput::Resolved { lookup, result: Ok((vec![host], self.now)) });
+                }
+                XmppOutput::Deliver { pair, side, stanza } => {
+                    self.delivered.push((pair, side, stanza));
+                }
+                XmppOutput::Undelivered { stanza, condition, .. } => {
+                    self.undelivered.push((stanza, condition));
+                }
+                XmppOutput::Event(XmppEvent::Refused { reason, text, .. }) => {
+                    self.refused.push((reason, text));
+                }
+                XmppOutput::Pause { until, .. } => self.pauses.push(until),
+                XmppOutput::Event(_) => {}
+            }
+        }
+    }
+
+    pub(super) fn accept_on(&mut self, side: XmppSide, tls: Option<TlsPeer>) -> StreamId {
+        self.next += 1;
+        let stream = StreamId(self.next);
+        let remote = format!("192.0.2.50:{}", 1000 + self.next).parse().unwrap();
+        let local = "192.0.2.1:5269".parse().unwrap();
+        self.give(XmppInput::Accepted { stream, side, remote, local, tls });
+        stream
+    }
+
+    pub(super) fn accept(&mut self, tls: Option<TlsPeer>) -> StreamId {
+        self.accept_on(XmppSide::Partner, tls)
+    }
+
+    /// The connection that was asked for last is there.
+    pub(super) fn connect(&mut self, tls: Option<TlsPeer>) -> StreamId {
+        self.next += 1;
+        let stream = StreamId(self.next);
+        let (dial, _) = self.connects.pop().expect("no connection was asked for");
+        self.give(XmppInput::Connected { dial, stream, tls });
+        stream
+    }
+
+    /// Writes to a stream, and reads all that came of it on that stream.
+    pub(super) fn write(&mut self, stream: StreamId, text: &str) -> String {
+        self.give(XmppInput::Bytes { stream, bytes: Bytes::copy_from_slice(text.as_bytes()) });
+        self.read(stream)
+    }
+
+    /// What was written to a stream and not yet read.
+    pub(super) fn read(&mut self, stream: StreamId) -> String {
+        let mut text = String::new();
+        self.written.retain(|(to, what)| {
+            if *to == stream {
+                text.push_str(what);
+            }
+            *to != stream
+        });
+        text
+    }
+
+    pub(super) fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        while let Some(at) = self.streams.next_timeout().filter(|at| *at <= end) {
+            self.now = self.now.max(at);
+            let mut out = Vec::new();
+            self.streams.on_timeout(self.now, &mut out);
+            self.take(out);
+        }
+        self.now = end;
+    }
+
+    /// A stream whose certificate names `b.example`, proved by EXTERNAL.
+    pub(super) fn proved(&mut self) -> StreamId {
+        let stream = self.accept(Some(super::world::good(&["b.example"])));
+        assert!(self.write(stream, &header("b.example", "a.example")).contains("EXTERNAL"));
+        assert!(self.write(stream, AUTH).contains("<success"));
+        assert!(self.write(stream, &header("b.example", "a.example")).contains("<sm "));
+        stream
+    }
+
+    pub(super) fn last_refusal(&self) -> Option<XmppRefusal> {
+        self.refused.last().map(|(reason, _)| *reason)
+    }
+}
+
+pub(super) const AUTH: &str =
+    "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='EXTERNAL'>=</auth>";
+
+pub(super) fn header(from: &str, to: &str) -> String {
+    format!(
+        "<?xml version='1.0'?><stream:stream xmlns='jabber:server' \
+         xmlns:stream='http://etherx.jabber.org/streams' xmlns:db='jabber:server:dialback' \
+         from='{from}' to='{to}' version='1.0'>"
+    )
+}
+
+/// The header of an end that was connected to.
+pub(super) fn answer(id: &str) -> String {
+    format!(
+        "<stream:stream xmlns='jabber:server' xmlns:stream='http://etherx.jabber.org/streams' \
+         xmlns:db='jabber:server:dialback' id='{id}' version='1.0'>"
+    )
+}
+
+pub(super) fn features(inside: &str) -> String {
+    format!("<stream:features>{inside}</stream:features>")
+}
+
+pub(super) fn stanza(from: &str, to: &str) -> String {
+    format!("<message from='{from}' to='{to}'><body>x</body></message>")
+}
