@@ -4,7 +4,10 @@
 
 use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -177,6 +180,32 @@ fn a_closed_flow_lets_nothing_through_from_that_moment_on() {
         assert_eq!(arrives(&far, to, &phone, 900), None, "after");
         apply(&mut table, &[MediaChange::CloseCall(CALL)]);
     }
+}
+
+#[test]
+fn a_way_that_was_expected_is_there_with_the_flow_and_another_when_it_was_looked_for() {
+    let lab = MediaLab::new("mfw").unwrap();
+    let (_handle, mut table) = lab.start(MediaMode::Relay).unwrap();
+    let (out, inside) = (far(false), phone(false));
+    let flows = both_ways(out, inside);
+    let is_routed = |table: &MediaTable, id| {
+        table.next_hop(FlowId(id)).is_some_and(|hop| hop.link_address.is_some())
+    };
+    // From here on the neighbours are known.
+    open(&mut table, &flows);
+    talk(&lab, &mut table, out, inside);
+    apply(&mut table, &[MediaChange::CloseCall(CALL)]);
+    apply(&mut table, &[MediaChange::Expect(out.end, MediaSide::Outside)]);
+    assert!(table.is_waiting());
+    table.tick().unwrap();
+    open(&mut table, &flows);
+    assert!(is_routed(&table, 2), "the way to who offered is known");
+    assert!(!is_routed(&table, 1) && table.is_fresh(), "nobody has looked for the other");
+    let (ways, table) = (table.ways(), Mutex::new(table));
+    ways.settle(&table).unwrap();
+    let mut table = table.into_inner().unwrap();
+    assert!(is_routed(&table, 1) && !table.is_fresh());
+    talk(&lab, &mut table, out, inside);
 }
 
 #[test]

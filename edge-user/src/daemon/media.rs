@@ -17,9 +17,10 @@ use tracing::warn;
 
 use super::Daemon;
 use crate::{
+    config::Config,
     firewall::{
         FirewallError,
-        media::{Delays, MediaNumbers, MediaTable, NextHop},
+        media::{Delays, MediaNumbers, MediaTable, NextHop, Ways},
     },
     media::flow::{CallId, Flow, FlowId, FlowStatus, MediaChange},
     net::{
@@ -39,6 +40,8 @@ const BREATH: Duration = Duration::from_millis(2);
 #[derive(Debug)]
 pub(super) struct Media {
     table: Mutex<MediaTable>,
+    /// To where flows go.
+    ways: Ways,
     /// To open and to close.
     delays: Mutex<[Delays; 2]>,
     /// A way is looked for that should be there soon.
@@ -49,7 +52,7 @@ impl MediaSink for Media {
     fn apply(&self, changes: &[MediaChange], began: Instant) -> MediaApplied {
         let mut table = self.table();
         let done = table.apply(changes);
-        let is_waiting = table.is_waiting();
+        let (is_waiting, unsettled) = (table.is_waiting(), table.is_fresh());
         drop(table);
         if is_waiting {
             self.hurry.notify_one();
@@ -65,18 +68,31 @@ impl MediaSink for Media {
                 close.record(took);
             }
         }
-        MediaApplied { calls: done.calls, fault: done.fault.map(|fault| fault.to_string()) }
+        let fault = done.fault.map(|fault| fault.to_string());
+        MediaApplied { calls: done.calls, fault, unsettled }
+    }
+
+    fn settle(&self) {
+        if let Err(fault) = self.ways.settle(&self.table) {
+            warn!(%fault, "the way of media flows could not be written");
+        }
     }
 }
 
 impl Media {
     pub(super) fn new(table: MediaTable) -> Arc<Self> {
+        let ways = table.ways();
         let (table, delays) = (Mutex::new(table), Mutex::default());
-        Arc::new(Self { table, delays, hurry: Notify::new() })
+        Arc::new(Self { table, ways, delays, hurry: Notify::new() })
     }
 
     pub(super) fn table(&self) -> MutexGuard<'_, MediaTable> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What belongs to which side is another configuration's from now on.
+    pub(super) fn set_config(&self, config: &Config) {
+        self.ways.set_config(&self.table, config);
     }
 
     pub(super) fn flows(&self) -> Vec<Flow> {
@@ -167,10 +183,8 @@ impl Daemon {
                 }
             })
             .await;
-            let (ticked, learned) = {
-                let mut table = media.table();
-                (table.tick(), table.learned())
-            };
+            let ticked = media.ways.follow(&media.table);
+            let learned = media.table().learned();
             if let Err(fault) = ticked {
                 warn!(%fault, "the way of media flows could not be followed");
             }

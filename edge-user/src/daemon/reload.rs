@@ -65,7 +65,7 @@ impl Daemon {
         let rules = Intent::SetConfig(Arc::clone(config));
         self.firewall.apply(vec![rules]).await.map(drop).map_err(text)?;
         if let Some(media) = &self.media {
-            media.table().set_config(config);
+            media.set_config(config);
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 
 use std::{
     fmt,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     time::{Duration, SystemTime},
 };
 
@@ -128,6 +128,9 @@ pub enum MediaChange {
     Close(FlowId),
     /// Close all flows of a call: also those that only the kernel knows of.
     CloseCall(CallId),
+    /// A flow will soon go to this address, which is on this side: the way there is looked up, so
+    /// that it is known by then.
+    Expect(IpAddr, MediaSide),
 }
 
 /// What the kernel counted for a flow.

@@ -1,20 +1,18 @@
 //! The way to where flows go: device, tag and link addresses, kept up to date.
 //!
 //! The program forwards by itself and asks nobody for a way, so what the kernel's stack would find
-//! (route, then neighbour) is looked up here and written into each flow. What the kernel tells of
-//! changes is a hint to look again, never a fact to build on.
+//! is looked up ([`super::finder`]) and written into each flow. What the kernel tells of changes is
+//! a hint to look again, never a fact to build on. Nothing is asked here: a target that is new has
+//! no way until somebody has looked, and messages do not wait for that.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
-    io,
-    net::{IpAddr, Ipv6Addr},
+    collections::{HashMap, HashSet},
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
-use crate::{
-    config::{Config, Zone},
-    media::flow::MediaSide,
-};
+use super::finder::{Changes, Found};
+use crate::media::flow::MediaSide;
 
 /// How soon an unresolved neighbour is looked at again, at first.
 pub(super) const SOON: Duration = Duration::from_millis(20);
@@ -27,6 +25,10 @@ const REFRESH: Duration = Duration::from_secs(5);
 /// Looks in one tick: others wait for the table meanwhile. What is left is looked at in the next,
 /// which comes soon.
 const LOOKS: usize = 128;
+/// How long the way to where no flow goes yet is kept: as long as a telephone rings.
+const EXPECTED: Duration = Duration::from_secs(180);
+/// So many targets may be expected: others have to wait until their flows are there.
+const MOST_EXPECTED: usize = 1024;
 
 /// Where packets go, and by which side they leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -50,140 +52,82 @@ pub(super) struct Hop {
     pub next_hop: [u8; 6],
 }
 
-/// What the kernel's tables say of a destination.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Route {
-    /// Device.
-    pub ifindex: u32,
-    /// Gateway; `None`: it is on the link.
-    pub gateway: Option<IpAddr>,
-}
-
-/// What the kernel knows of a neighbour.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Neighbour {
-    /// Its link address, when one is known that counts.
-    pub address: Option<[u8; 6]>,
-    /// The kernel holds it for sure: it need not be asked.
-    pub confirmed: bool,
-}
-
-/// A device.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Link {
-    /// Index.
-    pub ifindex: u32,
-    /// Name.
-    pub name: String,
-    /// Link address of an Ethernet device.
-    pub address: Option<[u8; 6]>,
-    /// Up.
-    pub up: bool,
-    /// It is this VLAN (802.1Q) of that device.
-    pub vlan: Option<(u32, u16)>,
-}
-
-/// What changed in the kernel.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Changes {
-    /// Devices.
-    pub links: bool,
-    /// Routes, or something was not heard.
-    pub routes: bool,
-    /// Neighbours, by device and address.
-    pub neighbours: Vec<(u32, IpAddr)>,
-}
-
-/// Questions to the kernel.
-pub(super) trait Ask {
-    /// The route to an address, by this device where one is given. `None`: there is none for
-    /// unicast.
-    fn route(&mut self, to: IpAddr, ifindex: Option<u32>) -> io::Result<Option<Route>>;
-    /// What is known of a neighbour.
-    fn neighbour(&mut self, ifindex: u32, address: IpAddr) -> io::Result<Neighbour>;
-    /// Has the kernel find the neighbour, or make sure that it is still there.
-    fn solicit(&mut self, ifindex: u32, address: IpAddr) -> io::Result<()>;
-    /// All devices.
-    fn links(&mut self) -> io::Result<Vec<Link>>;
-    /// What changed since the last time.
-    fn changes(&mut self) -> io::Result<Changes>;
-}
-
-/// Which device belongs to which side: by name, and on a trunk by VLAN.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Sides(HashMap<(String, Option<u16>), MediaSide>);
-
-impl Sides {
-    /// As configured.
-    pub fn new(config: &Config) -> Self {
-        let side = |zone| match zone {
-            Zone::External => MediaSide::Outside,
-            Zone::Internal => MediaSide::Inside,
-        };
-        let interfaces = config.interfaces.iter();
-        Self(interfaces.map(|i| ((i.device.clone(), i.vlan), side(i.zone))).collect())
-    }
-}
-
 /// A way as far as it is known.
 #[derive(Debug)]
 struct Known {
     /// Flows that go there.
     users: usize,
+    /// Somebody has looked.
+    looked: bool,
     /// Device and address of the neighbour.
     neighbour: Option<(u32, IpAddr)>,
     hop: Option<Hop>,
+    /// Name of its device.
+    device: Option<String>,
     next_look: Instant,
     /// In a row, without a way.
     vain: u32,
+    /// Until when it is kept without a flow.
+    expected: Instant,
 }
 
 /// The ways that flows go.
-#[derive(Debug)]
-pub(super) struct Hops<A> {
-    ask: A,
-    sides: Sides,
-    links: HashMap<u32, Link>,
+#[derive(Debug, Default)]
+pub(super) struct Hops {
     known: HashMap<Target, Known>,
     /// Those without a way that should have one soon.
     waiting: HashSet<Target>,
+    /// How many of those known no flow goes to yet.
+    expected: usize,
     /// The last tick left something to look at.
     is_behind: bool,
-    faults: u64,
 }
 
-impl<A: Ask> Hops<A> {
-    /// No flow goes anywhere yet.
-    pub fn new(ask: A, sides: Sides) -> Self {
-        let mut hops = Self {
-            ask,
-            sides,
-            links: HashMap::new(),
-            known: HashMap::new(),
-            waiting: HashSet::new(),
-            is_behind: false,
-            faults: 0,
-        };
-        hops.read_links();
-        hops
-    }
-
+impl Hops {
     /// A flow more goes there; gives the way, when one is known.
     pub fn take(&mut self, target: Target, now: Instant) -> Option<Hop> {
         if let Some(known) = self.known.get_mut(&target) {
+            if known.users == 0 {
+                self.expected -= 1;
+            }
             known.users += 1;
             return known.hop;
         }
-        let fresh = Known { users: 1, neighbour: None, hop: None, next_look: now, vain: 0 };
-        self.known.insert(target, fresh);
-        self.look(target, now);
-        self.get(target)
+        self.add(target, 1, now);
+        None
+    }
+
+    /// A flow will go there soon.
+    pub fn expect(&mut self, target: Target, now: Instant) {
+        if let Some(known) = self.known.get_mut(&target) {
+            known.expected = now + EXPECTED;
+        } else if self.expected < MOST_EXPECTED {
+            self.expected += 1;
+            self.add(target, 0, now);
+        }
+    }
+
+    fn add(&mut self, target: Target, users: usize, now: Instant) {
+        let known = Known {
+            users,
+            looked: false,
+            neighbour: None,
+            hop: None,
+            device: None,
+            next_look: now,
+            vain: 0,
+            expected: now + EXPECTED,
+        };
+        self.known.insert(target, known);
+        self.waiting.insert(target);
     }
 
     /// A flow less goes there.
     pub fn release(&mut self, target: Target) {
-        if let Some(known) = self.known.get_mut(&target) {
-            known.users = known.users.saturating_sub(1);
+        if let Some(known) = self.known.get_mut(&target)
+            && known.users > 0
+        {
+            known.users -= 1;
             if known.users == 0 {
                 self.known.remove(&target);
                 self.waiting.remove(&target);
@@ -196,14 +140,19 @@ impl<A: Ask> Hops<A> {
         self.known.get(&target)?.hop
     }
 
+    /// Whether nobody has looked yet.
+    pub fn is_new(&self, target: Target) -> bool {
+        self.known.get(&target).is_some_and(|known| !known.looked)
+    }
+
     /// The neighbour that the way goes by.
     pub fn neighbour(&self, target: Target) -> Option<IpAddr> {
         self.known.get(&target)?.neighbour.map(|(_, address)| address)
     }
 
-    /// Name of a device.
-    pub fn device(&self, ifindex: u32) -> Option<&str> {
-        self.links.get(&ifindex).map(|link| link.name.as_str())
+    /// Name of the device that the way goes by.
+    pub fn device(&self, target: Target) -> Option<&str> {
+        self.known.get(&target)?.device.as_deref()
     }
 
     /// Whether a way is looked for that should be there soon, or ways are left to look at.
@@ -211,43 +160,8 @@ impl<A: Ask> Hops<A> {
         self.is_behind || !self.waiting.is_empty()
     }
 
-    /// Other devices are ours from now on.
-    pub fn set_sides(&mut self, sides: Sides, now: Instant) {
-        if self.sides != sides {
-            self.sides = sides;
-            self.all_due(now);
-        }
-    }
-
-    /// Looks at what changed and at what is due. Gives where the way is another one now.
-    pub fn tick(&mut self, now: Instant) -> Vec<Target> {
-        match self.ask.changes() {
-            Ok(changes) => self.heard(&changes, now),
-            Err(fault) => {
-                self.fault(&fault);
-                self.all_due(now);
-            }
-        }
-        let due = self.known.iter().filter(|(_, known)| known.next_look <= now);
-        let mut due: Vec<(Instant, Target)> =
-            due.map(|(target, known)| (known.next_look, *target)).collect();
-        // Who waits longest first, so that nobody waits for good.
-        due.sort_by_key(|(since, _)| *since);
-        let due: Vec<Target> = due.into_iter().map(|(_, target)| target).take(LOOKS).collect();
-        self.is_behind = due.len() == LOOKS;
-        due.into_iter()
-            .filter(|target| {
-                let before = self.get(*target);
-                self.look(*target, now);
-                self.get(*target) != before
-            })
-            .collect()
-    }
-
-    fn heard(&mut self, changes: &Changes, now: Instant) {
-        if changes.links {
-            self.read_links();
-        }
+    /// What changed in the kernel is to be looked at.
+    pub fn heard(&mut self, changes: &Changes, now: Instant) {
         if changes.links || changes.routes {
             self.all_due(now);
         } else if !changes.neighbours.is_empty() {
@@ -260,37 +174,40 @@ impl<A: Ask> Hops<A> {
         }
     }
 
-    fn all_due(&mut self, now: Instant) {
+    /// All ways are to be looked at.
+    pub fn all_due(&mut self, now: Instant) {
         self.known.values_mut().for_each(|known| known.next_look = now);
     }
 
-    fn read_links(&mut self) {
-        match self.ask.links() {
-            Ok(links) => self.links = links.into_iter().map(|link| (link.ifindex, link)).collect(),
-            Err(fault) => self.fault(&fault),
+    /// What is to be looked at now. What was expected in vain is forgotten.
+    pub fn due(&mut self, now: Instant) -> Vec<Target> {
+        if self.expected > 0 {
+            let (waiting, expected) = (&mut self.waiting, &mut self.expected);
+            self.known.retain(|target, known| {
+                let stays = known.users > 0 || known.expected > now;
+                if !stays {
+                    waiting.remove(target);
+                    *expected -= 1;
+                }
+                stays
+            });
         }
+        let due = self.known.iter().filter(|(_, known)| known.next_look <= now);
+        let mut due: Vec<(Instant, Target)> =
+            due.map(|(target, known)| (known.next_look, *target)).collect();
+        // Who waits longest first, so that nobody waits for good.
+        due.sort_by_key(|(since, _)| *since);
+        let due: Vec<Target> = due.into_iter().map(|(_, target)| target).take(LOOKS).collect();
+        self.is_behind = due.len() == LOOKS;
+        due
     }
 
-    fn fault(&mut self, fault: &io::Error) {
-        self.faults += 1;
-        if self.faults.is_power_of_two() {
-            tracing::warn!(%fault, times = self.faults, "the way of media flows cannot be looked up");
-        }
-    }
-
-    /// Looks a way up, and has the kernel look for it when it is not known.
-    fn look(&mut self, target: Target, now: Instant) {
-        let (neighbour, found) = match self.neighbour_of(target) {
-            Ok(Some((link, neighbour))) => (Some(neighbour), self.resolve(&link, neighbour)),
-            Ok(None) => (None, Ok(None)),
-            Err(fault) => (None, Err(fault)),
-        };
-        let hop = found.unwrap_or_else(|fault| {
-            self.fault(&fault);
-            None
-        });
-        let Some(known) = self.known.get_mut(&target) else { return };
-        known.neighbour = neighbour;
+    /// What a look found. Gives whether the way is another one now.
+    pub fn found(&mut self, target: Target, found: Found, now: Instant) -> bool {
+        let Found { neighbour, hop, device } = found;
+        let Some(known) = self.known.get_mut(&target) else { return false };
+        known.looked = true;
+        (known.neighbour, known.device) = (neighbour, device);
         known.vain = if hop.is_some() { 0 } else { known.vain.saturating_add(1) };
         // Without a neighbour to ask for, nothing is under way that would bring it soon.
         let soon = hop.is_none() && neighbour.is_some() && known.vain <= SOON_LOOKS;
@@ -304,68 +221,9 @@ impl<A: Ask> Hops<A> {
         } else {
             self.waiting.remove(&target);
         }
-        known.hop = hop;
         known.next_look = now + wait;
+        std::mem::replace(&mut known.hop, hop) != hop
     }
-
-    /// Device and neighbour that lead to a target.
-    fn neighbour_of(&mut self, target: Target) -> io::Result<Option<(Link, (u32, IpAddr))>> {
-        let only = match target.address {
-            IpAddr::V6(address) if is_link_local(address) => match self.only_device(target.side) {
-                Some(ifindex) => Some(ifindex),
-                None => return Ok(None),
-            },
-            _ => None,
-        };
-        let Some(route) = self.ask.route(target.address, only)? else { return Ok(None) };
-        if !self.links.contains_key(&route.ifindex) {
-            self.read_links();
-        }
-        let Some(link) = self.links.get(&route.ifindex) else { return Ok(None) };
-        if !link.up || self.side_of(link) != Some(target.side) {
-            return Ok(None);
-        }
-        let neighbour = (route.ifindex, route.gateway.unwrap_or(target.address));
-        Ok(Some((link.clone(), neighbour)))
-    }
-
-    fn resolve(&mut self, link: &Link, neighbour: (u32, IpAddr)) -> io::Result<Option<Hop>> {
-        // Packets cannot be handed to a VLAN's device: they leave by the one below it, tagged.
-        let (ifindex, vlan) = link.vlan.unwrap_or((link.ifindex, 0));
-        let (device, address) = neighbour;
-        let found = self.ask.neighbour(device, address)?;
-        if !found.confirmed {
-            let asked = self.ask.solicit(device, address);
-            // What is known goes on to be used.
-            if found.address.is_none() {
-                asked?;
-            }
-        }
-        let (Some(device), Some(next_hop)) = (link.address, found.address) else { return Ok(None) };
-        Ok(Some(Hop { ifindex, vlan, device, next_hop }))
-    }
-
-    /// The side a device is configured for.
-    fn side_of(&self, link: &Link) -> Option<MediaSide> {
-        let by_vlan = link.vlan.and_then(|(lower, vlan)| {
-            let lower = self.links.get(&lower)?;
-            self.sides.0.get(&(lower.name.clone(), Some(vlan))).copied()
-        });
-        by_vlan.or_else(|| self.sides.0.get(&(link.name.clone(), None)).copied())
-    }
-
-    /// The device of a side, when it has only one.
-    fn only_device(&self, side: MediaSide) -> Option<u32> {
-        let of_side = |link: &&Link| self.side_of(link) == Some(side);
-        let found: BTreeSet<u32> =
-            self.links.values().filter(of_side).map(|link| link.ifindex).collect();
-        if found.len() == 1 { found.first().copied() } else { None }
-    }
-}
-
-/// RFC 4291 section 2.5.6.
-const fn is_link_local(address: Ipv6Addr) -> bool {
-    address.segments()[0] & 0xffc0 == 0xfe80
 }
 
 #[cfg(test)]

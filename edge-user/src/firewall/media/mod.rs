@@ -5,6 +5,8 @@
 //! | `entry` | a flow in the kernel's form, and back |
 //! | `table` | what is open, and the order of writes |
 //! | `hops` | device and link addresses to where flows go, kept up to date |
+//! | `finder` | looks them up |
+//! | `ways` | looks them up while nobody waits |
 //! | `netlink` | what the kernel knows of routes, neighbours and devices |
 //! | `status` | what the kernel counted, as people read it |
 //! | `delays` | how long it took to open and to close |
@@ -14,12 +16,14 @@
 
 mod delays;
 mod entry;
+mod finder;
 mod hops;
 mod netlink;
 mod status;
 mod table;
 #[cfg(test)]
 mod tests;
+mod ways;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -43,10 +47,12 @@ use edge_ebpf::abi::{
 pub use self::{
     delays::Delays,
     status::{FlowRow, read},
+    ways::Ways,
 };
 use self::{
     entry::Door,
-    hops::{Hops, Sides, Target},
+    finder::{Changes, Finder, Found, Sides},
+    hops::{Hops, Target},
     netlink::Netlink,
     table::{MediaWrites, Opened, Table},
 };
@@ -99,7 +105,10 @@ pub struct MediaNumbers {
 /// The one writer of the `MEDIA_*` maps.
 pub struct MediaTable {
     table: Table<Maps>,
-    hops: Hops<Netlink>,
+    hops: Hops,
+    ways: Ways,
+    /// Flows without a way whose target nobody has looked at yet.
+    fresh: Vec<(FlowId, Target)>,
     events: RingBuf<MapData>,
     /// Where the way is another one, which could not be written.
     unrouted: HashSet<Target>,
@@ -122,22 +131,37 @@ impl MediaTable {
         let (doors, slots) = maps.read()?;
         let mut table = Table::new(maps);
         table.adopt(doors, &slots)?;
-        let mut hops = Hops::new(netlink, Sides::new(config));
+        let mut finder = Finder::new(netlink, Sides::new(config));
+        let mut hops = Hops::default();
         let now = Instant::now();
         let targets: Vec<(FlowId, Target)> =
             table.entries().map(|(id, entry)| (id, entry.target)).collect();
         for (id, target) in targets {
+            hops.take(target, now);
+            if hops.is_new(target) {
+                hops.found(target, finder.look(target), now);
+            }
             // A way that is not known at once is no reason to stop what flows by the old one.
-            if let Some(hop) = hops.take(target, now) {
+            if let Some(hop) = hops.get(target) {
                 table.reroute(id, Some(&hop), now)?;
             }
         }
         let events = open(pins, names::MEDIA_EVENTS)?;
-        let (unrouted, numbers) = (HashSet::new(), MediaNumbers::default());
-        Ok(Self { table, hops, events, unrouted, numbers, counts: Counts::open(pins)? })
+        Ok(Self {
+            table,
+            hops,
+            ways: Ways::new(finder),
+            fresh: Vec::new(),
+            events,
+            unrouted: HashSet::new(),
+            numbers: MediaNumbers::default(),
+            counts: Counts::open(pins)?,
+        })
     }
 
-    /// Puts changes in force, in their order. One that fails does not stop the others.
+    /// Puts changes in force, in their order. One that fails does not stop the others. Nobody is
+    /// asked for anything: where a flow goes that nobody has looked at yet, [`Ways::settle`] finds
+    /// its way, or the next tick.
     pub fn apply(&mut self, changes: &[MediaChange]) -> MediaDone {
         let (now, seconds) = (Instant::now(), sys::now().monotonic);
         let mut done = MediaDone::default();
@@ -148,6 +172,10 @@ impl MediaTable {
                 MediaChange::CloseCall(call) => {
                     let flows = self.table.of_call(*call);
                     flows.into_iter().try_for_each(|id| self.close_flow(id, now, &mut done))
+                }
+                MediaChange::Expect(to, side) => {
+                    self.hops.expect(Target { address: *to, side: *side }, now);
+                    Ok(())
                 }
             };
             if let Err(fault) = result {
@@ -174,6 +202,9 @@ impl MediaTable {
                 return Err(fault);
             }
         };
+        if self.hops.is_new(target) {
+            self.fresh.push((flow.id, target));
+        }
         match opened {
             Opened::New => {}
             Opened::Changed(before) => self.hops.release(before),
@@ -210,31 +241,98 @@ impl MediaTable {
         Ok(())
     }
 
+    /// Who asks for ways, for whoever does not want to hold the table meanwhile.
+    pub fn ways(&self) -> Ways {
+        self.ways.clone()
+    }
+
     /// Follows what changed on the way to where flows go.
     pub fn tick(&mut self) -> Result<(), FirewallError> {
+        let ways = self.ways.clone();
+        let mut finder = ways.lock();
+        for target in self.begin_tick(&finder.changes())? {
+            self.found(target, finder.look(target));
+        }
+        self.end_tick()
+    }
+
+    /// What is to be looked at.
+    fn begin_tick(&mut self, changes: &Changes) -> Result<Vec<Target>, FirewallError> {
         let now = Instant::now();
         self.table.tidy(now)?;
-        let mut changed: HashSet<Target> = self.hops.tick(now).into_iter().collect();
-        changed.extend(self.unrouted.drain());
+        self.hops.heard(changes, now);
+        Ok(self.hops.due(now))
+    }
+
+    /// What a look found.
+    fn found(&mut self, target: Target, found: Found) {
+        if self.hops.found(target, found, Instant::now()) {
+            self.unrouted.insert(target);
+        }
+    }
+
+    /// What the first look at a target found: all its flows are fresh ones.
+    fn found_first(&mut self, target: Target, found: Found) {
+        self.hops.found(target, found, Instant::now());
+    }
+
+    /// Sends flows by the ways that were found.
+    fn end_tick(&mut self) -> Result<(), FirewallError> {
+        let fresh = std::mem::take(&mut self.fresh);
+        let (left, seen) = fresh.into_iter().partition(|(_, target)| self.hops.is_new(*target));
+        self.fresh = left;
+        let seen: Vec<(FlowId, Target)> = seen;
+        self.unrouted.extend(seen.into_iter().map(|(_, target)| target));
+        let changed = std::mem::take(&mut self.unrouted);
         if changed.is_empty() {
             return Ok(());
         }
         let of = |entry: &table::Entry| changed.contains(&entry.target);
-        let flows: Vec<(FlowId, Target)> = self
-            .table
-            .entries()
-            .filter(|(_, entry)| of(entry))
-            .map(|(id, entry)| (id, entry.target))
-            .collect();
+        let flows = self.table.entries().filter(|(_, entry)| of(entry));
+        let flows: Vec<(FlowId, Target)> = flows.map(|(id, entry)| (id, entry.target)).collect();
+        self.route_all(&flows)
+    }
+
+    fn route_all(&mut self, flows: &[(FlowId, Target)]) -> Result<(), FirewallError> {
+        let now = Instant::now();
         let mut first = None;
         for (id, target) in flows {
-            if let Err(fault) = self.table.reroute(id, self.hops.get(target).as_ref(), now) {
+            let hop = self.hops.get(*target);
+            if let Err(fault) = self.table.reroute(*id, hop.as_ref(), now) {
                 // The others go on; this one is tried again at the next tick.
-                self.unrouted.insert(target);
+                self.unrouted.insert(*target);
                 first.get_or_insert(fault);
             }
         }
         first.map_or(Ok(()), Err)
+    }
+
+    /// Flows that were opened to where nobody has looked.
+    fn take_fresh(&mut self) -> Vec<(FlowId, Target)> {
+        std::mem::take(&mut self.fresh)
+    }
+
+    fn is_new(&self, target: Target) -> bool {
+        self.hops.is_new(target)
+    }
+
+    /// Sends these by what was found meanwhile; the others to the same targets follow soon.
+    fn route_fresh(&mut self, fresh: &[(FlowId, Target)]) -> Result<(), FirewallError> {
+        let known: Vec<(FlowId, Target)> = fresh
+            .iter()
+            .filter(|(id, target)| self.table.get(*id).is_some_and(|e| e.target == *target))
+            .copied()
+            .collect();
+        self.route_all(&known)
+    }
+
+    fn look_at_all(&mut self) {
+        self.hops.all_due(Instant::now());
+    }
+
+    /// Whether flows wait for [`Ways::settle`].
+    pub fn is_fresh(&self) -> bool {
+        !self.fresh.is_empty()
     }
 
     /// Becomes readable when the kernel has learned a source.
@@ -250,11 +348,6 @@ impl MediaTable {
     /// How soon [`Self::tick`] is to be called again.
     pub fn next_tick(&self) -> Duration {
         if self.is_waiting() { hops::SOON } else { hops::LATER }
-    }
-
-    /// What belongs to which side is another configuration's from now on.
-    pub fn set_config(&mut self, config: &Config) {
-        self.hops.set_sides(Sides::new(config), Instant::now());
     }
 
     /// All flows that are open.
@@ -312,7 +405,7 @@ impl MediaTable {
         Some(NextHop {
             neighbour: self.hops.neighbour(entry.target),
             link_address: routed.then_some(kernel.next_hop),
-            device: self.hops.device(kernel.ifindex).map(str::to_owned),
+            device: routed.then(|| self.hops.device(entry.target)).flatten().map(str::to_owned),
             vlan: (kernel.vlan != 0).then_some(kernel.vlan),
         })
     }

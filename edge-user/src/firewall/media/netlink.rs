@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::hops::{Ask, Changes, Link, Neighbour, Route};
+use super::finder::{Ask, Changes, Link, Neighbour, Route};
 use crate::firewall::sys;
 
 /// How long the kernel may take for an answer. It answers at once.

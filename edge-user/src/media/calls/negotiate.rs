@@ -15,7 +15,11 @@ use super::{
     tag_code, text,
 };
 use crate::config::MediaMode;
-use crate::media::{calls::CallMethod, flow::CallId, sdp::Sdp};
+use crate::media::{
+    calls::CallMethod,
+    flow::{CallId, MediaChange, MediaSide},
+    sdp::Sdp,
+};
 
 /// An ACK or a PRACK that is still missing then never comes (RFC 3261 section 17.2.1, timer H).
 const ANSWER_TIME: Duration = Duration::from_secs(40);
@@ -379,7 +383,21 @@ impl Context<'_> {
             said: said.to_vec(),
             until: (by != AnswerBy::Response).then(|| self.now + ANSWER_TIME),
         });
+        self.expect(passage.from, said);
         Ok(text)
+    }
+
+    /// Flows will go to who offers: their way is known by the time of the answer.
+    fn expect(&mut self, side: MediaSide, said: &[Said]) {
+        let forwarded = said.iter().filter(|said| said.needs_ports());
+        let places = forwarded.flat_map(|said| [said.rtp, said.rtcp]).flatten();
+        let mut told = Vec::new();
+        for address in places.map(|place| place.ip()) {
+            if !told.contains(&address) {
+                told.push(address);
+                self.effects.changes.push(MediaChange::Expect(address, side));
+            }
+        }
     }
 
     /// Our addresses towards both sides: of the family that who offers speaks, and of the family

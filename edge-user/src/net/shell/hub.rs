@@ -218,6 +218,8 @@ struct After {
     other: Option<Output>,
     others: Vec<Output>,
     rearm: bool,
+    /// Flows have no way yet that nobody has looked up.
+    unsettled: bool,
 }
 
 impl After {
@@ -233,6 +235,7 @@ impl After {
             other: None,
             others: Vec::new(),
             rearm: false,
+            unsettled: false,
         }
     }
 
@@ -521,12 +524,16 @@ impl<C: Core> Hub<C> {
     fn change_media(&self, changes: &[MediaChange], after: &mut After) -> BTreeSet<CallId> {
         let done = match &self.media {
             Some(media) => media.apply(changes, after.began),
+            None if changes.iter().all(|change| matches!(change, MediaChange::Expect(..))) => {
+                MediaApplied::default()
+            }
             None => MediaApplied {
                 fault: Some("there is no media".to_owned()),
                 ..MediaApplied::default()
             },
         };
         let took = after.began.elapsed();
+        after.unsettled |= done.unsettled;
         for (call, tally) in done.calls {
             after.event(Event::MediaFlows { call, tally, took });
         }
@@ -534,7 +541,7 @@ impl<C: Core> Hub<C> {
         add(&self.counters.media_failed);
         let opened = changes.iter().filter_map(|change| match change {
             MediaChange::Open(flow) => Some(flow.call),
-            MediaChange::Close(_) | MediaChange::CloseCall(_) => None,
+            MediaChange::Close(_) | MediaChange::CloseCall(_) | MediaChange::Expect(..) => None,
         });
         let calls: BTreeSet<CallId> = opened.collect();
         after.event(Event::MediaFailed { calls: calls.iter().copied().collect(), fault });
@@ -544,6 +551,10 @@ impl<C: Core> Hub<C> {
     fn finish(self: &Arc<Self>, after: After) {
         if after.rearm {
             self.timer.notify_one();
+        }
+        if let Some(media) = self.media.as_ref().filter(|_| after.unsettled) {
+            // What announces the flows is still queued; whoever else speaks does not wait.
+            media.settle();
         }
         for (link, waker) in after.first.into_iter().chain(after.flushes) {
             if let Way::Stream(queue) = &link.way {

@@ -60,6 +60,8 @@ pub struct MediaApplied {
     pub calls: BTreeMap<CallId, FlowTally>,
     /// What went wrong first, for people; what could be done was done.
     pub fault: Option<String>,
+    /// Flows have no way yet because nobody has looked: see [`MediaSink::settle`].
+    pub unsettled: bool,
 }
 
 /// Where changes of media flows go.
@@ -67,6 +69,10 @@ pub trait MediaSink: Send + Sync {
     /// Puts changes in force, in their order, before it returns. Called with the core's lock held:
     /// must be quick. `began`: when what caused them had been read.
     fn apply(&self, changes: &[MediaChange], began: Instant) -> MediaApplied;
+
+    /// Finds the ways of flows that [`MediaApplied::unsettled`] told of, as far as that is quick.
+    /// Called without the lock, before what announces the flows is written.
+    fn settle(&self) {}
 }
 
 /// What a shell is made of.

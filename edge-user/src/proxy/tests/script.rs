@@ -616,6 +616,7 @@ impl Driver {
                     assert!(self.flows.remove(&id).is_some(), "closed, and not open");
                 }
                 MediaChange::CloseCall(call) => self.flows.retain(|_, of| *of != call),
+                MediaChange::Expect(..) => {}
             }
         }
     }

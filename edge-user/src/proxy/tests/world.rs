@@ -407,6 +407,7 @@ impl World {
                             MediaChange::Open(flow) => drop(flows.insert(flow.id, flow)),
                             MediaChange::Close(id) => drop(flows.remove(&id)),
                             MediaChange::CloseCall(call) => flows.retain(|_, f| f.call != call),
+                            MediaChange::Expect(..) => {}
                         }
                     }
                 }

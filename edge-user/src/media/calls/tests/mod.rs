@@ -66,6 +66,8 @@ pub(super) struct Bench {
     pub calls: Calls,
     pub open: BTreeMap<FlowId, Flow>,
     pub opened: usize,
+    /// To where the way was looked up before there was a flow.
+    pub expected: Vec<(IpAddr, MediaSide)>,
     pub events: Vec<CallEvent>,
     /// Of all that is said next.
     pub peers: Peers,
@@ -92,6 +94,7 @@ impl Bench {
             calls,
             open: BTreeMap::new(),
             opened: 0,
+            expected: Vec::new(),
             events: Vec::new(),
             peers: Peers { outside: ip("198.41.0.9"), inside: ip("10.0.0.9") },
             forbidden: 0,
@@ -124,6 +127,7 @@ impl Bench {
                     assert!(self.open.remove(&id).is_some(), "it was not open: {id:?}");
                 }
                 MediaChange::CloseCall(call) => self.open.retain(|_, flow| flow.call != call),
+                MediaChange::Expect(address, side) => self.expected.push((address, side)),
             }
         }
         self.events.append(&mut effects.events);

@@ -19,6 +19,9 @@ fn nothing_is_open_before_the_answer_and_all_is_with_it() {
         let (caller, callee) = if inbound { (CALLER, CALLEE) } else { (CALLEE, CALLER) };
         let offer = bench.ask(&Say::invite(1), &audio(caller, 4000)).unwrap();
         assert_eq!(bench.open.len(), 0);
+        // The way to who offers is known by the time of the answer.
+        let (side, at) = if inbound { (OUT, CALLER) } else { (IN, CALLEE) };
+        assert_eq!(bench.expected, [(at.parse().unwrap(), side)]);
         let answer = bench.reply(&Say::invite(1), 200, "b", &audio(callee, 5000)).unwrap().unwrap();
         let (caller, callee) = if inbound { (4000, 5000) } else { (5000, 4000) };
         assert_eq!(bench.ways(), both_ways(caller, callee));

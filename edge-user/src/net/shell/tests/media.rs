@@ -4,7 +4,10 @@ use std::{
     collections::BTreeMap,
     io::ErrorKind,
     net::TcpStream as Blocking,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
 };
 
 use super::*;
@@ -21,6 +24,8 @@ struct Recorder {
     changes: Mutex<Vec<MediaChange>>,
     client: Mutex<Option<Blocking>>,
     fails: AtomicBool,
+    /// When set, flows have no way yet: told of when that is looked for, and that it is found.
+    ways: Mutex<Option<(mpsc::Sender<()>, mpsc::Receiver<()>)>>,
 }
 
 impl MediaSink for Recorder {
@@ -41,7 +46,15 @@ impl MediaSink for Recorder {
             }
         }
         let fault = self.fails.load(Ordering::Relaxed).then(|| "full".to_owned());
-        MediaApplied { calls, fault }
+        let unsettled = self.ways.lock().unwrap().is_some();
+        MediaApplied { calls, fault, unsettled }
+    }
+
+    fn settle(&self) {
+        if let Some((looks, found)) = &*self.ways.lock().unwrap() {
+            looks.send(()).unwrap();
+            found.recv_timeout(PATIENCE).unwrap();
+        }
     }
 }
 
@@ -108,6 +121,34 @@ async fn flows_are_in_force_before_the_message_that_announces_them_leaves() {
     let (call, opened, took) = told.expect("an event tells of it");
     assert_eq!((call, opened), (CallId(7), 1));
     assert!(took >= Duration::from_millis(50) && took < PATIENCE, "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_announces_flows_waits_for_their_way_and_nobody_else_does() {
+    let recorder = Arc::new(Recorder::default());
+    let (mut lab, client, id) = tcp(Some(Arc::clone(&recorder) as Arc<dyn MediaSink>)).await;
+    let mut other = TcpStream::connect(lab.address(Side::Inside, Transport::Tcp)).await.unwrap();
+    let (other_id, _) = lab.opened().await;
+    let (looks, looked) = mpsc::channel();
+    let (find, found) = mpsc::channel();
+    *recorder.ways.lock().unwrap() = Some((looks, found));
+    let client = client.into_std().unwrap();
+    let shell = lab.shell.clone();
+    let says = std::thread::spawn(move || {
+        shell.with_core(|_, _, out| {
+            out.extend([Output::Media(vec![flow(7)]), send(id, "announced")]);
+        });
+    });
+    tokio::task::block_in_place(|| looked.recv_timeout(PATIENCE)).unwrap();
+    // The kernel takes its time: whoever else speaks is heard.
+    lab.shell.with_core(|_, _, out| out.push(send(other_id, "meanwhile")));
+    read(&mut other, "meanwhile").await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let early = client.peek(&mut [0]).map_err(|fault| fault.kind());
+    assert_eq!(early, Err(ErrorKind::WouldBlock), "it was announced already");
+    find.send(()).unwrap();
+    read(&mut TcpStream::from_std(client).unwrap(), "announced").await;
+    tokio::task::block_in_place(|| says.join()).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
