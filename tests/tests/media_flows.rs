@@ -5,21 +5,23 @@
 use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
     sync::{
-        Mutex,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use edge_tests::{
-    lab::media::{FAR4, FAR6, INSIDE4, INSIDE6, MediaLab, PHONE4, PHONE6, PUBLIC4, PUBLIC6, rtp},
+    lab::media::{
+        FAR4, FAR6, INSIDE4, INSIDE6, MediaLab, PHONE4, PHONE6, PORTS, PUBLIC4, PUBLIC6, rtp,
+    },
     patience::patience,
     wire::{EDGE4, EDGE6},
 };
 use edge_user::{
     admin::call::{CallCommand, call},
-    config::{MediaMode, Paths},
-    firewall::media::MediaTable,
+    config::{Config, MediaMode, Paths},
+    firewall::{Intent, media::MediaTable},
     media::flow::{CallId, Component, Flow, FlowContent, FlowId, MediaChange, MediaSide, Way},
 };
 
@@ -360,4 +362,68 @@ fn a_pinhole_lets_a_call_through_to_its_endpoint_and_nothing_else() {
         apply(&mut table, &[MediaChange::CloseCall(CALL)]);
         assert_eq!(arrives(&far, to_phone, &phone, 900), None, "after");
     }
+}
+
+#[test]
+fn calls_go_on_when_a_reload_changes_the_ports_or_the_way_of_media() {
+    let lab = MediaLab::new("mfr").unwrap();
+    let (handle, mut table) = lab.start(MediaMode::Relay).unwrap();
+    for six in [false, true] {
+        let (out, inside) = (far(six), phone(six));
+        open(&mut table, &both_ways(out, inside));
+        talk(&lab, &mut table, out, inside);
+        let other = |mode, ports| {
+            let mut config = Config::clone(&lab.config(mode));
+            config.services.av.as_mut().unwrap().media_ports = ports;
+            vec![Intent::SetConfig(Arc::new(config))]
+        };
+        // Twice: what calls could have before the first is forgotten with the second.
+        for (mode, ports) in [
+            (MediaMode::Relay, (52_000, 52_099)),
+            (MediaMode::Relay, (53_000, 53_099)),
+            (MediaMode::Pinhole, PORTS),
+            (MediaMode::Off, PORTS),
+            (MediaMode::Off, (52_000, 52_099)),
+        ] {
+            handle.apply_blocking(other(mode, ports)).unwrap();
+            talk(&lab, &mut table, out, inside);
+        }
+        // The new ports are open to those that begin.
+        handle.apply_blocking(other(MediaMode::Relay, (52_000, 52_099))).unwrap();
+        let new = |flow: Flow| {
+            let Way::Relay { local, from } = flow.way else { panic!("{flow:?}") };
+            let at = |address: SocketAddr| SocketAddr::new(address.ip(), 52_000);
+            let way = Way::Relay { local: at(local), from: at(from) };
+            Flow { id: FlowId(flow.id.0 + 2), call: CallId(9), way, ..flow }
+        };
+        open(&mut table, &both_ways(out, inside).map(new));
+        let socket = lab.outside(out.end, out.port).unwrap();
+        let heard = lab.phone(inside.end, inside.port).unwrap();
+        let mut sequence = 0;
+        with_ticks(&mut table, "a call of the new range", |_| {
+            sequence += 1;
+            arrives(&socket, SocketAddr::new(out.edge, 52_000), &heard, sequence).is_some()
+        });
+        // A pinhole, too.
+        apply(&mut table, &[MediaChange::CloseCall(CALL), MediaChange::CloseCall(CallId(9))]);
+        handle.apply_blocking(other(MediaMode::Relay, PORTS)).unwrap();
+    }
+    handle.apply_blocking(vec![Intent::SetConfig(lab.config(MediaMode::Pinhole))]).unwrap();
+    let out = Leg { edge: FAR4.into(), ..far(false) };
+    let inside = Leg { end: PUBLIC4.into(), port: PHONE_PORT, edge: PUBLIC4.into() };
+    let flows = both_ways(out, inside).map(|flow| Flow { way: Way::Pinhole, ..flow });
+    open(&mut table, &flows);
+    let (socket, heard) =
+        (lab.outside(out.end, out.port).unwrap(), lab.phone(inside.end, inside.port).unwrap());
+    let to = SocketAddr::new(inside.end, inside.port);
+    for mode in [MediaMode::Pinhole, MediaMode::Relay, MediaMode::Off, MediaMode::Off] {
+        handle.apply_blocking(vec![Intent::SetConfig(lab.config(mode))]).unwrap();
+        let mut sequence = 0;
+        with_ticks(&mut table, "a pinhole", |_| {
+            sequence += 1;
+            arrives(&socket, to, &heard, sequence).is_some()
+        });
+    }
+    apply(&mut table, &[MediaChange::CloseCall(CALL)]);
+    assert_eq!(arrives(&socket, to, &heard, 900), None, "after");
 }

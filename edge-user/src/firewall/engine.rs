@@ -18,6 +18,7 @@ use super::{
     StartReport, attach,
     blocks::{BlockSink as _, BlockTable},
     kernel::{self, Kernel},
+    media::InUse,
     migrate,
     owner::{last_good, take_pins},
     plan::{self, PlanLimit, RuleIds, RuleSet},
@@ -47,6 +48,8 @@ pub(super) struct Engine {
     table: BlockTable,
     ids: RuleIds,
     plan: RuleSet,
+    /// `SETTING_*` bits that calls from before need.
+    in_use: u32,
     settings: Settings,
     /// Kernel id of the pinned settings: they are ours as long as it stays the same.
     settings_id: Option<u32>,
@@ -123,6 +126,7 @@ impl Engine {
             table,
             ids,
             plan: plan.clone(),
+            in_use: 0,
             // A shadow is somebody's look at the rules that were in force: it ends here.
             settings: shadow::without(settings),
             settings_id,
@@ -357,7 +361,9 @@ impl Engine {
         report: &mut StartReport,
     ) -> Result<Applied, FirewallError> {
         let idle = if self.settings.generation == 0 { 1 } else { 0 };
-        self.kernel.write_rule_set(idle, &plan)?;
+        let in_use = InUse::read(&self.options.pins, &self.plan)?;
+        self.kernel.write_rule_set(idle, &plan, &in_use)?;
+        self.in_use = in_use.flags;
         if !self.programs_filled {
             // Writing a map of maps has waited until no packet is under way that saw a shadow.
             self.kernel.fill_programs()?;
@@ -393,7 +399,7 @@ impl Engine {
         let settings = Settings {
             schema: SCHEMA,
             generation: idle,
-            flags: plan.flags | self.table.flags(),
+            flags: plan.flags | self.in_use | self.table.flags(),
             events_per_second: plan.events_per_second,
             event_bytes: plan.event_bytes.min(EVENT_DATA as u32),
             ceilings: plan.flood.ceilings.map(PlanLimit::kernel),
@@ -458,7 +464,7 @@ impl Engine {
         let flags = self.settings.flags | self.table.flags();
         self.write_settings(Settings { flags, block_epoch: 0, ..self.settings })?;
         let applied = self.table.flush(sys::now(), &mut self.kernel.blocks)?;
-        let flags = self.plan.flags | self.table.flags();
+        let flags = self.plan.flags | self.in_use | self.table.flags();
         self.write_settings(Settings { flags, block_epoch: block_epoch(), ..self.settings })?;
         Ok(applied)
     }

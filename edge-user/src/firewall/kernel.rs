@@ -29,6 +29,7 @@ use super::{
     FirewallError, KERNEL_OBJECT,
     blocks::{BlockSink, Presence, Room},
     debug_log::{self, DebugLog},
+    media::InUse,
     plan::RuleSet,
     shape::{self, INNER_DESTINATIONS, INNER_SOURCES, NO_PREALLOC, SHAPES},
     sys,
@@ -183,12 +184,21 @@ impl Kernel {
     }
 
     /// Writes a rule set into the slot of `generation`, which must not be in force.
-    pub fn write_rule_set(&mut self, generation: u32, plan: &RuleSet) -> Result<(), FirewallError> {
+    /// `in_use`: what it must know of calls that began before.
+    pub fn write_rule_set(
+        &mut self,
+        generation: u32,
+        plan: &RuleSet,
+        in_use: &InUse,
+    ) -> Result<(), FirewallError> {
         let mut ports = Array::create(PORT_WORD_SLOTS, 0).map_err(at(names::PORT_WORDS))?;
         for (first, last, word) in &plan.port_words {
             for index in *first..=*last {
                 ports.set(index, *word, 0).map_err(at(names::PORT_WORDS))?;
             }
+        }
+        for (index, word) in in_use.words_with(&plan.port_words) {
+            ports.set(index, word, 0).map_err(at(names::PORT_WORDS))?;
         }
         self.port_words.set(generation, &ports, 0).map_err(at(names::PORT_WORDS))?;
         failpoint::wrote(names::PORT_WORDS);

@@ -16,6 +16,7 @@ use serde::Serialize;
 use super::{
     FirewallError,
     kernel::{Kernel, open},
+    media::InUse,
     plan::RuleSet,
 };
 
@@ -87,7 +88,8 @@ pub(super) fn prepare(
     plan: &RuleSet,
     settings: Settings,
 ) -> Result<Settings, FirewallError> {
-    kernel.write_rule_set(GENERATION_SHADOW, plan)?;
+    // What belongs to a flow is not judged by a shadow.
+    kernel.write_rule_set(GENERATION_SHADOW, plan, &InUse::default())?;
     let mut counters: PerCpuArray<MapData, Counter> = open(pins, names::SHADOW_COUNTERS)?;
     let cpus = aya::util::nr_cpus().map_err(|(_, e)| FirewallError::io("counting CPUs", e))?;
     for slot in 0..2 * REASON_SLOTS as u32 {

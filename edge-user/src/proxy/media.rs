@@ -21,7 +21,6 @@ use super::{
     respond::Answer,
 };
 use crate::{
-    config::MediaMode,
     domain::Domain,
     federation::{Direction, Partner, Policy, UserName},
     media::{
@@ -158,7 +157,7 @@ impl Proxy {
             return Ok(None);
         }
         if exchange.stranger {
-            let relays = self.calls.mode() == MediaMode::Relay;
+            let relays = self.calls.relays();
             return Ok((relays && shows_addresses(request)).then_some(NewBody::TakenOut));
         }
         let sender = exchange.from_peer.remote.ip();
@@ -173,13 +172,13 @@ impl Proxy {
         };
         let to_tag = request.to().ok().and_then(|to| to.tag());
         let mut effects = Effects::default();
-        let relays = self.calls.mode() == MediaMode::Relay;
+        let relays = self.calls.relays();
         let Some(method) = method.and_then(call_method) else {
             // It is no offer; but it names addresses.
             return Ok((relays && shows_addresses(request)).then_some(NewBody::TakenOut));
         };
         let allowed = self.modalities(exchange, request);
-        if self.calls.mode() == MediaMode::Off && allowed.is_all() {
+        if self.calls.is_off() && allowed.is_all() {
             return Ok(None);
         }
         let Some(passage) = about.passage(request, to_tag, method) else { return Ok(None) };
@@ -235,7 +234,7 @@ impl Proxy {
             return Ok(None);
         }
         if exchange.stranger {
-            let relays = self.calls.mode() == MediaMode::Relay;
+            let relays = self.calls.relays();
             return Ok((relays && shows_addresses(message)).then_some(NewBody::TakenOut));
         }
         let receiver = exchange.client().map_or(exchange.from_peer.remote, |c| c.remote).ip();
@@ -259,12 +258,12 @@ impl Proxy {
         let method = message.cseq().ok().and_then(|cseq| call_method(cseq.method));
         let allowed = self.modalities(exchange, exchange.request.as_ref().unwrap_or(message));
         let offered = exchange.offered;
-        let mode = self.calls.mode();
+        let relays = self.calls.relays();
         let Some(method) = method.filter(|_| status < 300) else {
-            let out_it_goes = mode == MediaMode::Relay && shows_addresses(message);
+            let out_it_goes = relays && shows_addresses(message);
             return Ok(out_it_goes.then_some(NewBody::TakenOut));
         };
-        if mode == MediaMode::Off && allowed.is_all() {
+        if self.calls.is_off() && allowed.is_all() {
             return Ok(None);
         }
         let Some(passage) = about.passage(message, to_tag, method) else { return Ok(None) };
@@ -317,7 +316,7 @@ impl Proxy {
             return None;
         }
         if exchange.stranger {
-            let relays = self.calls.mode() == MediaMode::Relay;
+            let relays = self.calls.relays();
             return (relays && shows_addresses(message)).then_some(NewBody::TakenOut);
         }
         let sender = exchange.from_peer.remote.ip();
@@ -332,7 +331,7 @@ impl Proxy {
             connection: None,
         };
         let allowed = self.modalities(exchange, message);
-        if self.calls.mode() == MediaMode::Off && allowed.is_all() {
+        if self.calls.is_off() && allowed.is_all() {
             return None;
         }
         let to_tag = message.to().ok().and_then(|to| to.tag());

@@ -8,6 +8,7 @@
 //! | `finder` | looks them up |
 //! | `ways` | looks them up while nobody waits |
 //! | `netlink` | what the kernel knows of routes, neighbours and devices |
+//! | `in_use` | what must stay when another configuration is put in force |
 //! | `status` | what the kernel counted, as people read it |
 //! | `delays` | how long it took to open and to close |
 //!
@@ -18,6 +19,7 @@ mod delays;
 mod entry;
 mod finder;
 mod hops;
+mod in_use;
 mod netlink;
 mod status;
 mod table;
@@ -44,6 +46,7 @@ use edge_ebpf::abi::{
     map_names as names,
 };
 
+pub(super) use self::in_use::InUse;
 pub use self::{
     delays::Delays,
     status::{FlowRow, read},

@@ -39,18 +39,14 @@ impl Calls {
             by_call.entry(flow.call).or_default().push(flow);
         }
         for (id, flows) in by_call {
-            let fits = |flow: &Flow| match (self.settings.mode, flow.way) {
-                (MediaMode::Off, _) => false,
-                (MediaMode::Relay, Way::Relay { .. }) | (MediaMode::Pinhole, Way::Pinhole) => true,
-                _ => false,
-            };
-            if !flows.iter().all(fits) {
-                // Media is done otherwise now.
+            let Some(mode) = mode(&flows) else {
                 effects.changes.push(MediaChange::CloseCall(id));
                 continue;
+            };
+            self.begin(adopted(now, &self.settings, (id, mode), flows));
+            if let Some(call) = self.all.remove(&id) {
+                self.keep(call, &[], effects);
             }
-            let call = Box::new(adopted(now, &self.settings, id, flows));
-            self.keep(call, &[], effects);
         }
         let used: Vec<_> = self.all.values().flat_map(|call| &call.flows).map(|f| f.id).collect();
         self.pools.ids = FlowIds::new(&used);
@@ -58,9 +54,25 @@ impl Calls {
     }
 }
 
-fn adopted(now: Instant, settings: &CallSettings, id: CallId, flows: Vec<Flow>) -> Call {
+/// What is done with the media of a call, whatever is done with others' now; `None`: its flows do
+/// not agree.
+fn mode(flows: &[Flow]) -> Option<MediaMode> {
+    let mode = |flow: &Flow| match flow.way {
+        Way::Relay { .. } => MediaMode::Relay,
+        Way::Pinhole => MediaMode::Pinhole,
+    };
+    let first = mode(flows.first()?);
+    flows.iter().all(|flow| mode(flow) == first).then_some(first)
+}
+
+fn adopted(
+    now: Instant,
+    settings: &CallSettings,
+    name: (CallId, MediaMode),
+    flows: Vec<Flow>,
+) -> Call {
     let left = flows.iter().map(|flow| flow.expires).max().unwrap_or_default();
-    let mut call = Call::new(now, id, Parties::default(), left.min(settings.longest_call));
+    let mut call = Call::new(now, name, Parties::default(), left.min(settings.longest_call));
     (call.up, call.adopted, call.told) = (Some(0), true, true);
     call.accepted = true;
     let lines = flows.iter().map(|flow| usize::from(flow.line) + 1).max().unwrap_or(0);

@@ -12,7 +12,7 @@ use super::{
     limits::ceiling,
     ports::{FlowIds, Held, Holder, Ports},
     said::{Said, Session},
-    settings::{CallSettings, OwnAddress, SIDES, Sides, across, further},
+    settings::{OwnAddress, SIDES, Sides, across, further},
 };
 use crate::{
     config::MediaMode,
@@ -118,6 +118,8 @@ impl Line {
 pub(super) struct Call {
     pub id: CallId,
     pub parties: Parties,
+    /// What is done with its media, to its end.
+    pub mode: MediaMode,
     /// Who has its ports; `None`: not known since a restart.
     pub holder: Option<Holder>,
     /// Our addresses; `None` in pinhole mode.
@@ -194,10 +196,16 @@ impl Pools {
 }
 
 impl Call {
-    pub(super) fn new(now: Instant, id: CallId, parties: Parties, longest: Duration) -> Self {
+    pub(super) fn new(
+        now: Instant,
+        (id, mode): (CallId, MediaMode),
+        parties: Parties,
+        longest: Duration,
+    ) -> Self {
         Self {
             id,
             parties,
+            mode,
             holder: None,
             legs: Sides::default(),
             nat: None,
@@ -304,13 +312,12 @@ impl Call {
     pub(super) fn apply(
         &mut self,
         now: Instant,
-        settings: &CallSettings,
         pools: &mut Pools,
         session: Session,
         effects: &mut Effects,
     ) -> Result<(), MediaFault> {
         let moved = self.forget_learned(&session);
-        let wanted = self.wanted(now, settings, &session);
+        let wanted = self.wanted(now, &session);
         let same =
             |a: &Flow, b: &Flow| (a.line, a.component, a.side) == (b.line, b.component, b.side);
         let new = wanted.iter().filter(|w| !self.flows.iter().any(|f| same(f, w))).count();
@@ -372,14 +379,14 @@ impl Call {
     }
 
     /// The flows that a session asks for.
-    fn wanted(&self, now: Instant, settings: &CallSettings, session: &Session) -> Vec<Flow> {
+    fn wanted(&self, now: Instant, session: &Session) -> Vec<Flow> {
         let mut wanted = Vec::new();
         for index in (0..session.lines()).filter(|index| session.needs_ports(*index)) {
             for side in SIDES {
-                wanted.extend(self.flow(now, settings, session, index, side, Component::Rtp));
+                wanted.extend(self.flow(now, session, index, side, Component::Rtp));
                 let rtp = session.of(side).get(index).is_some_and(|said| said.protocol.is_rtp());
                 if rtp && !session.mux(index) {
-                    wanted.extend(self.flow(now, settings, session, index, side, Component::Rtcp));
+                    wanted.extend(self.flow(now, session, index, side, Component::Rtcp));
                 }
             }
         }
@@ -389,7 +396,6 @@ impl Call {
     fn flow(
         &self,
         now: Instant,
-        settings: &CallSettings,
         session: &Session,
         index: usize,
         side: MediaSide,
@@ -398,10 +404,10 @@ impl Call {
         let (from, to) = (session.of(side).get(index)?, session.of(across(side)).get(index)?);
         let remote = from.place(component)?;
         // A pinhole is where SDP said: who was told of it sends there, whatever was learned.
-        let line = self.lines.get(index).filter(|_| settings.mode == MediaMode::Relay);
+        let line = self.lines.get(index).filter(|_| self.mode == MediaMode::Relay);
         let learned = line.and_then(|line| *line.known(component).of(across(side)));
         let target = learned.or(to.place(component))?;
-        let way = match settings.mode {
+        let way = match self.mode {
             MediaMode::Off => return None,
             MediaMode::Pinhole => Way::Pinhole,
             MediaMode::Relay => Way::Relay {
@@ -493,7 +499,6 @@ impl Call {
     pub(super) fn learned(
         &mut self,
         now: Instant,
-        settings: &CallSettings,
         pools: &mut Pools,
         id: FlowId,
         source: SocketAddr,
@@ -512,7 +517,7 @@ impl Call {
         }
         let session = self.session.clone();
         // No flow is new: it cannot fail.
-        let _ = self.apply(now, settings, pools, session, effects);
+        let _ = self.apply(now, pools, session, effects);
     }
 
     /// Opens flows anew: their sources can be learned for as long as at first. Not those that are

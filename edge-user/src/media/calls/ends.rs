@@ -191,8 +191,7 @@ impl Calls {
     ) {
         let Some(id) = self.owners.get(&flow.0).copied() else { return };
         let _ = self.change(now, id, effects, |context, call| {
-            let (settings, pools) = (context.settings, &mut *context.pools);
-            call.learned(now, settings, pools, flow, source, context.effects);
+            call.learned(now, context.pools, flow, source, context.effects);
             Ok(())
         });
     }

@@ -184,6 +184,8 @@ pub struct Calls {
     timers: BTreeSet<(Instant, CallId)>,
     /// Whose flow it is, by the flow's number.
     owners: HashMap<u32, CallId>,
+    /// Calls whose media is relayed.
+    relayed: usize,
 }
 
 impl Calls {
@@ -201,11 +203,13 @@ impl Calls {
             },
             timers: BTreeSet::new(),
             owners: HashMap::new(),
+            relayed: 0,
             settings,
         }
     }
 
-    /// Takes other settings. What is open stays as it is until its next offer.
+    /// Takes other settings. They are for calls that begin from now on, and for what another offer
+    /// asks for more: what is done with a call's media, and the ports that it has, stay to its end.
     pub fn set(&mut self, settings: CallSettings, secret: &[u8; 32], former: Option<&[u8; 32]>) {
         self.keys = NameKeys::new(secret, former);
         self.settings = settings;
@@ -232,9 +236,36 @@ impl Calls {
         used
     }
 
-    /// What is done with media.
-    pub fn mode(&self) -> MediaMode {
-        self.settings.mode
+    /// Nothing is done with media, nor for a call from before.
+    pub fn is_off(&self) -> bool {
+        self.settings.mode == MediaMode::Off && self.all.is_empty()
+    }
+
+    /// Nobody's address may be seen on the other side, or not of a call from before.
+    pub fn relays(&self) -> bool {
+        self.settings.mode == MediaMode::Relay || self.relayed > 0
+    }
+
+    /// What is done with the media of a message's call.
+    fn mode_of(&self, names: &CallNames<'_>) -> MediaMode {
+        let mode = self.settings.mode;
+        let alike = match mode {
+            MediaMode::Relay => self.relayed == self.all.len(),
+            MediaMode::Pinhole => self.relayed == 0,
+            MediaMode::Off => self.all.is_empty(),
+        };
+        // Nearly always so: names cost more.
+        if alike {
+            return mode;
+        }
+        let known = self.find(names).and_then(|id| self.all.get(&id));
+        known.map_or(mode, |call| call.mode)
+    }
+
+    /// A call more.
+    fn begin(&mut self, call: Call) {
+        self.relayed += usize::from(call.mode == MediaMode::Relay);
+        self.all.insert(call.id, Box::new(call));
     }
 
     /// How many calls there are.
@@ -308,6 +339,7 @@ impl Calls {
             self.timers.remove(&(at, call.id));
         }
         call.close(&mut self.pools, effects);
+        self.relayed -= usize::from(call.mode == MediaMode::Relay);
         if call.told {
             let partner = call.parties.partner.clone();
             effects.events.push(CallEvent { call: call.id, partner, ended: Some(cause) });

@@ -47,7 +47,7 @@ impl Calls {
         effects: &mut Effects,
     ) -> Result<Bytes, MediaFault> {
         self.begins_no_other(passage)?;
-        let said = said(&self.settings, passage, sdp)?;
+        let said = said(&self.settings, self.mode_of(&passage.names), passage, sdp)?;
         self.recognise(passage);
         let waits = self.find(&passage.names).and_then(|id| {
             let call = self.all.get(&id)?;
@@ -117,7 +117,9 @@ impl Calls {
         let to_tag = passage.names.to_tag.or(Some(reply.tag));
         let names = super::CallNames { to_tag, ..passage.names };
         let passage = &Passage { names, ..*passage };
-        let said = sdp.map(|sdp| said(&self.settings, passage, sdp)).transpose()?;
+        let said = sdp
+            .map(|sdp| said(&self.settings, self.mode_of(&passage.names), passage, sdp))
+            .transpose()?;
         self.recognise(passage);
         let known = self.find(&names);
         let call = known.and_then(|id| self.all.get(&id));
@@ -206,7 +208,7 @@ impl Calls {
 
     /// Whether a description makes sense, before anything is done about it.
     pub fn check(&self, passage: &Passage<'_>, sdp: &Sdp) -> Result<(), MediaFault> {
-        said(&self.settings, passage, sdp).map(drop)
+        said(&self.settings, self.mode_of(&passage.names), passage, sdp).map(drop)
     }
 
     /// Whether the call of a message was accepted.
@@ -240,8 +242,9 @@ impl Calls {
             return Err(MediaFault::NoPorts);
         };
         if known.is_none() {
-            let call = Call::new(now, id, parties(passage), self.settings.longest_call);
-            self.all.insert(id, Box::new(call));
+            let name = (id, self.settings.mode);
+            let call = Call::new(now, name, parties(passage), self.settings.longest_call);
+            self.begin(call);
         }
         self.change(now, id, effects, |context, call| {
             let tag = passage.names.callee_tag(call.parties.inbound).map_or(0, tag_code);
@@ -272,7 +275,7 @@ impl Calls {
                 let takes = |said: &[Said]| said.get(line).is_some_and(|said| said.mux);
                 takes(&said) && takes(other)
             };
-            let text = text::for_side(context.settings, call, sdp, &said, to, &mux)?;
+            let text = text::for_side(call, sdp, &said, to, &mux)?;
             if call.flows.is_empty() {
                 let session = call.session.clone();
                 context.apply(call, session)?;
@@ -349,7 +352,7 @@ pub(super) struct Context<'c> {
 
 impl Context<'_> {
     pub(super) fn apply(&mut self, call: &mut Call, session: Session) -> Result<(), MediaFault> {
-        call.apply(self.now, self.settings, self.pools, session, self.effects)
+        call.apply(self.now, self.pools, session, self.effects)
     }
 
     fn offer(
@@ -366,7 +369,7 @@ impl Context<'_> {
         something_left(passage, sdp, said)?;
         call.take_ports(self.pools, said.iter().map(Said::needs_ports))?;
         let to = across(passage.from);
-        let text = text::for_side(self.settings, call, sdp, said, to, &|_| false)?;
+        let text = text::for_side(call, sdp, said, to, &|_| false)?;
         let same =
             |offer: &Offer| (offer.exchange, offer.by, offer.tag) == (passage.exchange, by, tag);
         call.offers.retain(|offer| !same(offer));
@@ -408,7 +411,7 @@ impl Context<'_> {
         passage: &Passage<'_>,
         said: &[Said],
     ) -> Result<(), MediaFault> {
-        if self.settings.mode != MediaMode::Relay {
+        if call.mode != MediaMode::Relay {
             return Ok(());
         }
         for side in SIDES {
@@ -454,7 +457,7 @@ impl Context<'_> {
         call.take_ports(self.pools, needs)?;
         let to = across(passage.from);
         let mux = |line: usize| session.mux(line);
-        let text = text::for_side(self.settings, call, sdp, &said, to, &mux)?;
+        let text = text::for_side(call, sdp, &said, to, &mux)?;
         call.nat = passage.behind_nat.then_some(passage.peers.outside);
         if call.up.is_none() {
             call.forks.retain(|(of, _)| *of != tag);

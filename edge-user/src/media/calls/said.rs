@@ -65,12 +65,13 @@ impl Said {
 /// address that cannot be is a fault.
 pub(super) fn said(
     settings: &CallSettings,
+    mode: MediaMode,
     passage: &Passage<'_>,
     sdp: &Sdp,
 ) -> Result<Vec<Said>, MediaFault> {
     let mut all: Vec<Said> = Vec::with_capacity(sdp.media().len());
     for (index, media) in sdp.media().iter().enumerate() {
-        let mut one = line(settings, passage, media, index)?;
+        let mut one = line(settings, mode, passage, (media, index))?;
         let same = |other: &Said| {
             one.is_forwarded() && other.is_forwarded() && one.rtp.is_some() && other.rtp == one.rtp
         };
@@ -83,16 +84,16 @@ pub(super) fn said(
 
 fn line(
     settings: &CallSettings,
+    mode: MediaMode,
     passage: &Passage<'_>,
-    media: &Media,
-    index: usize,
+    (media, index): (&Media, usize),
 ) -> Result<Said, MediaFault> {
     let forbidden = passage.forbidden.checked_shr(index as u32).unwrap_or(0) & 1 == 1;
     let carried = match media.protocol {
         Transport::Sip => true,
         protocol if protocol.is_udp() => true,
         // What is no UDP is nobody's to forward; where both sides see each other it finds its way.
-        _ => settings.mode != MediaMode::Relay,
+        _ => mode != MediaMode::Relay,
     };
     let rejected = media.is_on() && (forbidden || !carried);
     let mut one = Said {
@@ -109,7 +110,7 @@ fn line(
         bits: media.bits_per_second.unwrap_or(0),
         shares: None,
     };
-    let forwarded = settings.mode != MediaMode::Off && one.is_forwarded();
+    let forwarded = mode != MediaMode::Off && one.is_forwarded();
     if !forwarded || media.port == 0 || media.held_by_address() {
         return Ok(one);
     }

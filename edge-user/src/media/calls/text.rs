@@ -19,14 +19,13 @@ pub(super) type Mux<'a> = &'a dyn Fn(usize) -> bool;
 
 /// The text for a side, with our ports in it.
 pub(super) fn for_side(
-    settings: &CallSettings,
     call: &Call,
     sdp: &Sdp,
     said: &[Said],
     to: MediaSide,
     mux: Mux<'_>,
 ) -> Result<Bytes, MediaFault> {
-    let leg = (*call.legs.of(to)).filter(|_| settings.mode == MediaMode::Relay);
+    let leg = (*call.legs.of(to)).filter(|_| call.mode == MediaMode::Relay);
     written(sdp, said, leg, &call.lines, to, mux)
 }
 

@@ -270,12 +270,67 @@ fn after_a_restart_calls_are_known_by_their_flows() {
         assert_eq!(bench.open.len(), 10);
         bench.pass(24 * 3600);
         bench.assert_nothing_left();
-        // Media is done otherwise now.
+        // Media is done otherwise now, but not this call's.
         for mode in [MediaMode::Off, MediaMode::Pinhole] {
-            let (bench, effects) = start(mode);
-            assert_eq!(effects.changes, [MediaChange::CloseCall(flows[0].call)]);
-            assert_eq!((bench.calls.len(), bench.calls.flows()), (0, 0));
+            let (mut bench, effects) = start(mode);
+            assert!(effects.changes.is_empty());
+            assert_eq!((bench.calls.len(), bench.calls.flows()), (1, 6));
+            let say = Say::within(CallMethod::Invite, 7, true);
+            bench.ask(&say, &text(caller, 4000, 4002)).unwrap();
+            let back = bench.reply(&say, 200, "b", &text(CALLEE, 5000, 5002)).unwrap().unwrap();
+            assert_eq!(back, told);
+            bench.bye(true);
+            bench.assert_nothing_left();
         }
+    }
+}
+
+#[test]
+fn other_settings_leave_calls_as_they_are_and_are_for_those_that_begin() {
+    let with = |mode, ports| CallSettings { mode, ports, ..settings() };
+    let first = settings().ports;
+    let other = (first.1 + 1, first.1 + 100);
+    for (before, after) in [
+        (with(MediaMode::Relay, first), with(MediaMode::Relay, other)),
+        (with(MediaMode::Relay, first), with(MediaMode::Pinhole, first)),
+        (with(MediaMode::Relay, first), with(MediaMode::Off, first)),
+        (with(MediaMode::Pinhole, first), with(MediaMode::Relay, first)),
+        (with(MediaMode::Pinhole, first), with(MediaMode::Off, first)),
+    ] {
+        let mut bench = Bench::with(before.clone());
+        bench.ask(&Say::invite(1), &audio(CALLER, 4000)).unwrap();
+        let told = bench.reply(&Say::invite(1), 200, "b", &audio(CALLEE, 5000)).unwrap();
+        let open = bench.open.clone();
+        bench.calls.set(after.clone(), &[7; 32], None);
+        assert_eq!(bench.open, open);
+        // What is said again is told as before, and opens nothing.
+        let say = Say::within(CallMethod::Invite, 7, true);
+        bench.ask(&say, &audio(CALLER, 4000)).unwrap();
+        let again = bench.reply(&say, 200, "b", &audio(CALLEE, 5000)).unwrap();
+        assert_eq!((again, &bench.open), (told, &open), "{after:?}");
+        assert_eq!(
+            bench.calls.relays(),
+            before.mode == MediaMode::Relay || after.mode == MediaMode::Relay
+        );
+        assert!(!bench.calls.is_off());
+        // Another call is as the new ones say.
+        let say = Say { caller: "other", ..Say::invite(8) };
+        bench.ask(&say, &audio(CALLER, 4010)).unwrap();
+        let new = bench.reply(&say, 200, "b", &audio(CALLEE, 5010)).unwrap().unwrap();
+        match after.mode {
+            MediaMode::Relay => {
+                let port = ports(&new)[0];
+                assert!((after.ports.0..=after.ports.1).contains(&port), "{port}");
+            }
+            MediaMode::Pinhole | MediaMode::Off => assert!(new.contains(CALLEE), "{new}"),
+        }
+        // As from its first side: the second call has a name of its own.
+        bench.bye(true);
+        let gone = open.keys().any(|id| bench.open.contains_key(id));
+        assert!(!gone, "what it had is closed");
+        bench.calls.set(before, &[7; 32], None);
+        bench.pass(24 * 3600);
+        bench.assert_nothing_left();
     }
 }
 
