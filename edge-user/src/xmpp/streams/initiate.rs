@@ -4,8 +4,9 @@ use std::time::Instant;
 
 use super::{
     Fault, Streams,
+    keys::dialback_pair,
     proof::How,
-    receive::{dialback_pair, limit_of},
+    receive::{idle_of, limit_of},
     rules::{Terms, turned},
     stream::{Phase, RouteKey, Stream},
     write::{self, Offer},
@@ -102,6 +103,7 @@ impl Streams {
             management: features.child(ns::SM, "sm").is_some(),
         };
         stream.max_bytes = limit_of(features).or(stream.max_bytes);
+        stream.idle_limit = idle_of(features).or(stream.idle_limit);
         stream.phase = Phase::Open;
         if stream.is_proved() {
             self.may_verify(id);
@@ -263,7 +265,7 @@ impl Streams {
             stream.proofs.grant_certified(certified, &pair, epoch);
         }
         stream.reader.lift();
-        stream.restart();
+        self.restart(id);
         self.write_header_once(id);
         self.arm(id);
         Ok(())

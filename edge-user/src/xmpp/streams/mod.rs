@@ -4,11 +4,13 @@
 //! | part | what it does | document |
 //! | --- | --- | --- |
 //! | `receive` | negotiation on streams that others open | RFC 6120, XEP-0178, XEP-0220 |
+//! | `keys` | keys that others show us | XEP-0220 |
 //! | `initiate` | negotiation on streams that we open | the same, RFC 7590 |
 //! | `route` | where a pair goes: dials, failover, queues, back-off | XEP-0368 |
 //! | `stanza` | what is judged of each stanza, acks, pings | RFC 6120 section 8.1, XEP-0198, XEP-0199 |
 //! | `timers` | set-up, silence, idleness, expiry | RFC 6120 section 4.6, 13.7.2.3 |
 //! | `rules` | who may speak to whom | |
+//! | `ends`, `judge` | how streams end, and whether they may go on | RFC 6120 section 4.4, 4.9 |
 //! | `proof` | what a stream proved, as types | RFC 6120 section 13.12 |
 //! | `certify`, `dialback` | the two kinds of evidence | RFC 6120 section 13.7, XEP-0185, XEP-0220 |
 //! | `methods` | what entries allow, and the oracle of outcomes | |
@@ -21,7 +23,10 @@
 mod address;
 mod certify;
 mod dialback;
+mod ends;
 mod initiate;
+mod judge;
+mod keys;
 mod methods;
 mod proof;
 mod receive;
@@ -39,7 +44,7 @@ mod tests;
 use std::{
     collections::{BTreeSet, HashMap},
     net::SocketAddr,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -51,16 +56,14 @@ pub use status::{BackoffStatus, StreamStatus};
 pub use stream::{Role, Traffic};
 
 use self::{
-    dialback::{Keys, Unverified, Verifications},
+    dialback::{Keys, Verifications},
     route::{Backoff, Route},
     rules::{Denied, Rules, turned},
     stream::{Phase, RouteKey, Stream},
     timers::Timer,
 };
 use super::{
-    io::{
-        DialId, LookupId, Pair, StreamId, TlsPeer, XmppEvent, XmppInput, XmppOutput, XmppRefusal,
-    },
+    io::{DialId, LookupId, StreamId, XmppEvent, XmppInput, XmppOutput, XmppRefusal},
     settings::XmppPolicy,
     xml::{Element, XmlEvent, XmlFault, XmlLimits, XmlReader},
 };
@@ -412,261 +415,5 @@ impl Streams {
             }
             XmlEvent::Stanza(element) => self.element(now, id, element),
         }
-    }
-
-    /// The other end closed its stream in good order.
-    fn stream_closed(&mut self, now: Instant, id: StreamId) {
-        let Some(stream) = self.streams.get(&id) else {
-            return;
-        };
-        let text = format!("the other end closed {}", stream.describe());
-        let fault = (!stream.is_proved()).then(|| self.peer_words(id));
-        if let Some(words) = fault {
-            self.refused(id, XmppRefusal::PeerError, words);
-        }
-        self.end(now, id, None, &text, "remote-server-timeout");
-    }
-
-    /// What is known when the other end closes before anything is proved.
-    fn peer_words(&self, id: StreamId) -> String {
-        let Some(stream) = self.streams.get(&id) else {
-            return String::new();
-        };
-        format!("{}: the other end closed it before anything was proved", stream.describe())
-    }
-
-    /// Ends a stream by a fault: the other end is told, and the operator.
-    fn fail(&mut self, now: Instant, id: StreamId, fault: Fault) {
-        let Some(stream) = self.streams.get(&id) else {
-            return;
-        };
-        let subject = certify::subject(stream.tls.as_ref())
-            .map(|subject| format!("; its certificate: {subject}"))
-            .unwrap_or_default();
-        let text = format!("{}: {}{subject}", stream.describe(), fault.text);
-        self.refused(id, fault.reason, text.clone());
-        let condition = match fault.reason {
-            XmppRefusal::DomainBlocked | XmppRefusal::Disabled => "forbidden",
-            _ => "remote-server-timeout",
-        };
-        if let Some(stream_condition) = fault.condition {
-            self.write_error(id, stream_condition, &fault.text);
-        }
-        self.finish(now, id, &text, condition);
-    }
-
-    /// Ends a stream: with an error, or only with its end.
-    fn end(
-        &mut self,
-        now: Instant,
-        id: StreamId,
-        stream_error: Option<&'static str>,
-        text: &str,
-        condition: &'static str,
-    ) {
-        match stream_error {
-            Some(error) => self.write_error(id, error, text),
-            None => self.write_end(id),
-        }
-        self.finish(now, id, text, condition);
-    }
-
-    fn write_error(&mut self, id: StreamId, condition: &'static str, text: &str) {
-        self.write_header_once(id);
-        if self.may_write(id) {
-            write::stream_error(self.buffer(id), condition, text);
-        }
-    }
-
-    fn write_end(&mut self, id: StreamId) {
-        let closing = self.streams.get(&id).is_some_and(|s| s.phase == Phase::Closing);
-        let begun = self.streams.get(&id).is_some_and(|s| s.header_sent);
-        if begun && !closing && self.may_write(id) {
-            self.write_ack(id);
-            write::end(self.buffer(id));
-        }
-    }
-
-    /// Nothing may be written while the shell does the handshake.
-    fn may_write(&self, id: StreamId) -> bool {
-        self.streams.get(&id).is_some_and(|s| s.phase != Phase::Handshake)
-    }
-
-    /// An error needs a header before it (RFC 6120 section 4.9.1.1).
-    fn write_header_once(&mut self, id: StreamId) {
-        let Some(stream) = self.streams.get_mut(&id) else {
-            return;
-        };
-        if stream.header_sent || stream.phase == Phase::Handshake {
-            return;
-        }
-        stream.header_sent = true;
-        let (local, remote) = (stream.local.clone(), stream.remote.clone());
-        let xml_id = (stream.role == Role::Receiving).then(|| stream.xml_id.clone());
-        let modern = stream.modern || stream.role == Role::Initiating;
-        let buffer = self.buffer(id);
-        write::header(buffer, (local.as_ref(), remote.as_ref()), xml_id.as_deref(), modern);
-    }
-
-    fn closed(&mut self, now: Instant, id: StreamId, fault: Option<String>) {
-        let Some(stream) = self.streams.get(&id) else {
-            return;
-        };
-        let why = fault.unwrap_or_else(|| "the connection was closed".to_owned());
-        let text = format!("{}: {why}", stream.describe());
-        let reason = match stream.phase {
-            Phase::Handshake => Some(XmppRefusal::TlsFailed),
-            _ if !stream.is_proved() => Some(XmppRefusal::PeerError),
-            _ => None,
-        };
-        if let Some(reason) = reason {
-            self.refused(id, reason, text.clone());
-        }
-        self.forget(now, id, &text, "remote-server-timeout");
-    }
-
-    /// Closes the connection and forgets the stream.
-    fn finish(&mut self, now: Instant, id: StreamId, text: &str, condition: &'static str) {
-        if self.streams.contains_key(&id) {
-            self.push(XmppOutput::Close { stream: id });
-            self.forget(now, id, text, condition);
-        }
-    }
-
-    /// A stream is gone: what hung on it finds another way, or is told.
-    fn forget(&mut self, now: Instant, id: StreamId, text: &str, condition: &'static str) {
-        let Some(stream) = self.streams.remove(&id) else {
-            return;
-        };
-        if let Some(due) = stream.due {
-            self.due.remove(&(due, Timer::Stream(id)));
-        }
-        self.event(XmppEvent::Ended { stream: id, text: text.to_owned() });
-        self.pings.retain(|_, on| *on != id);
-        let side = stream.side;
-        for (pair, stanza) in stream.management.unacknowledged {
-            self.undelivered(now, side, &pair, stanza, condition, text);
-        }
-        for unverified in self.verifications.gone(id) {
-            self.not_verified(now, &unverified, text);
-        }
-        self.lost(now, id, text);
-    }
-
-    fn tls_done(&mut self, now: Instant, id: StreamId, tls: TlsPeer) {
-        let Some(stream) = self.streams.get_mut(&id) else {
-            return;
-        };
-        if stream.phase != Phase::Handshake {
-            return;
-        }
-        stream.restart();
-        stream.tls = Some(tls);
-        let role = stream.role;
-        self.set_expiry(id);
-        self.certify(now, id);
-        if role == Role::Initiating {
-            self.write_header_once(id);
-        }
-        self.arm(id);
-    }
-
-    /// What the other end's certificate proves of the domain in its header.
-    fn certify(&mut self, now: Instant, id: StreamId) {
-        let unix_seconds = self.unix_seconds(now);
-        let Some(stream) = self.streams.get_mut(&id) else {
-            return;
-        };
-        let Some(remote) = &stream.remote else {
-            stream.certified = Err("it did not say which domain it is".to_owned());
-            return;
-        };
-        let terms = self.rules.terms_with(stream.side, remote).ok();
-        let pinned = terms.as_ref().and_then(rules::Terms::pinned_host);
-        stream.certified = certify::certify(stream.tls.as_ref(), remote, pinned, unix_seconds);
-    }
-
-    /// A proof by a certificate ends with it.
-    fn set_expiry(&mut self, id: StreamId) {
-        use super::io::PeerCertificate;
-        let (then, seconds) = self.clock;
-        let Some(stream) = self.streams.get_mut(&id) else {
-            return;
-        };
-        stream.expires = match stream.tls.as_ref().map(|tls| &tls.certificate) {
-            Some(PeerCertificate::Valid(names)) => names
-                .certificate
-                .expires_at
-                .and_then(|end| then.checked_add(Duration::from_secs(end.saturating_sub(seconds)))),
-            _ => None,
-        };
-    }
-
-    /// Whether the policy still allows what this stream is and has proved.
-    fn judge_anew(&mut self, id: StreamId) -> Result<(), Fault> {
-        let epoch = self.rules.epoch;
-        let Some(stream) = self.streams.get_mut(&id) else {
-            return Ok(());
-        };
-        let over_tls = stream.tls.is_some();
-        let pairs: Vec<_> = stream.proofs.iter().map(|p| (p.pair.clone(), p.how)).collect();
-        let asked = stream.pair().map(|pair| (pair, None));
-        let all = pairs.into_iter().map(|(pair, how)| (pair, Some(how))).chain(asked);
-        for (pair, how) in all {
-            let terms = self
-                .rules
-                .terms(stream.side, &pair)
-                .map_err(|denied| Fault { condition: Some("reset"), ..Fault::from(denied) })?;
-            let allowed = match how {
-                None => true,
-                Some(How::External) => terms.methods.external,
-                Some(How::Dialback) => terms.methods.dialback(over_tls),
-            };
-            if !allowed {
-                let text = "its entry no longer allows how it was proved";
-                return Err(Fault::new("reset", XmppRefusal::Certificate, text));
-            }
-        }
-        stream.proofs.set_epoch(epoch);
-        Ok(())
-    }
-
-    /// A key was not verified: the end that showed it is told.
-    fn not_verified(&mut self, now: Instant, unverified: &Unverified, why: &str) {
-        let Unverified { shown_on: id, pair } = unverified;
-        if !self.streams.contains_key(id) {
-            return;
-        }
-        let answer =
-            write::dialback_error("result", (&pair.local, &pair.remote), "remote-server-timeout");
-        self.write(*id, &answer);
-        let text = format!("dialback of {} could not be verified: {why}", pair.remote);
-        let proved = self.streams.get(id).is_some_and(Stream::is_proved);
-        if proved {
-            self.refused(*id, XmppRefusal::Dialback, text);
-        } else {
-            let fault = Fault { condition: None, reason: XmppRefusal::Dialback, text };
-            self.fail(now, *id, fault);
-        }
-    }
-
-    /// A stanza was not sent. One that a partner or an inside server gave us goes back to it.
-    fn undelivered(
-        &mut self,
-        now: Instant,
-        side: super::io::XmppSide,
-        pair: &Pair,
-        stanza: Element,
-        condition: &'static str,
-        text: &str,
-    ) {
-        if let Some((back, back_pair)) = self.relayed_from(side, pair) {
-            if let Some(error) = write::stanza_error(&stanza, condition, text) {
-                self.send(now, back, back_pair, error);
-            }
-            return;
-        }
-        let pair = turned(side, pair.clone());
-        self.push(XmppOutput::Undelivered { pair, stanza, condition, text: text.to_owned() });
     }
 }

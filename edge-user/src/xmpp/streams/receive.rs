@@ -7,7 +7,6 @@ use std::{
 
 use super::{
     Fault, Streams,
-    dialback::Verified,
     proof::How,
     rules::{Terms, turned},
     stream::{Phase, Role, RouteKey, Stream},
@@ -25,10 +24,12 @@ use crate::{
 
 /// Streams of one source that have proved nothing, at one time.
 const UNPROVED_OF_A_SOURCE: usize = 20;
+/// Whoever says that it closes sooner is not written to more often than this asks for.
+const SHORTEST_IDLE: u64 = 60;
+/// A day.
+const LONGEST_IDLE: u64 = 86_400;
 /// Tries of SASL on one stream (RFC 6120 section 6.4.5).
 const SASL_TRIES: u8 = 3;
-/// The other end's server answers a question of dialback by then.
-const VERIFY: Duration = Duration::from_secs(30);
 
 impl Streams {
     pub(super) fn accepted(
@@ -214,6 +215,7 @@ impl Streams {
         }
         stream.bidi = true;
         stream.max_bytes = limit_of(element);
+        stream.idle_limit = idle_of(element);
         Ok(())
     }
 
@@ -223,7 +225,11 @@ impl Streams {
         let Some(stream) = self.streams.get_mut(&id) else {
             return Ok(());
         };
-        let pair = stream.pair();
+        // Policy may have changed since it was offered.
+        let allowed = |pair: &Pair| {
+            self.rules.terms(stream.side, pair).is_ok_and(|terms| terms.methods.external)
+        };
+        let pair = stream.pair().filter(allowed);
         let external = element.attribute("mechanism") == Some("EXTERNAL");
         let (true, true, Some(pair), Ok(certified)) =
             (stream.offer.external, external, pair, stream.certified.clone())
@@ -242,9 +248,7 @@ impl Streams {
         }
         self.write(id, &Element::new(ns::SASL, "success"));
         self.proved(now, id, &pair, How::External);
-        if let Some(stream) = self.streams.get_mut(&id) {
-            stream.restart();
-        }
+        self.restart(id);
         Ok(())
     }
 
@@ -271,7 +275,7 @@ impl Streams {
     }
 
     /// A pair is proved for what the other end sends.
-    fn proved(&mut self, now: Instant, id: StreamId, pair: &Pair, how: How) {
+    pub(super) fn proved(&mut self, now: Instant, id: StreamId, pair: &Pair, how: How) {
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
@@ -284,59 +288,8 @@ impl Streams {
         self.arm(id);
     }
 
-    /// Somebody shows a key for a pair (XEP-0220 section 2.1): its domain's server is asked.
-    fn db_result(&mut self, now: Instant, id: StreamId, element: &Element) -> Result<(), Fault> {
-        let pair = dialback_pair(element)?;
-        let Some(stream) = self.streams.get(&id) else {
-            return Ok(());
-        };
-        let (side, over_tls) = (stream.side, stream.tls.is_some());
-        let known = stream.proofs.has_inbound(&pair);
-        let terms = match self.rules.terms(side, &pair) {
-            Ok(terms) => terms,
-            Err(denied) => {
-                let fault = Fault::from(denied);
-                return self.db_refuse(id, &pair, "item-not-found", fault);
-            }
-        };
-        let entry_is_other = stream.entry.as_ref().is_some_and(|entry| *entry != terms.entry);
-        if entry_is_other {
-            let fault =
-                Fault::new("policy-violation", XmppRefusal::Dialback, "another partner's domain");
-            return self.db_refuse(id, &pair, "not-allowed", fault);
-        }
-        if terms.inside {
-            return self.inside_result(now, id, &pair, &terms);
-        }
-        if !terms.methods.dialback(over_tls) {
-            let text = if over_tls || !terms.methods.dialback_over_tls {
-                "its entry does not allow dialback: a certificate that names its domain is needed"
-            } else {
-                "its entry allows dialback over TLS only"
-            };
-            let fault = Fault::new("policy-violation", XmppRefusal::Dialback, text);
-            return self.db_refuse(id, &pair, "policy-violation", fault);
-        }
-        if known {
-            self.write(
-                id,
-                &write::dialback("result", &pair.local, &pair.remote).with("type", "valid"),
-            );
-            return Ok(());
-        }
-        self.count_in(id, &terms)?;
-        let xml_id = self.streams.get(&id).map(|s| s.xml_id.clone()).unwrap_or_default();
-        let shown = (xml_id, element.text().trim().to_owned());
-        if !self.verifications.begin(id, side, pair.clone(), shown, now + VERIFY) {
-            let text = "this pair is being verified already, or too many are";
-            return Err(Fault::new("resource-constraint", XmppRefusal::Dialback, text));
-        }
-        self.verify(now, &RouteKey { side, pair });
-        Ok(())
-    }
-
     /// A stream counts for the entry that its header, or its first key, names.
-    fn count_in(&mut self, id: StreamId, terms: &Terms) -> Result<(), Fault> {
+    pub(super) fn count_in(&mut self, id: StreamId, terms: &Terms) -> Result<(), Fault> {
         if self.streams.get(&id).is_some_and(|s| s.entry.as_ref() == Some(&terms.entry)) {
             return Ok(());
         }
@@ -346,117 +299,6 @@ impl Streams {
         }
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.entry = Some(terms.entry.clone());
-        }
-        Ok(())
-    }
-
-    /// An inside server's key is not verified: its certificate must name the domain.
-    fn inside_result(
-        &mut self,
-        now: Instant,
-        id: StreamId,
-        pair: &Pair,
-        terms: &Terms,
-    ) -> Result<(), Fault> {
-        let (epoch, seconds) = (self.rules.epoch, self.unix_seconds(now));
-        let Some(stream) = self.streams.get_mut(&id) else {
-            return Ok(());
-        };
-        let tls = stream.tls.as_ref();
-        let certified = super::certify::certify(tls, &pair.remote, terms.pinned_host(), seconds);
-        let granted = match certified {
-            Ok(certified) => stream.proofs.grant_certified(&certified, pair, epoch),
-            Err(text) => {
-                let fault = Fault::new("not-authorized", XmppRefusal::Certificate, text);
-                return self.db_refuse(id, pair, "not-authorized", fault);
-            }
-        };
-        if granted {
-            let answer = write::dialback("result", &pair.local, &pair.remote).with("type", "valid");
-            self.write(id, &answer);
-            self.proved(now, id, pair, How::External);
-        }
-        Ok(())
-    }
-
-    /// No to a key. A stream that has proved something goes on.
-    fn db_refuse(
-        &mut self,
-        id: StreamId,
-        pair: &Pair,
-        condition: &'static str,
-        fault: Fault,
-    ) -> Result<(), Fault> {
-        let answer = write::dialback_error("result", (&pair.local, &pair.remote), condition);
-        self.write(id, &answer);
-        if self.streams.get(&id).is_some_and(Stream::is_proved) {
-            self.refused(id, fault.reason, fault.text);
-            return Ok(());
-        }
-        Err(fault)
-    }
-
-    /// The domain's server has said yes.
-    pub(super) fn verified(&mut self, now: Instant, verified: &Verified) {
-        let (id, pair) = (verified.shown_on(), verified.pair().clone());
-        let epoch = self.rules.epoch;
-        let Some(stream) = self.streams.get_mut(&id) else {
-            return;
-        };
-        // Policy may have changed while the question was on its way.
-        let allowed = self
-            .rules
-            .terms(stream.side, &pair)
-            .is_ok_and(|terms| terms.methods.dialback(stream.tls.is_some()));
-        if !allowed || !stream.proofs.grant_verified(id, verified, epoch) {
-            let text = "too many pairs on one stream, or no longer allowed";
-            let fault = Fault::new("policy-violation", XmppRefusal::Dialback, text);
-            return self.fail(now, id, fault);
-        }
-        let answer = write::dialback("result", &pair.local, &pair.remote).with("type", "valid");
-        self.write(id, &answer);
-        self.proved(now, id, &pair, How::Dialback);
-    }
-
-    /// The domain's server has said no.
-    pub(super) fn not_valid(&mut self, now: Instant, id: StreamId, pair: &Pair) {
-        let answer = write::dialback("result", &pair.local, &pair.remote).with("type", "invalid");
-        self.write(id, &answer);
-        let text = format!("the server of {} does not know the dialback key", pair.remote);
-        if self.streams.get(&id).is_some_and(Stream::is_proved) {
-            self.refused(id, XmppRefusal::Dialback, text);
-        } else {
-            let fault = Fault { condition: None, reason: XmppRefusal::Dialback, text };
-            self.fail(now, id, fault);
-        }
-    }
-
-    /// We are asked whether a key is ours (XEP-0220 section 2.3): the pair's `local` domain showed
-    /// it to `remote`.
-    fn db_verify(&mut self, id: StreamId, element: &Element) -> Result<(), Fault> {
-        let pair = dialback_pair(element)?;
-        let Some(stream) = self.streams.get(&id) else {
-            return Ok(());
-        };
-        let (side, over_tls) = (stream.side, stream.tls.is_some());
-        let xml_id = element.attribute("id").unwrap_or_default().to_owned();
-        let terms = self.rules.terms(side, &pair)?;
-        if terms.tls == Negotiation::Required && !over_tls {
-            let text = "its entry demands TLS, also to verify keys";
-            return Err(Fault::new("policy-violation", XmppRefusal::NoTls, text));
-        }
-        let shows_keys = terms.methods.dialback_over_tls || terms.methods.dialback_in_plain;
-        let valid = shows_keys && self.keys.is(&element.text(), &pair.remote, &pair.local, &xml_id);
-        let answer = write::dialback("verify", &pair.local, &pair.remote)
-            .with("id", xml_id)
-            .with("type", if valid { "valid" } else { "invalid" });
-        self.write(id, &answer);
-        if let Some(stream) = self.streams.get_mut(&id) {
-            stream.served = true;
-        }
-        if !valid {
-            let text = format!("{} asked about a dialback key that is not ours", pair.remote);
-            self.refused(id, XmppRefusal::Dialback, text);
         }
         Ok(())
     }
@@ -497,19 +339,6 @@ fn offer(stream: &Stream, terms: Option<&Terms>, own_certificate: bool) -> Offer
     }
 }
 
-/// `from` and `to` of a dialback element: `to` is ours.
-pub(super) fn dialback_pair(element: &Element) -> Result<Pair, Fault> {
-    let named = |name: &str| element.attribute(name).and_then(read_domain);
-    match (named("to"), named("from")) {
-        (Some(local), Some(remote)) => Ok(Pair { local, remote }),
-        _ => Err(Fault::new(
-            "improper-addressing",
-            XmppRefusal::Protocol,
-            "dialback needs domains in 'from' and 'to'",
-        )),
-    }
-}
-
 /// A domain in an attribute: an address without local part and resource.
 pub(super) fn read_domain(text: &str) -> Option<Domain> {
     let address = super::address::address(text)?;
@@ -522,6 +351,13 @@ pub(super) fn limit_of(element: &Element) -> Option<usize> {
     let most = limits.child(ns::STREAM_LIMITS, "max-bytes")?.text().trim().parse().ok()?;
     // RFC 6120 section 13.12: nobody may take less.
     Some(usize::max(most, 10_000))
+}
+
+/// `idle-seconds` of the limits inside an element: after so long without a byte, it closes.
+pub(super) fn idle_of(element: &Element) -> Option<Duration> {
+    let limits = element.child(ns::STREAM_LIMITS, "limits")?;
+    let seconds = limits.child(ns::STREAM_LIMITS, "idle-seconds")?.text().trim().parse().ok()?;
+    Some(Duration::from_secs(u64::clamp(seconds, SHORTEST_IDLE, LONGEST_IDLE)))
 }
 
 /// The same host, or the same network of 64 bits.

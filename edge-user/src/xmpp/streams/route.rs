@@ -138,8 +138,10 @@ impl Streams {
             self.set_attempt(now, key, Step::Piggyback(id), VecDeque::new());
             return self.piggyback(now, id, &key.pair);
         }
+        // A key is verified also when the partner's own streams leave no room.
+        let verifies = self.verifications.wants(key.side, &key.pair);
         let full = self.streams.len() >= self.rules.limits().connections
-            || self.count(&terms.entry) >= terms.connections;
+            || (!verifies && self.count(&terms.entry) >= terms.connections);
         if full {
             let text = format!(
                 "as many streams as are allowed are open: no further one to {}",

@@ -90,7 +90,7 @@ impl Streams {
         }
         match ping {
             Some(Ping::Asked) => self.answer_ping(now, side, pair, &stanza),
-            Some(Ping::Answered) if self.is_answer_of_ours(&stanza) => {}
+            Some(Ping::Answered) if self.is_answer_of_ours(now, &stanza) => {}
             _ => {
                 // Borrowed anew: nothing between changed the proofs.
                 let stream = self.streams.get_mut(&id);
@@ -115,12 +115,13 @@ impl Streams {
     }
 
     /// Whether it answers a ping of ours; the stream on which that went lives, then.
-    fn is_answer_of_ours(&mut self, stanza: &Element) -> bool {
+    fn is_answer_of_ours(&mut self, now: Instant, stanza: &Element) -> bool {
         let Some(asked) = stanza.attribute("id").and_then(|id| self.pings.remove(id)) else {
             return false;
         };
         if let Some(stream) = self.streams.get_mut(&asked) {
             stream.asked_at = None;
+            stream.last_in = now;
         }
         self.arm(asked);
         true

@@ -123,6 +123,8 @@ pub(super) struct Stream {
     pub(super) sasl_failures: u8,
     /// The longest stanza that the other end takes.
     pub(super) max_bytes: Option<usize>,
+    /// It closes after so long without a byte.
+    pub(super) idle_limit: Option<Duration>,
     /// The entry that it counts for.
     pub(super) entry: Option<Domain>,
     pub(super) opened: Instant,
@@ -175,6 +177,7 @@ impl Stream {
             home: None,
             sasl_failures: 0,
             max_bytes: None,
+            idle_limit: None,
             entry: None,
             opened: now,
             last_in: now,
@@ -210,7 +213,7 @@ impl Stream {
 
     /// Until when the bytes over the rate are worked off, when they are too many.
     pub(super) fn over_rate(&mut self, now: Instant, bytes: usize, rate: usize) -> Option<Instant> {
-        let rate = rate as f64;
+        let rate = rate.max(1) as f64;
         let passed = now.saturating_duration_since(self.levelled).as_secs_f64();
         self.levelled = now;
         self.level = (self.level - passed * rate).max(0.0) + bytes as f64;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{
     Fault, Streams,
-    stream::{Phase, RouteKey, Stream},
+    stream::{Phase, Role, RouteKey, Stream},
 };
 use crate::xmpp::io::{StreamId, XmppRefusal};
 
@@ -39,7 +39,12 @@ impl Streams {
             return Some((since + CLOSING, Wait::Close));
         }
         if !stream.is_proved() || stream.phase != Phase::Open {
-            return Some((stream.opened + limits.setup, Wait::Setup));
+            // Ours leave time to try another address.
+            let setup = match stream.role {
+                Role::Receiving => limits.setup,
+                Role::Initiating => limits.setup / 2,
+            };
+            return Some((stream.opened + setup, Wait::Setup));
         }
         let proof_ends = stream
             .proofs
@@ -52,7 +57,11 @@ impl Streams {
         });
         let silent = match stream.asked_at {
             Some(asked) => Some((asked + ANSWER, Wait::Answer)),
-            None => keep_alive.then(|| (stream.last_in + limits.keep_alive, Wait::KeepAlive)),
+            None => keep_alive.then(|| {
+                // Also before the other end thinks the stream idle.
+                let theirs = stream.idle_limit.map_or(limits.keep_alive, |idle| idle * 3 / 4);
+                (stream.last_in + limits.keep_alive.min(theirs), Wait::KeepAlive)
+            }),
         };
         let idle = (stream.last_stanza + limits.idle, Wait::Idle);
         [proof_ends.map(|at| (at, Wait::Expiry)), silent, Some(idle)].into_iter().flatten().min()

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use super::world::{UNIX, domain, partner, policy, settings};
 use crate::xmpp::{
     io::{
-        Pair, StreamId, TlsPeer, XmppEvent, XmppHost, XmppInput, XmppOutput, XmppRefusal, XmppSide,
+        Pair, StreamId, TlsPeer, XmppEvent, XmppHost, XmppInput, XmppOutput, XmppQuestion,
+        XmppRefusal, XmppSide,
     },
     settings::XmppSettings,
     streams::{Streams, StreamsConfig},
@@ -24,6 +25,9 @@ pub(super) struct Lone {
     pub(super) refused: Vec<(XmppRefusal, String)>,
     pub(super) closed: Vec<StreamId>,
     pub(super) connects: Vec<(crate::xmpp::io::DialId, crate::xmpp::io::XmppTarget)>,
+    pub(super) questions: Vec<XmppQuestion>,
+    /// What DNS says.
+    pub(super) hosts: Vec<(&'static str, bool)>,
     pub(super) pauses: Vec<Instant>,
     pub(super) handshakes: Vec<(StreamId, bool)>,
     written: Vec<(StreamId, String)>,
@@ -51,6 +55,8 @@ impl Lone {
             refused: Vec::new(),
             closed: Vec::new(),
             connects: Vec::new(),
+            questions: Vec::new(),
+            hosts: vec![("192.0.2.9:5269", false)],
             pauses: Vec::new(),
             handshakes: Vec::new(),
             written: Vec::new(),
@@ -75,13 +81,15 @@ impl Lone {
                 }
                 XmppOutput::Close { stream } => self.closed.push(stream),
                 XmppOutput::Connect { dial, target } => self.connects.push((dial, target)),
-                XmppOutput::Resolve { lookup, .. } => {
-                    let host = XmppHost {
+                XmppOutput::Resolve { lookup, question } => {
+                    self.questions.push(question);
+                    let host = |(address, direct_tls): &(&str, bool)| XmppHost {
                         host: domain("host.example"),
-                        address: "192.0.2.9:5269".parse().unwrap(),
-                        direct_tls: false,
+                        address: address.parse().unwrap(),
+                        direct_tls: *direct_tls,
                     };
-                    self.give(XmppInput::Resolved { lookup, result: Ok((vec![host], self.now)) });
+                    let hosts = self.hosts.iter().map(host).collect();
+                    self.give(XmppInput::Resolved { lookup, result: Ok((hosts, self.now)) });
                 }
                 XmppOutput::Deliver { pair, side, stanza } => {
                     self.delivered.push((pair, side, stanza));

@@ -5,4 +5,5 @@ mod lone;
 mod matrix;
 mod property;
 mod together;
+mod ways;
 mod world;

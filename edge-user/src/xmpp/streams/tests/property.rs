@@ -5,8 +5,11 @@ use std::{collections::HashSet, time::Duration};
 
 use proptest::prelude::*;
 
-use super::world::{World, partner, settings};
-use crate::xmpp::streams::Certificate;
+use super::{
+    lone::{AUTH, Lone, answer, features, header, stanza},
+    world::{World, good, partner, settings},
+};
+use crate::xmpp::{io::XmppInput, streams::Certificate};
 
 /// What happens next.
 #[derive(Clone, Debug)]
@@ -93,6 +96,69 @@ proptest! {
             if cuts && acks && opened_by_a {
                 prop_assert_eq!(missing, None, "with acks: got {:?}, told {:?}", got, told);
             }
+        }
+    }
+}
+
+/// Pieces of the protocol, in place and out of place.
+fn piece() -> impl Strategy<Value = String> {
+    prop_oneof![
+        Just(header("b.example", "a.example")),
+        Just(header("c.example", "a.example")),
+        Just(answer("i")),
+        Just(AUTH.to_owned()),
+        Just(stanza("v@b.example", "u@a.example")),
+        Just(stanza("v@c.example", "u@a.example")),
+        Just(features("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")),
+        Just(features(
+            "<mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>EXTERNAL</mechanism>\
+             </mechanisms><bidi xmlns='urn:xmpp:features:bidi'/><sm xmlns='urn:xmpp:sm:3'/>"
+        )),
+        "<(starttls|proceed|failure) xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>",
+        "<(success|failure|abort) xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>",
+        "<(enable|enabled|failed|r|resume) xmlns='urn:xmpp:sm:3'/>",
+        "<a xmlns='urn:xmpp:sm:3' h='[0-9]{0,10}'/>",
+        "<bidi xmlns='urn:xmpp:(features:)?bidi'/>",
+        "<db:(result|verify) from='[bc].example' to='a.example' id='i'( type='(valid|invalid|error)')?>k</db:(result|verify)>",
+        Just("</stream:stream>".to_owned()),
+        "[ -~]{0,20}",
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..Default::default() })]
+
+    /// Whatever others write, in whatever order: no panic, and nothing is delivered for a domain that
+    /// nobody proved. No answer about a key comes from where it was asked, and no certificate names
+    /// `c.example`.
+    #[test]
+    fn whatever_is_written_nothing_unproved_is_delivered(
+        script in prop::collection::vec((0..4_u8, piece(), 0..90_u64), 1..30),
+        certificate in any::<bool>(),
+    ) {
+        let mut end = Lone::new();
+        let tls = || good(&[if certificate { "b.example" } else { "x.example" }]);
+        let ours = crate::xmpp::io::XmppSide::Partner;
+        let stanza = super::world::message("u@a.example", "v@b.example", "x");
+        let pair = super::world::pair("a.example", "b.example");
+        end.give(XmppInput::Send { pair, side: ours, stanza });
+        let streams = [end.accept(None), end.accept(Some(tls())), end.connect(Some(tls())), end.accept(None)];
+        for (which, text, seconds) in script {
+            let stream = streams[usize::from(which)];
+            if end.closed.contains(&stream) {
+                continue;
+            }
+            end.write(stream, &text);
+            for (stream, _) in std::mem::take(&mut end.handshakes) {
+                end.give(XmppInput::TlsDone { stream, tls: tls() });
+            }
+            if seconds > 80 {
+                end.pass(Duration::from_secs(seconds - 80));
+            }
+        }
+        for (pair, _, _) in &end.delivered {
+            prop_assert_eq!(pair.remote.as_str(), "b.example");
+            prop_assert!(certificate);
         }
     }
 }

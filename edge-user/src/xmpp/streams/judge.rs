@@ -1,0 +1,99 @@
+//! What TLS is worth, and whether a stream may still be what it is.
+
+use std::time::{Duration, Instant};
+
+use super::{
+    Fault, Streams, certify,
+    proof::How,
+    rules::Terms,
+    stream::{Phase, Role},
+};
+use crate::xmpp::io::{PeerCertificate, StreamId, TlsPeer, XmppRefusal};
+
+impl Streams {
+    pub(super) fn tls_done(&mut self, now: Instant, id: StreamId, tls: TlsPeer) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        if stream.phase != Phase::Handshake {
+            return;
+        }
+        stream.tls = Some(tls);
+        let role = stream.role;
+        self.restart(id);
+        self.set_expiry(id);
+        self.certify(now, id);
+        if role == Role::Initiating {
+            self.write_header_once(id);
+        }
+        self.arm(id);
+    }
+
+    /// A new stream begins on the connection, with an id of its own (RFC 6120 section 4.7.3).
+    pub(super) fn restart(&mut self, id: StreamId) {
+        let xml_id = self.random_id();
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.restart();
+            stream.xml_id = xml_id;
+        }
+    }
+
+    /// What the other end's certificate proves of the domain in its header.
+    pub(super) fn certify(&mut self, now: Instant, id: StreamId) {
+        let unix_seconds = self.unix_seconds(now);
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        let Some(remote) = &stream.remote else {
+            stream.certified = Err("it did not say which domain it is".to_owned());
+            return;
+        };
+        let terms = self.rules.terms_with(stream.side, remote).ok();
+        let pinned = terms.as_ref().and_then(Terms::pinned_host);
+        stream.certified = certify::certify(stream.tls.as_ref(), remote, pinned, unix_seconds);
+    }
+
+    /// A proof by a certificate ends with it.
+    pub(super) fn set_expiry(&mut self, id: StreamId) {
+        let (then, seconds) = self.clock;
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        stream.expires = match stream.tls.as_ref().map(|tls| &tls.certificate) {
+            Some(PeerCertificate::Valid(names)) => names
+                .certificate
+                .expires_at
+                .and_then(|end| then.checked_add(Duration::from_secs(end.saturating_sub(seconds)))),
+            _ => None,
+        };
+    }
+
+    /// Whether the policy still allows what this stream is and has proved.
+    pub(super) fn judge_anew(&mut self, id: StreamId) -> Result<(), Fault> {
+        let epoch = self.rules.epoch;
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return Ok(());
+        };
+        let over_tls = stream.tls.is_some();
+        let pairs: Vec<_> = stream.proofs.iter().map(|p| (p.pair.clone(), p.how)).collect();
+        let asked = stream.pair().map(|pair| (pair, None));
+        let all = pairs.into_iter().map(|(pair, how)| (pair, Some(how))).chain(asked);
+        for (pair, how) in all {
+            let terms = self
+                .rules
+                .terms(stream.side, &pair)
+                .map_err(|denied| Fault { condition: Some("reset"), ..Fault::from(denied) })?;
+            let allowed = match how {
+                None => true,
+                Some(How::External) => terms.methods.external,
+                Some(How::Dialback) => terms.methods.dialback(over_tls),
+            };
+            if !allowed {
+                let text = "its entry no longer allows how it was proved";
+                return Err(Fault::new("reset", XmppRefusal::Certificate, text));
+            }
+        }
+        stream.proofs.set_epoch(epoch);
+        Ok(())
+    }
+}

@@ -1,0 +1,227 @@
+//! Keys that others show us, and questions about our own (XEP-0220).
+
+use std::time::{Duration, Instant};
+
+use super::{
+    Fault, Streams,
+    dialback::{Unverified, Verified},
+    proof::How,
+    receive::read_domain,
+    rules::Terms,
+    stream::{RouteKey, Stream},
+    write,
+};
+use crate::xmpp::{
+    io::{Pair, StreamId, XmppRefusal},
+    settings::Negotiation,
+    xml::Element,
+};
+
+/// The other end's server answers a question of dialback by then.
+const VERIFY: Duration = Duration::from_secs(30);
+
+impl Streams {
+    /// Somebody shows a key for a pair (XEP-0220 section 2.1): its domain's server is asked.
+    pub(super) fn db_result(
+        &mut self,
+        now: Instant,
+        id: StreamId,
+        element: &Element,
+    ) -> Result<(), Fault> {
+        let pair = dialback_pair(element)?;
+        let Some(stream) = self.streams.get(&id) else {
+            return Ok(());
+        };
+        let (side, over_tls) = (stream.side, stream.tls.is_some());
+        let known = stream.proofs.has_inbound(&pair);
+        let terms = match self.rules.terms(side, &pair) {
+            Ok(terms) => terms,
+            Err(denied) => {
+                let fault = Fault::from(denied);
+                return self.db_refuse(id, &pair, "item-not-found", fault);
+            }
+        };
+        let entry_is_other = stream.entry.as_ref().is_some_and(|entry| *entry != terms.entry);
+        if entry_is_other {
+            let fault =
+                Fault::new("policy-violation", XmppRefusal::Dialback, "another partner's domain");
+            return self.db_refuse(id, &pair, "not-allowed", fault);
+        }
+        if terms.inside {
+            return self.inside_result(now, id, &pair, &terms);
+        }
+        if !terms.methods.dialback(over_tls) {
+            let text = if over_tls || !terms.methods.dialback_over_tls {
+                "its entry does not allow dialback: a certificate that names its domain is needed"
+            } else {
+                "its entry allows dialback over TLS only"
+            };
+            let fault = Fault::new("policy-violation", XmppRefusal::Dialback, text);
+            return self.db_refuse(id, &pair, "policy-violation", fault);
+        }
+        if known {
+            self.write(
+                id,
+                &write::dialback("result", &pair.local, &pair.remote).with("type", "valid"),
+            );
+            return Ok(());
+        }
+        self.count_in(id, &terms)?;
+        let xml_id = self.streams.get(&id).map(|s| s.xml_id.clone()).unwrap_or_default();
+        let shown = (xml_id, element.text().trim().to_owned());
+        if !self.verifications.begin(id, side, pair.clone(), shown, now + VERIFY) {
+            let text = "this pair is being verified already, or too many are";
+            return Err(Fault::new("resource-constraint", XmppRefusal::Dialback, text));
+        }
+        self.verify(now, &RouteKey { side, pair });
+        Ok(())
+    }
+
+    /// An inside server's key is not verified: its certificate must name the domain.
+    pub(super) fn inside_result(
+        &mut self,
+        now: Instant,
+        id: StreamId,
+        pair: &Pair,
+        terms: &Terms,
+    ) -> Result<(), Fault> {
+        let (epoch, seconds) = (self.rules.epoch, self.unix_seconds(now));
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return Ok(());
+        };
+        let tls = stream.tls.as_ref();
+        let certified = super::certify::certify(tls, &pair.remote, terms.pinned_host(), seconds);
+        let granted = match certified {
+            Ok(certified) => stream.proofs.grant_certified(&certified, pair, epoch),
+            Err(text) => {
+                let fault = Fault::new("not-authorized", XmppRefusal::Certificate, text);
+                return self.db_refuse(id, pair, "not-authorized", fault);
+            }
+        };
+        if granted {
+            let answer = write::dialback("result", &pair.local, &pair.remote).with("type", "valid");
+            self.write(id, &answer);
+            self.proved(now, id, pair, How::External);
+        }
+        Ok(())
+    }
+
+    /// No to a key. A stream that has proved something goes on.
+    pub(super) fn db_refuse(
+        &mut self,
+        id: StreamId,
+        pair: &Pair,
+        condition: &'static str,
+        fault: Fault,
+    ) -> Result<(), Fault> {
+        let answer = write::dialback_error("result", (&pair.local, &pair.remote), condition);
+        self.write(id, &answer);
+        if self.streams.get(&id).is_some_and(Stream::is_proved) {
+            self.refused(id, fault.reason, fault.text);
+            return Ok(());
+        }
+        Err(fault)
+    }
+
+    /// The domain's server has said yes.
+    pub(super) fn verified(&mut self, now: Instant, verified: &Verified) {
+        let (id, pair) = (verified.shown_on(), verified.pair().clone());
+        let epoch = self.rules.epoch;
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        // Policy may have changed while the question was on its way.
+        let allowed = self
+            .rules
+            .terms(stream.side, &pair)
+            .is_ok_and(|terms| terms.methods.dialback(stream.tls.is_some()));
+        if !allowed || !stream.proofs.grant_verified(id, verified, epoch) {
+            let text = "too many pairs on one stream, or no longer allowed";
+            let fault = Fault::new("policy-violation", XmppRefusal::Dialback, text);
+            return self.fail(now, id, fault);
+        }
+        if stream.pair().is_none() {
+            // Its header named nobody.
+            stream.local = Some(pair.local.clone());
+            stream.remote = Some(pair.remote.clone());
+        }
+        let answer = write::dialback("result", &pair.local, &pair.remote).with("type", "valid");
+        self.write(id, &answer);
+        self.proved(now, id, &pair, How::Dialback);
+    }
+
+    /// The domain's server has said no.
+    pub(super) fn not_valid(&mut self, now: Instant, id: StreamId, pair: &Pair) {
+        let answer = write::dialback("result", &pair.local, &pair.remote).with("type", "invalid");
+        self.write(id, &answer);
+        let text = format!("the server of {} does not know the dialback key", pair.remote);
+        if self.streams.get(&id).is_some_and(Stream::is_proved) {
+            self.refused(id, XmppRefusal::Dialback, text);
+        } else {
+            let fault = Fault { condition: None, reason: XmppRefusal::Dialback, text };
+            self.fail(now, id, fault);
+        }
+    }
+
+    /// We are asked whether a key is ours (XEP-0220 section 2.3): the pair's `local` domain showed
+    /// it to `remote`.
+    pub(super) fn db_verify(&mut self, id: StreamId, element: &Element) -> Result<(), Fault> {
+        let pair = dialback_pair(element)?;
+        let Some(stream) = self.streams.get(&id) else {
+            return Ok(());
+        };
+        let (side, over_tls) = (stream.side, stream.tls.is_some());
+        let xml_id = element.attribute("id").unwrap_or_default().to_owned();
+        let terms = self.rules.terms(side, &pair)?;
+        if terms.tls == Negotiation::Required && !over_tls {
+            let text = "its entry demands TLS, also to verify keys";
+            return Err(Fault::new("policy-violation", XmppRefusal::NoTls, text));
+        }
+        let shows_keys = terms.methods.dialback_over_tls || terms.methods.dialback_in_plain;
+        let valid = shows_keys && self.keys.is(&element.text(), &pair.remote, &pair.local, &xml_id);
+        let answer = write::dialback("verify", &pair.local, &pair.remote)
+            .with("id", xml_id)
+            .with("type", if valid { "valid" } else { "invalid" });
+        self.write(id, &answer);
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.served = true;
+        }
+        if !valid {
+            let text = format!("{} asked about a dialback key that is not ours", pair.remote);
+            self.refused(id, XmppRefusal::Dialback, text);
+        }
+        Ok(())
+    }
+
+    /// A key was not verified: the end that showed it is told.
+    pub(super) fn not_verified(&mut self, now: Instant, unverified: &Unverified, why: &str) {
+        let Unverified { shown_on: id, pair } = unverified;
+        if !self.streams.contains_key(id) {
+            return;
+        }
+        let answer =
+            write::dialback_error("result", (&pair.local, &pair.remote), "remote-server-timeout");
+        self.write(*id, &answer);
+        let text = format!("dialback of {} could not be verified: {why}", pair.remote);
+        let proved = self.streams.get(id).is_some_and(Stream::is_proved);
+        if proved {
+            self.refused(*id, XmppRefusal::Dialback, text);
+        } else {
+            let fault = Fault { condition: None, reason: XmppRefusal::Dialback, text };
+            self.fail(now, *id, fault);
+        }
+    }
+}
+
+/// `from` and `to` of a dialback element: `to` is ours.
+pub(super) fn dialback_pair(element: &Element) -> Result<Pair, Fault> {
+    let named = |name: &str| element.attribute(name).and_then(read_domain);
+    match (named("to"), named("from")) {
+        (Some(local), Some(remote)) => Ok(Pair { local, remote }),
+        _ => Err(Fault::new(
+            "improper-addressing",
+            XmppRefusal::Protocol,
+            "dialback needs domains in 'from' and 'to'",
+        )),
+    }
+}

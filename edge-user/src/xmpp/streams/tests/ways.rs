@@ -1,0 +1,261 @@
+//! Ways to a stream that are taken less often.
+
+use std::time::Duration;
+
+use super::{
+    lone::{AUTH, Lone, answer, features, header, stanza},
+    world::{domain, good, message, names, pair, partner, settings, tls},
+};
+use crate::xmpp::{
+    io::{PeerCertificate, XmppInput, XmppQuestion, XmppRefusal, XmppSide},
+    settings::{Negotiation, XmppPartner},
+    streams::Role,
+};
+
+const OFFERS_EXTERNAL: &str = "<mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'>\
+     <mechanism>PLAIN</mechanism><mechanism>EXTERNAL</mechanism></mechanisms>";
+const SASL_FAILURE: &str =
+    "<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><not-authorized/></failure>";
+
+fn send(end: &mut Lone) {
+    let stanza = message("u@a.example", "v@b.example", "x");
+    end.give(XmppInput::Send {
+        pair: pair("a.example", "b.example"),
+        side: XmppSide::Partner,
+        stanza,
+    });
+}
+
+/// XEP-0178 said: close. Everybody falls back, and so do we, where the entry allows it.
+#[test]
+fn after_a_failure_of_sasl_comes_dialback_where_the_entry_allows_it() {
+    for (sasl, falls_back) in [(Negotiation::Optional, true), (Negotiation::Required, false)] {
+        let entry = XmppPartner { tls: Negotiation::Required, sasl, ..partner("b.example") };
+        let mut end = Lone::with(settings(&["a.example"], vec![entry]));
+        send(&mut end);
+        let stream = end.connect(Some(good(&["b.example"])));
+        let said = end.write(stream, &format!("{}{}", answer("i"), features(OFFERS_EXTERNAL)));
+        // base64 of a.example
+        assert!(said.contains("mechanism='EXTERNAL'>YS5leGFtcGxl</auth>"), "{said}");
+        let said = end.write(stream, SASL_FAILURE);
+        assert_eq!(said.contains("<db:result"), falls_back, "{said}");
+        assert_eq!(end.closed.is_empty(), falls_back);
+        if falls_back {
+            end.write(stream, "<db:result from='b.example' to='a.example' type='valid'/>");
+            assert!(end.read(stream).contains("<message") || end.undelivered.is_empty());
+        }
+    }
+    // Receiving.
+    let mut end = Lone::new();
+    let stream = end.accept(Some(good(&["x.example"])));
+    end.write(stream, &header("b.example", "a.example"));
+    assert!(end.write(stream, AUTH).contains("<failure"));
+    end.write(stream, "<db:result from='b.example' to='a.example'>k</db:result>");
+    assert_eq!(end.connects.len(), 1, "the key is verified");
+}
+
+/// Servers from before RFC 3920 have no version and no features.
+#[test]
+fn old_servers_are_spoken_with_by_dialback_where_plain_is_allowed() {
+    let old =
+        |text: &str| text.replace(" version='1.0'", "").replace("<?xml?>", "<?xml version='1.0'?>");
+    for (negotiation, works) in [(Negotiation::Optional, true), (Negotiation::Required, false)] {
+        let entry = XmppPartner { tls: negotiation, ..partner("b.example") };
+        let ours = settings(&["a.example"], vec![entry]);
+        let mut end = Lone::with(ours.clone());
+        send(&mut end);
+        let stream = end.connect(None);
+        let said = end.write(stream, &old(&answer("i")));
+        assert_eq!(said.contains("<db:result"), works, "{said}");
+        let mut end = Lone::with(ours);
+        let stream = end.accept(None);
+        let header =
+            old(&header("b.example", "a.example").replace("<?xml version='1.0'?>", "<?xml?>"));
+        let said = end.write(stream, &header);
+        assert!(!said.contains("features") && !said.contains("version='1.0' xml"), "{said}");
+        end.write(stream, "<db:result from='b.example' to='a.example'>k</db:result>");
+        assert_eq!(end.connects.len(), usize::from(works));
+    }
+}
+
+#[test]
+fn a_server_that_hangs_leaves_time_for_the_next() {
+    let mut end = Lone::new();
+    end.hosts = vec![("192.0.2.8:5269", false), ("192.0.2.9:5270", true)];
+    send(&mut end);
+    assert_eq!(end.connects[0].1.address.to_string(), "192.0.2.8:5269");
+    let first = end.connect(None);
+    end.pass(Duration::from_secs(31));
+    assert_eq!(end.closed, [first]);
+    assert_eq!(end.connects[0].1.address.to_string(), "192.0.2.9:5270");
+    assert!(end.connects[0].1.direct_tls);
+    end.connect(Some(good(&["b.example"])));
+    end.pass(Duration::from_secs(31));
+    assert_eq!(end.undelivered.len(), 1);
+    assert_eq!(end.undelivered[0].1, "remote-server-timeout");
+}
+
+#[test]
+fn direct_tls_is_not_for_partners_without_tls() {
+    let entry = XmppPartner { tls: Negotiation::NotSupported, ..partner("b.example") };
+    let mut end = Lone::with(settings(&["a.example"], vec![entry]));
+    end.hosts = vec![("192.0.2.8:5270", true), ("192.0.2.9:5269", false)];
+    send(&mut end);
+    assert_eq!(end.connects.len(), 1);
+    assert_eq!(end.connects[0].1.address.to_string(), "192.0.2.9:5269");
+    let stream = end.connect(None);
+    let required = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'><required/></starttls>";
+    end.write(stream, &format!("{}{}", answer("i"), features(required)));
+    assert!(end.refused.iter().any(|(reason, _)| *reason == XmppRefusal::NoTls));
+}
+
+/// trust.md, section 2 (b): the host that the entry pins.
+#[test]
+fn a_pinned_host_is_looked_up_and_its_certificate_does() {
+    let entry = XmppPartner {
+        proxy: Some((domain("xmpp.hoster.example"), 5299)),
+        tls: Negotiation::Required,
+        sasl: Negotiation::Required,
+        ..partner("b.example")
+    };
+    for (name, does) in [
+        ("xmpp.hoster.example", true),
+        ("b.example", true),
+        ("other.hoster.example", false),
+        ("hoster.example", false),
+    ] {
+        let mut end = Lone::with(settings(&["a.example"], vec![entry.clone()]));
+        send(&mut end);
+        let host = XmppQuestion::Host(domain("xmpp.hoster.example"), 5299);
+        assert_eq!(end.questions, [host]);
+        assert_eq!(end.connects[0].1.server_name, domain("b.example"), "SNI is the domain");
+        let stream = end.connect(Some(good(&[name])));
+        let said = end.write(stream, &format!("{}{}", answer("i"), features(OFFERS_EXTERNAL)));
+        assert_eq!(said.contains("<auth"), does, "{name}: {said}");
+        let stream = end.accept(Some(good(&[name])));
+        let said = end.write(stream, &header("b.example", "a.example"));
+        assert_eq!(said.contains("EXTERNAL"), does, "{name}");
+    }
+}
+
+#[test]
+fn what_the_other_end_says_of_its_error_is_told() {
+    let mut end = Lone::new();
+    send(&mut end);
+    let stream = end.connect(None);
+    end.write(
+        stream,
+        &format!(
+            "{}<stream:error><not-authorized xmlns='urn:ietf:params:xml:ns:xmpp-streams'/>\
+             <text xmlns='urn:ietf:params:xml:ns:xmpp-streams'>your certificate\n has expired\
+             </text></stream:error></stream:stream>",
+            answer("i")
+        ),
+    );
+    let (reason, text) = &end.refused[0];
+    assert_eq!(*reason, XmppRefusal::PeerError);
+    assert!(
+        text.contains("our stream to b.example, to 192.0.2.9:5269, step stream features"),
+        "{text}"
+    );
+    assert!(text.contains("not-authorized (your certificate  has expired)"), "{text}");
+    assert_eq!(end.undelivered.len(), 1);
+}
+
+#[test]
+fn the_operator_sees_how_a_stream_was_verified_and_why_not() {
+    let mut end = Lone::new();
+    end.proved();
+    let invalid = tls(PeerCertificate::Invalid {
+        description: "CN=c.example, serial 7".into(),
+        fault: "self-signed".into(),
+    });
+    let other = end.accept(Some(invalid));
+    end.write(other, &header("c.example", "a.example"));
+    end.pass(Duration::from_secs(5));
+    let [good, bad] = &end.streams.status(end.now)[..] else { panic!("two streams") };
+    assert_eq!(
+        (good.role, good.step, good.certificate_fault.as_deref()),
+        (Role::Receiving, "open", None)
+    );
+    assert_eq!(good.certificate.as_deref(), Some("CN=b.example"));
+    let (of, how) = &good.proved[0];
+    assert_eq!((of, how.name()), (&pair("a.example", "b.example"), "sasl-external"));
+    assert_eq!(
+        (good.age, good.remote.as_ref()),
+        (Duration::from_secs(5), Some(&domain("b.example")))
+    );
+    assert_eq!((bad.step, bad.proved.len()), ("authentication", 0));
+    let fault = bad.certificate_fault.as_deref().unwrap();
+    assert!(fault.contains("CN=c.example, serial 7") && fault.contains("self-signed"), "{fault}");
+}
+
+#[test]
+fn a_peer_that_thinks_streams_idle_soon_is_written_to_in_time() {
+    let limits =
+        "<limits xmlns='urn:xmpp:stream-limits:0'><idle-seconds>100</idle-seconds></limits>";
+    let mut end = Lone::new();
+    send(&mut end);
+    let stream = end.connect(None);
+    end.write(stream, &format!("{}{}", answer("i"), features(limits)));
+    end.write(stream, "<db:result from='b.example' to='a.example' type='valid'/>");
+    end.read(stream);
+    end.pass(Duration::from_secs(76));
+    let said = end.read(stream);
+    assert!(said.contains("<ping xmlns='urn:xmpp:ping'/>"), "{said}");
+    // The answer comes on the other end's stream, and is nobody's.
+    let id = said.split("id='").nth(1).unwrap().split('\'').next().unwrap().to_owned();
+    let back = end.proved();
+    end.write(back, &format!("<iq type='result' from='b.example' to='a.example' id='{id}'/>"));
+    assert!(end.delivered.is_empty());
+    end.pass(Duration::from_secs(70));
+    assert!(end.closed.is_empty());
+    // Unanswered, the stream is dead.
+    end.pass(Duration::from_secs(140));
+    assert!(end.closed.contains(&stream));
+}
+
+#[test]
+fn an_end_in_good_order_takes_what_is_under_way() {
+    let mut end = Lone::new();
+    let stream = end.proved();
+    end.write(stream, "<enable xmlns='urn:xmpp:sm:3'/>");
+    end.write(stream, &stanza("v@b.example", "u@a.example"));
+    end.read(stream);
+    // The partner is alive all the time, and idle.
+    for _ in 0..59 {
+        end.pass(Duration::from_secs(10));
+        end.write(stream, " ");
+    }
+    end.pass(Duration::from_secs(11));
+    let said = end.read(stream);
+    assert!(said.ends_with("<a xmlns='urn:xmpp:sm:3' h='1'/></stream:stream>"), "{said}");
+    end.write(stream, &stanza("v@b.example", "u@a.example"));
+    assert_eq!(end.delivered.len(), 2, "it was on its way");
+    assert!(end.closed.is_empty());
+    assert!(end.write(stream, "</stream:stream>").is_empty());
+    assert_eq!(end.closed, [stream]);
+    // And who shuts down says so.
+    let mut end = Lone::new();
+    let stream = end.proved();
+    let mut out = Vec::new();
+    end.streams.shut_down(end.now, &mut out);
+    end.take(out);
+    assert!(end.read(stream).contains("<system-shutdown"));
+    assert_eq!(end.closed, [stream]);
+}
+
+#[test]
+fn the_other_end_s_close_gets_ours() {
+    let mut end = Lone::new();
+    let stream = end.proved();
+    let said = end.write(stream, "</stream:stream>");
+    assert_eq!(said, "</stream:stream>");
+    assert_eq!(end.closed, [stream]);
+    assert!(end.refused.is_empty());
+    // A certificate that expires while nobody looks proves nothing to a new stream.
+    let late = tls(PeerCertificate::Valid(names(&["b.example"], Some(super::world::UNIX + 10))));
+    end.pass(Duration::from_secs(11));
+    let stream = end.accept(Some(late));
+    assert!(!end.write(stream, &header("b.example", "a.example")).contains("EXTERNAL"));
+}
