@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::{
     Fault, Streams, certify,
     rules::turned,
-    stream::{Phase, Role},
+    stream::{Phase, Role, Sent},
     timers::Timer,
     write,
 };
@@ -160,8 +160,10 @@ impl Streams {
         self.event(XmppEvent::Ended { stream: id, text: text.to_owned() });
         self.pings.retain(|_, on| *on != id);
         let side = stream.side;
-        for (pair, stanza) in stream.management.unacknowledged {
-            self.undelivered(now, side, &pair, stanza, condition, text);
+        for Sent { pair, stanza, .. } in stream.management.unacknowledged {
+            if let Some(stanza) = stanza {
+                self.undelivered(now, side, &pair, stanza, condition, text);
+            }
         }
         for unverified in self.verifications.gone(id) {
             self.not_verified(now, &unverified, text);

@@ -1,5 +1,5 @@
-//! What a stream has proved, as types: a stanza leaves this core only through [`Inbound`], which
-//! only [`Proofs::inbound`] gives, for a pair that was granted by evidence: a [`Certified`]
+//! What a stream has proved, as types: a stanza leaves this core only through [`Leave`], which
+//! only [`Proofs::leave`] gives, for a pair that was granted by evidence: a [`Certified`]
 //! certificate or a [`Verified`] key, each of which only its own module can make.
 
 use super::{certify::Certified, dialback::Verified};
@@ -37,30 +37,39 @@ pub(super) struct Proof {
     /// We may.
     outbound: bool,
     /// The policy under which it was last judged.
-    pub(super) epoch: u64,
+    epoch: u64,
 }
 
 /// Everything that a stream has proved.
 #[derive(Debug, Default)]
 pub(super) struct Proofs(Vec<Proof>);
 
-/// Leave for one stanza to be handed on.
-pub(super) struct Inbound<'a>(&'a mut Proof);
+/// Leave for one stanza to be handed on: its stream proved the pair, and policy allows it now.
+pub(super) struct Leave {
+    pair: Pair,
+    side: XmppSide,
+}
 
-impl Inbound<'_> {
-    /// The policy under which the pair was last judged, to be set after judging anew.
-    pub(super) fn epoch(&mut self) -> &mut u64 {
-        &mut self.0.epoch
-    }
-
+impl Leave {
     /// The pair.
     pub(super) fn pair(&self) -> &Pair {
-        &self.0.pair
+        &self.pair
     }
 
-    /// Hands a stanza on.
-    pub(super) fn deliver(self, side: XmppSide, stanza: Element) -> XmppOutput {
-        XmppOutput::Deliver { pair: self.0.pair.clone(), side, stanza }
+    /// Hands the stanza to the gateway.
+    pub(super) fn deliver(self, stanza: Element) -> XmppOutput {
+        XmppOutput::Deliver { pair: self.pair, side: self.side, stanza }
+    }
+
+    /// The side and pair on the other side, where a stanza goes that is between a partner and an
+    /// inside server; `inside`: the pair's own domain is one of those. `Err`: it is the gateway's.
+    pub(super) fn onward(self, inside: bool) -> Result<(XmppSide, Pair), Leave> {
+        let onward = match self.side {
+            XmppSide::Inside => XmppSide::Partner,
+            XmppSide::Partner if inside => XmppSide::Inside,
+            XmppSide::Partner => return Err(self),
+        };
+        Ok((onward, Pair { local: self.pair.remote, remote: self.pair.local }))
     }
 }
 
@@ -113,12 +122,26 @@ impl Proofs {
         true
     }
 
-    /// Whether the other end may send stanzas from `remote` to `local`.
-    pub(super) fn inbound(&mut self, local: &str, remote: &str) -> Option<Inbound<'_>> {
+    /// Leave for a stanza from `remote` to `local`. `judge` is asked when policy changed since it
+    /// was last asked.
+    pub(super) fn leave<E>(
+        &mut self,
+        side: XmppSide,
+        (local, remote): (&str, &str),
+        epoch: u64,
+        judge: impl FnOnce(&Pair) -> Result<(), E>,
+    ) -> Result<Option<Leave>, E> {
         let of_it = |p: &&mut Proof| {
             p.inbound && p.pair.remote.as_str() == remote && p.pair.local.as_str() == local
         };
-        self.0.iter_mut().find(of_it).map(Inbound)
+        let Some(proof) = self.0.iter_mut().find(of_it) else {
+            return Ok(None);
+        };
+        if proof.epoch != epoch {
+            judge(&proof.pair)?;
+            proof.epoch = epoch;
+        }
+        Ok(Some(Leave { pair: proof.pair.clone(), side }))
     }
 
     /// Whether we may send for this pair.

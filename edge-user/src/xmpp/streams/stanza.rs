@@ -62,15 +62,14 @@ impl Streams {
         };
         let (from, to) = (named("from")?, named("to")?);
         let ping = to.bare_domain.then(|| Ping::of(&stanza)).flatten();
-        let Some(mut inbound) = stream.proofs.inbound(&to.domain, &from.domain) else {
+        let (side, rules) = (stream.side, &self.rules);
+        let judge = |pair: &Pair| rules.terms(side, pair).map(|_| ());
+        let addresses = (&*to.domain, &*from.domain);
+        let Some(leave) = stream.proofs.leave(side, addresses, epoch, judge)? else {
             let text =
                 format!("a stanza from {} to {}: this pair was not proved", from.domain, to.domain);
             return Err(Fault::new("invalid-from", XmppRefusal::InvalidFrom, text));
         };
-        if *inbound.epoch() != epoch {
-            self.rules.terms(stream.side, inbound.pair())?;
-            *inbound.epoch() = epoch;
-        }
         stream.traffic.stanzas_in += 1;
         stream.last_stanza = now;
         if let Some(received) = &mut stream.management.received {
@@ -82,25 +81,18 @@ impl Streams {
                 stanza.set(name, folded);
             }
         }
-        let side = stream.side;
-        let pair = inbound.pair().clone();
-        if let Some((onward, onward_pair)) = relay(&self.rules, side, &pair) {
-            self.send(now, onward, onward_pair, stanza);
-            return Ok(());
-        }
-        match ping {
-            Some(Ping::Asked) => self.answer_ping(now, side, pair, &stanza),
-            Some(Ping::Answered) if self.is_answer_of_ours(now, &stanza) => {}
-            _ => {
-                // Borrowed anew: nothing between changed the proofs.
-                let stream = self.streams.get_mut(&id);
-                let inbound = stream
-                    .and_then(|s| s.proofs.inbound(pair.local.as_str(), pair.remote.as_str()));
-                if let Some(inbound) = inbound {
-                    let output = inbound.deliver(side, stanza);
-                    self.out.push(output);
-                }
+        let inside = self.rules.is_inside(&leave.pair().local);
+        let leave = match leave.onward(inside) {
+            Ok((onward, pair)) => {
+                self.send(now, onward, pair, stanza);
+                return Ok(());
             }
+            Err(leave) => leave,
+        };
+        match ping {
+            Some(Ping::Asked) => self.answer_ping(now, side, leave.pair().clone(), &stanza),
+            Some(Ping::Answered) if self.is_answer_of_ours(now, &stanza) => {}
+            _ => self.out.push(leave.deliver(stanza)),
         }
         Ok(())
     }
@@ -159,16 +151,22 @@ impl Streams {
         stream.traffic.bytes_out += length as u64;
         stream.last_stanza = now;
         if stream.management.sending {
-            self.remember(now, id, pair, stanza);
+            self.remember(now, id, pair, (stanza, length));
         }
     }
 
-    fn remember(&mut self, now: Instant, id: StreamId, pair: &Pair, stanza: Element) {
+    fn remember(
+        &mut self,
+        now: Instant,
+        id: StreamId,
+        pair: &Pair,
+        (stanza, bytes): (Element, usize),
+    ) {
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
         let management = &mut stream.management;
-        management.unacknowledged.push_back((pair.clone(), stanza));
+        management.sent(pair, stanza, bytes);
         if management.unacknowledged.len() > Management::MOST {
             let text = "it acknowledges nothing";
             return self.fail(now, id, Fault::new("connection-timeout", XmppRefusal::Slow, text));
@@ -229,14 +227,10 @@ impl Streams {
         };
         let management = &mut stream.management;
         let handled = element.attribute("h").and_then(|h| h.parse::<u32>().ok());
-        let done = handled.map(|h| h.wrapping_sub(management.acknowledged) as usize);
-        let waiting = management.unacknowledged.len();
-        let Some(done) = done.filter(|done| *done <= waiting) else {
+        if !handled.is_some_and(|handled| management.acknowledge(handled)) {
             let text = "it acknowledges more than was sent";
             return Err(Fault::new("undefined-condition", XmppRefusal::Protocol, text));
-        };
-        management.unacknowledged.drain(..done);
-        management.acknowledged = management.acknowledged.wrapping_add(done as u32);
+        }
         management.asked = !management.unacknowledged.is_empty();
         let again = management.asked;
         stream.asked_at = again.then_some(now);
@@ -306,16 +300,6 @@ impl Streams {
 /// itself.
 fn ping_pair(stream: &Stream) -> Option<Pair> {
     (stream.side == XmppSide::Partner).then(|| stream.proofs.outbound_pairs().next().cloned())?
-}
-
-/// Where a stanza goes that is between a partner and an inside server.
-fn relay(rules: &super::rules::Rules, side: XmppSide, pair: &Pair) -> Option<(XmppSide, Pair)> {
-    let onward = match side {
-        XmppSide::Inside => XmppSide::Partner,
-        XmppSide::Partner if rules.is_inside(&pair.local) => XmppSide::Inside,
-        XmppSide::Partner => return None,
-    };
-    Some((onward, Pair { local: pair.remote.clone(), remote: pair.local.clone() }))
 }
 
 /// XEP-0199.

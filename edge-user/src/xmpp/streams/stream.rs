@@ -60,14 +60,48 @@ pub(super) struct Management {
     /// Acknowledged so far.
     pub(super) acknowledged: u32,
     /// Sent and not acknowledged.
-    pub(super) unacknowledged: VecDeque<(Pair, Element)>,
+    pub(super) unacknowledged: VecDeque<Sent>,
+    /// Bytes of those that are kept.
+    pub(super) kept: usize,
     /// `<r/>` is on its way.
     pub(super) asked: bool,
 }
 
 impl Management {
-    /// More are not remembered: an end that lets so many pile up is dead.
-    pub(super) const MOST: usize = 4096;
+    /// An end that lets so many pile up is dead.
+    pub(super) const MOST: usize = 65_536;
+    /// Stanzas of so many bytes are kept, to be told when they do not arrive; more are only counted.
+    pub(super) const KEPT: usize = 1 << 20;
+
+    /// A stanza was written.
+    pub(super) fn sent(&mut self, pair: &Pair, stanza: Element, bytes: usize) {
+        let keep = self.kept + bytes <= Self::KEPT;
+        let (stanza, bytes) = if keep { (Some(stanza), bytes) } else { (None, 0) };
+        self.kept += bytes;
+        self.unacknowledged.push_back(Sent { pair: pair.clone(), stanza, bytes });
+    }
+
+    /// So many more were acknowledged. `false`: more than were sent.
+    #[must_use]
+    pub(super) fn acknowledge(&mut self, handled: u32) -> bool {
+        let done = handled.wrapping_sub(self.acknowledged) as usize;
+        if done > self.unacknowledged.len() {
+            return false;
+        }
+        let bytes: usize = self.unacknowledged.drain(..done).map(|sent| sent.bytes).sum();
+        self.kept -= bytes;
+        self.acknowledged = handled;
+        true
+    }
+}
+
+/// A stanza that was sent.
+#[derive(Debug)]
+pub(super) struct Sent {
+    pub(super) pair: Pair,
+    /// Kept, unless too much is.
+    pub(super) stanza: Option<Element>,
+    bytes: usize,
 }
 
 /// What went over it.
