@@ -48,6 +48,7 @@ impl Streams {
             });
             return self.push(XmppOutput::Close { stream: id });
         }
+        self.make_room(now);
         let mut stream = Stream::new(now, id, Role::Receiving, (side, address), self.reader());
         stream.direct_tls = tls.is_some();
         stream.tls = tls;
@@ -66,6 +67,21 @@ impl Streams {
         };
         (self.streams.values().filter(of_it).count() >= UNPROVED_OF_A_SOURCE)
             .then(|| "this source has many streams that prove nothing".to_owned())
+    }
+
+    /// Streams that prove nothing fill half of the places at most: the oldest of them goes, so that
+    /// many sources together cannot keep partners out.
+    fn make_room(&mut self, now: Instant) {
+        let idle = |s: &&Stream| s.role == Role::Receiving && !s.is_proved();
+        let most = (self.rules.limits().connections / 2).max(1);
+        if self.streams.values().filter(idle).count() < most {
+            return;
+        }
+        let oldest = self.streams.values().filter(idle).min_by_key(|s| (s.opened, s.id));
+        if let Some(id) = oldest.map(|stream| stream.id) {
+            let text = "it proved nothing, and others wait";
+            self.fail(now, id, Fault::new("resource-constraint", XmppRefusal::Limit, text));
+        }
     }
 
     /// The header of whoever opened the stream, at first and after TLS and SASL.

@@ -518,13 +518,22 @@ fn nobody_is_asked_to_wait_for_ever_or_to_take_everything() {
     assert!(said.contains("<resource-constraint"), "{said}");
     // Streams in all.
     let mut all = settings(&["a.example"], vec![partner("b.example")]);
-    all.limits.connections = 3;
+    all.limits.connections = 4;
     let mut end = Lone::with(all);
-    for _ in 0..3 {
-        end.accept(None);
+    // Of streams that prove nothing, the oldest makes room.
+    let early = end.accept(None);
+    end.accept(None);
+    let late = end.accept(None);
+    assert_eq!(end.closed, [early]);
+    // Proved ones keep their places.
+    for _ in 0..2 {
+        end.proved();
     }
-    let fourth = end.accept(None);
-    assert_eq!(end.closed, [fourth]);
+    assert!(end.closed.len() == 2 && !end.closed.contains(&late));
+    end.accept(None);
+    let last = end.accept(None);
+    assert_eq!(end.closed.last(), Some(&last));
+    assert_eq!(end.streams.status(end.now).len(), 4);
     // Keys on one stream.
     let mut of_b = partner("b.example");
     of_b.additional = (0..20).map(|n| domain(&format!("b{n}.example"))).collect();

@@ -237,41 +237,42 @@ fn an_entry_that_demands_more_ends_streams_that_have_less() {
     assert!(world.ends[b].streams.status(world.now).is_empty());
 }
 
-/// The edge between a partner and an inside server.
+/// The edge between a partner and an inside server. To the inside server the edge is the partner's
+/// server: by certificate, or, as the edge has none for that domain, by dialback.
 #[test]
 fn partners_and_inside_servers_meet_here_and_nobody_else() {
-    let mut world = World::new();
-    let out = world.add(Certificate::Valid, settings(&["b.example"], vec![partner("in.example")]));
-    let inside =
-        world.add(Certificate::Valid, settings(&["in.example"], vec![partner("b.example")]));
-    let mut ours = settings(&["in.example"], vec![partner("b.example")]);
-    ours.inside = vec![(vec![domain("in.example")], (domain("host.in.example"), 5269))];
-    let edge = world.add(Certificate::Valid, ours);
-    let (edge_address, inside_address) = (world.ends[edge].address, world.ends[inside].address);
-    // Outside sees the edge; the inside server sends all to it, and trusts its certificate.
-    world.dns.insert(domain("in.example"), vec![(edge_address, false)]);
-    world.dns.insert(domain("host.in.example"), vec![(inside_address, false)]);
-    world.ends[edge].side_of.insert(inside_address, XmppSide::Inside);
-    world.ends[edge].certified.push("b.example".to_owned());
-    world.send(out, "v@b.example", "u@in.example", "to the inside");
-    world.run();
-    assert_eq!(world.ends[inside].bodies(), ["to the inside"]);
-    world.dns.insert(domain("b.example"), vec![(edge_address, false)]);
-    // As the inside server's name for the partner is the edge's address, the edge looks elsewhere.
-    let out_address = world.ends[out].address;
-    world.send(inside, "u@in.example", "v@b.example", "to the outside");
-    world.dns.insert(domain("b.example"), vec![(out_address, false)]);
-    world.run();
-    assert_eq!(world.ends[out].bodies(), ["to the outside"]);
-    assert!(world.ends[edge].delivered.is_empty(), "nothing of it is the gateway's");
-    // A domain that is no partner's is not carried outside.
-    world.dns.insert(domain("c.example"), vec![(edge_address, false)]);
-    let mut more = settings(&["in.example"], vec![partner("b.example"), partner("c.example")]);
-    more.limits = XmppLimits::default();
-    world.set_policy(inside, policy(more, &[]));
-    world.send(inside, "u@in.example", "v@c.example", "no");
-    world.run();
-    assert_eq!(world.ends[inside].undelivered.len(), 1);
+    for trusted in [true, false] {
+        let mut world = World::new();
+        let good = Certificate::Valid;
+        let out = world.add(good, settings(&["b.example"], vec![partner("in.example")]));
+        let further = vec![partner("b.example"), partner("c.example")];
+        let inside = world.add(good, settings(&["in.example"], further));
+        let mut ours = settings(&["in.example"], vec![partner("b.example")]);
+        ours.inside = vec![(vec![domain("in.example")], (domain("host.in.example"), 5269))];
+        let edge = world.add(good, ours);
+        let (edge_address, inside_address) = (world.ends[edge].address, world.ends[inside].address);
+        // Outside sees the edge; so does the inside server, for every partner.
+        world.dns.insert(domain("in.example"), vec![(edge_address, false)]);
+        world.dns.insert(domain("host.in.example"), vec![(inside_address, false)]);
+        for name in ["b.example", "c.example"] {
+            world.dns_of.insert((inside, domain(name)), edge_address);
+        }
+        world.ends[edge].side_of.insert(inside_address, XmppSide::Inside);
+        if trusted {
+            world.ends[edge].certified.push("b.example".to_owned());
+        }
+        world.send(out, "v@b.example", "u@in.example", "to the inside");
+        world.run();
+        assert_eq!(world.ends[inside].bodies(), ["to the inside"], "trusted {trusted}");
+        world.send(inside, "u@in.example", "v@b.example", "to the outside");
+        world.run();
+        assert_eq!(world.ends[out].bodies(), ["to the outside"], "trusted {trusted}");
+        assert!(world.ends[edge].delivered.is_empty(), "nothing of it is the gateway's");
+        // A domain that is no partner's is not carried outside.
+        world.send(inside, "u@in.example", "v@c.example", "no");
+        world.pass(Duration::from_secs(70));
+        assert_eq!(world.ends[inside].undelivered.len(), 1);
+    }
 }
 
 /// What cannot be handed to the outside comes back to the inside server as an error.

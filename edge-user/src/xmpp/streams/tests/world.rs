@@ -160,6 +160,8 @@ pub(super) struct World {
     pub(super) ends: Vec<End>,
     /// Domain to address and whether TLS comes first.
     pub(super) dns: HashMap<Domain, Vec<(SocketAddr, bool)>>,
+    /// What one end alone is told.
+    pub(super) dns_of: HashMap<(usize, Domain), SocketAddr>,
     wires: Vec<Wire>,
     /// By receiving end and wire; what has no wire has its own.
     under: BTreeMap<(usize, usize), VecDeque<Under>>,
@@ -175,6 +177,7 @@ impl World {
             now: Instant::now(),
             ends: Vec::new(),
             dns: HashMap::new(),
+            dns_of: HashMap::new(),
             wires: Vec::new(),
             under: BTreeMap::new(),
             chance: None,
@@ -297,7 +300,9 @@ impl World {
             XmppOutput::Resolve { lookup, question } => {
                 self.lookups += 1;
                 let (XmppQuestion::Domain(name) | XmppQuestion::Host(name, _)) = question;
-                let hosts = self.dns.get(&name).cloned().unwrap_or_default();
+                let own = self.dns_of.get(&(end, name.clone())).map(|to| vec![(*to, false)]);
+                let all = self.dns.get(&name).cloned();
+                let hosts = own.or(all).unwrap_or_default();
                 let hosts: Vec<_> = hosts
                     .into_iter()
                     .map(|(address, direct_tls)| XmppHost {
