@@ -170,9 +170,14 @@ impl Verifications {
         })
     }
 
+    /// What a stream showed is forgotten.
+    pub(super) fn forget(&mut self, stream: StreamId) {
+        self.0.retain(|w| w.shown_on != stream);
+    }
+
     /// A stream is gone: what it showed is forgotten, and what was asked on it has no answer.
     pub(super) fn gone(&mut self, stream: StreamId) -> Vec<Unverified> {
-        self.0.retain(|w| w.shown_on != stream);
+        self.forget(stream);
         self.take(|w| w.asked_on == Some(stream))
     }
 

@@ -30,7 +30,9 @@ impl Streams {
     }
 
     /// A new stream begins on the connection, with an id of its own (RFC 6120 section 4.7.3).
+    /// Keys that were shown on the former one are forgotten.
     pub(super) fn restart(&mut self, id: StreamId) {
+        self.verifications.forget(id);
         let xml_id = self.random_id();
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.restart();

@@ -301,7 +301,11 @@ impl Streams {
     }
 
     fn write(&mut self, id: StreamId, element: &Element) {
-        if self.streams.get(&id).is_none_or(|stream| stream.phase == Phase::Closing) {
+        // Nothing stands before a header, after an end, or within a handshake.
+        let open = |stream: &Stream| {
+            stream.header_sent && !matches!(stream.phase, Phase::Closing | Phase::Handshake)
+        };
+        if !self.streams.get(&id).is_some_and(open) {
             return;
         }
         let before = self.buffer(id).len();

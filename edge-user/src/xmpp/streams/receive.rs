@@ -208,14 +208,19 @@ impl Streams {
             let local = stream.local.clone()?;
             Some(Pair { remote: local.clone(), local })
         });
-        let (true, Some(pair)) = (stream.offer.starttls, pair) else {
+        // What was proved without TLS would not count with it.
+        let may = stream.offer.starttls && !stream.is_proved();
+        let (true, Some(pair)) = (may, pair) else {
             self.write(id, &Element::new(ns::TLS, "failure"));
             let text = "it asked for TLS, which was not offered";
             return Err(Fault { condition: None, reason: XmppRefusal::NoTls, text: text.into() });
         };
-        stream.phase = Phase::Handshake;
         let pair = turned(stream.side, pair);
         self.write(id, &Element::new(ns::TLS, "proceed"));
+        self.verifications.forget(id);
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.phase = Phase::Handshake;
+        }
         self.push(XmppOutput::StartTls { stream: id, accepting: true, pair });
         Ok(())
     }

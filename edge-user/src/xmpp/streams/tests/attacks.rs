@@ -738,3 +738,32 @@ fn policy_that_changes_while_a_key_is_verified_wins() {
     end.write(shown, &stanza("v@b.example", "u@a.example"));
     assert!(end.delivered.is_empty());
 }
+
+/// What was shown or proved before TLS is nothing after it (RFC 6120 section 5.4.3.3).
+#[test]
+fn a_key_shown_before_tls_proves_nothing_after_it() {
+    let mut end = Lone::new();
+    let shown = end.accept(None);
+    let own = id_of(&end.write(shown, &header("b.example", "a.example")));
+    end.write(shown, &key("b.example", "a.example", ""));
+    let asked = end.connect(None);
+    end.write(asked, &format!("{}{}", answer("z"), features(OFFERS_DIALBACK)));
+    end.write(shown, STARTTLS);
+    end.write(asked, &verdict("b.example", "a.example", &own, "valid"));
+    assert!(end.read(shown).is_empty(), "nothing is written within the handshake");
+    end.give(XmppInput::TlsDone { stream: shown, tls: good(&["x.example"]) });
+    let new = id_of(&end.write(shown, &header("b.example", "a.example")));
+    assert_ne!(new, own, "each stream has an id of its own");
+    end.write(shown, &stanza("v@b.example", "u@a.example"));
+    assert!(end.delivered.is_empty());
+    // Proved first: then no TLS.
+    let mut end = Lone::new();
+    let shown = end.accept(None);
+    let own = id_of(&end.write(shown, &header("b.example", "a.example")));
+    end.write(shown, &key("b.example", "a.example", ""));
+    let asked = end.connect(None);
+    end.write(asked, &format!("{}{}", answer("z"), features(OFFERS_DIALBACK)));
+    end.write(asked, &verdict("b.example", "a.example", &own, "valid"));
+    assert!(end.read(shown).contains("type='valid'"));
+    assert!(end.write(shown, STARTTLS).contains("<failure"));
+}
