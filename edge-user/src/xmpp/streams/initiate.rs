@@ -6,7 +6,7 @@ use super::{
     Fault, Streams,
     keys::dialback_pair,
     proof::How,
-    receive::{idle_of, limit_of},
+    receive::{idle_of, is_modern, limit_of},
     rules::{Terms, turned},
     stream::{Phase, RouteKey, Stream},
     write::{self, Offer},
@@ -33,7 +33,7 @@ impl Streams {
             return Err(Fault::new("invalid-namespace", XmppRefusal::Protocol, text));
         }
         stream.xml_id = header.attribute("id").unwrap_or_default().to_owned();
-        stream.modern = header.attribute("version").is_some_and(|version| version != "0.9");
+        stream.modern = is_modern(header);
         stream.phase = Phase::Features;
         if stream.modern {
             return Ok(());

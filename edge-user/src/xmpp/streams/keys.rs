@@ -127,15 +127,22 @@ impl Streams {
     pub(super) fn verified(&mut self, now: Instant, verified: &Verified) {
         let (id, pair) = (verified.shown_on(), verified.pair().clone());
         let epoch = self.rules.epoch;
-        let Some(stream) = self.streams.get_mut(&id) else {
+        let Some(stream) = self.streams.get(&id) else {
             return;
         };
         // Policy may have changed while the question was on its way.
-        let allowed = self
+        let terms = self
             .rules
             .terms(stream.side, &pair)
-            .is_ok_and(|terms| terms.methods.dialback(stream.tls.is_some()));
-        if !allowed || !stream.proofs.grant_verified(id, verified, epoch) {
+            .ok()
+            .filter(|terms| terms.methods.dialback(stream.tls.is_some()));
+        if let Some(Err(fault)) = terms.as_ref().map(|terms| self.count_in(id, terms)) {
+            return self.fail(now, id, fault);
+        }
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        if terms.is_none() || !stream.proofs.grant_verified(id, verified, epoch) {
             let text = "too many pairs on one stream, or no longer allowed";
             let fault = Fault::new("policy-violation", XmppRefusal::Dialback, text);
             return self.fail(now, id, fault);

@@ -328,7 +328,7 @@ impl Streams {
     fn refused(&mut self, id: StreamId, reason: XmppRefusal, text: String) {
         let stream = self.streams.get(&id);
         let remote = stream.map(|stream| stream.address);
-        let domain = stream.and_then(|stream| stream.remote.clone());
+        let domain = stream.and_then(Stream::known_remote).cloned();
         self.event(XmppEvent::Refused { reason, remote, domain, text });
     }
 
@@ -361,9 +361,14 @@ impl Streams {
         certify::subject(tls).unwrap_or("none").to_owned()
     }
 
-    /// Streams of an entry.
+    /// Streams of an entry: ours, and those that have proved that they are its. Others name whom they
+    /// like, and must not take a partner's places.
     fn count(&self, entry: &Domain) -> usize {
-        self.streams.values().filter(|stream| stream.entry.as_ref() == Some(entry)).count()
+        let of_it = |stream: &&Stream| {
+            let counts = stream.role == Role::Initiating || stream.is_proved();
+            counts && stream.entry.as_ref() == Some(entry)
+        };
+        self.streams.values().filter(of_it).count()
     }
 
     fn bytes(&mut self, now: Instant, id: StreamId, bytes: &[u8]) {

@@ -94,7 +94,7 @@ impl Streams {
         let Some(stream) = self.streams.get_mut(&id) else {
             return Ok(());
         };
-        stream.modern = header.attribute("version").is_some_and(|version| version != "0.9");
+        stream.modern = is_modern(header);
         if header.default_ns.as_str() != ns::SERVER {
             let text = "streams between servers have the namespace jabber:server";
             return Err(Fault::new("invalid-namespace", XmppRefusal::Protocol, text));
@@ -246,17 +246,18 @@ impl Streams {
         let Some(stream) = self.streams.get_mut(&id) else {
             return Ok(());
         };
-        // Policy may have changed since it was offered.
-        let allowed = |pair: &Pair| {
-            self.rules.terms(stream.side, pair).is_ok_and(|terms| terms.methods.external)
-        };
-        let pair = stream.pair().filter(allowed);
+        let pair = stream.pair();
         let external = element.attribute("mechanism") == Some("EXTERNAL");
         let (true, true, Some(pair), Ok(certified)) =
             (stream.offer.external, external, pair, stream.certified.clone())
         else {
             return self.sasl_failure(id, "invalid-mechanism", "EXTERNAL was not offered");
         };
+        // Policy may have changed since it was offered.
+        let terms = self.rules.terms(stream.side, &pair)?;
+        if !terms.methods.external {
+            return self.sasl_failure(id, "not-authorized", "its entry does without SASL");
+        }
         let authzid = element.text();
         let names_itself = matches!(authzid.trim(), "" | "=")
             || authzid.trim() == write::base64(pair.remote.as_str().as_bytes());
@@ -264,7 +265,12 @@ impl Streams {
             let text = "it asked to act for another domain than its header names";
             return self.sasl_failure(id, "invalid-authzid", text);
         }
-        if !stream.proofs.grant_certified(&certified, &pair, epoch) {
+        self.count_in(id, &terms)?;
+        let granted = self
+            .streams
+            .get_mut(&id)
+            .is_some_and(|stream| stream.proofs.grant_certified(&certified, &pair, epoch));
+        if !granted {
             return self.sasl_failure(id, "not-authorized", "its certificate names another domain");
         }
         self.write(id, &Element::new(ns::SASL, "success"));
@@ -309,12 +315,11 @@ impl Streams {
         self.arm(id);
     }
 
-    /// A stream counts for the entry that its header, or its first key, names.
+    /// A stream belongs to the entry that its header, or its first key, names. Asked again when that
+    /// is proved: only then it takes one of the partner's places.
     pub(super) fn count_in(&mut self, id: StreamId, terms: &Terms) -> Result<(), Fault> {
-        if self.streams.get(&id).is_some_and(|s| s.entry.as_ref() == Some(&terms.entry)) {
-            return Ok(());
-        }
-        if self.count(&terms.entry) >= terms.connections {
+        let counts = self.streams.get(&id).is_some_and(Stream::is_proved);
+        if !counts && self.count(&terms.entry) >= terms.connections {
             let text = "as many streams of this partner as are allowed are open";
             return Err(Fault::new("resource-constraint", XmppRefusal::Limit, text));
         }
@@ -323,6 +328,12 @@ impl Streams {
         }
         Ok(())
     }
+}
+
+/// Version 1.0 or later: there are features (RFC 6120 section 4.7.5).
+pub(super) fn is_modern(header: &StreamHeader) -> bool {
+    let major = header.attribute("version").and_then(|version| version.split('.').next());
+    major.and_then(|major| major.parse::<u32>().ok()).is_some_and(|major| major >= 1)
 }
 
 /// What this stream is offered now.

@@ -240,6 +240,12 @@ impl Stream {
         Some(Pair { local: self.local.clone()?, remote: self.remote.clone()? })
     }
 
+    /// The other end's domain, where it is more than a word in a header.
+    pub(super) fn known_remote(&self) -> Option<&Domain> {
+        let known = self.role == Role::Initiating || self.is_proved() || self.certified.is_ok();
+        self.remote.as_ref().filter(|_| known)
+    }
+
     /// Something was proved in either direction.
     pub(super) fn is_proved(&self) -> bool {
         !self.proofs.is_empty()

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::world::{UNIX, domain, partner, policy, settings};
+use super::world::{UNIX, domain, message, pair, partner, policy, settings};
 use crate::xmpp::{
     io::{
         Pair, StreamId, TlsPeer, XmppEvent, XmppHost, XmppInput, XmppOutput, XmppQuestion,
@@ -196,4 +196,24 @@ pub(super) fn features(inside: &str) -> String {
 
 pub(super) fn stanza(from: &str, to: &str) -> String {
     format!("<message from='{from}' to='{to}'><body>x</body></message>")
+}
+
+pub(super) fn key(from: &str, to: &str, kind: &str) -> String {
+    let kind = if kind.is_empty() { String::new() } else { format!(" type='{kind}'") };
+    format!("<db:result from='{from}' to='{to}'{kind}>k</db:result>")
+}
+
+pub(super) fn verdict(from: &str, to: &str, id: &str, kind: &str) -> String {
+    format!("<db:verify from='{from}' to='{to}' id='{id}' type='{kind}'/>")
+}
+
+/// The id that we gave to a stream.
+pub(super) fn id_of(header: &str) -> String {
+    header.split(" id='").nth(1).unwrap().split('\'').next().unwrap().to_owned()
+}
+
+/// A stanza of ours, from one of these domains to the other.
+pub(super) fn send(end: &mut Lone, from: &str, to: &str) {
+    let stanza = message(&format!("u@{from}"), &format!("v@{to}"), "x");
+    end.give(XmppInput::Send { pair: pair(from, to), side: XmppSide::Partner, stanza });
 }

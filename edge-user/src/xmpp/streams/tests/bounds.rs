@@ -1,0 +1,322 @@
+//! Bounds, strangers, inside servers, and what agreed features may do.
+
+use std::time::Duration;
+
+use super::{
+    lone::{AUTH, Lone, answer, features, header, id_of, key, send, stanza, verdict},
+    world::{UNIX, domain, good, message, names, pair, partner, policy, settings, tls},
+};
+use crate::xmpp::{
+    io::{PeerCertificate, XmppInput, XmppRefusal, XmppSide},
+    settings::XmppPartner,
+};
+
+const OFFERS_DIALBACK: &str = "<dialback xmlns='urn:xmpp:features:dialback'/>";
+
+#[test]
+fn strangers_are_told_so_and_nothing_else() {
+    let blocked = policy(settings(&["a.example"], vec![partner("b.example")]), &["b.example"]);
+    let mut off = settings(&["a.example"], vec![partner("b.example")]);
+    off.enabled = false;
+    let off = policy(off, &[]);
+    let cases = [
+        (None, "b.example", "x.example", "host-unknown", XmppRefusal::UnknownDomain),
+        (None, "d.example", "a.example", "host-unknown", XmppRefusal::UnknownDomain),
+        (None, "a.example", "a.example", "host-unknown", XmppRefusal::UnknownDomain),
+        (None, "sub.b.example", "a.example", "host-unknown", XmppRefusal::UnknownDomain),
+        (None, "v@b.example", "a.example", "invalid-from", XmppRefusal::InvalidFrom),
+        (Some(blocked), "b.example", "a.example", "policy-violation", XmppRefusal::DomainBlocked),
+        (Some(off), "b.example", "a.example", "undefined-condition", XmppRefusal::Disabled),
+    ];
+    for (other, from, to, condition, reason) in cases {
+        let mut end = Lone::new();
+        if let Some(other) = other {
+            let mut out = Vec::new();
+            end.streams.set_policy(end.now, other, &mut out);
+        }
+        let stream = end.accept(Some(good(&["b.example", "d.example", "a.example"])));
+        let said = end.write(stream, &header(from, to));
+        assert!(said.contains(&format!("<{condition}")), "{from} {to}: {said}");
+        assert!(!said.contains("features"), "{said}");
+        assert_eq!(end.last_refusal(), Some(reason));
+        // A stream without a name in its header, and a key that names a stranger.
+        if reason == XmppRefusal::UnknownDomain && to == "a.example" {
+            let stream = end.accept(None);
+            end.write(stream, &header(from, to).replace(&format!("from='{from}'"), ""));
+            end.write(stream, &key(from, to, ""));
+            assert!(end.connects.is_empty(), "no connection is made for {from}");
+            assert!(end.closed.contains(&stream));
+        }
+    }
+}
+
+#[test]
+fn nobody_is_asked_to_wait_for_ever_or_to_take_everything() {
+    // Time.
+    let mut end = Lone::new();
+    let stream = end.accept(None);
+    end.pass(Duration::from_secs(59));
+    assert!(end.closed.is_empty());
+    end.write(stream, &header("b.example", "a.example"));
+    end.pass(Duration::from_secs(2));
+    assert_eq!(end.closed, [stream]);
+    assert_eq!(end.last_refusal(), Some(XmppRefusal::Slow));
+    // Bytes.
+    let mut end = Lone::new();
+    let stream = end.accept(None);
+    end.write(stream, &header("b.example", "a.example"));
+    for _ in 0..20 {
+        end.write(stream, &" ".repeat(1000));
+    }
+    assert_eq!(end.closed, [stream]);
+    assert_eq!(end.last_refusal(), Some(XmppRefusal::XmlLimit));
+    // Connections of one source.
+    let mut end = Lone::new();
+    for _ in 0..20 {
+        end.accept(None);
+    }
+    assert!(end.closed.is_empty());
+    let last = end.accept(None);
+    assert_eq!(end.closed, [last]);
+    assert_eq!(end.last_refusal(), Some(XmppRefusal::Limit));
+    // Streams of one partner.
+    let few = XmppPartner { connections: Some(2), ..partner("b.example") };
+    let mut end = Lone::with(settings(&["a.example"], vec![few]));
+    end.proved();
+    end.proved();
+    let third = end.accept(Some(good(&["b.example"])));
+    let said = end.write(third, &header("b.example", "a.example"));
+    assert!(said.contains("<resource-constraint"), "{said}");
+    // Who only says that it is the partner takes none of its places.
+    let few = XmppPartner { connections: Some(2), ..partner("b.example") };
+    let mut end = Lone::with(settings(&["a.example"], vec![few]));
+    for _ in 0..5 {
+        let stream = end.accept(Some(good(&["x.example"])));
+        end.write(stream, &header("b.example", "a.example"));
+    }
+    end.proved();
+    end.proved();
+    assert!(end.closed.is_empty());
+    assert!(end.refused.is_empty());
+    // Streams in all.
+    let mut all = settings(&["a.example"], vec![partner("b.example")]);
+    all.limits.connections = 4;
+    let mut end = Lone::with(all);
+    // Of streams that prove nothing, the oldest makes room.
+    let early = end.accept(None);
+    end.accept(None);
+    let late = end.accept(None);
+    assert_eq!(end.closed, [early]);
+    // Proved ones keep their places.
+    for _ in 0..2 {
+        end.proved();
+    }
+    assert!(end.closed.len() == 2 && !end.closed.contains(&late));
+    end.accept(None);
+    let last = end.accept(None);
+    assert_eq!(end.closed.last(), Some(&last));
+    assert_eq!(end.streams.status(end.now).len(), 4);
+    // Keys on one stream.
+    let mut of_b = partner("b.example");
+    of_b.additional = (0..20).map(|n| domain(&format!("b{n}.example"))).collect();
+    let mut end = Lone::with(settings(&["a.example"], vec![of_b]));
+    let stream = end.accept(None);
+    end.write(stream, &header("b.example", "a.example"));
+    for n in 0..20 {
+        end.write(stream, &key(&format!("b{n}.example"), "a.example", ""));
+    }
+    assert_eq!(end.connects.len(), 8);
+    assert_eq!(end.closed, [stream]);
+}
+
+#[test]
+fn who_sends_faster_than_allowed_is_read_slower() {
+    let mut slow = settings(&["a.example"], vec![partner("b.example")]);
+    slow.limits.bytes_per_second = 1000;
+    let mut end = Lone::with(slow);
+    let stream = end.proved();
+    end.pass(Duration::from_secs(10));
+    end.write(stream, &" ".repeat(1900));
+    assert!(end.pauses.is_empty());
+    end.write(stream, &" ".repeat(600));
+    assert_eq!(end.pauses, [end.now + Duration::from_millis(500)]);
+}
+
+#[test]
+fn a_proof_ends_with_its_certificate() {
+    let until = |seconds| tls(PeerCertificate::Valid(names(&["b.example"], Some(UNIX + seconds))));
+    let prove = |end: &mut Lone, peer| {
+        let stream = end.accept(Some(peer));
+        end.write(stream, &header("b.example", "a.example"));
+        end.write(stream, AUTH);
+        end.write(stream, &header("b.example", "a.example"));
+        stream
+    };
+    let mut end = Lone::new();
+    let stream = prove(&mut end, until(100));
+    end.pass(Duration::from_secs(99));
+    assert!(end.closed.is_empty());
+    end.pass(Duration::from_secs(2));
+    assert_eq!(end.closed, [stream]);
+    assert!(end.read(stream).contains("<reset "));
+    // The wall clock was wrong.
+    let mut end = Lone::new();
+    let stream = prove(&mut end, until(100));
+    end.streams.set_clock(end.now, UNIX + 99);
+    end.pass(Duration::from_secs(2));
+    assert_eq!(end.closed, [stream]);
+    // Revoked.
+    let mut end = Lone::new();
+    let stream = prove(&mut end, until(100));
+    let mut out = Vec::new();
+    end.streams.revoked(end.now, |certificate| certificate.description == "CN=x", &mut out);
+    end.take(std::mem::take(&mut out));
+    assert!(end.closed.is_empty());
+    end.streams.revoked(end.now, |certificate| certificate.description == "CN=b.example", &mut out);
+    end.take(out);
+    assert_eq!(end.closed, [stream]);
+    assert!(end.read(stream).contains("<reset "));
+}
+
+/// Both ways on one connection where certificates prove both ends, and by the right namespaces.
+#[test]
+fn bidi_is_for_good_certificates() {
+    let bidi = "<bidi xmlns='urn:xmpp:bidi'/>";
+    let mut end = Lone::new();
+    let stream = end.accept(Some(good(&["b.example"])));
+    let said = end.write(stream, &header("b.example", "a.example"));
+    assert!(said.contains("<bidi xmlns='urn:xmpp:features:bidi'/>"), "{said}");
+    end.write(stream, bidi);
+    end.write(stream, AUTH);
+    send(&mut end, "a.example", "b.example");
+    assert!(!end.read(stream).contains("<message"), "not before the new stream");
+    end.write(stream, &header("b.example", "a.example"));
+    send(&mut end, "a.example", "b.example");
+    assert!(end.read(stream).contains("<message"));
+    // Without it, not on this connection.
+    let mut end = Lone::new();
+    let stream = end.proved();
+    send(&mut end, "a.example", "b.example");
+    assert!(end.read(stream).is_empty());
+    assert_eq!(end.connects.len(), 1);
+    // By the feature's name, or where it was not offered.
+    for (peer, text) in [
+        (Some(good(&["b.example"])), "<bidi xmlns='urn:xmpp:features:bidi'/>"),
+        (Some(good(&["x.example"])), bidi),
+        (None, bidi),
+    ] {
+        let mut end = Lone::new();
+        let stream = end.accept(peer);
+        end.write(stream, &header("b.example", "a.example"));
+        end.write(stream, text);
+        assert_eq!(end.closed, [stream]);
+    }
+    // On a stream that we opened, nothing comes back that was not agreed on.
+    let mut end = Lone::new();
+    send(&mut end, "a.example", "b.example");
+    let stream = end.connect(None);
+    end.write(stream, &format!("{}{}", answer("i"), features(OFFERS_DIALBACK)));
+    end.write(stream, &key("b.example", "a.example", "valid"));
+    assert!(end.undelivered.is_empty());
+    end.write(stream, &stanza("v@b.example", "u@a.example"));
+    assert!(end.delivered.is_empty());
+    assert_eq!(end.last_refusal(), Some(XmppRefusal::NotAuthorized));
+}
+
+#[test]
+fn acks_count_and_do_not_lie() {
+    let mut end = Lone::new();
+    let stream = end.proved();
+    assert!(
+        end.write(stream, "<enable xmlns='urn:xmpp:sm:3' resume='true'/>").contains("<enabled")
+    );
+    end.write(stream, &stanza("v@b.example", "u@a.example").repeat(3));
+    assert_eq!(end.write(stream, "<r xmlns='urn:xmpp:sm:3'/>"), "<a xmlns='urn:xmpp:sm:3' h='3'/>");
+    let said = end.write(stream, "<a xmlns='urn:xmpp:sm:3' h='7'/>");
+    assert!(said.contains("<undefined-condition"), "{said}");
+    // Not before proof, and no resumption.
+    for text in
+        ["<enable xmlns='urn:xmpp:sm:3'/>", "<resume xmlns='urn:xmpp:sm:3' previd='x' h='0'/>"]
+    {
+        let mut end = Lone::new();
+        let stream = end.accept(Some(good(&["b.example"])));
+        end.write(stream, &header("b.example", "a.example"));
+        assert!(end.write(stream, text).contains("<not-authorized"));
+    }
+    let mut end = Lone::new();
+    let stream = end.proved();
+    let said = end.write(stream, "<resume xmlns='urn:xmpp:sm:3' previd='x' h='0'/>");
+    assert!(said.contains("<unsupported-stanza-type"));
+}
+
+#[test]
+fn the_other_end_s_limits_are_obeyed() {
+    let limits = "<limits xmlns='urn:xmpp:stream-limits:0'><max-bytes>12000</max-bytes></limits>";
+    let mut end = Lone::new();
+    send(&mut end, "a.example", "b.example");
+    let stream = end.connect(None);
+    end.write(
+        stream,
+        &format!("{}{}", answer("i"), features(&format!("{OFFERS_DIALBACK}{limits}"))),
+    );
+    end.write(stream, &key("b.example", "a.example", "valid"));
+    let long = message("u@a.example", "v@b.example", &"x".repeat(12_000));
+    end.give(XmppInput::Send {
+        pair: pair("a.example", "b.example"),
+        side: XmppSide::Partner,
+        stanza: long,
+    });
+    assert_eq!(end.undelivered.last().unwrap().1, "policy-violation");
+    assert!(end.read(stream).is_empty());
+    // And ours are told.
+    let mut end = Lone::new();
+    let stream = end.accept(None);
+    let said = end.write(stream, &header("b.example", "a.example"));
+    assert!(said.contains("<max-bytes>262144</max-bytes><idle-seconds>600</idle-seconds>"));
+}
+
+#[test]
+fn an_inside_connection_speaks_for_inside_domains_alone() {
+    let mut ours = settings(&["a.example", "in.example"], vec![partner("b.example")]);
+    ours.inside = vec![(vec![domain("in.example")], (domain("host.in.example"), 5269))];
+    let cases = [
+        (XmppSide::Inside, good(&["in.example"]), "in.example", "b.example", true),
+        (XmppSide::Inside, good(&["host.in.example"]), "in.example", "b.example", true),
+        (XmppSide::Inside, good(&["x.example"]), "in.example", "b.example", false),
+        (XmppSide::Inside, good(&["in.example"]), "a.example", "b.example", false),
+        (XmppSide::Inside, good(&["in.example"]), "in.example", "d.example", false),
+        (XmppSide::Inside, good(&["b.example"]), "b.example", "in.example", false),
+        (XmppSide::Partner, good(&["in.example"]), "in.example", "b.example", false),
+    ];
+    for (side, peer, from, to, opens) in cases {
+        let mut end = Lone::with(ours.clone());
+        let stream = end.accept_on(side, Some(peer));
+        let said = end.write(stream, &header(from, to));
+        assert_eq!(said.contains("EXTERNAL"), opens, "{side:?} {from} {to}: {said}");
+        // A key is no way round the certificate.
+        let said = end.write(stream, &format!("<db:result from='{from}' to='{to}'>k</db:result>"));
+        assert_eq!(said.contains("type='valid'"), opens, "{side:?} {from} {to}: {said}");
+        end.write(stream, &stanza(&format!("u@{from}"), &format!("v@{to}")));
+        assert!(end.delivered.is_empty());
+        // What is carried outside waits for a stream to the partner.
+        assert_eq!(end.connects.len(), usize::from(opens), "{side:?} {from} {to}");
+    }
+}
+
+#[test]
+fn policy_that_changes_while_a_key_is_verified_wins() {
+    let mut end = Lone::new();
+    let shown = end.accept(None);
+    let own = id_of(&end.write(shown, &header("b.example", "a.example")));
+    end.write(shown, &key("b.example", "a.example", ""));
+    let asked = end.connect(None);
+    end.write(asked, &format!("{}{}", answer("z"), features(OFFERS_DIALBACK)));
+    let strict = XmppPartner { dialback: false, ..partner("b.example") };
+    let mut out = Vec::new();
+    let policy = policy(settings(&["a.example"], vec![strict]), &[]);
+    end.streams.set_policy(end.now, policy, &mut out);
+    end.take(out);
+    end.write(asked, &verdict("b.example", "a.example", &own, "valid"));
+    end.write(shown, &stanza("v@b.example", "u@a.example"));
+    assert!(end.delivered.is_empty());
+}
