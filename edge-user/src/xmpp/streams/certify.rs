@@ -36,17 +36,24 @@ pub(super) fn certify(
             return Err(format!("it showed no certificate; one that names {domain} is needed"));
         }
         Some(PeerCertificate::Invalid { description, fault }) => {
-            return Err(format!("its certificate ({description}) is not valid: {fault}"));
+            return Err(format!(
+                "its certificate ({description}) is not valid: {fault}; one of a trusted authority \
+                 that names {domain} is needed"
+            ));
         }
         Some(PeerCertificate::Valid(names)) => names,
     };
     let certificate = &names.certificate;
     if certificate.expires_at.is_some_and(|end| end <= unix_seconds) {
-        return Err(format!("its certificate ({}) has expired", certificate.description));
+        return Err(format!(
+            "its certificate ({}) has expired; it needs a new one",
+            certificate.description
+        ));
     }
     if certificate.unchained {
         return Err(format!(
-            "its certificate ({}) is of no authority that is trusted here",
+            "its certificate ({}) is of no authority that is trusted here; one that is, and names \
+             {domain}, is needed",
             certificate.description
         ));
     }

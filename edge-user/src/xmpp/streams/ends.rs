@@ -42,6 +42,7 @@ impl Streams {
             return;
         };
         let subject = certify::subject(stream.tls.as_ref())
+            .filter(|subject| !fault.text.contains(subject))
             .map(|subject| format!("; its certificate: {subject}"))
             .unwrap_or_default();
         let text = format!("{}: {}{subject}", stream.describe(), fault.text);

@@ -178,8 +178,12 @@ impl Streams {
             return self.show_key(id, pair);
         }
         let text = match &stream.certified {
-            Err(why) => why.clone(),
-            Ok(_) if stream.sasl_failures > 0 => "it refused SASL EXTERNAL".to_owned(),
+            Err(why) => format!("{why}; or allow dialback in its entry"),
+            Ok(_) if stream.sasl_failures > 0 => format!(
+                "it refused SASL EXTERNAL with our certificate for {}; its operator can say why, \
+                 or dialback can be allowed on both sides",
+                pair.local
+            ),
             Ok(_) => format!(
                 "it offers no SASL EXTERNAL: it does not take our certificate for {}; its operator \
                  can say why (chain, name, expiry), or dialback can be allowed on both sides",
@@ -265,6 +269,7 @@ impl Streams {
             stream.proofs.grant_certified(certified, &pair, epoch);
         }
         stream.reader.lift();
+        self.remember_certificate(id);
         self.restart(id);
         self.write_header_once(id);
         self.arm(id);

@@ -10,7 +10,39 @@ use super::{
 };
 use crate::xmpp::io::{PeerCertificate, StreamId, TlsPeer, XmppRefusal};
 
+/// The key with which a domain proved itself last, and the certificate before it, if another.
+#[derive(Clone, Debug)]
+pub(super) struct Seen {
+    key: Option<[u8; 32]>,
+    certificate: String,
+    pub(super) before: Option<String>,
+}
+
 impl Streams {
+    /// Remembers by which certificate a domain proved itself: a change is shown (RFC 7590
+    /// section 3.6).
+    pub(super) fn remember_certificate(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get(&id) else {
+            return;
+        };
+        let names = match (&stream.tls.as_ref().map(|tls| &tls.certificate), &stream.remote) {
+            (Some(PeerCertificate::Valid(names)), Some(remote)) => Some((names, remote)),
+            _ => None,
+        };
+        let Some((names, remote)) = names else {
+            return;
+        };
+        let (key, certificate) = (names.certificate.spki, names.certificate.description.clone());
+        let domain = (stream.side, remote.clone());
+        let seen = self.seen.get(&domain);
+        let before = match seen {
+            Some(seen) if seen.key != key => Some(seen.certificate.clone()),
+            Some(seen) => seen.before.clone(),
+            None => None,
+        };
+        self.seen.insert(domain, Seen { key, certificate, before });
+    }
+
     pub(super) fn tls_done(&mut self, now: Instant, id: StreamId, tls: TlsPeer) {
         let Some(stream) = self.streams.get_mut(&id) else {
             return;

@@ -57,6 +57,7 @@ pub use stream::{Role, Traffic};
 
 use self::{
     dialback::{Keys, Verifications},
+    judge::Seen,
     route::{Backoff, Route},
     rules::{Denied, Rules, turned},
     stream::{Phase, RouteKey, Stream},
@@ -96,6 +97,8 @@ pub struct Streams {
     lookups: HashMap<LookupId, RouteKey>,
     backoffs: HashMap<(super::io::XmppSide, Domain), Backoff>,
     verifications: Verifications,
+    /// Certificates by which domains proved themselves.
+    seen: HashMap<(super::io::XmppSide, Domain), Seen>,
     /// Pings of ours by their id: the streams on which they went.
     pings: HashMap<String, StreamId>,
     due: BTreeSet<(Instant, Timer)>,
@@ -148,6 +151,7 @@ impl Streams {
             lookups: HashMap::new(),
             backoffs: HashMap::new(),
             verifications: Verifications::default(),
+            seen: HashMap::new(),
             pings: HashMap::new(),
             due: BTreeSet::new(),
             next_id: 0,

@@ -123,6 +123,7 @@ impl Streams {
         }
         let terms = self.admit(id)?;
         self.certify(now, id);
+        self.has_a_way(id, terms.as_ref())?;
         self.open_to_initiator(now, id, terms.as_ref());
         Ok(())
     }
@@ -142,6 +143,20 @@ impl Streams {
         let terms = self.rules.terms(stream.side, &pair)?;
         self.count_in(id, &terms)?;
         Ok(Some(terms))
+    }
+
+    /// Where nothing is left to prove the other end with, it is told why, and so is the operator.
+    fn has_a_way(&self, id: StreamId, terms: Option<&Terms>) -> Result<(), Fault> {
+        let (Some(stream), Some(terms)) = (self.streams.get(&id), terms) else {
+            return Ok(());
+        };
+        let dialback = terms.methods.dialback_over_tls && !terms.inside;
+        match &stream.certified {
+            Err(why) if stream.tls.is_some() && !dialback => {
+                Err(Fault::new("not-authorized", XmppRefusal::Certificate, why.clone()))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Our header, and what is offered.
@@ -275,6 +290,7 @@ impl Streams {
         }
         self.write(id, &Element::new(ns::SASL, "success"));
         self.proved(now, id, &pair, How::External);
+        self.remember_certificate(id);
         self.restart(id);
         Ok(())
     }

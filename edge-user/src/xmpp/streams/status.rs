@@ -41,6 +41,8 @@ pub struct StreamStatus {
     pub certificate_fault: Option<String>,
     /// Subject, issuer and serial.
     pub certificate: Option<String>,
+    /// The one before, when the domain proved itself by another key since this program began.
+    pub certificate_before: Option<String>,
     /// Stanzas go both ways (XEP-0288).
     pub bidi: bool,
     /// Stanzas are acknowledged (XEP-0198).
@@ -98,6 +100,10 @@ impl Streams {
                 direct_tls: stream.direct_tls,
                 certificate_fault: stream.certified.as_ref().err().cloned(),
                 certificate: Self::certificate_words(stream).map(str::to_owned),
+                certificate_before: stream
+                    .known_remote()
+                    .and_then(|remote| self.seen.get(&(stream.side, remote.clone())))
+                    .and_then(|seen| seen.before.clone()),
                 bidi: stream.bidi,
                 acknowledged: stream.management.received.is_some(),
                 traffic: stream.traffic,

@@ -178,6 +178,21 @@ fn a_proof_ends_with_its_certificate() {
     assert!(end.read(stream).contains("<reset "));
 }
 
+/// Who can prove itself by nothing is told so, and the operator sees why.
+#[test]
+fn a_certificate_that_does_not_do_is_named_where_nothing_else_may() {
+    let strict = XmppPartner { dialback: false, ..partner("b.example") };
+    let mut end = Lone::with(settings(&["a.example"], vec![strict]));
+    let stream = end.accept(Some(good(&["x.example"])));
+    let said = end.write(stream, &header("b.example", "a.example"));
+    let words = "its certificate (CN=x.example) does not name b.example";
+    assert!(said.contains("<not-authorized") && said.contains(words), "{said}");
+    let (reason, text) = end.refused.last().unwrap();
+    assert_eq!(*reason, XmppRefusal::Certificate);
+    assert!(text.contains(words) && text.contains("the stream from b.example"), "{text}");
+    assert!(text.contains("_xmpp-server.b.example is needed"), "{text}");
+}
+
 /// Both ways on one connection where certificates prove both ends, and by the right namespaces.
 #[test]
 fn bidi_is_for_good_certificates() {

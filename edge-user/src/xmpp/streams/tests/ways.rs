@@ -190,6 +190,25 @@ fn the_operator_sees_how_a_stream_was_verified_and_why_not() {
     assert!(fault.contains("CN=c.example, serial 7") && fault.contains("self-signed"), "{fault}");
 }
 
+/// RFC 7590 section 3.6.
+#[test]
+fn a_changed_certificate_is_shown() {
+    let of_key = |key: u8| {
+        let mut names = (*names(&["b.example"], None)).clone();
+        names.certificate.spki = Some([key; 32]);
+        names.certificate.description = format!("CN=b.example, key {key}");
+        tls(PeerCertificate::Valid(names.into()))
+    };
+    let mut end = Lone::new();
+    for (key, before) in [(1, None), (1, None), (2, Some("CN=b.example, key 1"))] {
+        let stream = end.accept(Some(of_key(key)));
+        end.write(stream, &header("b.example", "a.example"));
+        end.write(stream, AUTH);
+        let status = end.streams.status(end.now);
+        assert_eq!(status.last().unwrap().certificate_before.as_deref(), before);
+    }
+}
+
 #[test]
 fn a_peer_that_thinks_streams_idle_soon_is_written_to_in_time() {
     let limits =
