@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use jid::Jid;
 
-/// A valid address.
+/// An address whose domain can be read.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Address<'a> {
     /// Its domain, folded.
@@ -13,11 +13,13 @@ pub(super) struct Address<'a> {
     pub(super) bare_domain: bool,
     /// The whole address, where it was not in its one form.
     pub(super) folded: Option<String>,
+    /// Local part and resource are valid too. Whose are not is a user's doing, not a server's.
+    pub(super) valid: bool,
 }
 
-/// Reads an address. `None`: it is none.
+/// Reads an address. `None`: not even its domain can be read.
 pub(super) fn address(text: &str) -> Option<Address<'_>> {
-    plain(text).or_else(|| prepared(text))
+    plain(text).or_else(|| prepared(text)).or_else(|| malformed(text))
 }
 
 /// The way of most addresses: ASCII in its one form, for which nothing need be prepared.
@@ -40,6 +42,7 @@ fn plain(text: &str) -> Option<Address<'_>> {
         domain: Cow::Borrowed(domain),
         bare_domain: local.is_none() && resource.is_none(),
         folded: None,
+        valid: true,
     })
 }
 
@@ -68,7 +71,14 @@ fn prepared(text: &str) -> Option<Address<'static>> {
     let bare_domain = jid.node().is_none() && jid.resource().is_none();
     let whole = jid.into_inner();
     let folded = (whole != text).then_some(whole);
-    Some(Address { domain: Cow::Owned(domain), bare_domain, folded })
+    Some(Address { domain: Cow::Owned(domain), bare_domain, folded, valid: true })
+}
+
+fn malformed(text: &str) -> Option<Address<'static>> {
+    let bare = text.split_once('/').map_or(text, |(bare, _)| bare);
+    let domain = bare.split_once('@').map_or(bare, |(_, domain)| domain);
+    let domain = prepared(domain).filter(|domain| domain.bare_domain)?.domain;
+    Some(Address { domain, bare_domain: false, folded: None, valid: false })
 }
 
 #[cfg(test)]
@@ -78,6 +88,7 @@ mod tests {
     #[test]
     fn addresses_are_valid_and_in_one_form() {
         type Parts<'a> = (&'a str, bool, Option<&'a str>);
+        let malformed = Some(("a.example", false, Some("malformed")));
         let cases: &[(&str, Option<Parts<'_>>)] = &[
             ("a.example", Some(("a.example", true, None))),
             ("u@a.example", Some(("a.example", false, None))),
@@ -86,20 +97,23 @@ mod tests {
             ("U@A.Example", Some(("a.example", false, Some("u@a.example")))),
             ("a.example.", Some(("a.example", true, Some("a.example")))),
             ("", None),
-            ("@a.example", None),
+            ("@a.example", malformed),
             ("u@", None),
-            ("u@a.example/", None),
+            ("u@a.example/", malformed),
             ("u@v@a.example", None),
-            ("u v@a.example", None),
-            ("u&v@a.example", None),
+            ("u v@a.example", malformed),
+            ("u&v@a.example", malformed),
             ("u@a..example", None),
             ("u@-a.example", None),
-            ("u@a.example/\u{1}", None),
-            ("u\n@a.example", None),
+            ("u@a.example/\u{1}", malformed),
+            ("u\n@a.example", malformed),
         ];
         for (text, expected) in cases {
             let got = address(text);
-            let got = got.as_ref().map(|a| (&*a.domain, a.bare_domain, a.folded.as_deref()));
+            let got = got.as_ref().map(|a| {
+                let folded = if a.valid { a.folded.as_deref() } else { Some("malformed") };
+                (&*a.domain, a.bare_domain, folded)
+            });
             assert_eq!(got, *expected, "{text:?}");
         }
     }

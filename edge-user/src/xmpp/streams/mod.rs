@@ -291,7 +291,9 @@ impl Streams {
 
     /// What was written becomes an output.
     fn flush(&mut self) {
-        if let Some((stream, bytes)) = self.writing.take() {
+        if let Some((stream, bytes)) = self.writing.take()
+            && !bytes.is_empty()
+        {
             self.out.push(XmppOutput::Write { stream, bytes: Bytes::from(bytes) });
         }
     }

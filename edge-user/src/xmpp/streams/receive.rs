@@ -390,7 +390,7 @@ fn offer(stream: &Stream, terms: Option<&Terms>, own_certificate: bool) -> Offer
 /// A domain in an attribute: an address without local part and resource.
 pub(super) fn read_domain(text: &str) -> Option<Domain> {
     let address = super::address::address(text)?;
-    address.bare_domain.then(|| address.domain.parse().ok())?
+    (address.bare_domain && address.valid).then(|| address.domain.parse().ok())?
 }
 
 /// `max-bytes` of the limits inside an element (XEP-0478).

@@ -5,8 +5,10 @@ use std::time::Instant;
 use super::{
     Fault, Streams,
     address::address,
+    proof::Leave,
     rules::turned,
     stream::{Management, Phase, Role, Stream},
+    write,
 };
 use crate::xmpp::{
     io::{Pair, StreamId, XmppRefusal, XmppSide},
@@ -75,6 +77,11 @@ impl Streams {
         if let Some(received) = &mut stream.management.received {
             *received = received.wrapping_add(1);
         }
+        if !(from.valid && to.valid) {
+            let answer = from.valid.then(|| jid_malformed(&stanza, &leave)).flatten();
+            self.malformed(now, id, leave, answer);
+            return Ok(());
+        }
         let folded = [("from", from.folded), ("to", to.folded)];
         for (name, folded) in folded {
             if let Some(folded) = folded {
@@ -95,6 +102,17 @@ impl Streams {
             _ => self.out.push(leave.deliver(stanza)),
         }
         Ok(())
+    }
+
+    /// A user's address is none: that user is told, and no stream of all users ends by it.
+    fn malformed(&mut self, now: Instant, id: StreamId, leave: Leave, answer: Option<Element>) {
+        let pair = leave.pair().clone();
+        let text = format!("a stanza of {} with an address that is none", pair.remote);
+        self.refused(id, XmppRefusal::InvalidFrom, text);
+        let side = self.streams.get(&id).map(|stream| stream.side);
+        if let (Some(side), Some(answer)) = (side, answer) {
+            self.send(now, side, pair, answer);
+        }
     }
 
     fn answer_ping(&mut self, now: Instant, side: XmppSide, pair: Pair, ping: &Element) {
@@ -300,6 +318,13 @@ impl Streams {
 /// itself.
 fn ping_pair(stream: &Stream) -> Option<Pair> {
     (stream.side == XmppSide::Partner).then(|| stream.proofs.outbound_pairs().next().cloned())?
+}
+
+/// The error for a stanza to an address that is none; it comes from the domain.
+fn jid_malformed(stanza: &Element, leave: &Leave) -> Option<Element> {
+    let mut error = write::stanza_error(stanza, "jid-malformed", "the address is none")?;
+    error.set("from", leave.pair().local.as_str());
+    Some(error)
 }
 
 /// XEP-0199.

@@ -130,7 +130,7 @@ pub(super) fn stanza_error(
     let error_type = match condition {
         "remote-server-timeout" | "resource-constraint" => "wait",
         "forbidden" => "auth",
-        "policy-violation" => "modify",
+        "policy-violation" | "jid-malformed" => "modify",
         _ => "cancel",
     };
     let error = Element::new(ns::SERVER, "error")

@@ -47,7 +47,6 @@ fn each_stanza_lies_within_what_was_proved() {
         ("", "u@a.example", Some("improper-addressing")),
         ("v@b.example", "", Some("improper-addressing")),
         ("v@b.example", "u@w@a.example", Some("improper-addressing")),
-        ("v@b.example/", "u@a.example", Some("improper-addressing")),
         ("v@b.example@a.example", "u@a.example", Some("improper-addressing")),
     ];
     for (from, to, error) in cases {
@@ -76,6 +75,37 @@ fn each_stanza_lies_within_what_was_proved() {
     let stream = end.proved();
     let said = end.write(stream, "<message><body>x</body></message>");
     assert!(said.contains("<improper-addressing"));
+}
+
+/// A user of the partner's cannot end the stream of all its users.
+#[test]
+fn an_address_that_is_none_is_told_to_its_sender_and_ends_nothing() {
+    for (from, to, told) in [
+        ("v@b.example/r", "u v@a.example", true),
+        ("v@b.example/r", "u@a.example/", true),
+        ("v@b.example/\u{fffd}", "u@a.example", false),
+        ("v v@b.example", "u@a.example", false),
+        ("@b.example", "u@a.example", false),
+    ] {
+        let mut end = Lone::new();
+        let stream = end.proved();
+        end.write(stream, &stanza(from, to));
+        assert!(end.closed.is_empty() && end.delivered.is_empty(), "{from} {to}");
+        assert_eq!(end.last_refusal(), Some(XmppRefusal::InvalidFrom));
+        assert_eq!(end.connects.len(), usize::from(told), "{from} {to}: the error goes back");
+        end.write(stream, &stanza("v@b.example", "u@a.example"));
+        assert_eq!(end.delivered.len(), 1);
+        if told {
+            let back = end.connect(None);
+            end.write(back, &format!("{}{}", answer("z"), features(OFFERS_DIALBACK)));
+            let said = end.write(back, &key("b.example", "a.example", "valid"));
+            assert!(said.contains("<jid-malformed") && said.contains("from='a.example'"), "{said}");
+            assert!(
+                said.contains("to='v@b.example/r'") && said.contains("type='modify'"),
+                "{said}"
+            );
+        }
+    }
 }
 
 #[test]
