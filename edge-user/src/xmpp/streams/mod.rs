@@ -429,6 +429,7 @@ impl Streams {
                 Ok(())
             }
             XmlEvent::Stanza(element) => self.element(now, id, element),
+            XmlEvent::PassedOver(head, fault) => self.passed_over(now, id, &head, fault),
         }
     }
 }

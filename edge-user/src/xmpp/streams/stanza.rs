@@ -13,7 +13,7 @@ use super::{
 use crate::xmpp::{
     io::{Pair, StreamId, XmppRefusal, XmppSide},
     ns,
-    xml::Element,
+    xml::{Element, XmlFault},
 };
 
 impl Streams {
@@ -100,6 +100,42 @@ impl Streams {
             Some(Ping::Asked) => self.answer_ping(now, side, leave.pair().clone(), &stanza),
             Some(Ping::Answered) if self.is_answer_of_ours(now, &stanza) => {}
             _ => self.out.push(leave.deliver(stanza)),
+        }
+        Ok(())
+    }
+
+    /// A stanza past a bound: its sender is told, who may be any user of the other end.
+    pub(super) fn passed_over(
+        &mut self,
+        now: Instant,
+        id: StreamId,
+        head: &Element,
+        fault: XmlFault,
+    ) -> Result<(), Fault> {
+        let is_stanza =
+            head.ns() == ns::SERVER && matches!(head.name(), "message" | "presence" | "iq");
+        let read = |name| head.attribute(name).and_then(address).filter(|a| a.valid);
+        let epoch = self.rules.epoch;
+        let (Some(stream), true, Some(from), Some(to)) =
+            (self.streams.get_mut(&id), is_stanza, read("from"), read("to"))
+        else {
+            return Err(fault.into());
+        };
+        let (side, rules) = (stream.side, &self.rules);
+        let judge = |pair: &Pair| rules.terms(side, pair).map(|_| ());
+        let addresses = (&*to.domain, &*from.domain);
+        let Some(leave) = stream.proofs.leave(side, addresses, epoch, judge)? else {
+            return Err(fault.into());
+        };
+        stream.traffic.stanzas_in += 1;
+        if let Some(received) = &mut stream.management.received {
+            *received = received.wrapping_add(1);
+        }
+        let pair = leave.pair().clone();
+        let text = format!("a stanza of {}: {}", pair.remote, fault.text);
+        self.refused(id, fault.reason, text);
+        if let Some(error) = write::stanza_error(head, "policy-violation", &fault.text) {
+            self.send(now, side, pair, error);
         }
         Ok(())
     }

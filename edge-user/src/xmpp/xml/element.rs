@@ -89,6 +89,11 @@ impl Element {
         Self { ns, name, attributes, children: Vec::new() }
     }
 
+    /// Nothing is in it any more.
+    pub(super) fn clear(&mut self) {
+        self.children = Vec::new();
+    }
+
     /// With this attribute.
     #[must_use]
     pub fn with(mut self, name: impl Into<Name>, value: impl Into<String>) -> Self {

@@ -45,6 +45,8 @@ impl XmlLimits {
     }
 }
 
+const NO_URI: &str = "a namespace is no URI";
+
 /// Why the guard ended a stream. Nothing that came after the fault is read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{condition}: {text}")]
@@ -64,6 +66,16 @@ impl XmlFault {
 
     pub(super) fn limit(text: impl Into<Cow<'static, str>>) -> Self {
         Self { condition: "policy-violation", reason: XmppRefusal::XmlLimit, text: text.into() }
+    }
+
+    /// A namespace with characters that no URI has.
+    pub(super) fn no_uri() -> Self {
+        Self::xml("invalid-namespace", NO_URI)
+    }
+
+    /// Whether it is that: a user may have written it.
+    pub(super) fn is_no_uri(&self) -> bool {
+        self.text == NO_URI
     }
 
     /// What rxml found.

@@ -7,6 +7,9 @@
 //! names; the bytes before anything is proved. Namespaces are resolved here, over a list that is as
 //! short as the bounds say, and not in rxml, where each look-up walks all the elements that are open.
 //!
+//! A stanza past a bound ends a stream that has proved nothing. On one that has, it is passed over: a
+//! user of the other end may have written it, and must not cost all others their stream.
+//!
 //! Where a limit strikes does not depend on how the bytes are cut: between two stanzas white space
 //! is taken off before rxml sees it, so that a stanza is counted from its `<`, and no byte past a
 //! limit is ever read.
@@ -19,42 +22,13 @@ use rxml::{
     strings::NcName,
 };
 
-use super::{Attribute, Element, Name, XmlFault, XmlLimits, names};
-use crate::xmpp::ns;
+use super::{Attribute, Element, Name, StreamHeader, XmlEvent, XmlFault, XmlLimits, names};
+use crate::xmpp::{io::XmppRefusal, ns};
 
 /// rxml is slow over longer ones.
 const SLICE: usize = 8 << 10;
-/// A piece of text, a name or a value of an attribute has at most so many bytes; text is put
-/// together again.
-const TOKEN: usize = 8 << 10;
-
-/// What was read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum XmlEvent {
-    /// The header of the stream.
-    StreamOpen(StreamHeader),
-    /// A child of the stream: a stanza or anything else.
-    Stanza(Element),
-    /// The end of the stream. What comes after it is thrown away.
-    StreamClose,
-}
-
-/// A stream header (RFC 6120 section 4.7).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StreamHeader {
-    /// Its attributes, namespace declarations apart.
-    pub attributes: Vec<Attribute>,
-    /// The default namespace: that of stanzas.
-    pub default_ns: Name,
-}
-
-impl StreamHeader {
-    /// An attribute without a namespace.
-    pub fn attribute(&self, name: &str) -> Option<&str> {
-        let plain = |a: &&Attribute| a.ns.as_str().is_empty() && a.name.as_str() == name;
-        self.attributes.iter().find(plain).map(|a| a.value.as_str())
-    }
-}
+/// A stanza that is passed over has at most so many times the bytes of one that is read.
+const PASSED_OVER: usize = 8;
 
 /// A prefix, and what it stands for; the default namespace has the empty prefix.
 struct Scope {
@@ -100,6 +74,10 @@ pub struct XmlReader {
     declared: usize,
     tag: Option<StartTag>,
     open: Vec<Open>,
+    /// Elements that are open, built or passed over.
+    level: usize,
+    /// Why this stanza is passed over.
+    over: Option<XmlFault>,
     fault: Option<XmlFault>,
 }
 
@@ -107,7 +85,7 @@ impl XmlReader {
     /// `allowance`: bytes that may come before [`lift`](Self::lift).
     pub fn new(limits: XmlLimits, allowance: usize) -> Self {
         Self {
-            parser: parser(),
+            parser: parser(&limits),
             limits,
             allowance: Some(allowance),
             place: Place::Header,
@@ -116,6 +94,8 @@ impl XmlReader {
             declared: 0,
             tag: None,
             open: Vec::new(),
+            level: 0,
+            over: None,
             fault: None,
         }
     }
@@ -185,7 +165,8 @@ impl XmlReader {
                         return Ok(None);
                     }
                     if used == 0 {
-                        return Err(self.too_long());
+                        let fault = self.too_long();
+                        self.pass_over(fault)?;
                     }
                 }
             }
@@ -203,6 +184,7 @@ impl XmlReader {
     fn room(&self) -> usize {
         let limit = match self.place {
             Place::Header => self.limits.header_bytes,
+            _ if self.over.is_some() => self.limits.stanza_bytes.saturating_mul(PASSED_OVER),
             _ => self.limits.stanza_bytes,
         };
         let room = limit.saturating_sub(self.size);
@@ -249,17 +231,39 @@ impl XmlReader {
         }
     }
 
+    /// A bound is passed: the stream ends, or, where it has proved something and a stanza has begun,
+    /// the rest of that is not kept.
+    fn pass_over(&mut self, fault: XmlFault) -> Result<(), XmlFault> {
+        let begun = !self.open.is_empty() || self.tag.is_some();
+        if self.allowance.is_some() || self.place != Place::Stanza || !begun || self.over.is_some()
+        {
+            return Err(fault);
+        }
+        self.over = Some(fault);
+        if let Some(first) = self.open.first_mut() {
+            first.element.clear();
+            self.tag = None;
+        }
+        self.open.truncate(1);
+        Ok(())
+    }
+
     fn start_tag(&mut self, name: RawQName) -> Result<(), XmlFault> {
         if self.place == Place::Between {
             self.place = Place::Stanza;
         }
-        if self.open.len() >= self.limits.depth {
-            return Err(XmlFault::limit(format!(
-                "elements lie more than {} deep",
-                self.limits.depth
-            )));
+        self.level += 1;
+        if self.over.is_some() {
+            return Ok(());
         }
-        self.check_name(&name)?;
+        if self.open.len() >= self.limits.depth {
+            let depth = self.limits.depth;
+            let fault = XmlFault::limit(format!("elements lie more than {depth} deep"));
+            return self.pass_over(fault);
+        }
+        if let Err(fault) = self.check_name(&name) {
+            return self.pass_over(fault);
+        }
         self.tag = Some(StartTag { name, attributes: Vec::new(), scopes: self.scopes.len() });
         Ok(())
     }
@@ -273,38 +277,67 @@ impl XmlReader {
     }
 
     fn attribute(&mut self, name: RawQName, value: String) -> Result<(), XmlFault> {
-        match name {
-            (None, local) if *local == *"xmlns" => return self.declare(None, &value),
-            (Some(prefix), local) if *prefix == *"xmlns" => {
-                return self.declare(Some(local), &value);
+        let result = match &name {
+            (None, local) if **local == *"xmlns" => self.declare(None, &value),
+            (Some(prefix), local) if **prefix == *"xmlns" => {
+                self.declare(Some(local.clone()), &value)
             }
-            name => {
-                self.check_name(&name)?;
-                let Some(tag) = &mut self.tag else {
-                    return Err(XmlFault::xml("not-well-formed", "an attribute without element"));
-                };
-                if tag.attributes.len() >= self.limits.attributes {
-                    return Err(XmlFault::limit(format!(
-                        "an element has more than {} attributes",
-                        self.limits.attributes
-                    )));
-                }
-                if *name.1 == *"xmlns" {
-                    return Err(XmlFault::xml("not-well-formed", "an attribute is named xmlns"));
-                }
-                tag.attributes.push((name, value));
+            _ => return self.plain_attribute(name, value),
+        };
+        match result {
+            Err(fault) if fault.reason == XmppRefusal::XmlLimit || fault.is_no_uri() => {
+                self.pass_over(fault)
             }
+            result => result,
+        }
+    }
+
+    fn plain_attribute(&mut self, name: RawQName, value: String) -> Result<(), XmlFault> {
+        let checked = self.check_name(&name);
+        let most = self.limits.attributes;
+        let over = self.over.is_some();
+        let Some(tag) = &mut self.tag else {
+            // Of an element that is passed over.
+            return Ok(());
+        };
+        let fault = match checked {
+            Err(fault) => Some(fault),
+            Ok(()) if tag.attributes.len() >= most => {
+                Some(XmlFault::limit(format!("an element has more than {most} attributes")))
+            }
+            Ok(()) => None,
+        };
+        // Of the first tag of a stanza that is passed over, what names its sender is kept.
+        let kept = name.0.is_none() && matches!(name.1.as_str(), "from" | "to" | "id" | "type");
+        match fault {
+            None if *name.1 == *"xmlns" => {
+                return Err(XmlFault::xml("not-well-formed", "an attribute is named xmlns"));
+            }
+            None if !over => tag.attributes.push((name, value)),
+            Some(fault) if !over => {
+                self.pass_over(fault)?;
+                return self.plain_attribute(name, value);
+            }
+            _ if kept => tag.attributes.push((name, value)),
+            _ => {}
         }
         Ok(())
     }
 
     fn declare(&mut self, prefix: Option<NcName>, uri: &str) -> Result<(), XmlFault> {
+        if self.over.is_some() {
+            return Ok(());
+        }
         self.declared += 1;
         if self.declared > self.limits.namespaces {
             return Err(XmlFault::limit(format!(
                 "more than {} namespaces are declared",
                 self.limits.namespaces
             )));
+        }
+        let longest = self.limits.name_bytes;
+        if prefix.as_ref().is_some_and(|prefix| prefix.len() > longest) {
+            return Err(XmlFault::limit(format!("a prefix has more than {longest} bytes")));
         }
         if uri.len() > self.limits.namespace_bytes {
             return Err(XmlFault::limit(format!(
@@ -321,16 +354,11 @@ impl XmlReader {
         }
         // rxml lets nobody else bind the namespace of `xml`.
         if !uri.chars().all(is_uri) {
-            return Err(XmlFault::xml("invalid-namespace", "a namespace is no URI"));
+            return Err(XmlFault::no_uri());
         }
         let before = self.tag.as_ref().map_or(0, |tag| tag.scopes);
         if self.scopes[before..].iter().any(|scope| scope.prefix == prefix) {
             return Err(XmlFault::xml("not-well-formed", "a prefix is declared twice"));
-        }
-        if let Some(prefix) = &prefix
-            && prefix.len() > self.limits.name_bytes
-        {
-            return Err(XmlFault::limit("a prefix is too long"));
         }
         self.scopes.push(Scope { prefix, ns: names::namespace(uri) });
         Ok(())
@@ -353,6 +381,10 @@ impl XmlReader {
     fn attributes(&self, raw: Vec<(RawQName, String)>) -> Result<Vec<Attribute>, XmlFault> {
         let mut attributes: Vec<Attribute> = Vec::with_capacity(raw.len());
         for ((prefix, local), value) in raw {
+            if prefix.is_some() && self.over.is_some() {
+                // Its declaration may have been passed over.
+                continue;
+            }
             let ns = match &prefix {
                 None => Name::Static(""),
                 Some(prefix) if **prefix == *"xml" => Name::Static(ns::XML),
@@ -369,7 +401,8 @@ impl XmlReader {
 
     fn end_of_start_tag(&mut self) -> Result<Option<XmlEvent>, XmlFault> {
         let Some(StartTag { name: (prefix, local), attributes, scopes }) = self.tag.take() else {
-            return Err(XmlFault::xml("not-well-formed", "an element without a name"));
+            // Passed over.
+            return Ok(None);
         };
         let element_ns = self.resolve(prefix.as_ref())?;
         let attributes = self.attributes(attributes)?;
@@ -396,15 +429,21 @@ impl XmlReader {
         let default_ns = self.resolve(None)?;
         self.declared = 0;
         self.size = 0;
+        self.level = 0;
         self.place = Place::Between;
         Ok(XmlEvent::StreamOpen(StreamHeader { attributes, default_ns }))
     }
 
     fn end_tag(&mut self) -> Option<XmlEvent> {
-        let Some(Open { element, scopes }) = self.open.pop() else {
+        let Some(level) = self.level.checked_sub(1) else {
             self.place = Place::Closed;
             return Some(XmlEvent::StreamClose);
         };
+        self.level = level;
+        if level > 0 && self.over.is_some() {
+            return None;
+        }
+        let Open { element, scopes } = self.open.pop()?;
         self.scopes.truncate(scopes);
         if let Some(parent) = self.open.last_mut() {
             parent.element.push(element);
@@ -413,11 +452,15 @@ impl XmlReader {
         self.size = 0;
         self.declared = 0;
         self.place = Place::Between;
-        Some(XmlEvent::Stanza(element))
+        Some(match self.over.take() {
+            None => XmlEvent::Stanza(element),
+            Some(fault) => XmlEvent::PassedOver(element, fault),
+        })
     }
 
     fn text(&mut self, text: &str) -> Result<(), XmlFault> {
         match self.open.last_mut() {
+            _ if self.over.is_some() => {}
             Some(open) => open.element.push_text(text),
             None => return Err(XmlFault::xml("bad-format", "text stands between two stanzas")),
         }
@@ -425,8 +468,11 @@ impl XmlReader {
     }
 }
 
-fn parser() -> RawParser {
-    RawParser::with_options(Options { max_token_length: TOKEN, ..Options::default() })
+/// A name or a value may be as long as its stanza: whoever may not write so long a stanza is told, and
+/// not cut off.
+fn parser(limits: &XmlLimits) -> RawParser {
+    let max_token_length = limits.stanza_bytes;
+    RawParser::with_options(Options { max_token_length, ..Options::default() })
 }
 
 /// What begins with anything but a tag is no XML: another protocol, or another encoding.

@@ -108,6 +108,30 @@ fn an_address_that_is_none_is_told_to_its_sender_and_ends_nothing() {
     }
 }
 
+/// Nor can one by a stanza that is too deep or too long for us.
+#[test]
+fn a_stanza_past_a_bound_is_told_to_its_sender_and_ends_nothing() {
+    let deep = format!("{}{}", "<x>".repeat(40), "</x>".repeat(40));
+    let long = "y".repeat(300_000);
+    for inner in [deep, long] {
+        let mut end = Lone::new();
+        let stream = end.proved();
+        end.write(stream, "<enable xmlns='urn:xmpp:sm:3'/>");
+        let text = format!("<message from='v@b.example' to='u@a.example'>{inner}</message>");
+        end.write(stream, &text);
+        assert!(end.closed.is_empty() && end.delivered.is_empty());
+        assert_eq!(end.last_refusal(), Some(XmppRefusal::XmlLimit));
+        assert_eq!(end.connects.len(), 1, "the error goes back");
+        end.write(stream, &stanza("v@b.example", "u@a.example"));
+        assert_eq!(end.delivered.len(), 1);
+        assert!(end.write(stream, "<r xmlns='urn:xmpp:sm:3'/>").contains("h='2'"));
+        // For a pair that was not proved, or no stanza at all, the stream ends.
+        let other = text.replace("v@b.example", "v@c.example");
+        assert!(end.write(stream, &other).contains("<policy-violation"));
+        assert_eq!(end.closed, [stream]);
+    }
+}
+
 #[test]
 fn only_stanzas_are_stanzas() {
     for (text, error) in [
