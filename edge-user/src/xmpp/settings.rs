@@ -87,7 +87,7 @@ pub struct XmppLimits {
     pub depth: usize,
     /// Attributes of one element.
     pub attributes: usize,
-    /// Namespace declarations of one stanza.
+    /// Namespace declarations in force at one time within one stanza.
     pub namespaces: usize,
     /// Bytes that wait for one pair while there is no stream.
     pub queue_bytes: usize,

@@ -15,7 +15,7 @@ pub struct XmlLimits {
     pub depth: usize,
     /// Attributes of one element, namespace declarations apart.
     pub attributes: usize,
-    /// Namespace declarations of one stanza, or of the stream header.
+    /// Namespace declarations in force at one time within one stanza, or in the stream header.
     pub namespaces: usize,
     /// Bytes of a namespace.
     pub namespace_bytes: usize,

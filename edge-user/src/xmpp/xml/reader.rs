@@ -70,8 +70,8 @@ pub struct XmlReader {
     /// Bytes of the header or stanza that is being read.
     size: usize,
     scopes: Vec<Scope>,
-    /// Declarations of this stanza so far.
-    declared: usize,
+    /// Declarations of the header: in force in every stanza.
+    header_scopes: usize,
     tag: Option<StartTag>,
     open: Vec<Open>,
     /// Elements that are open, built or passed over.
@@ -91,7 +91,7 @@ impl XmlReader {
             place: Place::Header,
             size: 0,
             scopes: Vec::new(),
-            declared: 0,
+            header_scopes: 0,
             tag: None,
             open: Vec::new(),
             level: 0,
@@ -328,10 +328,9 @@ impl XmlReader {
         if self.over.is_some() {
             return Ok(());
         }
-        self.declared += 1;
-        if self.declared > self.limits.namespaces {
+        if self.scopes.len() - self.header_scopes >= self.limits.namespaces {
             return Err(XmlFault::limit(format!(
-                "more than {} namespaces are declared",
+                "more than {} namespaces are declared at one time",
                 self.limits.namespaces
             )));
         }
@@ -427,7 +426,7 @@ impl XmlReader {
             return Err(XmlFault::xml("bad-format", "the first element is no stream"));
         }
         let default_ns = self.resolve(None)?;
-        self.declared = 0;
+        self.header_scopes = self.scopes.len();
         self.size = 0;
         self.level = 0;
         self.place = Place::Between;
@@ -450,7 +449,6 @@ impl XmlReader {
             return None;
         }
         self.size = 0;
-        self.declared = 0;
         self.place = Place::Between;
         Some(match self.over.take() {
             None => XmlEvent::Stanza(element),

@@ -83,7 +83,7 @@ fn hostile_xml_ends_the_stream_with_the_right_condition() {
     let attributes = format!("<a{attributes}/>");
     let namespaces: String = (0..40).map(|n| format!(" xmlns:p{n}='urn:{n}'")).collect();
     let namespaces = format!("<a{namespaces}/>");
-    let spread = format!("<m>{}</m>", "<a xmlns='urn:x'/>".repeat(40));
+    let spread = "<a xmlns='urn:x' xmlns:p='urn:y'>".repeat(20);
     let long_name = format!("<{}/>", "n".repeat(200));
     let longer_name = format!("<{}/>", "n".repeat(9000));
     let long_uri = format!("<a xmlns='urn:{}'/>", "n".repeat(300));
@@ -208,6 +208,9 @@ fn what_is_allowed_passes() {
     assert_eq!(stanza("<p:a xmlns:p='urn:x'/>").unwrap().ns(), "urn:x");
     assert_eq!(stanza("<a xml:lang='de'/>").unwrap().lang(), Some("de"));
     assert_eq!(stanza("<a>\u{1f600}</a>").unwrap().text(), "\u{1f600}");
+    // Each of many elements may have its own namespace.
+    let many = stanza(&format!("<m>{}</m>", "<a xmlns='urn:x' xmlns:p='urn:y'/>".repeat(100)));
+    assert_eq!(many.unwrap().children().count(), 100);
     // An inner declaration ends with its element.
     let scoped = stanza("<a><b xmlns='urn:x'><c/></b><d/></a>").unwrap();
     assert_eq!(scoped.child(ns::SERVER, "d").unwrap().ns(), ns::SERVER);
@@ -245,7 +248,10 @@ fn a_stanza_past_a_bound_is_passed_over_on_a_proved_stream() {
     let inside = [
         (format!("<a{attributes}><b/></a>c"), "attributes"),
         (format!("<a{namespaces}/>"), "namespaces"),
-        ("<a xmlns='urn:x'/>".repeat(40), "namespaces"),
+        (
+            format!("{}{}", "<a xmlns='urn:x' xmlns:p='urn:y'>".repeat(20), "</a>".repeat(20)),
+            "namesp",
+        ),
         (deep, "deep"),
         (format!("<{0}></{0}>", text(200)), "name"),
         (format!("<a {}='1'/>", text(200)), "name"),
