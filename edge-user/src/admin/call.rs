@@ -196,6 +196,7 @@ fn next_hop_json(hop: &NextHop) -> Value {
         "link_address": address,
         "device": hop.device,
         "vlan": hop.vlan,
+        "sent_by": if hop.by_daemon { "daemon" } else { "kernel" },
     })
 }
 

@@ -20,7 +20,12 @@ pub(super) fn summary(media: &Value) -> Option<String> {
         number("opened"),
         number("closed"),
     );
-    for (name, word) in [("without_way", "without a way"), ("failed", "changes failed")] {
+    for (name, word) in [
+        ("without_way", "without a way"),
+        ("by_daemon", "by the daemon"),
+        ("daemon_lost", "packets lost there"),
+        ("failed", "changes failed"),
+    ] {
         if number(name) > 0 {
             text.push_str(&format!(", {} {word}", number(name)));
         }
@@ -143,8 +148,9 @@ fn next_hop(flow: &Value) -> String {
         return String::new();
     }
     let vlan = hop["vlan"].as_u64().map(|vlan| format!(" vlan {vlan}"));
+    let by = if hop["sent_by"] == "daemon" { " by the daemon" } else { "" };
     format!(
-        "{} {} {}{}",
+        "{} {} {}{}{by}",
         string(&hop["device"]),
         string(&hop["neighbour"]),
         string(&hop["link_address"]),
@@ -181,6 +187,9 @@ mod tests {
     fn a_flow_without_a_way_says_so() {
         let flow = json!({"routed": false, "next_hop": {"neighbour": "10.0.0.9"}});
         assert_eq!(next_hop(&flow), "no way (10.0.0.9)");
+        let hop = json!({"device": "eth1", "neighbour": "10.0.0.9", "sent_by": "daemon"});
+        let flow = json!({"routed": true, "next_hop": hop});
+        assert!(next_hop(&flow).ends_with(" by the daemon"), "{}", next_hop(&flow));
         assert_eq!(list_text(&json!([])).unwrap(), "no call has media\n");
         assert!(list_text(&json!({})).is_err() && show_text(&json!([])).is_err());
     }

@@ -7,18 +7,20 @@ use toml::Spanned;
 use super::{
     findings::{Fault, quoted},
     model::{Interface, Zone},
-    model_media::{MediaMode, MediaSettings},
+    model_media::{MediaMode, MediaPath, MediaSettings},
     model_services::AvService,
     reader::Section,
     sections::no_duplicates,
 };
 use crate::media::policy::{Modalities, Modality, UnknownModality};
 
-/// Reads `[media]`. `av` is the service whose addresses a relay uses.
+/// Reads `[media]`. `av` is the service whose addresses a relay uses; `monitor`: the firewall drops
+/// nothing.
 pub(super) fn media(
     root: &Section<'_>,
     av: Option<&AvService>,
     interfaces: &[Interface],
+    monitor: bool,
 ) -> MediaSettings {
     let section = root.section("media");
     let second = Duration::from_secs;
@@ -32,8 +34,10 @@ pub(super) fn media(
         None if relays => MediaMode::Relay,
         None => MediaMode::Off,
     };
+    let path = section.parsed("path", path);
     let settings = MediaSettings {
         mode,
+        path: path.as_ref().map_or(MediaPath::Auto, |path| *path.get_ref()),
         silence: section.duration("silence", second(30)..=second(86_400), default.silence),
         longest_call: section.duration(
             "longest_call",
@@ -43,6 +47,9 @@ pub(super) fn media(
     };
     if let Some(stated) = stated {
         can_be_served(&section, &stated, av, interfaces);
+    }
+    if let Some(path) = path {
+        can_go_by(&section, &path, mode, monitor);
     }
     check_times(&section, &settings);
     if mode != MediaMode::Off && av.is_some_and(|av| av.legacy_partners) {
@@ -64,6 +71,36 @@ fn mode(text: &str) -> Result<MediaMode, Fault> {
             "write \"relay\", \"pinhole\" or \"off\"",
         )
     })
+}
+
+fn path(text: &str) -> Result<MediaPath, Fault> {
+    MediaPath::ALL.iter().copied().find(|path| path.name() == text).ok_or_else(|| {
+        Fault::new(
+            format!("{} sends no media on", quoted(text)),
+            "write \"auto\", \"kernel\" or \"daemon\"",
+        )
+    })
+}
+
+/// Whether the daemon, where the file names it, can do what it is to do.
+fn can_go_by(section: &Section<'_>, path: &Spanned<MediaPath>, mode: MediaMode, monitor: bool) {
+    if *path.get_ref() != MediaPath::Daemon {
+        return;
+    }
+    if mode == MediaMode::Pinhole {
+        section.sink.error(
+            &path.span(),
+            "the packets of a pinhole are not for this appliance: the daemon never sees them",
+            "write path = \"kernel\", or mode = \"relay\"",
+        );
+    }
+    if monitor {
+        section.sink.error(
+            &path.span(),
+            "with firewall.monitor what was judged reaches the daemon with what was not",
+            "write monitor = false under [firewall], or path = \"kernel\"",
+        );
+    }
 }
 
 /// Whether the mode that the file names has what it needs.
@@ -104,7 +141,7 @@ fn check_times(section: &Section<'_>, settings: &MediaSettings) {
         );
     }
     if settings.mode == MediaMode::Off {
-        for key in ["silence", "longest_call"].into_iter().filter(|key| section.has(key)) {
+        for key in ["path", "silence", "longest_call"].into_iter().filter(|key| section.has(key)) {
             section.sink.warn(
                 &section.key_span(key),
                 "no media passes, so this has no effect",

@@ -53,6 +53,25 @@ pub(super) const MEDIA_ERRORS: &[Case] = &[
         ("modus", 0),
         "unknown key \"modus\" in [media]; mend: did you mean mode?",
     ),
+    // Paths.
+    (
+        "[inside]\n",
+        av!("[media]\npath = \"user\""),
+        ("\"user\"", 0),
+        "sends no media on; mend: write \"auto\", \"kernel\" or \"daemon\"",
+    ),
+    (
+        "[inside]\n",
+        av!("[media]\nmode = \"pinhole\"\npath = \"daemon\""),
+        ("\"daemon\"\n[inside]", 0),
+        "the daemon never sees them; mend: write path = \"kernel\"",
+    ),
+    (
+        "[firewall]\nmonitor = false",
+        "[media]\npath = \"daemon\"\n[firewall]\nmonitor = true",
+        ("\"daemon\"\n[firewall]", 0),
+        "what was judged reaches the daemon with what was not",
+    ),
     // Times.
     (
         "[inside]\n",

@@ -285,7 +285,7 @@ fn read(from: &Reading<'_>) -> Option<Config> {
     let mut federation = federation::federation(&root, &edge, access.partners_only.as_ref());
     (federation.users, federation.groups) = users::users(&root, &edge);
     let firewall = firewall::firewall(firewall_section, &known, management.as_ref(), sets);
-    let media = media::media(&root, services.av.as_ref(), &interfaces);
+    let media = media::media(&root, services.av.as_ref(), &interfaces, firewall.monitor);
     let revocation = revocation::revocation(&root, base, from.now);
     let pool = pool::pool(&root, base);
     let dns = sections::dns(&root, base);

@@ -35,12 +35,48 @@ impl fmt::Display for MediaMode {
     }
 }
 
+/// Who sends the packets of a relay on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum MediaPath {
+    /// The program in the kernel, but the daemon what leaves by a device to which XDP can send
+    /// nothing.
+    #[default]
+    Auto,
+    /// The program in the kernel.
+    Kernel,
+    /// The daemon.
+    Daemon,
+}
+
+impl MediaPath {
+    /// All of them.
+    pub const ALL: &'static [MediaPath] = &[MediaPath::Auto, MediaPath::Kernel, MediaPath::Daemon];
+
+    /// As the file writes it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            MediaPath::Auto => "auto",
+            MediaPath::Kernel => "kernel",
+            MediaPath::Daemon => "daemon",
+        }
+    }
+}
+
+impl fmt::Display for MediaPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// `[media]`: the media of calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MediaSettings {
     /// How it passes. Relay needs `[service.av]` with addresses on both sides, and is the default
     /// when it has them; pinholes need an interface on either side.
     pub mode: MediaMode,
+    /// Who sends packets on. The daemon cannot in mode pinhole, nor while the firewall only
+    /// monitors.
+    pub path: MediaPath,
     /// A call whose flows are all silent for so long has ended; what is on hold is never silent.
     pub silence: Duration,
     /// No call is longer.
@@ -51,6 +87,7 @@ impl Default for MediaSettings {
     fn default() -> Self {
         Self {
             mode: MediaMode::Off,
+            path: MediaPath::Auto,
             silence: Duration::from_secs(300),
             longest_call: Duration::from_secs(24 * 3600),
         }

@@ -20,7 +20,7 @@ use crate::{
     config::Config,
     firewall::{
         FirewallError,
-        media::{Delays, MediaNumbers, MediaTable, NextHop, Ways},
+        media::{Delays, MediaTable, NextHop, Ways},
     },
     media::flow::{CallId, Flow, FlowId, FlowStatus, MediaChange},
     net::{
@@ -119,17 +119,19 @@ impl Media {
 
     /// For `edge status`.
     pub(super) fn numbers(&self) -> Value {
-        let MediaNumbers { calls, flows, without_way, opened, closed, failed } =
-            self.table().numbers();
+        let numbers = self.table().numbers();
         let delays = self.delays.lock().unwrap_or_else(PoisonError::into_inner);
         let [open, close] = &*delays;
         json!({
-            "calls": calls,
-            "flows": flows,
-            "without_way": without_way,
-            "opened": opened,
-            "closed": closed,
-            "failed": failed,
+            "calls": numbers.calls,
+            "flows": numbers.flows,
+            "without_way": numbers.without_way,
+            "by_daemon": numbers.by_daemon,
+            "daemon_packets": numbers.daemon_packets,
+            "daemon_lost": numbers.daemon_lost,
+            "opened": numbers.opened,
+            "closed": numbers.closed,
+            "failed": numbers.failed,
             "open_delay": delay(open),
             "close_delay": delay(close),
         })

@@ -51,7 +51,8 @@ impl Daemon {
         let log = (config.log != old.log)
             .then(|| "[log] takes effect when the daemon is started again".to_owned());
         self.changes.end_shadow();
-        Ok(log.into_iter().chain(blocks).collect())
+        let media = crate::firewall::media::warnings(&config);
+        Ok(log.into_iter().chain(blocks).chain(media).collect())
     }
 
     /// The secrets in force, from now on these where some are given.

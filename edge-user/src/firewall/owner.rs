@@ -93,6 +93,7 @@ impl Owner {
                 None
             }
         };
+        report.warnings.extend(super::media::warnings(&plan));
         let media = Arc::new(Mutex::new(media));
         let (sender, receiver) = mpsc::channel(WAITING);
         let runtime = tokio::runtime::Builder::new_current_thread()

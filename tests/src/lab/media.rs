@@ -63,11 +63,24 @@ impl MediaLab {
         let inside = Namespace::create(&name)?;
         let mut lab = Self { wire, inside, links: Vec::new() };
         lab.link()?;
-        for (namespace, device) in [(&lab.wire.peer, "peer0"), (&lab.inside, "eth0")] {
-            let link = links::far_end(namespace, device)?;
-            lab.links.push(link);
-        }
+        lab.with_xdp_behind()?;
         Ok(lab)
+    }
+
+    /// From now on XDP cannot send by the edge's devices.
+    pub fn without_xdp_behind(&mut self) {
+        self.links.clear();
+    }
+
+    /// From now on it can again.
+    ///
+    /// # Errors
+    /// When a program cannot be attached.
+    pub fn with_xdp_behind(&mut self) -> Result<()> {
+        for (namespace, device) in [(&self.wire.peer, "peer0"), (&self.inside, "eth0")] {
+            self.links.push(links::far_end(namespace, device)?);
+        }
+        Ok(())
     }
 
     fn link(&self) -> Result<()> {
@@ -129,7 +142,14 @@ impl MediaLab {
     /// # Errors
     /// When it does not start.
     pub fn start(&self, mode: MediaMode) -> Result<(FirewallHandle, MediaTable)> {
-        let config = self.config(mode);
+        self.start_with(self.config(mode))
+    }
+
+    /// The same with a configuration of [`Self::config`]'s kind.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start_with(&self, config: Arc<Config>) -> Result<(FirewallHandle, MediaTable)> {
         let started =
             self.wire.edge.run(move || Owner::start(OwnerOptions::new(&config), config))?;
         let (handle, report) = started?;

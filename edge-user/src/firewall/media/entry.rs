@@ -7,9 +7,9 @@ use std::{
 };
 
 use edge_ebpf::abi::{
-    CONTENT_ANY, CONTENT_MEDIA, Limit, MEDIA_BEHIND_NAT, MEDIA_OUT_IPV6, MEDIA_REWRITE, MEDIA_RTP,
-    MEDIA_STATE_SLOTS, MediaFlow, PinholeKey, ZONE_EXTERNAL, ZONE_INTERNAL, mapped,
-    media_port_index,
+    CONTENT_ANY, CONTENT_MEDIA, Limit, MEDIA_BEHIND_NAT, MEDIA_BY_DAEMON, MEDIA_OUT_IPV6,
+    MEDIA_REWRITE, MEDIA_RTP, MEDIA_STATE_SLOTS, MediaFlow, PinholeKey, ZONE_EXTERNAL,
+    ZONE_INTERNAL, mapped, media_port_index,
 };
 use ipnet::IpNet;
 
@@ -149,9 +149,13 @@ pub(super) fn to_kernel(flow: &Flow, now: u64, hop: Option<&Hop>) -> MediaFlow {
 
 /// The same flow by this way; `None`: by none.
 pub(super) fn with_hop(entry: MediaFlow, hop: Option<&Hop>) -> MediaFlow {
-    let none = Hop { ifindex: 0, vlan: 0, device: [0; 6], next_hop: [0; 6] };
-    let hop = hop.unwrap_or(&none);
+    let none = Hop::default();
+    // The daemon never sees what is for an endpoint behind us.
+    let can_go = |hop: &&Hop| !hop.by_daemon || entry.flags & MEDIA_REWRITE != 0;
+    let hop = hop.filter(can_go).unwrap_or(&none);
+    let flags = entry.flags & !MEDIA_BY_DAEMON;
     MediaFlow {
+        flags: if hop.by_daemon { flags | MEDIA_BY_DAEMON } else { flags },
         next_hop: hop.next_hop,
         device: hop.device,
         ifindex: hop.ifindex,

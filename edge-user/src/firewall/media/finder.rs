@@ -11,7 +11,7 @@ use std::{
 
 use super::hops::{Hop, Target};
 use crate::{
-    config::{Config, Zone},
+    config::{Config, MediaPath, Zone},
     media::flow::MediaSide,
 };
 
@@ -68,6 +68,8 @@ pub(super) trait Ask {
     fn neighbour(&mut self, ifindex: u32, address: IpAddr) -> io::Result<Neighbour>;
     /// Has the kernel find the neighbour, or make sure that it is still there.
     fn solicit(&mut self, ifindex: u32, address: IpAddr) -> io::Result<()>;
+    /// Whether XDP can send by a device. `None`: nobody says.
+    fn can_send(&mut self, ifindex: u32) -> io::Result<Option<bool>>;
     /// All devices.
     fn links(&mut self) -> io::Result<Vec<Link>>;
     /// What changed since the last time.
@@ -90,6 +92,22 @@ impl Sides {
     }
 }
 
+/// Who sends packets on, as configured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Sender {
+    /// By the file.
+    pub path: MediaPath,
+    /// The firewall drops nothing: what reaches the daemon is not what was judged.
+    pub monitor: bool,
+}
+
+impl Sender {
+    /// As configured.
+    pub fn new(config: &Config) -> Self {
+        Self { path: config.media.path, monitor: config.firewall.monitor }
+    }
+}
+
 /// What a look found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Found {
@@ -106,23 +124,34 @@ pub(super) struct Found {
 pub(super) struct Finder<A> {
     pub(super) ask: A,
     sides: Sides,
+    sender: Sender,
     links: HashMap<u32, Link>,
     faults: u64,
 }
 
 impl<A: Ask> Finder<A> {
     /// Knows the devices.
-    pub fn new(ask: A, sides: Sides) -> Self {
-        let mut finder = Self { ask, sides, links: HashMap::new(), faults: 0 };
+    pub fn new(ask: A, sides: Sides, sender: Sender) -> Self {
+        let mut finder = Self { ask, sides, sender, links: HashMap::new(), faults: 0 };
         finder.read_links();
         finder
     }
 
-    /// Other devices are ours from now on; `false`: they are the same.
-    pub fn set_sides(&mut self, sides: Sides) -> bool {
-        let others = self.sides != sides;
-        self.sides = sides;
+    /// Other devices are ours from now on, and others send; `false`: they are the same.
+    pub fn set(&mut self, sides: Sides, sender: Sender) -> bool {
+        let others = (&self.sides, self.sender) != (&sides, sender);
+        (self.sides, self.sender) = (sides, sender);
         others
+    }
+
+    /// Devices of ours, outside and inside.
+    pub fn devices(&self) -> [Vec<u32>; 2] {
+        [MediaSide::Outside, MediaSide::Inside].map(|side| {
+            let of_side = self.links.values().filter(|link| self.side_of(link) == Some(side));
+            let mut all: Vec<u32> = of_side.map(|link| link.ifindex).collect();
+            all.sort_unstable();
+            all
+        })
     }
 
     /// What changed since the last time.
@@ -201,7 +230,22 @@ impl<A: Ask> Finder<A> {
             }
         }
         let (Some(device), Some(next_hop)) = (link.address, found.address) else { return Ok(None) };
-        Ok(Some(Hop { ifindex, vlan, device, next_hop }))
+        let by_daemon = match self.sender.path {
+            MediaPath::Auto => self.cannot_send(ifindex),
+            MediaPath::Kernel => false,
+            MediaPath::Daemon => true,
+        };
+        let hop = Hop { ifindex, vlan, device, next_hop, by_daemon };
+        Ok(Some(hop).filter(|_| !(by_daemon && self.sender.monitor)))
+    }
+
+    /// Whether XDP can send nothing by a device, for all that is known.
+    fn cannot_send(&mut self, ifindex: u32) -> bool {
+        let can = self.ask.can_send(ifindex).unwrap_or_else(|fault| {
+            self.fault(&fault);
+            None
+        });
+        can == Some(false)
     }
 
     /// The side a device is configured for.

@@ -40,7 +40,7 @@ pub(super) struct Target {
 }
 
 /// A way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Hop {
     /// Device.
     pub ifindex: u32,
@@ -50,6 +50,8 @@ pub(super) struct Hop {
     pub device: [u8; 6],
     /// The next hop's.
     pub next_hop: [u8; 6],
+    /// The daemon sends there, and not the program in the kernel.
+    pub by_daemon: bool,
 }
 
 /// A way as far as it is known.

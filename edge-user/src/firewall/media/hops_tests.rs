@@ -1,7 +1,7 @@
 use std::io;
 
 use super::{
-    super::finder::{Ask, Finder, Link, Neighbour, Route, Sides},
+    super::finder::{Ask, Finder, Link, Neighbour, Route, Sender, Sides},
     *,
 };
 
@@ -20,6 +20,7 @@ struct Kernel {
     changes: Vec<Changes>,
     asked: Vec<(u32, IpAddr)>,
     cannot_ask: bool,
+    cannot_send: Vec<u32>,
     looks: usize,
 }
 
@@ -40,6 +41,10 @@ impl Ask for Kernel {
     fn solicit(&mut self, ifindex: u32, address: IpAddr) -> io::Result<()> {
         self.asked.push((ifindex, address));
         if self.cannot_ask { Err(io::ErrorKind::OutOfMemory.into()) } else { Ok(()) }
+    }
+
+    fn can_send(&mut self, ifindex: u32) -> io::Result<Option<bool>> {
+        Ok((ifindex != TRUNK).then(|| !self.cannot_send.contains(&ifindex)))
     }
 
     fn links(&mut self) -> io::Result<Vec<Link>> {
@@ -83,7 +88,7 @@ impl Ways {
     }
 
     fn set_sides(&mut self, sides: Sides, now: Instant) {
-        if self.finder.set_sides(sides) {
+        if self.finder.set(sides, Sender::default()) {
             self.hops.all_due(now);
         }
     }
@@ -105,14 +110,18 @@ fn hops() -> Ways {
         link(TAGGED, "eth2.7", Some((TRUNK, 7))),
         link(9, "other", None),
     ];
+    let kernel = Kernel { links, ..Kernel::default() };
+    let finder = Finder::new(kernel, sides(), Sender::default());
+    Ways { hops: Hops::default(), finder }
+}
+
+fn sides() -> Sides {
     let sides = [
         (("eth0".to_owned(), None), MediaSide::Outside),
         (("eth1".to_owned(), None), MediaSide::Inside),
         (("eth2".to_owned(), Some(7)), MediaSide::Inside),
     ];
-    let kernel = Kernel { links, ..Kernel::default() };
-    let finder = Finder::new(kernel, Sides(sides.into_iter().collect()));
-    Ways { hops: Hops::default(), finder }
+    Sides(sides.into_iter().collect())
 }
 
 fn ip(text: &str) -> IpAddr {
@@ -142,7 +151,16 @@ fn the_way_goes_by_the_gateway_or_the_host_itself_and_by_a_device_of_the_right_s
         hops.finder.ask.routes.insert(ip(text), route);
         hops.finder.ask.neighbours.insert((OUT, ip(gateway)), known(MAC));
         let hop = hops.take(outside(text), now).unwrap();
-        assert_eq!(hop, Hop { ifindex: OUT, vlan: 0, device: [2, 0, 0, 0, 0, 2], next_hop: MAC });
+        assert_eq!(
+            hop,
+            Hop {
+                ifindex: OUT,
+                vlan: 0,
+                device: [2, 0, 0, 0, 0, 2],
+                next_hop: MAC,
+                by_daemon: false
+            }
+        );
         assert_eq!(hops.neighbour(outside(text)), Some(ip(gateway)));
         assert_eq!(hops.take(inside(text), now), None, "it would leave by the wrong side");
     }
@@ -340,4 +358,42 @@ fn many_ways_are_looked_at_in_turn_and_soon() {
         assert_eq!(hops.is_waiting(), is_behind, "round {round}");
     }
     assert_eq!(changed.into_iter().collect::<HashSet<_>>().len(), targets.len());
+}
+
+#[test]
+fn the_daemon_sends_where_xdp_cannot_or_where_it_is_told_to_and_never_while_all_passes() {
+    use crate::config::MediaPath::{Auto, Daemon, Kernel};
+    // (path, monitor, XDP cannot send, the way)
+    let cases = [
+        (Auto, false, false, Some(false)),
+        (Auto, false, true, Some(true)),
+        (Auto, true, true, None),
+        (Auto, true, false, Some(false)),
+        (Kernel, false, true, Some(false)),
+        (Kernel, true, true, Some(false)),
+        (Daemon, false, false, Some(true)),
+        (Daemon, true, false, None),
+    ];
+    for (path, monitor, cannot, expected) in cases {
+        let mut finder = hops().finder;
+        assert!(!finder.set(sides(), Sender::default()), "it is so");
+        let other = Sender { path, monitor };
+        assert_eq!(finder.set(sides(), other), other != Sender::default());
+        let (end, tagged) = ("10.0.0.9", "10.0.7.9");
+        for (text, device) in [(end, IN), (tagged, TAGGED)] {
+            finder.ask.routes.insert(ip(text), Route { ifindex: device, gateway: None });
+            finder.ask.neighbours.insert((device, ip(text)), known(MAC));
+        }
+        finder.ask.cannot_send.extend(cannot.then_some(IN));
+        let mut by_daemon = |text| finder.look(inside(text)).hop.map(|hop| hop.by_daemon);
+        assert_eq!(by_daemon(end), expected, "{path} {monitor} {cannot}");
+        // The trunk's driver says nothing.
+        let expected = (!(path == Daemon && monitor)).then_some(path == Daemon);
+        assert_eq!(by_daemon(tagged), expected, "{path} {monitor}");
+    }
+}
+
+#[test]
+fn devices_of_ours_are_known_by_side() {
+    assert_eq!(hops().finder.devices(), [vec![OUT], vec![IN, TAGGED]]);
 }

@@ -11,16 +11,20 @@
 //! | `in_use` | what must stay when another configuration is put in force |
 //! | `status` | what the kernel counted, as people read it |
 //! | `delays` | how long it took to open and to close |
+//! | `senders` | which devices XDP can send by |
+//! | `by_daemon` | the way through the daemon, where it cannot |
 //!
 //! The kernel is the database: a daemon that starts takes over what is open. It must never let a
 //! packet see half of a flow, and never open what has no room.
 
+mod by_daemon;
 mod delays;
 mod entry;
 mod finder;
 mod hops;
 mod in_use;
 mod netlink;
+mod senders;
 mod status;
 mod table;
 #[cfg(test)]
@@ -42,22 +46,24 @@ use aya::{
     maps::{Array, HashMap as KernelHash, MapData, MapError, RingBuf},
 };
 use edge_ebpf::abi::{
-    MEDIA_FLOW_SLOTS, MEDIA_PORT_SLOTS, MediaFlow, MediaLearned, MediaState, PinholeKey,
-    map_names as names,
+    MEDIA_BY_DAEMON, MEDIA_FLOW_SLOTS, MEDIA_PORT_SLOTS, MediaFlow, MediaLearned, MediaState,
+    PinholeKey, map_names as names,
 };
 
 pub(super) use self::in_use::InUse;
-pub use self::{
-    delays::Delays,
-    status::{FlowRow, read},
-    ways::Ways,
-};
 use self::{
+    by_daemon::ByDaemon,
     entry::Door,
-    finder::{Changes, Finder, Found, Sides},
+    finder::{Changes, Finder, Found, Sender, Sides},
     hops::{Hops, Target},
     netlink::Netlink,
     table::{MediaWrites, Opened, Table},
+};
+pub use self::{
+    delays::Delays,
+    senders::warnings,
+    status::{FlowRow, read},
+    ways::Ways,
 };
 use super::{FirewallError, decode, kernel::open, sys};
 use crate::{
@@ -86,6 +92,8 @@ pub struct NextHop {
     pub device: Option<String>,
     /// VLAN that packets leave with.
     pub vlan: Option<u16>,
+    /// The daemon sends them.
+    pub by_daemon: bool,
 }
 
 /// How much is open.
@@ -97,6 +105,12 @@ pub struct MediaNumbers {
     pub flows: usize,
     /// Flows that have no way.
     pub without_way: usize,
+    /// Flows whose packets the daemon sends on.
+    pub by_daemon: usize,
+    /// Packets that it sent on since the start.
+    pub daemon_packets: u64,
+    /// Packets that reached it since the start and went no further.
+    pub daemon_lost: u64,
     /// Flows opened since the start.
     pub opened: u64,
     /// Flows closed since the start.
@@ -107,7 +121,7 @@ pub struct MediaNumbers {
 
 /// The one writer of the `MEDIA_*` maps.
 pub struct MediaTable {
-    table: Table<Maps>,
+    table: Table<Paths>,
     hops: Hops,
     ways: Ways,
     /// Flows without a way whose target nobody has looked at yet.
@@ -132,9 +146,11 @@ impl MediaTable {
             .map_err(|fault| FirewallError::io("a socket for routes and neighbours", fault))?;
         let maps = Maps::open(pins)?;
         let (doors, slots) = maps.read()?;
-        let mut table = Table::new(maps);
+        let mut table = Table::new(Paths { maps, daemon: ByDaemon::start()? });
         table.adopt(doors, &slots)?;
-        let mut finder = Finder::new(netlink, Sides::new(config));
+        let mut finder = Finder::new(netlink, Sides::new(config), Sender::new(config));
+        table.writes.daemon.set_devices(finder.devices());
+        table.serve();
         let mut hops = Hops::default();
         let now = Instant::now();
         let targets: Vec<(FlowId, Target)> =
@@ -253,15 +269,21 @@ impl MediaTable {
     pub fn tick(&mut self) -> Result<(), FirewallError> {
         let ways = self.ways.clone();
         let mut finder = ways.lock();
-        for target in self.begin_tick(&finder.changes())? {
+        let changes = finder.changes();
+        for target in self.begin_tick(&changes, finder.devices())? {
             self.found(target, finder.look(target));
         }
         self.end_tick()
     }
 
     /// What is to be looked at.
-    fn begin_tick(&mut self, changes: &Changes) -> Result<Vec<Target>, FirewallError> {
+    fn begin_tick(
+        &mut self,
+        changes: &Changes,
+        devices: [Vec<u32>; 2],
+    ) -> Result<Vec<Target>, FirewallError> {
         let now = Instant::now();
+        self.table.writes.daemon.set_devices(devices);
         self.table.tidy(now)?;
         self.hops.heard(changes, now);
         Ok(self.hops.due(now))
@@ -410,6 +432,7 @@ impl MediaTable {
             link_address: routed.then_some(kernel.next_hop),
             device: routed.then(|| self.hops.device(entry.target)).flatten().map(str::to_owned),
             vlan: (kernel.vlan != 0).then_some(kernel.vlan),
+            by_daemon: kernel.flags & MEDIA_BY_DAEMON != 0,
         })
     }
 
@@ -418,7 +441,16 @@ impl MediaTable {
         let (calls, flows) = self.table.open_now();
         let without_way =
             self.table.entries().filter(|(_, entry)| entry.kernel.ifindex == 0).count();
-        MediaNumbers { calls, flows, without_way, ..self.numbers }
+        let (by_daemon, daemon_packets, daemon_lost) = self.table.writes.daemon.numbers();
+        MediaNumbers {
+            calls,
+            flows,
+            without_way,
+            by_daemon,
+            daemon_packets,
+            daemon_lost,
+            ..self.numbers
+        }
     }
 }
 
@@ -483,6 +515,38 @@ impl Maps {
         let flows: Vec<MediaFlow> = values(flows, names::MEDIA_FLOWS, MEDIA_FLOW_SLOTS)?;
         let used = (0u32..).zip(flows).filter(|(_, flow)| flow.call != 0);
         Ok((doors, used.collect()))
+    }
+}
+
+/// The kernel's maps, and the daemon's way for flows that go it: its sockets are there before a door
+/// leads to them, and are read only while it does.
+struct Paths {
+    maps: Maps,
+    daemon: ByDaemon,
+}
+
+impl MediaWrites for Paths {
+    fn flow(&mut self, slot: u32, flow: &MediaFlow) -> Result<(), FirewallError> {
+        self.daemon.noted(slot, flow);
+        self.maps.flow(slot, flow)
+    }
+
+    fn clear_state(&mut self, id: FlowId) -> Result<(), FirewallError> {
+        self.maps.clear_state(id)
+    }
+
+    fn door(&mut self, door: Door, slot: u32) -> Result<(), FirewallError> {
+        self.daemon.before(door, slot)?;
+        self.maps.door(door, slot)?;
+        self.daemon.after(door, slot);
+        Ok(())
+    }
+
+    fn serve(&mut self, door: Door, slot: u32, flow: &MediaFlow) -> Result<(), FirewallError> {
+        self.daemon.noted(slot, flow);
+        self.daemon.before(door, slot)?;
+        self.daemon.after(door, slot);
+        Ok(())
     }
 }
 

@@ -8,22 +8,25 @@ use std::{
     time::Duration,
 };
 
-use super::finder::{Ask, Changes, Link, Neighbour, Route};
+use super::{
+    finder::{Ask, Changes, Link, Neighbour, Route},
+    senders::Senders,
+};
 use crate::firewall::sys;
 
 /// How long the kernel may take for an answer. It answers at once.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// Length of `nlmsghdr`, and of `rtmsg` and `ndmsg`.
-const HEADER: usize = 16;
+pub(super) const HEADER: usize = 16;
 const BODY: usize = 12;
 /// Length of `ifinfomsg`.
 const LINK_BODY: usize = 16;
 
-const NLM_F_REQUEST: u16 = 1;
+pub(super) const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
 const NLM_F_DUMP: u16 = 0x300;
 const NLM_F_CREATE: u16 = 0x400;
-const NLMSG_ERROR: u16 = 2;
+pub(super) const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 
 const RTA_DST: u16 = 1;
@@ -63,18 +66,20 @@ pub(super) struct Netlink {
     hearing: OwnedFd,
     sequence: u32,
     buffer: Vec<u8>,
+    /// Of kernels that know.
+    senders: Option<Senders>,
 }
 
 impl Netlink {
     /// Opens both sockets, and hears from now on.
     pub fn open() -> io::Result<Self> {
-        let asking = socket(0)?;
+        let asking = socket(libc::NETLINK_ROUTE, 0)?;
         rustix::net::sockopt::set_socket_timeout(
             &asking,
             rustix::net::sockopt::Timeout::Recv,
             Some(PATIENCE),
         )?;
-        let hearing = socket(libc::SOCK_NONBLOCK)?;
+        let hearing = socket(libc::NETLINK_ROUTE, libc::SOCK_NONBLOCK)?;
         // SAFETY: all zeros is a value of this plain C structure.
         let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
         address.nl_family = libc::AF_NETLINK as u16;
@@ -90,7 +95,12 @@ impl Netlink {
         if bound < 0 {
             return Err(io::Error::last_os_error());
         }
-        Ok(Self { asking, hearing, sequence: 0, buffer: vec![0; 64 * 1024] })
+        // Without it the program in the kernel sends by every device, as on older kernels.
+        let senders = Senders::open().unwrap_or_else(|fault| {
+            tracing::warn!(%fault, "which devices XDP can send by is not known");
+            None
+        });
+        Ok(Self { asking, hearing, sequence: 0, buffer: vec![0; 64 * 1024], senders })
     }
 
     /// Asks, and hands every message of the answer to `take`. An error of the kernel is one.
@@ -192,6 +202,10 @@ impl Ask for Netlink {
         self.ask(libc::RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_ACK, &body, |_, _| {})
     }
 
+    fn can_send(&mut self, ifindex: u32) -> io::Result<Option<bool>> {
+        self.senders.as_mut().map_or(Ok(None), |senders| senders.can_send(ifindex))
+    }
+
     fn links(&mut self) -> io::Result<Vec<Link>> {
         let mut links = Vec::new();
         let body = [0; LINK_BODY];
@@ -220,10 +234,11 @@ impl Ask for Netlink {
     }
 }
 
-fn socket(flags: i32) -> io::Result<OwnedFd> {
+/// A socket of netlink(7).
+pub(super) fn socket(protocol: i32, flags: i32) -> io::Result<OwnedFd> {
     let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | flags;
     // SAFETY: plain system call; the descriptor is owned below.
-    let fd = unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_ROUTE) };
+    let fd = unsafe { libc::socket(libc::AF_NETLINK, kind, protocol) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -250,7 +265,8 @@ fn neighbour_body(ifindex: u32, address: IpAddr, flags: u8) -> Vec<u8> {
     body
 }
 
-fn message(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
+/// One message.
+pub(super) fn message(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
     let length = u32::try_from(HEADER + body.len()).unwrap_or(u32::MAX);
     let mut bytes = length.to_ne_bytes().to_vec();
     bytes.extend(kind.to_ne_bytes());
@@ -261,7 +277,8 @@ fn message(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn put(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
+/// Adds an attribute.
+pub(super) fn put(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
     let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
     body.extend(length.to_ne_bytes());
     body.extend(kind.to_ne_bytes());
@@ -269,13 +286,14 @@ fn put(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
     body.resize(body.len().next_multiple_of(4), 0);
 }
 
-struct Header {
-    kind: u16,
-    sequence: u32,
+/// What a message is, and what it answers.
+pub(super) struct Header {
+    pub kind: u16,
+    pub sequence: u32,
 }
 
 /// The messages of a datagram. What is cut short ends it.
-fn messages(mut rest: &[u8]) -> impl Iterator<Item = (Header, &[u8])> {
+pub(super) fn messages(mut rest: &[u8]) -> impl Iterator<Item = (Header, &[u8])> {
     std::iter::from_fn(move || {
         let length = word(rest, 0)? as usize;
         let message = rest.get(..length).filter(|_| length >= HEADER)?;
@@ -379,7 +397,8 @@ fn address(family: u8, bytes: &[u8]) -> Option<IpAddr> {
     }
 }
 
-fn word(bytes: &[u8], at: usize) -> Option<u32> {
+/// The word there.
+pub(super) fn word(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 

@@ -31,6 +31,10 @@ pub(super) trait MediaWrites {
     fn clear_state(&mut self, id: FlowId) -> Result<(), FirewallError>;
     /// Points a door at a slot; 0: closes it. Closing what is closed is no fault.
     fn door(&mut self, door: Door, slot: u32) -> Result<(), FirewallError>;
+    /// What must be there for a door that leads to this flow already.
+    fn serve(&mut self, _: Door, _: u32, _: &MediaFlow) -> Result<(), FirewallError> {
+        Ok(())
+    }
 }
 
 /// A flow that is open.
@@ -131,6 +135,16 @@ impl<W: MediaWrites> Table<W> {
         self.slots.fresh = used.last().map_or(1, |last| last + 1);
         self.slots.free = (1..self.slots.fresh).filter(|slot| !used.contains(slot)).collect();
         Ok(())
+    }
+
+    /// Has what was taken over served by this daemon, too.
+    pub fn serve(&mut self) {
+        for entry in self.flows.values() {
+            let door = entry::door_of(&entry.kernel);
+            if let Err(fault) = self.writes.serve(door, entry.slot, &entry.kernel) {
+                tracing::error!(%fault, call = entry.kernel.call, "a media flow stands still");
+            }
+        }
     }
 
     /// Puts a flow in force.

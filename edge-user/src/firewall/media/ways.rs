@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     MediaTable,
-    finder::{Finder, Sides},
+    finder::{Finder, Sender, Sides},
     netlink::Netlink,
 };
 use crate::{config::Config, firewall::FirewallError};
@@ -44,7 +44,7 @@ impl Ways {
         let due = {
             let mut finder = self.lock();
             let changes = finder.changes();
-            locked(table).begin_tick(&changes)?
+            locked(table).begin_tick(&changes, finder.devices())?
         };
         for target in due {
             let mut finder = self.lock();
@@ -75,7 +75,7 @@ impl Ways {
     /// What belongs to which side is another configuration's from now on.
     pub fn set_config(&self, table: &Mutex<MediaTable>, config: &Config) {
         let mut finder = self.lock();
-        if finder.set_sides(Sides::new(config)) {
+        if finder.set(Sides::new(config), Sender::new(config)) {
             locked(table).look_at_all();
         }
     }

@@ -32,6 +32,16 @@ pub fn threads_of(process: u32) -> Result<Vec<i32>> {
     Ok(ids.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
 }
 
+/// The threads of our own process with this name.
+pub fn threads_named(name: &str) -> Result<Vec<i32>> {
+    let own = threads_of(std::process::id())?;
+    let is = |id: &i32| {
+        std::fs::read_to_string(format!("/proc/self/task/{id}/comm"))
+            .is_ok_and(|found| found.trim_end() == name)
+    };
+    Ok(own.into_iter().filter(is).collect())
+}
+
 /// What these threads have used so far.
 pub fn used(threads: &[i32]) -> Result<Duration> {
     let mut total = 0;
