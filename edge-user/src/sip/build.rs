@@ -4,9 +4,9 @@
 use bytes::Bytes;
 
 use super::{
+    class::is_token,
     edit::{EditError, is_safe},
     forward::{Noted, Received},
-    head::is_token,
     header::HeaderName,
     message::Message,
     value::NameAddr,

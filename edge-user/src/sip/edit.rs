@@ -9,9 +9,10 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::{
-    head::{is_clean, is_token},
+    class::is_token,
     header::HeaderName,
     message::{Element, Message},
+    scan::is_clean,
 };
 
 /// Changes to one message. Texts put in at the same place keep the order of the calls.

@@ -1,6 +1,5 @@
 //! Where the values are that routing rests on, once a message was found good: they are read once,
-//! and given again as slices. A message that is too large for the short offsets here is read
-//! again each time, with the same outcome.
+//! and given again as slices.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -9,34 +8,36 @@ use std::{
 
 use super::{
     Host, Params,
-    uri::{Scheme, Uri},
+    uri::{Uri, UriAt},
     value::{CSeq, NameAddr},
     via::Via,
 };
 use crate::sip::Method;
 
-/// A part of a text, or none.
+/// A part of a value, or none.
 #[derive(Clone, Copy, Debug)]
-struct Part {
+pub(super) struct Part {
     start: u16,
     end: u16,
 }
 
 impl Part {
-    const NONE: Part = Part { start: u16::MAX, end: u16::MAX };
+    pub(super) const NONE: Part = Part { start: u16::MAX, end: u16::MAX };
+    /// A value that a part is told of is shorter: no line is so long.
+    pub(super) const END: usize = u16::MAX as usize;
 
-    /// `part` is a slice of `whole`.
-    fn of(whole: &str, part: Option<&str>) -> Option<Self> {
-        let Some(part) = part else { return Some(Self::NONE) };
-        if part.is_empty() {
-            return Some(Self { start: 0, end: 0 });
-        }
-        let range = place(whole.as_bytes(), part.as_bytes())?;
-        let part = Self { start: range.start.try_into().ok()?, end: range.end.try_into().ok()? };
-        (part.end != u16::MAX).then_some(part)
+    /// From one place to another, both below [`Part::END`].
+    pub(super) const fn new(start: usize, end: usize) -> Self {
+        Self { start: start as u16, end: end as u16 }
     }
 
-    fn read(self, whole: &str) -> Option<&str> {
+    /// `part` is a slice of `whole`.
+    fn of(whole: &[u8], part: &str) -> Option<Self> {
+        let Range { start, end } = place(whole, part.as_bytes())?;
+        (end < Self::END).then_some(Self::new(start, end))
+    }
+
+    pub(super) fn read(self, whole: &str) -> Option<&str> {
         if self.end == u16::MAX {
             return None;
         }
@@ -44,29 +45,30 @@ impl Part {
     }
 }
 
-/// Where a slice is in what it is a slice of.
-pub(super) fn place(whole: &[u8], part: &[u8]) -> Option<Range<usize>> {
-    let start = (part.as_ptr() as usize).checked_sub(whole.as_ptr() as usize)?;
-    (start + part.len() <= whole.len()).then_some(start..start + part.len())
-}
-
-/// Bytes of the message.
+/// A part of the message, or none.
 #[derive(Clone, Copy, Debug)]
-struct Span {
+pub(super) struct Span {
     start: u32,
     end: u32,
 }
 
 impl Span {
+    pub(super) const NONE: Span = Span { start: u32::MAX, end: u32::MAX };
+
+    /// From one place of a head to another.
+    pub(super) const fn new(range: Range<usize>) -> Self {
+        Self { start: range.start as u32, end: range.end as u32 }
+    }
+
     fn of(whole: &[u8], part: &[u8]) -> Option<Self> {
-        if part.is_empty() {
-            return Some(Self { start: 0, end: 0 });
-        }
         let range = place(whole, part)?;
-        Some(Self { start: range.start.try_into().ok()?, end: range.end.try_into().ok()? })
+        (range.end < u32::MAX as usize).then_some(Self::new(range))
     }
 
     fn read(self, whole: &[u8]) -> Option<&[u8]> {
+        if self.end == u32::MAX {
+            return None;
+        }
         whole.get(self.start as usize..self.end as usize)
     }
 
@@ -75,8 +77,20 @@ impl Span {
     }
 }
 
+/// Where a slice is in what it is a slice of.
+pub(super) fn place(whole: &[u8], part: &[u8]) -> Option<Range<usize>> {
+    if part.is_empty() {
+        return Some(0..0);
+    }
+    // What is no slice of it begins far behind its end.
+    let start = (part.as_ptr() as usize).wrapping_sub(whole.as_ptr() as usize);
+    let end = start.checked_add(part.len())?;
+    (end <= whole.len()).then_some(start..end)
+}
+
+/// A host, in a text.
 #[derive(Clone, Copy, Debug)]
-enum HostAt {
+pub(super) enum HostAt {
     None,
     Name(Part),
     V4(Ipv4Addr),
@@ -84,16 +98,24 @@ enum HostAt {
 }
 
 impl HostAt {
-    fn of(whole: &str, host: Option<Host<'_>>) -> Option<Self> {
-        Some(match host {
-            None => HostAt::None,
-            Some(Host::Name(name)) => HostAt::Name(Part::of(whole, Some(name))?),
-            Some(Host::V4(address)) => HostAt::V4(address),
-            Some(Host::V6(address)) => HostAt::V6(address),
-        })
+    /// A host that begins there.
+    pub(super) fn at(start: usize, host: Host<'_>) -> Self {
+        match host {
+            Host::Name(name) => HostAt::Name(Part::new(start, start + name.len())),
+            Host::V4(address) => HostAt::V4(address),
+            Host::V6(address) => HostAt::V6(address),
+        }
     }
 
-    fn read(self, whole: &str) -> Option<Host<'_>> {
+    fn of(whole: &[u8], host: Host<'_>) -> Option<Self> {
+        let start = match host {
+            Host::Name(name) => place(whole, name.as_bytes())?.start,
+            _ => 0,
+        };
+        Some(Self::at(start, host))
+    }
+
+    pub(super) fn read(self, whole: &str) -> Option<Host<'_>> {
         match self {
             HostAt::None => None,
             HostAt::Name(part) => part.read(whole).map(Host::Name),
@@ -103,70 +125,52 @@ impl HostAt {
     }
 }
 
-/// A URI.
+/// A URI and where it is.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct UriAt {
+pub(super) struct WholeUriAt {
     raw: Span,
-    scheme: Scheme,
-    user: Part,
-    password: Part,
-    host: HostAt,
-    port: Option<u16>,
-    params: Part,
-    headers: Part,
+    at: UriAt,
 }
 
-impl UriAt {
+impl WholeUriAt {
+    pub(super) fn new(raw: Range<usize>, at: UriAt) -> Self {
+        Self { raw: Span::new(raw), at }
+    }
+
     pub(super) fn of(message: &[u8], uri: &Uri<'_>) -> Option<Self> {
-        let raw = uri.raw;
-        Some(Self {
-            raw: Span::of(message, raw.as_bytes())?,
-            scheme: uri.scheme,
-            user: Part::of(raw, uri.user)?,
-            password: Part::of(raw, uri.password)?,
-            host: HostAt::of(raw, uri.host)?,
-            port: uri.port,
-            params: Part::of(raw, Some(uri.params.as_str()))?,
-            headers: Part::of(raw, uri.headers)?,
-        })
+        Some(Self { raw: Span::of(message, uri.raw.as_bytes())?, at: uri.at })
     }
 
     pub(super) fn read<'m>(&self, message: &'m [u8]) -> Option<Uri<'m>> {
-        let raw = self.raw.text(message)?;
-        Some(Uri {
-            raw,
-            scheme: self.scheme,
-            user: self.user.read(raw),
-            password: self.password.read(raw),
-            host: self.host.read(raw),
-            port: self.port,
-            params: Params::checked(self.params.read(raw)?),
-            headers: self.headers.read(raw),
-        })
+        Some(Uri { raw: self.raw.text(message)?, at: self.at })
     }
 }
 
 /// From or To.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct NameAddrAt {
-    display: Option<Span>,
-    uri: UriAt,
+    display: Span,
+    uri: WholeUriAt,
     params: Span,
 }
 
 impl NameAddrAt {
+    pub(super) const fn new(display: Span, uri: WholeUriAt, params: Span) -> Self {
+        Self { display, uri, params }
+    }
+
     pub(super) fn of(message: &[u8], value: &NameAddr<'_>) -> Option<Self> {
         let display = match value.display {
-            Some(display) => Some(Span::of(message, display)?),
-            None => None,
+            Some(display) => Span::of(message, display)?,
+            None => Span::NONE,
         };
         let params = Span::of(message, value.params.as_str().as_bytes())?;
-        Some(Self { display, uri: UriAt::of(message, &value.uri)?, params })
+        Some(Self { display, uri: WholeUriAt::of(message, &value.uri)?, params })
     }
 
     pub(super) fn read<'m>(&self, message: &'m [u8]) -> Option<NameAddr<'m>> {
         Some(NameAddr {
-            display: self.display.and_then(|display| display.read(message)),
+            display: self.display.read(message),
             uri: self.uri.read(message)?,
             params: Params::checked(self.params.text(message)?),
         })
@@ -176,28 +180,27 @@ impl NameAddrAt {
 /// The top Via.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ViaAt {
-    value: Span,
-    transport: Part,
-    host: HostAt,
-    port: Option<u16>,
-    branch: Part,
-    received: Option<IpAddr>,
-    rport: Option<Option<u16>>,
-    params: Part,
+    pub value: Span,
+    pub transport: Part,
+    pub host: HostAt,
+    pub port: Option<u16>,
+    pub branch: Part,
+    pub received: Option<IpAddr>,
+    pub rport: Option<Option<u16>>,
+    pub params: Part,
 }
 
 impl ViaAt {
     pub(super) fn of(message: &[u8], value: &[u8], via: &Via<'_>) -> Option<Self> {
-        let text = std::str::from_utf8(value).ok()?;
         Some(Self {
             value: Span::of(message, value)?,
-            transport: Part::of(text, Some(via.transport))?,
-            host: HostAt::of(text, Some(via.host))?,
+            transport: Part::of(value, via.transport)?,
+            host: HostAt::of(value, via.host)?,
             port: via.port,
-            branch: Part::of(text, via.branch)?,
+            branch: via.branch.map_or(Some(Part::NONE), |branch| Part::of(value, branch))?,
             received: via.received,
             rport: via.rport,
-            params: Part::of(text, Some(via.params.as_str()))?,
+            params: Part::of(value, via.params.as_str())?,
         })
     }
 
@@ -223,6 +226,15 @@ pub(super) struct CSeqAt {
 }
 
 impl CSeqAt {
+    pub(super) const fn new(number: u32, method: Span) -> Self {
+        Self { number, method }
+    }
+
+    /// The method's bytes.
+    pub(super) fn method(self, message: &[u8]) -> Option<&[u8]> {
+        self.method.read(message)
+    }
+
     pub(super) fn of(message: &[u8], value: &[u8], cseq: &CSeq<'_>) -> Option<Self> {
         // The method is the end of the value, whoever's text it was read into.
         let value = value.trim_ascii_end();
@@ -244,7 +256,7 @@ pub(super) struct Facts {
     pub to: NameAddrAt,
     pub cseq: CSeqAt,
     /// A request's.
-    pub uri: Option<UriAt>,
+    pub uri: Option<WholeUriAt>,
 }
 
 #[cfg(test)]
@@ -289,16 +301,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_is_read_each_time() {
-        let user = "x".repeat(70_000);
-        let text = format!(
-            "BYE sip:{user}@c.example SIP/2.0\r\nVia: SIP/2.0/TCP h.example\r\nFrom: sip:b@c.example\r\n\
-             To: sip:c@d.example\r\nCall-ID: c\r\nCSeq: 1 BYE\r\n\r\n"
-        );
-        let limits = Limits { head: 200_000, line: 100_000, ..Limits::default() };
-        let message = Message::parse_datagram(Bytes::from(text), &limits).unwrap();
-        message.validate().unwrap();
-        assert!(!message.knows_its_facts());
-        assert_eq!(message.request_uri().unwrap().unwrap().user().unwrap().len(), 70_000);
+    fn a_uri_longer_than_any_line_is_refused() {
+        for (length, good) in [(16_000, true), (65_000, true), (70_000, false)] {
+            let user = "x".repeat(length);
+            let text = format!(
+                "BYE sip:{user}@c.example SIP/2.0\r\nVia: SIP/2.0/TCP h.example\r\nFrom: sip:b@c.example\r\n\
+                 To: sip:c@d.example\r\nCall-ID: c\r\nCSeq: 1 BYE\r\n\r\n"
+            );
+            let limits = Limits { head: 200_000, line: 100_000, ..Limits::default() };
+            let message = Message::parse_datagram(Bytes::from(text), &limits).unwrap();
+            assert_eq!(message.validate().is_ok(), good);
+            assert_eq!(message.knows_its_facts(), good);
+            let uri = message.request_uri().unwrap();
+            assert_eq!(uri.ok().and_then(|uri| uri.user()).map(str::len), good.then_some(length));
+        }
     }
 }

@@ -10,9 +10,10 @@ use std::{
 use bytes::Bytes;
 
 use super::{
+    class::is_token,
     edit::{EditError, is_safe},
     facts::place,
-    head::{Entry, is_token},
+    head::Entry,
     header::HeaderName,
     message::{Element, Message},
     via::Via,
@@ -340,7 +341,7 @@ fn finish_headers(
     add: &[(&str, &str)],
     body: Option<&[u8]>,
 ) {
-    if message.header(HeaderName::ContentLength).is_none() {
+    if !message.has(HeaderName::ContentLength) {
         let length = Decimal::new(body.unwrap_or(message.body()).len() as u64);
         line(out, HeaderName::ContentLength.as_str(), length.text());
     }

@@ -11,7 +11,13 @@
 
 use std::ops::Range;
 
-use super::{header::HeaderName, message::Limits, method::MAX_METHOD};
+use super::{
+    class::{TOKEN, all, is_token},
+    header::{HeaderName, SHORT, SINGLETONS, set},
+    message::Limits,
+    method::MAX_METHOD,
+    scan::{equal, first_control, is_clean},
+};
 
 /// Why bytes are no SIP message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
@@ -137,7 +143,8 @@ pub(super) struct Head {
     pub content_length: Option<usize>,
     /// End of the start line, CRLF included.
     pub start_end: u32,
-    seen: u64,
+    /// The names that were seen, as a set.
+    pub seen: u64,
     line: usize,
     searched: usize,
     /// The header in progress was read for quotes up to here, and whether one is open there.
@@ -149,6 +156,7 @@ impl Head {
     /// the last call. `Some(end)` when the head is whole: `end` is where the body begins.
     pub fn advance(&mut self, bytes: &[u8], limits: &Limits) -> Result<Option<usize>, Fault> {
         loop {
+            self.plain_lines(bytes, limits);
             let start = self.line;
             let line = match self.clean_line(bytes) {
                 Some(line) => line,
@@ -173,6 +181,52 @@ impl Head {
                 self.header(line, start, limits)?;
             }
         }
+    }
+
+    /// The next lines, as long as they are of the plain kind: a short name and its
+    /// colon, no control character, nothing at fault. Most of a head is; the rest is for
+    /// [`Head::advance`], line by line.
+    fn plain_lines(&mut self, bytes: &[u8], limits: &Limits) {
+        if matches!(self.start, Start::None) || self.searched != self.line {
+            return;
+        }
+        let most = limits.head.min(MAX_OFFSET);
+        let mut at = self.line;
+        let mut seen = self.seen;
+        while let Some(rest) = bytes.get(at..)
+            && let Some((name, colon)) = short_name(rest)
+            && let Some(end) = first_control(rest.get(colon..).unwrap_or_default())
+            && let end = colon + end
+            && rest.get(end..end + 2) == Some(b"\r\n")
+        {
+            let next = at + end + 2;
+            let fits = next <= most && end < limits.line && self.entries.len() < limits.headers;
+            if name.bit() & seen & SINGLETONS != 0 || !fits {
+                break;
+            }
+            seen |= name.bit();
+            let (value, value_end) = trim(rest, colon + 1, end);
+            if name == HeaderName::ContentLength {
+                self.read_content_length(rest.get(value..value_end).unwrap_or_default());
+            }
+            self.push(Entry {
+                name,
+                start: at as u32,
+                name_end: (at + colon) as u32,
+                value: (at + value) as u32,
+                value_end: (at + value_end) as u32,
+                end: next as u32,
+            });
+            at = next;
+        }
+        (self.line, self.searched, self.seen) = (at, at, seen);
+    }
+
+    fn push(&mut self, entry: Entry) {
+        if self.entries.capacity() == 0 {
+            self.entries = Vec::with_capacity(24);
+        }
+        self.entries.push(entry);
     }
 
     /// The next line without its CRLF, when its first control character is that CR, as mostly.
@@ -215,7 +269,7 @@ impl Head {
     }
 
     fn check_length(&self, reached: usize, limits: &Limits) -> Result<(), Fault> {
-        if reached > limits.head {
+        if reached > limits.head.min(MAX_OFFSET) {
             Err(Fault::HeadTooLong)
         } else if reached - self.line > limits.line {
             Err(Fault::LineTooLong)
@@ -268,7 +322,7 @@ impl Head {
         }
         let method_end = line.iter().position(|b| *b == b' ').ok_or(Fault::StartLine)?;
         let method = &line[..method_end];
-        if method.is_empty() || method.len() > MAX_METHOD || !method.iter().all(|b| is_token(*b)) {
+        if method.is_empty() || method.len() > MAX_METHOD || !all(method, TOKEN) {
             return Err(Fault::StartLine);
         }
         let uri = method_end + 1;
@@ -313,34 +367,22 @@ impl Head {
         if self.entries.len() >= limits.headers {
             return Err(Fault::TooManyHeaders);
         }
-        let name_end = line.iter().position(|b| !is_token(*b)).ok_or(Fault::HeaderLine)?;
-        let (name, rest) = line.split_at(name_end);
-        let spaces = rest.iter().position(|b| !b.is_ascii_whitespace()).unwrap_or(rest.len());
-        if name.is_empty() || rest.get(spaces) != Some(&b':') {
-            return Err(Fault::HeaderLine);
-        }
-        let colon = name_end + spaces;
-        let known = HeaderName::from_token(name);
+        let (known, name_end, colon) = any_name(line)?;
         let (value, value_end) = trim(line, colon + 1, line.len());
-        if self.entries.is_empty() {
-            self.entries.reserve(24);
-        }
-        self.entries.push(Entry {
+        self.push(Entry {
             name: known,
             start: offset32(at),
-            name_end: offset32(at + name.len()),
+            name_end: offset32(at + name_end),
             value: offset32(at + value),
             value_end: offset32(at + value_end),
             end: offset32(at + line.len() + 2),
         });
-        if known.is_singleton() && self.seen & known.bit() != 0 {
+        if self.seen & SINGLETONS & known.bit() != 0 {
             self.note(Fault::Duplicate(known));
         }
-        if known != HeaderName::Other {
-            self.seen |= known.bit();
-        }
+        self.seen |= known.bit();
         if known == HeaderName::ContentLength {
-            self.read_content_length(&line[value..value_end]);
+            self.read_content_length(line.get(value..value_end).unwrap_or_default());
         }
         Ok(())
     }
@@ -388,9 +430,11 @@ impl Head {
             HeaderName::CallId,
             HeaderName::CSeq,
         ];
-        for name in REQUIRED {
-            if self.seen & name.bit() == 0 {
-                self.note(Fault::Missing(name));
+        if self.seen & set(&REQUIRED) != set(&REQUIRED) {
+            for name in REQUIRED {
+                if self.seen & name.bit() == 0 {
+                    self.note(Fault::Missing(name));
+                }
             }
         }
         if self.content_length.is_none() && self.seen & HeaderName::ContentLength.bit() != 0 {
@@ -400,7 +444,33 @@ impl Head {
     }
 }
 
-/// Offsets fit: `Limits` keep a head far below 4 GiB.
+/// The name that a line begins with, and where its colon is, when it is a short token with the
+/// colon right behind it: no line ends before that.
+#[inline]
+fn short_name(rest: &[u8]) -> Option<(HeaderName, usize)> {
+    let chunk: &[u8; SHORT] = rest.first_chunk()?;
+    let colon = equal(chunk, b':').trailing_zeros() as usize;
+    let name = HeaderName::from_chunk(chunk, colon);
+    // The names that we know are tokens.
+    let token = name != HeaderName::Other
+        || chunk.get(..colon).is_some_and(|name| !name.is_empty() && all(name, TOKEN));
+    token.then_some((name, colon))
+}
+
+/// Any name, where it ends, and where its colon is.
+fn any_name(line: &[u8]) -> Result<(HeaderName, usize, usize), Fault> {
+    let name_end = line.iter().position(|b| !is_token(*b)).ok_or(Fault::HeaderLine)?;
+    let (name, rest) = line.split_at(name_end);
+    let spaces = rest.iter().position(|b| !b.is_ascii_whitespace()).unwrap_or(rest.len());
+    if name.is_empty() || rest.get(spaces) != Some(&b':') {
+        return Err(Fault::HeaderLine);
+    }
+    Ok((HeaderName::from_token(name), name_end, name_end + spaces))
+}
+
+/// Heads end before this, whatever their limit: offsets fit.
+const MAX_OFFSET: usize = u32::MAX as usize - 2;
+
 fn offset32(offset: usize) -> u32 {
     u32::try_from(offset).unwrap_or(u32::MAX)
 }
@@ -432,77 +502,5 @@ fn check_characters(line: &[u8]) -> Result<(), Fault> {
         true => Ok(()),
         false if line.contains(&b'\r') => Err(Fault::BareLineEnd),
         false => Err(Fault::ControlCharacter),
-    }
-}
-
-/// Whether a text holds no control character but the tab. Eight bytes at once; the last eight may
-/// be looked at twice, so that none is left over.
-pub(super) fn is_clean(text: &[u8]) -> bool {
-    let exactly = || text.iter().all(|b| (*b >= 0x20 && *b != 0x7f) || *b == b'\t');
-    let Some(last) = text.last_chunk::<8>() else { return exactly() };
-    let (words, _) = text.as_chunks::<8>();
-    let found = words.iter().fold(controls(last), |found, word| found | controls(word));
-    // A tab is rare: only then each byte is looked at.
-    found & HIGH == 0 || exactly()
-}
-
-/// Where the first control character is, the tab included.
-fn first_control(text: &[u8]) -> Option<usize> {
-    let (words, rest) = text.as_chunks::<8>();
-    for (at, word) in words.iter().enumerate() {
-        let found = controls(word) & HIGH;
-        if found != 0 {
-            // The lowest one that is set is exact: nothing below it borrowed.
-            return Some(at * 8 + found.trailing_zeros() as usize / 8);
-        }
-    }
-    let at = rest.iter().position(|b| *b < 0x20 || *b == 0x7f)?;
-    Some(words.len() * 8 + at)
-}
-
-const HIGH: u64 = 0x8080_8080_8080_8080;
-const EACH: u64 = 0x0101_0101_0101_0101;
-
-/// A high bit is set if and only if a byte is below 0x20 or is 0x7f; which one it is cannot be
-/// told, since the subtractions borrow from the byte above.
-fn controls(word: &[u8; 8]) -> u64 {
-    let word = u64::from_le_bytes(*word);
-    let delete = word ^ (0x7f * EACH);
-    (word.wrapping_sub(0x20 * EACH) & !word) | (delete.wrapping_sub(EACH) & !delete)
-}
-
-static TOKEN: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut b = 0;
-    while b < 256 {
-        let c = b as u8;
-        table[b] = c.is_ascii_alphanumeric()
-            || matches!(c, b'-' | b'.' | b'!' | b'%' | b'*' | b'_' | b'+' | b'`' | b'\'' | b'~');
-        b += 1;
-    }
-    table
-};
-
-/// RFC 3261 section 25.1 `token`.
-pub(super) fn is_token(b: u8) -> bool {
-    TOKEN[usize::from(b)]
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn words_tell_what_bytes_tell(text in prop::collection::vec(
-            prop_oneof![8 => 0x20_u8..0x7f, 1 => any::<u8>(), 1 => Just(b'\t')], 0..40,
-        )) {
-            let control = |b: &u8| *b < 0x20 || *b == 0x7f;
-            prop_assert_eq!(first_control(&text), text.iter().position(control));
-            let clean = text.iter().all(|b| !control(b) || *b == b'\t');
-            prop_assert_eq!(is_clean(&text), clean);
-        }
     }
 }

@@ -149,32 +149,32 @@ names! {
 impl HeaderName {
     /// The name a header line's token stands for; case does not matter.
     pub fn from_token(token: &[u8]) -> Self {
-        let Some(&first) = token.first() else { return HeaderName::Other };
-        let first = first.to_ascii_lowercase();
-        if token.len() == 1 {
-            return COMPACT.get(usize::from(first)).copied().unwrap_or(HeaderName::Other);
+        if token.len() > SHORT {
+            let is = |name: &&HeaderName| name.as_str().as_bytes().eq_ignore_ascii_case(token);
+            return LONG.iter().find(is).copied().unwrap_or(HeaderName::Other);
         }
-        // Names are grouped by first letter in a table made at compile time. Few have the same
-        // length, so that mostly one text is compared.
-        BY_FIRST[usize::from(first) & 31]
-            .iter()
-            .take_while(|(text, _)| !text.is_empty())
-            .find(|(text, _)| is_same_name(text.as_bytes(), token))
-            .map_or(HeaderName::Other, |(_, name)| *name)
+        let mut chunk = [0; SHORT];
+        chunk.iter_mut().zip(token).for_each(|(to, from)| *to = *from);
+        Self::from_chunk(&chunk, token.len())
     }
 
-    /// Whether a message holds it at most once, and a second one is an attack or a fault
-    /// (RFC 3261 sections 7.3.1, 20; two From are the oldest way to fool a gateway).
-    pub const fn is_singleton(self) -> bool {
-        matches!(
-            self,
-            HeaderName::From
-                | HeaderName::To
-                | HeaderName::CallId
-                | HeaderName::CSeq
-                | HeaderName::MaxForwards
-                | HeaderName::ContentLength
-        )
+    /// The same, of the first `length` bytes of a chunk: mostly all there is to look at of a line.
+    #[inline]
+    pub(super) fn from_chunk(chunk: &[u8; SHORT], length: usize) -> Self {
+        let Some(last) = length.checked_sub(1).and_then(|last| chunk.get(last)) else {
+            return HeaderName::Other;
+        };
+        if length == 1 {
+            let letter = usize::from(last.to_ascii_lowercase());
+            return COMPACT.get(letter).copied().unwrap_or(HeaderName::Other);
+        }
+        let slot = slot(chunk[0], *last, length);
+        let Some(name) = NAMES.get(usize::from(SLOTS[slot])) else { return HeaderName::Other };
+        let differs = (u128::from_le_bytes(*chunk) ^ name.text) & name.care;
+        match differs == 0 && usize::from(name.length) == length {
+            true => name.name,
+            false => HeaderName::Other,
+        }
     }
 
     /// Its bit in a set of names.
@@ -183,45 +183,115 @@ impl HeaderName {
     }
 }
 
-/// Whether two names are the same, but for case. `name` is one of ours: letters and hyphens.
-/// In both halves of ASCII a letter differs from its other case by one bit, and no token but a
-/// hyphen becomes one with that bit set.
-fn is_same_name(name: &[u8], token: &[u8]) -> bool {
-    const CASE: u64 = 0x2020_2020_2020_2020;
-    if name.len() != token.len() {
-        return false;
-    }
-    let word = |bytes: &[u8; 8]| u64::from_le_bytes(*bytes) | CASE;
-    match (name.last_chunk(), token.last_chunk()) {
-        (Some(a), Some(b)) => {
-            // The last word may overlap the one before it.
-            let (a_words, _) = name.as_chunks::<8>();
-            let (b_words, _) = token.as_chunks::<8>();
-            a_words.iter().zip(b_words).all(|(a, b)| word(a) == word(b)) && word(a) == word(b)
-        }
-        _ => name.iter().zip(token).all(|(a, b)| a | 0x20 == b | 0x20),
-    }
-}
+/// What a message holds at most once; a second one is an attack or a fault (RFC 3261 sections
+/// 7.3.1, 20; two From are the oldest way to fool a gateway).
+pub(super) const SINGLETONS: u64 = set(&[
+    HeaderName::From,
+    HeaderName::To,
+    HeaderName::CallId,
+    HeaderName::CSeq,
+    HeaderName::MaxForwards,
+    HeaderName::ContentLength,
+]);
 
-/// Names that begin with one letter; the longest group has room to spare.
-const GROUP: usize = 10;
-
-static BY_FIRST: [[(&str, HeaderName); GROUP]; 32] = group_by_first();
-static COMPACT: [HeaderName; 128] = group_compact();
-
-const fn group_by_first() -> [[(&'static str, HeaderName); GROUP]; 32] {
-    let mut table = [[("", HeaderName::Other); GROUP]; 32];
-    let mut used = [0; 32];
+/// A set of names.
+pub(super) const fn set(names: &[HeaderName]) -> u64 {
+    let mut bits = 0;
     let mut i = 0;
-    while i < HeaderName::KNOWN.len() {
-        let name = HeaderName::KNOWN[i];
-        let slot = (name.as_str().as_bytes()[0].to_ascii_lowercase() & 31) as usize;
-        // Evaluated by the compiler: a group that overflows does not build.
-        table[slot][used[slot]] = (name.as_str(), name);
-        used[slot] += 1;
+    while i < names.len() {
+        bits |= names[i].bit();
         i += 1;
     }
-    table
+    bits
+}
+
+/// Names up to this length are compared as one number.
+pub(super) const SHORT: usize = 16;
+
+/// A name of up to [`SHORT`] bytes.
+#[derive(Clone, Copy)]
+struct Short {
+    text: u128,
+    /// The bits that tell it from others: in a letter all but that of its case.
+    care: u128,
+    length: u8,
+    name: HeaderName,
+}
+
+/// Where a name stands: no two short ones share a slot.
+const fn slot(first: u8, last: u8, length: usize) -> usize {
+    let (first, last) = ((first | 0x20) as usize, (last | 0x20) as usize);
+    (first + last * 6 + length * 14) % PLACES
+}
+
+const PLACES: usize = 256;
+/// No name in this slot.
+const FREE: u8 = u8::MAX;
+
+static SLOTS: [u8; PLACES] = place_names();
+static NAMES: [Short; HeaderName::KNOWN.len()] = read_names();
+static LONG: [HeaderName; long()] = long_names();
+static COMPACT: [HeaderName; 128] = group_compact();
+
+const fn place_names() -> [u8; PLACES] {
+    let mut slots = [FREE; PLACES];
+    let mut i = 0;
+    while i < HeaderName::KNOWN.len() {
+        let text = HeaderName::KNOWN[i].as_str().as_bytes();
+        if text.len() <= SHORT {
+            let slot = slot(text[0], text[text.len() - 1], text.len());
+            // Evaluated by the compiler: with two names in one slot this does not build.
+            assert!(slots[slot] == FREE);
+            slots[slot] = i as u8;
+        }
+        i += 1;
+    }
+    slots
+}
+
+const fn read_names() -> [Short; HeaderName::KNOWN.len()] {
+    let mut names =
+        [Short { text: 0, care: 0, length: 0, name: HeaderName::Other }; HeaderName::KNOWN.len()];
+    let mut i = 0;
+    while i < names.len() {
+        let name = HeaderName::KNOWN[i];
+        let text = name.as_str().as_bytes();
+        names[i].name = name;
+        names[i].length = text.len() as u8;
+        let mut at = 0;
+        while at < text.len() && at < SHORT {
+            let care = if text[at].is_ascii_alphabetic() { !0x20 } else { 0xff_u8 };
+            names[i].text |= (text[at] as u128) << (8 * at);
+            names[i].care |= (care as u128) << (8 * at);
+            at += 1;
+        }
+        i += 1;
+    }
+    names
+}
+
+/// How many names are longer than [`SHORT`].
+const fn long() -> usize {
+    let mut count = 0;
+    let mut i = 0;
+    while i < HeaderName::KNOWN.len() {
+        count += (HeaderName::KNOWN[i].as_str().len() > SHORT) as usize;
+        i += 1;
+    }
+    count
+}
+
+const fn long_names() -> [HeaderName; long()] {
+    let mut names = [HeaderName::Other; long()];
+    let (mut i, mut count) = (0, 0);
+    while i < HeaderName::KNOWN.len() {
+        if HeaderName::KNOWN[i].as_str().len() > SHORT {
+            names[count] = HeaderName::KNOWN[i];
+            count += 1;
+        }
+        i += 1;
+    }
+    names
 }
 
 const fn group_compact() -> [HeaderName; 128] {
@@ -258,6 +328,20 @@ mod tests {
         }
         for unknown in ["", "q", "X-Via", "Vi", "Viaa", "\u{e9}", "ms-", "@"] {
             assert_eq!(HeaderName::from_token(unknown.as_bytes()), HeaderName::Other, "{unknown}");
+        }
+    }
+
+    #[test]
+    fn one_other_byte_is_another_name() {
+        for &name in HeaderName::KNOWN {
+            for at in 0..name.as_str().len() {
+                let mut text = name.as_str().as_bytes().to_vec();
+                for b in 0..=255 {
+                    text[at] = b;
+                    let same = text.eq_ignore_ascii_case(name.as_str().as_bytes());
+                    assert_eq!(HeaderName::from_token(&text) == name, same, "{name:?} {at} {b}");
+                }
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use super::value::find;
+use super::{class, plain::port_number, scan::find};
 use crate::domain::Domain;
 
 /// A host: a name, or an address that is written as the RFCs say and not otherwise.
@@ -23,14 +23,24 @@ pub enum Host<'a> {
 impl<'a> Host<'a> {
     /// Reads a whole text as a host; IPv6 in brackets.
     pub fn parse(text: &'a str) -> Option<Self> {
-        if let Some(inner) = text.strip_prefix('[') {
-            return reference(inner.strip_suffix(']')?).map(Host::V6);
+        let (host, end) = Self::front(text)?;
+        (end == text.len()).then_some(host)
+    }
+
+    /// Reads the host that a text begins with, and tells where it ends.
+    pub(super) fn front(text: &'a str) -> Option<(Self, usize)> {
+        let bytes = text.as_bytes();
+        if bytes.first() == Some(&b'[') {
+            let close = find(bytes, b']')?;
+            return Some((Host::V6(reference(text.get(1..close)?)?), close + 1));
         }
-        if last_label(text)?.is_ascii_alphabetic() {
-            return Some(Host::Name(text));
+        let (end, last_label) = name_end(bytes)?;
+        let name = text.get(..end)?;
+        if last_label.is_ascii_alphabetic() {
+            return Some((Host::Name(name), end));
         }
         // Neither `1.2.3` nor `0x7f.1` is a name, whatever a resolver would make of it.
-        text.parse().ok().map(Host::V4)
+        Some((Host::V4(name.parse().ok()?), end))
     }
 
     /// The address, when it is one.
@@ -99,57 +109,45 @@ fn reference(text: &str) -> Option<Ipv6Addr> {
     format!("{before}::{after}").parse().ok()
 }
 
-static ALPHANUMERIC: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut b = 0;
-    while b < 256 {
-        table[b] = (b as u8).is_ascii_alphanumeric();
-        b += 1;
-    }
-    table
-};
-
-/// The first byte of the last label of a name: labels of 1 to 63 letters, digits and inner
-/// hyphens, 253 bytes in all, with or without the dot of the root.
-fn last_label(text: &str) -> Option<u8> {
-    let name = text.strip_suffix('.').unwrap_or(text).as_bytes();
-    if name.len() > 253 {
-        return None;
-    }
-    let (mut label, mut before) = (0, b'.');
-    for (at, &b) in name.iter().enumerate() {
-        if b == b'.' {
-            if matches!(before, b'.' | b'-') || at - label > 63 {
-                return None;
-            }
-            label = at + 1;
-        } else if !ALPHANUMERIC[usize::from(b)] && (b != b'-' || before == b'.') {
+/// Where the name that a text begins with ends, and the first byte of its last label: labels of 1
+/// to 63 letters, digits and inner hyphens, 253 bytes in all, with or without the dot of the root.
+fn name_end(text: &[u8]) -> Option<(usize, u8)> {
+    let (mut label, mut root) = (0, false);
+    let end = loop {
+        let end = class::run(text, label, class::LABEL);
+        let bytes = text.get(label..end)?;
+        if bytes.len() > 63 || *bytes.first()? == b'-' || *bytes.last()? == b'-' {
             return None;
         }
-        before = b;
-    }
-    let fits = !matches!(before, b'.' | b'-') && name.len() - label <= 63;
-    fits.then(|| name.get(label).copied())?
+        if text.get(end) != Some(&b'.') {
+            break end;
+        }
+        if !text.get(end + 1).is_some_and(|b| class::is(*b, class::LABEL)) {
+            root = true;
+            break end;
+        }
+        label = end + 1;
+    };
+    (end <= 253).then_some((end + usize::from(root), *text.get(label)?))
 }
 
 /// Splits `host[:port]`; the host must be whole and the port a number from 1 to 65535.
 pub(super) fn host_and_port(text: &str) -> Option<(Host<'_>, Option<u16>)> {
-    let host_end = match text.strip_prefix('[') {
-        Some(inner) => inner.find(']')? + 2,
-        None => find(text, b':').unwrap_or(text.len()),
-    };
-    let host = Host::parse(text.get(..host_end)?)?;
-    let rest = text.get(host_end..)?;
-    if rest.is_empty() {
-        return Some((host, None));
-    }
-    Some((host, Some(port(rest.strip_prefix(':')?)?)))
+    let (host, port, rest) = front(text)?;
+    rest.is_empty().then_some((host, port))
+}
+
+/// Splits `host[:port]` off the front: host, port, rest.
+pub(super) fn front(text: &str) -> Option<(Host<'_>, Option<u16>, &str)> {
+    let (host, end) = Host::front(text)?;
+    let rest = text.get(end..)?;
+    let Some(rest) = rest.strip_prefix(':') else { return Some((host, None, rest)) };
+    let end = rest.bytes().position(|b| !b.is_ascii_digit()).unwrap_or(rest.len());
+    let (number, rest) = rest.split_at_checked(end)?;
+    Some((host, Some(port(number)?), rest))
 }
 
 /// A port: digits only, 1 to 65535.
 pub(super) fn port(text: &str) -> Option<u16> {
-    if text.is_empty() || text.len() > 5 || !text.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    text.parse().ok().filter(|port| *port != 0)
+    port_number(text.as_bytes())
 }

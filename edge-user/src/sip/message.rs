@@ -7,10 +7,12 @@ use std::{fmt, ops::Range, sync::OnceLock};
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    facts::{CSeqAt, Facts, NameAddrAt, UriAt, ViaAt},
+    class::{self, GRAPHIC},
+    facts::{CSeqAt, Facts, NameAddrAt, ViaAt, WholeUriAt},
     head::{Entry, Fault, Head, Start, number},
     header::HeaderName,
     method::Method,
+    plain,
     uri::{Uri, UriError},
     value::{CSeq, ListIter, NameAddr, ValueError},
     via::Via,
@@ -72,6 +74,8 @@ pub struct Message {
     start: Start,
     start_end: u32,
     entries: Vec<Entry>,
+    /// The names of `entries`, as a set.
+    seen: u64,
     body: u32,
     /// Known once [`Message::validate`] found nothing wrong.
     facts: OnceLock<Facts>,
@@ -149,6 +153,7 @@ impl Message {
             start: head.start,
             start_end: head.start_end,
             entries: head.entries,
+            seen: head.seen,
             body: u32::try_from(body).unwrap_or(u32::MAX),
             facts: OnceLock::new(),
         }
@@ -263,12 +268,25 @@ impl Message {
 
     /// The first header line with a name.
     pub fn header(&self, name: HeaderName) -> Option<Header<'_>> {
-        self.headers(name).next()
+        let (index, entry) = self.first(name)?;
+        Some(self.view(index, entry))
+    }
+
+    /// Whether there is a header line with a name.
+    pub(super) fn has(&self, name: HeaderName) -> bool {
+        self.seen & name.bit() != 0
+    }
+
+    fn first(&self, name: HeaderName) -> Option<(usize, &Entry)> {
+        if !self.has(name) {
+            return None;
+        }
+        self.entries.iter().enumerate().find(|(_, entry)| entry.name == name)
     }
 
     /// The value of the first header line with a name.
     fn value(&self, name: HeaderName) -> Option<&[u8]> {
-        let entry = self.entries.iter().find(|entry| entry.name == name)?;
+        let (_, entry) = self.first(name)?;
         Some(self.slice(entry.value, entry.value_end))
     }
 
@@ -349,11 +367,15 @@ impl Message {
 
     /// Call-ID.
     pub fn call_id(&self) -> Result<&str, ValueError> {
+        std::str::from_utf8(self.call_id_bytes()?).map_err(|_| ValueError::CallId)
+    }
+
+    fn call_id_bytes(&self) -> Result<&[u8], ValueError> {
         let value = self.value(HeaderName::CallId).ok_or(ValueError::Missing)?;
-        if value.is_empty() || !value.iter().all(u8::is_ascii_graphic) {
-            return Err(ValueError::CallId);
+        match !value.is_empty() && class::all(value, GRAPHIC) {
+            true => Ok(value),
+            false => Err(ValueError::CallId),
         }
-        std::str::from_utf8(value).map_err(|_| ValueError::CallId)
     }
 
     /// CSeq.
@@ -382,58 +404,95 @@ impl Message {
         if self.facts.get().is_some() {
             return Ok(());
         }
-        let mut vias = self.list(HeaderName::Via);
-        let top = vias.next().ok_or(ValueError::Missing)?;
-        let via = Via::parse(top.value)?;
-        for element in vias {
-            Via::parse(element.value)?;
-        }
-        let (from, to) = (self.from()?, self.to()?);
-        self.call_id()?;
+        let facts = Facts {
+            via: self.read_vias()?,
+            from: self.read_name_addr(HeaderName::From)?,
+            to: self.read_name_addr(HeaderName::To)?,
+            cseq: self.read_cseq()?,
+            uri: self.read_request_uri()?,
+        };
+        self.call_id_bytes()?;
         self.max_forwards()?;
-        let cseq = self.cseq()?;
-        if self.method().is_some_and(|method| method != cseq.method) {
-            return Err(ValueError::CSeq);
+        if self.has(HeaderName::Route) || self.has(HeaderName::RecordRoute) {
+            self.read_routes()?;
         }
+        // Another thread may have come first, with the same.
+        let _ = self.facts.set(facts);
+        Ok(())
+    }
+
+    /// Every Via; where the parts of the top one are.
+    fn read_vias(&self) -> Result<ViaAt, ValueError> {
+        let mut top = None;
+        for entry in self.entries.iter().filter(|entry| entry.name == HeaderName::Via) {
+            for range in self.elements(entry) {
+                let via = match plain::via(&self.bytes, range.clone()) {
+                    Some(via) => via,
+                    None => {
+                        let value = self.bytes.get(range).unwrap_or_default();
+                        ViaAt::of(&self.bytes, value, &Via::parse(value)?).ok_or(ValueError::Via)?
+                    }
+                };
+                top.get_or_insert(via);
+            }
+        }
+        top.ok_or(ValueError::Missing)
+    }
+
+    fn read_name_addr(&self, name: HeaderName) -> Result<NameAddrAt, ValueError> {
+        let (_, entry) = self.first(name).ok_or(ValueError::Missing)?;
+        if let Some(at) = plain::name_addr(&self.bytes, entry.value_range()) {
+            return Ok(at);
+        }
+        let value = NameAddr::parse(self.slice(entry.value, entry.value_end))?;
+        NameAddrAt::of(&self.bytes, &value).ok_or(ValueError::NameAddr)
+    }
+
+    /// CSeq, whose method is the request's.
+    fn read_cseq(&self) -> Result<CSeqAt, ValueError> {
+        let (_, entry) = self.first(HeaderName::CSeq).ok_or(ValueError::Missing)?;
+        let at = match plain::cseq(&self.bytes, entry.value_range()) {
+            Some(at) => at,
+            None => {
+                let value = self.slice(entry.value, entry.value_end);
+                CSeqAt::of(&self.bytes, value, &CSeq::parse(value)?).ok_or(ValueError::CSeq)?
+            }
+        };
+        match self.start {
+            Start::Request { method_end, .. }
+                if at.method(&self.bytes) != Some(self.slice(0, method_end)) =>
+            {
+                Err(ValueError::CSeq)
+            }
+            _ => Ok(at),
+        }
+    }
+
+    fn read_routes(&self) -> Result<(), ValueError> {
         for entry in &self.entries {
             if matches!(entry.name, HeaderName::Route | HeaderName::RecordRoute) {
                 for range in self.elements(entry) {
-                    NameAddr::parse_bracketed(self.bytes.get(range).unwrap_or(&[]))?;
+                    if plain::name_addr(&self.bytes, range.clone()).is_none() {
+                        NameAddr::parse_bracketed(self.bytes.get(range).unwrap_or_default())?;
+                    }
                 }
             }
-        }
-        let uri = self.request_uri().transpose()?;
-        if uri.is_some_and(|uri| uri.headers().is_some()) {
-            return Err(UriError::Headers.into());
-        }
-        if let Some(facts) = self.facts_of(&top, &via, &from, &to, &cseq, uri.as_ref()) {
-            // Another thread may have come first, with the same.
-            let _ = self.facts.set(facts);
         }
         Ok(())
     }
 
-    fn facts_of(
-        &self,
-        top: &Element<'_>,
-        via: &Via<'_>,
-        from: &NameAddr<'_>,
-        to: &NameAddr<'_>,
-        cseq: &CSeq<'_>,
-        uri: Option<&Uri<'_>>,
-    ) -> Option<Facts> {
-        let bytes = &self.bytes;
-        let uri = match uri {
-            Some(uri) => Some(UriAt::of(bytes, uri)?),
-            None => None,
-        };
-        Some(Facts {
-            via: ViaAt::of(bytes, top.value, via)?,
-            from: NameAddrAt::of(bytes, from)?,
-            to: NameAddrAt::of(bytes, to)?,
-            cseq: CSeqAt::of(bytes, self.value(HeaderName::CSeq)?, cseq)?,
-            uri,
-        })
+    /// A request's URI, without headers.
+    fn read_request_uri(&self) -> Result<Option<WholeUriAt>, ValueError> {
+        let Some(range) = self.request_uri_range() else { return Ok(None) };
+        if let Some(at) = plain::whole_uri(&self.bytes, range.clone()) {
+            return Ok(Some(at));
+        }
+        let raw = self.bytes.get(range).and_then(|raw| std::str::from_utf8(raw).ok());
+        let uri = Uri::parse(raw.ok_or(UriError::Character)?)?;
+        if uri.headers().is_some() {
+            return Err(UriError::Headers.into());
+        }
+        Ok(WholeUriAt::of(&self.bytes, &uri))
     }
 }
 

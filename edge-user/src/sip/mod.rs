@@ -13,6 +13,7 @@
 //! holds a CR, LF or NUL, or read a value in two ways.
 
 pub mod build;
+mod class;
 pub mod compat;
 mod edit;
 mod facts;
@@ -23,6 +24,8 @@ mod header;
 mod host;
 mod message;
 mod method;
+mod plain;
+mod scan;
 mod uri;
 mod value;
 mod via;

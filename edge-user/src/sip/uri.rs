@@ -3,19 +3,48 @@
 //! Trust decisions rest on the host, so there is one reading and no repair: the user part ends
 //! at the only `@`, a second one is an error, and what the grammar does not allow is refused.
 
-use super::{Host, Params, host::host_and_port, value::cut};
+use std::ops::Range;
+
+use super::{
+    Host, Params,
+    class::{self, ANYWHERE, HEADER, PARAM, PASSWORD, USER},
+    facts::{HostAt, Part},
+    host::front,
+    scan::find,
+    value::cut,
+};
 
 /// A URI, in slices of the message.
 #[derive(Clone, Copy, Debug)]
 pub struct Uri<'a> {
     pub(super) raw: &'a str,
-    pub(super) scheme: Scheme,
-    pub(super) user: Option<&'a str>,
-    pub(super) password: Option<&'a str>,
-    pub(super) host: Option<Host<'a>>,
-    pub(super) port: Option<u16>,
-    pub(super) params: Params<'a>,
-    pub(super) headers: Option<&'a str>,
+    pub(super) at: UriAt,
+}
+
+/// Where the parts of a URI are in its text.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct UriAt {
+    pub scheme: Scheme,
+    pub user: Part,
+    pub password: Part,
+    pub host: HostAt,
+    pub port: Option<u16>,
+    pub params: Part,
+    pub headers: Part,
+}
+
+impl UriAt {
+    pub const fn opaque(scheme: Scheme) -> Self {
+        Self {
+            scheme,
+            user: Part::NONE,
+            password: Part::NONE,
+            host: HostAt::None,
+            port: None,
+            params: Part::NONE,
+            headers: Part::NONE,
+        }
+    }
 }
 
 /// A URI's scheme.
@@ -59,13 +88,29 @@ impl<'a> Uri<'a> {
     /// Reads a whole text as a URI.
     pub fn parse(raw: &'a str) -> Result<Self, UriError> {
         // What the parts may hold, a URI may hold: a good one is looked at once.
-        Self::read(raw).map_err(|fault| match is_of(raw, ANYWHERE) {
-            true => fault,
-            false => UriError::Character,
-        })
+        Self::read(raw).map_err(|fault| Self::fault(raw, fault))
+    }
+
+    /// What is told of a bad one.
+    #[cold]
+    fn fault(raw: &str, fault: UriError) -> UriError {
+        if !class::all(raw.as_bytes(), ANYWHERE) {
+            return UriError::Character;
+        }
+        match sip_scheme(raw) {
+            Some(_) if raw.bytes().filter(|b| *b == b'@').count() > 1 => UriError::User,
+            _ => fault,
+        }
     }
 
     fn read(raw: &'a str) -> Result<Self, UriError> {
+        // Longer than any line: what is told of places below fits.
+        if raw.len() >= Part::END {
+            return Err(UriError::Character);
+        }
+        if let Some((scheme, start)) = sip_scheme(raw) {
+            return Ok(Self { raw, at: Self::sip(raw, scheme, start)? });
+        }
         let (scheme, rest) = cut(raw, b':').ok_or(UriError::Scheme)?;
         let mut letters = scheme.bytes();
         if !letters.next().is_some_and(|b| b.is_ascii_alphabetic())
@@ -73,66 +118,58 @@ impl<'a> Uri<'a> {
         {
             return Err(UriError::Scheme);
         }
-        if scheme.eq_ignore_ascii_case("sip") {
-            Self::sip(raw, Scheme::Sip, rest)
-        } else if scheme.eq_ignore_ascii_case("sips") {
-            Self::sip(raw, Scheme::Sips, rest)
-        } else if scheme.eq_ignore_ascii_case("tel") {
-            Self::tel(raw, rest)
+        let at = if scheme.eq_ignore_ascii_case("tel") {
+            Self::tel(raw, scheme.len() + 1)?
         } else if rest.is_empty() {
-            Err(UriError::Host)
-        } else if !is_of(rest, ANYWHERE) {
-            Err(UriError::Character)
-        } else {
-            Ok(Self { scheme: Scheme::Other, ..Self::opaque(raw) })
-        }
-    }
-
-    fn opaque(raw: &'a str) -> Self {
-        Self {
-            raw,
-            scheme: Scheme::Other,
-            user: None,
-            password: None,
-            host: None,
-            port: None,
-            params: Params::EMPTY,
-            headers: None,
-        }
-    }
-
-    fn sip(raw: &'a str, scheme: Scheme, rest: &'a str) -> Result<Self, UriError> {
-        let mut uri = Self { scheme, ..Self::opaque(raw) };
-        let places = Places::of(rest).ok_or(UriError::User)?;
-        let text = |from: usize, to: usize| rest.get(from..to).unwrap_or_default();
-        if let Some(at) = places.at {
-            let (user, password) = match cut(text(0, at), b':') {
-                Some((user, password)) => (user, Some(password)),
-                None => (text(0, at), None),
-            };
-            if user.is_empty()
-                || !is_escaped_text(user, USER)
-                || !password.is_none_or(|p| is_escaped_text(p, PASSWORD))
-            {
-                return Err(UriError::User);
-            }
-            (uri.user, uri.password) = (Some(user), password);
-        }
-        let start = places.at.map_or(0, |at| at + 1);
-        let end = places.question.unwrap_or(rest.len());
-        let address_end = places.semicolon.unwrap_or(end);
-        uri.headers = places.question.map(|question| text(question + 1, rest.len()));
-        if !uri.headers.is_none_or(|h| !h.is_empty() && is_escaped_text(h, HEADER)) {
+            return Err(UriError::Host);
+        } else if !class::all(rest.as_bytes(), ANYWHERE) {
             return Err(UriError::Character);
+        } else {
+            UriAt::opaque(Scheme::Other)
+        };
+        Ok(Self { raw, at })
+    }
+
+    /// `user:password@host:port;params?headers`, from front to back.
+    fn sip(raw: &str, scheme: Scheme, start: usize) -> Result<UriAt, UriError> {
+        let mut uri = UriAt::opaque(scheme);
+        let find = |from: usize, wanted| {
+            find(raw.as_bytes().get(from..).unwrap_or_default(), wanted).map(|place| from + place)
+        };
+        let text = |range: Range<usize>| raw.get(range).unwrap_or_default();
+        let mut host = start;
+        // What follows may not hold another.
+        if let Some(at) = find(start, b'@') {
+            let end = user_end(text(start..at)).ok_or(UriError::User)?;
+            uri.user = Part::new(start, start + end);
+            if start + end < at {
+                uri.password = Part::new(start + end + 1, at);
+            }
+            host = at + 1;
         }
-        let (address, params) = (text(start, address_end), text(address_end, end));
-        let (host, port) = host_and_port(address).ok_or(UriError::Host)?;
-        (uri.host, uri.port) = (Some(host), port);
-        uri.params = uri_params(params)?;
+        let mut end = raw.len();
+        if let Some(question) = find(host, b'?') {
+            let headers = text(question + 1..end);
+            if headers.is_empty() || !is_escaped_text(headers, HEADER) {
+                return Err(UriError::Character);
+            }
+            uri.headers = Part::new(question + 1, end);
+            end = question;
+        }
+        let (found, port, rest) = front(text(host..end)).ok_or(UriError::Host)?;
+        (uri.host, uri.port) = (HostAt::at(host, found), port);
+        if !rest.is_empty() {
+            if !rest.starts_with(';') {
+                return Err(UriError::Host);
+            }
+            uri_params(rest)?;
+            uri.params = Part::new(end - rest.len(), end);
+        }
         Ok(uri)
     }
 
-    fn tel(raw: &'a str, rest: &'a str) -> Result<Self, UriError> {
+    fn tel(raw: &str, start: usize) -> Result<UriAt, UriError> {
+        let rest = raw.get(start..).unwrap_or_default();
         let params_at = rest.find(';').unwrap_or(rest.len());
         let (number, params) = rest.split_at(params_at);
         let digits = number.strip_prefix('+').unwrap_or(number);
@@ -141,8 +178,11 @@ impl<'a> Uri<'a> {
         if digits.is_empty() || !digits.bytes().all(phone) {
             return Err(UriError::User);
         }
-        let params = uri_params(params)?;
-        Ok(Self { scheme: Scheme::Tel, user: Some(number), params, ..Self::opaque(raw) })
+        uri_params(params)?;
+        let mut uri = UriAt::opaque(Scheme::Tel);
+        uri.user = Part::new(start, start + params_at);
+        uri.params = Part::new(start + params_at, raw.len());
+        Ok(uri)
     }
 
     /// The whole text.
@@ -152,148 +192,95 @@ impl<'a> Uri<'a> {
 
     /// Its scheme.
     pub fn scheme(&self) -> Scheme {
-        self.scheme
+        self.at.scheme
     }
 
     /// Whether it is `sip:` or `sips:`.
     pub fn is_sip(&self) -> bool {
-        matches!(self.scheme, Scheme::Sip | Scheme::Sips)
+        matches!(self.at.scheme, Scheme::Sip | Scheme::Sips)
     }
 
     /// The user part as it is written, escapes and `;` included, without the password; for
     /// `tel:` the number.
     pub fn user(&self) -> Option<&'a str> {
-        self.user
+        self.at.user.read(self.raw)
     }
 
     /// The password. Never log it.
     pub fn password(&self) -> Option<&'a str> {
-        self.password
+        self.at.password.read(self.raw)
     }
 
     /// The host: always there for `sip:` and `sips:`, never otherwise.
     pub fn host(&self) -> Option<Host<'a>> {
-        self.host
+        self.at.host.read(self.raw)
     }
 
     /// The port, if one is written.
     pub fn port(&self) -> Option<u16> {
-        self.port
+        self.at.port
     }
 
     /// The parameters.
     pub fn params(&self) -> Params<'a> {
-        self.params
+        Params::checked(self.at.params.read(self.raw).unwrap_or_default())
     }
 
     /// What follows `?`, undecoded.
     pub fn headers(&self) -> Option<&'a str> {
-        self.headers
+        self.at.headers.read(self.raw)
     }
 
     /// Whether it has `;lr` (RFC 3261 section 19.1.1).
     pub fn is_loose_router(&self) -> bool {
-        self.params.has("lr")
+        self.params().has("lr")
     }
 
     /// `;transport=`, as it is written.
     pub fn transport(&self) -> Option<&'a str> {
-        self.params.get("transport")
+        self.params().get("transport")
     }
 }
 
-/// Where the parts of what follows `sip:` begin.
-struct Places {
-    /// The only `@`.
-    at: Option<usize>,
-    /// The first `;` after it, and before any `?`.
-    semicolon: Option<usize>,
-    /// The first `?` after it.
-    question: Option<usize>,
+/// The scheme of a `sip:` or `sips:` URI, and how long it is with its colon.
+fn sip_scheme(raw: &str) -> Option<(Scheme, usize)> {
+    match raw.as_bytes() {
+        [b's' | b'S', b'i' | b'I', b'p' | b'P', b':', ..] => Some((Scheme::Sip, 4)),
+        [b's' | b'S', b'i' | b'I', b'p' | b'P', b's' | b'S', b':', ..] => Some((Scheme::Sips, 5)),
+        _ => None,
+    }
 }
 
-impl Places {
-    /// `None`: a second `@`.
-    fn of(text: &str) -> Option<Self> {
-        let mut places = Self { at: None, semicolon: None, question: None };
-        for (place, b) in text.bytes().enumerate() {
-            match b {
-                // The user part may hold the others.
-                b'@' if places.at.is_none() => {
-                    places = Self { at: Some(place), semicolon: None, question: None };
-                }
-                b'@' => return None,
-                b';' if places.question.is_none() => {
-                    places.semicolon.get_or_insert(place);
-                }
-                b'?' => {
-                    places.question.get_or_insert(place);
-                }
-                _ => {}
-            }
-        }
-        Some(places)
+/// Where the user part ends in what stands before the `@`; what is left is a password.
+fn user_end(text: &str) -> Option<usize> {
+    // Mostly there is neither a password nor an escape.
+    if class::all(text.as_bytes(), USER) {
+        return (!text.is_empty()).then_some(text.len());
     }
+    let (user, password) = match cut(text, b':') {
+        Some((user, password)) => (user, password),
+        None => (text, ""),
+    };
+    let fits =
+        !user.is_empty() && is_escaped_text(user, USER) && is_escaped_text(password, PASSWORD);
+    fits.then_some(user.len())
 }
 
 /// `;`-separated parameters of a URI: no white space, no quotes, no name twice.
-fn uri_params(text: &str) -> Result<Params<'_>, UriError> {
-    if text.is_empty() {
-        return Ok(Params::EMPTY);
-    }
-    if !is_escaped_text(text, PARAM) {
-        return Err(UriError::Params);
-    }
-    Params::parse(text).ok_or(UriError::Params)
-}
-
-// Which bytes may stand where (RFC 3261 section 25.1), one bit a place.
-const ANYWHERE: u8 = 1;
-const USER: u8 = 2;
-const PASSWORD: u8 = 4;
-const PARAM: u8 = 8;
-const HEADER: u8 = 16;
-
-static ALLOWED: [u8; 256] = {
-    let mut table = [0; 256];
-    let mut b = 0x21;
-    while b < 0x7f {
-        let c = b as u8;
-        if !matches!(c, b'<' | b'>' | b'"' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}') {
-            table[b] = ANYWHERE;
-        }
-        b += 1;
-    }
-    let alphanumeric = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
-    table = allow(table, alphanumeric, USER | PASSWORD | PARAM | HEADER);
-    table = allow(table, b"-_.!~*'()", USER | PASSWORD | PARAM | HEADER);
-    // `#` is not in the grammar, but phones send it and it delimits nothing here.
-    table = allow(table, b"&=+$,;?/#", USER);
-    table = allow(table, b"&=+$,", PASSWORD);
-    table = allow(table, b"[]/:&+$;=,#", PARAM);
-    allow(table, b"[]/?:+$=&;,", HEADER)
-};
-
-const fn allow(mut table: [u8; 256], bytes: &[u8], places: u8) -> [u8; 256] {
-    let mut i = 0;
-    while i < bytes.len() {
-        table[bytes[i] as usize] |= places;
-        i += 1;
-    }
-    table
-}
-
-/// Only bytes that may stand in a place.
-fn is_of(text: &str, place: u8) -> bool {
-    text.bytes().all(|b| ALLOWED[usize::from(b)] & place != 0)
+fn uri_params(text: &str) -> Result<(), UriError> {
+    let fits = is_escaped_text(text, PARAM) && Params::parse(text).is_some();
+    if fits { Ok(()) } else { Err(UriError::Params) }
 }
 
 /// Every byte may stand there, or is a `%` with two hex digits.
-fn is_escaped_text(text: &str, place: u8) -> bool {
+fn is_escaped_text(text: &str, place: u16) -> bool {
     let bytes = text.as_bytes();
+    if class::all(bytes, place) {
+        return true;
+    }
     let mut i = 0;
     while let Some(&b) = bytes.get(i) {
-        if ALLOWED[usize::from(b)] & place != 0 {
+        if class::is(b, place) {
             i += 1;
         } else if b == b'%' {
             match bytes.get(i + 1..i + 3) {

@@ -3,8 +3,10 @@
 use std::ops::Range;
 
 use super::{
-    head::{self, is_token, number},
+    class::{self, NAME, TOKEN, VALUE, is_token},
+    head::{self, number},
     method::{MAX_METHOD, Method},
+    scan,
     uri::{Uri, UriError},
 };
 
@@ -53,16 +55,26 @@ impl<'a> Params<'a> {
     /// Reads a text that begins with `;` (white space around it allowed) or is empty. A name that
     /// stands twice, or more than 32 names, is a fault.
     pub(super) fn parse(text: &'a str) -> Option<Self> {
+        Self::parse_each(text, |_, _| Some(()))
+    }
+
+    /// The same, and gives each name with its value on the way, perhaps twice.
+    #[inline]
+    pub(super) fn parse_each(
+        text: &'a str,
+        mut each: impl FnMut(&'a str, Option<&'a str>) -> Option<()>,
+    ) -> Option<Self> {
         let params = Params(trim(text));
         let mut few = [""; FEW];
         let mut rest = params.0;
         let mut count = 0;
         while !rest.is_empty() {
             if count == FEW {
-                return params.with_many();
+                return params.with_many(each);
             }
-            let (name, _, after) = next_param(rest)?;
+            let (name, value, after) = next_param(rest)?;
             note_name(&mut few, count, name)?;
+            each(name, value)?;
             (rest, count) = (after, count + 1);
         }
         Some(params)
@@ -70,13 +82,17 @@ impl<'a> Params<'a> {
 
     /// Checks it with room for all names: mostly there are few.
     #[cold]
-    fn with_many(self) -> Option<Self> {
+    fn with_many(
+        self,
+        mut each: impl FnMut(&'a str, Option<&'a str>) -> Option<()>,
+    ) -> Option<Self> {
         let mut names = [""; MAX_PARAMS];
         let mut rest = self.0;
         let mut count = 0;
         while !rest.is_empty() {
-            let (name, _, after) = next_param(rest)?;
+            let (name, value, after) = next_param(rest)?;
             note_name(&mut names, count, name)?;
+            each(name, value)?;
             (rest, count) = (after, count + 1);
         }
         Some(self)
@@ -141,9 +157,33 @@ fn note_name<'a>(names: &mut [&'a str], count: usize, name: &'a str) -> Option<(
 
 /// One `;name[=value]` off the front: name, value, rest.
 fn next_param(text: &str) -> Option<(&str, Option<&str>, &str)> {
+    plain_param(text).or_else(|| any_param(text))
+}
+
+/// One without white space and quotes, as nearly all are.
+#[inline]
+fn plain_param(text: &str) -> Option<(&str, Option<&str>, &str)> {
+    let bytes = text.as_bytes();
+    if bytes.first() != Some(&b';') {
+        return None;
+    }
+    let name_end = class::run(bytes, 1, NAME);
+    let (name, rest) = (text.get(1..name_end)?, text.get(name_end..)?);
+    let Some(value) = rest.strip_prefix('=') else {
+        let ends = !name.is_empty() && (rest.is_empty() || rest.starts_with(';'));
+        return ends.then_some((name, None, rest));
+    };
+    let value_end = class::run(value.as_bytes(), 0, VALUE);
+    let (value, rest) = value.split_at_checked(value_end)?;
+    let ends = rest.is_empty() || rest.starts_with(';');
+    (ends && !name.is_empty() && !value.is_empty()).then_some((name, Some(value), rest))
+}
+
+#[cold]
+fn any_param(text: &str) -> Option<(&str, Option<&str>, &str)> {
     let text = trim(trim(text).strip_prefix(';')?);
-    let name_end = text.bytes().position(|b| !is_param_name(b)).unwrap_or(text.len());
-    let (name, rest) = text.split_at(name_end);
+    let name_end = class::run(text.as_bytes(), 0, NAME);
+    let (name, rest) = text.split_at_checked(name_end)?;
     if name.is_empty() {
         return None;
     }
@@ -153,20 +193,12 @@ fn next_param(text: &str) -> Option<(&str, Option<&str>, &str)> {
     };
     let value_end = match value.starts_with('"') {
         true => quoted_end(value.as_bytes())?,
-        false => value
-            .bytes()
-            .position(|b| !b.is_ascii_graphic() || matches!(b, b';' | b',' | b'"' | b'<' | b'>'))
-            .unwrap_or(value.len()),
+        false => class::run(value.as_bytes(), 0, VALUE),
     };
     let (value, rest) = value.split_at_checked(value_end)?;
     let rest = trim(rest);
     let ends = rest.is_empty() || rest.starts_with(';');
     (ends && !value.is_empty()).then_some((name, Some(value), rest))
-}
-
-/// A token, or the other characters that URI parameter names may hold (`%` escapes, brackets).
-fn is_param_name(b: u8) -> bool {
-    is_token(b) || matches!(b, b'[' | b']' | b'/' | b':' | b'&' | b'$' | b'(' | b')' | b'#')
 }
 
 /// One past the closing quote of a text that begins with a quote.
@@ -181,14 +213,9 @@ fn quoted_end(text: &[u8]) -> Option<usize> {
     }
 }
 
-/// Where the first such ASCII character is. Values are short: a call of memchr costs more.
-pub(super) fn find(text: &str, wanted: u8) -> Option<usize> {
-    text.bytes().position(|b| b == wanted)
-}
-
 /// What stands before and after the first such ASCII character.
 pub(super) fn cut(text: &str, at: u8) -> Option<(&str, &str)> {
-    let place = find(text, at)?;
+    let place = scan::find(text.as_bytes(), at)?;
     Some((text.get(..place)?, text.get(place + 1..)?))
 }
 
@@ -200,7 +227,7 @@ pub(super) fn cut_at_space(text: &str) -> Option<(&str, &str)> {
 
 /// The text up to the first such ASCII character, and the rest with it.
 pub(super) fn cut_before(text: &str, at: u8) -> (&str, &str) {
-    let place = find(text, at).unwrap_or(text.len());
+    let place = scan::find(text.as_bytes(), at).unwrap_or(text.len());
     text.split_at_checked(place).unwrap_or((text, ""))
 }
 
@@ -236,7 +263,7 @@ impl Iterator for ListIter<'_> {
         let (mut quoted, mut angled) = (false, false);
         self.at = None;
         // Mostly there is one value.
-        if memchr::memchr(b',', self.text.get(start..).unwrap_or(&[])).is_none() {
+        if scan::find(self.text.get(start..).unwrap_or_default(), b',').is_none() {
             i = self.text.len();
         }
         while let Some(&b) = self.text.get(i) {
@@ -274,13 +301,13 @@ impl<'a> NameAddr<'a> {
     /// Reads one value: `"Name" <uri>;params`, `Name <uri>;params` or `uri;params`.
     pub fn parse(value: &'a [u8]) -> Result<Self, ValueError> {
         let value = value.trim_ascii();
-        let display_end = match value.first() {
+        let quoted = match value.first() {
             Some(b'"') => quoted_end(value).ok_or(ValueError::NameAddr)?,
             _ => 0,
         };
-        let rest = value.get(display_end..).ok_or(ValueError::NameAddr)?;
-        let Some(open) = memchr::memchr(b'<', rest) else {
-            if display_end != 0 {
+        let rest = value.get(quoted..).ok_or(ValueError::NameAddr)?;
+        let Some(open) = scan::find(rest, b'<') else {
+            if quoted != 0 {
                 return Err(ValueError::NameAddr);
             }
             return Self::bare(value);
@@ -288,15 +315,15 @@ impl<'a> NameAddr<'a> {
         // Between the quoted name and `<` only white space; or an unquoted name.
         let between = rest[..open].trim_ascii();
         let is_name = |b: &u8| is_token(*b) || *b >= 0x80 || matches!(b, b' ' | b'\t');
-        if (display_end != 0 && !between.is_empty()) || !between.iter().all(is_name) {
+        if (quoted != 0 && !between.is_empty()) || !between.iter().all(is_name) {
             return Err(ValueError::NameAddr);
         }
-        let display = match display_end {
+        let display = match quoted {
             0 => between,
             end => &value[..end],
         };
         let inner = &rest[open + 1..];
-        let close = memchr::memchr(b'>', inner).ok_or(ValueError::NameAddr)?;
+        let close = scan::find(inner, b'>').ok_or(ValueError::NameAddr)?;
         let uri = std::str::from_utf8(&inner[..close]).map_err(|_| UriError::Character)?;
         let params = std::str::from_utf8(&inner[close + 1..]).map_err(|_| ValueError::Params)?;
         Ok(Self {
@@ -308,7 +335,7 @@ impl<'a> NameAddr<'a> {
 
     /// Reads one value of Route, Record-Route or Path: the angle brackets must be there.
     pub fn parse_bracketed(value: &'a [u8]) -> Result<Self, ValueError> {
-        match memchr::memchr(b'<', value) {
+        match scan::find(value, b'<') {
             Some(_) => Self::parse(value),
             None => Err(ValueError::NameAddr),
         }
@@ -352,7 +379,7 @@ impl<'a> CSeq<'a> {
         let (digits, method) = cut_at_space(text).ok_or(ValueError::CSeq)?;
         let method = trim(method);
         let number = number(digits.as_bytes()).filter(|n| *n < 1 << 31).ok_or(ValueError::CSeq)?;
-        if method.is_empty() || method.len() > MAX_METHOD || !method.bytes().all(is_token) {
+        if method.is_empty() || method.len() > MAX_METHOD || !class::all(method.as_bytes(), TOKEN) {
             return Err(ValueError::CSeq);
         }
         Ok(Self { number, method: Method::from_token(method) })

@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 
 use super::{
-    head::is_token,
-    host::{Host, host_and_port, port},
-    value::{Params, ValueError, cut, cut_at_space, cut_before, header_params, trim},
+    class::{self, TOKEN},
+    host::{Host, front, host_and_port, port},
+    value::{Params, ValueError, cut, cut_at_space, cut_before, trim},
 };
 
 /// One Via.
@@ -33,25 +33,18 @@ pub const MAGIC_COOKIE: &str = "z9hG4bK";
 impl<'a> Via<'a> {
     /// Reads one value: `SIP/2.0/TLS host:port;params`, white space where the grammar has it.
     pub fn parse(value: &'a [u8]) -> Result<Self, ValueError> {
-        Self::read(value).ok_or(ValueError::Via)
+        std::str::from_utf8(value).ok().and_then(Self::read).ok_or(ValueError::Via)
     }
 
-    fn read(value: &'a [u8]) -> Option<Self> {
-        let text = trim(std::str::from_utf8(value).ok()?);
-        let (name, rest) = cut(text, b'/')?;
-        let (version, rest) = cut(rest, b'/')?;
-        if !trim(name).eq_ignore_ascii_case("SIP") || trim(version) != "2.0" {
+    fn read(text: &'a str) -> Option<Self> {
+        let (transport, rest) = protocol(trim(text))?;
+        if transport.is_empty() || transport.len() > 16 || !class::all(transport.as_bytes(), TOKEN)
+        {
             return None;
         }
-        let (transport, rest) = cut_at_space(trim(rest))?;
-        if transport.is_empty() || transport.len() > 16 || !transport.bytes().all(is_token) {
-            return None;
-        }
-        let (sent_by, params) = cut_before(rest, b';');
-        let (host, port_number) = sent_by_parts(trim(sent_by))?;
-        let params = header_params(params).ok()?;
+        let (host, port_number, params) = sent_by(trim(rest))?;
         let (mut branch, mut received, mut rport) = (None, None, None);
-        for (name, value) in params.iter() {
+        let params = Params::parse_each(params, |name, value| {
             if name.eq_ignore_ascii_case("branch") {
                 branch = Some(value?);
             } else if name.eq_ignore_ascii_case("received") {
@@ -62,7 +55,8 @@ impl<'a> Via<'a> {
                     None => Some(None),
                 };
             }
-        }
+            Some(())
+        })?;
         Some(Self { transport, host, port: port_number, branch, received, rport, params })
     }
 
@@ -79,8 +73,35 @@ impl<'a> Via<'a> {
     }
 }
 
+/// `SIP/2.0/` off the front, and the transport from what follows it; white space around each.
+fn protocol(text: &str) -> Option<(&str, &str)> {
+    if let Some(rest) = text.strip_prefix("SIP/2.0/")
+        && !rest.starts_with([' ', '\t'])
+    {
+        return cut_at_space(rest);
+    }
+    let (name, rest) = cut(text, b'/')?;
+    let (version, rest) = cut(rest, b'/')?;
+    if !trim(name).eq_ignore_ascii_case("SIP") || trim(version) != "2.0" {
+        return None;
+    }
+    cut_at_space(trim(rest))
+}
+
+/// `host:port` off the front, and the parameters behind it.
+fn sent_by(text: &str) -> Option<(Host<'_>, Option<u16>, &str)> {
+    if let Some((host, port, rest)) = front(text)
+        && (rest.is_empty() || rest.starts_with(';'))
+    {
+        return Some((host, port, rest));
+    }
+    let (sent_by, params) = cut_before(text, b';');
+    let (host, port) = spaced_sent_by(trim(sent_by))?;
+    Some((host, port, params))
+}
+
 /// `host : port`, white space around the colon allowed.
-fn sent_by_parts(text: &str) -> Option<(Host<'_>, Option<u16>)> {
+fn spaced_sent_by(text: &str) -> Option<(Host<'_>, Option<u16>)> {
     if cut_at_space(text).is_none() {
         return host_and_port(text);
     }

@@ -3,6 +3,7 @@
 mod body;
 mod fuzz;
 mod ipv6;
+mod plain;
 mod torture;
 mod values;
 
