@@ -1,15 +1,12 @@
 //! What all parts of the gateway share: settings, numbers, timers, transactions, outputs.
 
-use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use ring::hmac;
 
 use super::{
     address::Party,
+    bounds::{GatewayLimits, Invited, Timer, Timers, key},
     io::GatewayOutput,
     ua::{Client, Clients, GIVE_UP, RINGING, Reply, Request},
 };
@@ -23,187 +20,6 @@ use crate::{
         xml::Element,
     },
 };
-
-/// Bounds of the gateway's state.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GatewayLimits {
-    /// Requests of ours that wait for an answer.
-    pub transactions: usize,
-    /// Messages from SIP users that wait for a word from the XMPP side.
-    pub held: usize,
-    /// How long they wait.
-    pub hold: Duration,
-    /// Sessions, subscriptions each way: of each kind.
-    pub total: usize,
-    /// Of them, of one SIP user.
-    pub per_user: usize,
-    /// Of them, of one partner's domain.
-    pub per_partner: usize,
-    /// Resources of one user.
-    pub resources: usize,
-    /// Messages that wait in one session.
-    pub queue: usize,
-    /// Pairs of users of which the SIP user began.
-    pub invited: usize,
-    /// A session without a message ends then.
-    pub session_idle: Duration,
-}
-
-impl Default for GatewayLimits {
-    fn default() -> Self {
-        Self {
-            transactions: 20_000,
-            held: 10_000,
-            hold: Duration::from_secs(5),
-            total: 50_000,
-            per_user: 1000,
-            per_partner: 20_000,
-            resources: 16,
-            queue: 20,
-            invited: 100_000,
-            session_idle: Duration::from_secs(600),
-        }
-    }
-}
-
-/// What is due.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Timer {
-    /// A client transaction.
-    Client(u64),
-    /// A message that is held.
-    Held(u64),
-    /// A subscription of a SIP user.
-    Watch(u64),
-    /// A subscription of an XMPP user.
-    Subscription(u64),
-    /// A session.
-    Session(u64),
-}
-
-/// Every timer; each thing has one at most.
-#[derive(Debug, Default)]
-pub(super) struct Timers {
-    due: BTreeSet<(Instant, Timer)>,
-}
-
-impl Timers {
-    /// Sets, moves or ends a timer; `slot` remembers it.
-    pub fn set(&mut self, slot: &mut Option<Instant>, timer: Timer, when: Option<Instant>) {
-        if let Some(before) = slot.take() {
-            self.due.remove(&(before, timer));
-        }
-        if let Some(when) = when {
-            self.due.insert((when, timer));
-            *slot = Some(when);
-        }
-    }
-
-    /// When something is due next.
-    pub fn next(&self) -> Option<Instant> {
-        self.due.first().map(|(when, _)| *when)
-    }
-
-    /// Takes one that is due.
-    pub fn pop(&mut self, now: Instant) -> Option<Timer> {
-        let (when, timer) = *self.due.first()?;
-        if when > now {
-            return None;
-        }
-        self.due.remove(&(when, timer));
-        Some(timer)
-    }
-
-    /// How many.
-    pub fn len(&self) -> usize {
-        self.due.len()
-    }
-}
-
-/// A SIP user and an XMPP user, by their bare JIDs, in that order.
-pub(super) type Key = (Arc<str>, Arc<str>);
-
-/// The key of two users.
-pub(super) fn key(sip: &Party, xmpp: &Party) -> Key {
-    (sip.jid.clone(), xmpp.jid.clone())
-}
-
-/// Pairs of users of which the SIP user began; the oldest goes when there are too many.
-#[derive(Debug, Default)]
-pub(super) struct Invited {
-    known: HashMap<Key, ()>,
-    order: VecDeque<Key>,
-}
-
-impl Invited {
-    fn put(&mut self, key: Key, most: usize) {
-        if self.known.contains_key(&key) {
-            return;
-        }
-        while self.order.len() >= most.max(1) {
-            if let Some(oldest) = self.order.pop_front() {
-                self.known.remove(&oldest);
-            }
-        }
-        self.order.push_back(key.clone());
-        self.known.insert(key, ());
-    }
-
-    /// How many.
-    pub fn len(&self) -> usize {
-        self.order.len()
-    }
-}
-
-/// How much of something a SIP user and a partner have.
-#[derive(Debug, Default)]
-pub(super) struct Quota {
-    total: usize,
-    users: HashMap<Arc<str>, usize>,
-    partners: HashMap<Domain, usize>,
-}
-
-impl Quota {
-    /// Takes one, if there is room.
-    pub fn take(&mut self, sip: &Party, xmpp: &Party, limits: &GatewayLimits) -> bool {
-        let user = self.users.get(&sip.jid).copied().unwrap_or(0);
-        let partner = self.partners.get(&xmpp.domain).copied().unwrap_or(0);
-        if self.total >= limits.total || user >= limits.per_user || partner >= limits.per_partner {
-            return false;
-        }
-        self.total += 1;
-        *self.users.entry(sip.jid.clone()).or_default() += 1;
-        *self.partners.entry(xmpp.domain.clone()).or_default() += 1;
-        true
-    }
-
-    /// Gives one back.
-    pub fn give(&mut self, sip: &Party, xmpp: &Party) {
-        self.total = self.total.saturating_sub(1);
-        if let Some(count) = self.users.get_mut(&sip.jid) {
-            *count -= 1;
-            if *count == 0 {
-                self.users.remove(&sip.jid);
-            }
-        }
-        if let Some(count) = self.partners.get_mut(&xmpp.domain) {
-            *count -= 1;
-            if *count == 0 {
-                self.partners.remove(&xmpp.domain);
-            }
-        }
-    }
-
-    /// How many.
-    pub fn len(&self) -> usize {
-        self.total
-    }
-
-    /// Partners that have any.
-    pub fn partners(&self) -> impl Iterator<Item = (&Domain, usize)> {
-        self.partners.iter().map(|(domain, count)| (domain, *count))
-    }
-}
 
 /// Which thing a dialog is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -247,6 +63,10 @@ pub(super) struct Core<P> {
     pub clients: Clients<P>,
     pub timers: Timers,
     pub invited: Invited,
+    /// Messages, by partner: to it, and from it.
+    pub messages: HashMap<Domain, (u64, u64)>,
+    /// Bytes of messages that wait in sessions.
+    pub queued: usize,
     /// Dialogs by our tag.
     pub dialogs: HashMap<String, DialogOf>,
     pub out: Vec<GatewayOutput>,
@@ -271,6 +91,8 @@ impl<P> Core<P> {
             clients: Clients::default(),
             timers: Timers::default(),
             invited: Invited::default(),
+            messages: HashMap::new(),
+            queued: 0,
             dialogs: HashMap::new(),
             out: Vec::new(),
             key: hmac::Key::new(hmac::HMAC_SHA256, secret),
@@ -371,6 +193,18 @@ impl<P> Core<P> {
         Some(client)
     }
 
+    /// A message to an XMPP user went out.
+    pub fn count_to_xmpp(&mut self, xmpp: &Party) {
+        self.counters.messages_to_xmpp += 1;
+        self.messages.entry(xmpp.domain.clone()).or_default().0 += 1;
+    }
+
+    /// A message of an XMPP user came in. Its domain is a partner's: these are few.
+    pub fn count_to_sip(&mut self, xmpp: &Party) {
+        self.counters.messages_to_sip += 1;
+        self.messages.entry(xmpp.domain.clone()).or_default().1 += 1;
+    }
+
     /// Answers a request; `tag` is ours.
     pub fn reply_as(&mut self, request: &Message, tag: &str, reply: &Reply) {
         if reply.status >= 400 {
@@ -447,7 +281,7 @@ impl<P> Core<P> {
     pub fn may_begin(&self, sip: &Party, xmpp: &Party) -> Result<(), XmppRefusal> {
         self.may_speak(sip, xmpp)?;
         let open = self.partner(&xmpp.domain)?.kind != XmppPartnerKind::PublicUnverified;
-        match open || self.invited.known.contains_key(&key(sip, xmpp)) {
+        match open || self.invited.has(&key(sip, xmpp)) {
             true => Ok(()),
             false => Err(XmppRefusal::NotInvited),
         }

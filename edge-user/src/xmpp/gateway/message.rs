@@ -9,14 +9,15 @@ use std::time::Instant;
 use super::{
     Gateway, Purpose,
     address::Party,
+    bounds::Timer,
     content,
-    core::{Timer, number},
+    core::number,
     errors,
     ua::{ALLOW, Answer, Reply, Request, line, name_addr},
 };
 use crate::{
     domain::Domain,
-    sip::{HeaderName, Message, Method},
+    sip::{HeaderName, Limits, Message, Method},
     xmpp::{io::XmppRefusal, ns, xml::Element},
 };
 
@@ -26,7 +27,8 @@ pub const MAX_PAGER: usize = 1300;
 /// A MESSAGE whose answer waits for a word from the XMPP side.
 #[derive(Debug)]
 pub(super) struct Held {
-    request: Message,
+    /// An answer without a body: all that the final one takes over stands in it.
+    template: Message,
     tag: String,
     /// The `id` of its stanza.
     name: String,
@@ -191,22 +193,18 @@ impl Gateway {
         let id = self.core.id();
         let name = self.core.name(id);
         let stanza = text.stanza(&name, in_session);
-        self.core.counters.messages_to_xmpp += 1;
+        self.core.count_to_xmpp(xmpp);
         self.core.stanza(sip, xmpp, stanza);
-        if self.held.len() >= self.core.limits.held {
+        let answer = Reply::new(200).write(request, &tag);
+        let template =
+            answer.and_then(|bytes| Message::parse_datagram(bytes, &Limits::default()).ok());
+        let Some(template) = template.filter(|_| self.held.len() < self.core.limits.held) else {
             // Nothing is lost but the word of what came of it.
             let status = if in_session { 200 } else { 202 };
             return self.core.reply_as(request, &tag, &Reply::new(status));
-        }
-        let mut held = Held {
-            request: request.clone(),
-            tag,
-            name,
-            sip: sip.clone(),
-            xmpp: xmpp.clone(),
-            in_session,
-            due: None,
         };
+        let (sip, xmpp) = (sip.clone(), xmpp.clone());
+        let mut held = Held { template, tag, name, sip, xmpp, in_session, due: None };
         let due = self.core.now + self.core.limits.hold;
         self.core.timers.set(&mut held.due, Timer::Held(id), Some(due));
         self.held.insert(id, held);
@@ -227,7 +225,7 @@ impl Gateway {
     pub(super) fn release(&mut self, id: u64, reply: &Reply) {
         let Some(mut held) = self.held.remove(&id) else { return };
         self.core.timers.set(&mut held.due, Timer::Held(id), None);
-        self.core.reply_as(&held.request, &held.tag, reply);
+        self.core.reply_as(&held.template, &held.tag, reply);
     }
 
     /// Nothing was heard of a message.
@@ -247,7 +245,8 @@ impl Gateway {
         text: &str,
     ) {
         let Some(id) = self.held_by(stanza.attribute("id"), sip, from) else {
-            self.core.counters.late_errors += 1;
+            let says = stanza.child(ns::SERVER, "body").is_some();
+            self.core.counters.late_errors += u64::from(says);
             return;
         };
         let full = self.held.get(&id).is_some_and(|held| held.xmpp.resource.is_some());
@@ -348,7 +347,7 @@ impl Gateway {
             session: None,
             tries: 0,
         };
-        self.core.counters.messages_to_sip += 1;
+        self.core.count_to_sip(xmpp);
         self.send_message(sent);
     }
 
@@ -356,6 +355,7 @@ impl Gateway {
     pub(super) fn send_message(&mut self, sent: Sent) {
         match self.session_of(&sent.to, &sent.from) {
             Some(session) => self.session_send(session, sent),
+            None if sent.chat && self.core.limits.chats_are_sessions => self.begin_session(sent),
             None => self.send_pager(sent),
         }
     }
@@ -399,7 +399,7 @@ impl Gateway {
             return;
         }
         // Lync's users have no messages but in sessions.
-        if sent.session.is_none() && matches!(answer.status, 405 | 501) {
+        if sent.session.is_none() && matches!(answer.status, 405 | 481 | 488 | 501) {
             return self.begin_session(sent.clone());
         }
         if let Some(session) = sent.session

@@ -22,6 +22,7 @@
 //! bound, write a body into a log, or put a character into a stanza or a header that ends it.
 
 pub mod address;
+mod bounds;
 mod content;
 mod core;
 mod document;
@@ -52,7 +53,8 @@ use crate::{
 
 use self::{
     address::{Party, domain_of},
-    core::{Core, DialogOf, Timer, number},
+    bounds::Timer,
+    core::{Core, DialogOf, number},
     io::{GatewayInput, GatewayOutput},
     message::{Held, Sender, Sent},
     presence::Presence,
@@ -60,7 +62,8 @@ use self::{
     ua::{ACCEPT, ALLOW, Answer, Reply},
 };
 pub use self::{
-    core::{GatewayCounters, GatewayLimits},
+    bounds::GatewayLimits,
+    core::GatewayCounters,
     status::{GatewayStatus, PartnerStatus},
 };
 

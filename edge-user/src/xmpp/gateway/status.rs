@@ -14,6 +14,10 @@ pub struct PartnerStatus {
     pub subscriptions: usize,
     /// Sessions.
     pub sessions: usize,
+    /// Messages to its users, since the start.
+    pub messages_to_it: u64,
+    /// Messages of its users, since the start.
+    pub messages_from_it: u64,
 }
 
 /// The state of the gateway.
@@ -37,6 +41,8 @@ pub struct GatewayStatus {
     pub timers: usize,
     /// Dialogs.
     pub dialogs: usize,
+    /// Bytes of messages that wait in sessions.
+    pub queued: usize,
     /// Since the start.
     pub counters: GatewayCounters,
 }
@@ -54,6 +60,10 @@ impl Gateway {
         for (domain, count) in self.sessions.quota.partners() {
             partners.entry(domain.clone()).or_default().sessions = count;
         }
+        for (domain, (to, from)) in &self.core.messages {
+            let partner = partners.entry(domain.clone()).or_default();
+            (partner.messages_to_it, partner.messages_from_it) = (*to, *from);
+        }
         GatewayStatus {
             partners,
             watched: self.presence.watch_quota.len(),
@@ -64,6 +74,7 @@ impl Gateway {
             invited: self.core.invited.len(),
             timers: self.core.timers.len(),
             dialogs: self.core.dialogs.len(),
+            queued: self.core.queued,
             counters: self.core.counters,
         }
     }

@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use super::{
     Gateway,
     address::Party,
-    core::{Key, Quota, key},
+    bounds::{Key, Quota, key},
     document, errors,
 };
 use crate::{

@@ -27,7 +27,7 @@ pub const TYPE: &str = "application/pidf+xml";
 /// Tuples that are read.
 const MAX_TUPLES: usize = 16;
 /// Characters of a note.
-const MAX_NOTE: usize = 1024;
+const MAX_NOTE: usize = 256;
 
 /// How available someone is (RFC 6121 section 4.7.2.1); the greater is the more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

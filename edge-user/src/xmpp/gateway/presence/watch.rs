@@ -5,14 +5,18 @@
 //! asks again: a contact's server answers at once when it was approved before (RFC 6121 section
 //! 3.1.3).
 
-use std::time::{Duration, Instant};
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    time::{Duration, Instant},
+};
 
 use super::{
     super::{
         Gateway, Purpose,
         address::Party,
+        bounds::{Timer, key},
         content,
-        core::{DialogOf, Timer, key},
+        core::DialogOf,
         ua::{Answer, Dialog, DialogError, Reply, name_addr},
     },
     event_of, of_type,
@@ -27,6 +31,8 @@ use crate::{
 const DEFAULT_EXPIRES: u32 = 3600;
 /// Shorter is 423.
 const MIN_EXPIRES: u32 = 60;
+/// How long the answer to a look is waited for.
+const POLL: Duration = Duration::from_secs(5);
 /// Longer is shortened.
 const MAX_EXPIRES: u32 = 86_400;
 
@@ -43,7 +49,10 @@ pub(in super::super) struct Watch {
     in_flight: bool,
     /// There is something newer than what that one says.
     dirty: bool,
-    last: Option<String>,
+    /// A digest of what it was told last.
+    last: Option<u64>,
+    /// One look (`Expires: 0`): it ends with the first answer.
+    poll: bool,
 }
 
 /// What is known of an XMPP user, for one SIP user.
@@ -77,6 +86,12 @@ fn put(resources: &mut Vec<Resource>, resource: Resource, most: usize) -> bool {
     }
     resources.push(resource);
     true
+}
+
+fn digest(state: &str, body: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (state, body).hash(&mut hasher);
+    hasher.finish()
 }
 
 fn takes_pidf(request: &Message) -> bool {
@@ -121,6 +136,7 @@ impl Gateway {
             Ok(asked) => asked,
             Err(refusal) => return self.core.reply(request, &refusal),
         };
+        let lasts = if secs == 0 { POLL } else { Duration::from_secs(u64::from(secs)) };
         let tag = self.core.fresh();
         let dialog = match Dialog::of_request(request, tag.clone()) {
             Ok(dialog) => dialog,
@@ -144,11 +160,12 @@ impl Gateway {
             sip: sip.clone(),
             xmpp: xmpp.clone(),
             event_id,
-            expires_at: self.core.now + Duration::from_secs(u64::from(secs)),
+            expires_at: self.core.now + lasts,
             due: None,
             in_flight: false,
             dirty: false,
             last: None,
+            poll: secs == 0,
         };
         self.presence.watches.insert(id, watch);
         self.answer_subscribe(request, id, secs);
@@ -159,11 +176,10 @@ impl Gateway {
             watches: Vec::new(),
         });
         contact.watches.push(id);
-        let ask = if contact.approved { "probe" } else { "subscribe" };
+        let ask = if contact.approved || secs == 0 { "probe" } else { "subscribe" };
         self.core.stanza(&sip, &xmpp, of_type(ask));
-        match secs {
-            0 => self.end_watch(id, "timeout"),
-            _ => self.notify(id, None),
+        if secs > 0 {
+            self.notify(id, None);
         }
     }
 
@@ -218,16 +234,13 @@ impl Gateway {
             None if approved => format!("active;expires={left}"),
             None => format!("pending;expires={left}"),
         };
-        let body = contact.filter(|contact| contact.approved && contact.seen).map(|contact| {
-            // With the subscription ends what is known; a poll is told what is known now.
-            pidf::write(&watch.xmpp, &contact.resources)
-        });
+        // A server answers a look only for those who may see.
+        let may_see = |contact: &&Contact| contact.seen && (contact.approved || watch.poll);
+        let body =
+            contact.filter(may_see).map(|contact| pidf::write(&watch.xmpp, &contact.resources));
         let state_name = state.split(';').next().unwrap_or_default();
-        let says = format!(
-            "{state_name} {}",
-            String::from_utf8_lossy(body.as_deref().unwrap_or_default())
-        );
-        if ends.is_none() && watch.last.as_ref() == Some(&says) {
+        let says = digest(state_name, body.as_deref().unwrap_or_default());
+        if ends.is_none() && watch.last == Some(says) {
             return;
         }
         watch.last = Some(says);
@@ -247,6 +260,7 @@ impl Gateway {
         self.core.counters.presence_to_sip += 1;
         if self.core.send(&request, Purpose::Notify(id)).is_err() {
             watch.in_flight = false;
+            watch.last = None;
         }
     }
 
@@ -301,7 +315,10 @@ impl Gateway {
 
     fn tell_watchers(&mut self, sip: &Party, xmpp: &Party) {
         for id in self.watchers(sip, xmpp) {
-            self.notify(id, None);
+            match self.presence.watches.get(&id).is_some_and(|watch| watch.poll) {
+                true => self.end_watch(id, "timeout"),
+                false => self.notify(id, None),
+            }
         }
     }
 

@@ -61,11 +61,14 @@ impl Gateway {
     pub(in crate::xmpp::gateway) fn on_cancel(&mut self, request: &Message) {
         let branch = request.via().ok().and_then(|via| via.branch).unwrap_or_default();
         let call_id = request.call_id().unwrap_or_default();
-        let known = self.sessions.map.values().any(|session| {
+        let session = self.sessions.map.values().find(|session| {
             session.dialog.call_id == call_id
                 && session.answer.as_ref().is_some_and(|answer| answer.branch == branch)
         });
-        self.core.reply(request, &Reply::new(if known { 200 } else { 481 }));
+        match session.map(|session| session.dialog.local_tag.clone()) {
+            Some(tag) => self.core.reply_as(request, &tag, &Reply::new(200)),
+            None => self.core.reply(request, &Reply::new(481)),
+        }
     }
 
     /// An ACK.

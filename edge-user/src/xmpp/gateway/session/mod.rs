@@ -26,7 +26,8 @@ use bytes::Bytes;
 use super::{
     Gateway, Purpose,
     address::Party,
-    core::{DialogOf, Key, Quota, Timer, key},
+    bounds::{Key, Quota, Timer, key},
+    core::DialogOf,
     io::GatewayOutput,
     message::Sent,
     ua::{Dialog, GIVE_UP, Reply, T1, T2},
@@ -147,7 +148,9 @@ impl Gateway {
     /// Answers an INVITE, again and again until the ACK comes.
     fn answer_invite(&mut self, id: u64, request: &Message, reply: &Reply) {
         let Some(session) = self.sessions.map.get_mut(&id) else { return };
-        let Some(answer) = reply.write(request, &session.dialog.local_tag) else { return };
+        let Some(answer) = reply.write(request, &session.dialog.local_tag) else {
+            return self.core.reply(request, &Reply::new(500));
+        };
         self.core.out.push(GatewayOutput::Sip(answer.clone()));
         let branch = request.via().ok().and_then(|via| via.branch).unwrap_or_default().to_owned();
         session.answer = Some(Unacknowledged {
@@ -204,7 +207,27 @@ impl Gateway {
         if self.sessions.by_pair.get(&key) == Some(&id) {
             self.sessions.by_pair.remove(&key);
         }
+        for sent in &session.queue {
+            self.core.queued = self.core.queued.saturating_sub(sent.text.body.len());
+        }
         session.queue
+    }
+
+    /// Puts a message behind those that wait. Without room it comes back.
+    fn enqueue(&mut self, id: u64, sent: Sent) -> Result<(), Box<Sent>> {
+        let limits = &self.core.limits;
+        let bytes = self.core.queued + sent.text.body.len();
+        match self.sessions.map.get_mut(&id) {
+            Some(session) if session.queue.len() < limits.queue && bytes <= limits.queue_bytes => {
+                session.queue.push_back(sent);
+                self.core.queued = bytes;
+                Ok(())
+            }
+            _ => {
+                self.core.counters.full += 1;
+                Err(Box::new(sent))
+            }
+        }
     }
 
     /// Sessions that policy no longer allows.

@@ -8,9 +8,9 @@ use crate::{
     sip::{Message, Method},
     xmpp::gateway::{
         Gateway, Purpose,
-        core::number,
+        core::{DialogOf, number},
         errors,
-        message::{Sent, Text},
+        message::{MAX_PAGER, Sent, Text},
         ua::{Answer, Dialog, name_addr},
     },
 };
@@ -21,15 +21,11 @@ const MAX_TRIES: u8 = 3;
 impl Gateway {
     /// A message of an XMPP user into a session, or behind those that wait in it.
     pub(in crate::xmpp::gateway) fn session_send(&mut self, id: u64, mut sent: Sent) {
-        let most = self.core.limits.queue;
         let Some(session) = self.sessions.map.get_mut(&id) else { return };
         session.xmpp = sent.from.clone();
         session.typing.to_sip = None;
         if session.state == State::Calling {
-            if session.queue.len() < most {
-                session.queue.push_back(sent);
-            } else {
-                self.core.counters.full += 1;
+            if let Err(sent) = self.enqueue(id, sent) {
                 self.bounce(&sent, "resource-constraint", "Too many messages wait");
             }
             return;
@@ -41,8 +37,12 @@ impl Gateway {
         let headers = sent.text.headers();
         let body = Some(("text/plain;charset=UTF-8", sent.text.body.as_bytes()));
         let request = session.dialog.request(Method::Message, headers, body);
-        let purpose = Purpose::Message(Box::new(sent.clone()));
-        let full = self.core.send(&request, purpose).is_err();
+        // What is long is not kept for another try.
+        let mut kept = sent.clone();
+        if kept.text.body.len() > MAX_PAGER {
+            (kept.text.body, kept.tries) = (String::new(), MAX_TRIES);
+        }
+        let full = self.core.send(&request, Purpose::Message(Box::new(kept))).is_err();
         self.session_used(id);
         if full {
             self.message_answered(&sent, &Answer::without_response(500, ""));
@@ -62,8 +62,11 @@ impl Gateway {
         let Some(id) = self.new_session(dialog, &sip, &xmpp, thread, State::Calling) else {
             return self.bounce(&sent, "resource-constraint", "Too many sessions");
         };
+        if let Err(sent) = self.enqueue(id, sent) {
+            self.remove_session(id);
+            return self.bounce(&sent, "resource-constraint", "Too many messages wait");
+        }
         let Some(session) = self.sessions.map.get_mut(&id) else { return };
-        session.queue.push_back(sent);
         let headers =
             vec![("Contact", name_addr(&session.xmpp.sip, None)), ("Accept", SDP.to_owned())];
         let sdp = offer();
@@ -75,7 +78,12 @@ impl Gateway {
 
     /// What came of our INVITE.
     pub(in crate::xmpp::gateway) fn invite_answered(&mut self, id: u64, answer: &Answer<'_>) {
-        let Some(session) = self.sessions.map.get_mut(&id) else { return };
+        let Some(session) = self.sessions.map.get_mut(&id) else {
+            if let Some(response) = answer.response.filter(|_| answer.is_success()) {
+                self.late_answer(response);
+            }
+            return;
+        };
         let up = answer.is_success()
             && answer.response.is_some_and(|response| session.dialog.establish(response).is_ok());
         if !up {
@@ -91,6 +99,7 @@ impl Gateway {
         let queue = std::mem::take(&mut session.queue);
         self.session_used(id);
         for sent in queue {
+            self.core.queued = self.core.queued.saturating_sub(sent.text.body.len());
             self.session_send(id, sent);
         }
     }
@@ -117,9 +126,11 @@ impl Gateway {
         }
         let ack = dialog.request(Method::Ack, Vec::new(), None);
         self.core.send_ack(&ack);
-        let ours = self.sessions.map.values().any(|session| {
-            session.dialog.local_tag == tag && session.dialog.remote_tag == dialog.remote_tag
-        });
+        let session = match self.core.dialogs.get(tag) {
+            Some(DialogOf::Session(id)) => self.sessions.map.get(id),
+            _ => None,
+        };
+        let ours = session.is_some_and(|session| session.dialog.remote_tag == dialog.remote_tag);
         if !ours {
             let bye = dialog.request(Method::Bye, Vec::new(), None);
             let _ = self.core.send(&bye, Purpose::Nothing);
@@ -147,7 +158,7 @@ impl Gateway {
         let text = Text { body, subject: None, lang: None, thread: session.thread.clone() };
         let (sip, xmpp) = (session.sip.clone(), session.xmpp.clone());
         let name = self.core.fresh();
-        self.core.counters.messages_to_xmpp += 1;
+        self.core.count_to_xmpp(&xmpp);
         self.core.stanza(&sip, &xmpp, text.stanza(&name, true));
     }
 }

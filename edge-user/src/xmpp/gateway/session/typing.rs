@@ -102,6 +102,12 @@ impl Gateway {
         };
         let Some(id) = self.session_of(sip, xmpp) else { return };
         let says_more = stanza.child(ns::SERVER, "body").is_some();
+        // What the last message began is not ended before the message is there.
+        let calling =
+            self.sessions.map.get(&id).is_some_and(|session| session.state == State::Calling);
+        if calling {
+            return;
+        }
         let typing = match state.name() {
             "gone" => return self.end_session(id, false),
             "composing" => true,
@@ -110,9 +116,7 @@ impl Gateway {
             "paused" | "active" | "inactive" => false,
             _ => return,
         };
-        let Some(session) =
-            self.sessions.map.get_mut(&id).filter(|session| session.state == State::Up)
-        else {
+        let Some(session) = self.sessions.map.get_mut(&id) else {
             return;
         };
         let before = session.typing.to_sip.replace(typing);

@@ -313,6 +313,7 @@ proptest! {
             per_partner: 3,
             resources: 2,
             queue: 2,
+            queue_bytes: 4000,
             invited: 3,
             ..GatewayLimits::default()
         };
@@ -324,6 +325,7 @@ proptest! {
             let status = world.gateway.status();
             prop_assert!(status.transactions <= 12 && status.held <= 3 && status.invited <= 3, "{:?}", status);
             prop_assert!(status.watched <= 4 && status.subscriptions <= 4 && status.sessions <= 4, "{:?}", status);
+            prop_assert!(status.queued <= 4000, "{:?}", status);
             prop_assert!(status.dialogs <= 12 && status.timers <= 12 + 3 + 12, "{:?}", status);
             if let Some(next) = world.gateway.next_timeout() {
                 prop_assert!(next >= world.now);
@@ -338,6 +340,6 @@ proptest! {
         world.seconds(8 * 86_400);
         seen.look(&mut world);
         let status = world.gateway.status();
-        prop_assert_eq!((status.held, status.sessions, status.watched), (0, 0, 0));
+        prop_assert_eq!((status.held, status.sessions, status.watched, status.queued), (0, 0, 0, 0));
     }
 }

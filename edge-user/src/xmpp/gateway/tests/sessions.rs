@@ -414,3 +414,61 @@ fn a_user_has_so_many_sessions_and_no_more() {
     world.stanza(message(&"x".repeat(2000)).with("to", "bea@contoso.example"));
     assert_eq!(condition(&world.one_stanza()), "resource-constraint");
 }
+
+#[test]
+fn what_waits_in_sessions_has_a_bound_in_bytes() {
+    let limits = GatewayLimits { queue_bytes: 5000, ..GatewayLimits::default() };
+    let mut world = World::of(policy(XmppPartnerKind::Federated), limits);
+    world.stanza(message(&"x".repeat(2000)));
+    world.stanza(message(&"x".repeat(2000)));
+    let invite = world.one_sip();
+    assert_eq!(world.gateway.status().queued, 4000);
+    world.stanza(message(&"x".repeat(2000)));
+    assert_eq!(condition(&world.one_stanza()), "resource-constraint");
+    world.stanza(message(&"x".repeat(2000)).with("to", "bea@contoso.example"));
+    assert_eq!(condition(&world.one_stanza()), "resource-constraint");
+    assert_eq!(world.gateway.status().sessions, 1);
+    world.respond(&invite, 486, &[]);
+    assert_eq!(world.gateway.status().queued, 0);
+    world.forget();
+    world.stanza(message(&"x".repeat(5000)));
+    let invite = world.one_sip();
+    world.respond(&invite, 200, &[CONTACT]);
+    assert_eq!(world.gateway.status().queued, 0);
+}
+
+#[test]
+fn where_chats_are_sessions_no_message_goes_alone() {
+    let limits = GatewayLimits { chats_are_sessions: true, ..GatewayLimits::default() };
+    let mut world = World::of(policy(XmppPartnerKind::Federated), limits);
+    world.stanza(message("hi"));
+    assert_eq!(world.one_sip().method(), Some(Method::Invite));
+    // What is no chat is none.
+    world.stanza(message("note").with("type", "normal").with("to", "bea@contoso.example"));
+    assert_eq!(world.one_sip().method(), Some(Method::Message));
+    let partners = world.gateway.status().partners;
+    let partner = &partners[&domain("montague.example")];
+    assert_eq!((partner.sessions, partner.messages_from_it, partner.messages_to_it), (1, 2, 0));
+}
+
+#[test]
+fn what_comes_after_the_end_is_ended_too() {
+    let (mut world, request) = calling();
+    // Who closes the window at once does not take back what was written.
+    world.stanza(
+        Element::new(ns::SERVER, "message").with_child(Element::new(ns::CHAT_STATES, "gone")),
+    );
+    world.silent();
+    let mut off = policy(XmppPartnerKind::Federated);
+    off.settings = Arc::new(XmppSettings { enabled: false, ..(*off.settings).clone() });
+    let mut out = Vec::new();
+    world.gateway.set_policy(world.now, off, &mut out);
+    world.sort(out);
+    world.silent();
+    let status = world.gateway.status();
+    assert_eq!((status.sessions, status.queued), (0, 0));
+    world.respond(&request, 200, &[CONTACT]);
+    let [ack, bye] = std::mem::take(&mut world.sip).try_into().unwrap();
+    assert_eq!((ack.method(), bye.method()), (Some(Method::Ack), Some(Method::Bye)));
+    assert_eq!(world.gateway.status().dialogs, 0);
+}

@@ -18,7 +18,8 @@ use crate::{
     xmpp::gateway::{
         Gateway, Purpose,
         address::Party,
-        core::{DialogOf, Timer, key},
+        bounds::{Timer, key},
+        core::DialogOf,
         errors,
         ua::{Answer, Dialog, name_addr},
     },

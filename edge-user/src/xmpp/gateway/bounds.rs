@@ -1,0 +1,207 @@
+//! Bounds of the gateway's state, and what keeps it within them.
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::address::Party;
+use crate::domain::Domain;
+
+/// Bounds of the gateway's state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GatewayLimits {
+    /// Requests of ours that wait for an answer.
+    pub transactions: usize,
+    /// Messages from SIP users that wait for a word from the XMPP side.
+    pub held: usize,
+    /// How long they wait.
+    pub hold: Duration,
+    /// Sessions, subscriptions each way: of each kind.
+    pub total: usize,
+    /// Of them, of one SIP user with one partner.
+    pub per_user: usize,
+    /// Of them, of one partner's domain.
+    pub per_partner: usize,
+    /// Resources of one user.
+    pub resources: usize,
+    /// Messages that wait in one session.
+    pub queue: usize,
+    /// Bytes of messages that wait in all sessions.
+    pub queue_bytes: usize,
+    /// Pairs of users of which the SIP user began.
+    pub invited: usize,
+    /// A session without a message ends then.
+    pub session_idle: Duration,
+    /// Chats of XMPP users begin with a session, for inside servers that know no messages but those
+    /// (Lync). Otherwise only when a message alone is refused or too long.
+    pub chats_are_sessions: bool,
+}
+
+impl Default for GatewayLimits {
+    fn default() -> Self {
+        Self {
+            transactions: 20_000,
+            held: 10_000,
+            hold: Duration::from_secs(5),
+            total: 50_000,
+            per_user: 1000,
+            per_partner: 20_000,
+            resources: 16,
+            queue: 20,
+            queue_bytes: 32 << 20,
+            invited: 100_000,
+            session_idle: Duration::from_secs(600),
+            chats_are_sessions: false,
+        }
+    }
+}
+
+/// What is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Timer {
+    /// A client transaction.
+    Client(u64),
+    /// A message that is held.
+    Held(u64),
+    /// A subscription of a SIP user.
+    Watch(u64),
+    /// A subscription of an XMPP user.
+    Subscription(u64),
+    /// A session.
+    Session(u64),
+}
+
+/// Every timer; each thing has one at most.
+#[derive(Debug, Default)]
+pub(super) struct Timers {
+    due: BTreeSet<(Instant, Timer)>,
+}
+
+impl Timers {
+    /// Sets, moves or ends a timer; `slot` remembers it.
+    pub fn set(&mut self, slot: &mut Option<Instant>, timer: Timer, when: Option<Instant>) {
+        if let Some(before) = slot.take() {
+            self.due.remove(&(before, timer));
+        }
+        if let Some(when) = when {
+            self.due.insert((when, timer));
+            *slot = Some(when);
+        }
+    }
+
+    /// When something is due next.
+    pub fn next(&self) -> Option<Instant> {
+        self.due.first().map(|(when, _)| *when)
+    }
+
+    /// Takes one that is due.
+    pub fn pop(&mut self, now: Instant) -> Option<Timer> {
+        let (when, timer) = *self.due.first()?;
+        if when > now {
+            return None;
+        }
+        self.due.remove(&(when, timer));
+        Some(timer)
+    }
+
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.due.len()
+    }
+}
+
+/// A SIP user and an XMPP user, by their bare JIDs, in that order.
+pub(super) type Key = (Arc<str>, Arc<str>);
+
+/// The key of two users.
+pub(super) fn key(sip: &Party, xmpp: &Party) -> Key {
+    (sip.jid.clone(), xmpp.jid.clone())
+}
+
+/// Pairs of users of which the SIP user began; the oldest goes when there are too many.
+#[derive(Debug, Default)]
+pub(super) struct Invited {
+    known: HashMap<Key, ()>,
+    order: VecDeque<Key>,
+}
+
+impl Invited {
+    /// Puts a pair in.
+    pub fn put(&mut self, key: Key, most: usize) {
+        if self.known.contains_key(&key) {
+            return;
+        }
+        while self.order.len() >= most.max(1) {
+            if let Some(oldest) = self.order.pop_front() {
+                self.known.remove(&oldest);
+            }
+        }
+        self.order.push_back(key.clone());
+        self.known.insert(key, ());
+    }
+
+    /// Whether this SIP user began with this XMPP user.
+    pub fn has(&self, key: &Key) -> bool {
+        self.known.contains_key(key)
+    }
+
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.order.len()
+    }
+}
+
+/// How much of something a SIP user and a partner have.
+#[derive(Debug, Default)]
+pub(super) struct Quota {
+    total: usize,
+    /// Of one user with one partner: no partner uses up what another may have.
+    users: HashMap<(Arc<str>, Domain), usize>,
+    partners: HashMap<Domain, usize>,
+}
+
+impl Quota {
+    /// Takes one, if there is room.
+    pub fn take(&mut self, sip: &Party, xmpp: &Party, limits: &GatewayLimits) -> bool {
+        let of_user = (sip.jid.clone(), xmpp.domain.clone());
+        let user = self.users.get(&of_user).copied().unwrap_or(0);
+        let partner = self.partners.get(&xmpp.domain).copied().unwrap_or(0);
+        if self.total >= limits.total || user >= limits.per_user || partner >= limits.per_partner {
+            return false;
+        }
+        self.total += 1;
+        *self.users.entry(of_user).or_default() += 1;
+        *self.partners.entry(xmpp.domain.clone()).or_default() += 1;
+        true
+    }
+
+    /// Gives one back.
+    pub fn give(&mut self, sip: &Party, xmpp: &Party) {
+        self.total = self.total.saturating_sub(1);
+        let of_user = (sip.jid.clone(), xmpp.domain.clone());
+        if let Some(count) = self.users.get_mut(&of_user) {
+            *count -= 1;
+            if *count == 0 {
+                self.users.remove(&of_user);
+            }
+        }
+        if let Some(count) = self.partners.get_mut(&xmpp.domain) {
+            *count -= 1;
+            if *count == 0 {
+                self.partners.remove(&xmpp.domain);
+            }
+        }
+    }
+
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.total
+    }
+
+    /// Partners that have any.
+    pub fn partners(&self) -> impl Iterator<Item = (&Domain, usize)> {
+        self.partners.iter().map(|(domain, count)| (domain, *count))
+    }
+}
