@@ -243,6 +243,11 @@ fn entity<'a>(text: &'a str, out: &mut String) -> &'a str {
     }
 }
 
+/// Whether it is a language tag (RFC 5646), roughly: it can stand in a header and in `xml:lang`.
+pub fn is_lang(lang: &str) -> bool {
+    (1..=35).contains(&lang.len()) && lang.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+}
+
 /// A text as XML may hold it (XML 1.0 section 2.2), with line ends as `\n`.
 pub fn clean(text: &str) -> String {
     let is_char = |c: &char| {

@@ -80,7 +80,7 @@ impl Text {
             all().find(|child| child.lang().is_none()).or_else(|| all().next())
         };
         let body = pick("body")?;
-        let lang = body.lang().or_else(|| stanza.lang()).filter(|lang| is_lang(lang));
+        let lang = body.lang().or_else(|| stanza.lang()).filter(|lang| content::is_lang(lang));
         let thread = stanza.child(ns::SERVER, "thread").map(|thread| thread.text().into_owned());
         Some(Self {
             body: body.text().into_owned(),
@@ -107,7 +107,7 @@ impl Text {
                 .text(HeaderName::Subject)
                 .map(content::clean)
                 .filter(|s| !s.is_empty()),
-            lang: lang.filter(|lang| is_lang(lang)).map(str::to_owned),
+            lang: lang.filter(|lang| content::is_lang(lang)).map(str::to_owned),
             thread: request.call_id().ok().map(content::clean),
         })
     }
@@ -142,11 +142,6 @@ impl Text {
         }
         headers
     }
-}
-
-/// RFC 5646, roughly: what can stand in a header.
-fn is_lang(lang: &str) -> bool {
-    (1..=35).contains(&lang.len()) && lang.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
 }
 
 /// What can be a Call-ID without doubt.

@@ -46,6 +46,7 @@ use crate::{
     sip::{HeaderName, Message, Method, Via, build},
     xmpp::{
         io::{Pair, XmppRefusal},
+        ns,
         settings::XmppPolicy,
         xml::Element,
     },
@@ -329,7 +330,7 @@ impl Gateway {
         };
         let in_pair = domain_of(from).as_ref() == Ok(&pair.remote)
             && domain_of(to).as_ref() == Ok(&pair.local);
-        if !in_pair || !self.core.is_local(&pair.local) {
+        if stanza.ns() != ns::SERVER || !in_pair || !self.core.is_local(&pair.local) {
             self.core.counters.refused_xmpp += 1;
             let text = "from or to of a stanza is outside of what the stream proved".to_owned();
             return self.core.refused(XmppRefusal::InvalidFrom, &pair.remote, text);

@@ -48,7 +48,15 @@ fn of_type(kind: &'static str) -> Element {
 fn document_of(message: &Message) -> Option<Vec<Resource>> {
     let kind = message.text(HeaderName::ContentType)?;
     let body = super::content::part_of(kind, message.body(), pidf::TYPE)?;
-    pidf::read(&document::read(body)?)
+    let mut resources = pidf::read(&document::read(body)?)?;
+    let lang = message.headers_named("Content-Language").next();
+    let lang = lang
+        .and_then(|lang| std::str::from_utf8(lang.value).ok())
+        .filter(|lang| super::content::is_lang(lang));
+    for resource in resources.iter_mut().filter(|resource| resource.note.is_some()) {
+        resource.lang = resource.lang.take().or_else(|| lang.map(str::to_owned));
+    }
+    Some(resources)
 }
 
 /// Whether the Event header names presence; its `id`.

@@ -104,7 +104,7 @@ impl Resource {
             name,
             show: show.unwrap_or(Show::Online),
             note: text("status").and_then(|note| a_note(&note)),
-            lang: stanza.lang().filter(|lang| is_lang(lang)).map(str::to_owned),
+            lang: stanza.lang().filter(|lang| content::is_lang(lang)).map(str::to_owned),
             priority: priority.unwrap_or(0),
         }
     }
@@ -128,10 +128,6 @@ impl Resource {
 fn a_note(text: &str) -> Option<String> {
     let note: String = content::clean(text).trim().chars().take(MAX_NOTE).collect();
     (!note.is_empty()).then_some(note)
-}
-
-fn is_lang(lang: &str) -> bool {
-    (1..=35).contains(&lang.len()) && lang.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
 }
 
 /// Sorts resources, the most available first.
@@ -223,7 +219,10 @@ pub fn read(document: &Element) -> Option<Vec<Resource>> {
     let note = |of: &Element, ns: &str| {
         let note = of.child(ns, "note");
         note.and_then(|note| {
-            Some((a_note(&note.text())?, note.lang().filter(|l| is_lang(l)).map(str::to_owned)))
+            Some((
+                a_note(&note.text())?,
+                note.lang().filter(|l| content::is_lang(l)).map(str::to_owned),
+            ))
         })
     };
     let common =

@@ -248,11 +248,14 @@ impl Gateway {
             Some(id) => format!("presence;id={id}"),
             None => "presence".to_owned(),
         };
-        let headers = vec![
+        let lang =
+            contact.filter(may_see).and_then(|contact| contact.resources.first()?.lang.clone());
+        let mut headers = vec![
             ("Event", event),
             ("Subscription-State", state),
             ("Contact", name_addr(&watch.xmpp.sip, None)),
         ];
+        headers.extend(lang.map(|lang| ("Content-Language", lang)));
         watch.in_flight = true;
         watch.dirty = false;
         let body = body.as_deref().map(|body| (pidf::TYPE, body));

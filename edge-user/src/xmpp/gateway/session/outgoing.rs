@@ -55,6 +55,9 @@ impl Gateway {
         if sent.tries > MAX_TRIES {
             return self.bounce(&sent, "service-unavailable", "");
         }
+        if let Some(id) = self.session_of(&sent.to, &sent.from) {
+            return self.session_send(id, sent);
+        }
         let tag = self.core.fresh();
         let call_id = format!("{}@{}", self.core.fresh(), self.core.host);
         let dialog = Dialog::begin(call_id, &sent.from.sip, tag, &sent.to.sip);

@@ -301,8 +301,6 @@ fn play(world: &mut World, seen: &mut Seen, step: &Step) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
-
     #[test]
     fn every_request_has_one_answer_and_state_stays_bounded(steps in proptest::collection::vec(step(), 1..60)) {
         let limits = GatewayLimits {

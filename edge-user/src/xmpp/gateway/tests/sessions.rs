@@ -472,3 +472,33 @@ fn what_comes_after_the_end_is_ended_too() {
     assert_eq!((ack.method(), bye.method()), (Some(Method::Ack), Some(Method::Bye)));
     assert_eq!(world.gateway.status().dialogs, 0);
 }
+
+#[test]
+fn two_messages_that_need_a_session_share_one() {
+    let mut world = World::new();
+    world.stanza(message("one"));
+    world.stanza(message("two"));
+    let [one, two] = std::mem::take(&mut world.sip).try_into().unwrap();
+    world.respond(&one, 405, &[]);
+    let invite = world.one_sip();
+    world.respond(&two, 405, &[]);
+    world.silent();
+    world.respond(&invite, 200, &[CONTACT]);
+    let bodies: Vec<_> = world.sip.iter().skip(1).map(|sent| sent.body().to_vec()).collect();
+    assert_eq!(bodies, [b"one", b"two"]);
+}
+
+#[test]
+fn what_is_longer_than_any_forms_no_dialog() {
+    let long = "x".repeat(600);
+    for (tag, call_id) in [(long.as_str(), "c"), ("f1", long.as_str())] {
+        for ask in [invite(OFFER), Ask::new("SUBSCRIBE").with("Event: presence")] {
+            let mut world = World::new();
+            let from = format!("<sip:ann@contoso.example>;tag={tag}");
+            let to = "<sip:rob@montague.example>";
+            world.send(&ask, "sip:rob@montague.example", &from, to, call_id, 1);
+            assert_eq!(world.status(), 400);
+            assert_eq!(world.gateway.status().dialogs, 0);
+        }
+    }
+}

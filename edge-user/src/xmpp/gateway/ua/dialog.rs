@@ -5,8 +5,10 @@ use crate::sip::{HeaderName, Message, Method, NameAddr};
 
 /// More than any path has.
 const MAX_ROUTES: usize = 16;
-/// Bytes of a route set and target.
+/// Bytes of a route set, and of a URI.
 const MAX_ROUTE_BYTES: usize = 8 << 10;
+/// Bytes of a Call-ID, and of a tag.
+const MAX_ID: usize = 512;
 
 /// A dialog.
 #[derive(Clone, Debug)]
@@ -40,6 +42,9 @@ pub enum DialogError {
     /// More Record-Route than there can be.
     #[error("too many routes")]
     Routes,
+    /// A Call-ID, tag or URI that is longer than any.
+    #[error("a Call-ID, tag or URI that is too long")]
+    TooLong,
     /// No tag where there must be one.
     #[error("no tag")]
     Tag,
@@ -71,6 +76,10 @@ impl Dialog {
             return Err(DialogError::Tag);
         };
         let remote_tag = from.tag().ok_or(DialogError::Tag)?;
+        let uris = from.uri.as_str().len().max(to.uri.as_str().len());
+        if call_id.len().max(remote_tag.len()) > MAX_ID || uris > MAX_ROUTE_BYTES {
+            return Err(DialogError::TooLong);
+        }
         Ok(Self {
             call_id: call_id.to_owned(),
             local: to.uri.as_str().to_owned(),
@@ -89,6 +98,9 @@ impl Dialog {
     pub fn establish(&mut self, message: &Message) -> Result<(), DialogError> {
         let other = if message.is_request() { message.from() } else { message.to() };
         let tag = other.ok().and_then(|other| other.tag()).ok_or(DialogError::Tag)?;
+        if tag.len() > MAX_ID {
+            return Err(DialogError::TooLong);
+        }
         match &self.remote_tag {
             Some(known) if known != tag => return Err(DialogError::Tag),
             Some(_) => {}

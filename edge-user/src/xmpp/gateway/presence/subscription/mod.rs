@@ -68,6 +68,8 @@ pub(in crate::xmpp::gateway) struct Subscription {
     approved: bool,
     /// The watcher asked and was not told yet.
     owes_answer: bool,
+    /// The watcher asked while the former dialog was ending: another one is begun after it.
+    again: bool,
     /// What the SIP side said last; `None`: nothing yet.
     tuples: Option<Vec<Resource>>,
     /// What the watcher was told.
@@ -117,9 +119,12 @@ impl Gateway {
         let Some(subscription) = self.presence.subscriptions.get_mut(&id) else { return };
         subscription.owes_answer = true;
         match subscription.phase {
-            Phase::Dormant | Phase::Waiting => self.start(id),
-            Phase::Resting | Phase::Ending => subscription.phase = Phase::Resting,
-            Phase::Asking | Phase::Up | Phase::Probing | Phase::Polling => {
+            Phase::Dormant | Phase::Waiting | Phase::Polling => self.start(id),
+            Phase::Resting | Phase::Ending => {
+                subscription.phase = Phase::Resting;
+                subscription.again = true;
+            }
+            Phase::Asking | Phase::Up | Phase::Probing => {
                 if subscription.approved {
                     subscription.told.clear();
                     self.tell(id);
@@ -147,8 +152,9 @@ impl Gateway {
         let Some(subscription) = self.presence.subscriptions.get_mut(&id) else { return };
         match subscription.phase {
             Phase::Dormant | Phase::Waiting => self.start(id),
-            Phase::Up | Phase::Probing if subscription.approved => {
-                let tuples = subscription.tuples.clone().unwrap_or_default();
+            Phase::Up | Phase::Probing | Phase::Asking if subscription.approved => {
+                // Not known yet: it is told when it comes.
+                let Some(tuples) = subscription.tuples.clone() else { return };
                 let (sip, to) = (subscription.sip.clone(), xmpp.clone());
                 if tuples.is_empty() {
                     self.core.stanza(&sip, &to, of_type("unavailable"));
@@ -185,7 +191,8 @@ impl Gateway {
             Some(resource) => subscription.online.retain(|other| **other != **resource),
             None => subscription.online.clear(),
         }
-        let gone = subscription.online.is_empty();
+        // Before it may see, there is nothing that it could miss.
+        let gone = subscription.online.is_empty() && subscription.approved;
         if gone && matches!(subscription.phase, Phase::Up | Phase::Probing | Phase::Waiting) {
             self.end_dialog(id, Phase::Resting);
         }
@@ -199,7 +206,10 @@ impl Gateway {
         }
         match condition {
             "item-not-found" | "gone" | "forbidden" => self.drop_subscription(id),
-            _ => self.end_dialog(id, Phase::Resting),
+            _ => {
+                subscription.online.clear();
+                self.end_dialog(id, Phase::Resting);
+            }
         }
     }
 
@@ -222,6 +232,7 @@ impl Gateway {
             phase,
             approved: false,
             owes_answer: false,
+            again: false,
             tuples: None,
             told: Vec::new(),
             online: Vec::new(),
@@ -325,7 +336,6 @@ impl Gateway {
         // Of a fork the branch that was first stays: what another one says is of no use.
         let _ = subscription.dialog.establish(response);
         subscription.phase = Phase::Up;
-        subscription.failures = 0;
         let granted =
             response.text(HeaderName::Expires).and_then(|text| text.trim().parse::<u32>().ok());
         let granted =
@@ -441,7 +451,7 @@ impl Gateway {
         subscription.told.clear();
         subscription.tuples = None;
         self.core.timers.set(&mut subscription.due, Timer::Subscription(id), None);
-        if !subscription.online.is_empty() || subscription.owes_answer {
+        if std::mem::take(&mut subscription.again) || !subscription.online.is_empty() {
             self.start(id);
         }
     }
@@ -453,6 +463,8 @@ impl Gateway {
         match subscription.phase {
             Phase::Up => {
                 subscription.phase = Phase::Probing;
+                // It was up for long: what failed before is past.
+                subscription.failures = 0;
                 let when = self.core.now + PROBE;
                 self.core.timers.set(&mut subscription.due, Timer::Subscription(id), Some(when));
                 let (sip, xmpp) = (subscription.sip.clone(), subscription.xmpp.clone());

@@ -56,12 +56,14 @@ fn an_approval_without_presence_is_an_empty_notify() {
     assert_eq!(state(&notify), "active;expires=600");
     assert!(notify.body().is_empty());
     // One after the other.
-    let online = show("dnd").with_child(Element::new(ns::SERVER, "status").with_text("<busy>"));
+    let mut online = show("dnd").with_child(Element::new(ns::SERVER, "status").with_text("<busy>"));
+    online.set_ns(ns::XML, "lang", "en");
     world.stanza(online.with_child(Element::new(ns::SERVER, "priority").with_text("127")));
     world.silent();
     world.respond(&notify, 200, &[]);
     let notify = world.one_sip();
     assert_eq!(text(&notify, "Content-Type"), "application/pidf+xml");
+    assert_eq!(text(&notify, "Content-Language"), "en");
     let body = String::from_utf8(notify.body().to_vec()).unwrap();
     for part in [
         "entity='pres:rob@montague.example'",
@@ -69,7 +71,7 @@ fn an_approval_without_presence_is_an_empty_notify() {
         "<basic>open</basic>",
         "<show xmlns='jabber:client'>dnd</show>",
         "<contact priority='1.000'>sip:rob@montague.example</contact>",
-        "<note>&lt;busy&gt;</note>",
+        "<note xml:lang='en'>&lt;busy&gt;</note>",
         "<busy/>",
     ] {
         assert!(body.contains(part), "{part}: {body}");

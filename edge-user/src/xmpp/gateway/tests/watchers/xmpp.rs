@@ -350,6 +350,61 @@ fn ended_by_the_sip_side_it_is_begun_again_when_that_makes_sense() {
 }
 
 #[test]
+fn a_server_that_ends_every_subscription_at_once_is_not_asked_without_end() {
+    let (mut world, mut request) = approved();
+    for cseq in 2..20 {
+        world.ask_back(&request, notify("terminated;reason=timeout", ""), cseq);
+        assert_eq!(world.sip.remove(0).status(), Some(200));
+        match world.sip.pop() {
+            Some(again) => request = again,
+            None => {
+                assert_eq!(cseq, 3, "once at once, then later");
+                return;
+            }
+        }
+        world.respond(&request, 200, &[]);
+    }
+    panic!("without end");
+}
+
+#[test]
+fn a_watcher_that_waits_for_approval_and_goes_is_still_answered() {
+    let (mut world, request) = asked();
+    world.respond(&request, 200, &[]);
+    world.stanza(presence(Some("unavailable")));
+    world.silent();
+    world.ask_back(&request, notify("active", ""), 1);
+    assert_eq!(world.status(), 200);
+    assert_eq!(kind(&world.one_stanza()), "subscribed");
+}
+
+#[test]
+fn who_asks_during_a_look_or_an_end_is_answered() {
+    let mut world = World::new();
+    world.stanza(presence(Some("probe")));
+    let look = world.one_sip();
+    world.stanza(presence(Some("subscribe")));
+    let request = world.one_sip();
+    world.respond(&look, 403, &[]);
+    world.silent();
+    world.respond(&request, 403, &[]);
+    assert_eq!(kind(&world.one_stanza()), "unsubscribed");
+
+    let (mut world, _) = approved();
+    world.stanza(presence(Some("unsubscribe")));
+    let end = world.one_sip();
+    world.stanza(presence(Some("subscribe")));
+    world.silent();
+    world.respond(&end, 200, &[]);
+    let request = world.one_sip();
+    assert_eq!(text(&request, "Expires"), "3600");
+    world.respond(&request, 200, &[]);
+    world.ask_back(&request, notify("active", ""), 1);
+    assert_eq!(world.status(), 200);
+    assert_eq!(kind(&world.one_stanza()), "subscribed");
+}
+
+#[test]
 fn who_may_see_may_ask() {
     let (mut world, _) = approved();
     let ping = Element::new(ns::SERVER, "iq").with("type", "get").with("id", "1");
