@@ -35,6 +35,7 @@ const HOSTS: usize = 8;
 /// A domain that could not be reached, and until when it is not tried again.
 #[derive(Clone, Debug)]
 pub(super) struct Backoff {
+    since: Instant,
     pub(super) until: Instant,
     pub(super) failures: u32,
     pub(super) condition: &'static str,
@@ -52,6 +53,14 @@ pub(super) struct Route {
     queue_bytes: usize,
     /// Whether another pair's stream refused it.
     alone: bool,
+}
+
+impl Backoff {
+    /// Whether the domain is left alone. Who shows a key seems to be there again: soon that counts
+    /// more than failures before.
+    fn holds(&self, now: Instant, verifies: bool) -> bool {
+        self.until > now && !(verifies && now >= self.since + FIRST_BACKOFF)
+    }
 }
 
 impl Route {
@@ -126,8 +135,9 @@ impl Streams {
             Ok(terms) => terms,
             Err(denied) => return self.give_up(now, key, "forbidden", &denied.text),
         };
+        let verifies = self.verifications.wants(key.side, &key.pair);
         if let Some(backoff) = self.backoffs.get(&(key.side, key.pair.remote.clone()))
-            && backoff.until > now
+            && backoff.holds(now, verifies)
         {
             let wait = (backoff.until - now).as_secs().max(1);
             let (condition, text) =
@@ -139,7 +149,6 @@ impl Streams {
             return self.piggyback(now, id, &key.pair);
         }
         // A key is verified also when the partner's own streams leave no room.
-        let verifies = self.verifications.wants(key.side, &key.pair);
         let full = self.streams.len() >= self.rules.limits().connections
             || (!verifies && self.count(&terms.entry) >= terms.connections);
         if full {
@@ -406,6 +415,7 @@ impl Streams {
         if needed {
             let wait = FIRST_BACKOFF.saturating_mul(1 << failures.min(6)).min(LONGEST_BACKOFF);
             let backoff = Backoff {
+                since: now,
                 until: now + wait,
                 failures: failures + 1,
                 condition,

@@ -13,6 +13,9 @@ const ANSWER: Duration = Duration::from_secs(60);
 /// After our end of a stream the other end closes by then.
 const CLOSING: Duration = Duration::from_secs(10);
 
+/// Nobody is asked more often.
+const SHORTEST: Duration = Duration::from_secs(1);
+
 /// What is due.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Timer {
@@ -60,7 +63,7 @@ impl Streams {
             None => keep_alive.then(|| {
                 // Also before the other end thinks the stream idle.
                 let theirs = stream.idle_limit.map_or(limits.keep_alive, |idle| idle * 3 / 4);
-                (stream.last_in + limits.keep_alive.min(theirs), Wait::KeepAlive)
+                (stream.last_in + limits.keep_alive.min(theirs).max(SHORTEST), Wait::KeepAlive)
             }),
         };
         let idle = (stream.last_stanza + limits.idle, Wait::Idle);

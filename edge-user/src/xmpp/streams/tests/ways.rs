@@ -95,6 +95,28 @@ fn a_server_that_hangs_leaves_time_for_the_next() {
     assert_eq!(end.undelivered[0].1, "remote-server-timeout");
 }
 
+/// A domain that is left alone after failures, and shows a key, is asked about it.
+#[test]
+fn who_is_there_again_need_not_wait_for_us() {
+    let mut end = Lone::new();
+    end.hosts = Vec::new();
+    for _ in 0..4 {
+        send(&mut end);
+        let wait = end.streams.backoffs(end.now)[0].wait;
+        end.pass(wait);
+    }
+    send(&mut end);
+    assert_eq!(end.streams.backoffs(end.now)[0].wait.as_secs(), 80);
+    end.hosts = vec![("192.0.2.9:5269", false)];
+    for (seconds, asked) in [(1, false), (6, true)] {
+        end.pass(Duration::from_secs(seconds));
+        let stream = end.accept(None);
+        end.write(stream, &header("b.example", "a.example"));
+        end.write(stream, "<db:result from='b.example' to='a.example'>k</db:result>");
+        assert_eq!(!end.connects.is_empty(), asked, "{seconds}");
+    }
+}
+
 #[test]
 fn direct_tls_is_not_for_partners_without_tls() {
     let entry = XmppPartner { tls: Negotiation::NotSupported, ..partner("b.example") };
