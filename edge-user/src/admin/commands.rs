@@ -200,6 +200,9 @@ fn daemon_text(daemon: Option<&Value>) -> String {
     if let Some(remote) = super::remote::summary(&daemon["remote"]) {
         text.push_str(&format!("remote    {remote}\n"));
     }
+    if let Some(xmpp) = super::xmpp_text::summary(&daemon["xmpp"]) {
+        text.push_str(&format!("xmpp      {xmpp}\n"));
+    }
     if let Some(media) = super::call_text::summary(&daemon["media"]) {
         text.push_str(&format!("media     {media}\n"));
     }

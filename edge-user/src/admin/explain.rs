@@ -3,18 +3,23 @@
 use std::{
     net::IpAddr,
     path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::{
+    client,
     commands::{CommandError, Report},
     explain_address,
+    protocol::{PartnerRequest, Request},
     table::Table,
+    xmpp_text,
 };
 use crate::{
     config::{Paths, places},
+    domain::Domain,
     firewall::{
         capture,
         explain::{self, Explanation, PacketFacts, PacketSpec, protocol},
@@ -30,6 +35,11 @@ pub enum ExplainCommand {
     Address {
         /// It
         address: IpAddr,
+    },
+    /// What becomes of a domain: how it federates or why not, and of XMPP partners each outcome
+    Domain {
+        /// It
+        domain: Domain,
     },
 }
 
@@ -181,6 +191,12 @@ pub fn explain(
             Ok(Report::new(packet_text(&found, &made_by), json))
         }
         ExplainCommand::Address { address } => explain_address::address(paths, file, *address),
+        ExplainCommand::Domain { domain } => {
+            let request = PartnerRequest::Show { name: domain.to_string() };
+            let json = client::ask(&paths.run, &Request::Partner(request))?;
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            Ok(Report::new(xmpp_text::explain(&json, now.as_secs()), json))
+        }
     }
 }
 

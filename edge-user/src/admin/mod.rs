@@ -24,6 +24,7 @@ pub mod server;
 pub mod table;
 mod targets;
 pub mod top;
+mod xmpp_text;
 
 use std::{
     io::{IsTerminal as _, Write as _},

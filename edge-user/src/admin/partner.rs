@@ -13,6 +13,7 @@ use super::{
     protocol::{PartnerRequest, Request},
     table::Table,
     targets::targets_text,
+    xmpp_text,
 };
 use crate::{
     config::{Paths, Verification},
@@ -100,7 +101,8 @@ pub fn partner(paths: &Paths, command: &PartnerCommand) -> Outcome {
                     partner_table(std::iter::once(&json)) + &targets_text(std::iter::once(row))
                 }
             };
-            head + &partner_text::what_it_did(&json, unix)
+            let xmpp = xmpp_text::partner(&json, unix);
+            head + &xmpp + &partner_text::what_it_did(&json, unix)
         }
         PartnerCommand::Allow { name, .. } => format!("{name} is allowed\n"),
         PartnerCommand::Block { name, .. } => block_text(name.as_str(), &json),

@@ -135,12 +135,12 @@ fn watched(text: &mut String, row: &Value, unix: u64) {
     }
 }
 
-fn ago(at: &Value, unix: u64) -> String {
+pub(super) fn ago(at: &Value, unix: u64) -> String {
     at.as_u64().map_or_else(String::new, |at| span(unix.saturating_sub(at)))
 }
 
 /// A time in the unit that says most.
-fn span(seconds: u64) -> String {
+pub(super) fn span(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds} s"),
         120..7200 => format!("{} min", seconds / 60),
@@ -150,7 +150,7 @@ fn span(seconds: u64) -> String {
 }
 
 /// What strangers wrote never moves the cursor.
-fn clean(text: &str) -> String {
+pub(super) fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 

@@ -27,8 +27,9 @@ use super::{
     findings::{Fault, Sink, Span, printable},
     sections::Edge,
     services::{Files, Identity},
+    xmpp_service,
 };
-use crate::domain::Domain;
+use crate::{domain::Domain, xmpp::io::XmppNames};
 
 /// A PEM file is at most this long.
 const MAX_PEM: u64 = 16 << 20;
@@ -80,6 +81,34 @@ pub(super) fn check_identity(
             }
         }
     });
+}
+
+/// Checks what the XMPP service shows, and whether it proves the domains that partners ask for.
+pub(super) fn check_xmpp(sink: &Sink<'_>, shown: &xmpp_service::ToCheck, now: SystemTime) {
+    let files = &shown.files;
+    if shown.own {
+        check(sink, files, now, None);
+    }
+    // What is wrong with the file was told, here or with the access service.
+    let silent = Sink::new("");
+    let Some(chain) = read_chain(&silent, &files.certificate) else { return };
+    let Some(leaf) = chain.first() else { return };
+    let Ok(names) = XmppNames::from_der(leaf) else { return };
+    for domain in &shown.domains {
+        if !names.proves(domain) {
+            sink.warn(
+                &files.certificate.span(),
+                format!(
+                    "XMPP partners ask this certificate for {domain}, which it does not hold: they \
+                     do without by dialback, or refuse us"
+                ),
+                format!(
+                    "have one issued with {domain} (DNS name, or SRV name _xmpp-server.{domain}) \
+                     and name it in [service.xmpp]"
+                ),
+            );
+        }
+    }
 }
 
 fn check_own(

@@ -18,6 +18,7 @@ mod model_federation;
 mod model_firewall;
 mod model_media;
 mod model_services;
+mod model_xmpp;
 mod more_services;
 mod peer_options;
 pub mod places;
@@ -32,6 +33,8 @@ mod services;
 mod throttle;
 mod users;
 mod values;
+mod xmpp;
+mod xmpp_service;
 
 #[cfg(test)]
 mod certificate_tests;
@@ -51,6 +54,8 @@ mod test_cases;
 mod tests;
 #[cfg(test)]
 pub(crate) mod tests_support;
+#[cfg(test)]
+mod xmpp_cases;
 
 use std::{
     fs::File,
@@ -72,6 +77,7 @@ pub use model_federation::*;
 pub use model_firewall::*;
 pub use model_media::*;
 pub use model_services::*;
+pub use model_xmpp::*;
 
 use crate::firewall::plan;
 use findings::Sink;
@@ -270,13 +276,13 @@ fn read(from: &Reading<'_>) -> Option<Config> {
     let around = more_services::Around {
         base,
         access: &access,
+        edge: &edge,
         inside: &inside.listen,
         management: management.as_ref(),
         interfaces: &interfaces,
         sets: &sets,
     };
-    let (services, remote_identity) =
-        more_services::services(&root, &service, &around, &mut listeners);
+    let (services, to_check) = more_services::services(&root, &service, &around, &mut listeners);
     service.finish();
     let known = firewall::Known {
         addresses: listeners.iter().map(|l| (l.service, l.zone, l.address)).collect(),
@@ -284,6 +290,8 @@ fn read(from: &Reading<'_>) -> Option<Config> {
     listeners::check(from.sink, listeners);
     let mut federation = federation::federation(&root, &edge, access.partners_only.as_ref());
     (federation.users, federation.groups) = users::users(&root, &edge);
+    let beside = xmpp::Around { edge: &edge, federation: &federation, services: &services };
+    let xmpp = xmpp::xmpp(&root, &beside);
     let firewall = firewall::firewall(firewall_section, &known, management.as_ref(), sets);
     let media = media::media(&root, services.av.as_ref(), &interfaces, firewall.monitor);
     let revocation = revocation::revocation(&root, base, from.now);
@@ -299,12 +307,15 @@ fn read(from: &Reading<'_>) -> Option<Config> {
             certificates::check_identity(from.sink, identity, files, from.now, demands);
         }
         // Remote users see it as a server's only.
-        if let Some(identity) = &remote_identity {
+        if let Some(identity) = &to_check.remote {
             certificates::check_identity(from.sink, identity, files, from.now, None);
         }
     }
     if let Some(files) = &inside_files {
         certificates::check(from.sink, files, from.now, None);
+    }
+    if let Some(xmpp) = &to_check.xmpp {
+        certificates::check_xmpp(from.sink, xmpp, from.now);
     }
     Some(Config {
         file: from.path.to_owned(),
@@ -318,6 +329,7 @@ fn read(from: &Reading<'_>) -> Option<Config> {
         services,
         media,
         federation,
+        xmpp,
         revocation,
         firewall,
         pool,

@@ -17,6 +17,7 @@ use super::{
     model_firewall::{Firewall, Line, Rates},
     model_media::MediaSettings,
     model_services::Services,
+    model_xmpp::Xmpp,
 };
 use crate::domain::Domain;
 
@@ -45,6 +46,8 @@ pub struct Config {
     pub media: MediaSettings,
     /// `[federation]`.
     pub federation: Federation,
+    /// `[xmpp]`.
+    pub xmpp: Xmpp,
     /// `[revocation]`.
     pub revocation: Revocation,
     /// `[firewall]` and `[[firewall.rule]]`.

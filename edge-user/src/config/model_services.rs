@@ -9,7 +9,10 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::model_firewall::{Line, Rates, Sources};
+use super::{
+    model_firewall::{Line, Rates, Sources},
+    model_xmpp::XmppService,
+};
 use crate::domain::Domain;
 
 /// A service of this appliance.
@@ -109,7 +112,7 @@ impl Services {
             addresses.extend(service.listen.iter().chain(&service.inside));
         }
         if let Some(service) = &self.xmpp {
-            sockets.extend(service.listen.iter().chain(&service.inside));
+            sockets.extend(service.sockets());
         }
         if let Some(service) = &self.remote {
             sockets.extend(&service.listen);
@@ -167,19 +170,6 @@ impl AvService {
         let shown = self.advertise.iter().find(|shown| shown.is_ipv4() == listen.is_ipv4());
         shown.copied().unwrap_or(listen)
     }
-}
-
-/// XMPP federation.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct XmppService {
-    /// External addresses; port 5269 when not given.
-    pub listen: Vec<SocketAddr>,
-    /// Internal addresses; port 23456 when not given.
-    pub inside: Vec<SocketAddr>,
-    /// Of the external side.
-    pub rates: Rates,
-    /// Where it stands.
-    pub line: Line,
 }
 
 /// Remote users: SIP over TLS without a client certificate.

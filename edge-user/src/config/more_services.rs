@@ -1,6 +1,6 @@
-//! `[service.web_conferencing]`, `[service.av]`, `[service.xmpp]` and `[admin]`: addresses and ports.
-//! They imply firewall rules; nothing serves them yet but the av service's relay of media, and a
-//! warning says so. `[service.remote]` is read beside them.
+//! `[service.web_conferencing]`, `[service.av]` and `[admin]`: addresses and ports.
+//! They imply firewall rules; web conferencing and admin are not served yet, nor STUN and TURN, and a
+//! warning says so. `[service.remote]` and `[service.xmpp]` are read beside them.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -17,13 +17,14 @@ use super::{
     model_firewall::{Line, NamedSet, Sources},
     model_services::{
         AdminService, AvService, RemoteService, Service, Services, WebConferencingService,
-        XmppService,
     },
+    model_xmpp::XmppService,
     rates,
     reader::Section,
     remote,
+    sections::Edge,
     services::{self, Access, Identity},
-    values,
+    values, xmpp_service,
 };
 
 const TLS: u16 = 443;
@@ -31,8 +32,6 @@ const PSOM_INSIDE: u16 = 8057;
 const STUN: u16 = 3478;
 const AV_AUTHENTICATION: u16 = 5062;
 const MEDIA: (u16, u16) = (50_000, 59_999);
-const XMPP: u16 = 5269;
-const XMPP_INSIDE: u16 = 23_456;
 const CONSOLE: u16 = 8443;
 const METRICS: u16 = 9464;
 
@@ -41,6 +40,7 @@ pub(super) struct Around<'a> {
     /// Where relative paths start.
     pub base: &'a Path,
     pub access: &'a Access,
+    pub edge: &'a Edge,
     /// The internal listeners: a service's internal side is there when it names no address.
     pub inside: &'a [(Transport, SocketAddr)],
     pub management: Option<&'a Management>,
@@ -48,26 +48,44 @@ pub(super) struct Around<'a> {
     pub sets: &'a [NamedSet],
 }
 
-/// Reads all of them; their listeners are added to `listeners`. The second value is the certificate
-/// of the remote service that is to be checked.
+/// Certificates that are to be checked.
+pub(super) struct ToCheck {
+    /// The remote service's.
+    pub remote: Option<Identity>,
+    /// The XMPP service's.
+    pub xmpp: Option<xmpp_service::ToCheck>,
+}
+
+/// Reads all of them; their listeners are added to `listeners`.
 pub(super) fn services(
     root: &Section<'_>,
     service: &Section<'_>,
     around: &Around<'_>,
     listeners: &mut Vec<Listener>,
-) -> (Services, Option<Identity>) {
+) -> (Services, ToCheck) {
     let (remote, identity) = remote_users(service, around, listeners);
+    let xmpp = xmpp(service, around, listeners);
+    let (xmpp, xmpp_files) = xmpp.unzip();
     let services = Services {
         web_conferencing: present(service, Service::WebConferencing, "web_conferencing")
             .map(|section| web_conferencing(section, around, listeners)),
         av: present(service, Service::Av, "av").map(|section| av(section, around, listeners)),
-        xmpp: present(service, Service::Xmpp, "xmpp")
-            .map(|section| xmpp(section, around, listeners)),
+        xmpp,
         remote,
         admin: present(root, Service::Admin, "admin")
             .map(|section| admin(section, around, listeners)),
     };
-    (services, identity)
+    (services, ToCheck { remote: identity, xmpp: xmpp_files })
+}
+
+fn xmpp(
+    service: &Section<'_>,
+    around: &Around<'_>,
+    listeners: &mut Vec<Listener>,
+) -> Option<(XmppService, xmpp_service::ToCheck)> {
+    // Asked for in any case, so that the key is known.
+    let section = service.section("xmpp");
+    section.exists().then(|| xmpp_service::xmpp(section, around, listeners))?
 }
 
 fn remote_users(
@@ -113,7 +131,7 @@ fn line(section: &Section<'_>) -> Line {
 }
 
 /// The external listeners, which every service has.
-fn external(
+pub(super) fn external(
     section: &Section<'_>,
     service: Service,
     port: u16,
@@ -154,7 +172,7 @@ fn internal<T>(
     addresses.into_iter().map(|a| Spanned::new(section.span.clone(), from_address(a))).collect()
 }
 
-fn internal_sockets(
+pub(super) fn internal_sockets(
     section: &Section<'_>,
     service: Service,
     port: u16,
@@ -176,17 +194,6 @@ fn web_conferencing(
     let service = WebConferencingService {
         listen: external(&section, of, TLS, listeners),
         inside: internal_sockets(&section, of, PSOM_INSIDE, around, listeners),
-        rates: rates::rates(&section, true),
-        line: line(&section),
-    };
-    section.finish();
-    service
-}
-
-fn xmpp(section: Section<'_>, around: &Around<'_>, listeners: &mut Vec<Listener>) -> XmppService {
-    let service = XmppService {
-        listen: external(&section, Service::Xmpp, XMPP, listeners),
-        inside: internal_sockets(&section, Service::Xmpp, XMPP_INSIDE, around, listeners),
         rates: rates::rates(&section, true),
         line: line(&section),
     };

@@ -730,12 +730,6 @@ pub(super) const WARNINGS: &[Case] = &[
     ),
     (
         "[inside]\n",
-        "[service.xmpp]\nlisten = \"203.0.113.10\"\n[inside]\n",
-        ("[service.xmpp]\nlisten = \"203.0.113.10\"\n[inside]", 0),
-        "xmpp is not served yet: [service.xmpp] only opens its ports",
-    ),
-    (
-        "[inside]\n",
         "[admin]\nlisten = \"10.0.0.10\"\n[inside]\n",
         ("[admin]\nlisten = \"10.0.0.10\"\n[inside]", 0),
         "admin is not served yet",

@@ -10,8 +10,10 @@ use super::{
     routing_cases::ROUTING_ERRORS,
     test_cases::{Case, ERRORS, WARNINGS},
     tests_support::{Folder, example, good_files, with_every_setting},
+    xmpp_cases::{XMPP_ERRORS, XMPP_WARNINGS},
     *,
 };
+use crate::domain::Domain;
 
 #[test]
 fn the_example_file_is_valid_and_without_warning() {
@@ -49,7 +51,13 @@ fn every_setting_that_the_example_only_shows_can_be_taken_in() {
     assert!(config.access.partners_only);
     let warned: Vec<&str> =
         checked.findings.warnings.iter().map(|w| w.message.split(' ').next().unwrap()).collect();
-    assert_eq!(warned, ["web-conferencing", "STUN", "xmpp", "admin"]);
+    assert_eq!(warned, ["XMPP", "XMPP", "web-conferencing", "STUN", "admin"]);
+    let xmpp = config.xmpp_settings().unwrap();
+    assert_eq!(xmpp.limits, crate::xmpp::settings::XmppLimits::default());
+    assert_eq!(xmpp.partners[0].connections, Some(xmpp.limits.partner_connections));
+    let domains: Vec<&str> = xmpp.domains.iter().map(Domain::as_str).collect();
+    assert_eq!(domains, ["contoso.example", "chat.contoso.example"]);
+    assert_eq!(xmpp.inside[0].1, ("xmpp.contoso.example".parse().unwrap(), 5269));
     // What the example shows of the other services is what holds without it.
     let shown = (config.services.clone(), config.media.clone());
     assert_eq!(shown.1.mode, MediaMode::Relay);
@@ -149,6 +157,7 @@ fn every_error_is_found_at_its_place_with_its_mend() {
         .chain(FEDERATION_ERRORS)
         .chain(ROUTING_ERRORS)
         .chain(MEDIA_ERRORS)
+        .chain(XMPP_ERRORS)
         .filter_map(|case| fault(&folder, case, "error").err())
         .collect();
     assert!(faults.is_empty(), "{}", faults.join("\n"));
@@ -161,6 +170,7 @@ fn warnings_are_told_apart_and_leave_the_file_valid() {
         .iter()
         .chain(FEDERATION_WARNINGS)
         .chain(MEDIA_WARNINGS)
+        .chain(XMPP_WARNINGS)
         .filter_map(|case| fault(&folder, case, "warning").err())
         .collect();
     assert!(faults.is_empty(), "{}", faults.join("\n"));

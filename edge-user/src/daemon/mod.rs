@@ -224,7 +224,7 @@ async fn start(
     }
 
     tls.set_exceptions(Exceptions::of(&now_in_force.federation));
-    let policy = Arc::new(Policy::new(&config.domains, &now_in_force.federation));
+    let policy = Arc::new(policy_of(&config, &now_in_force.federation));
     let mut proxy_config = ProxyConfig::new(&config, secret, unix_seconds());
     proxy_config.media.own = crate::net::own_addresses(&config);
     let mut proxy = Proxy::new(Instant::now(), proxy_config, policy);
@@ -319,7 +319,7 @@ impl Daemon {
     async fn enforce_domains(&self, federation: Federation) -> Result<Outcome, String> {
         let config = self.config();
         self.tls.set_exceptions(Exceptions::of(&federation));
-        let policy = Arc::new(Policy::new(&config.domains, &federation));
+        let policy = Arc::new(policy_of(&config, &federation));
         // The kernel first, while the connections that prove who is who are still there. What it
         // cannot take is refused by the proxy all the same.
         let shadow_asks = self.changes.shadow.borrow().as_ref().is_some_and(|s| s.partners);
@@ -352,6 +352,11 @@ impl Daemon {
     fn store(&self) -> std::sync::MutexGuard<'_, Store> {
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The policy of these lists, with the XMPP partners of the file.
+fn policy_of(config: &Config, federation: &Federation) -> Policy {
+    Policy::new(&config.domains, federation).with_xmpp(config.xmpp_settings().as_ref())
 }
 
 fn tidy(store: &mut Store, config: &Config) {

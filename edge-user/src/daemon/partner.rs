@@ -9,7 +9,7 @@ use crate::{
     admin::protocol::PartnerRequest,
     config::{AllowedDomain, BlockedDomain, Federation, PeerOptions},
     domain::Domain,
-    federation::{Partner, PartnerKind, Policy},
+    federation::{Partner, PartnerKind},
     net::shell::ConnectionInfo,
     proxy::{Refusal, RefusalSeen, Traffic},
     state::{Author, effective},
@@ -136,7 +136,7 @@ impl Daemon {
         }
         let domain: Domain =
             name.parse().map_err(|_| format!("{name} is neither a partner nor a domain"))?;
-        let policy = Policy::new(&self.config().domains, &self.federation());
+        let policy = super::policy_of(&self.config(), &self.federation());
         match policy.partner(&domain) {
             Ok(partner) => {
                 let mut row = row(&partner, true, "policy", std::slice::from_ref(&domain));

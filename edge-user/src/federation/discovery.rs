@@ -102,8 +102,47 @@ pub fn edges(
     Ok(edges)
 }
 
+/// The XMPP servers of a domain in the order in which to try, at most [`MAX_TARGETS`], and whether
+/// each takes TLS from the first byte: both kinds of records mixed by priority and weight (XEP-0368).
+/// A target may lie anywhere: what is there must prove the domain itself.
+///
+/// # Errors
+/// [`ResolveError::NotFound`]: no record of either kind says anything; the domain's own addresses
+/// are tried then (RFC 6120 section 3.2.2).
+pub fn xmpp_edges(
+    plain: Vec<SrvRecord>,
+    direct: Vec<SrvRecord>,
+    seed: u64,
+) -> Result<Vec<(Edge, bool)>, ResolveError> {
+    let none = |records: &[SrvRecord]| {
+        !records.is_empty() && records.iter().all(|record| record.target == SrvTarget::None)
+    };
+    let denied = none(&plain);
+    let nothing = match plain.is_empty() {
+        true => ResolveError::NotFound,
+        false if denied => ResolveError::NoService,
+        false => ResolveError::ForbiddenAddress,
+    };
+    let mut kept: Vec<(u16, u16, (Edge, bool))> = Vec::new();
+    for (records, direct_tls) in [(plain, false), (direct, true)] {
+        for record in records.into_iter().take(MAX_RECORDS) {
+            let SrvTarget::Host(host) = record.target else { continue };
+            let edge = Edge { host, port: record.port };
+            if edge.port != 0 && !kept.iter().any(|(.., (other, _))| *other == edge) {
+                kept.push((record.priority, record.weight, (edge, direct_tls)));
+            }
+        }
+    }
+    if kept.is_empty() {
+        return Err(nothing);
+    }
+    let mut edges = order(kept, seed);
+    edges.truncate(MAX_TARGETS);
+    Ok(edges)
+}
+
 /// Order by priority, and by weighted chance within one (RFC 2782, "Weight").
-fn order(mut records: Vec<(u16, u16, Edge)>, seed: u64) -> Vec<Edge> {
+fn order<T>(mut records: Vec<(u16, u16, T)>, seed: u64) -> Vec<T> {
     // Weight 0 first, so that such a record has a small chance beside others.
     records.sort_by_key(|(priority, weight, _)| (*priority, *weight));
     let mut chance = Chance(seed);
@@ -268,6 +307,39 @@ mod tests {
             let expected = expected.map(|hosts| hosts.iter().map(|h| h.to_string()).collect());
             assert_eq!(hosts_of(&got), expected, "{why}");
         }
+    }
+
+    #[test]
+    fn records_of_both_kinds_are_mixed_by_priority_and_a_dot_offers_nothing() {
+        use ResolveError as E;
+        let got = |plain: &[SrvRecord], direct: &[SrvRecord]| {
+            let edges = xmpp_edges(plain.to_vec(), direct.to_vec(), 7)?;
+            let text = |(edge, direct): (Edge, bool)| {
+                format!("{}:{}{}", edge.host, edge.port, if direct { " tls" } else { "" })
+            };
+            Ok::<Vec<String>, E>(edges.into_iter().map(text).collect())
+        };
+        let (a, b) = (srv(10, 0, 5269, "a.hoster.example"), srv(5, 0, 443, "b.other.example"));
+        let nothing = srv(0, 0, 0, ".");
+        assert_eq!(got(&[], &[]), Err(E::NotFound));
+        assert_eq!(got(std::slice::from_ref(&a), &[]).unwrap(), ["a.hoster.example:5269"]);
+        let both = got(std::slice::from_ref(&a), std::slice::from_ref(&b)).unwrap();
+        assert_eq!(both, ["b.other.example:443 tls", "a.hoster.example:5269"]);
+        let both = got(std::slice::from_ref(&b), std::slice::from_ref(&a)).unwrap();
+        assert_eq!(both, ["b.other.example:443", "a.hoster.example:5269 tls"]);
+        let one = got(std::slice::from_ref(&nothing), std::slice::from_ref(&b)).unwrap();
+        assert_eq!(one, ["b.other.example:443 tls"]);
+        let one = got(std::slice::from_ref(&a), std::slice::from_ref(&nothing)).unwrap();
+        assert_eq!(one, ["a.hoster.example:5269"]);
+        assert_eq!(got(std::slice::from_ref(&nothing), &[]), Err(E::NoService));
+        let neither = got(std::slice::from_ref(&nothing), std::slice::from_ref(&nothing));
+        assert_eq!(neither, Err(E::NoService));
+        // That there is no direct TLS says nothing of the other kind.
+        assert_eq!(got(&[], std::slice::from_ref(&nothing)), Err(E::NotFound));
+        let bad = srv(0, 0, 0, "a.hoster.example");
+        assert_eq!(got(&[bad], &[]), Err(E::ForbiddenAddress));
+        // One place is one server.
+        assert_eq!(got(std::slice::from_ref(&a), std::slice::from_ref(&a)).unwrap().len(), 1);
     }
 
     #[test]

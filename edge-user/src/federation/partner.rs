@@ -6,7 +6,9 @@ use crate::{
         Verification,
     },
     domain::Domain,
+    media::policy::{Modalities, Modality},
     proxy::Question,
+    xmpp::settings::{XmppPartner, XmppPartnerKind},
 };
 
 /// The kinds of federation.
@@ -24,6 +26,8 @@ pub enum PartnerKind {
     PublicImProvider,
     /// The clearing house for everything without an entry.
     DefaultRoute,
+    /// A domain that speaks XMPP: the gateway of this appliance speaks for it.
+    Xmpp,
 }
 
 impl PartnerKind {
@@ -35,6 +39,7 @@ impl PartnerKind {
         PartnerKind::HostingProvider,
         PartnerKind::PublicImProvider,
         PartnerKind::DefaultRoute,
+        PartnerKind::Xmpp,
     ];
 
     /// Its name.
@@ -46,6 +51,7 @@ impl PartnerKind {
             PartnerKind::HostingProvider => "hosting-provider",
             PartnerKind::PublicImProvider => "public-im-provider",
             PartnerKind::DefaultRoute => "default-route",
+            PartnerKind::Xmpp => "xmpp",
         }
     }
 
@@ -174,6 +180,31 @@ impl Partner {
         let name = proxy_fqdn.as_str();
         let peer = Self::carrier(PartnerKind::DefaultRoute, name, proxy_fqdn, *port, options);
         Self { public_im: *public_im, ..peer }
+    }
+
+    /// A domain of an XMPP partner: messages and presence, and nothing else.
+    pub fn of_xmpp(domain: &Domain, partner: &XmppPartner) -> Self {
+        let verification = match partner.kind {
+            XmppPartnerKind::PublicUnverified => Verification::AlwaysUnverifiable,
+            XmppPartnerKind::Federated | XmppPartnerKind::PublicVerified => {
+                Verification::AlwaysVerifiable
+            }
+        };
+        Self {
+            kind: PartnerKind::Xmpp,
+            domain: domain.clone(),
+            route: Route::Srv,
+            name: partner.domain.as_str().into(),
+            relax_srv_domain: false,
+            allow_anonymous: false,
+            options: PeerOptions {
+                verification: Some(verification),
+                modalities: Modalities::NONE.with(Modality::Im).with(Modality::Presence),
+                ..PeerOptions::default()
+            },
+            public_im: partner.kind != XmppPartnerKind::Federated,
+            may_be_carried: false,
+        }
     }
 
     fn carrier(

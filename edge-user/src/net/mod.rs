@@ -12,6 +12,7 @@ pub mod shell;
 #[cfg(test)]
 mod testing;
 pub mod tls;
+pub mod xmpp;
 
 pub use lines::LineLimiter;
 pub use local::own_addresses;

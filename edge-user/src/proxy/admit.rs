@@ -7,8 +7,8 @@ use std::{
 };
 
 use super::{
-    ConnectionId, Event, Output, Question, Refusal, ResolveError, proxy::Proxy, respond::Answer,
-    trust_headers,
+    ConnectionId, Event, Output, Question, Refusal, ResolveError, Side, proxy::Proxy,
+    respond::Answer, trust_headers,
 };
 use crate::{
     config::Verification,
@@ -274,6 +274,12 @@ impl Proxy {
         let Some(found) = self.connections.get(connection) else {
             return Standing::NotProved(Refusal::IdentityNotProved);
         };
+        // The gateway is every XMPP partner, and nobody else; and nobody else is one.
+        match (found.peer.side == Side::Gateway, entry.kind == PartnerKind::Xmpp) {
+            (true, true) => return Standing::Proved { until: None },
+            (false, false) => {}
+            _ => return Standing::NotProved(Refusal::IdentityNotProved),
+        }
         let (names, dialled) = (&found.peer.names, found.dialled);
         let left = names.expires_at.map(|at| at.saturating_sub(self.keys.unix(now)));
         if left == Some(0) {
@@ -340,7 +346,9 @@ impl Proxy {
         until: Option<Instant>,
         out: &mut Vec<Output>,
     ) {
-        if self.connections.has_proved(now, connection, key) {
+        // The gateway's address is no partner's, and what it proves is as long as the policy says.
+        let gateway = self.connections.gateway() == Some(connection);
+        if gateway || self.connections.has_proved(now, connection, key) {
             return;
         }
         if self.connections.note_proof(now, connection, key, until)
@@ -381,7 +389,8 @@ impl Proxy {
         in_dialog: bool,
         entry: &Partner,
     ) -> Result<(), Refusal> {
-        if !entry.is_public() && self.policy.users().is_empty() {
+        let by_default = !entry.is_public() && entry.kind != PartnerKind::Xmpp;
+        if by_default && self.policy.users().is_empty() {
             return Ok(());
         }
         let check = |uri: &Uri<'_>| match sip_domain(uri) {

@@ -68,6 +68,7 @@ pub(super) struct Connections {
     by_domain: HashMap<Domain, Vec<ConnectionId>>,
     by_inside_remote: HashMap<(Transport, SocketAddr), ConnectionId>,
     by_next_hop: HashMap<usize, Vec<ConnectionId>>,
+    gateway: Option<ConnectionId>,
 }
 
 impl Connections {
@@ -81,6 +82,9 @@ impl Connections {
     ) {
         if peer.side == Side::Inside {
             self.by_inside_remote.insert((peer.transport, peer.remote), id);
+        }
+        if peer.side == Side::Gateway {
+            self.gateway = Some(id);
         }
         if let Some(index) = next_hop {
             self.by_next_hop.entry(index).or_default().push(id);
@@ -115,7 +119,15 @@ impl Connections {
         if self.by_inside_remote.get(&key) == Some(&id) {
             self.by_inside_remote.remove(&key);
         }
+        if self.gateway == Some(id) {
+            self.gateway = None;
+        }
         Some(connection)
+    }
+
+    /// The XMPP gateway's.
+    pub(super) fn gateway(&self) -> Option<ConnectionId> {
+        self.gateway
     }
 
     pub(super) fn get(&self, id: ConnectionId) -> Option<&Connection> {
@@ -296,6 +308,7 @@ fn scope(id: ConnectionId, peer: &Peer) -> u64 {
     peer.side.hash(&mut hasher);
     match peer.side {
         Side::Inside => peer.remote.ip().hash(&mut hasher),
+        Side::Gateway => {}
         // Nobody has proved anything: each connection is somebody else.
         Side::Remote => id.hash(&mut hasher),
         Side::Partner if peer.names.dns.is_empty() && peer.names.sip_uris.is_empty() => {

@@ -43,6 +43,9 @@ pub enum Side {
     /// A user of ours who is outside: no certificate, on the remote service's own listener, or on
     /// the access service where that is shared.
     Remote,
+    /// The XMPP gateway of this appliance, in the place of XMPP partners: no socket, always there
+    /// while XMPP is served.
+    Gateway,
 }
 
 /// Who is at the other end, as proved when the connection was made.
@@ -88,6 +91,8 @@ pub enum Question {
     Host(Domain, u16),
     /// A next hop given by name.
     NextHop(NextHop),
+    /// A domain's XMPP servers: SRV `_xmpp-server._tcp` and `_xmpps-server._tcp`. Only verdicts ask.
+    Xmpp(Domain),
 }
 
 /// An edge of a partner, as DNS names it, in the order in which to try.
@@ -304,6 +309,8 @@ pub enum Refusal {
     UserNoPublicIm,
     /// The user may not use audio and video with public IM providers.
     UserNoPublicAv,
+    /// The user may not exchange messages with XMPP partners.
+    UserNoXmpp,
     /// The user may not sign in from outside.
     UserNoOutside,
     /// A discovered partner sends more than it may.
@@ -370,6 +377,7 @@ impl Refusal {
         Refusal::UserNoFederation,
         Refusal::UserNoPublicIm,
         Refusal::UserNoPublicAv,
+        Refusal::UserNoXmpp,
         Refusal::UserNoOutside,
         Refusal::Throttled,
         Refusal::WatchListed,
@@ -420,6 +428,7 @@ impl Refusal {
             Refusal::UserNoFederation => "user-no-federation",
             Refusal::UserNoPublicIm => "user-no-public-im",
             Refusal::UserNoPublicAv => "user-no-public-av",
+            Refusal::UserNoXmpp => "user-no-xmpp",
             Refusal::UserNoOutside => "user-no-outside",
             Refusal::Throttled => "throttled",
             Refusal::WatchListed => "watch-listed",

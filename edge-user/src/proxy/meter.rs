@@ -47,7 +47,7 @@ impl Proxy {
     pub(super) fn overloaded(&self, message: &Message, peer: &Peer, scope: u64) -> Option<Refusal> {
         let bounds = &self.config.bounds;
         let own = match peer.side {
-            Side::Partner => bounds.transactions_of_one(),
+            Side::Partner | Side::Gateway => bounds.transactions_of_one(),
             Side::Remote => bounds.transactions_of_user(),
             Side::Inside => usize::MAX,
         };

@@ -34,7 +34,7 @@ impl Proxy {
             Breadth::None => return Err(Answer::new(440, "Max-Breadth Exceeded")),
             Breadth::Bad => return Err(Refusal::Malformed.into()),
         }
-        if peer.side == Side::Partner && self.claims_our_party(message) {
+        if matches!(peer.side, Side::Partner | Side::Gateway) && self.claims_our_party(message) {
             return Err(Refusal::Spoofed.into());
         }
         Ok(())

@@ -154,7 +154,7 @@ impl Proxy {
         routes: Option<RouteSet>,
     ) -> Option<Token> {
         let (outside, inside, flow) = match peer.side {
-            Side::Partner | Side::Remote => (peer, &exchange.from_peer, connection),
+            Side::Partner | Side::Remote | Side::Gateway => (peer, &exchange.from_peer, connection),
             Side::Inside => (&exchange.from_peer, peer, exchange.from),
         };
         let partner = match exchange.remote {

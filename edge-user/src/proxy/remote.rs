@@ -190,8 +190,10 @@ impl Proxy {
         side: Side,
     ) -> Result<(), Refusal> {
         match (side, token.flow) {
-            (Side::Inside, _) | (Side::Partner, None) => Ok(()),
-            (Side::Partner, Some(_)) | (Side::Remote, None) => Err(Refusal::ForeignRoute),
+            (Side::Inside, _) | (Side::Partner | Side::Gateway, None) => Ok(()),
+            (Side::Partner | Side::Gateway, Some(_)) | (Side::Remote, None) => {
+                Err(Refusal::ForeignRoute)
+            }
             (Side::Remote, Some(flow)) if flow == self.flows.flow(connection) => Ok(()),
             (Side::Remote, Some(_)) => Err(Refusal::FlowFailed),
         }

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     config::Transport,
     domain::Domain,
-    federation::{Direction, Partner},
+    federation::{Direction, Partner, PartnerKind},
     media::policy::Modalities,
     sip::{HeaderName, Message, Method, ValueError},
 };
@@ -155,7 +155,9 @@ impl Proxy {
             return Err(of(Refusal::Loop.into()));
         }
         match peer.side {
-            Side::Partner => self.plan_inbound(now, message, path, hash).map_err(of).map(Some),
+            Side::Partner | Side::Gateway => {
+                self.plan_inbound(now, message, path, hash).map_err(of).map(Some)
+            }
             Side::Remote => self
                 .plan_from_user(now, (connection, peer), message, path, hash)
                 .map_err(of)
@@ -270,6 +272,9 @@ impl Proxy {
         hash: u32,
     ) -> Result<Plan, Refused> {
         let entry = self.way_outside(now, message, path.token.as_ref())?;
+        if entry.kind == PartnerKind::Xmpp {
+            return self.plan_to_gateway(entry, path, hash);
+        }
         let own = self.own_identity(message);
         let preferred = path.token.as_ref().and_then(|token| {
             self.connections
@@ -288,6 +293,24 @@ impl Proxy {
             dialog: path.token.map(|token| token.partner),
             partner: Some(entry.domain.clone()),
             entry: Some(entry),
+            remote: false,
+            stranger: false,
+            remove_routes: path.remove,
+            hash,
+        })
+    }
+
+    /// To an XMPP partner: the gateway of this appliance takes it, without DNS.
+    fn plan_to_gateway(&self, entry: Arc<Partner>, path: Path, hash: u32) -> Result<Plan, Refused> {
+        let gone = || (Refusal::Unreachable.into(), Some(entry.domain.clone()));
+        let gateway = self.connections.gateway().ok_or_else(gone)?;
+        Ok(Plan {
+            destinations: VecDeque::from([Destination::Flow(gateway)]),
+            preferred: None,
+            partner: Some(entry.domain.clone()),
+            entry: Some(entry),
+            allowed: path.token.as_ref().map_or(Modalities::ALL, |token| token.allowed),
+            dialog: path.token.map(|token| token.partner),
             remote: false,
             stranger: false,
             remove_routes: path.remove,
@@ -325,7 +348,7 @@ impl Proxy {
         };
         let forms_dialog = method.forms_dialog() && message.to().is_ok_and(|to| to.tag().is_none());
         let inbound = peer.side != Side::Inside;
-        let to_be_admitted = peer.side == Side::Partner;
+        let to_be_admitted = matches!(peer.side, Side::Partner | Side::Gateway);
         let id = self.exchanges.insert(NewExchange {
             kind,
             inbound,

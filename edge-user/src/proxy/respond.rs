@@ -100,6 +100,7 @@ impl Refusal {
             Refusal::UserNoPublicAv => {
                 "The user may not use audio and video with public IM; see [[user_policy]]"
             }
+            Refusal::UserNoXmpp => "The user may not use XMPP; see xmpp in [[user_policy]]",
             Refusal::UserNoOutside => "The user may not sign in from outside; see [[user_policy]]",
             Refusal::Throttled => "The partner sends more than a discovered one may; allow it",
             Refusal::WatchListed => "The partner is on the watch list; edge partner forgive",
@@ -145,7 +146,10 @@ impl Refusal {
     /// Error id of MS-OCER that comes nearest.
     const fn ocer(self) -> u16 {
         match self {
-            Refusal::FederationDisabled | Refusal::NotOurUser | Refusal::UserNoFederation => 1002,
+            Refusal::FederationDisabled
+            | Refusal::NotOurUser
+            | Refusal::UserNoFederation
+            | Refusal::UserNoXmpp => 1002,
             Refusal::UserNoPublicIm | Refusal::UserNoPublicAv => 1001,
             Refusal::UserNoOutside => 1012,
             Refusal::DomainBlocked
@@ -264,7 +268,7 @@ pub(super) fn answer(
         }
         diagnostics = value;
         headers.push(match peer.side {
-            Side::Partner | Side::Remote => {
+            Side::Partner | Side::Remote | Side::Gateway => {
                 (HeaderName::MsDiagnosticsPublic.as_str(), &diagnostics)
             }
             Side::Inside => (HeaderName::MsDiagnostics.as_str(), &diagnostics),
@@ -309,7 +313,9 @@ fn diagnostics_value(
 ) -> String {
     let id = reason.ocer();
     match (side, domain) {
-        (Side::Partner | Side::Remote, _) => format!("{id};reason=\"{}\"", reason.name()),
+        (Side::Partner | Side::Remote | Side::Gateway, _) => {
+            format!("{id};reason=\"{}\"", reason.name())
+        }
         (Side::Inside, Some(domain)) => {
             let text = reason.text();
             format!("{id};source=\"{fqdn}\";reason=\"{text}\";domain=\"{domain}\"")

@@ -27,7 +27,7 @@ pub(super) enum Destination {
     NextHop(usize),
     /// A server inside that a verified token names; UDP has no connection that would end.
     InsideUdp(SocketAddr),
-    /// A remote user's connection: that one or none.
+    /// A remote user's connection, or the XMPP gateway's: that one or none.
     Flow(ConnectionId),
 }
 

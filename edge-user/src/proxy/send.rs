@@ -51,7 +51,11 @@ impl Proxy {
             // That one or none.
             Destination::Flow(connection) => match self.connections.get(connection) {
                 Some(_) => Some(connection),
-                None => return self.conclude(now, id, Refusal::FlowFailed.into(), out),
+                None => {
+                    let remote = self.exchanges.get(id).is_some_and(|exchange| exchange.remote);
+                    let gone = if remote { Refusal::FlowFailed } else { Refusal::Unreachable };
+                    return self.conclude(now, id, gone.into(), out);
+                }
             },
             _ => self.take_pooled(now, &destination, &tried, out),
         };

@@ -219,7 +219,7 @@ impl ProxyConfig {
     /// Adds the `host:port` by which this peer knows us.
     fn put_host_port(&self, peer: &Peer, text: &mut String) {
         let _ = match peer.side {
-            Side::Partner => {
+            Side::Partner | Side::Gateway => {
                 text.push_str(self.fqdn.as_str());
                 write!(text, ":{}", self.outside_port())
             }

@@ -142,7 +142,8 @@ impl Source {
             PartnerKind::AllowedServer => Source::DirectPartner,
             PartnerKind::HostingProvider
             | PartnerKind::PublicImProvider
-            | PartnerKind::DefaultRoute => Source::AuthorizedServer,
+            | PartnerKind::DefaultRoute
+            | PartnerKind::Xmpp => Source::AuthorizedServer,
         }
     }
 }

@@ -162,6 +162,11 @@ pub enum StoreError {
     /// The pinned server is this appliance.
     #[error("{0} is this appliance itself; name the partner's host")]
     OwnServer(Domain),
+    /// The domain is an XMPP partner's.
+    #[error(
+        "{0} is an XMPP partner in the file, and a domain federates over one of the two: take it out of [[xmpp.partner]] first"
+    )]
+    Xmpp(Domain),
     /// Nobody can send from there.
     #[error("{0}")]
     FromAddresses(String),
@@ -293,6 +298,9 @@ impl Store {
     ) -> Result<(), StoreError> {
         if config.domains.contains(&entry.domain) {
             return Err(StoreError::Ours(entry.domain));
+        }
+        if config.xmpp.partners.iter().any(|partner| partner.is_of(&entry.domain)) {
+            return Err(StoreError::Xmpp(entry.domain));
         }
         if entry.proxy_fqdn.as_ref() == Some(&config.fqdn) {
             return Err(StoreError::OwnServer(config.fqdn.clone()));

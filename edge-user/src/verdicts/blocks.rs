@@ -250,10 +250,26 @@ impl DomainBlocks {
             let role = Role::Protected(Protection::Partner(domain.clone()));
             wanted.push((partners::question(entry), role, entry.relax_srv_domain));
         }
+        let xmpp = self.setting.as_ref().and_then(|setting| setting.xmpp.as_ref());
+        for partner in xmpp.into_iter().flatten() {
+            // One that is blocked is not protected from its own block.
+            for domain in partner.domains().filter(|domain| self.covering(domain).is_none()) {
+                let role = Role::Protected(Protection::XmppPartner(domain.clone()));
+                let question = match &partner.proxy {
+                    Some((host, port)) => Question::Host(host.clone(), *port),
+                    None => Question::Xmpp(domain.clone()),
+                };
+                wanted.push((question, role, true));
+            }
+        }
         for (domain, blocked) in &self.blocked {
             let role = Role::Blocked(domain.clone());
-            let names = blocked.names.iter().cloned();
-            wanted.extend(names.map(|name| (Question::Federation(name), role.clone(), false)));
+            for name in &blocked.names {
+                wanted.push((Question::Federation(name.clone()), role.clone(), false));
+                if xmpp.is_some() {
+                    wanted.push((Question::Xmpp(name.clone()), role.clone(), false));
+                }
+            }
         }
         let questions: HashSet<Question> = wanted.iter().map(|(q, ..)| q.clone()).collect();
         for watch in self.watches.keep(&questions) {
@@ -427,7 +443,8 @@ impl DomainBlocks {
     fn dns_addresses(&self, domain: &Domain) -> impl Iterator<Item = IpAddr> {
         let names = self.blocked.get(domain).into_iter().flat_map(|b| &b.names);
         names
-            .filter_map(|name| self.watches.get(&Question::Federation(name.clone())))
+            .flat_map(|name| [Question::Federation(name.clone()), Question::Xmpp(name.clone())])
+            .filter_map(|question| self.watches.get(&question))
             .flat_map(|watch| watch.addresses.iter().copied())
     }
 
@@ -456,8 +473,9 @@ impl DomainBlocks {
             };
             refused.push(Refused { address: *address, why });
         }
-        let question = Question::Federation(domain.clone());
-        let known = self.watches.get(&question).is_some_and(|watch| watch.known);
+        let questions = [Question::Federation(domain.clone()), Question::Xmpp(domain.clone())];
+        let known = |question| self.watches.get(question).is_some_and(|watch| watch.known);
+        let known = questions.iter().any(known);
         let waiting = self.wait_until.is_some();
         let Some(entry) = self.blocked.get_mut(domain) else { return };
         let new = refused.iter().filter(|r| !entry.refused.contains(r));

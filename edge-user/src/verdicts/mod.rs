@@ -33,6 +33,8 @@ mod outbox_tests;
 mod partner_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod xmpp_tests;
 
 use std::{
     net::IpAddr,

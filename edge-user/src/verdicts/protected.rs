@@ -3,22 +3,26 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use ipnet::IpNet;
 
 use crate::{
-    config::{Config, Federation, Host, InsideServer, NextHop},
+    config::{Config, Federation, Host, InsideServer, NextHop, Transport},
     domain::Domain,
+    xmpp::settings::XmppPartner,
 };
 
-/// Who else uses an address. (XMPP partners have no variant: once the gateway talks to their
-/// servers, these come in as partners, by a question of their own.)
+/// Who else uses an address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, thiserror::Error)]
 pub enum Protection {
     /// An allowed partner, as DNS says.
     #[error("also an edge of allowed partner {0}")]
     Partner(Domain),
+    /// An XMPP partner, as DNS says.
+    #[error("also a server of XMPP partner {0}")]
+    XmppPartner(Domain),
     /// A partner, proven on a live connection.
     #[error("partner {0} is connected from there")]
     LivePartner(Domain),
@@ -59,6 +63,8 @@ pub struct Setting {
     pub next_hops: Vec<NextHop>,
     /// A rule asks for the partners' addresses.
     pub partners: bool,
+    /// XMPP partners; `None`: XMPP is not served, and nobody's XMPP servers matter.
+    pub xmpp: Option<Vec<Arc<XmppPartner>>>,
 }
 
 impl Setting {
@@ -83,9 +89,16 @@ impl Setting {
                 Host::Name(_) | Host::Srv { .. } => next_hops.push(hop.clone()),
             }
         }
+        let xmpp = config.services.xmpp.as_ref();
+        for server in xmpp.iter().flat_map(|service| &service.servers) {
+            let (host, port) = server.next_hop.clone();
+            let (host, transport) = (Host::Name(host), Transport::Tls);
+            next_hops.push(NextHop { host, port, transport });
+        }
+        let xmpp = xmpp.map(|_| config.xmpp.partners.clone());
         let own = listen.chain(inside).chain(advertise).chain(config.services.addresses());
         let partners = config.asks_for_partners();
-        Self { federation, own: own.collect(), fixed, next_hops, partners }
+        Self { federation, own: own.collect(), fixed, next_hops, partners, xmpp }
     }
 }
 

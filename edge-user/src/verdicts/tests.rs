@@ -109,7 +109,7 @@ impl World {
     }
 
     /// Questions asked since the last look.
-    fn asked(&mut self) -> Vec<Question> {
+    pub fn asked(&mut self) -> Vec<Question> {
         let (asked, rest) = std::mem::take(&mut self.outputs)
             .into_iter()
             .partition(|output| matches!(output, Output::Query { .. }));

@@ -51,6 +51,18 @@ pub struct XmppPartner {
     pub line: u32,
 }
 
+impl XmppPartner {
+    /// Every domain of it, its name first.
+    pub fn domains(&self) -> impl Iterator<Item = &Domain> {
+        std::iter::once(&self.domain).chain(&self.additional)
+    }
+
+    /// Whether this is a domain of it.
+    pub fn is_of(&self, domain: &Domain) -> bool {
+        self.domains().any(|own| own == domain)
+    }
+}
+
 /// `[xmpp]` and `[service.xmpp]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct XmppSettings {
@@ -133,10 +145,7 @@ impl XmppPolicy {
     pub fn partner(&self, domain: &Domain) -> Option<&Arc<XmppPartner>> {
         let settings = &self.settings;
         let open = settings.enabled && self.federation.enabled();
-        let known = settings
-            .partners
-            .iter()
-            .find(|partner| partner.domain == *domain || partner.additional.contains(domain));
+        let known = settings.partners.iter().find(|partner| partner.is_of(domain));
         known.filter(|_| open && self.federation.blocked_by(domain).is_none())
     }
 }

@@ -107,6 +107,26 @@ impl EdgeConfig {
         self
     }
 
+    /// Serves XMPP at its own addresses, for every user, with these partners: each a domain and
+    /// further lines of its entry.
+    #[must_use]
+    pub fn xmpp(mut self, partners: &[(&str, &str)]) -> Self {
+        let (site, at) = (self.site, |port: u16| {
+            format!("\"{}:{port}\", \"[{}]:{port}\"", self.site.v4(), self.site.v6())
+        });
+        let (server, direct) = (at(5269), at(5270));
+        self.more.push_str(&format!(
+            "[service.xmpp]\nlisten = [{server}]\ndirect_tls = [{direct}]\n\
+             inside = \"{}\"\n\n[[user_policy]]\nusers = [\"*\"]\nxmpp = true\n\n",
+            site.edge_inside4(),
+        ));
+        for (domain, lines) in partners {
+            let entry = format!("[[xmpp.partner]]\ndomain = \"{domain}\"\n{lines}\n\n");
+            self.more.push_str(&entry);
+        }
+        self
+    }
+
     /// The address inside user agents send to.
     pub fn inside_address(&self) -> SocketAddr {
         SocketAddr::new(IpAddr::V4(self.site.edge_inside4()), SERVER_PORT)
@@ -210,7 +230,8 @@ mod tests {
                 .allow_server("adatum.example", "sip.adatum.example")
                 .access("partners_only = true")
                 .limit("connections = 16")
-                .media("relay", "50000-50199");
+                .media("relay", "50000-50199")
+                .xmpp(&[("jabber.example", "type = \"federated\"")]);
             let file = dir.join("edge.toml");
             let text = config.to_toml(&dir, Path::new("/sys/fs/bpf/edge-never")).unwrap();
             std::fs::write(&file, text).unwrap();

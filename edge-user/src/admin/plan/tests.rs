@@ -48,7 +48,14 @@ fn outgoing_rows_are_those_of_the_port_tables() {
     let out = [["tcp", "5061-5061"], ["udp", "53-53"], ["tcp", "53-53"], ["tcp", "80-80"]];
     assert_eq!(of("out"), out);
     let xmpp = outer(&[], "xmpp");
-    assert!(xmpp.iter().any(|row| row[1] == "out" && row[4] == "5269-5269"), "{xmpp:?}");
+    let way = |zone: &str, way: &str| -> Vec<&str> {
+        let rows = xmpp.iter().filter(|row| row[0] == zone && row[1] == way);
+        rows.map(|row| row[4].as_str()).collect()
+    };
+    assert_eq!(way("external", "in"), ["5269-5269"]);
+    assert_eq!(way("external", "out"), ["5269-5269 5270-5270"]);
+    assert_eq!(way("internal", "in"), ["23456-23456"]);
+    assert_eq!(way("internal", "out"), ["5269-5269"], "to the XMPP server inside");
     let inside = outer(&[], "inside");
     assert!(inside.iter().any(|row| row[0] == "internal" && row[1] == "out"), "{inside:?}");
     for (service, count) in [("web-conferencing", 2), ("remote", 1), ("admin", 2)] {

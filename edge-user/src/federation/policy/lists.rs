@@ -85,6 +85,13 @@ impl Policy {
             let shared = self.shared_space.as_ref().ok_or(Refusal::Transit)?;
             return Ok(Arc::new(shared.speaking_for(domain)));
         }
+        if let Some(partner) = self.xmpp.get(domain) {
+            // Never another way of federation, were it off or not.
+            return match self.xmpp_domains {
+                Some(_) => Ok(partner.clone()),
+                None => Err(Refusal::FederationDisabled),
+            };
+        }
         let allowed = self.allowed.get(domain);
         if let Some(partner) = allowed
             && partner.kind == PartnerKind::AllowedServer

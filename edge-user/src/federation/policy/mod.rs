@@ -26,10 +26,11 @@ use std::{
 };
 
 use crate::{
-    config::{Federation, PeerOptions, ThrottleSettings},
+    config::{Federation, PeerOptions, Rights, ThrottleSettings},
     domain::Domain,
     media::policy::Modalities,
     proxy::Refusal,
+    xmpp::settings::XmppSettings,
 };
 
 use super::partner::{Partner, PartnerKind};
@@ -61,6 +62,10 @@ pub struct Policy {
     carries_allowed: bool,
     carries_discovered: bool,
     users: Users,
+    /// Domains of XMPP partners, which the gateway speaks for.
+    xmpp: HashMap<Domain, Arc<Partner>>,
+    /// The organisation's switch for XMPP, and domains of ours whose users it is for.
+    xmpp_domains: Option<Vec<Domain>>,
     throttle: ThrottleSettings,
     mark_unverifiable: bool,
     archiving: Option<(Arc<str>, Arc<str>)>,
@@ -94,6 +99,23 @@ impl Policy {
         policy.take_carriers(federation);
         policy.take_allowed(federation);
         policy
+    }
+
+    /// With XMPP partners; without settings there is no XMPP here.
+    #[must_use]
+    pub fn with_xmpp(mut self, settings: Option<&XmppSettings>) -> Self {
+        let Some(settings) = settings else { return self };
+        for partner in &settings.partners {
+            for domain in partner.domains() {
+                let entry = Arc::new(Partner::of_xmpp(domain, partner));
+                self.xmpp.insert(domain.clone(), entry);
+            }
+        }
+        let of_server =
+            |domain: &Domain| settings.inside.iter().any(|(domains, _)| domains.contains(domain));
+        let served = settings.domains.iter().filter(|domain| !of_server(domain)).cloned();
+        self.xmpp_domains = settings.enabled.then(|| served.collect());
+        self
     }
 
     /// Whether this is one of the domains served here (exactly; a subdomain is not).
@@ -140,6 +162,8 @@ impl Policy {
         switched_off
             || more_blocked
             || carriers
+            || (former.xmpp_domains.is_some() && self.xmpp_domains.is_none())
+            || fewer(&self.xmpp, &former.xmpp)
             || fewer(&self.allowed, &former.allowed)
             || fewer(&self.bound, &former.bound)
     }
@@ -153,6 +177,9 @@ impl Policy {
         media: impl FnOnce() -> bool,
     ) -> Result<(), Refusal> {
         let rights = self.users.rights(user);
+        if partner.kind == PartnerKind::Xmpp {
+            return self.xmpp_user(user, rights);
+        }
         if !partner.is_public() {
             return if rights.federation { Ok(()) } else { Err(Refusal::UserNoFederation) };
         }
@@ -163,6 +190,16 @@ impl Policy {
             return Err(Refusal::UserNoPublicAv);
         }
         Ok(())
+    }
+
+    /// XMPP is a right beside that to federate, for users of the domains that the gateway serves.
+    fn xmpp_user(&self, user: &UserName<'_>, rights: Rights) -> Result<(), Refusal> {
+        let served = self.xmpp_domains.iter().flatten().any(|domain| domain == user.domain());
+        match (rights.federation, rights.xmpp && served) {
+            (false, _) => Err(Refusal::UserNoFederation),
+            (true, false) => Err(Refusal::UserNoXmpp),
+            (true, true) => Ok(()),
+        }
     }
 
     /// What this user and a partner may do with one another: what the partner's entry and the

@@ -22,6 +22,11 @@ impl<'a> UserName<'a> {
     pub fn new(user: Option<&'a str>, domain: &'a Domain) -> Self {
         Self { name: user.map(plain).filter(|name| !name.is_empty()), domain }
     }
+
+    /// Its domain.
+    pub fn domain(&self) -> &Domain {
+        self.domain
+    }
 }
 
 impl std::fmt::Display for UserName<'_> {

@@ -11,7 +11,9 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{RuleRow, RuleSet};
-use crate::config::{AvService, Config, Host, Line, MediaMode, Service, Transport, Zone};
+use crate::config::{
+    AvService, Config, Host, Line, MediaMode, Service, Transport, XmppService, Zone,
+};
 
 /// Who opens the connection, or sends first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,12 +124,31 @@ pub fn outer(config: &Config, set: &RuleSet, style: AvStyle) -> Vec<OuterRow> {
         media_of_calls(config, av, &mut rows);
     }
     if let Some(xmpp) = &config.services.xmpp {
-        let from = End::addresses(xmpp.listen.iter().map(SocketAddr::ip));
-        let to = End::default().port(5269);
-        rows.push(out(Service::Xmpp, "tcp", from, to, "XMPP federation: our streams", xmpp.line));
+        xmpp_out(config, xmpp, &mut rows);
     }
     rows.sort_by_key(|row| row.zone == Zone::Internal);
     rows
+}
+
+/// Our streams: to partners, and to XMPP servers inside.
+fn xmpp_out(config: &Config, xmpp: &XmppService, rows: &mut Vec<OuterRow>) {
+    let from = End::addresses(xmpp.listen.iter().map(SocketAddr::ip));
+    // DNS names other ports too; those that the file pins are known.
+    let pinned = config.xmpp.partners.iter().filter_map(|partner| partner.proxy.as_ref());
+    let mut ports: Vec<u16> = pinned.map(|(_, port)| *port).chain([5269, 5270]).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    let to = End { ports: ports.iter().map(|port| (*port, *port)).collect(), ..End::default() };
+    let why = "XMPP federation: our streams (other ports too, where partners' SRV records say so)";
+    rows.push(out(Service::Xmpp, "tcp", from, to, why, xmpp.line));
+    for server in &xmpp.servers {
+        let (host, port) = &server.next_hop;
+        let from = End::addresses(xmpp.inside.iter().map(SocketAddr::ip));
+        let to = End { names: vec![host.to_string()], ..End::default() }.port(*port);
+        let row =
+            out(Service::Xmpp, "tcp", from, to, "partners' stanzas to our XMPP server", xmpp.line);
+        rows.push(OuterRow { zone: Zone::Internal, ..row });
+    }
 }
 
 /// The media ports are open inbound for one kind of partner only.

@@ -174,10 +174,10 @@ fn with_services(one_address: bool) -> Config {
             line,
         }),
         xmpp: Some(XmppService {
-            listen: own(10, 5269),
+            direct_tls: own(10, 5270),
             inside: inside(23_456),
-            rates: Rates::default(),
             line,
+            ..XmppService::at(own(10, 5269), config.access.tls.clone())
         }),
         remote: (!one_address)
             .then(|| RemoteService { line: Line(77), ..RemoteService::at(own(10, 443)) }),
@@ -201,6 +201,7 @@ fn every_service_implies_what_the_port_tables_say() {
         (external, false, 443, &["web-conferencing", "av", "remote"], false),
         (external, true, 3478, &["av"], false),
         (external, false, 5269, &["xmpp"], true),
+        (external, false, 5270, &["xmpp"], true),
         (external, false, 3478, &[], false),
         (external, true, 50_000, &[], false),
         (external, false, 59_999, &[], false),

@@ -121,8 +121,10 @@ pub(super) fn implied(config: &Config, drafts: &mut Vec<Draft>) {
         let mut side = Side::new(drafts, Service::Xmpp, external, service.rates, service.line);
         side.federation = true;
         side.tcp(&service.listen, "XMPP federation: streams of other servers");
+        let why = "XMPP federation: streams of other servers, TLS from the first byte";
+        side.tcp(&service.direct_tls, why);
         Side::new(drafts, Service::Xmpp, internal, Rates::default(), service.line)
-            .tcp(&service.inside, "our XMPP gateways, over mutual TLS");
+            .tcp(&service.inside, "our XMPP servers, over mutual TLS");
     }
     if let Some(service) = &services.remote {
         Side::new(drafts, Service::Remote, external, service.rates, service.line)

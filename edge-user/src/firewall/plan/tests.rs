@@ -49,6 +49,7 @@ pub(super) fn config() -> Config {
         },
         services: Services::default(),
         media: Default::default(),
+        xmpp: crate::config::Xmpp::default(),
         revocation: Default::default(),
         pool: Default::default(),
         federation: Federation {

@@ -1,7 +1,7 @@
 //! One question and the records that answer it.
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     path::Path,
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
@@ -29,8 +29,11 @@ use crate::{
     },
     net::local::own_addresses,
     proxy::{ResolveError, Resolved, ResolvedHost},
+    xmpp::io::XmppHost,
 };
 
+/// Addresses of one XMPP domain that are tried.
+const MAX_XMPP_ADDRESSES: usize = 16;
 /// Addresses of one answer that are looked at.
 const MAX_ANSWER_ADDRESSES: usize = 1024;
 /// Where a partner's edges stand: Lync's name first, then that of RFC 3263.
@@ -38,6 +41,10 @@ const SERVICES: [&str; 2] = ["_sipfederationtls._tcp", "_sips._tcp"];
 
 /// Addresses, and until when they hold.
 type Found = Result<(Vec<IpAddr>, Instant), ResolveError>;
+
+const XMPP_SERVER: &str = "_xmpp-server._tcp";
+const XMPPS_SERVER: &str = "_xmpps-server._tcp";
+const XMPP_PORT: u16 = 5269;
 
 /// A question under way.
 pub(super) struct Asking<'s> {
@@ -81,6 +88,63 @@ impl<'s> Asking<'s> {
 
     pub(super) async fn host(&self, host: &Domain, port: u16) -> Answer {
         self.hosts(vec![Edge { host: host.clone(), port }], None).await
+    }
+
+    /// Where the XMPP servers of a domain are, for verdicts. Of a domain that is to be blocked only
+    /// what its records name inside itself counts: `relax` says that it is another.
+    pub(super) async fn xmpp_servers(&self, domain: &Domain) -> Answer {
+        let (edges, until) = match self.xmpp_edges(domain).await {
+            Ok(found) => found,
+            Err(ResolveError::NotFound) if self.lookup.relax => {
+                return self.host(domain, XMPP_PORT).await;
+            }
+            Err(error) => return Err(error),
+        };
+        let counts = |(edge, _): &(Edge, bool)| self.lookup.relax || edge.host.is_within(domain);
+        let places: Vec<Edge> = edges.into_iter().filter(counts).map(|(edge, _)| edge).collect();
+        if places.is_empty() {
+            return Err(ResolveError::ForeignTarget);
+        }
+        self.hosts(places, Some(until)).await
+    }
+
+    /// A domain's XMPP servers: what its records of both kinds name, else its own addresses.
+    pub(super) async fn xmpp(
+        &self,
+        domain: &Domain,
+    ) -> Result<(Vec<XmppHost>, Instant), ResolveError> {
+        let (edges, until) = match self.xmpp_edges(domain).await {
+            Ok(found) => found,
+            Err(ResolveError::NotFound) => return self.host(domain, XMPP_PORT).await.map(plain),
+            Err(error) => return Err(error),
+        };
+        let places = edges.iter().map(|(edge, _)| edge.clone()).collect();
+        let found = self.hosts(places, Some(until)).await?;
+        let direct_tls = |host: &ResolvedHost| {
+            let same = |(edge, _): &&(Edge, bool)| edge.host == host.host && edge.port == host.port;
+            edges.iter().find(same).is_some_and(|(_, direct)| *direct)
+        };
+        Ok(places_of(found, direct_tls))
+    }
+
+    /// What a domain's records of both kinds name, in the order in which to try.
+    async fn xmpp_edges(
+        &self,
+        domain: &Domain,
+    ) -> Result<(Vec<(Edge, bool)>, Instant), ResolveError> {
+        let (starttls, direct) =
+            tokio::join!(self.srv(XMPP_SERVER, domain), self.srv(XMPPS_SERVER, domain));
+        let mut until = Instant::now() + discovery::MAX_TTL;
+        let mut records = |found: Result<(Vec<SrvRecord>, Instant), ResolveError>| match found {
+            Ok((records, valid)) => {
+                until = until.min(valid);
+                Ok(records)
+            }
+            Err(ResolveError::NotFound) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        };
+        let edges = discovery::xmpp_edges(records(starttls)?, records(direct)?, self.seed)?;
+        Ok((edges, until))
     }
 
     async fn srv(
@@ -260,6 +324,28 @@ fn target(name: &Name) -> SrvTarget {
         return SrvTarget::None;
     }
     name.to_ascii().parse().map_or(SrvTarget::Unusable, SrvTarget::Host)
+}
+
+/// The addresses of each host, in its order.
+fn places_of(
+    found: Resolved,
+    direct_tls: impl Fn(&ResolvedHost) -> bool,
+) -> (Vec<XmppHost>, Instant) {
+    let place = |host: &ResolvedHost| {
+        let (direct_tls, name, port) = (direct_tls(host), host.host.clone(), host.port);
+        let addresses = host.addresses.clone();
+        addresses.into_iter().map(move |ip| XmppHost {
+            host: name.clone(),
+            address: SocketAddr::new(ip, port),
+            direct_tls,
+        })
+    };
+    (found.hosts.iter().flat_map(place).take(MAX_XMPP_ADDRESSES).collect(), found.valid_until)
+}
+
+/// Hosts that begin without TLS.
+pub(super) fn plain(found: Resolved) -> (Vec<XmppHost>, Instant) {
+    places_of(found, |_| false)
 }
 
 fn valid_until(now: Instant, until: Instant) -> Instant {

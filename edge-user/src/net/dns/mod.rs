@@ -39,9 +39,10 @@ use self::{
 };
 use super::local::own_addresses;
 use crate::{
-    config::{Config, MediaMode, Transport},
+    config::{Config, Host, MediaMode, NextHop, Transport},
     federation::{Lookup, discovery, usable},
     proxy::{Question, ResolveError},
+    xmpp::io::{XmppHost, XmppQuestion},
 };
 
 /// Questions to servers at one time.
@@ -163,6 +164,38 @@ impl Resolver {
         }
     }
 
+    /// Where the XMPP servers of a domain are, or of a host that is configured; `inside`: it is a
+    /// server of our own. Not cached but by the resolver itself: streams are few and long.
+    ///
+    /// # Errors
+    /// There is none, or none that may be used.
+    pub async fn xmpp(
+        &self,
+        question: &XmppQuestion,
+        inside: bool,
+    ) -> Result<(Vec<XmppHost>, Instant), ResolveError> {
+        let state = self.state();
+        let bound = state.config.dns.timeout.saturating_mul(4) + Duration::from_secs(1);
+        let seed = self.seed.fetch_add(0x9e37_79b9, Ordering::Relaxed);
+        let asking = Asking::new(&state, Lookup::default(), seed);
+        let asked = tokio::time::timeout(bound, async {
+            let _permit = self.permits.acquire().await;
+            match question {
+                XmppQuestion::Domain(domain) => asking.xmpp(domain).await,
+                XmppQuestion::Host(host, port) if inside => {
+                    let hop = NextHop {
+                        host: Host::Name(host.clone()),
+                        port: *port,
+                        transport: Transport::Tls,
+                    };
+                    asking.next_hop(&hop, &self.files.hosts).await.map(ask::plain)
+                }
+                XmppQuestion::Host(host, port) => asking.host(host, *port).await.map(ask::plain),
+            }
+        });
+        asked.await.unwrap_or(Err(ResolveError::Unavailable))
+    }
+
     /// Whether an address that was learned from outside may be connected to.
     pub fn may_be_used(&self, address: IpAddr) -> bool {
         let state = self.state();
@@ -203,6 +236,7 @@ impl Resolver {
                 Question::Federation(domain) => asking.federation(domain).await,
                 Question::Host(host, port) => asking.host(host, *port).await,
                 Question::NextHop(hop) => asking.next_hop(hop, &self.files.hosts).await,
+                Question::Xmpp(domain) => asking.xmpp_servers(domain).await,
             }
         });
         let answer = asked.await.unwrap_or(Err(ResolveError::Unavailable));

@@ -16,7 +16,10 @@ const USER_TIMEOUT: Duration = Duration::from_secs(30);
 const KEEP_ALIVE: (Duration, Duration, u32) = (Duration::from_secs(60), Duration::from_secs(15), 4);
 
 /// A listening TCP socket. An IPv6 one takes IPv6 only.
-pub(super) fn tcp(transport: Transport, address: SocketAddr) -> Result<TcpListener, BindError> {
+pub(in crate::net) fn tcp(
+    transport: Transport,
+    address: SocketAddr,
+) -> Result<TcpListener, BindError> {
     let bound = || -> io::Result<TcpListener> {
         let socket = match address {
             SocketAddr::V4(_) => TcpSocket::new_v4()?,
@@ -35,7 +38,7 @@ pub(super) fn tcp(transport: Transport, address: SocketAddr) -> Result<TcpListen
 }
 
 /// A UDP socket. An IPv6 one takes IPv6 only.
-pub(super) fn udp(address: SocketAddr) -> Result<UdpSocket, BindError> {
+pub(in crate::net) fn udp(address: SocketAddr) -> Result<UdpSocket, BindError> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
     let bound = || -> io::Result<UdpSocket> {
         let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
@@ -51,7 +54,10 @@ pub(super) fn udp(address: SocketAddr) -> Result<UdpSocket, BindError> {
 }
 
 /// Connects. `from`: leave by this address of ours where it can be.
-pub(super) async fn connect(to: SocketAddr, from: Option<SocketAddr>) -> io::Result<TcpStream> {
+pub(in crate::net) async fn connect(
+    to: SocketAddr,
+    from: Option<SocketAddr>,
+) -> io::Result<TcpStream> {
     use io::ErrorKind as K;
     if let Some(from) = from {
         match connect_from(to, Some(from)).await {
@@ -76,7 +82,7 @@ async fn connect_from(to: SocketAddr, from: Option<SocketAddr>) -> io::Result<Tc
 }
 
 /// Settings of every stream: no waiting to join small writes, and dead peers are noticed.
-pub(super) fn set_stream(stream: &TcpStream) {
+pub(in crate::net) fn set_stream(stream: &TcpStream) {
     let set = |socket: &TcpStream| -> io::Result<()> {
         let (idle, interval, count) = KEEP_ALIVE;
         let fd = socket.as_fd();
@@ -94,7 +100,11 @@ pub(super) fn set_stream(stream: &TcpStream) {
 }
 
 impl BindError {
-    pub(super) fn new(transport: Transport, address: SocketAddr, error: &io::Error) -> Self {
+    pub(in crate::net) fn new(
+        transport: Transport,
+        address: SocketAddr,
+        error: &io::Error,
+    ) -> Self {
         let mend = match error.kind() {
             io::ErrorKind::AddrInUse => {
                 "another program listens there (`ss -lntup` names it): stop it, or choose another \

@@ -75,6 +75,9 @@ async fn try_connect<C: Core>(
         Side::Remote => {
             return Err(ConnectError::Tcp("nobody connects to remote users".to_owned()));
         }
+        Side::Gateway => {
+            return Err(ConnectError::Tcp("the gateway is here, or not at all".to_owned()));
+        }
     };
     let time = limits.handshake_timeout;
     let queue = WriteQueue::new(limits.write_queue_bytes);

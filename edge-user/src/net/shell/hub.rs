@@ -16,7 +16,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 use super::{
     ConnectionInfo, EventSink, MediaApplied, MediaSink,
@@ -80,7 +80,7 @@ impl Settings {
     pub(super) fn handshakes(&self, side: Side) -> &Semaphore {
         let [partner, inside, remote] = &self.handshakes;
         match side {
-            Side::Partner => partner,
+            Side::Partner | Side::Gateway => partner,
             Side::Inside => inside,
             Side::Remote => remote,
         }
@@ -121,6 +121,8 @@ impl Settings {
             Side::Partner => (limits.connections, limits.connections_per_source),
             // Inside servers are few and listed; only their total is bounded.
             Side::Inside => (limits.connections, limits.connections),
+            // Opened by this program itself.
+            Side::Gateway => (0, 0),
             Side::Remote => self
                 .config
                 .services
@@ -163,6 +165,8 @@ pub(super) struct Link {
 pub(super) enum Way {
     Stream(WriteQueue),
     Datagram(Arc<DatagramPort>),
+    /// To the XMPP gateway.
+    Gateway(mpsc::Sender<Bytes>),
 }
 
 impl Link {
@@ -255,7 +259,7 @@ impl After {
     fn close(&mut self, link: &Arc<Link>, cause: CloseCause) {
         match &link.way {
             Way::Stream(queue) => self.wakers.extend(queue.close(cause)),
-            Way::Datagram(_) => self.gone.push((Arc::clone(link), cause)),
+            Way::Datagram(_) | Way::Gateway(_) => self.gone.push((Arc::clone(link), cause)),
         }
     }
 }
@@ -347,7 +351,9 @@ impl<C: Core> Hub<C> {
             since: SystemTime::now(),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
-            admitted: AtomicBool::new(outbound || peer.side == Side::Inside),
+            admitted: AtomicBool::new(
+                outbound || matches!(peer.side, Side::Inside | Side::Gateway),
+            ),
             way,
         });
         add(if outbound { &self.counters.opened } else { &self.counters.accepted });
@@ -493,6 +499,12 @@ impl<C: Core> Hub<C> {
                             }
                         }
                         Way::Datagram(_) => after.datagrams.push((Arc::clone(link), bytes)),
+                        // In the order in which it is said; who waits is woken by the channel.
+                        Way::Gateway(sender) => {
+                            if sender.try_send(bytes).is_err() {
+                                add(&self.counters.to_closed);
+                            }
+                        }
                     },
                     None => add(&self.counters.to_closed),
                 },
@@ -612,6 +624,8 @@ pub(super) const fn side_index(side: Side) -> usize {
         Side::Partner => 0,
         Side::Inside => 1,
         Side::Remote => 2,
+        // No listener and no handshake.
+        Side::Gateway => 3,
     }
 }
 

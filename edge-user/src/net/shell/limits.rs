@@ -12,7 +12,7 @@ use crate::federation::first_of_source;
 
 /// Counts connections that are accepted and not yet gone.
 #[derive(Debug, Default)]
-pub(super) struct Admission {
+pub(in crate::net) struct Admission {
     counts: Mutex<Counts>,
 }
 
@@ -24,7 +24,7 @@ struct Counts {
 
 /// Why a connection is not admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Full {
+pub(in crate::net) enum Full {
     /// The table is full.
     Total,
     /// This source has its share.
@@ -33,14 +33,14 @@ pub(super) enum Full {
 
 /// A place in the table; free again when dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(in crate::net) struct Place {
     admission: Arc<Admission>,
     source: IpAddr,
 }
 
 impl Admission {
     /// Takes a place.
-    pub(super) fn enter(
+    pub(in crate::net) fn enter(
         self: &Arc<Self>,
         remote: IpAddr,
         total: usize,
@@ -61,7 +61,7 @@ impl Admission {
     }
 
     /// Places taken.
-    pub(super) fn total(&self) -> usize {
+    pub(in crate::net) fn total(&self) -> usize {
         self.lock().total
     }
 
@@ -88,7 +88,7 @@ const SAVED_UP: Duration = Duration::from_secs(2);
 
 /// Counts handshakes, which cost more than anything else a stranger can ask for.
 #[derive(Debug, Default)]
-pub(super) struct Pace {
+pub(in crate::net) struct Pace {
     buckets: Mutex<Buckets>,
 }
 
@@ -122,7 +122,13 @@ impl Bucket {
 
 impl Pace {
     /// Whether one more may begin. Who has none left takes none from the others.
-    pub(super) fn take(&self, now: Instant, remote: IpAddr, all: u32, per_source: u32) -> bool {
+    pub(in crate::net) fn take(
+        &self,
+        now: Instant,
+        remote: IpAddr,
+        all: u32,
+        per_source: u32,
+    ) -> bool {
         let source = first_of_source(remote);
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         let own = Bucket::now(buckets.by_source.get(&source).copied(), now, per_source);

@@ -8,16 +8,18 @@
 //! | `stream` | one TCP or TLS connection in one task |
 //! | `queue` | what waits to be written, bounded |
 //! | `datagram` | UDP inside |
+//! | `gateway` | the XMPP gateway's connection |
 //! | `bind` | sockets and their options |
 //! | `limits`, `counters` | bounds and counts |
 
 mod accept;
-mod bind;
+pub(super) mod bind;
 mod connect;
 mod counters;
 mod datagram;
+mod gateway;
 mod hub;
-mod limits;
+pub(super) mod limits;
 mod queue;
 mod stream;
 #[cfg(test)]
@@ -38,6 +40,7 @@ use tokio::{
     task::JoinHandle,
 };
 
+pub use self::gateway::GatewayLink;
 use self::{
     datagram::DatagramPort,
     hub::{Hub, Phase, Settings},

@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use rustls::{
     ClientConfig, ServerConfig,
-    client::Resumption,
+    client::{Resumption, danger::ServerCertVerifier},
     crypto::CryptoProvider,
     server::{NoServerSessionStorage, danger::ClientCertVerifier},
 };
@@ -51,25 +51,43 @@ pub(super) fn for_remote(
     Ok(Arc::new(without_resumption(server)))
 }
 
+/// Who verifies the other end.
+pub(super) struct Asked {
+    /// As a client, when we are the server.
+    pub client: Arc<dyn ClientCertVerifier>,
+    /// As a server, when we are the client.
+    pub server: Arc<dyn ServerCertVerifier>,
+}
+
 /// Both configurations of one of our identities. `optional`: whoever has no certificate is let in,
 /// and is no partner.
 pub(super) fn side(
     identity: Identity,
-    (certificate_file, key_file): (&Path, &Path),
+    files: (&Path, &Path),
     verifier: &Arc<PeerVerifier>,
     optional: bool,
     provider: &Arc<CryptoProvider>,
 ) -> Result<SideTls, TlsError> {
-    let Identity { chain, key, .. } = identity;
-    let refused = |error| refused(error, certificate_file, key_file);
-    let asked: Arc<dyn ClientCertVerifier> = match optional {
+    let client: Arc<dyn ClientCertVerifier> = match optional {
         true => Arc::new(Optional(Arc::clone(verifier))),
         false => Arc::clone(verifier) as _,
     };
+    both(identity, files, Asked { client, server: Arc::clone(verifier) as _ }, provider)
+}
+
+/// The same, with these verifiers.
+pub(super) fn both(
+    identity: Identity,
+    (certificate_file, key_file): (&Path, &Path),
+    asked: Asked,
+    provider: &Arc<CryptoProvider>,
+) -> Result<SideTls, TlsError> {
+    let Identity { chain, key, .. } = identity;
+    let refused = |error| refused(error, certificate_file, key_file);
     let server = ServerConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(&VERSIONS)
         .map_err(refused)?
-        .with_client_cert_verifier(asked)
+        .with_client_cert_verifier(asked.client)
         .with_single_cert(chain.clone(), key.clone_key())
         .map_err(refused)?;
     let server = without_resumption(server);
@@ -78,7 +96,7 @@ pub(super) fn side(
         .with_protocol_versions(&VERSIONS)
         .map_err(refused)?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::clone(verifier) as _)
+        .with_custom_certificate_verifier(asked.server)
         .with_client_auth_cert(chain, key)
         .map_err(refused)?;
     client.resumption = Resumption::disabled();

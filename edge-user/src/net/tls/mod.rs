@@ -17,6 +17,7 @@ mod rules;
 #[cfg(test)]
 mod tests;
 mod verify;
+mod xmpp;
 
 use std::{
     fmt,
@@ -37,6 +38,7 @@ use self::{
     build::{for_remote, side},
     files::{Identity, Stamp},
     verify::PeerVerifier,
+    xmpp::{XmppFiles, XmppTls},
 };
 pub use self::{
     fault::{HandshakeError, HandshakeFault},
@@ -128,6 +130,8 @@ struct Current {
     inside: Option<SideTls>,
     /// Remote users, who show no certificate.
     remote: Option<Arc<ServerConfig>>,
+    /// XMPP.
+    xmpp: Option<XmppTls>,
     /// Of partners.
     verifier: Arc<PeerVerifier>,
     loaded: Loaded,
@@ -171,6 +175,7 @@ struct Source {
     others: Vec<OwnIdentity>,
     inside: Option<TlsFiles>,
     remote: Option<RemoteTls>,
+    xmpp: Option<XmppFiles>,
     revocation: Revocation,
     stamps: Vec<Stamp>,
 }
@@ -183,7 +188,7 @@ impl TlsStore {
 
     /// Loads these files.
     pub fn load_files(access: &TlsFiles, inside: Option<&TlsFiles>) -> Result<Self, TlsError> {
-        Self::with(Source::new(access, &[], inside, None, &Revocation::default()))
+        Self::with(Source::new(access, &[], inside, (None, None), &Revocation::default()))
     }
 
     fn with(source: Source) -> Result<Self, TlsError> {
@@ -376,7 +381,7 @@ impl Current {
             (Side::Partner, other) => self.others.get(other - 1).map(|(_, tls)| tls),
             (Side::Inside, _) => self.inside.as_ref(),
             // We never connect to them, and what we show them is a server's alone.
-            (Side::Remote, _) => None,
+            (Side::Remote | Side::Gateway, _) => None,
         }
     }
 }
@@ -387,7 +392,8 @@ impl Source {
         let remote = config.services.remote.as_ref();
         let remote = remote.map(|r| RemoteTls { files: r.files.clone(), shared: r.shared });
         let inside = config.inside.tls.as_ref();
-        Self::new(&access.tls, &access.identities, inside, remote, &config.revocation)
+        let beside = (remote, XmppFiles::of(config));
+        Self::new(&access.tls, &access.identities, inside, beside, &config.revocation)
     }
 
     /// The stamps are taken before the files are read: a change in between is seen next time.
@@ -395,7 +401,7 @@ impl Source {
         access: &TlsFiles,
         others: &[OwnIdentity],
         inside: Option<&TlsFiles>,
-        remote: Option<RemoteTls>,
+        (remote, xmpp): (Option<RemoteTls>, Option<XmppFiles>),
         revocation: &Revocation,
     ) -> Self {
         let of_remote = remote.as_ref().and_then(|remote| remote.files.as_ref());
@@ -404,6 +410,7 @@ impl Source {
             .flat_map(|files| [&files.certificate, &files.key, &files.trust])
             .chain(others.iter().flat_map(|other| [&other.certificate, &other.key]))
             .chain(of_remote.iter().flat_map(|(certificate, key)| [certificate, key]))
+            .chain(xmpp.iter().flat_map(XmppFiles::all))
             .chain(&revocation.files)
             .map(|file| Stamp::of(file))
             .collect();
@@ -412,6 +419,7 @@ impl Source {
             others: others.to_vec(),
             inside: inside.cloned(),
             remote,
+            xmpp,
             revocation: revocation.clone(),
             stamps,
         }
@@ -419,8 +427,8 @@ impl Source {
 
     /// The same files as they are now.
     fn again(&self) -> Self {
-        let (inside, remote) = (self.inside.as_ref(), self.remote.clone());
-        Self::new(&self.access, &self.others, inside, remote, &self.revocation)
+        let beside = (self.remote.clone(), self.xmpp.clone());
+        Self::new(&self.access, &self.others, self.inside.as_ref(), beside, &self.revocation)
     }
 
     fn read(&self, rules: &Arc<PeerRules>) -> Result<Current, TlsError> {
@@ -468,6 +476,18 @@ impl Source {
             }
             None => None,
         };
+        let xmpp = self.xmpp.as_ref();
+        let xmpp =
+            xmpp.map(|files| XmppTls::read(files, &self.others, rules, &provider)).transpose()?;
+        if let Some(xmpp) = &xmpp {
+            // What the access service shows is told of once.
+            if !ours.contains(&xmpp.told) {
+                ours.push(xmpp.told.clone());
+            }
+            let new = xmpp.roots.iter().filter(|root| !expiring.contains(root)).cloned();
+            let new: Vec<Expiring> = new.collect();
+            expiring.extend(new);
+        }
         let lists = self
             .revocation
             .files
@@ -489,7 +509,7 @@ impl Source {
                 .chain(expiring)
                 .collect(),
         };
-        Ok(Current { access, others, inside, remote, verifier: partners, loaded, lists })
+        Ok(Current { access, others, inside, remote, xmpp, verifier: partners, loaded, lists })
     }
 }
 

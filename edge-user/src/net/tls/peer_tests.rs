@@ -35,7 +35,7 @@ impl Lab {
             self.folder.write(&name, list, 0o644);
             revocation.files.push(self.folder.0.join(name));
         }
-        TlsStore::with(Source::new(&self.files, &[], None, None, &revocation)).unwrap()
+        TlsStore::with(Source::new(&self.files, &[], None, (None, None), &revocation)).unwrap()
     }
 }
 

@@ -5,6 +5,7 @@ mod bodies;
 mod dialogs;
 mod discovery;
 mod failover;
+mod gateway;
 mod health;
 mod identities;
 mod inside_routes;

@@ -11,6 +11,7 @@ use crate::{
     },
     federation::{CertificateNames, PartnerKind, Policy},
     media::policy::Modalities,
+    xmpp::settings::{Negotiation, XmppLimits, XmppPartner, XmppPartnerKind, XmppSettings},
 };
 
 /// What a certificate says.
@@ -25,9 +26,11 @@ enum Certificate {
     Wildcard,
     Expired,
     Nothing,
+    /// None: it is the gateway of the appliance itself.
+    Gateway,
 }
 
-const CERTIFICATES: [Certificate; 9] = [
+const CERTIFICATES: [Certificate; 10] = [
     Certificate::Domain,
     Certificate::Uri,
     Certificate::SrvHost,
@@ -37,6 +40,7 @@ const CERTIFICATES: [Certificate; 9] = [
     Certificate::Wildcard,
     Certificate::Expired,
     Certificate::Nothing,
+    Certificate::Gateway,
 ];
 
 impl Certificate {
@@ -67,7 +71,7 @@ impl Certificate {
                 expires_at: Some(unix - 1),
                 ..dns(&["p.example", "sip.p.example", "peer.example"])
             },
-            Certificate::Nothing => dns(&[]),
+            Certificate::Nothing | Certificate::Gateway => dns(&[]),
         }
     }
 }
@@ -88,12 +92,14 @@ const NONE: Rights = Rights {
     outside: false,
     modalities: Modalities::ALL,
 };
-const RIGHTS: [Option<Rights>; 5] = [
+const RIGHTS: [Option<Rights>; 7] = [
     None,
     Some(ALL),
     Some(NONE),
     Some(Rights { public_im: true, ..NONE }),
     Some(Rights { federation: false, ..ALL }),
+    Some(Rights { xmpp: false, ..ALL }),
+    Some(Rights { federation: true, xmpp: true, ..NONE }),
 ];
 
 /// One combination.
@@ -124,9 +130,12 @@ fn verdict(case: &Case) -> Result<(), (&'static str, u16)> {
         PartnerKind::HostingProvider
         | PartnerKind::PublicImProvider
         | PartnerKind::DefaultRoute => case.certificate == Certificate::PeerHost,
+        // No certificate makes a SIP peer an XMPP partner, and the gateway is nobody else.
+        PartnerKind::Xmpp => case.certificate == Certificate::Gateway,
     };
     let stranger = matches!(case.kind, PartnerKind::DiscoveredDomain | PartnerKind::DefaultRoute);
-    let silent = case.level == Some(Verification::UseSource) && !stranger;
+    let xmpp = case.kind == PartnerKind::Xmpp;
+    let silent = case.level == Some(Verification::UseSource) && !stranger && !xmpp;
     let rights = case.rights.unwrap_or(Rights { federation: true, ..NONE });
     let user = match case.kind {
         PartnerKind::PublicImProvider if !rights.public_im => Err(("user-no-public-im", 403)),
@@ -134,8 +143,14 @@ fn verdict(case: &Case) -> Result<(), (&'static str, u16)> {
             Err(("user-no-public-av", 488))
         }
         PartnerKind::PublicImProvider => Ok(()),
+        PartnerKind::Xmpp if rights.federation && !rights.xmpp => Err(("user-no-xmpp", 403)),
         _ if rights.federation => Ok(()),
         _ => Err(("user-no-federation", 403)),
+    };
+    // Over XMPP there are messages and presence, and nothing else.
+    let no_video = || match xmpp && case.video {
+        true => Err(("modality-forbidden", 488)),
+        false => Ok(()),
     };
     if case.inbound {
         if !proved {
@@ -144,11 +159,41 @@ fn verdict(case: &Case) -> Result<(), (&'static str, u16)> {
         if silent {
             return Err(("unverified-source", 403));
         }
-        return user;
+        user?;
+        return no_video();
     }
     // Going out, the user is judged before anybody is dialled.
     user?;
-    if proved { Ok(()) } else { Err(("identity-not-proved", 504)) }
+    match (proved, xmpp) {
+        (true, _) => no_video(),
+        (false, false) => Err(("identity-not-proved", 504)),
+        // Nobody is dialled: the gateway is not there.
+        (false, true) => Err(("unreachable", 504)),
+    }
+}
+
+/// These domains are an XMPP partner's, and contoso.example's users are the gateway's.
+pub(super) fn xmpp_settings(partner: &[&str]) -> XmppSettings {
+    let (first, rest) = partner.split_first().unwrap();
+    let partner = XmppPartner {
+        domain: domain(first),
+        additional: rest.iter().map(|name| domain(name)).collect(),
+        kind: XmppPartnerKind::Federated,
+        tls: Negotiation::Required,
+        sasl: Negotiation::Required,
+        dialback: true,
+        keep_alive: true,
+        connections: None,
+        proxy: None,
+        line: 1,
+    };
+    XmppSettings {
+        enabled: true,
+        domains: vec![domain("contoso.example")],
+        inside: vec![],
+        partners: vec![std::sync::Arc::new(partner)],
+        limits: XmppLimits::default(),
+    }
 }
 
 fn play(case: &Case) -> Result<(), (String, u16)> {
@@ -163,6 +208,11 @@ fn play(case: &Case) -> Result<(), (String, u16)> {
     let users = vec![UserPattern::Domain(domain("contoso.example"))];
     lists.users = case.rights.map(|rights| UserPolicy { users, rights }).into_iter().collect();
     let mut world = world_of(&lists);
+    if case.kind == PartnerKind::Xmpp {
+        let policy = Policy::new(&[domain("contoso.example")], &lists);
+        let policy = policy.with_xmpp(Some(&xmpp_settings(&["p.example"])));
+        world.set_policy(CONTOSO, std::sync::Arc::new(policy));
+    }
     let edge = vec![host("peer.example", &["203.0.113.30"])];
     world.dns.insert(Question::Host(peer, 5061), Ok(edge));
     let unix = world.edges[CONTOSO].proxy.config.unix_time;
@@ -178,8 +228,9 @@ fn play(case: &Case) -> Result<(), (String, u16)> {
                         m=video 5000 RTP/AVP 34\r\n"
             .into();
     }
+    let gateway = (case.certificate == Certificate::Gateway).then(|| world.gateway(CONTOSO));
     let at = if case.inbound {
-        world.partner_named(CONTOSO, "203.0.113.30:5000", certificate)
+        gateway.unwrap_or_else(|| world.partner_named(CONTOSO, "203.0.113.30:5000", certificate))
     } else {
         let listener = Listener::Script(std::sync::Arc::new(certificate));
         world.listeners.insert(address("203.0.113.30:5061"), listener);

@@ -361,7 +361,7 @@ impl Driver {
         let (from, to) = match (choice % 4, side) {
             (0, _) => (reader.of(&DOMAINS)?, reader.of(&DOMAINS)?),
             (_, Side::Inside) => (DOMAINS[1], DOMAINS[0]),
-            (_, Side::Partner) => (DOMAINS[0], DOMAINS[1]),
+            (_, Side::Partner | Side::Gateway) => (DOMAINS[0], DOMAINS[1]),
             (1, Side::Remote) => (DOMAINS[1], DOMAINS[0]),
             (_, Side::Remote) => (DOMAINS[1], DOMAINS[1]),
         };

@@ -270,7 +270,7 @@ impl World {
         let connection = self.connection();
         self.edges[edge].far.insert(connection, Far::Script);
         let local = match side {
-            Side::Partner => self.edges[edge].address,
+            Side::Partner | Side::Gateway => self.edges[edge].address,
             Side::Remote => SocketAddr::new(self.edges[edge].address.ip(), 443),
             Side::Inside => {
                 let inside = &self.edges[edge].proxy.config.inside;
@@ -320,6 +320,12 @@ impl World {
     /// A remote user connects.
     pub(crate) fn remote(&mut self, edge: usize, remote: &str) -> ConnectionId {
         self.opened(edge, Side::Remote, Transport::Tls, address(remote), names(&[]), None)
+    }
+
+    /// The XMPP gateway is there.
+    pub(crate) fn gateway(&mut self, edge: usize) -> ConnectionId {
+        let remote = address("127.0.0.1:5269");
+        self.opened(edge, Side::Gateway, Transport::Tls, remote, names(&[]), None)
     }
 
     /// A server inside connects.

@@ -26,7 +26,9 @@ impl DomainBlocks {
     /// none: a name without an entry is a discovered one's.
     pub(super) fn is_partner(&self, domain: &Domain) -> bool {
         let discovery = self.setting.as_ref().is_some_and(|s| s.federation.discovery);
-        self.covering(domain).is_none() && (discovery || self.allowed.contains_key(domain))
+        let xmpp = self.setting.as_ref().and_then(|setting| setting.xmpp.as_ref());
+        let xmpp = xmpp.is_some_and(|partners| partners.iter().any(|p| p.is_of(domain)));
+        self.covering(domain).is_none() && (discovery || xmpp || self.allowed.contains_key(domain))
     }
 
     pub(super) fn proved(
@@ -46,11 +48,11 @@ impl DomainBlocks {
             blocked.seen.push((remote, now + SEEN_FOR));
             if !blocked.names.contains(&domain) && blocked.names.len() <= MAX_SUBDOMAINS {
                 blocked.names.push(domain.clone());
-                self.watches.add(
-                    Question::Federation(domain.clone()),
-                    Role::Blocked(by.clone()),
-                    false,
-                );
+                let role = Role::Blocked(by.clone());
+                self.watches.add(Question::Federation(domain.clone()), role.clone(), false);
+                if self.setting.as_ref().is_some_and(|setting| setting.xmpp.is_some()) {
+                    self.watches.add(Question::Xmpp(domain.clone()), role, false);
+                }
             }
             self.judge(&by);
         }

@@ -1,0 +1,219 @@
+//! What `edge partner show`, `edge explain domain` and `edge status` tell people of XMPP.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+use super::{
+    commands::string,
+    partner_text::{ago, clean, span},
+};
+
+/// An XMPP partner: what is asked of it, what follows, its streams, and why streams failed.
+/// `unix`: now. Empty for any other partner.
+pub(super) fn partner(json: &Value, unix: u64) -> String {
+    let xmpp = &json["xmpp"];
+    let mut text = String::new();
+    if xmpp.is_null() {
+        return text;
+    }
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        text,
+        "xmpp       {}: TLS {}, SASL EXTERNAL {}, dialback {}",
+        string(&xmpp["type"]),
+        string(&xmpp["tls"]),
+        string(&xmpp["sasl"]),
+        if xmpp["dialback"] == true { "allowed" } else { "not allowed" },
+    );
+    for row in list(&xmpp["expected"]) {
+        let _ = writeln!(
+            text,
+            "expected   with a {} certificate of its own: {} ({})",
+            string(&row["certificate"]),
+            outcome(&string(&row["outcome"])),
+            string(&row["why"]),
+        );
+    }
+    if !xmpp["streams"].is_null() {
+        let _ = writeln!(
+            text,
+            "gateway    {} of its users watched, {} watch ours, {} sessions",
+            xmpp["watched"], xmpp["subscriptions"], xmpp["sessions"],
+        );
+    }
+    for row in list(&xmpp["streams"]) {
+        stream(&mut text, &row, unix);
+    }
+    for refusal in list(&xmpp["refusals"]) {
+        let remote = refusal["remote"].as_str().map(|at| format!(" at {at}"));
+        let _ = writeln!(
+            text,
+            "failed     {} ago: {}{}: {}",
+            ago(&refusal["at"], unix),
+            string(&refusal["reason"]),
+            remote.unwrap_or_default(),
+            clean(&string(&refusal["detail"])),
+        );
+    }
+    text
+}
+
+fn outcome(name: &str) -> &str {
+    match name {
+        "NoConnection" => "no connection",
+        "PlainDialback" => "dialback, not encrypted",
+        "TlsDialback" => "dialback over TLS",
+        "TlsExternal" => "SASL EXTERNAL over TLS",
+        other => other,
+    }
+}
+
+fn stream(text: &mut String, row: &Value, unix: u64) {
+    let way = if row["outbound"] == true { "to" } else { "from" };
+    let tls = match row["tls"].as_str() {
+        Some(version) => format!("{version} {}", string(&row["cipher"])),
+        None => "no TLS".to_owned(),
+    };
+    let proved = row["proved"].as_array().into_iter().flatten().map(|proof| {
+        let (remote, local) = (string(&proof["remote"]), string(&proof["local"]));
+        format!("{remote} to {local} by {}", string(&proof["how"]))
+    });
+    let fault = row["certificate_fault"].as_str().map(|fault| format!(" ({})", clean(fault)));
+    let expires = row["expires_at"].as_u64();
+    let _ = writeln!(
+        text,
+        "stream     {way} {}, for {}: {tls}; proved {}; certificate {}{}{}",
+        string(&row["remote"]),
+        ago(&row["since"], unix),
+        proved.collect::<Vec<_>>().join(", "),
+        row["certificate"].as_str().map_or_else(|| "none".to_owned(), clean),
+        fault.unwrap_or_default(),
+        expires.map_or_else(String::new, |at| format!(
+            ", expires in {}",
+            span(at.saturating_sub(unix))
+        )),
+    );
+}
+
+/// What becomes of a domain, and why. `row`: as the daemon shows a partner.
+pub(super) fn explain(row: &Value, unix: u64) -> String {
+    let name = string(&row["name"]);
+    if let Some(why) = row["why"].as_str() {
+        return format!("{name} does not federate: {} ({why})\n", string(&row["reason"]));
+    }
+    let kind = string(&row["kind"]);
+    let mut text = format!("{name} federates as {kind}");
+    if let Some(host) = row["host"].as_str() {
+        let _ = write!(text, ", by {host}");
+    }
+    if row["enabled"] == false {
+        text.push_str(", which is not in use");
+    }
+    text.push('\n');
+    text + &partner(row, unix)
+}
+
+/// One line for `edge status`; `None`: XMPP is not served.
+pub(super) fn summary(xmpp: &Value) -> Option<String> {
+    if xmpp.is_null() {
+        return None;
+    }
+    let off = if xmpp["enabled"] == false { "switched off; " } else { "" };
+    Some(format!(
+        "{off}{} streams ({} proved), {} inside; {} sessions, {} subscriptions; messages {} to XMPP, \
+         {} to SIP",
+        xmpp["streams"],
+        xmpp["streams_proved"],
+        xmpp["streams_inside"],
+        xmpp["sessions"],
+        xmpp["subscriptions"].as_u64().unwrap_or(0) + xmpp["watched"].as_u64().unwrap_or(0),
+        xmpp["messages_to_xmpp"],
+        xmpp["messages_to_sip"],
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn row() -> Value {
+        json!({
+            "name": "jabber.example", "kind": "xmpp", "host": null, "enabled": true,
+            "xmpp": {
+                "type": "federated", "tls": "required", "sasl": "optional", "dialback": true,
+                "expected": [{
+                    "certificate": "valid", "outcome": "TlsExternal", "why": "both are valid",
+                }],
+                "streams": [{
+                    "remote": "203.0.113.7:5269", "outbound": true, "since": 1_799_999_000,
+                    "tls": "TLSv1.3", "cipher": "TLS13_AES_256_GCM_SHA384",
+                    "certificate": "CN=x\u{1b}[2J", "certificate_fault": null,
+                    "expires_at": 1_800_864_000,
+                    "proved": [{
+                        "local": "contoso.example", "remote": "jabber.example", "how": "dialback",
+                    }],
+                }],
+                "watched": 1, "subscriptions": 2, "sessions": 3,
+                "refusals": [{
+                    "at": 1_799_999_990, "reason": "xmpp-certificate",
+                    "remote": "203.0.113.8:40000", "detail": "they: TLS: expired",
+                }],
+            },
+        })
+    }
+
+    #[test]
+    fn a_partner_s_streams_say_how_they_are_proved_and_why_not() {
+        assert_eq!(
+            partner(&row(), 1_800_000_000),
+            "xmpp       federated: TLS required, SASL EXTERNAL optional, dialback allowed\n\
+             expected   with a valid certificate of its own: SASL EXTERNAL over TLS (both are valid)\n\
+             gateway    1 of its users watched, 2 watch ours, 3 sessions\n\
+             stream     to 203.0.113.7:5269, for 16 min: TLSv1.3 TLS13_AES_256_GCM_SHA384; proved \
+             jabber.example to contoso.example by dialback; certificate CN=x?[2J, expires in 10 days\n\
+             failed     10 s ago: xmpp-certificate at 203.0.113.8:40000: they: TLS: expired\n"
+        );
+        assert_eq!(partner(&json!({"kind": "allowed-domain"}), 0), "");
+    }
+
+    #[test]
+    fn a_domain_is_explained_whatever_it_is() {
+        let text = explain(&row(), 1_800_000_000);
+        assert!(
+            text.starts_with("jabber.example federates as xmpp\nxmpp       federated"),
+            "{text}"
+        );
+        let refused =
+            json!({"name": "x.example", "reason": "domain-not-allowed", "why": "allow it"});
+        assert_eq!(
+            explain(&refused, 0),
+            "x.example does not federate: domain-not-allowed (allow it)\n"
+        );
+        let server = json!({
+            "name": "s.example", "kind": "allowed-server", "host": "sip.s.example", "enabled": false,
+        });
+        assert_eq!(
+            explain(&server, 0),
+            "s.example federates as allowed-server, by sip.s.example, which is not in use\n"
+        );
+    }
+
+    #[test]
+    fn status_has_one_line() {
+        assert_eq!(summary(&Value::Null), None);
+        let state = json!({
+            "enabled": false, "streams": 2, "streams_proved": 1, "streams_inside": 0,
+            "sessions": 4, "subscriptions": 5, "watched": 6, "messages_to_xmpp": 7,
+            "messages_to_sip": 8,
+        });
+        assert_eq!(
+            summary(&state).unwrap(),
+            "switched off; 2 streams (1 proved), 0 inside; 4 sessions, 11 subscriptions; messages 7 \
+             to XMPP, 8 to SIP"
+        );
+    }
+}

@@ -1,0 +1,174 @@
+//! The XMPP gateway's connection: no transit in any combination, dialogs that hold both ways, and
+//! what a policy takes away.
+
+use super::*;
+use super::{dialogs::by_routes, policy_table::xmpp_settings};
+use crate::{
+    config::{Federation, Rights, Transport, UserPattern, UserPolicy},
+    federation::Policy,
+    xmpp::settings::XmppSettings,
+};
+
+/// contoso.example with fabrikam.example as SIP partner and the domains of one XMPP partner; its
+/// users may do everything.
+fn world_with(settings: Option<&XmppSettings>, change: impl FnOnce(&mut Federation)) -> World {
+    let mut world = World::new();
+    set(&mut world, settings, change);
+    world
+}
+
+fn set(world: &mut World, settings: Option<&XmppSettings>, change: impl FnOnce(&mut Federation)) {
+    let mut lists = federation(&[allow("fabrikam.example")], &["bad.example"]);
+    let rights =
+        Rights { xmpp: true, outside: true, public_im: true, public_av: true, ..Rights::default() };
+    lists.users = vec![UserPolicy { users: vec![UserPattern::Everyone], rights }];
+    change(&mut lists);
+    let policy = Policy::new(&[domain("contoso.example")], &lists).with_xmpp(settings);
+    world.set_policy(CONTOSO, std::sync::Arc::new(policy));
+}
+
+fn partners() -> XmppSettings {
+    xmpp_settings(&["jabber.example", "muc.jabber.example"])
+}
+
+/// Where a request went, or why it did not go.
+fn outcome(world: &mut World, at: ConnectionId, request: &str) -> Result<ConnectionId, String> {
+    world.mail(CONTOSO);
+    world.say(CONTOSO, at, request);
+    let mail = world.mail(CONTOSO);
+    if let Some((to, _)) = mail.iter().find(|(to, _)| *to != at) {
+        return Ok(*to);
+    }
+    let (_, got) = mail.last().unwrap();
+    Err(headers(got, "Warning")[0].split('"').nth(1).unwrap().to_owned())
+}
+
+#[test]
+fn the_gateway_speaks_for_xmpp_partners_only_and_to_our_users_only() {
+    let rows: &[(&str, &str, Result<(), &str>)] = &[
+        ("jabber.example", "contoso.example", Ok(())),
+        ("muc.jabber.example", "contoso.example", Ok(())),
+        // Whom the gateway does not speak for.
+        ("sub.jabber.example", "contoso.example", Err("domain-not-allowed")),
+        ("fabrikam.example", "contoso.example", Err("identity-not-proved")),
+        ("contoso.example", "contoso.example", Err("spoofed")),
+        ("anonymous.invalid", "contoso.example", Err("anonymous")),
+        ("x.bad.example", "contoso.example", Err("domain-blocked")),
+        // No transit.
+        ("jabber.example", "fabrikam.example", Err("transit")),
+        ("jabber.example", "muc.jabber.example", Err("transit")),
+        ("jabber.example", "jabber.example", Err("transit")),
+        ("jabber.example", "other.example", Err("transit")),
+        ("jabber.example", "sub.contoso.example", Err("transit")),
+        ("fabrikam.example", "jabber.example", Err("transit")),
+    ];
+    for (from, to, expected) in rows {
+        let mut world = world_with(Some(&partners()), |_| {});
+        let gateway = world.gateway(CONTOSO);
+        let got = outcome(&mut world, gateway, &Req::new("MESSAGE", from, to).text());
+        let got = got.map(drop);
+        assert_eq!(got, expected.map_err(str::to_owned), "{from} to {to}");
+    }
+}
+
+#[test]
+fn nobody_outside_reaches_an_xmpp_partner_through_us() {
+    let mut world = world_with(Some(&partners()), |_| {});
+    let gateway = world.gateway(CONTOSO);
+    let partner = world.partner(CONTOSO, "203.0.113.20:5000", &["fabrikam.example"]);
+    let request = Req::new("MESSAGE", "fabrikam.example", "jabber.example").text();
+    assert_eq!(outcome(&mut world, partner, &request), Err("transit".into()));
+    // Nor is a SIP peer an XMPP partner.
+    let stranger = world.partner(CONTOSO, "203.0.113.21:5000", &["jabber.example"]);
+    let request = Req::new("MESSAGE", "jabber.example", "contoso.example").text();
+    assert_eq!(outcome(&mut world, stranger, &request), Err("identity-not-proved".into()));
+    // A remote user's goes to our own servers, as whatever it asks for does.
+    let user = world.remote(CONTOSO, "198.51.100.7:5000");
+    let request = Req::new("MESSAGE", "contoso.example", "jabber.example").text();
+    assert!(outcome(&mut world, user, &request).is_ok_and(|to| to != gateway));
+}
+
+#[test]
+fn the_inside_reaches_an_xmpp_partner_through_the_gateway_without_dns() {
+    let mut world = world_with(Some(&partners()), |lists| lists.discovery = true);
+    let inside = world.inside(CONTOSO, Transport::Tcp, "10.0.0.5:40000");
+    let to = |domain: &str| Req::new("MESSAGE", "contoso.example", domain).text();
+    let refused = outcome(&mut world, inside, &to("jabber.example"));
+    assert_eq!(refused, Err("unreachable".into()), "XMPP is not served");
+    let gateway = world.gateway(CONTOSO);
+    let request = Req::new("MESSAGE", "contoso.example", "jabber.example").branch("second");
+    assert_eq!(outcome(&mut world, inside, &request.text()), Ok(gateway));
+    assert!(world.edges[CONTOSO].questions.is_empty());
+    assert!(world.edges[CONTOSO].connects.is_empty());
+    let proved = world.edges[CONTOSO].events.iter();
+    let proved = proved.filter(|event| matches!(event, Event::Proved { .. })).count();
+    assert_eq!(proved, 0, "the gateway's address is nobody's");
+}
+
+#[test]
+fn switched_off_or_without_its_right_there_is_no_other_way() {
+    let off = XmppSettings { enabled: false, ..partners() };
+    let elsewhere = XmppSettings {
+        inside: vec![(vec![domain("contoso.example")], (domain("x.contoso.example"), 5269))],
+        ..partners()
+    };
+    let cases: &[(XmppSettings, bool, &str)] = &[
+        (off, true, "federation-disabled"),
+        (partners(), false, "user-no-xmpp"),
+        (elsewhere, true, "user-no-xmpp"),
+    ];
+    for (settings, right, reason) in cases {
+        for inbound in [false, true] {
+            let mut world = world_with(Some(settings), |lists| {
+                lists.discovery = true;
+                lists.users[0].rights.xmpp = *right;
+            });
+            let gateway = world.gateway(CONTOSO);
+            let (at, from, to) = match inbound {
+                true => (gateway, "jabber.example", "contoso.example"),
+                false => {
+                    let inside = world.inside(CONTOSO, Transport::Tcp, "10.0.0.5:40000");
+                    (inside, "contoso.example", "jabber.example")
+                }
+            };
+            let got = outcome(&mut world, at, &Req::new("MESSAGE", from, to).text());
+            assert_eq!(got, Err((*reason).to_owned()), "inbound {inbound}");
+        }
+    }
+}
+
+#[test]
+fn a_dialog_holds_both_ways_and_is_nobody_else_s() {
+    let mut world = world_with(Some(&partners()), |_| {});
+    let gateway = world.gateway(CONTOSO);
+    let invite = Req::new("INVITE", "jabber.example", "contoso.example")
+        .with("Contact: <sip:alice@10.9.0.5:5060;transport=tcp>");
+    world.say(CONTOSO, gateway, &invite.text());
+    let mail = world.mail(CONTOSO);
+    let (server, got) = mail.into_iter().find(|(at, _)| *at != gateway).unwrap();
+    world.say(CONTOSO, server, &answer(&got, "200 OK", Some("b1")));
+    let ok = world.expect(CONTOSO, gateway, "SIP/2.0 200 OK\r\n");
+
+    let by_gateway = by_routes(&invite, &ok, true, "MESSAGE", 2);
+    world.say(CONTOSO, gateway, &by_gateway.text());
+    assert_eq!(world.one_of(CONTOSO, "MESSAGE"), server);
+    let by_server = by_routes(&invite, &got, false, "MESSAGE", 1);
+    world.say(CONTOSO, server, &by_server.text());
+    assert_eq!(world.one_of(CONTOSO, "MESSAGE"), gateway);
+
+    // A SIP partner that learned of it is not let in.
+    let partner =
+        world.partner(CONTOSO, "203.0.113.20:5000", &["fabrikam.example", "jabber.example"]);
+    let stolen = by_routes(&invite, &ok, true, "BYE", 3).branch("stolen");
+    assert_eq!(outcome(&mut world, partner, &stolen.text()), Err("wrong-dialog-peer".into()));
+
+    // When the right is gone, so is the dialog.
+    set(&mut world, Some(&partners()), |lists| lists.users[0].rights.xmpp = false);
+    let late = by_routes(&invite, &ok, true, "MESSAGE", 4);
+    assert_eq!(outcome(&mut world, gateway, &late.text()), Err("user-no-xmpp".into()));
+    // And when the gateway is, the inside is told.
+    set(&mut world, Some(&partners()), |_| {});
+    world.cut(CONTOSO, gateway);
+    let late = by_routes(&invite, &got, false, "MESSAGE", 5);
+    assert_eq!(outcome(&mut world, server, &late.text()), Err("unreachable".into()));
+}
