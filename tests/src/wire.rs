@@ -19,7 +19,7 @@ use edge_user::{
     config::{
         AccessService, Config, Dns, Federation, Firewall, FirewallRule, Host, Inside, InsideServer,
         Interface, Limits, Line, Log, Management, NextHop, Paths, Protocol, Rates, Services,
-        TlsFiles, Transport, Zone,
+        TlsFiles, Transport, Xmpp, Zone,
     },
     firewall::inspect,
 };
@@ -224,6 +224,7 @@ pub fn small_config(pins: &Path, state: &Path) -> Config {
         },
         services: Services::default(),
         media: Default::default(),
+        xmpp: Xmpp::default(),
         revocation: Default::default(),
         pool: Default::default(),
         federation: Federation {

@@ -46,6 +46,16 @@ pub(super) fn partner(json: &Value, unix: u64) -> String {
     for row in list(&xmpp["streams"]) {
         stream(&mut text, &row, unix);
     }
+    for row in list(&xmpp["failing"]) {
+        let _ = writeln!(
+            text,
+            "no stream  to {}: failed {} times, tried again in {}: {}",
+            string(&row["domain"]),
+            row["failures"],
+            span(row["again_in"].as_u64().unwrap_or(0)),
+            clean(&string(&row["detail"])),
+        );
+    }
     for refusal in list(&xmpp["refusals"]) {
         let remote = refusal["remote"].as_str().map(|at| format!(" at {at}"));
         let _ = writeln!(
@@ -76,18 +86,22 @@ fn stream(text: &mut String, row: &Value, unix: u64) {
         Some(version) => format!("{version} {}", string(&row["cipher"])),
         None => "no TLS".to_owned(),
     };
+    let step = string(&row["step"]);
     let proved = row["proved"].as_array().into_iter().flatten().map(|proof| {
         let (remote, local) = (string(&proof["remote"]), string(&proof["local"]));
         format!("{remote} to {local} by {}", string(&proof["how"]))
     });
+    let proved = match proved.collect::<Vec<_>>() {
+        none if none.is_empty() => format!("nothing proved yet ({step})"),
+        proved => format!("proved {}", proved.join(", ")),
+    };
     let fault = row["certificate_fault"].as_str().map(|fault| format!(" ({})", clean(fault)));
     let expires = row["expires_at"].as_u64();
     let _ = writeln!(
         text,
-        "stream     {way} {}, for {}: {tls}; proved {}; certificate {}{}{}",
+        "stream     {way} {}, for {}: {tls}; {proved}; certificate {}{}{}",
         string(&row["remote"]),
         ago(&row["since"], unix),
-        proved.collect::<Vec<_>>().join(", "),
         row["certificate"].as_str().map_or_else(|| "none".to_owned(), clean),
         fault.unwrap_or_default(),
         expires.map_or_else(String::new, |at| format!(

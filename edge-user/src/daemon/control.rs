@@ -252,6 +252,7 @@ impl Daemon {
             "next_hops": self.next_hops(),
             "drain": self.drain_state(),
             "remote": self.remote_numbers(),
+            "xmpp": self.xmpp_state(),
             "media": self.media.as_ref().map(|media| media.numbers()),
             "transactions": counters.transactions,
             "refusals": refusals,

@@ -13,7 +13,10 @@ use tracing::{error, warn};
 use x509_parser::time::ASN1Time;
 
 use super::{Daemon, unix_seconds};
-use crate::proxy::{Refusal, Side};
+use crate::{
+    proxy::{Refusal, Side},
+    xmpp::io::PeerCertificate,
+};
 
 /// How often is looked.
 const LOOK: Duration = Duration::from_secs(600);
@@ -125,8 +128,17 @@ impl Daemon {
                     expires_at: info.peer.names.expires_at?,
                 })
             });
+        let streams = self.xmpp().map(|xmpp| xmpp.streams()).unwrap_or_default();
+        let streams = streams.into_iter().filter_map(|info| match info.tls?.certificate {
+            PeerCertificate::Valid(names) => Some(Ending {
+                whose: Whose::Partners,
+                description: names.certificate.description.clone(),
+                expires_at: names.certificate.expires_at?,
+            }),
+            PeerCertificate::Invalid { .. } | PeerCertificate::Missing => None,
+        });
         let mut watch = self.expiry.lock().unwrap_or_else(PoisonError::into_inner);
-        let (new, holds) = watch.look(now, files.chain(partners).collect());
+        let (new, holds) = watch.look(now, files.chain(partners).chain(streams).collect());
         drop(watch);
         for ending in new {
             let text = ending.text(now);

@@ -23,6 +23,7 @@ mod secret;
 mod shadow;
 mod targets;
 mod watch;
+mod xmpp;
 
 use std::{
     collections::BTreeSet,
@@ -46,6 +47,7 @@ use self::{
     drops::Drops,
     media::Media,
     watch::Watching,
+    xmpp::{Around, Xmpp},
 };
 use crate::{
     admin::server::ControlSocket,
@@ -88,6 +90,8 @@ struct Daemon {
     resolver: Arc<Resolver>,
     tls: Arc<TlsStore>,
     blocks: BlockTaskHandle,
+    /// XMPP, while it is served.
+    xmpp: RwLock<Option<Arc<Xmpp>>>,
     drops: Drops,
     secret: RwLock<Secrets>,
     started: Instant,
@@ -140,6 +144,7 @@ async fn serve(config: Arc<Config>, choice: Choice) -> Result<()> {
     let fetching =
         tokio::spawn(crl::run(Arc::clone(&daemon.tls), Arc::clone(&daemon.resolver), hosts));
     let media = tokio::spawn(Arc::clone(&daemon).keep_media());
+    let streams = tokio::spawn(Arc::clone(&daemon).keep_xmpp());
     let ready = format!("federating for {}", daemon.config().domains[0]);
     notify::ready(&ready);
     info!("ready");
@@ -160,6 +165,9 @@ async fn serve(config: Arc<Config>, choice: Choice) -> Result<()> {
     info!("stopping; what the firewall enforces stays in force");
     control.abort();
     let _ = control.await;
+    if let Some(xmpp) = daemon.xmpp() {
+        xmpp.stop().await;
+    }
     let drained = daemon.shell.drain(DRAIN).await;
     info!(live_left = drained.live_left, closed = drained.closed, "stopped");
     watched.abort();
@@ -173,6 +181,7 @@ async fn serve(config: Arc<Config>, choice: Choice) -> Result<()> {
     revoked.abort();
     fetching.abort();
     media.abort();
+    streams.abort();
     Ok(())
 }
 
@@ -227,7 +236,7 @@ async fn start(
     let policy = Arc::new(policy_of(&config, &now_in_force.federation));
     let mut proxy_config = ProxyConfig::new(&config, secret, unix_seconds());
     proxy_config.media.own = crate::net::own_addresses(&config);
-    let mut proxy = Proxy::new(Instant::now(), proxy_config, policy);
+    let mut proxy = Proxy::new(Instant::now(), proxy_config, Arc::clone(&policy));
     let media = firewall.media().map(Media::new);
     // Before any message; what it says of them is carried out as soon as there is a shell.
     let mut adopted = Vec::new();
@@ -262,6 +271,8 @@ async fn start(
     })
     .await?;
     shell.with_core(|_, _, out| out.append(&mut adopted));
+    let around = Around { shell: &shell, tls: &tls, resolver: &resolver, blocks: &blocks };
+    let xmpp = Xmpp::start(&config, policy, &around).await.map_err(anyhow::Error::msg)?;
     let (changes, notes) = tokio::task::block_in_place(|| Changes::after_start(&config, choice));
     for note in notes {
         warn!(note, "configuration");
@@ -277,6 +288,7 @@ async fn start(
         resolver,
         tls,
         blocks,
+        xmpp: RwLock::new(xmpp.map(Arc::new)),
         secret: RwLock::new(secret),
         started: Instant::now(),
         alarms,
@@ -326,10 +338,13 @@ impl Daemon {
         let told = self.blocks.set(&config, federation, shadow_asks).await;
         let connections_closed = self.shell.with_core(|core, now, out| {
             let before = out.len();
-            core.proxy.set_policy(now, policy, out);
+            core.proxy.set_policy(now, Arc::clone(&policy), out);
             let is_close = |output: &&Output| matches!(output, Output::Close { .. });
             out[before..].iter().filter(is_close).count()
         });
+        if let Some(xmpp) = self.xmpp() {
+            xmpp.set_policy(&config, &policy);
+        }
         // Whoever got an entry is not watched any more.
         self.watching.ring();
         told.map(|outcome| Outcome { connections_closed, ..outcome }).map_err(|error| {

@@ -122,12 +122,17 @@ impl Daemon {
         if let Some(route) = &federation.default_route {
             rows.push(row(&Partner::of_default_route(route), true, "file", &[]));
         }
+        rows.extend(self.xmpp_partners());
         rows
     }
 
     /// Everything about the partner of this name, or about what would become of this domain.
     fn show_partner(&self, name: &str) -> Result<Value, String> {
         if let Some(mut row) = self.partners().into_iter().find(|row| row["name"] == name) {
+            if row["kind"] == PartnerKind::Xmpp.name() {
+                self.add_xmpp(&mut row);
+                return Ok(row);
+            }
             let key = row["host"].as_str().filter(|_| row["kind"] != "allowed-server");
             if let Ok(key) = key.unwrap_or(name).parse() {
                 self.add_targets(&key, &mut row);
@@ -138,6 +143,10 @@ impl Daemon {
             name.parse().map_err(|_| format!("{name} is neither a partner nor a domain"))?;
         let policy = super::policy_of(&self.config(), &self.federation());
         match policy.partner(&domain) {
+            Ok(partner) if partner.kind == PartnerKind::Xmpp => {
+                // A further domain of one that has another name.
+                self.show_partner(&partner.name)
+            }
             Ok(partner) => {
                 let mut row = row(&partner, true, "policy", std::slice::from_ref(&domain));
                 self.add_targets(partner.key(), &mut row);

@@ -4,13 +4,17 @@
 //! fail, the firewall (which puts itself back) and the listeners, with a way back; then what cannot
 //! fail. Blocks come last: one that the kernel cannot take is tried again, and is a warning.
 
-use std::sync::{Arc, PoisonError};
+use std::{
+    sync::{Arc, PoisonError},
+    time::SystemTime,
+};
 
-use super::{Daemon, secret, tidy, unix_seconds};
+use super::{Daemon, policy_of, secret, tidy, unix_seconds};
 use crate::{
     config::Config,
     firewall::Intent,
     proxy::{ProxyConfig, Secrets},
+    state::effective,
 };
 
 impl Daemon {
@@ -30,10 +34,10 @@ impl Daemon {
 
         self.set_rules(&config).await?;
         let former = self.tls.exchange(tls);
-        if let Err(error) = self.shell.rebind(Arc::clone(&config)).await {
+        if let Err(error) = self.listen(&config, &old).await {
             self.tls.exchange(former);
             return Err(match self.set_rules(&old).await {
-                Ok(()) => error.to_string(),
+                Ok(()) => error,
                 Err(second) => format!(
                     "{error}; and the former firewall rules could not be put back: {second}; \
                      mend both and reload again"
@@ -53,6 +57,20 @@ impl Daemon {
         self.changes.end_shadow();
         let media = crate::firewall::media::warnings(&config);
         Ok(log.into_iter().chain(blocks).chain(media).collect())
+    }
+
+    /// Listeners of SIP, then of XMPP; those of SIP are put back when XMPP's cannot be had.
+    async fn listen(&self, config: &Arc<Config>, old: &Arc<Config>) -> Result<(), String> {
+        self.shell.rebind(Arc::clone(config)).await.map_err(text)?;
+        let federation = effective(config, &self.store(), SystemTime::now()).federation;
+        let policy = Arc::new(policy_of(config, &federation));
+        let Err(error) = self.take_xmpp(config, policy).await else { return Ok(()) };
+        Err(match self.shell.rebind(Arc::clone(old)).await {
+            Ok(()) => error,
+            Err(second) => {
+                format!("{error}; and the former listeners could not be put back: {second}")
+            }
+        })
     }
 
     /// The secrets in force, from now on these where some are given.

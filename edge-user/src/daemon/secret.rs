@@ -1,4 +1,5 @@
-//! The secret that signs Record-Route: made once, kept in the state folder, never logged.
+//! The secrets that sign Record-Route and dialback keys: made once, kept in the state folder, never
+//! logged.
 //!
 //! Members of a pool share a file that `[pool]` names, so that one accepts what another signed; it
 //! outlives a restart, so that calls do too.
@@ -10,11 +11,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ring::rand::{SecureRandom as _, SystemRandom};
+use ring::{
+    hmac,
+    rand::{SecureRandom as _, SystemRandom},
+};
 
 use crate::{config::Config, proxy::Secrets};
 
 const NAME: &str = "route.key";
+/// What dialback keys are made with (XEP-0185).
+const DIALBACK: &str = "dialback.key";
 
 /// Why there is no secret.
 #[derive(Debug, thiserror::Error)]
@@ -61,17 +67,39 @@ fn read(path: &Path, file: File) -> Result<[u8; 32], SecretError> {
     bytes.try_into().map_err(|_| SecretError::Form(path.to_owned()))
 }
 
-/// Reads the secret, or makes one.
+/// What dialback keys are made with: the pool's, so that each member answers for what another said,
+/// or this appliance's own.
+pub fn dialback(config: &Config) -> Result<[u8; 32], SecretError> {
+    if config.pool.keys.is_empty() {
+        return kept(&config.paths.state, DIALBACK);
+    }
+    let pool = hmac::Key::new(hmac::HMAC_SHA256, &secrets(config)?.current);
+    let mut secret = [0; 32];
+    secret.copy_from_slice(hmac::sign(&pool, b"edge dialback").as_ref());
+    Ok(secret)
+}
+
+/// A secret for this run.
+pub fn once() -> Result<[u8; 32], SecretError> {
+    let mut secret = [0; 32];
+    SystemRandom::new().fill(&mut secret).map_err(|_| SecretError::Random)?;
+    Ok(secret)
+}
+
+/// Reads the secret that signs Record-Route, or makes one.
 pub fn route_secret(state: &Path) -> Result<[u8; 32], SecretError> {
-    let path = state.join(NAME);
+    kept(state, NAME)
+}
+
+fn kept(state: &Path, name: &str) -> Result<[u8; 32], SecretError> {
+    let path = state.join(name);
     let io = |source| SecretError::Io { path: path.clone(), source };
     match File::open(&path) {
         Ok(file) => read(&path, file),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let mut secret = [0; 32];
-            SystemRandom::new().fill(&mut secret).map_err(|_| SecretError::Random)?;
+            let secret = once()?;
             // Whole or not at all: written aside, then moved.
-            let aside = state.join(format!(".{NAME}.{}", std::process::id()));
+            let aside = state.join(format!(".{name}.{}", std::process::id()));
             let _ = std::fs::remove_file(&aside);
             let mut file = OpenOptions::new()
                 .write(true)
@@ -101,6 +129,7 @@ mod tests {
         let first = route_secret(&state).unwrap();
         assert_eq!(route_secret(&state).unwrap(), first);
         assert_ne!(first, [0; 32]);
+        assert_ne!(kept(&state, DIALBACK).unwrap(), first);
         let path = state.join(NAME);
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o604)).unwrap();

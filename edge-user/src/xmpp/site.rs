@@ -10,9 +10,13 @@ use std::{collections::VecDeque, time::Instant};
 use bytes::Bytes;
 
 use super::{
-    gateway::io::{GatewayInput, GatewayOutput},
+    gateway::{
+        Gateway,
+        io::{GatewayInput, GatewayOutput},
+    },
     io::{Pair, XmppEvent, XmppInput, XmppOutput, XmppRefusal, XmppSide},
     settings::XmppPolicy,
+    streams::Streams,
     xml::Element,
 };
 use crate::{domain::Domain, sip::Message};
@@ -55,8 +59,47 @@ pub trait GatewayMachine {
     fn set_policy(&mut self, now: Instant, policy: XmppPolicy, out: &mut Vec<GatewayOutput>);
 }
 
+impl StreamMachine for Streams {
+    fn handle(&mut self, now: Instant, input: XmppInput, out: &mut Vec<XmppOutput>) {
+        Streams::handle(self, now, input, out);
+    }
+
+    fn next_timeout(&self) -> Option<Instant> {
+        Streams::next_timeout(self)
+    }
+
+    fn on_timeout(&mut self, now: Instant, out: &mut Vec<XmppOutput>) {
+        Streams::on_timeout(self, now, out);
+    }
+
+    fn set_policy(&mut self, now: Instant, policy: XmppPolicy, out: &mut Vec<XmppOutput>) {
+        Streams::set_policy(self, now, policy, out);
+    }
+
+    fn stop(&mut self, now: Instant, out: &mut Vec<XmppOutput>) {
+        self.shut_down(now, out);
+    }
+}
+
+impl GatewayMachine for Gateway {
+    fn handle(&mut self, now: Instant, input: GatewayInput, out: &mut Vec<GatewayOutput>) {
+        Gateway::handle(self, now, input, out);
+    }
+
+    fn next_timeout(&self) -> Option<Instant> {
+        Gateway::next_timeout(self)
+    }
+
+    fn on_timeout(&mut self, now: Instant, out: &mut Vec<GatewayOutput>) {
+        Gateway::on_timeout(self, now, out);
+    }
+
+    fn set_policy(&mut self, now: Instant, policy: XmppPolicy, out: &mut Vec<GatewayOutput>) {
+        Gateway::set_policy(self, now, policy, out);
+    }
+}
+
 /// Both.
-#[derive(Debug)]
 pub struct Site<S, G> {
     /// Streams.
     pub streams: S,
@@ -218,7 +261,7 @@ mod tests {
 
     /// Says what it is told to say, and keeps what it hears.
     #[derive(Default)]
-    struct Streams {
+    struct FakeStreams {
         sent: Vec<(XmppSide, Pair, Element)>,
         /// What becomes of the next stanza that is sent.
         fails: bool,
@@ -226,12 +269,12 @@ mod tests {
     }
 
     #[derive(Default)]
-    struct Gateway {
+    struct FakeGateway {
         heard: Vec<GatewayInput>,
         says: Vec<GatewayOutput>,
     }
 
-    impl StreamMachine for Streams {
+    impl StreamMachine for FakeStreams {
         fn handle(&mut self, _: Instant, input: XmppInput, out: &mut Vec<XmppOutput>) {
             match input {
                 XmppInput::Send { pair, side, stanza } => {
@@ -257,7 +300,7 @@ mod tests {
         fn stop(&mut self, _: Instant, _: &mut Vec<XmppOutput>) {}
     }
 
-    impl GatewayMachine for Gateway {
+    impl GatewayMachine for FakeGateway {
         fn handle(&mut self, _: Instant, input: GatewayInput, out: &mut Vec<GatewayOutput>) {
             self.heard.push(input);
             out.append(&mut self.says);
@@ -282,7 +325,7 @@ mod tests {
 
     /// contoso.example is the gateway's, chat.contoso.example a server's; p.example and q.example
     /// are partners.
-    fn site() -> Site<Streams, Gateway> {
+    fn site() -> Site<FakeStreams, FakeGateway> {
         let partner = |name: &str| {
             Arc::new(XmppPartner {
                 domain: d(name),
@@ -307,7 +350,7 @@ mod tests {
         let federation = Federation { enabled: true, ..Federation::default() };
         let policy = Policy::new(&[d("contoso.example")], &federation).with_xmpp(Some(&settings));
         let policy = XmppPolicy { settings: Arc::new(settings), federation: Arc::new(policy) };
-        Site::new(Streams::default(), Gateway::default(), policy)
+        Site::new(FakeStreams::default(), FakeGateway::default(), policy)
     }
 
     fn message(from: &str, to: &str) -> Element {
@@ -316,7 +359,7 @@ mod tests {
 
     /// Has a stanza come in; what the site says.
     fn comes(
-        site: &mut Site<Streams, Gateway>,
+        site: &mut Site<FakeStreams, FakeGateway>,
         side: XmppSide,
         pair: Pair,
         stanza: Element,
