@@ -71,7 +71,8 @@ impl Streams {
         let shown = (xml_id, element.text().trim().to_owned());
         if !self.verifications.begin(id, side, pair.clone(), shown, now + VERIFY) {
             let text = "this pair is being verified already, or too many are";
-            return Err(Fault::new("resource-constraint", XmppRefusal::Dialback, text));
+            let fault = Fault::new("resource-constraint", XmppRefusal::Dialback, text);
+            return self.db_refuse(id, &pair, "resource-constraint", fault);
         }
         self.verify(now, &RouteKey { side, pair });
         Ok(())
