@@ -246,9 +246,9 @@ fn log(limiter: &LineLimiter, event: &XmppEvent) {
     }
     let Some(left_out) = limiter.admit(Instant::now()) else { return };
     match event {
-        XmppEvent::Proved { stream, pair, how, remote } => {
+        XmppEvent::Proved { stream, pair, how, side, remote } => {
             let (local, domain) = (&pair.local, &pair.remote);
-            info!(stream = stream.0, %domain, %local, how, %remote, left_out, "an XMPP stream proved a domain");
+            info!(stream = stream.0, ?side, %domain, %local, how, %remote, left_out, "an XMPP stream proved a domain");
         }
         XmppEvent::Refused { reason, remote, domain, text } => {
             let (remote, domain) =
@@ -263,13 +263,15 @@ fn log(limiter: &LineLimiter, event: &XmppEvent) {
 fn look(blocks: &BlockTaskHandle, event: &XmppEvent) {
     let id = |stream: &StreamId| ConnectionId(STREAM_IDS | stream.0);
     match event {
-        XmppEvent::Proved { stream, pair, remote, .. } => blocks.tell(Input::Proved {
-            connection: id(stream),
-            domain: pair.remote.clone(),
-            remote: remote.ip(),
-        }),
+        XmppEvent::Proved { stream, pair, remote, side: XmppSide::Partner, .. } => {
+            blocks.tell(Input::Proved {
+                connection: id(stream),
+                domain: pair.remote.clone(),
+                remote: remote.ip(),
+            });
+        }
         XmppEvent::Ended { stream, .. } => blocks.tell(Input::Closed { connection: id(stream) }),
-        XmppEvent::Refused { .. } => {}
+        XmppEvent::Proved { .. } | XmppEvent::Refused { .. } => {}
     }
 }
 

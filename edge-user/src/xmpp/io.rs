@@ -275,6 +275,9 @@ pub enum XmppEvent {
         pair: Pair,
         /// `sasl-external` or `dialback`.
         how: &'static str,
+        /// Which side the other end is of. An inside server's address is none of the partner's to
+        /// whom it writes.
+        side: XmppSide,
         /// The other end.
         remote: SocketAddr,
     },

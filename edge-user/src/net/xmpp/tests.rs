@@ -202,6 +202,7 @@ async fn tls_begins_on_the_same_socket_in_both_roles_and_says_what_both_are_wort
         stream: theirs,
         pair: proved.clone(),
         how: "sasl-external",
+        side: XmppSide::Partner,
         remote,
     }));
     let streams = server.shell.streams();

@@ -374,7 +374,7 @@ impl Streams {
         }
         self.backoffs.remove(&(side, pair.remote.clone()));
         let outer = turned(side, pair.clone());
-        self.event(XmppEvent::Proved { stream: id, pair: outer, how: how.name(), remote });
+        self.event(XmppEvent::Proved { stream: id, pair: outer, how: how.name(), side, remote });
         self.arm(id);
         self.ready(now, &RouteKey { side, pair: pair.clone() }, id);
     }

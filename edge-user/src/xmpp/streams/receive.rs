@@ -327,7 +327,7 @@ impl Streams {
         let (side, remote) = (stream.side, stream.address);
         self.backoffs.remove(&(side, pair.remote.clone()));
         let pair = turned(side, pair.clone());
-        self.event(XmppEvent::Proved { stream: id, pair, how: how.name(), remote });
+        self.event(XmppEvent::Proved { stream: id, pair, how: how.name(), side, remote });
         self.arm(id);
     }
 
