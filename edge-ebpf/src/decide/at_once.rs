@@ -5,7 +5,11 @@
 //! It says what [`super::judge`] says, or nothing. Under attack, and in everyday traffic, most
 //! packets end here, so every look-up that they can do without is left out.
 
-use super::{Decision, Family, NO_RULE, Tables, block_reason, flow::media_slot, replies};
+use super::{
+    Decision, Family, NO_RULE, Tables, block_reason,
+    flow::{DOOR_PINHOLE, DOOR_PORT, has_pinholes, media_slot},
+    replies,
+};
 use crate::{
     abi::{
         AT_ONCE_YES, Interface, NO_GENERATION, SCHEMA, SCOPE_NONE, SETTING_BLOCKS, SETTING_CEILING,
@@ -99,18 +103,27 @@ fn plain<T: Tables, A: Family>(
     let index = port_index(zone(device), udp, transport.destination_port);
     let word = tables.port_word(generation, index);
     if udp && word & (WORD_MEDIA | WORD_MANAGEMENT) == WORD_MEDIA {
-        let slot = A::plain_flow(tables, frame, zone(device), false);
+        if has_pinholes(settings) {
+            return None;
+        }
+        let slot = A::plain_flow(tables, frame, zone(device), DOOR_PORT);
         return (slot != 0).then(|| decision(device, Reason::MediaRelayed, slot));
     }
-    let limited = SETTING_CEILING | if udp { 0 } else { SETTING_FLOOD };
+    let limited = SETTING_CEILING
+        | match udp {
+            false => SETTING_FLOOD,
+            // For us, or for an endpoint behind us: that takes longer to find out.
+            true if word != 0 => SETTING_PINHOLES,
+            true => 0,
+        };
     if word & WORD_MANAGEMENT != 0 || settings.flags & limited != 0 {
         return None;
     }
     if word != 0 {
         return word_open_rule(word).map(|rule| decision(device, Reason::Rule, rule));
     }
-    if udp && settings.flags & SETTING_PINHOLES != 0 {
-        let slot = A::plain_flow(tables, frame, zone(device), true);
+    if udp && has_pinholes(settings) {
+        let slot = A::plain_flow(tables, frame, zone(device), DOOR_PINHOLE);
         if slot != 0 {
             return Some(decision(device, Reason::MediaRelayed, slot));
         }
@@ -119,18 +132,18 @@ fn plain<T: Tables, A: Family>(
     Some(decision(device, reason.unwrap_or(Reason::NoRule), NO_RULE))
 }
 
-/// The media flow that a plain datagram belongs to; 0: none. `pinhole`: one to an endpoint behind
-/// us, else one that comes in at our port.
+/// The media flow that a plain datagram belongs to, behind one of these doors (see
+/// [`super::flow`]); 0: none.
 #[inline(always)]
 pub fn plain_flow<T: Tables, A: Family>(
     tables: &T,
     frame: &Frame<'_>,
     zone: u8,
-    pinhole: bool,
+    doors: u32,
 ) -> u32 {
     let Some((transport, _)) = plain_transport(frame, A::ICMP == PROTOCOL_ICMPV6) else { return 0 };
     let Some((_, destination)) = A::addresses(frame, LINK) else { return 0 };
-    media_slot(tables, zone, (destination, transport.destination_port), pinhole)
+    media_slot(tables, zone, (destination, transport.destination_port), doors)
 }
 
 /// What a plain packet that no rule lets in answers: it passes only when there is something.

@@ -37,10 +37,10 @@ use crate::{
         ACTION_PASS, AT_ONCE_NO, AT_ONCE_UNKNOWN, AT_ONCE_YES, Block, CONTENT_ANY, Interface,
         MAX_RULES_PER_WORD, NO_GENERATION, NOT_BLOCKED, PRESENT_ADDRESSES, PRESENT_PREFIXES,
         SCHEMA, SCOPE_ALL, SCOPE_FEDERATION, SCOPE_NONE, SET_ANY, SETTING_BLOCKS,
-        SETTING_DHCP_CLIENT, SETTING_LACP, SETTING_LLDP, SETTING_MONITOR, SOURCE_SET_MANAGEMENT,
-        SOURCE_SET_PARTNERS, SetMask, Settings, VlanKey, WORD_FEDERATION, WORD_MANAGEMENT,
-        WORD_MEDIA, WORD_OPEN, ZONE_NONE, ZONES, port_index, protocol_index, word_count,
-        word_first, word_open_rule,
+        SETTING_DHCP_CLIENT, SETTING_LACP, SETTING_LLDP, SETTING_MONITOR, SETTING_PINHOLES,
+        SOURCE_SET_MANAGEMENT, SOURCE_SET_PARTNERS, SetMask, Settings, VlanKey, WORD_FEDERATION,
+        WORD_MANAGEMENT, WORD_MEDIA, WORD_OPEN, ZONE_NONE, ZONES, port_index, protocol_index,
+        word_count, word_first, word_open_rule,
     },
     packet::{self, Environment, Frame, Handler, Ip, Kind, Link, Piece, Transport},
     verdict::{Reason, Verdict},
@@ -281,6 +281,12 @@ impl Packed {
         self.0 >> 52 & 1 != 0
     }
 
+    /// Whether it is a datagram and no fragment.
+    #[inline(always)]
+    pub const fn is_datagram(self) -> bool {
+        self.0 >> 48 & 0x13 == Kind::Udp as u64
+    }
+
     /// The zone.
     #[inline(always)]
     pub const fn zone(self) -> u8 {
@@ -352,7 +358,7 @@ fn decided<T: Tables, A: Family>(
     let facts = Packed::new(ip, zone);
     let mut found = A::decide(tables, settings, link, facts, ip.source);
     if found.content & ASK != 0 {
-        let asked = Asked::new(&found, zone);
+        let asked = Asked::new(&found, zone, flow::has_pinholes(settings));
         found = A::walk(tables, settings, (link, asked), found.rule, ip.source, ip.destination);
     }
     let may_answer = matches!(
@@ -380,16 +386,17 @@ const ASK: u8 = 8;
 /// With [`ASK`]: it is a datagram and no fragment, which may belong to a flow.
 const ASK_DATAGRAM: u8 = 4;
 
-/// What is asked of flows and rules beside the word: port, zone, and whether there may be a flow, in
-/// one number, so that a function of BPF can take it.
+/// What is asked of flows and rules beside the word: port, zone, and which flows there may be, in one
+/// number, so that a function of BPF can take it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Asked(pub u32);
 
 impl Asked {
     #[inline(always)]
-    fn new(found: &Found, zone: u8) -> Self {
-        let datagram = u32::from(found.content & ASK_DATAGRAM != 0);
-        Self(u32::from(found.limits) | datagram << 16 | u32::from(zone & 1) << 17)
+    fn new(found: &Found, zone: u8, pinholes: bool) -> Self {
+        let datagram = found.content & ASK_DATAGRAM != 0;
+        let flags = u32::from(datagram) << 16 | u32::from(datagram && pinholes) << 18;
+        Self(u32::from(found.limits) | flags | u32::from(zone & 1) << 17)
     }
 
     /// The port, in host order.
@@ -408,6 +415,12 @@ impl Asked {
     #[inline(always)]
     pub const fn zone(self) -> u8 {
         (self.0 >> 17) as u8 & 1
+    }
+
+    /// Whether it may be for an endpoint behind us.
+    #[inline(always)]
+    pub const fn pinholes(self) -> bool {
+        self.0 >> 18 & 1 != 0
     }
 }
 
@@ -442,11 +455,13 @@ pub fn decide<T: Tables, A: Family>(
     if transport.kind == Kind::Icmp && transport.detail != A::ECHO.1 {
         return without_rule(Reason::IcmpUnsolicited);
     }
-    if word & (WORD_OPEN | WORD_MEDIA) == WORD_OPEN {
+    // A datagram may be for an endpoint behind us, whatever rules its port has here.
+    if word & (WORD_OPEN | WORD_MEDIA) == WORD_OPEN
+        && (settings.flags & SETTING_PINHOLES == 0 || !facts.is_datagram())
+    {
         return opened(word & 0xffff);
     }
-    let datagram = transport.kind == Kind::Udp && !facts.fragment();
-    let content = if datagram { ASK | ASK_DATAGRAM } else { ASK };
+    let content = if facts.is_datagram() { ASK | ASK_DATAGRAM } else { ASK };
     Found { reason: Reason::NoRule, rule: word, limits: transport.destination_port, content }
 }
 
@@ -466,7 +481,7 @@ pub fn walk<T: Tables, A: Family>(
     find: impl FnOnce() -> u32,
     ends: impl FnOnce() -> Option<(A, A)>,
 ) -> Found {
-    if flow::may_have_flow(settings, asked, word) {
+    if asked.datagram() && flow::doors(asked.pinholes(), word) != 0 {
         let slot = find();
         if slot != 0 {
             return Found { rule: slot, ..without_rule(Reason::MediaRelayed) };

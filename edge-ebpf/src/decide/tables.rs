@@ -206,13 +206,13 @@ pub trait Tables: Sized {
     /// The media flow of a plain IPv4 datagram: always [`super::plain_flow`]; as
     /// [`Tables::content`].
     #[inline(always)]
-    fn plain_flow4(&self, frame: &Frame<'_>, zone: u8, pinhole: bool) -> u32 {
-        super::plain_flow::<Self, [u8; 4]>(self, frame, zone, pinhole)
+    fn plain_flow4(&self, frame: &Frame<'_>, zone: u8, doors: u32) -> u32 {
+        super::plain_flow::<Self, [u8; 4]>(self, frame, zone, doors)
     }
     /// As [`Tables::plain_flow4`].
     #[inline(always)]
-    fn plain_flow6(&self, frame: &Frame<'_>, zone: u8, pinhole: bool) -> u32 {
-        super::plain_flow::<Self, [u8; 16]>(self, frame, zone, pinhole)
+    fn plain_flow6(&self, frame: &Frame<'_>, zone: u8, doors: u32) -> u32 {
+        super::plain_flow::<Self, [u8; 16]>(self, frame, zone, doors)
     }
     /// What is known of a fragmented packet.
     fn fragment(&self, key: &FragmentKey) -> Option<Fragment>;
@@ -400,7 +400,7 @@ pub trait Family: packet::Quotable + PartialEq {
         frame: &Frame<'_>,
     ) -> Option<Reason>;
     /// The media flow of a plain datagram; 0: none.
-    fn plain_flow<T: Tables>(tables: &T, frame: &Frame<'_>, zone: u8, pinhole: bool) -> u32;
+    fn plain_flow<T: Tables>(tables: &T, frame: &Frame<'_>, zone: u8, doors: u32) -> u32;
     /// Asks the flows and rules of a word of the generation to judge by.
     fn walk<T: Tables>(
         tables: &T,
@@ -539,8 +539,8 @@ impl Family for [u8; 4] {
     }
 
     #[inline(always)]
-    fn plain_flow<T: Tables>(tables: &T, frame: &Frame<'_>, zone: u8, pinhole: bool) -> u32 {
-        tables.plain_flow4(frame, zone, pinhole)
+    fn plain_flow<T: Tables>(tables: &T, frame: &Frame<'_>, zone: u8, doors: u32) -> u32 {
+        tables.plain_flow4(frame, zone, doors)
     }
 
     #[inline(always)]
@@ -695,8 +695,8 @@ impl Family for [u8; 16] {
     }
 
     #[inline(always)]
-    fn plain_flow<T: Tables>(tables: &T, frame: &Frame<'_>, zone: u8, pinhole: bool) -> u32 {
-        tables.plain_flow6(frame, zone, pinhole)
+    fn plain_flow<T: Tables>(tables: &T, frame: &Frame<'_>, zone: u8, doors: u32) -> u32 {
+        tables.plain_flow6(frame, zone, doors)
     }
 
     #[inline(always)]

@@ -401,13 +401,13 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
-    fn plain_flow4(&self, _frame: &Frame<'_>, zone: u8, pinhole: bool) -> u32 {
-        edge_plain_flow4(self.context, u32::from(zone), u32::from(pinhole)) as u32
+    fn plain_flow4(&self, _frame: &Frame<'_>, zone: u8, doors: u32) -> u32 {
+        edge_plain_flow4(self.context, u32::from(zone), doors) as u32
     }
 
     #[inline(always)]
-    fn plain_flow6(&self, _frame: &Frame<'_>, zone: u8, pinhole: bool) -> u32 {
-        edge_plain_flow6(self.context, u32::from(zone), u32::from(pinhole)) as u32
+    fn plain_flow6(&self, _frame: &Frame<'_>, zone: u8, doors: u32) -> u32 {
+        edge_plain_flow6(self.context, u32::from(zone), doors) as u32
     }
 
     #[inline(always)]
@@ -903,23 +903,23 @@ extern "C" fn edge_replies6(context: *mut xdp_md, place: u32, facts: u64) -> u64
 }
 
 #[inline(always)]
-fn plain_flow_of<A: Family>(context: *mut xdp_md, zone: u32, pinhole: u32) -> u64 {
+fn plain_flow_of<A: Family>(context: *mut xdp_md, zone: u32, doors: u32) -> u64 {
     let tables = KernelTables::new(context);
-    plain_flow::<_, A>(&tables, &frame_of(context), zone as u8, pinhole != 0).into()
+    plain_flow::<_, A>(&tables, &frame_of(context), zone as u8, doors).into()
 }
 
 /// [`plain_flow`] for IPv4; proved once, as [`edge_decide4`] is.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn edge_plain_flow4(context: *mut xdp_md, zone: u32, pinhole: u32) -> u64 {
-    plain_flow_of::<[u8; 4]>(context, zone, pinhole)
+extern "C" fn edge_plain_flow4(context: *mut xdp_md, zone: u32, doors: u32) -> u64 {
+    plain_flow_of::<[u8; 4]>(context, zone, doors)
 }
 
 /// As [`edge_plain_flow4`], for IPv6.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn edge_plain_flow6(context: *mut xdp_md, zone: u32, pinhole: u32) -> u64 {
-    plain_flow_of::<[u8; 16]>(context, zone, pinhole)
+extern "C" fn edge_plain_flow6(context: *mut xdp_md, zone: u32, doors: u32) -> u64 {
+    plain_flow_of::<[u8; 16]>(context, zone, doors)
 }
 
 #[inline(always)]

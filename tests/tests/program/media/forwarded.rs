@@ -12,7 +12,6 @@ use edge_tests::kernel::{TEST_IFINDEX, XDP_PASS, XDP_TX};
 use super::*;
 
 /// The three ways a frame may be tagged.
-const TAGS: [&[(u16, u16)]; 3] = [&[], &[(0x8100, VLAN)], &[(0x88a8, VLAN), (0x8100, INNER_VLAN)]];
 
 /// Takes the link layer off: addresses, tag, and the rest as an untagged frame.
 fn untagged(frame: &[u8]) -> ([u8; 12], Option<u16>, Vec<u8>) {

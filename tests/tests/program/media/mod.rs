@@ -103,6 +103,9 @@ fn rtp(sequence: u16, ssrc: u32, bytes: usize) -> Vec<u8> {
     packet
 }
 
+/// None, one, and two tags that the fixture knows.
+const TAGS: [&[(u16, u16)]; 3] = [&[], &[(0x8100, VLAN)], &[(0x88a8, VLAN), (0x8100, INNER_VLAN)]];
+
 /// A datagram with all its checksums.
 fn datagram(from: (IpAddr, u16), to: (IpAddr, u16), payload: &[u8]) -> Vec<u8> {
     with_udp_checksum(summed(frame(from.0, to.0, 17, &udp(from.1, to.1, payload))))

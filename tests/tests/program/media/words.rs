@@ -94,6 +94,49 @@ fn management_and_blocks_come_before_flows() {
 }
 
 #[test]
+fn a_pinhole_is_found_whatever_rules_its_port_has_here() {
+    in_namespace(|| {
+        for side in sides() {
+            let mut relay = Relay::new(side, side.me.is_ipv6());
+            relay.bench.change(|tables| tables.settings.flags |= SETTING_PINHOLES);
+            let (_, to) = inside(side.me.is_ipv6());
+            let pinhole = MediaFlow {
+                local: sixteen(to),
+                local_port: TO.to_be_bytes(),
+                flags: MEDIA_RTP,
+                ..relay.flow
+            };
+            relay.bench.kernel.set_media_flow(SLOT, &pinhole).unwrap();
+            relay.bench.kernel.set_pinhole(ZONE_EXTERNAL, to, TO, SLOT).unwrap();
+            for (word, reason) in [
+                (0, Reason::NoRule),
+                (open_word(RULE_IDS[0], 0), Reason::Rule),
+                (word(0, 1, 0), Reason::Rule),
+                (word(3, 1, 0), Reason::RuleDrop),
+                (word(1, 1, 0), Reason::NotPartner),
+                (WORD_MANAGEMENT, Reason::NoRule),
+                (WORD_MEDIA, Reason::NoRule),
+            ] {
+                relay.bench.change(|tables| {
+                    let words = &mut tables.generations[1].port_words;
+                    words.insert(port_index(ZONE_EXTERNAL, true, TO), word);
+                });
+                let sent = |to| datagram((side.stranger, REMOTE), (to, TO), &rtp(1, 7, 20));
+                for tags in TAGS {
+                    relay.forwarded(&tag(&sent(to), tags));
+                }
+                // What is for us is a matter of the rules.
+                relay.bench.both_say(&sent(side.me), reason);
+                // Without pinholes, so is all.
+                relay.bench.change(|tables| tables.settings.flags &= !SETTING_PINHOLES);
+                relay.bench.both_say(&sent(to), reason);
+                relay.bench.change(|tables| tables.settings.flags |= SETTING_PINHOLES);
+            }
+        }
+    });
+}
+
+#[test]
 fn a_reply_to_our_own_socket_among_the_media_ports_still_passes() {
     in_namespace(|| {
         for side in sides() {
