@@ -13,7 +13,8 @@ use std::{
 
 use edge_tests::{
     lab::media::{
-        FAR4, FAR6, INSIDE4, INSIDE6, MediaLab, PHONE4, PHONE6, PORTS, PUBLIC4, PUBLIC6, rtp,
+        FAR4, FAR6, INSIDE_DEVICE, INSIDE4, INSIDE6, MediaLab, PHONE4, PHONE6, PORTS, PUBLIC4,
+        PUBLIC6, rtp,
     },
     patience::patience,
     wire::{EDGE4, EDGE6},
@@ -364,6 +365,47 @@ fn a_pinhole_lets_a_call_through_to_its_endpoint_and_nothing_else() {
         assert_eq!(arrives(&other, to_next, &next, 5), None, "a port beside it");
         apply(&mut table, &[MediaChange::CloseCall(CALL)]);
         assert_eq!(arrives(&far, to_phone, &phone, 900), None, "after");
+    }
+}
+
+#[test]
+fn what_does_not_fit_the_way_out_is_dropped_and_the_devices_new_bound_is_followed() {
+    let lab = MediaLab::new("mfm").unwrap();
+    let (_handle, mut table) = lab.start(MediaMode::Relay).unwrap();
+    let bound = |bytes: u32| {
+        lab.wire.edge.ip_batch(&format!("link set {INSIDE_DEVICE} mtu {bytes}\n")).unwrap();
+    };
+    for (out6, in6) in [(false, false), (false, true), (true, true)] {
+        let (out, inside) = (far(out6), phone(in6));
+        open(&mut table, &both_ways(out, inside));
+        talk(&lab, &mut table, out, inside);
+        let (far, phone) =
+            (lab.outside(out.end, out.port).unwrap(), lab.phone(inside.end, inside.port).unwrap());
+        let header = if in6 { 48 } else { 28 };
+        let mut long = rtp(9, 7);
+        long.resize(1400 - header, 0);
+        let mut arrive = |bytes: usize| {
+            long.resize(bytes, 0);
+            far.send_to(&long, (out.edge, PORT)).unwrap();
+            phone.recv_from(&mut [0; 2000]).ok().map(|(length, _)| length)
+        };
+        bound(1400);
+        let dropped = |table: &MediaTable| {
+            let all = table.status().unwrap();
+            all.iter().find(|flow| flow.id == FlowId(1)).unwrap().dropped
+        };
+        let before = dropped(&table);
+        with_ticks(&mut table, "a smaller bound", |table| {
+            arrive(1401 - header);
+            dropped(table) > before
+        });
+        let (before, packets) = (dropped(&table), 1400 - header);
+        assert_eq!(arrive(packets), Some(packets), "as long as it may be");
+        assert_eq!(arrive(packets + 1), None);
+        assert_eq!(dropped(&table), before + 1);
+        bound(1500);
+        with_ticks(&mut table, "the former bound", |_| arrive(packets + 1) == Some(packets + 1));
+        apply(&mut table, &[MediaChange::CloseCall(CALL)]);
     }
 }
 

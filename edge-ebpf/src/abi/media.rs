@@ -104,8 +104,10 @@ pub struct MediaFlow {
     pub line: u8,
     /// For the daemon: bits, see the daemon's `media::flow`.
     pub about: u8,
+    /// Bytes of an IP packet that the device takes; 0: not known.
+    pub mtu: u16,
     /// Zero.
-    pub reserved: u32,
+    pub reserved: u16,
 }
 
 /// Nothing learned.

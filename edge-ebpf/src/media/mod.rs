@@ -22,7 +22,7 @@ pub use sum::{add, folded, words};
 use crate::{
     abi::{
         LIMIT_SCALE, Limit, MEDIA_BY_DAEMON, MEDIA_CANDIDATE, MEDIA_LEARNED, MEDIA_NOTHING,
-        MediaFlow, MediaState, words6,
+        MEDIA_OUT_IPV6, MEDIA_REWRITE, MediaFlow, MediaState, words6,
     },
     decide::conforms,
     packet::refused_first_byte,
@@ -81,7 +81,20 @@ pub fn judge(
     if flow.ifindex == 0 && !by_daemon {
         return Err(Reason::MediaNoRoute);
     }
+    if flow.mtu != 0 && !by_daemon && leaving_length(flow, packet) > flow.mtu as u32 {
+        return Err(Reason::MediaTooLong);
+    }
     Ok(Step { learn, next_packet, next_byte, by_daemon })
+}
+
+/// Bytes of the IP packet that leaves.
+#[inline(always)]
+const fn leaving_length(flow: &MediaFlow, packet: &MediaPacket) -> u32 {
+    if flow.flags & MEDIA_REWRITE == 0 {
+        return packet.length.wrapping_sub(packet.network);
+    }
+    let header = if flow.flags & MEDIA_OUT_IPV6 != 0 { 40 } else { 20 };
+    header + packet.udp_length as u32
 }
 
 /// When the next unit of a limit is due.

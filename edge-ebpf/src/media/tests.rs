@@ -195,7 +195,7 @@ fn a_new_epoch_forgets_what_was_learned_and_keeps_what_was_counted() {
 fn what_a_flow_refuses_has_a_reason_each_and_teaches_nothing() {
     let right = packet(REMOTE, PORT, 1);
     type Row = (Reason, fn(&mut MediaFlow), fn(&mut MediaPacket));
-    let rows: [Row; 12] = [
+    let rows: [Row; 14] = [
         (Reason::MediaExpired, |flow| flow.call = 0, |_| ()),
         (Reason::MediaExpired, |flow| flow.expires_at_seconds = 1000, |_| ()),
         (Reason::MediaShape, |flow| flow.local_port = [0, 1], |_| ()),
@@ -208,6 +208,8 @@ fn what_a_flow_refuses_has_a_reason_each_and_teaches_nothing() {
         (Reason::MediaHops, |_| (), |packet| packet.hops = 1),
         (Reason::MediaHops, |_| (), |packet| packet.hops = 0),
         (Reason::MediaNoRoute, |flow| flow.ifindex = 0, |_| ()),
+        (Reason::MediaTooLong, |flow| flow.mtu = 1500, |packet| packet.udp_length = 1481),
+        (Reason::MediaNoRoute, |flow| (flow.ifindex, flow.mtu) = (0, 9), |_| ()),
     ];
     for (at, (reason, change_flow, change_packet)) in rows.into_iter().enumerate() {
         let (mut flow, mut packet, mut state) = (flow(), right, MediaState::default());
@@ -225,6 +227,24 @@ fn what_a_flow_refuses_has_a_reason_each_and_teaches_nothing() {
     // Where the call carries no RTP, anything goes.
     let any = MediaFlow { content: CONTENT_ANY, ..flow() };
     assert_eq!(go(&any, &mut state, &MediaPacket { first: None, ..right }, NOW), LEARNED);
+    // As long as it may be, of either family, rewritten or not.
+    for (flags, udp, length) in
+        [(MEDIA_REWRITE, 1480, 0), (MEDIA_REWRITE | MEDIA_OUT_IPV6, 1460, 0), (0, 0, 1500)]
+    {
+        let fits = |mtu, more: u16| {
+            let flow = MediaFlow { flags, mtu, content: CONTENT_ANY, ..flow() };
+            let packet = MediaPacket {
+                udp_length: udp + more,
+                network: 14,
+                length: 14 + length + u32::from(more),
+                ..right
+            };
+            judge(&flow, &MediaState::default(), &packet, NOW).map(|step| step.learn)
+        };
+        assert_eq!(fits(1500, 0), LEARNED);
+        assert_eq!(fits(1500, 1), Err(Reason::MediaTooLong), "{flags}");
+        assert_eq!(fits(0, 60_000), LEARNED, "it is not known");
+    }
     // The daemon needs no way.
     let by_daemon = MediaFlow { flags: MEDIA_BY_DAEMON, ifindex: 0, ..flow() };
     assert!(judge(&by_daemon, &MediaState::default(), &right, NOW).unwrap().by_daemon);

@@ -93,6 +93,7 @@ fn flow(slot: u32, flow: MediaFlow) -> Option<Value> {
         "from": rewritten(flow.from, flow.from_port),
         "ifindex": flow.ifindex,
         "vlan": (flow.vlan != 0).then_some(flow.vlan),
+        "mtu": (flow.mtu != 0).then_some(flow.mtu),
         "next_hop": hardware(flow.next_hop),
         "device_address": hardware(flow.device),
         "content": explain::content_text(flow.content),

@@ -160,6 +160,7 @@ pub(super) fn with_hop(entry: MediaFlow, hop: Option<&Hop>) -> MediaFlow {
         device: hop.device,
         ifindex: hop.ifindex,
         vlan: hop.vlan,
+        mtu: hop.mtu,
         ..entry
     }
 }

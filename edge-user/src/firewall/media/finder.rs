@@ -44,6 +44,8 @@ pub(super) struct Link {
     pub address: Option<[u8; 6]>,
     /// Up.
     pub up: bool,
+    /// Bytes of an IP packet that it takes; 0: not known.
+    pub mtu: u32,
     /// It is this VLAN (802.1Q) of that device.
     pub vlan: Option<(u32, u16)>,
 }
@@ -235,7 +237,9 @@ impl<A: Ask> Finder<A> {
             MediaPath::Kernel => false,
             MediaPath::Daemon => true,
         };
-        let hop = Hop { ifindex, vlan, device, next_hop, by_daemon };
+        // Beyond what the number holds there is no packet.
+        let mtu = u16::try_from(link.mtu).unwrap_or(u16::MAX);
+        let hop = Hop { ifindex, vlan, mtu, device, next_hop, by_daemon };
         Ok(Some(hop).filter(|_| !(by_daemon && self.sender.monitor)))
     }
 

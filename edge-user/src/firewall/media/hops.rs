@@ -46,6 +46,8 @@ pub(super) struct Hop {
     pub ifindex: u32,
     /// VLAN that packets leave with; 0: none.
     pub vlan: u16,
+    /// Bytes of an IP packet that may leave by it; 0: not known.
+    pub mtu: u16,
     /// The device's link address.
     pub device: [u8; 6],
     /// The next hop's.

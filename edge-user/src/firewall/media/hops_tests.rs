@@ -58,7 +58,9 @@ impl Ask for Kernel {
 
 fn link(ifindex: u32, name: &str, vlan: Option<(u32, u16)>) -> Link {
     let address = Some([2, 0, 0, 0, 0, ifindex as u8]);
-    Link { ifindex, name: name.to_owned(), address, up: true, vlan }
+    // A tagged one takes less than the one below.
+    let mtu = if vlan.is_some() { 1496 } else { 1500 };
+    Link { ifindex, name: name.to_owned(), address, up: true, mtu, vlan }
 }
 
 /// Ways, and who looks them up.
@@ -156,6 +158,7 @@ fn the_way_goes_by_the_gateway_or_the_host_itself_and_by_a_device_of_the_right_s
             Hop {
                 ifindex: OUT,
                 vlan: 0,
+                mtu: 1500,
                 device: [2, 0, 0, 0, 0, 2],
                 next_hop: MAC,
                 by_daemon: false
@@ -182,6 +185,7 @@ fn a_vlan_is_a_tag_on_the_device_below() {
     hops.finder.ask.neighbours.insert((TAGGED, ip("10.7.0.9")), known(MAC));
     let hop = hops.take(inside("10.7.0.9"), now).unwrap();
     assert_eq!((hop.ifindex, hop.vlan, hop.device), (TRUNK, 7, [2, 0, 0, 0, 0, 5]));
+    assert_eq!(hop.mtu, 1496);
 }
 
 #[test]

@@ -47,6 +47,7 @@ const NUD_VALID: u16 =
     NUD_REACHABLE | NUD_STALE | NUD_DELAY | NUD_PROBE | NUD_NOARP | NUD_PERMANENT;
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
@@ -355,6 +356,7 @@ fn link(message: &[u8]) -> Option<Link> {
         address: address.filter(|_| kind == ARPHRD_ETHER),
         // A VLAN of another EtherType (802.1ad) is no way that the program can go.
         up: flags & libc::IFF_UP as u32 != 0 && (!is_vlan || vlan.is_some()),
+        mtu: sys::attribute(attributes, IFLA_MTU).and_then(|bytes| word(bytes, 0)).unwrap_or(0),
         vlan,
     })
 }
@@ -495,6 +497,7 @@ mod tests {
             body.extend(attributes(&[
                 (IFLA_IFNAME, b"eth0.7\0"),
                 (IFLA_ADDRESS, &[2; 6]),
+                (IFLA_MTU, &1400u32.to_ne_bytes()),
                 (IFLA_LINK, &lower),
                 (IFLA_LINKINFO, info),
             ]));
@@ -510,6 +513,7 @@ mod tests {
             name: "eth0.7".to_owned(),
             address: Some([2; 6]),
             up: true,
+            mtu: 1400,
             vlan: Some((4, 7)),
         };
         assert_eq!(tagged, expected);

@@ -21,7 +21,8 @@ use crate::{
 
 /// Seconds since boot.
 const NOW: u64 = 1000;
-const HOP: Hop = Hop { ifindex: 4, vlan: 7, device: [2; 6], next_hop: [3; 6], by_daemon: false };
+const HOP: Hop =
+    Hop { ifindex: 4, vlan: 7, mtu: 1500, device: [2; 6], next_hop: [3; 6], by_daemon: false };
 
 /// The kernel's maps, and what they must never be.
 #[derive(Debug, Default)]

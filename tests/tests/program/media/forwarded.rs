@@ -11,8 +11,6 @@ use edge_tests::kernel::{TEST_IFINDEX, XDP_PASS, XDP_TX};
 
 use super::*;
 
-/// The three ways a frame may be tagged.
-
 /// Takes the link layer off: addresses, tag, and the rest as an untagged frame.
 fn untagged(frame: &[u8]) -> ([u8; 12], Option<u16>, Vec<u8>) {
     let link: [u8; 12] = frame[..12].try_into().unwrap();

@@ -21,7 +21,7 @@ use edge_tests::{
 use crate::fixture::*;
 
 /// The reasons that the tests of this folder reach.
-pub const REACHED_HERE: [Reason; 9] = [
+pub const REACHED_HERE: [Reason; 10] = [
     Reason::MediaRelayed,
     Reason::MediaToDaemon,
     Reason::MediaSource,
@@ -31,6 +31,7 @@ pub const REACHED_HERE: [Reason; 9] = [
     Reason::MediaLearning,
     Reason::MediaShape,
     Reason::MediaHops,
+    Reason::MediaTooLong,
 ];
 
 /// The port of ours that the flow comes in at.
@@ -103,7 +104,7 @@ fn rtp(sequence: u16, ssrc: u32, bytes: usize) -> Vec<u8> {
     packet
 }
 
-/// None, one, and two tags that the fixture knows.
+/// The three ways a frame may be tagged.
 const TAGS: [&[(u16, u16)]; 3] = [&[], &[(0x8100, VLAN)], &[(0x88a8, VLAN), (0x8100, INNER_VLAN)]];
 
 /// A datagram with all its checksums.

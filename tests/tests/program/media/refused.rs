@@ -132,6 +132,27 @@ fn what_a_flow_does_not_take_is_dropped_with_a_reason() {
 }
 
 #[test]
+fn what_is_too_long_for_the_device_it_leaves_by_is_dropped_and_counted() {
+    in_namespace(|| {
+        each_way(|relay| {
+            let header = if relay.flow.flags & MEDIA_OUT_IPV6 != 0 { 40 } else { 20 };
+            let payload = rtp(1, 7, 988);
+            let leaves = u16::try_from(header + 8 + payload.len()).unwrap();
+            for (mtu, fits) in [(0, true), (leaves, true), (leaves - 1, false), (u16::MAX, true)] {
+                relay.open(|flow| flow.mtu = mtu);
+                let frame = relay.sent(&payload);
+                if fits {
+                    relay.forwarded(&frame);
+                } else {
+                    relay.dropped(&frame, Reason::MediaTooLong);
+                    assert_eq!((relay.state().packets, relay.state().dropped), (0, 1));
+                }
+            }
+        });
+    });
+}
+
+#[test]
 fn options_extension_headers_and_fragments_are_not_forwarded() {
     in_namespace(|| {
         each_way(|relay| {
