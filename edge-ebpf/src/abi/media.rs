@@ -106,9 +106,12 @@ pub struct MediaFlow {
     pub about: u8,
     /// Bytes of an IP packet that the device takes; 0: not known.
     pub mtu: u16,
-    /// Zero.
-    pub reserved: u16,
+    /// Slot of another flow that comes in by the same door, from another source; 0: none.
+    pub next: u16,
 }
+
+/// Flows that may share a door: calls of one endpoint's port (pinhole).
+pub const MEDIA_SHARED: u32 = 8;
 
 /// Nothing learned.
 pub const MEDIA_NOTHING: u32 = 0;
@@ -180,6 +183,8 @@ pub struct MediaLearned {
 }
 
 const _: () = {
+    // `MediaFlow::next` holds a slot.
+    assert!(MEDIA_FLOW_SLOTS - 1 == u16::MAX as u32);
     assert!(size_of::<PinholeKey>() == 20);
     assert!(size_of::<MediaFlow>() == 160);
     assert!(size_of::<MediaState>() == 112);

@@ -143,9 +143,12 @@ pub fn edge_syn_cookie(context: XdpContext) -> u32 {
 /// Forwards a packet of a media flow, if the flow takes it, and counts it.
 #[xdp(frags)]
 pub fn edge_media(context: XdpContext) -> u32 {
-    let Some((found, _, length)) = hand::handed() else { return xdp_action::XDP_DROP };
+    let Some((mut found, _, length)) = hand::handed() else { return xdp_action::XDP_DROP };
     let Some(settings) = maps::SETTINGS.get(0) else { return xdp_action::XDP_DROP };
     let trial = hand::trial(&context, settings).is_some();
+    if maps::MEDIA_FLOWS.get(found.rule).is_some_and(|flow| flow.next != 0) {
+        found.rule = media::edge_shared(context.ctx, found.rule) as u32;
+    }
     let outcome = media::edge_forward(context.ctx, found.rule, u32::from(trial));
     // SAFETY: `edge_forward` made the number from a reason.
     let reason = unsafe { Reason::from_own_number(outcome as u8) };

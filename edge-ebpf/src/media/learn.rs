@@ -2,7 +2,10 @@
 
 use super::{MediaPacket, NANOSECONDS};
 use crate::{
-    abi::{MEDIA_BEHIND_NAT, MEDIA_CANDIDATE, MEDIA_LEARNED, MediaFlow, MediaState, words6},
+    abi::{
+        MEDIA_BEHIND_NAT, MEDIA_CANDIDATE, MEDIA_LEARNED, MEDIA_SHARED, MediaFlow, MediaState,
+        words6,
+    },
     verdict::Reason,
 };
 
@@ -65,6 +68,41 @@ pub(super) fn source(
     let steady = state.ssrc == ssrc || state.ssrc == 0 || ssrc == 0;
     let again = learned == MEDIA_CANDIDATE && same && steady;
     Ok(if again { Learn::Learned } else { Learn::Candidate })
+}
+
+/// How well a flow fits a packet's source, among those that share a door: by what it has learned or
+/// was told (2), as one that may still be learned (1), or not (0).
+#[inline(always)]
+pub fn fits(flow: &MediaFlow, state: &MediaState, packet: &MediaPacket) -> u32 {
+    let learned = state.epoch == flow.epoch && state.learned == MEDIA_LEARNED;
+    if learned && is_same(state, packet) {
+        return 2;
+    }
+    if !within(packet.source, words6(flow.source), flow.source_bits) {
+        return 0;
+    }
+    let told = flow.flags & MEDIA_BEHIND_NAT == 0
+        && packet.source_port == u16::from_ne_bytes(flow.source_port);
+    if told { 2 } else { u32::from(!learned) }
+}
+
+/// The slot of the flow that a packet belongs to, among those that share a door: the one that fits
+/// its source best, and of those that fit alike the first. `look`: how well the one in a slot fits,
+/// and the slot of the next.
+#[inline(always)]
+pub fn shared(first: u32, look: impl Fn(u32) -> Option<(u32, u32)>) -> u32 {
+    let (mut at, mut best, mut found) = (first, 0, first);
+    for _ in 0..MEDIA_SHARED {
+        let Some((fits, next)) = look(at) else { break };
+        if fits > best {
+            (best, found) = (fits, at);
+        }
+        if best > 1 || next == 0 {
+            break;
+        }
+        at = next;
+    }
+    found
 }
 
 #[inline(always)]

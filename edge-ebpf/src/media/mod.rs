@@ -15,7 +15,7 @@ mod sum;
 #[cfg(test)]
 mod tests;
 
-pub use learn::Learn;
+pub use learn::{Learn, fits, shared};
 pub use packet::{MediaPacket, Rtp, read};
 pub use sum::{add, folded, words};
 

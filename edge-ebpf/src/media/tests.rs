@@ -96,6 +96,60 @@ fn follows(flow: &MediaFlow, now: u64, seen: &[Seen]) -> MediaState {
 }
 
 #[test]
+fn of_flows_that_share_a_door_the_one_whose_source_it_is_fits_best() {
+    let learned = |source: [u8; 4], port: u16, epoch| MediaState {
+        learned: MEDIA_LEARNED,
+        source: mapped(source),
+        source_port: port.to_be_bytes(),
+        epoch,
+        ..MediaState::default()
+    };
+    let nothing = MediaState { epoch: 4, ..MediaState::default() };
+    let candidate = MediaState { learned: MEDIA_CANDIDATE, ..learned(REMOTE, 4001, 4) };
+    for (flow, state, source, port, expected) in [
+        (flow(), nothing, REMOTE, PORT, 2),
+        (flow(), nothing, REMOTE, 4001, 1),
+        (flow(), candidate, REMOTE, 4001, 1),
+        (flow(), nothing, OTHER, PORT, 0),
+        (flow(), learned(REMOTE, 4001, 4), REMOTE, 4001, 2),
+        (flow(), learned(REMOTE, 4001, 4), REMOTE, 4002, 0),
+        (flow(), learned(REMOTE, 4001, 3), REMOTE, 4002, 1),
+        // It takes the flow back.
+        (flow(), learned(REMOTE, 4001, 4), REMOTE, PORT, 2),
+        (behind_nat(), nothing, OTHER, PORT, 1),
+        (behind_nat(), learned(OTHER, PORT, 4), OTHER, PORT, 2),
+        (behind_nat(), learned(OTHER, PORT, 4), REMOTE, PORT, 0),
+        (behind_nat(), nothing, FAR, PORT, 0),
+        // A port that is not known is nobody's port 0.
+        (behind_nat(), nothing, REMOTE, 0, 1),
+    ] {
+        let packet = packet(source, port, 1);
+        assert_eq!(fits(&flow, &state, &packet), expected, "{source:?} {port} {state:?}");
+        // What does not fit is refused, and what does may not be for its source.
+        let refused = judge(&flow, &state, &packet, NOW) == Err(Reason::MediaSource);
+        assert_eq!(refused, expected == 0);
+    }
+    // Slots from 1 on, each before the next.
+    for (fits, found) in [
+        (&[0, 0][..], 1),
+        (&[0, 1, 0], 2),
+        (&[1, 1], 1),
+        (&[1, 2], 2),
+        (&[2, 2], 1),
+        (&[0, 0, 0, 0, 0, 0, 0, 2], 8),
+        (&[0, 0, 0, 0, 0, 0, 0, 0, 2], 1),
+    ] {
+        let look = |slot: u32| {
+            let fits = *fits.get(slot as usize - 1)?;
+            Some((fits, slot + 1))
+        };
+        assert_eq!(shared(1, look), found, "{fits:?}");
+        // A chain that bites its own tail has an end all the same.
+        assert_eq!(shared(3, |slot| Some((0, slot))), 3);
+    }
+}
+
+#[test]
 fn the_source_that_the_call_named_is_learned_at_once_and_then_no_other_sends() {
     let state = follows(
         &flow(),

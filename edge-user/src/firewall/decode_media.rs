@@ -99,6 +99,7 @@ fn flow(slot: u32, flow: MediaFlow) -> Option<Value> {
         "content": explain::content_text(flow.content),
         "packets": explain::limit_text(&flow.packets),
         "bytes": explain::limit_text(&flow.bytes),
+        "next": (flow.next != 0).then_some(flow.next),
         "state": flow.state,
         "epoch": flow.epoch,
         "clock": (flow.clock != 0).then_some(flow.clock),

@@ -41,7 +41,7 @@ pub(super) fn again(
     if decision.reason != Reason::MediaRelayed {
         return (decision, None);
     }
-    let slot = decision.rule;
+    let slot = shared(tables, decision.rule, frame);
     let flow: MediaFlow = entry(tables, map_names::MEDIA_FLOWS, slot).unwrap_or_default();
     let state = entry(tables, map_names::MEDIA_STATES, flow.state);
     let facts =
@@ -53,6 +53,16 @@ pub(super) fn again(
     );
     let verdict = in_force(&tables.settings, reason);
     (Decision { reason, verdict, rule: NO_RULE, ..decision }, Some(facts))
+}
+
+/// The flow that the packet belongs to, among those that share its door.
+fn shared(tables: &PinnedTables<'_>, first: u32, frame: &[u8]) -> u32 {
+    let Some(packet) = media::read(&Frame::new(frame)) else { return first };
+    media::shared(first, |slot| {
+        let flow: MediaFlow = entry(tables, map_names::MEDIA_FLOWS, slot)?;
+        let state: MediaState = entry(tables, map_names::MEDIA_STATES, flow.state)?;
+        Some((media::fits(&flow, &state, &packet), flow.next.into()))
+    })
 }
 
 fn reason(flow: &MediaFlow, state: Option<MediaState>, frame: &[u8]) -> Reason {

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `entry` | a flow in the kernel's form, and back |
 //! | `table` | what is open, and the order of writes |
+//! | `doors` | which flows come in where |
 //! | `hops` | device and link addresses to where flows go, kept up to date |
 //! | `finder` | looks them up |
 //! | `ways` | looks them up while nobody waits |
@@ -19,6 +20,7 @@
 
 mod by_daemon;
 mod delays;
+mod doors;
 mod entry;
 mod finder;
 mod hops;
@@ -147,7 +149,7 @@ impl MediaTable {
         let maps = Maps::open(pins)?;
         let (doors, slots) = maps.read()?;
         let mut table = Table::new(Paths { maps, daemon: ByDaemon::start()? });
-        table.adopt(doors, &slots)?;
+        table.adopt(doors, &slots, Instant::now())?;
         let mut finder = Finder::new(netlink, Sides::new(config), Sender::new(config));
         table.writes.daemon.set_devices(finder.devices());
         table.serve();

@@ -2,16 +2,18 @@
 //!
 //! A flow that changes is written whole into another slot, then its door is pointed there: no
 //! packet ever sees half of it. A slot that nothing points to any more rests for a while before
-//! it is used again, since a packet may be on its way through it. Doors are closed first.
+//! it is used again, since a packet may be on its way through it. Doors are closed first. Flows that
+//! share a door (`doors`) stand one behind the other, and are written anew together.
 
 use std::{
-    collections::{HashMap, VecDeque, hash_map},
+    collections::{BTreeSet, HashMap, VecDeque, hash_map},
     time::{Duration, Instant},
 };
 
-use edge_ebpf::abi::{MEDIA_FLOW_SLOTS, MediaFlow};
+use edge_ebpf::abi::{MEDIA_FLOW_SLOTS, MEDIA_SHARED, MediaFlow};
 
 use super::{
+    doors::Doors,
     entry::{self, Door},
     hops::{Hop, Target},
 };
@@ -62,7 +64,7 @@ pub(super) struct Table<W> {
     pub writes: W,
     flows: HashMap<FlowId, Entry>,
     calls: HashMap<CallId, Vec<FlowId>>,
-    doors: HashMap<Door, FlowId>,
+    doors: Doors,
     slots: Slots,
     epoch: u32,
 }
@@ -85,7 +87,7 @@ impl<W: MediaWrites> Table<W> {
             writes,
             flows: HashMap::new(),
             calls: HashMap::new(),
-            doors: HashMap::new(),
+            doors: Doors::default(),
             slots: Slots {
                 fresh: 1,
                 end: MEDIA_FLOW_SLOTS,
@@ -102,36 +104,35 @@ impl<W: MediaWrites> Table<W> {
         &mut self,
         doors: Vec<(Door, u32)>,
         slots: &HashMap<u32, MediaFlow>,
+        now: Instant,
     ) -> Result<(), FirewallError> {
-        for (door, slot) in doors {
-            let found = slots.get(&slot).filter(|flow| {
-                entry::door_of(flow) == door && entry::from_kernel(flow, 0).is_some()
-            });
-            let Some(kernel) = found else {
-                tracing::warn!(?door, slot, "a media port leads to no flow: it is closed");
-                self.writes.door(door, 0)?;
-                continue;
-            };
-            let id = FlowId(kernel.state);
-            if let Some(other) = self.flows.get(&id).copied() {
-                // A change was broken off between two doors.
-                let newer = |flow: &MediaFlow| (flow.epoch, flow.expires_at_seconds);
-                if newer(&other.kernel) >= newer(kernel) {
-                    self.writes.door(door, 0)?;
-                    continue;
+        let mut wrong = Vec::new();
+        for (door, first) in doors {
+            let mut slot = first;
+            for _ in 0..MEDIA_SHARED {
+                let Some(kernel) = slots.get(&slot).filter(|flow| is_at(flow, door)) else {
+                    tracing::warn!(?door, slot, "a media port leads to no flow: it is closed");
+                    wrong.push(door);
+                    break;
+                };
+                wrong.extend(self.take_over(door, slot, *kernel));
+                slot = u32::from(kernel.next);
+                if slot == 0 {
+                    break;
                 }
-                self.writes.door(entry::door_of(&other.kernel), 0)?;
-                self.forget(id);
             }
-            self.epoch = self.epoch.max(kernel.epoch);
-            self.remember(id, Entry { slot, kernel: *kernel, target: target_of(kernel) });
         }
-        let used: std::collections::BTreeSet<u32> = self.flows.values().map(|e| e.slot).collect();
+        self.slots.fresh = slots.keys().max().map_or(1, |last| last + 1);
+        for door in wrong {
+            self.link(door, self.doors.of(door), None, now)?;
+        }
+        let used: BTreeSet<u32> = self.flows.values().map(|entry| entry.slot).collect();
         for (slot, flow) in slots {
             if !used.contains(slot) {
                 self.writes.flow(*slot, &MediaFlow { call: 0, ..*flow })?;
             }
         }
+        self.slots.resting.clear();
         self.slots.fresh = used.last().map_or(1, |last| last + 1);
         self.slots.free = (1..self.slots.fresh).filter(|slot| !used.contains(slot)).collect();
         Ok(())
@@ -147,6 +148,24 @@ impl<W: MediaWrites> Table<W> {
         }
     }
 
+    /// A flow that the kernel holds is ours. Gives a door that it is not to come in by: a change was
+    /// broken off between two.
+    fn take_over(&mut self, door: Door, slot: u32, kernel: MediaFlow) -> Option<Door> {
+        let id = FlowId(kernel.state);
+        self.epoch = self.epoch.max(kernel.epoch);
+        let mut wrong = None;
+        if let Some(other) = self.flows.get(&id) {
+            let newer = |flow: &MediaFlow| (flow.epoch, flow.expires_at_seconds);
+            if newer(&other.kernel) >= newer(&kernel) {
+                return Some(door);
+            }
+            wrong = Some(entry::door_of(&other.kernel));
+            self.forget(id);
+        }
+        self.remember(id, Entry { slot, kernel, target: target_of(&kernel) });
+        wrong
+    }
+
     /// Puts a flow in force.
     pub fn open(
         &mut self,
@@ -159,7 +178,9 @@ impl<W: MediaWrites> Table<W> {
             return Err(FirewallError::MediaFlow { flow: flow.id.0, fault });
         }
         let door = entry::door(flow);
-        if self.doors.get(&door).is_some_and(|holder| *holder != flow.id) {
+        let others = self.doors.others(door, flow.id).len();
+        let room = if matches!(door, Door::Pinhole(_)) { MEDIA_SHARED as usize } else { 1 };
+        if others >= room {
             let fault = "another flow comes in at its port";
             return Err(FirewallError::MediaFlow { flow: flow.id.0, fault });
         }
@@ -181,17 +202,18 @@ impl<W: MediaWrites> Table<W> {
         if before.is_none() {
             self.writes.clear_state(flow.id)?;
         }
-        let slot = self.place(&kernel, door, now)?;
-        if let Some(before) = &before {
-            let former = entry::door_of(&before.kernel);
-            if former != door {
-                // The new door is open already; the flow is at both for a moment.
-                self.writes.door(former, 0)?;
-            }
-            self.forget(flow.id);
-            self.slots.rest(before.slot, now);
+        let former = before.map(|before| entry::door_of(&before.kernel));
+        let mut all = self.doors.of(door);
+        if !all.contains(&flow.id) {
+            all.push(flow.id);
         }
-        self.remember(flow.id, Entry { slot, kernel, target: target(flow) });
+        let entry = Entry { slot: 0, kernel, target: target(flow) };
+        self.link(door, all, Some((flow.id, entry)), now)?;
+        if let Some(former) = former.filter(|former| *former != door) {
+            // The new door is open already; the flow is at both for a moment.
+            self.doors.remove(former, flow.id);
+            self.link(former, self.doors.of(former), None, now)?;
+        }
         Ok(match (before, other) {
             (Some(before), _) => Opened::Changed(before.target),
             (_, Some(other)) => Opened::Replaced(CallId(other.kernel.call), other.target),
@@ -211,18 +233,17 @@ impl<W: MediaWrites> Table<W> {
         if kernel == before.kernel {
             return Ok(false);
         }
-        let slot = self.place(&kernel, entry::door_of(&kernel), now)?;
-        self.slots.rest(before.slot, now);
-        if let Some(entry) = self.flows.get_mut(&id) {
-            (entry.slot, entry.kernel) = (slot, kernel);
-        }
+        let door = entry::door_of(&kernel);
+        let entry = Entry { kernel, ..before };
+        self.link(door, self.doors.of(door), Some((id, entry)), now)?;
         Ok(true)
     }
 
     /// Closes a flow. Gives where it went; `None`: it was not open.
     pub fn close(&mut self, id: FlowId, now: Instant) -> Result<Option<Target>, FirewallError> {
         let Some(entry) = self.flows.get(&id).copied() else { return Ok(None) };
-        self.writes.door(entry::door_of(&entry.kernel), 0)?;
+        let door = entry::door_of(&entry.kernel);
+        self.link(door, self.doors.others(door, id), None, now)?;
         self.forget(id);
         self.slots.rest(entry.slot, now);
         Ok(Some(entry.target))
@@ -272,25 +293,54 @@ impl<W: MediaWrites> Table<W> {
         self.slots.end = end;
     }
 
-    /// Writes a flow into a slot and points its door there.
-    fn place(
+    /// Writes flows into slots, one behind the other, and points their door at the first; closes it
+    /// when there are none. `new`: what one of them is from now on. Nothing changes when it fails.
+    fn link(
         &mut self,
-        kernel: &MediaFlow,
         door: Door,
+        flows: Vec<FlowId>,
+        new: Option<(FlowId, Entry)>,
         now: Instant,
-    ) -> Result<u32, FirewallError> {
+    ) -> Result<(), FirewallError> {
+        let mut chain: Vec<(FlowId, Entry)> = Vec::with_capacity(flows.len());
+        let mut next = 0;
+        let mut done = Ok(());
+        for id in flows.into_iter().rev() {
+            let new = new.filter(|(new, _)| *new == id).map(|(_, entry)| entry);
+            let Some(entry) = new.or_else(|| self.flows.get(&id).copied()) else { continue };
+            let kernel = MediaFlow { next: u16::try_from(next).unwrap_or(0), ..entry.kernel };
+            done = self.place(&kernel, now).map(|slot| {
+                next = slot;
+                chain.push((id, Entry { slot, kernel, ..entry }));
+            });
+            if done.is_err() {
+                break;
+            }
+        }
+        if let Err(fault) = done.and_then(|()| self.writes.door(door, next)) {
+            chain.iter().for_each(|(_, entry)| self.slots.rest(entry.slot, now));
+            return Err(fault);
+        }
+        for (id, entry) in chain.into_iter().rev() {
+            if let Some(before) = self.flows.get(&id).map(|before| before.slot) {
+                self.slots.rest(before, now);
+            }
+            self.remember(id, entry);
+        }
+        Ok(())
+    }
+
+    /// Writes a flow into a slot that nothing leads to.
+    fn place(&mut self, kernel: &MediaFlow, now: Instant) -> Result<u32, FirewallError> {
         if self.slots.is_short() {
             self.tidy(now)?;
         }
         let slot = self.slots.take().ok_or(FirewallError::MediaFull { flows: self.flows.len() })?;
-        let done = self.writes.flow(slot, kernel).and_then(|()| self.writes.door(door, slot));
-        match done {
-            Ok(()) => Ok(slot),
-            Err(fault) => {
-                self.slots.rest(slot, now);
-                Err(fault)
-            }
+        if let Err(fault) = self.writes.flow(slot, kernel) {
+            self.slots.rest(slot, now);
+            return Err(fault);
         }
+        Ok(slot)
     }
 
     fn next_epoch(&mut self) -> u32 {
@@ -300,14 +350,15 @@ impl<W: MediaWrites> Table<W> {
     }
 
     fn remember(&mut self, id: FlowId, entry: Entry) {
-        self.doors.insert(entry::door_of(&entry.kernel), id);
-        self.calls.entry(CallId(entry.kernel.call)).or_default().push(id);
-        self.flows.insert(id, entry);
+        self.doors.add(entry::door_of(&entry.kernel), id);
+        if self.flows.insert(id, entry).is_none() {
+            self.calls.entry(CallId(entry.kernel.call)).or_default().push(id);
+        }
     }
 
     fn forget(&mut self, id: FlowId) {
         let Some(entry) = self.flows.remove(&id) else { return };
-        self.doors.remove(&entry::door_of(&entry.kernel));
+        self.doors.remove(entry::door_of(&entry.kernel), id);
         if let hash_map::Entry::Occupied(mut call) = self.calls.entry(CallId(entry.kernel.call)) {
             call.get_mut().retain(|other| *other != id);
             if call.get().is_empty() {
@@ -315,6 +366,11 @@ impl<W: MediaWrites> Table<W> {
             }
         }
     }
+}
+
+/// Whether a flow comes in by this door.
+fn is_at(flow: &MediaFlow, door: Door) -> bool {
+    entry::door_of(flow) == door && entry::from_kernel(flow, 0).is_some()
 }
 
 impl Slots {

@@ -43,20 +43,38 @@ impl Memory {
         Ok(())
     }
 
-    /// Every door leads to a flow that is its own.
+    /// Every door leads to flows that are its own, and to each once.
     fn check(&self) {
-        for (door, slot) in &self.doors {
-            let flow = self.slots.get(slot).expect("a door leads to a slot that is written");
-            assert_eq!(entry::door_of(flow), *door, "and to its own");
-            assert!(flow.call != 0 && *slot != 0);
+        for (door, first) in &self.doors {
+            let mut names = HashSet::new();
+            for (slot, flow) in self.behind(*first) {
+                assert_eq!(entry::door_of(&flow), *door, "and to its own");
+                assert!(flow.call != 0 && slot != 0);
+                assert!(names.insert(flow.state), "twice");
+            }
+            assert!(names.len() <= edge_ebpf::abi::MEDIA_SHARED as usize);
         }
+    }
+
+    /// The flows that share a door.
+    fn behind(&self, first: u32) -> Vec<(u32, MediaFlow)> {
+        let mut all = Vec::new();
+        let mut slot = first;
+        while slot != 0 {
+            let flow = self.slots.get(&slot).expect("a door leads to a slot that is written");
+            all.push((slot, *flow));
+            assert!(all.len() < 100, "it has an end");
+            slot = flow.next.into();
+        }
+        all
     }
 }
 
 impl MediaWrites for Memory {
     fn flow(&mut self, slot: u32, flow: &MediaFlow) -> Result<(), FirewallError> {
         self.write()?;
-        assert!(!self.doors.values().any(|used| *used == slot), "slot {slot} is in use");
+        let used = self.doors.values().flat_map(|first| self.behind(*first));
+        assert!(!used.into_iter().any(|(used, _)| used == slot), "slot {slot} is in use");
         self.slots.insert(slot, *flow);
         self.check();
         Ok(())
@@ -267,6 +285,113 @@ fn a_door_that_moves_is_open_before_the_former_closes() {
     assert_eq!(table.of_call(CallId(9)).len(), 2);
 }
 
+/// A pinhole of this call to one and the same endpoint's port.
+fn shared(id: u32, call: u64, source: &str) -> Flow {
+    let source = source.parse().unwrap();
+    Flow { way: Way::Pinhole, source, ..flow(id, call, 1) }
+}
+
+/// Names of the flows behind the door of this one.
+fn behind(table: &Table<Memory>, flow: &Flow) -> Vec<u32> {
+    let Some(first) = table.writes.doors.get(&entry::door(flow)) else { return Vec::new() };
+    table.writes.behind(*first).iter().map(|(_, flow)| flow.state).collect()
+}
+
+#[test]
+fn calls_that_share_an_endpoints_port_have_a_flow_each_and_none_closes_anothers() {
+    let now = Instant::now();
+    let sources = ["198.51.100.7/32", "198.51.100.8/32", "198.51.100.0/24"];
+    for first in 0..3 {
+        let mut table = table();
+        let flows: Vec<Flow> =
+            (1..).zip(sources).map(|(id, s)| shared(id, 9 + u64::from(id), s)).collect();
+        for flow in &flows {
+            assert_eq!(open(&mut table, flow, now).unwrap(), Opened::New);
+        }
+        assert_eq!(behind(&table, &flows[0]), [1, 2, 3]);
+        // One that changes, or goes another way, stays where it is, and the others what they are.
+        let before: Vec<MediaFlow> =
+            (1..=3).map(|id| table.get(FlowId(id)).unwrap().kernel).collect();
+        let held = Flow { held: true, ..flows[first].clone() };
+        assert!(matches!(open(&mut table, &held, now).unwrap(), Opened::Changed(_)));
+        assert!(table.reroute(held.id, None, now).unwrap());
+        assert_eq!(behind(&table, &held), [1, 2, 3]);
+        for (at, before) in before.iter().enumerate().filter(|(at, _)| *at != first) {
+            let after = table.get(flows[at].id).unwrap().kernel;
+            assert_eq!(MediaFlow { next: 0, ..after }, MediaFlow { next: 0, ..*before });
+        }
+        // Wherever it stands, its end is its own.
+        table.close(held.id, now).unwrap();
+        let mut left = vec![1, 2, 3];
+        left.remove(first);
+        assert_eq!(behind(&table, &held), left);
+        // One that moves away leaves the rest.
+        let moves = flows.iter().find(|flow| flow.id.0 == left[0]).unwrap();
+        let moved = Flow { to: socket("10.1.0.20:30008"), ..moves.clone() };
+        open(&mut table, &moved, now).unwrap();
+        assert_eq!((behind(&table, &held), behind(&table, &moved)), (vec![left[1]], vec![left[0]]));
+        table.close(FlowId(left[0]), now).unwrap();
+        table.close(FlowId(left[1]), now).unwrap();
+        assert!(table.writes.doors.is_empty() && table.open_now() == (0, 0));
+        table.tidy(now + Duration::from_secs(1)).unwrap();
+        assert!(table.writes.slots.values().all(|flow| *flow == MediaFlow::default()));
+    }
+}
+
+#[test]
+fn there_is_a_bound_to_those_who_share_a_door_and_what_fails_changes_nothing() {
+    let now = Instant::now();
+    let mut table = table();
+    for id in 1..=8 {
+        open(&mut table, &shared(id, 9, "198.51.100.7/32"), now).unwrap();
+    }
+    let refused = open(&mut table, &shared(9, 9, "198.51.100.7/32"), now);
+    assert!(matches!(refused, Err(FirewallError::MediaFlow { .. })));
+    for fails_at in 1..=9 {
+        table.writes.fails_at = Some(table.writes.writes + fails_at);
+        let changed = Flow { held: true, ..shared(8, 9, "198.51.100.7/32") };
+        assert!(open(&mut table, &changed, now).is_err());
+        assert_eq!(behind(&table, &changed), [1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(table.get(FlowId(8)).unwrap().kernel.about & 4, 0);
+    }
+    for fails_at in 1..=8 {
+        table.writes.fails_at = Some(table.writes.writes + fails_at);
+        assert!(table.close(FlowId(8), now).is_err());
+        assert_eq!(table.open_now(), (1, 8));
+    }
+    table.close(FlowId(8), now).unwrap();
+    open(&mut table, &shared(9, 9, "198.51.100.7/32"), now).unwrap();
+}
+
+#[test]
+fn a_new_daemon_takes_over_those_who_share_a_door() {
+    let now = Instant::now();
+    let mut first = table();
+    let flows = [1, 2, 3].map(|id| shared(id, 9 + u64::from(id), "198.51.100.7/32"));
+    for flow in &flows {
+        open(&mut first, flow, now).unwrap();
+    }
+    // One of them is at another door too, and newer there: a change was broken off.
+    let moved = Flow { to: socket("10.1.0.20:30008"), source_port: Some(9), ..flows[1].clone() };
+    let kernel = MediaFlow { epoch: 99, ..entry::to_kernel(&moved, NOW, Some(&HOP)) };
+    first.writes.slots.insert(20, kernel);
+    first.writes.doors.insert(entry::door(&moved), 20);
+    let memory = std::mem::take(&mut first.writes);
+    let doors: Vec<_> = memory.doors.iter().map(|(door, slot)| (*door, *slot)).collect();
+    let slots = memory.slots.clone();
+    let mut second = Table::new(memory);
+    second.adopt(doors, &slots, now).unwrap();
+    assert_eq!((behind(&second, &flows[0]), behind(&second, &moved)), (vec![1, 3], vec![2]));
+    assert_eq!(second.open_now(), (3, 3));
+    for slot in second.entries().map(|(_, entry)| entry.slot) {
+        assert!(second.writes.slots[&slot].call != 0);
+    }
+    for id in [3, 1, 2] {
+        second.close(FlowId(id), now).unwrap();
+    }
+    assert!(second.writes.doors.is_empty());
+}
+
 #[test]
 fn a_slot_rests_and_when_all_are_taken_the_next_is_refused() {
     let start = Instant::now();
@@ -369,7 +494,7 @@ fn a_new_daemon_takes_over_what_is_open_and_closes_what_is_nonsense() {
     let mut second = Table::new(Memory { doors: HashMap::new(), ..memory });
     // In the kernel they are there; the check of each write sees them when all is done.
     let real: HashMap<Door, u32> = slots_of(&doors);
-    second.adopt(doors, &slots).unwrap();
+    second.adopt(doors, &slots, now).unwrap();
     let mut left = real;
     left.retain(|door, _| ![Door::Port(77), Door::Port(78)].contains(door));
     left.remove(&entry::door(&flow(1, 9, 50_000)));

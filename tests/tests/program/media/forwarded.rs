@@ -233,6 +233,58 @@ fn a_pinhole_changes_hops_and_link_addresses_and_nothing_else() {
 }
 
 #[test]
+fn calls_to_one_endpoints_port_have_each_their_own_flow() {
+    in_namespace(|| {
+        for side in sides() {
+            let mut relay = Relay::new(side, side.me.is_ipv6());
+            let (_, to) = inside(side.me.is_ipv6());
+            relay.bench.change(|tables| {
+                tables.settings.flags |= edge_ebpf::abi::SETTING_PINHOLES;
+            });
+            // Three calls: of two ports of one address, and of another address.
+            let others = [
+                (side.stranger, REMOTE, STATE + 1),
+                (side.stranger, REMOTE + 2, STATE + 2),
+                (side.partner, REMOTE, STATE + 3),
+            ];
+            for (at, (source, port, state)) in (0..).zip(others) {
+                let next = if at < 2 { SLOT as u16 + at + 2 } else { 0 };
+                let pinhole = MediaFlow {
+                    call: u64::from(state),
+                    source: sixteen(source),
+                    source_port: port.to_be_bytes(),
+                    local: sixteen(to),
+                    local_port: TO.to_be_bytes(),
+                    flags: MEDIA_RTP,
+                    state,
+                    next,
+                    ..relay.flow
+                };
+                let slot = SLOT + 1 + u32::from(at);
+                relay.bench.kernel.set_media_flow(slot, &pinhole).unwrap();
+            }
+            relay.bench.kernel.set_pinhole(ZONE_EXTERNAL, to, TO, SLOT + 1).unwrap();
+            relay.bench.kernel.media_learned().unwrap();
+            for (source, port, state) in others.into_iter().rev() {
+                for sequence in [1, 2] {
+                    let frame = datagram((source, port), (to, TO), &rtp(sequence, state, 33));
+                    relay.forwarded(&frame);
+                }
+                let counted = relay.bench.kernel.media_state(state).unwrap();
+                assert_eq!((counted.packets, counted.dropped, counted.ssrc), (2, 0, state));
+            }
+            let learned = relay.bench.kernel.media_learned().unwrap();
+            let states: Vec<u32> = learned.iter().map(|learned| learned.state).collect();
+            assert_eq!(states, [STATE + 3, STATE + 2, STATE + 1]);
+            // Who belongs to none is the first one's to refuse.
+            let stranger = datagram((side.second, REMOTE), (to, TO), &rtp(9, 9, 33));
+            relay.dropped(&stranger, Reason::MediaSource);
+            assert_eq!(relay.bench.kernel.media_state(STATE + 1).unwrap().dropped, 1);
+        }
+    });
+}
+
+#[test]
 fn what_was_sent_is_counted_and_rtp_is_measured() {
     in_namespace(|| {
         each_way(|relay| {
