@@ -470,7 +470,8 @@ impl Context<'_> {
         }
         self.apply(call, session)?;
         if let Some(offer) = call.offers.get_mut(place) {
-            offer.answered = true;
+            // From here on it waits for the INVITE's answer, as long as that takes.
+            (offer.answered, offer.until) = (true, None);
         }
         Ok(text)
     }

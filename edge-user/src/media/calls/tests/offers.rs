@@ -237,6 +237,29 @@ fn an_offer_in_a_response_that_nobody_answers_is_forgotten() {
     assert_eq!(bench.calls.len(), 1, "its ACK is still to come");
     bench.pass(41);
     bench.assert_nothing_left();
+    // No PRACK comes.
+    let reliable = Say { reliable: true, ..say };
+    bench.reply(&reliable, 183, "b", &audio(CALLEE, 5000)).unwrap();
+    bench.pass(41);
+    bench.assert_nothing_left();
+    // One came, and the telephone rings.
+    for accepted in [true, false] {
+        bench.reply(&reliable, 183, "b", &audio(CALLEE, 5000)).unwrap();
+        let prack = Say::within(CallMethod::Prack, 2, true);
+        bench.ask(&prack, &audio(CALLER, 4000)).unwrap();
+        bench.reply(&Say { offered: false, ..prack }, 200, "b", "").unwrap();
+        bench.pass(180);
+        assert_eq!(bench.ways(), both_ways(4000, 5000), "early media");
+        if accepted {
+            bench.reply(&reliable, 200, "b", "").unwrap();
+            bench.pass(180);
+            assert_eq!(bench.ways(), both_ways(4000, 5000));
+            bench.bye(true);
+        } else {
+            bench.failed(1);
+        }
+        bench.assert_nothing_left();
+    }
     // In vain: the whole INVITE fails.
     let say = Say { reliable: true, ..say };
     bench.reply(&say, 183, "b", &audio(CALLEE, 5000)).unwrap();
