@@ -164,6 +164,7 @@ impl Policy {
             || carriers
             || (former.xmpp_domains.is_some() && self.xmpp_domains.is_none())
             || fewer(&self.xmpp, &former.xmpp)
+            || self.users.fewer_outside(&former.users)
             || fewer(&self.allowed, &former.allowed)
             || fewer(&self.bound, &former.bound)
     }

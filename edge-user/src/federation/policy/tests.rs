@@ -120,6 +120,44 @@ mod users {
     }
 
     #[test]
+    fn who_may_no_longer_be_outside_makes_a_policy_narrower() {
+        let rule = |pattern: UserPattern, outside| UserPolicy {
+            users: vec![pattern],
+            rights: Rights { outside, ..Rights::default() },
+        };
+        let ann = |outside| rule(user("ann"), outside);
+        let group = |outside| rule(UserPattern::Group("sales".to_owned()), outside);
+        let at = |outside| rule(UserPattern::Domain(domain("contoso.example")), outside);
+        let all = |outside| rule(UserPattern::Everyone, outside);
+        let of = |name: &str| (name.to_owned(), domain("contoso.example"));
+        let groups = [Group { name: "sales".to_owned(), users: vec![of("bob")] }];
+        for (then, now, narrower) in [
+            (vec![], vec![], false),
+            (vec![ann(true)], vec![ann(true)], false),
+            (vec![ann(false)], vec![ann(true)], false),
+            (vec![ann(true)], vec![ann(false)], true),
+            (vec![ann(true)], vec![], true),
+            (vec![group(true)], vec![group(false)], true),
+            (vec![at(true)], vec![at(false)], true),
+            (vec![at(true)], vec![ann(false), at(true)], true),
+            (vec![at(true)], vec![], true),
+            (vec![all(true)], vec![all(false)], true),
+            (vec![all(true)], vec![at(false), all(true)], true),
+            (vec![at(true)], vec![all(true)], false),
+            (vec![ann(true)], vec![at(true)], false),
+        ] {
+            let users = |policies: &[UserPolicy]| Users::new(policies, &groups);
+            assert_eq!(users(&now).fewer_outside(&users(&then)), narrower, "{then:?} {now:?}");
+            let policy = |users: Vec<UserPolicy>| {
+                let federation =
+                    Federation { users, groups: groups.to_vec(), ..Federation::default() };
+                Policy::new(&[domain("contoso.example")], &federation)
+            };
+            assert_eq!(policy(now).is_narrower_than(&policy(then)), narrower);
+        }
+    }
+
+    #[test]
     fn no_spelling_of_a_user_slips_through() {
         let users = Users::new(&[policy(&[user("Ann.Lee")], false)], &[]);
         let at = domain("contoso.example");

@@ -109,6 +109,25 @@ impl Users {
             && self.everyone.is_none()
     }
 
+    /// Whether somebody may no longer be outside who could before.
+    pub(super) fn fewer_outside(&self, former: &Self) -> bool {
+        let fewer = |user: &UserName<'_>| former.rights(user).outside && !self.rights(user).outside;
+        let all = [self, former];
+        let of_everyone = |users: &Self| users.everyone.unwrap_or_default().outside;
+        let domains = all.into_iter().flat_map(|users| {
+            users.domains.keys().chain(users.users.keys()).chain(users.members.keys())
+        });
+        let names = all
+            .into_iter()
+            .flat_map(|users| users.users.iter().chain(&users.members))
+            .flat_map(|(domain, names)| names.keys().map(move |name| (domain, name)));
+        (of_everyone(former) && !of_everyone(self))
+            || domains.into_iter().any(|domain| fewer(&UserName { name: None, domain }))
+            || names
+                .into_iter()
+                .any(|(domain, name)| fewer(&UserName { name: Some(Cow::Borrowed(name)), domain }))
+    }
+
     /// What this user may do.
     pub fn rights(&self, user: &UserName<'_>) -> Rights {
         let of = |names: &HashMap<Domain, HashMap<Box<str>, Rights>>| {
