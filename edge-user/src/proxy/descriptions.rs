@@ -85,10 +85,15 @@ pub(super) struct Offered {
     pub forbidden: Vec<u32>,
 }
 
-pub(super) fn read(message: &Message, allowed: Modalities) -> Result<Offered, Fault> {
+/// `relays`: no address may be seen on the other side.
+pub(super) fn read(message: &Message, allowed: Modalities, relays: bool) -> Result<Offered, Fault> {
     let unreadable =
         |detail: String, line| Fault { reason: Refusal::SessionUnreadable, detail, line };
     let places = descriptions(message).map_err(|fault| unreadable(fault.to_string(), None))?;
+    if relays && places.fragment && !places.sdp.is_empty() {
+        // They show addresses that the description beside them is not to show.
+        return Err(unreadable("candidates beside a session description".to_owned(), None));
+    }
     let body = message.body_bytes();
     let (mut texts, mut forbidden) = (Vec::new(), Vec::new());
     for place in &places.sdp {
@@ -148,7 +153,11 @@ pub(super) fn changed(
     message: &Message,
     offered: &Offered,
     texts: &[Bytes],
+    relays: bool,
 ) -> Result<Option<NewBody>, Fault> {
+    if relays && offered.texts.is_empty() && offered.places.fragment {
+        return Ok(Some(NewBody::TakenOut));
+    }
     if offered.texts.iter().zip(texts).all(|(old, new)| old.text() == new) {
         return Ok(None);
     }

@@ -184,7 +184,7 @@ impl Proxy {
         let Some(passage) = about.passage(request, to_tag, method) else { return Ok(None) };
         let (mut call, mut detail) = (None, None);
         let mut has_offer = false;
-        let result = read(request, allowed).and_then(|offered| {
+        let result = read(request, allowed, relays).and_then(|offered| {
             has_offer = !offered.texts.is_empty();
             check_all(&self.calls, &passage, &offered)?;
             let mut texts = Vec::with_capacity(offered.texts.len());
@@ -193,7 +193,7 @@ impl Proxy {
                 texts.push(self.calls.request(now, &passage, sdp, &mut effects)?);
                 call = self.calls.call_of(&passage);
             }
-            changed(request, &offered, &texts)
+            changed(request, &offered, &texts, relays)
         });
         if let Err(fault) = &result {
             detail = Some(format!("{}: {}", refusal_detail(request), fault.detail));
@@ -504,11 +504,12 @@ fn answered(
         *call = calls.call_of(passage);
         return Ok(None);
     }
-    let offered = read(message, says.allowed)?;
+    let relays = calls.relays();
+    let offered = read(message, says.allowed, relays)?;
     if offered.texts.is_empty() {
         calls.response(now, passage, &reply, None, effects)?;
         *call = calls.call_of(passage);
-        return Ok(None);
+        return changed(message, &offered, &[], relays);
     }
     check_all(calls, passage, &offered)?;
     let mut texts = Vec::with_capacity(offered.texts.len());
@@ -521,7 +522,7 @@ fn answered(
         *call = calls.call_of(&passage);
         texts.push(text.unwrap_or_else(|| sdp.text().clone()));
     }
-    changed(message, &offered, &texts)
+    changed(message, &offered, &texts, relays)
 }
 
 /// A body of several descriptions passes as a whole or not at all.

@@ -50,6 +50,42 @@ fn no_request_and_no_answer_shows_an_address_of_inside() {
 }
 
 #[test]
+fn candidates_beside_an_offer_are_refused_and_alone_in_its_place_they_are_taken_out() {
+    let part = |kind: &str, text: &str| format!("--x\r\nContent-Type: {kind}\r\n\r\n{text}\r\n");
+    let fragment = format!("a=ice-ufrag:F7gI\r\na=candidate:1 1 UDP 1 {ALICE} 4000 typ host\r\n");
+    let one = part("application/trickle-ice-sdpfrag", &fragment);
+    let beside = format!("{}{one}--x--\r\n", part("application/sdp", &audio(ALICE, 4000)));
+    let mixed = "multipart/mixed;boundary=x";
+    for (kind, text, passes) in [
+        (mixed, beside, false),
+        (mixed, format!("{one}--x--\r\n"), true),
+        ("application/trickle-ice-sdpfrag", fragment, true),
+    ] {
+        let mut world = world();
+        let alice = world.inside(CONTOSO, Transport::Tcp, &format!("{ALICE}:40000"));
+        let mut request = Req::new("INVITE", "contoso.example", "fabrikam.example");
+        request.headers.push(format!("Content-Type: {kind}"));
+        request.body = text;
+        world.say(CONTOSO, alice, &request.text());
+        if passes {
+            world.expect(CONTOSO, alice, "SIP/2.0 100 ");
+            let (bob, got) = world.one(FABRIKAM);
+            assert_eq!((body(&got), headers(&got, "Content-Type").len()), ("", 0), "{got}");
+            // So in the answer.
+            let ok = with_body(&answer(&got, "200 OK", Some("b1")), kind, &request.body);
+            world.say(FABRIKAM, bob, &ok);
+            let heard = world.expect(CONTOSO, alice, "SIP/2.0 200 OK");
+            assert_eq!(body(&heard), "", "{heard}");
+        } else {
+            let (_, refused) = world.mail(CONTOSO).pop().unwrap();
+            assert!(refused.starts_with("SIP/2.0 4"), "{refused}");
+            assert_eq!(world.refused(CONTOSO, Refusal::SessionUnreadable), 1);
+            assert_eq!(world.mail(FABRIKAM), []);
+        }
+    }
+}
+
+#[test]
 fn bodies_without_addresses_pass_as_they_are() {
     let parts = "--x\r\nContent-Type: text/plain\r\n\r\nhi\r\n--x--\r\n";
     for (method, kind, text) in [

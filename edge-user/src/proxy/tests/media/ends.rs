@@ -93,6 +93,20 @@ fn an_answer_of_which_one_part_makes_no_sense_opens_nothing() {
 }
 
 #[test]
+fn a_bye_says_nothing_of_where_media_was() {
+    let mut call = begin(world(), &audio(ALICE, 4000));
+    let ok = call.bob_says("200 OK", &audio(BOB, 5000));
+    let bye = with_sdp(call.within(&ok, true, "BYE", 2), &audio(ALICE, 4000));
+    call.world.say(CONTOSO, call.alice, &bye.text());
+    let (bob, got) = call.world.one(FABRIKAM);
+    assert!(got.starts_with("BYE ") && body(&got).is_empty(), "{got}");
+    assert_eq!((call.open(), headers(&got, "Content-Type").len()), ([0, 0], 0));
+    call.world.say(FABRIKAM, bob, &answer_with(&got, "200 OK", "b1", &audio(BOB, 5000)));
+    let heard = call.world.expect(CONTOSO, call.alice, "SIP/2.0 200 OK");
+    assert!(body(&heard).is_empty(), "{heard}");
+}
+
+#[test]
 fn a_body_without_a_description_is_no_offer() {
     let mut request = invite("");
     request.headers.push("Content-Type: text/plain".into());
