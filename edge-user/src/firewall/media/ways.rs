@@ -22,7 +22,11 @@ const SETTLING: Duration = Duration::from_millis(50);
 
 /// Who asks the kernel for the ways of a table's flows.
 #[derive(Clone)]
-pub struct Ways(Arc<Mutex<Finder<Netlink>>>);
+pub struct Ways {
+    finder: Arc<Mutex<Finder<Netlink>>>,
+    /// Held while flows that were opened just now are seen to: before the others.
+    settling: Arc<Mutex<()>>,
+}
 
 impl fmt::Debug for Ways {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -32,11 +36,11 @@ impl fmt::Debug for Ways {
 
 impl Ways {
     pub(super) fn new(finder: Finder<Netlink>) -> Self {
-        Self(Arc::new(Mutex::new(finder)))
+        Self { finder: Arc::new(Mutex::new(finder)), settling: Arc::default() }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Finder<Netlink>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.finder.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// As [`MediaTable::tick`], for a table that others use meanwhile.
@@ -57,6 +61,8 @@ impl Ways {
     /// Finds the ways of the flows that were opened just now to where nobody has looked yet. What
     /// takes too long is left to the next tick.
     pub fn settle(&self, table: &Mutex<MediaTable>) -> Result<(), FirewallError> {
+        // Whoever finds none left waits for whoever took them.
+        let _settling = self.settling.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = locked(table).take_fresh();
         let began = Instant::now();
         for (_, target) in &fresh {
