@@ -40,19 +40,19 @@ fn a_blocked_domain_s_xmpp_servers_are_asked_for_where_xmpp_is_served_and_blocke
     world.set(|setting| setting.xmpp = Some(vec![]));
     assert!(world.asked().contains(&servers("bad.example")));
     world.pass(START_WAIT);
-    world.answer(ask("bad.example"), &["198.51.100.1"], 300);
-    world.answer(servers("bad.example"), &["198.51.100.2", "10.0.0.1"], 300);
-    assert_eq!(blocked(&world, "bad.example"), [ip("198.51.100.1"), ip("198.51.100.2")]);
+    world.answer(ask("bad.example"), &["8.8.8.1"], 300);
+    world.answer(servers("bad.example"), &["8.8.8.2", "10.0.0.1"], 300);
+    assert_eq!(blocked(&world, "bad.example"), [ip("8.8.8.1"), ip("8.8.8.2")]);
     // DNS that fails for the one kind takes nothing from the other.
     world.fail(ask("bad.example"), ResolveError::Unavailable);
     assert_eq!(blocked(&world, "bad.example").len(), 2);
     // A name below it that was seen on a stream is asked for in both ways.
-    world.proved(1 << 63 | 7, "chat.bad.example", "198.51.100.9");
+    world.proved(1 << 63 | 7, "chat.bad.example", "8.8.8.9");
     let asked = world.asked();
     assert!(asked.contains(&servers("chat.bad.example")), "{asked:?}");
-    assert!(blocked(&world, "bad.example").contains(&ip("198.51.100.9")));
+    assert!(blocked(&world, "bad.example").contains(&ip("8.8.8.9")));
     world.set(|setting| setting.xmpp = None);
-    assert!(!blocked(&world, "bad.example").contains(&ip("198.51.100.2")));
+    assert!(!blocked(&world, "bad.example").contains(&ip("8.8.8.2")));
 }
 
 #[test]
@@ -63,12 +63,12 @@ fn an_xmpp_partner_s_servers_are_protected_by_name_and_by_what_is_connected() {
             Some(vec![partner("p.example", None), partner("q.example", Some("x.q.example"))]);
     });
     world.pass(START_WAIT);
-    world.answer(servers("p.example"), &["198.51.100.1"], 300);
-    world.answer(Question::Host(name("x.q.example"), 5269), &["198.51.100.2"], 300);
-    world.proved(1 << 63 | 1, "p.example", "198.51.100.3");
-    let shared = ["198.51.100.1", "198.51.100.2", "198.51.100.3", "198.51.100.4"];
+    world.answer(servers("p.example"), &["8.8.8.1"], 300);
+    world.answer(Question::Host(name("x.q.example"), 5269), &["8.8.8.2"], 300);
+    world.proved(1 << 63 | 1, "p.example", "8.8.8.3");
+    let shared = ["8.8.8.1", "8.8.8.2", "8.8.8.3", "8.8.8.4"];
     world.answer(servers("bad.example"), &shared, 300);
-    assert_eq!(blocked(&world, "bad.example"), [ip("198.51.100.4")]);
+    assert_eq!(blocked(&world, "bad.example"), [ip("8.8.8.4")]);
     let report = world.blocks.report();
     let why: Vec<String> = report[0].refused.iter().map(|r| r.why.to_string()).collect();
     assert!(why[0].contains("XMPP partner p.example"), "{why:?}");
@@ -76,14 +76,14 @@ fn an_xmpp_partner_s_servers_are_protected_by_name_and_by_what_is_connected() {
     assert!(why[2].contains("partner p.example is connected"), "{why:?}");
     // A stream that ends protects no more.
     world.put(Input::Closed { connection: ConnectionId(1 << 63 | 1) });
-    assert!(blocked(&world, "bad.example").contains(&ip("198.51.100.3")));
+    assert!(blocked(&world, "bad.example").contains(&ip("8.8.8.3")));
     // Blocked itself, a partner is not protected from its own block.
     world.set(|setting| {
         let entry = BlockedDomain { domain: name("p.example"), subdomains: true };
         setting.federation.blocked_domains.push(entry);
     });
-    world.answer(servers("p.example"), &["198.51.100.1"], 300);
-    assert_eq!(blocked(&world, "p.example"), [ip("198.51.100.1")]);
+    world.answer(servers("p.example"), &["8.8.8.1"], 300);
+    assert_eq!(blocked(&world, "p.example"), [ip("8.8.8.1")]);
     let now: Vec<IpAddr> = blocked(&world, "bad.example");
-    assert!(now.contains(&ip("198.51.100.1")), "{now:?}");
+    assert!(now.contains(&ip("8.8.8.1")), "{now:?}");
 }

@@ -5,8 +5,8 @@
 use std::{path::PathBuf, sync::Arc};
 
 use rustls::{
-    ClientConfig, CommonState, DigitallySignedStruct, DistinguishedName, Error, ServerConfig,
-    SignatureScheme,
+    CertificateError, ClientConfig, CommonState, DigitallySignedStruct, DistinguishedName, Error,
+    ServerConfig, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{
         CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
@@ -180,6 +180,10 @@ impl TlsStore {
         let verdict =
             ClientCertVerifier::verify_client_cert(verifier.as_ref(), leaf, intermediates, now);
         match verdict {
+            // Ours says it in words, rustls in a name.
+            Err(Error::InvalidCertificate(CertificateError::Other(fault))) => {
+                invalid(fault.0.to_string())
+            }
             Err(Error::InvalidCertificate(fault)) => invalid(fault.to_string()),
             Err(error) => invalid(error.to_string()),
             // A pin is a SIP partner's matter.

@@ -6,7 +6,7 @@
 
 use crate::{
     domain::Domain,
-    xmpp::io::{PeerCertificate, TlsPeer, XmppNames},
+    xmpp::io::{PeerCertificate, TlsPeer},
 };
 
 /// A certificate was valid, in date, and names this domain. Made here alone.
@@ -58,7 +58,7 @@ pub(super) fn certify(
         ));
     }
     let pinned = pinned.is_some_and(|host| certificate.dns.contains(host));
-    if pinned || names_domain(names, domain) {
+    if pinned || names.proves(domain) {
         return Ok(Certified { domain: domain.clone() });
     }
     Err(format!(
@@ -66,16 +66,6 @@ pub(super) fn certify(
          _xmpp-server.{domain} is needed",
         certificate.description
     ))
-}
-
-fn names_domain(names: &XmppNames, domain: &Domain) -> bool {
-    let parent = domain.as_str().split_once('.').map(|(_, parent)| parent);
-    names.certificate.dns.contains(domain)
-        || names.srv.contains(domain)
-        || names.addresses.contains(domain)
-        || parent.is_some_and(|parent| {
-            names.certificate.wildcards.iter().any(|wild| wild.as_str() == parent)
-        })
 }
 
 /// The certificate's subject, for people.
