@@ -35,6 +35,15 @@ pub enum Target {
     Sdp,
     /// The whole proxy core, by libFuzzer.
     Proxy,
+    /// The guard of XMPP streams, by libFuzzer.
+    #[value(alias = "xmpp_guard")]
+    XmppGuard,
+    /// The core of all XMPP streams, by libFuzzer.
+    #[value(alias = "xmpp_streams")]
+    XmppStreams,
+    /// Addresses, stanzas and bodies that the XMPP gateway maps, by libFuzzer.
+    #[value(alias = "xmpp_mapping")]
+    XmppMapping,
 }
 
 /// `cargo xtask fuzz …`
@@ -76,6 +85,9 @@ pub fn command(arguments: &Arguments) -> Result<ExitCode> {
         Target::SipValues => libfuzzer("sip_values", arguments),
         Target::Sdp => libfuzzer("sdp", arguments),
         Target::Proxy => libfuzzer("proxy", arguments),
+        Target::XmppGuard => libfuzzer("xmpp_guard", arguments),
+        Target::XmppStreams => libfuzzer("xmpp_streams", arguments),
+        Target::XmppMapping => libfuzzer("xmpp_mapping", arguments),
     }
 }
 
@@ -116,6 +128,10 @@ fn libfuzzer(target: &str, arguments: &Arguments) -> Result<ExitCode> {
         descriptions(&corpus)?;
         command.args(["-dict=sdp.dict", "-max_len=4096"]);
     }
+    if target.starts_with("xmpp_") {
+        xmpp_seeds(target, &folder, &corpus)?;
+        command.args(["-dict=xmpp.dict", "-max_len=4096"]);
+    }
     if target == "proxy" {
         // A remote user registers and is called along the Path: the way in to what needs both.
         let registered = [0, 2, 2, 8, 2, 9, 0, 1, 5, 0, 2, 0, 7, 1, 0, 1];
@@ -149,11 +165,36 @@ fn descriptions(corpus: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The stanzas to begin with, after the bytes that each target reads first.
+fn xmpp_seeds(target: &str, folder: &Path, corpus: &Path) -> Result<()> {
+    let first: &[u8] = match target {
+        // How it is cut, and no bound on what comes first.
+        "xmpp_guard" => b"\x07\xff",
+        // A partner connects, opens a stream, and writes these raw bytes.
+        "xmpp_streams" => b"\x00\x00\x01\x01\x00\x00\x04\x00\xff",
+        _ => b"\x00",
+    };
+    let seeds = folder.join("seeds");
+    for entry in fs::read_dir(&seeds).with_context(|| seeds.display().to_string())? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "xml") {
+            let text = fs::read(&path).with_context(|| path.display().to_string())?;
+            let to = corpus.join(path.file_stem().unwrap_or_default());
+            let seed = [first, text.trim_ascii_end()].concat();
+            fs::write(&to, seed).with_context(|| to.display().to_string())?;
+        }
+    }
+    Ok(())
+}
+
 /// The messages to begin with, as each target reads them.
 fn sip_seeds(target: &str, folder: &Path, corpus: &Path) -> Result<()> {
     let seeds = folder.join("seeds");
     for entry in fs::read_dir(&seeds).with_context(|| seeds.display().to_string())? {
         let path = entry?.path();
+        if path.extension().is_none_or(|extension| extension != "sip") {
+            continue;
+        }
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
         let message = text.replace('\n', "\r\n").into_bytes();

@@ -11,6 +11,7 @@ pub mod raw;
 pub mod sip;
 pub mod upgrade;
 pub mod xdp;
+pub mod xmpp;
 
 use serde_json::{Value, json};
 

@@ -12,7 +12,7 @@ static ALLOCATOR: bench::sip::codec::Counting = bench::sip::codec::Counting;
 /// Measures us beside our peers, turn by turn, in namespaces of its own.
 #[derive(Parser)]
 struct Arguments {
-    /// Which one: xdp, sip, media, upgrade or policy
+    /// Which one: xdp, sip, media, xmpp, upgrade or policy
     name: String,
     /// One JSON object on standard output and nothing else there
     #[arg(long)]
@@ -31,8 +31,11 @@ fn main() -> ExitCode {
         "sip" => bench::sip::bench(&say, arguments.only.as_deref()),
         "policy" => bench::policy::bench(&say),
         "media" => bench::media::bench(&say, arguments.only.as_deref()),
+        "xmpp" => bench::xmpp::bench(&say, arguments.only.as_deref()),
         other => {
-            eprintln!("no benchmark `{other}`: there are xdp, sip, media, upgrade and policy");
+            eprintln!(
+                "no benchmark `{other}`: there are xdp, sip, media, xmpp, upgrade and policy"
+            );
             return ExitCode::from(2);
         }
     };

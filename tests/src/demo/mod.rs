@@ -10,6 +10,7 @@ pub mod operate;
 pub mod report;
 pub mod throttle;
 pub mod world;
+pub mod xmpp;
 
 use std::time::Instant;
 
@@ -40,6 +41,7 @@ pub const STEPS: &[Step] = &[
     Step { name: "refuse a stranger without a certificate", play: federate::refuse_no_certificate },
     Step { name: "refuse a certificate of another domain", play: federate::refuse_wrong_domain },
     Step { name: "message discovered", play: discover::message_discovered },
+    Step { name: "message xmpp", play: xmpp::message_xmpp },
     Step { name: "refuse provider", play: discover::refuse_provider },
     Step { name: "block throttled", play: throttle::block_throttled },
     Step { name: "block northwind.example", play: block::block },

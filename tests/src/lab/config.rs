@@ -127,6 +127,15 @@ impl EdgeConfig {
         self
     }
 
+    /// Relays stanzas of `domain` between partners and the XMPP server inside at `host`.
+    #[must_use]
+    pub fn xmpp_server(mut self, domain: &str, host: &str) -> Self {
+        self.more.push_str(&format!(
+            "[[service.xmpp.server]]\ndomains = [\"{domain}\"]\nnext_hop = \"{host}\"\n\n"
+        ));
+        self
+    }
+
     /// The address inside user agents send to.
     pub fn inside_address(&self) -> SocketAddr {
         SocketAddr::new(IpAddr::V4(self.site.edge_inside4()), SERVER_PORT)

@@ -12,8 +12,8 @@ use serde_json::Value;
 
 use super::{Lab, cleanup, config::EdgeConfig, netns::Namespace, process::Process};
 
-/// How long a daemon may take until it says that it is ready.
-const START_LIMIT: Duration = Duration::from_secs(20);
+/// How long a daemon may take until it says that it is ready, on a machine that is busy.
+const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// A running daemon; dropping it ends it and takes its pins away.
 pub struct Edge {

@@ -54,7 +54,7 @@ const CALLEE_PORT: u16 = 40_002;
 
 /// Delays and memory.
 pub fn calls(say: &dyn Fn(&str)) -> Result<Vec<Row>> {
-    let world = World::new()?;
+    let world = World::new("bmedia")?;
     let _programs = far_ends(&world)?;
     let proxy = Proxy::edge(&world, Inside::Tls, &media_service())?;
     let measured = with_load(&world, Inside::Tls, 1, |load| {

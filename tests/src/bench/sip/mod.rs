@@ -3,7 +3,7 @@
 
 mod attacks;
 pub mod codec;
-mod cpu;
+pub(super) mod cpu;
 mod latency;
 pub(super) mod load;
 mod memory;
@@ -49,7 +49,7 @@ pub fn bench(say: Say<'_>, only: Option<&str>) -> Result<Vec<Row>> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     ensure!(cores >= 2, "the proxy and the load need a core each, and there is {cores}");
     let wanted = |part: &str| only.is_none_or(|only| only == part);
-    let world = World::new()?;
+    let world = World::new("bsip")?;
     let mut rows = Vec::new();
     for inside in [Inside::Tls, Inside::Tcp, Inside::Udp] {
         if wanted(inside.name()) {

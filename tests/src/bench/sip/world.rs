@@ -82,6 +82,8 @@ pub struct World {
     pub identity: Identity,
     /// The roots that everybody trusts.
     pub trust: PathBuf,
+    /// Issues more certificates.
+    pub authority: Authority,
     /// What the load shows.
     pub tls: Configs,
     /// The same names from an authority that nobody trusts.
@@ -89,11 +91,11 @@ pub struct World {
 }
 
 impl World {
-    /// Makes it.
-    pub fn new() -> Result<Self> {
+    /// Makes it; `tag` is a short lower-case word.
+    pub fn new(tag: &str) -> Result<Self> {
         // Ahead of others' work on this machine, where sessions share it.
         let _ = std::fs::write(AUTOGROUP, "-20");
-        let prefix = format!("edge-bsip-{}", std::process::id());
+        let prefix = format!("edge-{tag}-{}", std::process::id());
         cleanup::remove_stale();
         cleanup::register(&prefix);
         let dir = cleanup::directory(&prefix);
@@ -136,6 +138,7 @@ impl World {
             load,
             identity,
             trust,
+            authority,
             tls,
             stranger,
         })

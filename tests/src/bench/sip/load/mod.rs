@@ -2,8 +2,8 @@
 //! UDP) on one thread that never blocks, pinned to a core of its own. At a fixed rate a call is
 //! due when it is due, whatever the proxy does; latency counts from then.
 
-mod link;
-mod text;
+pub mod link;
+pub mod text;
 pub mod tls;
 
 use std::{
