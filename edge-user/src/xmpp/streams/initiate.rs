@@ -347,8 +347,11 @@ impl Streams {
         let valid = element.attribute("type") == Some("valid");
         match self.verifications.answer(id, &pair, xml_id, valid) {
             None => {
-                let text = "an answer about a dialback key that was not asked about here";
-                Err(Fault::new("policy-violation", XmppRefusal::Dialback, text))
+                // Who showed the key may be gone, or have been told that it took too long. That is
+                // no fault of the end that answers: all that matters is that nothing is believed.
+                let text = "an answer about a dialback key that nobody waits for: ignored";
+                self.refused(id, XmppRefusal::Dialback, text.to_owned());
+                Ok(())
             }
             Some(Ok(verified)) => {
                 self.verified(now, &verified);

@@ -1,5 +1,7 @@
 //! What others tried, and what must come of it.
 
+use std::time::Duration;
+
 use super::{
     lone::{AUTH, Lone, answer, features, header, id_of, key, send, stanza, verdict},
     world::{UNIX, domain, good, names, pair, partner, settings, tls},
@@ -375,16 +377,45 @@ fn dialback_answers_that_nobody_asked_for_prove_nothing() {
         assert!(end.delivered.is_empty(), "{text}");
     }
     // On a stream that we opened.
-    for text in
-        [key("c.example", "a.example", "valid"), verdict("b.example", "a.example", "i", "valid")]
-    {
-        let mut end = Lone::new();
+    let mut end = Lone::new();
+    send(&mut end, "a.example", "b.example");
+    let stream = end.connect(None);
+    end.write(stream, &format!("{}{}", answer("i"), features(OFFERS_DIALBACK)));
+    let said = end.write(stream, &key("c.example", "a.example", "valid"));
+    assert!(said.contains("<policy-violation"), "{said}");
+    assert_eq!(end.last_refusal().map(|_| end.undelivered.len()), Some(1));
+    // What it says of keys that nobody waits for may be late: it proves nothing, and ends nothing.
+    let mut end = Lone::new();
+    send(&mut end, "a.example", "b.example");
+    let stream = end.connect(None);
+    end.write(stream, &format!("{}{}", answer("i"), features(OFFERS_DIALBACK)));
+    assert!(end.write(stream, &verdict("b.example", "a.example", "i", "valid")).is_empty());
+    assert_eq!(end.last_refusal(), Some(XmppRefusal::Dialback));
+    assert!(end.closed.is_empty() && end.undelivered.is_empty() && end.delivered.is_empty());
+}
+
+/// Anybody may show a key for a partner's domain, and be gone before its server has spoken.
+#[test]
+fn who_shows_a_key_and_leaves_does_no_harm_to_the_stream_that_asks() {
+    let mut end = Lone::new();
+    send(&mut end, "a.example", "b.example");
+    let ours = end.connect(None);
+    end.write(ours, &format!("{}{}", answer("i"), features(OFFERS_DIALBACK)));
+    end.write(ours, &key("b.example", "a.example", "valid"));
+    for wait in [0, 31] {
+        let shown = end.accept(None);
+        let own = id_of(&end.write(shown, &header("b.example", "a.example")));
+        end.write(shown, &key("b.example", "a.example", ""));
+        assert!(end.read(ours).contains(&format!("<db:verify from='a.example' to='b.example' id='{own}'")));
+        match wait {
+            0 => drop(end.write(shown, "</stream:stream>")),
+            wait => end.pass(Duration::from_secs(wait)),
+        }
+        assert!(end.closed.contains(&shown));
+        end.write(ours, &verdict("b.example", "a.example", &own, "invalid"));
+        assert!(!end.closed.contains(&ours) && end.undelivered.is_empty());
         send(&mut end, "a.example", "b.example");
-        let stream = end.connect(None);
-        end.write(stream, &format!("{}{}", answer("i"), features(OFFERS_DIALBACK)));
-        let said = end.write(stream, &text);
-        assert!(said.contains("<policy-violation"), "{said}");
-        assert_eq!(end.last_refusal().map(|_| end.undelivered.len()), Some(1));
+        assert!(end.read(ours).contains("<message"));
     }
 }
 
