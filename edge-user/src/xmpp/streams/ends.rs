@@ -183,6 +183,8 @@ impl Streams {
         text: &str,
     ) {
         if let Some((back, back_pair)) = self.relayed_from(side, pair) {
+            // What is known of the inside is not for outsiders.
+            let text = if back == XmppSide::Partner { "" } else { text };
             if let Some(error) = write::stanza_error(&stanza, condition, text) {
                 self.send(now, back, back_pair, error);
             }

@@ -133,10 +133,12 @@ pub(super) fn stanza_error(
         "policy-violation" | "jid-malformed" => "modify",
         _ => "cancel",
     };
-    let error = Element::new(ns::SERVER, "error")
+    let mut error = Element::new(ns::SERVER, "error")
         .with("type", error_type)
-        .with_child(Element::new(ns::STANZA_ERRORS, condition))
-        .with_child(Element::new(ns::STANZA_ERRORS, "text").with_text(text));
+        .with_child(Element::new(ns::STANZA_ERRORS, condition));
+    if !text.is_empty() {
+        error.push(Element::new(ns::STANZA_ERRORS, "text").with_text(text));
+    }
     Some(
         Element::new(ns::SERVER, name)
             .with("type", "error")
