@@ -7,6 +7,7 @@
 //! | `keys` | keys that others show us | XEP-0220 |
 //! | `initiate` | negotiation on streams that we open | the same, RFC 7590 |
 //! | `route` | where a pair goes: dials, failover, queues, back-off | XEP-0368 |
+//! | `relay` | between partners and inside servers: whether it may | |
 //! | `stanza` | what is judged of each stanza, acks, pings | RFC 6120 section 8.1, XEP-0198, XEP-0199 |
 //! | `timers` | set-up, silence, idleness, expiry | RFC 6120 section 4.6, 13.7.2.3 |
 //! | `rules` | who may speak to whom | |
@@ -30,6 +31,7 @@ mod keys;
 mod methods;
 mod proof;
 mod receive;
+mod relay;
 mod route;
 mod rules;
 mod stanza;
@@ -58,6 +60,7 @@ pub use stream::{Role, Traffic};
 use self::{
     dialback::{Keys, Verifications},
     judge::Seen,
+    relay::Invited,
     route::{Backoff, Route},
     rules::{Denied, Rules, turned},
     stream::{Phase, RouteKey, Stream},
@@ -97,6 +100,7 @@ pub struct Streams {
     lookups: HashMap<LookupId, RouteKey>,
     backoffs: HashMap<(super::io::XmppSide, Domain), Backoff>,
     verifications: Verifications,
+    invited: Invited,
     /// Certificates by which domains proved themselves.
     seen: HashMap<(super::io::XmppSide, Domain), Seen>,
     /// Pings of ours by their id: the streams on which they went.
@@ -151,6 +155,7 @@ impl Streams {
             lookups: HashMap::new(),
             backoffs: HashMap::new(),
             verifications: Verifications::default(),
+            invited: Invited::default(),
             seen: HashMap::new(),
             pings: HashMap::new(),
             due: BTreeSet::new(),

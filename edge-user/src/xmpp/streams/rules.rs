@@ -4,14 +4,15 @@
 //! `remote` is the other end's. Towards an inside server that is the other way round than in the
 //! contract, where `local` is always the organisation's: [`turned`] changes one into the other.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use super::methods::Methods;
 use crate::{
     domain::Domain,
+    federation::UserName,
     xmpp::{
         io::{Pair, XmppQuestion, XmppRefusal, XmppSide},
-        settings::{Negotiation, XmppPartner, XmppPolicy},
+        settings::{Negotiation, XmppPartner, XmppPartnerKind, XmppPolicy},
     },
 };
 
@@ -92,6 +93,21 @@ impl Rules {
     fn inside_host(&self, domain: &Domain) -> Option<&(Domain, u16)> {
         let inside = &self.policy.settings.inside;
         inside.iter().find(|(domains, _)| domains.contains(domain)).map(|(_, host)| host)
+    }
+
+    /// Whether a user of an inside server may federate over XMPP.
+    pub(super) fn user_may(&self, user: Option<&str>, domain: &Domain) -> bool {
+        // In a JID these two are letters as any other.
+        let user = user.map(|user| match user.contains(['%', ';']) {
+            true => Cow::Owned(user.replace('%', "%25").replace(';', "%3b")),
+            false => Cow::Borrowed(user),
+        });
+        self.policy.federation.users().rights(&UserName::new(user.as_deref(), domain)).xmpp
+    }
+
+    /// What the users of this partner may begin.
+    pub(super) fn kind(&self, partner: &Domain) -> Option<XmppPartnerKind> {
+        self.partners.get(partner).map(|partner| partner.kind)
     }
 
     /// Whether we speak for this domain on this side.

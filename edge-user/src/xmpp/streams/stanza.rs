@@ -88,17 +88,20 @@ impl Streams {
                 stanza.set(name, folded);
             }
         }
+        // A ping is also sent for inside servers' domains; its answer is for nobody but us.
+        if matches!(ping, Some(Ping::Answered)) && self.is_answer_of_ours(now, &stanza) {
+            return Ok(());
+        }
         let inside = self.rules.is_inside(&leave.pair().local);
         let leave = match leave.onward(inside) {
-            Ok((onward, pair)) => {
-                self.send(now, onward, pair, stanza);
+            Ok(onward) => {
+                self.relay(now, id, onward, stanza);
                 return Ok(());
             }
             Err(leave) => leave,
         };
         match ping {
             Some(Ping::Asked) => self.answer_ping(now, side, leave.pair().clone(), &stanza),
-            Some(Ping::Answered) if self.is_answer_of_ours(now, &stanza) => {}
             _ => self.out.push(leave.deliver(stanza)),
         }
         Ok(())
@@ -350,8 +353,8 @@ impl Streams {
     }
 }
 
-/// The pair under which a stream may be pinged: never an inside server's domain, which answers
-/// itself.
+/// The pair under which a stream may be pinged. None towards an inside server: in the name of a
+/// partner nothing is asked.
 fn ping_pair(stream: &Stream) -> Option<Pair> {
     (stream.side == XmppSide::Partner).then(|| stream.proofs.outbound_pairs().next().cloned())?
 }

@@ -406,7 +406,10 @@ fn who_shows_a_key_and_leaves_does_no_harm_to_the_stream_that_asks() {
         let shown = end.accept(None);
         let own = id_of(&end.write(shown, &header("b.example", "a.example")));
         end.write(shown, &key("b.example", "a.example", ""));
-        assert!(end.read(ours).contains(&format!("<db:verify from='a.example' to='b.example' id='{own}'")));
+        assert!(
+            end.read(ours)
+                .contains(&format!("<db:verify from='a.example' to='b.example' id='{own}'"))
+        );
         match wait {
             0 => drop(end.write(shown, "</stream:stream>")),
             wait => end.pass(Duration::from_secs(wait)),

@@ -5,6 +5,7 @@ mod bounds;
 mod lone;
 mod matrix;
 mod property;
+mod relay;
 mod together;
 mod ways;
 mod world;

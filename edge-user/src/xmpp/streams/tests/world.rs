@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
-    config::{BlockedDomain, Federation},
+    config::{BlockedDomain, Federation, Rights, UserPattern, UserPolicy},
     domain::Domain,
     federation::{CertificateNames, Policy},
     xmpp::{
@@ -65,12 +65,19 @@ pub(super) fn settings(domains: &[&str], partners: Vec<XmppPartner>) -> XmppSett
     }
 }
 
+/// Everybody may federate over XMPP, but for `mute@in.example`.
 pub(super) fn policy(settings: XmppSettings, blocked: &[&str]) -> XmppPolicy {
     let blocked_domains = blocked
         .iter()
         .map(|name| BlockedDomain { domain: domain(name), subdomains: false })
         .collect();
-    let federation = Federation { enabled: true, blocked_domains, ..Federation::default() };
+    let may = |pattern, xmpp| UserPolicy {
+        users: vec![pattern],
+        rights: Rights { xmpp, ..Rights::default() },
+    };
+    let mute = UserPattern::User("mute".to_owned(), domain("in.example"));
+    let users = vec![may(UserPattern::Everyone, true), may(mute, false)];
+    let federation = Federation { enabled: true, blocked_domains, users, ..Federation::default() };
     XmppPolicy { settings: Arc::new(settings), federation: Arc::new(Policy::new(&[], &federation)) }
 }
 

@@ -1,0 +1,161 @@
+//! What goes between partners and inside servers: whether it may. Nobody else asks, as the gateway
+//! never sees it.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    time::Instant,
+};
+
+use ring::digest;
+
+use super::{Streams, rules::turned, write};
+use crate::{
+    domain::Domain,
+    xmpp::{
+        io::{Pair, StreamId, XmppRefusal, XmppSide},
+        settings::XmppPartnerKind,
+        xml::Element,
+    },
+};
+
+/// A user of an inside server and one of a partner, of whom the first began.
+type Both = [u8; 16];
+
+/// Those; the oldest goes when there are too many.
+#[derive(Default)]
+pub(super) struct Invited {
+    known: HashSet<Both>,
+    order: VecDeque<Both>,
+}
+
+impl Invited {
+    const MOST: usize = 100_000;
+
+    fn put(&mut self, both: Both) {
+        if !self.known.insert(both) {
+            return;
+        }
+        self.order.push_back(both);
+        if self.order.len() > Self::MOST
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+    }
+}
+
+impl Streams {
+    /// A stanza that came on a stream goes to the other side, where that may be.
+    pub(super) fn relay(
+        &mut self,
+        now: Instant,
+        id: StreamId,
+        (onward, pair): (XmppSide, Pair),
+        stanza: Element,
+    ) {
+        let outer = turned(onward, pair.clone());
+        let Err((reason, condition)) = self.may_relay(onward, &outer, &stanza) else {
+            return self.send(now, onward, pair, stanza);
+        };
+        let text = match reason {
+            XmppRefusal::NotInvited => "users of this partner must be invited first",
+            _ => "the user may not federate over XMPP; allow it in [[user_policy]]",
+        };
+        let named = |name| stanza.attribute(name).unwrap_or_default();
+        let text = format!("{} to {}: {text}", named("from"), named("to"));
+        self.refused(id, reason, text);
+        // Presence is told to many who never asked: errors go to who wants a subscription alone.
+        let is_asked = stanza.name() != "presence" || stanza.attribute("type") == Some("subscribe");
+        let (back, back_pair) = back_of(onward, pair);
+        if let (true, Some(error)) = (is_asked, write::stanza_error(&stanza, condition, "")) {
+            self.send(now, back, back_pair, error);
+        }
+    }
+
+    /// `outer`: the inside server's domain and the partner's. `Err`: why not, and what the sender is
+    /// told.
+    fn may_relay(
+        &mut self,
+        onward: XmppSide,
+        outer: &Pair,
+        stanza: &Element,
+    ) -> Result<(), (XmppRefusal, &'static str)> {
+        let (to_inside, ours, theirs) = match onward {
+            XmppSide::Inside => (true, "to", "from"),
+            XmppSide::Partner => (false, "from", "to"),
+        };
+        let (ours, theirs) = (local_part(stanza, ours), local_part(stanza, theirs));
+        if !self.rules.user_may(ours, &outer.local) {
+            // Outside, who is there is not told.
+            let condition = if to_inside { "service-unavailable" } else { "forbidden" };
+            return Err((XmppRefusal::UserNoXmpp, condition));
+        }
+        if self.rules.kind(&outer.remote) != Some(XmppPartnerKind::PublicUnverified) {
+            return Ok(());
+        }
+        let both = both((ours, &outer.local), (theirs, &outer.remote));
+        if !to_inside {
+            if invites(stanza) {
+                self.invited.put(both);
+            }
+            return Ok(());
+        }
+        // Errors and answers too: nothing of ours went there that could have one.
+        match self.invited.known.contains(&both) {
+            true => Ok(()),
+            false => Err((XmppRefusal::NotInvited, "service-unavailable")),
+        }
+    }
+}
+
+/// Where a stanza came from that was to go to this side and pair.
+fn back_of(onward: XmppSide, pair: Pair) -> (XmppSide, Pair) {
+    let back = match onward {
+        XmppSide::Partner => XmppSide::Inside,
+        XmppSide::Inside => XmppSide::Partner,
+    };
+    (back, Pair { local: pair.remote, remote: pair.local })
+}
+
+/// Whether a user of ours lets another speak by it. Presence counts: it goes to those whom the user
+/// has accepted; answers, refusals and leaving do not.
+fn invites(stanza: &Element) -> bool {
+    !matches!(
+        stanza.attribute("type"),
+        Some("error" | "result" | "unsubscribe" | "unsubscribed" | "unavailable")
+    )
+}
+
+fn local_part<'a>(stanza: &'a Element, name: &'static str) -> Option<&'a str> {
+    let text = stanza.attribute(name)?;
+    let bare = text.split_once('/').map_or(text, |(bare, _)| bare);
+    bare.split_once('@').map(|(local, _)| local)
+}
+
+fn both(ours: (Option<&str>, &Domain), theirs: (Option<&str>, &Domain)) -> Both {
+    // No part of an address has a line end.
+    let of = |(user, domain): (Option<&str>, &Domain)| format!("{}@{domain}\n", user.unwrap_or(""));
+    let text = of(ours) + &of(theirs);
+    let hash = digest::digest(&digest::SHA256, text.as_bytes());
+    let mut both = Both::default();
+    both.copy_from_slice(&hash.as_ref()[..16]);
+    both
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_invitation_goes_when_there_are_too_many() {
+        let mut invited = Invited::default();
+        let number = |n: usize| (n as u128).to_be_bytes();
+        for n in 0..=Invited::MOST {
+            invited.put(number(n));
+            invited.put(number(n));
+        }
+        assert_eq!((invited.known.len(), invited.order.len()), (Invited::MOST, Invited::MOST));
+        assert!(!invited.known.contains(&number(0)));
+        assert!(invited.known.contains(&number(Invited::MOST)));
+    }
+}
