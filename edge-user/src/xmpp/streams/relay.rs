@@ -1,5 +1,5 @@
-//! What goes between partners and inside servers: whether it may. Nobody else asks, as the gateway
-//! never sees it.
+//! What goes between partners and inside servers: whether it may, and how long it is. Nobody else
+//! asks, as the gateway never sees it.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -54,11 +54,13 @@ impl Streams {
         stanza: Element,
     ) {
         let outer = turned(onward, pair.clone());
-        let Err((reason, condition)) = self.may_relay(onward, &outer, &stanza) else {
+        let may = self.may_relay(onward, &outer, &stanza).and_then(|()| self.fits(&stanza));
+        let Err((reason, condition)) = may else {
             return self.send(now, onward, pair, stanza);
         };
         let text = match reason {
             XmppRefusal::NotInvited => "users of this partner must be invited first",
+            XmppRefusal::XmlLimit => "the stanza becomes too long when it is written",
             _ => "the user may not federate over XMPP; allow it in [[user_policy]]",
         };
         let named = |name| stanza.attribute(name).unwrap_or_default();
@@ -69,6 +71,15 @@ impl Streams {
         let (back, back_pair) = back_of(onward, pair);
         if let (true, Some(error)) = (is_asked, write::stanza_error(&stanza, condition, "")) {
             self.send(now, back, back_pair, error);
+        }
+    }
+
+    /// A stanza is not longer for who reads it than it may be for us: it would cost a stream that
+    /// many share.
+    fn fits(&self, stanza: &Element) -> Result<(), (XmppRefusal, &'static str)> {
+        match stanza.written_length() <= self.rules.limits().stanza_bytes {
+            true => Ok(()),
+            false => Err((XmppRefusal::XmlLimit, "policy-violation")),
         }
     }
 

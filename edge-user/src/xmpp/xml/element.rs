@@ -183,7 +183,15 @@ impl Element {
 
     /// Adds an element after the other children.
     pub fn push(&mut self, child: Element) {
-        self.children.push(Node::Element(child));
+        self.add(Node::Element(child));
+    }
+
+    /// Many elements hold one node: room for more is made when they come.
+    fn add(&mut self, node: Node) {
+        if self.children.is_empty() {
+            self.children.reserve_exact(1);
+        }
+        self.children.push(node);
     }
 
     /// Adds text after the other children; joined to text that stands there.
@@ -191,7 +199,7 @@ impl Element {
         let text = text.into();
         match self.children.last_mut() {
             Some(Node::Text(before)) => before.push_str(&text),
-            _ => self.children.push(Node::Text(text)),
+            _ => self.add(Node::Text(text)),
         }
     }
 
@@ -248,79 +256,121 @@ impl Element {
     /// Writes it where `default` is the default namespace, and the prefixes `stream` and `db` are
     /// declared.
     pub fn write_in(&self, default: &str, out: &mut Vec<u8>) {
+        self.put_in(default, out);
+    }
+
+    /// How many bytes [`write`](Self::write) writes. They may be many more than were read: what was
+    /// declared once for many elements is written with each of them.
+    pub fn written_length(&self) -> usize {
+        let mut length = Length(0);
+        self.put_in(ns::SERVER, &mut length);
+        length.0
+    }
+
+    fn put_in(&self, default: &str, out: &mut impl Sink) {
         let prefix: &[u8] = match self.ns.as_str() {
             ns::STREAMS => b"stream:",
             ns::DIALBACK => b"db:",
             _ => b"",
         };
         let inner = if prefix.is_empty() { self.ns.as_str() } else { default };
-        out.push(b'<');
-        out.extend_from_slice(prefix);
-        out.extend_from_slice(self.name.as_str().as_bytes());
+        out.put(b"<");
+        out.put(prefix);
+        out.put(self.name.as_str().as_bytes());
         if inner != default {
-            out.extend_from_slice(b" xmlns='");
-            escape(inner, out);
-            out.push(b'\'');
+            out.put(b" xmlns='");
+            escape(inner, in_attribute, out);
+            out.put(b"'");
         }
         for (index, attribute) in self.attributes.iter().enumerate() {
             write_attribute(index, attribute, out);
         }
         if self.children.is_empty() {
-            out.extend_from_slice(b"/>");
+            out.put(b"/>");
             return;
         }
-        out.push(b'>');
+        out.put(b">");
         for node in &self.children {
             match node {
-                Node::Element(element) => element.write_in(inner, out),
-                Node::Text(text) => escape(text, out),
+                Node::Element(element) => element.put_in(inner, out),
+                Node::Text(text) => escape(text, in_text, out),
             }
         }
-        out.extend_from_slice(b"</");
-        out.extend_from_slice(prefix);
-        out.extend_from_slice(self.name.as_str().as_bytes());
-        out.push(b'>');
+        out.put(b"</");
+        out.put(prefix);
+        out.put(self.name.as_str().as_bytes());
+        out.put(b">");
     }
 }
 
-fn write_attribute(index: usize, attribute: &Attribute, out: &mut Vec<u8>) {
-    out.push(b' ');
+/// What an element is written to.
+trait Sink {
+    fn put(&mut self, bytes: &[u8]);
+}
+
+impl Sink for Vec<u8> {
+    fn put(&mut self, bytes: &[u8]) {
+        self.extend_from_slice(bytes);
+    }
+}
+
+/// Counts bytes.
+struct Length(usize);
+
+impl Sink for Length {
+    fn put(&mut self, bytes: &[u8]) {
+        self.0 += bytes.len();
+    }
+}
+
+fn write_attribute(index: usize, attribute: &Attribute, out: &mut impl Sink) {
+    out.put(b" ");
     match attribute.ns.as_str() {
         "" => {}
-        ns::XML => out.extend_from_slice(b"xml:"),
+        ns::XML => out.put(b"xml:"),
         other => {
             let prefix = format!("a{index}");
-            out.extend_from_slice(format!("xmlns:{prefix}='").as_bytes());
-            escape(other, out);
-            out.extend_from_slice(format!("' {prefix}:").as_bytes());
+            out.put(format!("xmlns:{prefix}='").as_bytes());
+            escape(other, in_attribute, out);
+            out.put(format!("' {prefix}:").as_bytes());
         }
     }
-    out.extend_from_slice(attribute.name.as_str().as_bytes());
-    out.extend_from_slice(b"='");
-    escape(&attribute.value, out);
-    out.push(b'\'');
+    out.put(attribute.name.as_str().as_bytes());
+    out.put(b"='");
+    escape(&attribute.value, in_attribute, out);
+    out.put(b"'");
 }
 
-/// Text and attribute values alike. Line ends and tabs are written as references: a reader would
-/// make spaces of them in an attribute (XML 1.0 section 3.3.3).
-fn escape(text: &str, out: &mut Vec<u8>) {
+/// What cannot stand in text as it is: a reader makes a line end of a carriage return (XML 1.0
+/// section 2.11).
+fn in_text(byte: &u8) -> bool {
+    matches!(byte, b'<' | b'>' | b'&' | b'\r')
+}
+
+/// What cannot stand in an attribute's value, between these marks: a reader makes spaces of line ends
+/// and tabs (XML 1.0 section 3.3.3).
+fn in_attribute(byte: &u8) -> bool {
+    in_text(byte) || matches!(byte, b'\'' | b'\n' | b'\t')
+}
+
+/// Writes `special` bytes as references, and no others: who writes us many of them would make us
+/// write many times that.
+fn escape(text: &str, special: impl Fn(&u8) -> bool, out: &mut impl Sink) {
     let mut rest = text.as_bytes();
-    let special = |b: &u8| matches!(b, b'<' | b'>' | b'&' | b'\'' | b'"' | b'\r' | b'\n' | b'\t');
-    while let Some(at) = rest.iter().position(special) {
-        out.extend_from_slice(&rest[..at]);
-        out.extend_from_slice(match rest[at] {
+    while let Some(at) = rest.iter().position(&special) {
+        out.put(&rest[..at]);
+        out.put(match rest[at] {
             b'<' => b"&lt;",
             b'>' => b"&gt;",
             b'&' => b"&amp;",
             b'\'' => b"&apos;",
-            b'"' => b"&quot;",
             b'\r' => b"&#xd;",
             b'\n' => b"&#xa;",
             _ => b"&#x9;",
         });
         rest = &rest[at + 1..];
     }
-    out.extend_from_slice(rest);
+    out.put(rest);
 }
 
 impl fmt::Debug for Element {
@@ -338,18 +388,19 @@ mod tests {
     fn written(element: &Element) -> String {
         let mut out = Vec::new();
         element.write(&mut out);
+        assert_eq!(out.len(), element.written_length());
         String::from_utf8(out).unwrap()
     }
 
     #[test]
     fn what_is_written_says_what_is_in_it_and_nothing_more() {
         let message = Element::new(ns::SERVER, "message")
-            .with("to", "a'b@x")
-            .with_child(Element::new(ns::SERVER, "body").with_text("<&>\n"))
+            .with("to", "a'\"\n\t\r<&>b@x")
+            .with_child(Element::new(ns::SERVER, "body").with_text("<&>\n\t\r'\""))
             .with_child(Element::new(ns::CHAT_STATES, "active"));
         assert_eq!(
             written(&message),
-            "<message to='a&apos;b@x'><body>&lt;&amp;&gt;&#xa;</body>\
+            "<message to='a&apos;\"&#xa;&#x9;&#xd;&lt;&amp;&gt;b@x'><body>&lt;&amp;&gt;\n\t&#xd;'\"</body>\
              <active xmlns='http://jabber.org/protocol/chatstates'/></message>"
         );
     }

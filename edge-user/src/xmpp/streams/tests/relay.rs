@@ -117,6 +117,29 @@ fn users_of_an_unverified_service_wait_until_they_are_invited() {
     }
 }
 
+/// What is short for us may be long for who reads it next, and end the stream of all.
+#[test]
+fn a_stanza_that_grows_when_it_is_written_goes_no_further() {
+    let mut end = Lone::with(between(partner("b.example")));
+    let outside = from(&mut end, XmppSide::Partner);
+    let long = "x".repeat(200);
+    let open = format!("<message from='v@b.example' to='u@in.example' xmlns:a='urn:{long}'>");
+    end.write(outside, &format!("{open}{}</message>", "<a:x/>".repeat(2000)));
+    assert_eq!(end.last_refusal(), Some(XmppRefusal::XmlLimit));
+    assert!(!end.closed.contains(&outside));
+    let (_, said) = to(&mut end, XmppSide::Partner);
+    assert!(said.contains("<policy-violation"), "{said}");
+    assert!(end.connects.is_empty());
+    // Few elements, and marks that need no reference.
+    end.write(outside, &format!("{open}{}</message>", "<a:x/>".repeat(1000)));
+    let marks = "'\"\n\t".repeat(60_000);
+    let (way, said) = to(&mut end, XmppSide::Inside);
+    assert_eq!(said.matches("<message").count(), 1);
+    end.write(outside, &format!("{open}<body>{marks}</body></message>"));
+    let said = end.read(way);
+    assert!(said.ends_with(&format!("<body>{marks}</body></message>")));
+}
+
 /// Addresses, ports and certificates of the inside are not for partners.
 #[test]
 fn outsiders_are_not_told_why_the_inside_cannot_be_reached() {
