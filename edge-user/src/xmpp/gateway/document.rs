@@ -12,6 +12,7 @@ const LIMITS: XmlLimits = XmlLimits {
     stanza_bytes: MAX_BYTES,
     header_bytes: 4096,
     depth: 16,
+    elements: MAX_BYTES / 64,
     attributes: 32,
     namespaces: 64,
     namespace_bytes: 256,
@@ -30,6 +31,7 @@ pub fn read(text: &[u8]) -> Option<Element> {
     let mut reader = XmlReader::new(LIMITS, MAX_BYTES + header.len());
     let mut header = header.as_bytes();
     let Ok(Some(XmlEvent::StreamOpen(_))) = reader.next(&mut header) else { return None };
+    reader.lift();
     let mut rest = text.trim_ascii();
     match reader.next(&mut rest) {
         Ok(Some(XmlEvent::Stanza(element))) if rest.trim_ascii().is_empty() => Some(element),

@@ -13,6 +13,8 @@ pub struct XmlLimits {
     pub header_bytes: usize,
     /// Elements within elements; a stanza itself is the first.
     pub depth: usize,
+    /// Elements of a stanza.
+    pub elements: usize,
     /// Attributes of one element, namespace declarations apart.
     pub attributes: usize,
     /// Namespace declarations in force at one time within one stanza, or in the stream header.
@@ -26,6 +28,8 @@ pub struct XmlLimits {
 impl XmlLimits {
     /// A stream header is never longer: names, an id and a few namespaces.
     const HEADER_BYTES: usize = 4096;
+    /// An element costs memory, however short it is: a stanza has one for so many of its bytes.
+    const BYTES_OF_AN_ELEMENT: usize = 64;
     /// The longest namespace that is in use has about 70 bytes.
     const NAMESPACE_BYTES: usize = 256;
     /// The longest name that is in use has about 40 bytes.
@@ -37,6 +41,7 @@ impl XmlLimits {
             stanza_bytes: limits.stanza_bytes,
             header_bytes: Self::HEADER_BYTES,
             depth: limits.depth,
+            elements: limits.stanza_bytes / Self::BYTES_OF_AN_ELEMENT,
             attributes: limits.attributes,
             namespaces: limits.namespaces,
             namespace_bytes: Self::NAMESPACE_BYTES,

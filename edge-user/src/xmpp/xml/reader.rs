@@ -3,7 +3,7 @@
 //! rxml finds the tokens of restricted XML (RFC 6120 section 11.1: no comments, no processing
 //! instructions, no document types, no entities but the five). Everything that it does not bound is
 //! bounded here, each part before memory is spent for it: slices of at most 8 KiB, and no more of
-//! them than the stanza may still have; depth; attributes; namespaces, their number and length;
+//! them than the stanza may still have; depth; elements; attributes; namespaces, their number and length;
 //! names; the bytes before anything is proved. Namespaces are resolved here, over a list that is as
 //! short as the bounds say, and not in rxml, where each look-up walks all the elements that are open.
 //!
@@ -29,6 +29,9 @@ use crate::xmpp::{io::XmppRefusal, ns};
 const SLICE: usize = 8 << 10;
 /// A stanza that is passed over has at most so many times the bytes of one that is read.
 const PASSED_OVER: usize = 8;
+
+/// Before anything is proved, nothing has more elements: the features of a stream have about 20.
+const FIRST_ELEMENTS: usize = 64;
 
 /// A prefix, and what it stands for; the default namespace has the empty prefix.
 struct Scope {
@@ -76,6 +79,8 @@ pub struct XmlReader {
     open: Vec<Open>,
     /// Elements that are open, built or passed over.
     level: usize,
+    /// Elements of the stanza that is being read.
+    elements: usize,
     /// Why this stanza is passed over.
     over: Option<XmlFault>,
     fault: Option<XmlFault>,
@@ -95,6 +100,7 @@ impl XmlReader {
             tag: None,
             open: Vec::new(),
             level: 0,
+            elements: 0,
             over: None,
             fault: None,
         }
@@ -251,10 +257,17 @@ impl XmlReader {
     fn start_tag(&mut self, name: RawQName) -> Result<(), XmlFault> {
         if self.place == Place::Between {
             self.place = Place::Stanza;
+            self.elements = 0;
         }
         self.level += 1;
         if self.over.is_some() {
             return Ok(());
+        }
+        self.elements += 1;
+        let most = self.allowance.map_or(self.limits.elements, |_| FIRST_ELEMENTS);
+        if self.elements > most {
+            let fault = XmlFault::limit(format!("a stanza has more than {most} elements"));
+            return self.pass_over(fault);
         }
         if self.open.len() >= self.limits.depth {
             let depth = self.limits.depth;
