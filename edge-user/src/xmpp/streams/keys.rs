@@ -180,7 +180,18 @@ impl Streams {
         };
         let (side, over_tls) = (stream.side, stream.tls.is_some());
         let xml_id = element.attribute("id").unwrap_or_default().to_owned();
-        let terms = self.rules.terms(side, &pair)?;
+        let proved = stream.is_proved();
+        let terms = match self.rules.terms(side, &pair) {
+            Ok(terms) => terms,
+            Err(denied) if proved => {
+                let domains = (&pair.local, &pair.remote);
+                let answer = write::dialback_error("verify", domains, "item-not-found");
+                self.write(id, &answer.with("id", xml_id));
+                self.refused(id, denied.reason, denied.text);
+                return Ok(());
+            }
+            Err(denied) => return Err(denied.into()),
+        };
         if terms.tls == Negotiation::Required && !over_tls {
             let text = "its entry demands TLS, also to verify keys";
             return Err(Fault::new("policy-violation", XmppRefusal::NoTls, text));

@@ -486,6 +486,20 @@ fn each_pair_of_a_stream_is_proved_by_itself() {
     assert!(said.contains("<invalid-from"));
 }
 
+/// A question about a key of a domain that is none here is answered, and costs the others nothing.
+#[test]
+fn a_question_about_a_strange_domain_s_key_ends_no_proved_stream() {
+    let mut end = Lone::new();
+    let stream = end.proved();
+    let question = "<db:verify from='x.example' to='a.example' id='7'>k</db:verify>";
+    let said = end.write(stream, question);
+    assert!(said.contains("type='error' id='7'") && said.contains("<item-not-found"), "{said}");
+    assert!(end.closed.is_empty());
+    let stream = end.accept(None);
+    end.write(stream, &header("b.example", "a.example"));
+    assert!(end.write(stream, question).contains("<host-unknown"));
+}
+
 #[test]
 fn our_keys_are_known_again_and_others_are_not() {
     let mut end = Lone::new();
