@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::{
     Fault, Streams, certify,
     proof::How,
-    rules::Terms,
+    rules::{Rules, Terms},
     stream::{Phase, Role},
 };
 use crate::xmpp::io::{PeerCertificate, StreamId, TlsPeer, XmppRefusal};
@@ -103,8 +103,13 @@ impl Streams {
     }
 
     /// Whether the policy still allows what this stream is and has proved.
-    pub(super) fn judge_anew(&mut self, id: StreamId) -> Result<(), Fault> {
-        let epoch = self.rules.epoch;
+    pub(super) fn judge_anew(
+        &mut self,
+        now: Instant,
+        id: StreamId,
+        before: &Rules,
+    ) -> Result<(), Fault> {
+        let (epoch, seconds) = (self.rules.epoch, self.unix_seconds(now));
         let Some(stream) = self.streams.get_mut(&id) else {
             return Ok(());
         };
@@ -125,6 +130,25 @@ impl Streams {
             if !allowed {
                 let text = "its entry no longer allows how it was proved";
                 return Err(Fault::new("reset", XmppRefusal::Certificate, text));
+            }
+            // The host that an entry pins may speak for its domains as long as it is pinned.
+            if how == Some(How::External)
+                && let Err(text) = certify::certify(
+                    stream.tls.as_ref(),
+                    &pair.remote,
+                    terms.pinned_host(),
+                    seconds,
+                )
+            {
+                return Err(Fault::new("reset", XmppRefusal::Certificate, text));
+            }
+            let pinned = before.terms(stream.side, &pair).map(|terms| terms.pinned);
+            if how == Some(How::Dialback) && pinned.is_ok_and(|pinned| pinned != terms.pinned) {
+                let text = "its entry names another server";
+                return Err(Fault::new("reset", XmppRefusal::Dialback, text));
+            }
+            if stream.entry.is_some() {
+                stream.entry = Some(terms.entry);
             }
         }
         stream.proofs.set_epoch(epoch);

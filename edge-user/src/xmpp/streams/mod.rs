@@ -7,7 +7,7 @@
 //! | `keys` | keys that others show us | XEP-0220 |
 //! | `initiate` | negotiation on streams that we open | the same, RFC 7590 |
 //! | `route` | where a pair goes: dials, failover, queues, back-off | XEP-0368 |
-//! | `relay` | between partners and inside servers: whether it may | |
+//! | `relay` | between partners and inside servers: whether it may, and fits | |
 //! | `stanza` | what is judged of each stanza, acks, pings | RFC 6120 section 8.1, XEP-0198, XEP-0199 |
 //! | `timers` | set-up, silence, idleness, expiry | RFC 6120 section 4.6, 13.7.2.3 |
 //! | `rules` | who may speak to whom | |
@@ -199,11 +199,13 @@ impl Streams {
 
     /// Another policy is in force. Streams and queues that it does not allow end at once.
     pub fn set_policy(&mut self, now: Instant, policy: XmppPolicy, out: &mut Vec<XmppOutput>) {
-        self.rules = Rules::new(policy, self.rules.epoch + 1);
+        let epoch = self.rules.epoch + 1;
+        let before = std::mem::replace(&mut self.rules, Rules::new(policy, epoch));
         let mut ids: Vec<_> = self.streams.keys().copied().collect();
         ids.sort_unstable();
         for id in ids {
-            if let Err(fault) = self.judge_anew(id) {
+            self.certify(now, id);
+            if let Err(fault) = self.judge_anew(now, id, &before) {
                 self.fail(now, id, fault);
             } else {
                 self.arm(id);
