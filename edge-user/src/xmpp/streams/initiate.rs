@@ -163,7 +163,8 @@ impl Streams {
         let (good, offered) = (stream.certified.is_ok(), stream.offered.external);
         if terms.methods.external && good && offered && stream.sasl_failures == 0 {
             stream.phase = Phase::Sasl;
-            stream.bidi = stream.offered.bidi;
+            let route = stream.home.as_ref().and_then(|key| self.routes.get(key));
+            stream.bidi = stream.offered.bidi && !route.is_some_and(|route| route.without_bidi);
             if stream.bidi {
                 let bidi = Element::new(ns::BIDI, "bidi").with_child(write::stream_limits(&limits));
                 self.write(id, &bidi);
@@ -264,9 +265,14 @@ impl Streams {
         let Some(stream) = self.streams.get_mut(&id) else {
             return Ok(());
         };
+        // The entry may be another than when it was asked.
+        let certified = match stream.certified.clone() {
+            Ok(certified) => certified,
+            Err(why) => return Err(Fault::new("reset", XmppRefusal::Certificate, why)),
+        };
         stream.proofs.grant_accepted(&pair, How::External, epoch);
-        if let (true, Ok(certified)) = (stream.bidi, &stream.certified.clone()) {
-            stream.proofs.grant_certified(certified, &pair, epoch);
+        if stream.bidi {
+            stream.proofs.grant_certified(&certified, &pair, epoch);
         }
         stream.reader.lift();
         self.remember_certificate(id);
@@ -286,10 +292,15 @@ impl Streams {
             return Ok(());
         };
         stream.sasl_failures += 1;
-        stream.bidi = false;
+        let bidi = std::mem::take(&mut stream.bidi);
         stream.phase = Phase::Open;
         let text = format!("{}: it refused SASL EXTERNAL ({why})", stream.describe());
         self.refused(id, XmppRefusal::Certificate, text);
+        // There is no way to take it back, and dialback proves one direction alone.
+        if bidi && terms.methods.dialback_over_tls && self.again_without_bidi(id) {
+            let text = "both ways were asked for: it is dialled again for one".to_owned();
+            return Err(Fault { condition: None, reason: XmppRefusal::Certificate, text });
+        }
         self.over_tls_further(id, &pair, &terms)
     }
 
@@ -313,7 +324,10 @@ impl Streams {
         let key = RouteKey { side: stream.side, pair: pair.clone() };
         if element.attribute("type") == Some("valid") {
             stream.reader.lift();
-            stream.proofs.grant_accepted(&pair, How::Dialback, epoch);
+            if !stream.proofs.grant_accepted(&pair, How::Dialback, epoch) {
+                self.piggyback_failed(now, &key);
+                return Ok(());
+            }
             self.established(now, id, &pair, How::Dialback);
             return Ok(());
         }

@@ -164,6 +164,11 @@ impl Proofs {
         self.0.iter().filter(|proof| proof.outbound).map(|proof| &proof.pair)
     }
 
+    /// How many.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -9,6 +9,7 @@ use std::{
 use super::{
     Fault, Streams, certify,
     dialback::Unverified,
+    proof::Proofs,
     rules::{Terms, turned},
     stream::{Phase, Role, RouteKey, Stream},
     timers::Timer,
@@ -53,6 +54,8 @@ pub(super) struct Route {
     queue_bytes: usize,
     /// Whether another pair's stream refused it.
     alone: bool,
+    /// SASL failed where the other end may still use the stream both ways.
+    pub(super) without_bidi: bool,
 }
 
 impl Backoff {
@@ -105,7 +108,8 @@ impl Streams {
         stanza.write(&mut written);
         let most = self.rules.limits().queue_bytes;
         let route = self.routes.entry(key.clone()).or_default();
-        if route.queue_bytes + written.len() > most {
+        // One is always taken, however long: there may be a stream soon.
+        if route.queue_bytes > 0 && route.queue_bytes + written.len() > most {
             let text = format!("too much waits for a stream to {}", key.pair.remote);
             let condition = "resource-constraint";
             return self.undelivered(now, side, &key.pair, stanza, condition, &text);
@@ -120,7 +124,12 @@ impl Streams {
         let of_it =
             |s: &&Stream| s.may_verify && s.home.as_ref() == Some(key) && s.phase != Phase::Closing;
         if let Some(id) = self.streams.values().find(of_it).map(|stream| stream.id) {
-            return self.verify_on(id, key);
+            // It is in use, and has time to answer.
+            if let Some(stream) = self.streams.get_mut(&id) {
+                stream.last_stanza = now;
+            }
+            self.verify_on(id, key);
+            return self.arm(id);
         }
         self.routes.entry(key.clone()).or_default();
         self.begin(now, key);
@@ -194,6 +203,7 @@ impl Streams {
                 && s.phase == Phase::Open
                 && s.is_proved()
                 && s.offered.dialback
+                && s.proofs.len() + s.asked_for.len() < Proofs::MOST
                 && s.remote.as_ref() == Some(&key.pair.remote)
                 && s.local.as_ref() != Some(&key.pair.local)
                 && terms.methods.dialback(s.tls.is_some())
@@ -308,6 +318,24 @@ impl Streams {
         self.certify(now, id);
         self.write_header_once(id);
         self.arm(id);
+    }
+
+    /// The same address is tried next, without bidi. `false`: this stream is no try of its pair.
+    pub(super) fn again_without_bidi(&mut self, id: StreamId) -> bool {
+        let Some(stream) = self.streams.get(&id) else {
+            return false;
+        };
+        let route = stream.home.as_ref().and_then(|key| self.routes.get_mut(key));
+        let (Some(route), Some(remote)) = (route, stream.remote.clone()) else {
+            return false;
+        };
+        let Some(attempt) = route.attempt.as_mut().filter(|a| a.step == Step::Stream(id)) else {
+            return false;
+        };
+        let (address, direct_tls) = (stream.address, stream.direct_tls);
+        attempt.hosts.push_front(XmppHost { host: remote, address, direct_tls });
+        route.without_bidi = true;
+        true
     }
 
     /// A stream may carry this pair: what waits goes out.

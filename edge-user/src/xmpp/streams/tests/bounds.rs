@@ -290,6 +290,55 @@ fn the_other_end_s_limits_are_obeyed() {
     assert!(said.contains("<max-bytes>262144</max-bytes><idle-seconds>600</idle-seconds>"));
 }
 
+/// As long as a stanza may be, it may be the first.
+#[test]
+fn a_long_stanza_waits_for_a_stream_as_any_other() {
+    let mut end = Lone::new();
+    let long = message("u@a.example", "v@b.example", &"x".repeat(200_000));
+    let send = |stanza| XmppInput::Send {
+        pair: pair("a.example", "b.example"),
+        side: XmppSide::Partner,
+        stanza,
+    };
+    end.give(send(long.clone()));
+    assert!(end.undelivered.is_empty());
+    end.give(send(long));
+    assert_eq!(end.undelivered.len(), 1, "one alone");
+    let stream = end.connect(None);
+    end.write(stream, &format!("{}{}", answer("i"), features(OFFERS_DIALBACK)));
+    assert!(end.write(stream, &key("b.example", "a.example", "valid")).len() > 200_000);
+}
+
+/// Many domains of ours on one stream: what is past its bound has a stream of its own.
+#[test]
+fn a_stream_carries_so_many_pairs_and_no_more() {
+    let names: Vec<String> = (0..70).map(|n| format!("a{n}.example")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut end = Lone::with(settings(&names, vec![partner("b.example")]));
+    send(&mut end, names[0], "b.example");
+    let stream = end.connect(None);
+    end.write(stream, &format!("{}{}", answer("i"), features(OFFERS_DIALBACK)));
+    end.write(stream, &key("b.example", names[0], "valid"));
+    for name in &names[1..] {
+        send(&mut end, name, "b.example");
+        if end.read(stream).contains("<db:result") {
+            end.write(stream, &key("b.example", name, "valid"));
+        }
+    }
+    assert_eq!(end.connects.len(), 70 - 64);
+    assert_eq!(end.streams.status(end.now)[0].proved.len(), 64);
+    // And those that are asked for count.
+    let mut end = Lone::with(settings(&names, vec![partner("b.example")]));
+    send(&mut end, names[0], "b.example");
+    let stream = end.connect(None);
+    end.write(stream, &format!("{}{}", answer("i"), features(OFFERS_DIALBACK)));
+    end.write(stream, &key("b.example", names[0], "valid"));
+    for name in &names[1..] {
+        send(&mut end, name, "b.example");
+    }
+    assert_eq!(end.read(stream).matches("<db:result").count(), 63);
+}
+
 #[test]
 fn an_inside_connection_speaks_for_inside_domains_alone() {
     let mut ours = settings(&["a.example", "in.example"], vec![partner("b.example")]);

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    lone::{AUTH, Lone, answer, features, header, stanza},
-    world::{domain, good, message, names, pair, partner, settings, tls},
+    lone::{AUTH, Lone, answer, features, header, id_of, stanza},
+    world::{domain, good, message, names, pair, partner, policy, settings, tls},
 };
 use crate::xmpp::{
     io::{PeerCertificate, XmppInput, XmppQuestion, XmppRefusal, XmppSide},
@@ -52,6 +52,28 @@ fn after_a_failure_of_sasl_comes_dialback_where_the_entry_allows_it() {
     assert!(end.write(stream, AUTH).contains("<failure"));
     end.write(stream, "<db:result from='b.example' to='a.example'>k</db:result>");
     assert_eq!(end.connects.len(), 1, "the key is verified");
+}
+
+/// Else the other end might use both ways of a stream that proves one.
+#[test]
+fn after_a_failure_of_sasl_with_bidi_comes_a_stream_without() {
+    let mut end = Lone::new();
+    end.hosts = vec![("192.0.2.8:5269", false), ("192.0.2.9:5269", false)];
+    send(&mut end);
+    let offers = format!("{OFFERS_EXTERNAL}<bidi xmlns='urn:xmpp:features:bidi'/>");
+    let first = end.connect(Some(good(&["b.example"])));
+    let said = end.write(first, &format!("{}{}", answer("i"), features(&offers)));
+    assert!(said.contains("<bidi ") && said.contains("<auth "), "{said}");
+    assert!(!end.write(first, SASL_FAILURE).contains("<db:result"));
+    assert_eq!(end.closed, [first]);
+    assert_eq!(end.connects[0].1.address.to_string(), "192.0.2.8:5269", "the same");
+    let second = end.connect(Some(good(&["b.example"])));
+    let said = end.write(second, &format!("{}{}", answer("j"), features(&offers)));
+    assert!(!said.contains("<bidi ") && said.contains("<auth "), "{said}");
+    assert!(end.write(second, SASL_FAILURE).contains("<db:result"));
+    let said = end.write(second, "<db:result from='b.example' to='a.example' type='valid'/>");
+    assert!(said.contains("<message"), "{said}");
+    assert!(end.connects.is_empty() && end.undelivered.is_empty());
 }
 
 /// Servers from before RFC 3920 have no version and no features.
@@ -129,6 +151,45 @@ fn direct_tls_is_not_for_partners_without_tls() {
     let required = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'><required/></starttls>";
     end.write(stream, &format!("{}{}", answer("i"), features(required)));
     assert!(end.refused.iter().any(|(reason, _)| *reason == XmppRefusal::NoTls));
+}
+
+/// A pin that is changed or taken away: the old host speaks for the domain no longer, nor is it
+/// written to.
+#[test]
+fn what_a_pinned_host_proved_ends_with_the_pin() {
+    let host = |name: &str| Some((domain(name), 5269));
+    let entry = |proxy| XmppPartner { proxy, ..partner("b.example") };
+    let with = |proxy| settings(&["a.example"], vec![entry(proxy)]);
+    let old = || with(host("old.example"));
+    for (next, stays) in [(host("old.example"), true), (host("new.example"), false), (None, false)]
+    {
+        let mut end = Lone::with(old());
+        // Proved; before SASL; ours by SASL; ours by dialback.
+        let proved = end.accept(Some(good(&["old.example"])));
+        end.write(proved, &header("b.example", "a.example"));
+        assert!(end.write(proved, AUTH).contains("<success"));
+        end.write(proved, &header("b.example", "a.example"));
+        let begun = end.accept(Some(good(&["old.example"])));
+        end.write(begun, &header("b.example", "a.example"));
+        send(&mut end);
+        let ours = end.connect(Some(good(&["old.example"])));
+        end.write(ours, &format!("{}{}", answer("i"), features(OFFERS_EXTERNAL)));
+        let mut other = Lone::with(old());
+        send(&mut other);
+        let dialled = other.connect(None);
+        other.write(dialled, &format!("{}{}", answer("i"), features("")));
+        other.write(dialled, "<db:result from='b.example' to='a.example' type='valid'/>");
+        for end in [&mut end, &mut other] {
+            let mut out = Vec::new();
+            end.streams.set_policy(end.now, policy(with(next.clone()), &[]), &mut out);
+            end.take(out);
+        }
+        assert_eq!(!end.closed.contains(&proved), stays, "{next:?}");
+        assert_eq!(!other.closed.contains(&dialled), stays, "{next:?}");
+        assert_eq!(end.write(begun, AUTH).contains("<success"), stays, "{next:?}");
+        end.write(ours, "<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>");
+        assert_eq!(!end.closed.contains(&ours), stays, "{next:?}");
+    }
 }
 
 /// trust.md, section 2 (b): the host that the entry pins.
@@ -254,6 +315,37 @@ fn a_peer_that_thinks_streams_idle_soon_is_written_to_in_time() {
     // Unanswered, the stream is dead.
     end.pass(Duration::from_secs(140));
     assert!(end.closed.contains(&stream));
+}
+
+/// Who is asked about a key has time to answer.
+#[test]
+fn a_stream_that_is_asked_about_a_key_is_not_idle() {
+    let mut end = Lone::new();
+    send(&mut end);
+    let ours = end.connect(None);
+    end.write(ours, &format!("{}{}", answer("i"), features("")));
+    end.write(ours, "<db:result from='b.example' to='a.example' type='valid'/>");
+    let live = |end: &mut Lone, seconds: u64| {
+        for _ in 0..seconds / 10 {
+            end.pass(Duration::from_secs(10));
+            end.write(ours, " ");
+        }
+    };
+    let ask = |end: &mut Lone| {
+        let shown = end.accept(None);
+        let id = id_of(&end.write(shown, &header("b.example", "a.example")));
+        end.write(shown, "<db:result from='b.example' to='a.example'>k</db:result>");
+        let verdict =
+            format!("<db:verify from='b.example' to='a.example' id='{id}' type='valid'/>");
+        (shown, verdict)
+    };
+    live(&mut end, 590);
+    let (shown, verdict) = ask(&mut end);
+    assert!(end.read(ours).contains("<db:verify"));
+    live(&mut end, 20);
+    assert!(!end.read(ours).contains("</stream:stream>"));
+    end.write(ours, &verdict);
+    assert!(end.read(shown).contains("type='valid'"));
 }
 
 #[test]
