@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
+    hash::Hash,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,7 +13,7 @@ use crate::domain::Domain;
 /// Bounds of the gateway's state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GatewayLimits {
-    /// Requests of ours that wait for an answer.
+    /// Requests of ours that wait for an answer; one partner has a quarter of them at most.
     pub transactions: usize,
     /// Messages from SIP users that wait for a word from the XMPP side.
     pub held: usize,
@@ -20,9 +21,9 @@ pub struct GatewayLimits {
     pub hold: Duration,
     /// Sessions, subscriptions each way: of each kind.
     pub total: usize,
-    /// Of them, of one SIP user with one partner.
+    /// Of them, of one SIP user with one partner, whatever its domains.
     pub per_user: usize,
-    /// Of them, of one partner's domain.
+    /// Of them, of one partner.
     pub per_partner: usize,
     /// Resources of one user.
     pub resources: usize,
@@ -160,39 +161,55 @@ pub(super) struct Quota {
     /// Of one user with one partner: no partner uses up what another may have.
     users: HashMap<(Arc<str>, Domain), usize>,
     partners: HashMap<Domain, usize>,
+    /// By domain, and the partner that it was when the first of these was taken: a change of policy
+    /// between taking and giving back counts nothing twice.
+    domains: HashMap<Domain, (usize, Domain)>,
+}
+
+/// Takes one off a count, which goes with the last.
+pub(super) fn less<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
+        *count = count.saturating_sub(1);
+        if *count == 0 {
+            counts.remove(key);
+        }
+    }
 }
 
 impl Quota {
-    /// Takes one, if there is room.
-    pub fn take(&mut self, sip: &Party, xmpp: &Party, limits: &GatewayLimits) -> bool {
-        let of_user = (sip.jid.clone(), xmpp.domain.clone());
+    /// Takes one, if there is room. `entry`: the partner's name.
+    pub fn take(
+        &mut self,
+        sip: &Party,
+        xmpp: &Party,
+        entry: &Domain,
+        limits: &GatewayLimits,
+    ) -> bool {
+        let entry = self.domains.get(&xmpp.domain).map_or(entry, |(_, entry)| entry).clone();
+        let of_user = (sip.jid.clone(), entry.clone());
         let user = self.users.get(&of_user).copied().unwrap_or(0);
-        let partner = self.partners.get(&xmpp.domain).copied().unwrap_or(0);
+        let partner = self.partners.get(&entry).copied().unwrap_or(0);
         if self.total >= limits.total || user >= limits.per_user || partner >= limits.per_partner {
             return false;
         }
         self.total += 1;
         *self.users.entry(of_user).or_default() += 1;
-        *self.partners.entry(xmpp.domain.clone()).or_default() += 1;
+        *self.partners.entry(entry.clone()).or_default() += 1;
+        self.domains.entry(xmpp.domain.clone()).or_insert((0, entry)).0 += 1;
         true
     }
 
     /// Gives one back.
     pub fn give(&mut self, sip: &Party, xmpp: &Party) {
         self.total = self.total.saturating_sub(1);
-        let of_user = (sip.jid.clone(), xmpp.domain.clone());
-        if let Some(count) = self.users.get_mut(&of_user) {
-            *count -= 1;
-            if *count == 0 {
-                self.users.remove(&of_user);
-            }
+        let Some((count, entry)) = self.domains.get_mut(&xmpp.domain) else { return };
+        *count = count.saturating_sub(1);
+        let (last, entry) = (*count == 0, entry.clone());
+        if last {
+            self.domains.remove(&xmpp.domain);
         }
-        if let Some(count) = self.partners.get_mut(&xmpp.domain) {
-            *count -= 1;
-            if *count == 0 {
-                self.partners.remove(&xmpp.domain);
-            }
-        }
+        less(&mut self.users, &(sip.jid.clone(), entry.clone()));
+        less(&mut self.partners, &entry);
     }
 
     /// How many.
@@ -200,8 +217,8 @@ impl Quota {
         self.total
     }
 
-    /// Partners that have any.
-    pub fn partners(&self) -> impl Iterator<Item = (&Domain, usize)> {
-        self.partners.iter().map(|(domain, count)| (domain, *count))
+    /// Domains of partners that have any.
+    pub fn domains(&self) -> impl Iterator<Item = (&Domain, usize)> {
+        self.domains.iter().map(|(domain, (count, _))| (domain, *count))
     }
 }

@@ -6,7 +6,7 @@ use ring::hmac;
 
 use super::{
     address::Party,
-    bounds::{GatewayLimits, Invited, Timer, Timers, key},
+    bounds::{GatewayLimits, Invited, Timer, Timers, key, less},
     io::GatewayOutput,
     ua::{Client, Clients, GIVE_UP, RINGING, Reply, Request},
 };
@@ -20,6 +20,9 @@ use crate::{
         xml::Element,
     },
 };
+
+/// One partner has this part of the transactions at most.
+const SHARE: usize = 4;
 
 /// Which thing a dialog is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +64,8 @@ pub(super) struct Core<P> {
     pub limits: GatewayLimits,
     pub counters: GatewayCounters,
     pub clients: Clients<P>,
+    /// Of them, of each partner.
+    clients_of: HashMap<Domain, usize>,
     pub timers: Timers,
     pub invited: Invited,
     /// Messages, by partner: to it, and from it.
@@ -89,6 +94,7 @@ impl<P> Core<P> {
             limits,
             counters: GatewayCounters::default(),
             clients: Clients::default(),
+            clients_of: HashMap::new(),
             timers: Timers::default(),
             invited: Invited::default(),
             messages: HashMap::new(),
@@ -122,9 +128,14 @@ impl<P> Core<P> {
         self.name(id)
     }
 
-    /// Sends a request. Without room for it, or when it cannot be written, what it is for comes back.
-    pub fn send(&mut self, request: &Request<'_>, purpose: P) -> Result<(), P> {
-        if self.clients.len() >= self.limits.transactions {
+    /// Sends a request that an XMPP user of `remote` caused. Without room for it, or when it cannot
+    /// be written, what it is for comes back.
+    pub fn send(&mut self, remote: &Domain, request: &Request<'_>, purpose: P) -> Result<(), P> {
+        let entry = self.entry(remote);
+        let of_it = self.clients_of.get(&entry).copied().unwrap_or(0);
+        // What is slow for one partner's sake leaves room for the others.
+        let share = (self.limits.transactions / SHARE).max(1);
+        if self.clients.len() >= self.limits.transactions || of_it >= share {
             self.counters.full += 1;
             return Err(purpose);
         }
@@ -138,6 +149,7 @@ impl<P> Core<P> {
         let method = request.method.known().unwrap_or("");
         let mut client = Client {
             branch,
+            entry,
             cseq: request.cseq,
             method,
             purpose,
@@ -147,6 +159,7 @@ impl<P> Core<P> {
             cancelled: false,
         };
         self.timers.set(&mut client.due, Timer::Client(id), Some(self.now + GIVE_UP));
+        *self.clients_of.entry(client.entry.clone()).or_default() += 1;
         self.clients.insert(id, client);
         self.out.push(GatewayOutput::Sip(bytes));
         Ok(())
@@ -189,6 +202,7 @@ impl<P> Core<P> {
     /// Takes a transaction out.
     pub fn end_client(&mut self, id: u64) -> Option<Client<P>> {
         let mut client = self.clients.remove(id)?;
+        less(&mut self.clients_of, &client.entry);
         self.timers.set(&mut client.due, Timer::Client(id), None);
         Some(client)
     }
@@ -265,6 +279,12 @@ impl<P> Core<P> {
             () if policy.federation.blocked_by(domain).is_some() => XmppRefusal::DomainBlocked,
             () => XmppRefusal::UnknownDomain,
         })
+    }
+
+    /// The name of the partner that a domain is of; its own, when it is nobody's.
+    pub fn entry(&self, domain: &Domain) -> Domain {
+        let mut partners = self.policy.settings.partners.iter();
+        partners.find(|partner| partner.is_of(domain)).map_or(domain, |own| &own.domain).clone()
     }
 
     /// Whether a SIP user and an XMPP user may speak at all, whoever begins.

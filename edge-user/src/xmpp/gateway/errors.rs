@@ -101,6 +101,15 @@ pub fn private_condition_of(status: u16) -> &'static str {
     }
 }
 
+/// What an outsider is told of a status: condition and text. The text is never the inside server's,
+/// and there is none where the condition hides what it was.
+pub fn told_of(status: u16) -> (&'static str, &'static str) {
+    match private_condition_of(status) {
+        condition if condition == condition_of(status) => (condition, reason_of(status)),
+        condition => (condition, ""),
+    }
+}
+
 /// The status for a condition. `full`: the stanza went to a full JID. An unknown condition is 400.
 pub fn status_of(condition: &str, full: bool) -> u16 {
     let row = CONDITIONS.iter().find(|(name, ..)| *name == condition);
@@ -282,6 +291,10 @@ mod tests {
             [of(403), of(415), of(500)],
             ["forbidden", "not-acceptable", "internal-server-error"]
         );
+        for status in [404, 604, 480, 410, 301, 486] {
+            assert_eq!(told_of(status), ("service-unavailable", ""), "{status}");
+        }
+        assert_eq!(told_of(403), ("forbidden", "Forbidden"));
     }
 
     #[test]

@@ -61,6 +61,8 @@ pub(super) struct Sent {
     pub session: Option<u64>,
     /// How often another way was tried.
     pub tries: u8,
+    /// The resource is none that SIP knows: to the user, wherever that is.
+    pub bare: bool,
 }
 
 /// What a message says.
@@ -341,6 +343,8 @@ impl Gateway {
             text,
             session: None,
             tries: 0,
+            // A name that only presence gave: of a tuple, not of a GRUU.
+            bare: self.is_tuple(xmpp, sip),
         };
         self.core.count_to_sip(xmpp);
         self.send_message(sent);
@@ -361,7 +365,10 @@ impl Gateway {
             Some(thread) => thread.clone(),
             None => format!("{}@{}", self.core.fresh(), self.core.host),
         };
-        let to = sent.to.full_sip();
+        let to = match sent.bare {
+            true => sent.to.sip.as_ref().to_owned(),
+            false => sent.to.full_sip(),
+        };
         let request = Request {
             method: Method::Message,
             uri: &to,
@@ -380,7 +387,7 @@ impl Gateway {
             return self.begin_session(sent);
         }
         let purpose = Purpose::Message(Box::new(sent.clone()));
-        if self.core.send(&request, purpose).is_err() {
+        if self.core.send(&sent.from.domain, &request, purpose).is_err() {
             self.message_answered(&sent, &Answer::without_response(500, ""));
         }
     }
@@ -397,13 +404,20 @@ impl Gateway {
         if sent.session.is_none() && matches!(answer.status, 405 | 481 | 488 | 501) {
             return self.begin_session(sent.clone());
         }
+        // RFC 5627 section 5.3 for a GRUU that nobody has, or that is away: as to the bare JID (RFC
+        // 6121 section 8.5.3.2.1).
+        let to_one = sent.session.is_none() && sent.to.resource.is_some() && !sent.bare;
+        if to_one && matches!(answer.status, 404 | 410 | 480) {
+            return self.send_message(Sent { bare: true, ..sent.clone() });
+        }
         if let Some(session) = sent.session
             && answer.status == 481
             && self.session_lost(session, sent)
         {
             return;
         }
-        self.bounce(sent, errors::private_condition_of(answer.status), &answer.reason);
+        let (condition, text) = errors::told_of(answer.status);
+        self.bounce(sent, condition, text);
     }
 
     /// Delivered: the receipt that was asked for (XEP-0184 section 5.3).

@@ -51,13 +51,13 @@ impl Gateway {
     /// Its state now.
     pub fn status(&self) -> GatewayStatus {
         let mut partners: BTreeMap<Domain, PartnerStatus> = BTreeMap::new();
-        for (domain, count) in self.presence.watch_quota.partners() {
+        for (domain, count) in self.presence.watch_quota.domains() {
             partners.entry(domain.clone()).or_default().watched = count;
         }
-        for (domain, count) in self.presence.subscription_quota.partners() {
+        for (domain, count) in self.presence.subscription_quota.domains() {
             partners.entry(domain.clone()).or_default().subscriptions = count;
         }
-        for (domain, count) in self.sessions.quota.partners() {
+        for (domain, count) in self.sessions.quota.domains() {
             partners.entry(domain.clone()).or_default().sessions = count;
         }
         for (domain, (to, from)) in &self.core.messages {

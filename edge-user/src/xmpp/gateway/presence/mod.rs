@@ -11,7 +11,10 @@ pub mod pidf;
 mod subscription;
 mod watch;
 
-use std::collections::HashMap;
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use super::{
     Gateway,
@@ -20,6 +23,7 @@ use super::{
     document, errors,
 };
 use crate::{
+    domain::Domain,
     ids::IdMap,
     sip::{HeaderName, Message},
     xmpp::{ns, xml::Element},
@@ -35,6 +39,8 @@ pub(super) struct Presence {
     pub contacts: HashMap<Key, watch::Contact>,
     pub subscriptions: IdMap<u64, Subscription>,
     pub by_pair: HashMap<Key, u64>,
+    /// Those that may not be approved yet, by SIP user and partner, the oldest first.
+    pub waiting: BTreeSet<(Arc<str>, Domain, u64)>,
     pub watch_quota: Quota,
     pub subscription_quota: Quota,
 }
@@ -110,6 +116,13 @@ impl Gateway {
     pub(super) fn presence_failed(&mut self, sip: &Party, xmpp: &Party, condition: &str) {
         self.contact_failed(sip, xmpp, condition);
         self.watcher_failed(sip, xmpp, condition);
+    }
+
+    /// Whether a resource of a SIP user is a tuple that this XMPP user was told of.
+    pub(super) fn is_tuple(&self, xmpp: &Party, sip: &Party) -> bool {
+        let id = self.presence.by_pair.get(&key(sip, xmpp));
+        let subscription = id.and_then(|id| self.presence.subscriptions.get(id));
+        subscription.is_some_and(|subscription| subscription.has_told(sip.resource.as_deref()))
     }
 
     /// Whether an XMPP user was let see a SIP user's presence.

@@ -144,7 +144,8 @@ impl Gateway {
                 return self.core.reply(request, &Reply::new(400).because(&fault.to_string()));
             }
         };
-        if !self.presence.watch_quota.take(sip, xmpp, &self.core.limits) {
+        let entry = self.core.entry(&xmpp.domain);
+        if !self.presence.watch_quota.take(sip, xmpp, &entry, &self.core.limits) {
             self.core.counters.full += 1;
             return self.core.reply(
                 request,
@@ -261,7 +262,7 @@ impl Gateway {
         let body = body.as_deref().map(|body| (pidf::TYPE, body));
         let request = watch.dialog.request(Method::Notify, headers, body);
         self.core.counters.presence_to_sip += 1;
-        if self.core.send(&request, Purpose::Notify(id)).is_err() {
+        if self.core.send(&watch.xmpp.domain, &request, Purpose::Notify(id)).is_err() {
             watch.in_flight = false;
             watch.last = None;
         }

@@ -106,7 +106,8 @@ impl Gateway {
         thread: Option<String>,
         state: State,
     ) -> Option<u64> {
-        if !self.sessions.quota.take(sip, xmpp, &self.core.limits) {
+        let entry = self.core.entry(&xmpp.domain);
+        if !self.sessions.quota.take(sip, xmpp, &entry, &self.core.limits) {
             self.core.counters.full += 1;
             return None;
         }
@@ -189,7 +190,7 @@ impl Gateway {
         if session.dialog.remote_tag.is_some() {
             let request = session.dialog.request(Method::Bye, Vec::new(), None);
             // Whatever comes of it.
-            let _ = self.core.send(&request, Purpose::Nothing);
+            let _ = self.core.send(&session.xmpp.domain, &request, Purpose::Nothing);
         }
         if tell {
             self.say_gone(id);

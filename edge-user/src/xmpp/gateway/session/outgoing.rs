@@ -8,6 +8,7 @@ use crate::{
     sip::{Message, Method},
     xmpp::gateway::{
         Gateway, Purpose,
+        address::Party,
         core::{DialogOf, number},
         errors,
         message::{MAX_PAGER, Sent, Text},
@@ -42,7 +43,8 @@ impl Gateway {
         if kept.text.body.len() > MAX_PAGER {
             (kept.text.body, kept.tries) = (String::new(), MAX_TRIES);
         }
-        let full = self.core.send(&request, Purpose::Message(Box::new(kept))).is_err();
+        let full =
+            self.core.send(&sent.from.domain, &request, Purpose::Message(Box::new(kept))).is_err();
         self.session_used(id);
         if full {
             self.message_answered(&sent, &Answer::without_response(500, ""));
@@ -74,7 +76,7 @@ impl Gateway {
             vec![("Contact", name_addr(&session.xmpp.sip, None)), ("Accept", SDP.to_owned())];
         let sdp = offer();
         let request = session.dialog.request(Method::Invite, headers, Some((SDP, &sdp)));
-        if self.core.send(&request, Purpose::Invite(id)).is_err() {
+        if self.core.send(&session.xmpp.domain, &request, Purpose::Invite(id)).is_err() {
             self.invite_answered(id, &Answer::without_response(500, ""));
         }
     }
@@ -90,9 +92,9 @@ impl Gateway {
         let up = answer.is_success()
             && answer.response.is_some_and(|response| session.dialog.establish(response).is_ok());
         if !up {
-            let condition = errors::private_condition_of(answer.status.max(400));
+            let (condition, text) = errors::told_of(answer.status.max(400));
             for sent in self.remove_session(id) {
-                self.bounce(&sent, condition, &answer.reason);
+                self.bounce(&sent, condition, text);
             }
             return;
         }
@@ -136,7 +138,9 @@ impl Gateway {
         let ours = session.is_some_and(|session| session.dialog.remote_tag == dialog.remote_tag);
         if !ours {
             let bye = dialog.request(Method::Bye, Vec::new(), None);
-            let _ = self.core.send(&bye, Purpose::Nothing);
+            let remote =
+                Party::of_uri(&from.uri).map_or(self.core.host.clone(), |xmpp| xmpp.domain);
+            let _ = self.core.send(&remote, &bye, Purpose::Nothing);
         }
     }
 

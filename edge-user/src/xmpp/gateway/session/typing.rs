@@ -132,7 +132,7 @@ impl Gateway {
         };
         let request = session.dialog.request(method, Vec::new(), Some((kind, body.as_bytes())));
         // Whatever comes of it.
-        let _ = self.core.send(&request, Purpose::Nothing);
+        let _ = self.core.send(&session.xmpp.domain, &request, Purpose::Nothing);
     }
 }
 

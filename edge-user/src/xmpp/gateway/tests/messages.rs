@@ -231,7 +231,10 @@ fn a_refusal_is_a_stanza_error_that_does_not_say_who_is_there() {
         assert_eq!(condition(&stanza), expected, "{status}");
         assert_eq!(stanza.attribute("id"), Some("m1"));
         assert_eq!(stanza.attribute("to"), Some("rob@montague.example/balcony"));
-        assert_eq!(errors::read(&stanza).1, "As told");
+        // Never in the inside server's words, and in none where they would tell who is there.
+        let hides = errors::private_condition_of(status) != errors::condition_of(status);
+        let text = if hides { "" } else { errors::reason_of(status) };
+        assert_eq!(errors::read(&stanza).1, text, "{status}");
         world.respond(&request, status, &[]);
         world.silent();
     }
@@ -293,4 +296,47 @@ fn without_room_a_message_is_answered_at_once() {
     world.one_sip();
     world.stanza(message("two"));
     assert_eq!(condition(&world.one_stanza()), "internal-server-error");
+}
+
+#[test]
+fn a_resource_that_sip_does_not_know_is_the_user() {
+    for status in [404, 410, 480] {
+        let mut world = World::new();
+        world.stanza(message("hi").with("to", "ann@contoso.example/phone"));
+        let request = world.one_sip();
+        let uri = |request: &Message| request.request_uri().unwrap().unwrap().as_str().to_owned();
+        assert_eq!(uri(&request), "sip:ann@contoso.example;gr=phone");
+        world.respond(&request, status, &[]);
+        let again = world.one_sip();
+        assert_eq!(uri(&again), "sip:ann@contoso.example");
+        assert_eq!(again.body(), b"hi");
+        // Once.
+        world.respond(&again, status, &[]);
+        let stanza = world.one_stanza();
+        assert_eq!(condition(&stanza), "service-unavailable");
+        assert_eq!(stanza.attribute("from"), Some("ann@contoso.example/phone"));
+        world.silent();
+    }
+}
+
+#[test]
+fn a_slow_partner_leaves_room_for_the_others() {
+    let limits = GatewayLimits { transactions: 8, ..GatewayLimits::default() };
+    let mut policy = policy(XmppPartnerKind::Federated);
+    two_domains(&mut policy);
+    let mut world = World::of(policy, limits);
+    for from in ["a@montague.example", "b@second.example"] {
+        world.stanza(message("hi").with("from", from));
+    }
+    assert_eq!(world.sip.len(), 2);
+    world.stanza(message("hi").with("from", "c@second.example"));
+    assert_eq!(condition(&world.one_stanza()), "internal-server-error");
+    world.stanza(message("hi").with("from", "a@other.example"));
+    assert_eq!(world.sip.len(), 3);
+    // What is over gives its place back.
+    let first = world.sip.remove(0);
+    world.respond(&first, 200, &[]);
+    world.forget();
+    world.stanza(message("hi").with("from", "c@second.example"));
+    assert_eq!(world.one_sip().method(), Some(Method::Message));
 }

@@ -76,6 +76,12 @@ pub(super) fn policy(kind: XmppPartnerKind) -> XmppPolicy {
     }
 }
 
+/// montague.example is second.example, too.
+pub(super) fn two_domains(policy: &mut XmppPolicy) {
+    let settings = Arc::make_mut(&mut policy.settings);
+    Arc::make_mut(&mut settings.partners[0]).additional = vec![domain("second.example")];
+}
+
 /// A gateway, its clock, and what it said.
 pub(super) struct World {
     pub gateway: Gateway,

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use crate::{ids::IdMap, sip::Message};
+use crate::{domain::Domain, ids::IdMap, sip::Message};
 
 /// What came of a request.
 #[derive(Debug)]
@@ -33,6 +33,8 @@ impl Answer<'_> {
 pub struct Client<P> {
     /// Its branch.
     pub branch: String,
+    /// The partner whose user it is of or for.
+    pub entry: Domain,
     /// Its CSeq number.
     pub cseq: u32,
     /// Its method.

@@ -14,6 +14,7 @@ use super::{
     pidf::{self, Resource},
 };
 use crate::{
+    domain::Domain,
     sip::{HeaderName, Method},
     xmpp::gateway::{
         Gateway, Purpose,
@@ -33,6 +34,8 @@ const LAST_NOTIFY: Duration = Duration::from_secs(32);
 const RETRY: Duration = Duration::from_secs(60);
 /// The longest wait.
 const MAX_RETRY: Duration = Duration::from_secs(3600);
+/// Who is not let see by then is not waited for.
+const APPROVAL: Duration = Duration::from_secs(3 * 86_400);
 /// Failures in a row after which the watcher must come back first.
 const MAX_FAILURES: u8 = 8;
 
@@ -63,7 +66,14 @@ pub(in crate::xmpp::gateway) struct Subscription {
     dialog: Dialog,
     sip: Party,
     xmpp: Party,
+    /// The partner's name, when it began.
+    entry: Domain,
+    since: Instant,
     phase: Phase,
+    /// The watcher subscribed. What a probe begins ends at its first refresh without another one.
+    lasts: bool,
+    /// Its server probed since the last refresh.
+    probed: bool,
     /// The SIP side says that the watcher may see.
     approved: bool,
     /// The watcher asked and was not told yet.
@@ -86,6 +96,11 @@ impl Subscription {
     pub fn is_approved(&self) -> bool {
         self.approved
     }
+
+    /// The watcher was told of a tuple with this name.
+    pub fn has_told(&self, name: Option<&str>) -> bool {
+        self.told.iter().any(|tuple| Some(&*tuple.name) == name)
+    }
 }
 
 /// Whether a failure may pass (RFC 8048 section 5: 423 and 481 do).
@@ -103,6 +118,7 @@ impl Gateway {
                 Some(id) => {
                     if let Some(subscription) = self.presence.subscriptions.get_mut(&id) {
                         subscription.owes_answer = true;
+                        subscription.lasts = true;
                     }
                     self.send_subscribe(id);
                 }
@@ -118,6 +134,7 @@ impl Gateway {
         };
         let Some(subscription) = self.presence.subscriptions.get_mut(&id) else { return };
         subscription.owes_answer = true;
+        subscription.lasts = true;
         match subscription.phase {
             Phase::Dormant | Phase::Waiting | Phase::Polling => self.start(id),
             Phase::Resting | Phase::Ending => {
@@ -150,6 +167,7 @@ impl Gateway {
             return;
         };
         let Some(subscription) = self.presence.subscriptions.get_mut(&id) else { return };
+        subscription.probed = true;
         match subscription.phase {
             Phase::Dormant | Phase::Waiting => self.start(id),
             Phase::Up | Phase::Probing | Phase::Asking if subscription.approved => {
@@ -219,17 +237,31 @@ impl Gateway {
     }
 
     fn new_subscription(&mut self, sip: &Party, xmpp: &Party, phase: Phase) -> Option<u64> {
-        if !self.presence.subscription_quota.take(sip, xmpp, &self.core.limits) {
-            self.core.counters.full += 1;
-            return None;
+        let entry = self.core.entry(&xmpp.domain);
+        let mut take =
+            || self.presence.subscription_quota.take(sip, xmpp, &entry, &self.core.limits);
+        if !take() {
+            // The oldest of those that nobody approved gives place.
+            let given = self.oldest_waiting(sip, &entry).map(|id| self.forget(id)).is_some();
+            let mut take =
+                || self.presence.subscription_quota.take(sip, xmpp, &entry, &self.core.limits);
+            if !given || !take() {
+                self.core.counters.full += 1;
+                return None;
+            }
         }
         let id = self.core.id();
+        self.presence.waiting.insert((sip.jid.clone(), entry.clone(), id));
         let dialog = self.new_dialog(id, sip, xmpp);
         let subscription = Subscription {
             dialog,
             sip: sip.clone(),
             xmpp: xmpp.clone(),
+            entry,
+            since: self.core.now,
             phase,
+            lasts: false,
+            probed: false,
             approved: false,
             owes_answer: false,
             again: false,
@@ -244,6 +276,34 @@ impl Gateway {
         self.presence.subscriptions.insert(id, subscription);
         self.presence.by_pair.insert(key(sip, xmpp), id);
         Some(id)
+    }
+
+    /// The oldest subscription to a user that is not approved, of one partner's users.
+    fn oldest_waiting(&mut self, sip: &Party, entry: &Domain) -> Option<u64> {
+        let from = (sip.jid.clone(), entry.clone(), 0);
+        loop {
+            let next = self.presence.waiting.range(from.clone()..).next()?.clone();
+            if next.0 != from.0 || next.1 != from.1 {
+                return None;
+            }
+            let subscription = self.presence.subscriptions.get(&next.2);
+            if subscription.is_some_and(|subscription| !subscription.approved) {
+                return Some(next.2);
+            }
+            self.presence.waiting.remove(&next);
+        }
+    }
+
+    /// Ends it on the SIP side, and nothing more is said of it.
+    fn forget(&mut self, id: u64) {
+        if let Some(subscription) = self.presence.subscriptions.get_mut(&id)
+            && subscription.dialog.remote_tag.is_some()
+            && !matches!(subscription.phase, Phase::Ending | Phase::Resting)
+        {
+            subscription.phase = Phase::Resting;
+            self.send_subscribe(id);
+        }
+        self.drop_subscription(id);
     }
 
     fn new_dialog(&mut self, id: u64, sip: &Party, xmpp: &Party) -> Dialog {
@@ -289,7 +349,8 @@ impl Gateway {
         ];
         let tag = subscription.dialog.local_tag.clone();
         let request = subscription.dialog.request(Method::Subscribe, headers, None);
-        if self.core.send(&request, Purpose::Subscribe(id, tag.clone())).is_err() {
+        let remote = &subscription.xmpp.domain;
+        if self.core.send(remote, &request, Purpose::Subscribe(id, tag.clone())).is_err() {
             self.subscribe_answered(id, &tag, &Answer::without_response(500, ""));
         }
     }
@@ -387,6 +448,9 @@ impl Gateway {
         let Some(subscription) = self.presence.subscriptions.get_mut(&id) else { return };
         subscription.tuples = Some(Vec::new());
         if subscription.failures >= MAX_FAILURES {
+            if !subscription.approved {
+                return self.drop_subscription(id);
+            }
             subscription.phase = Phase::Dormant;
             self.core.timers.set(&mut subscription.due, Timer::Subscription(id), None);
         } else {
@@ -423,6 +487,8 @@ impl Gateway {
         self.core.dialogs.remove(&subscription.dialog.local_tag);
         self.presence.by_pair.remove(&key(&subscription.sip, &subscription.xmpp));
         self.presence.subscription_quota.give(&subscription.sip, &subscription.xmpp);
+        let Subscription { sip, entry, .. } = subscription;
+        self.presence.waiting.remove(&(sip.jid, entry, id));
     }
 
     /// `Expires: 0` in the dialog, if there is one.
@@ -460,7 +526,17 @@ impl Gateway {
     pub(in crate::xmpp::gateway) fn subscription_is_due(&mut self, id: u64) {
         let Some(subscription) = self.presence.subscriptions.get_mut(&id) else { return };
         subscription.due = None;
+        let waited = self.core.now.saturating_duration_since(subscription.since);
+        let waits = matches!(subscription.phase, Phase::Up | Phase::Waiting);
+        if waits && !subscription.approved && waited >= APPROVAL {
+            return self.end_dialog(id, Phase::Ending);
+        }
         match subscription.phase {
+            Phase::Up if !subscription.lasts && !std::mem::take(&mut subscription.probed) => {
+                self.forget(id);
+            }
+            // Who may not see yet has nothing to say to a probe.
+            Phase::Up if !subscription.approved => self.refresh(id),
             Phase::Up => {
                 subscription.phase = Phase::Probing;
                 // It was up for long: what failed before is past.
@@ -486,14 +562,7 @@ impl Gateway {
         let gone: Vec<u64> = gone.map(|(id, _)| *id).collect();
         for id in gone {
             // Nothing more is said to the partner: the SIP side ends at once.
-            if let Some(subscription) = self.presence.subscriptions.get_mut(&id)
-                && subscription.dialog.remote_tag.is_some()
-                && !matches!(subscription.phase, Phase::Ending | Phase::Resting)
-            {
-                subscription.phase = Phase::Resting;
-                self.send_subscribe(id);
-            }
-            self.drop_subscription(id);
+            self.forget(id);
         }
     }
 }

@@ -284,6 +284,16 @@ fn a_probe_is_answered_from_what_is_known_or_by_a_look() {
     world.respond(&look, 200, &[]);
     world.respond(&anew, 200, &[]);
     world.silent();
+    // Nobody subscribed: it ends when nobody probes again.
+    world.stanza(presence(Some("probe")));
+    world.forget();
+    world.seconds(3600);
+    world.forget();
+    assert_eq!(world.gateway.status().subscriptions, 1);
+    world.stanza(presence(None));
+    for refresh in std::mem::take(&mut world.sip) {
+        world.respond(&refresh, 200, &[]);
+    }
 
     let mut world = World::new();
     world.stanza(presence(Some("probe")));
@@ -413,4 +423,95 @@ fn who_may_see_may_ask() {
     assert_eq!(kind(&world.one_stanza()), "result");
     world.stanza(ping.with("from", "eve@montague.example/x"));
     assert_eq!(condition(&world.one_stanza()), "service-unavailable");
+}
+
+/// Somebody of `from` asks for ann's presence, and the SIP side has yet to let them.
+fn waits(world: &mut World, from: &str) -> Message {
+    world.stanza(presence(Some("subscribe")).with("from", from.to_owned()));
+    let request = world.sip.pop().unwrap();
+    assert_eq!(text(&request, "Expires"), "3600", "{from}");
+    world.respond(&request, 200, &[("Expires", "3600")]);
+    request
+}
+
+#[test]
+fn of_those_that_nobody_approved_the_oldest_gives_place() {
+    let limits = GatewayLimits { per_user: 2, ..GatewayLimits::default() };
+    let mut policy = policy(XmppPartnerKind::Federated);
+    two_domains(&mut policy);
+    let mut world = World::of(policy, limits);
+    let first = waits(&mut world, "a@montague.example");
+    world.ask_back(&first, notify("active", ""), 1);
+    let second = waits(&mut world, "b@second.example");
+    world.forget();
+    // The partner's share of this user is used up, of whichever of its domains they are.
+    let third = waits(&mut world, "c@montague.example");
+    let end = world.sip.pop().unwrap();
+    assert_eq!((text(&end, "Expires"), end.call_id()), ("0", second.call_id()));
+    assert_eq!(world.gateway.status().subscriptions, 2);
+    world.ask_back(&third, notify("active", ""), 1);
+    world.forget();
+    // Those that were let stay.
+    world.stanza(presence(Some("subscribe")).with("from", "d@second.example"));
+    assert_eq!(condition(&world.one_stanza()), "resource-constraint");
+    assert!(world.sip.is_empty());
+    waits(&mut world, "a@other.example");
+    assert_eq!(world.gateway.status().subscriptions, 3);
+    let status = world.gateway.status();
+    assert_eq!(status.partners[&domain("montague.example")].subscriptions, 2);
+}
+
+#[test]
+fn who_is_not_let_see_is_not_waited_for_without_end() {
+    let mut world = World::new();
+    waits(&mut world, "rob@montague.example");
+    for _ in 0..80 * 120 {
+        world.seconds(30);
+        assert!(world.stanzas.is_empty(), "{:?}", world.stanzas);
+        for request in std::mem::take(&mut world.sip) {
+            world.respond(&request, 200, &[("Expires", "3600")]);
+        }
+        if !world.stanzas.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(kind(&world.one_stanza()), "unsubscribed");
+    let status = world.gateway.status();
+    assert_eq!((status.subscriptions, status.dialogs, status.timers), (0, 0, 0));
+    // Nor for a server that does not answer.
+    let mut world = World::new();
+    world.stanza(presence(Some("subscribe")));
+    world.seconds(86_400);
+    assert_eq!(world.gateway.status().subscriptions, 0);
+}
+
+#[test]
+fn what_a_probe_begins_lasts_for_one_refresh() {
+    for subscribes in [false, true] {
+        let mut world = World::new();
+        world.stanza(presence(Some("probe")));
+        let look = world.one_sip();
+        world.ask_back(&look, notify("terminated;reason=timeout", &pidf(&open("ID-desk", ""))), 1);
+        let request = world.sip.pop().unwrap();
+        world.respond(&request, 200, &[("Expires", "3600")]);
+        world.ask_back(&request, notify("active", ""), 1);
+        if subscribes {
+            world.stanza(presence(Some("subscribe")));
+        }
+        world.forget();
+        world.seconds(3300);
+        let next = world.one_sip();
+        assert_eq!(text(&next, "Expires") == "0", !subscribes);
+        assert_eq!(world.gateway.status().subscriptions, usize::from(subscribes));
+    }
+}
+
+#[test]
+fn a_message_to_a_tuple_is_for_the_user() {
+    let (mut world, _) = approved();
+    world.stanza(message("hi").with("to", "ann@contoso.example/desk"));
+    let request = world.one_sip();
+    assert_eq!(request.request_uri().unwrap().unwrap().as_str(), "sip:ann@contoso.example");
+    world.respond(&request, 403, &[]);
+    assert_eq!(world.one_stanza().attribute("from"), Some("ann@contoso.example/desk"));
 }
