@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     domain::Domain,
-    xmpp::settings::{XmppLimits, XmppPartner, XmppSettings},
+    xmpp::settings::{Chats, XmppLimits, XmppPartner, XmppSettings},
 };
 
 /// `[xmpp]`: who may federate over XMPP, and how much.
@@ -17,6 +17,8 @@ use crate::{
 pub struct Xmpp {
     /// The organisation's switch for XMPP.
     pub enabled: bool,
+    /// What becomes of chat messages for SIP users.
+    pub chats: Chats,
     /// Partners. No domain twice; none is ours, a SIP partner's or blocked.
     pub partners: Vec<Arc<XmppPartner>>,
     /// Bounds.
@@ -25,7 +27,12 @@ pub struct Xmpp {
 
 impl Default for Xmpp {
     fn default() -> Self {
-        Self { enabled: true, partners: Vec::new(), limits: XmppLimits::default() }
+        Self {
+            enabled: true,
+            chats: Chats::default(),
+            partners: Vec::new(),
+            limits: XmppLimits::default(),
+        }
     }
 }
 
@@ -94,6 +101,7 @@ impl Config {
             enabled: self.xmpp.enabled,
             domains: service.domains.iter().cloned().chain(of_servers).collect(),
             inside,
+            chats: self.xmpp.chats,
             partners: self.xmpp.partners.clone(),
             limits: self.xmpp.limits.clone(),
         })

@@ -13,7 +13,10 @@ use super::{
     xmpp_cases::{XMPP_ERRORS, XMPP_WARNINGS},
     *,
 };
-use crate::domain::Domain;
+use crate::{
+    domain::Domain,
+    xmpp::settings::{Chats, XmppLimits},
+};
 
 #[test]
 fn the_example_file_is_valid_and_without_warning() {
@@ -53,7 +56,11 @@ fn every_setting_that_the_example_only_shows_can_be_taken_in() {
         checked.findings.warnings.iter().map(|w| w.message.split(' ').next().unwrap()).collect();
     assert_eq!(warned, ["XMPP", "XMPP", "web-conferencing", "STUN", "admin"]);
     let xmpp = config.xmpp_settings().unwrap();
-    assert_eq!(xmpp.limits, crate::xmpp::settings::XmppLimits::default());
+    assert_eq!(xmpp.limits, XmppLimits::default());
+    assert_eq!(xmpp.chats, Chats::Messages);
+    let lync = text.replace("chats = \"messages\"", "chats = \"sessions\"");
+    let lync = check_text(&lync, &folder.0.join("edge.toml"), SystemTime::now()).config.unwrap();
+    assert_eq!(lync.xmpp_settings().unwrap().chats, Chats::Sessions);
     assert_eq!(xmpp.partners[0].connections, Some(xmpp.limits.partner_connections));
     let domains: Vec<&str> = xmpp.domains.iter().map(Domain::as_str).collect();
     assert_eq!(domains, ["contoso.example", "chat.contoso.example"]);

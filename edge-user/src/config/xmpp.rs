@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     domain::Domain,
-    xmpp::settings::{Negotiation, XmppLimits, XmppPartner, XmppPartnerKind},
+    xmpp::settings::{Chats, Negotiation, XmppLimits, XmppPartner, XmppPartnerKind},
 };
 
 /// Partners of one configuration.
@@ -41,6 +41,7 @@ struct Placed {
 pub(super) fn xmpp(root: &Section<'_>, around: &Around<'_>) -> Xmpp {
     let section = root.section("xmpp");
     let enabled = section.boolean("enabled", true);
+    let chats = section.parsed("chats", chats).map(Spanned::into_inner).unwrap_or_default();
     let limits = limits(&section);
     let partners: Vec<Placed> =
         section.tables("partner").into_iter().filter_map(|s| partner(s, around.edge)).collect();
@@ -59,7 +60,7 @@ pub(super) fn xmpp(root: &Section<'_>, around: &Around<'_>) -> Xmpp {
     }
     section.finish();
     let partners = partners.into_iter().map(|placed| Arc::new(placed.partner)).collect();
-    Xmpp { enabled, partners, limits }
+    Xmpp { enabled, chats, partners, limits }
 }
 
 fn limits(section: &Section<'_>) -> XmppLimits {
@@ -169,6 +170,17 @@ fn kind(text: &str) -> Result<XmppPartnerKind, Fault> {
         _ => Err(Fault::new(
             format!("{} is no type of XMPP partner", quoted(text)),
             "write \"federated\", \"public-verified\" or \"public-unverified\"",
+        )),
+    }
+}
+
+fn chats(text: &str) -> Result<Chats, Fault> {
+    match text {
+        "messages" => Ok(Chats::Messages),
+        "sessions" => Ok(Chats::Sessions),
+        _ => Err(Fault::new(
+            format!("{} is no way for chat messages to go", quoted(text)),
+            "write \"messages\", or \"sessions\" where the server inside knows no others",
         )),
     }
 }

@@ -30,6 +30,12 @@ pub(super) const XMPP_ERRORS: &[Case] = &[
         ("domains = \"j", 0),
         "unknown key \"domains\" in [xmpp.partner]; mend: did you mean domain?",
     ),
+    (
+        HERE,
+        service!("[xmpp]\nchats = \"session\""),
+        ("\"session\"", 0),
+        "is no way for chat messages to go; mend: write \"messages\", or \"sessions\"",
+    ),
     (HERE, partner!(""), ("[[xmpp.partner]]\n\n", 0), "xmpp.partner.domain is missing"),
     (
         HERE,

@@ -141,6 +141,25 @@ pub fn xmpp_edges(
     Ok(edges)
 }
 
+/// The records of both kinds: where one kind could not be asked for, the other's hosts are enough.
+///
+/// # Errors
+/// Why one of them is not known, when the other names no host.
+pub fn both_kinds(
+    plain: Result<Vec<SrvRecord>, ResolveError>,
+    direct: Result<Vec<SrvRecord>, ResolveError>,
+) -> Result<(Vec<SrvRecord>, Vec<SrvRecord>), ResolveError> {
+    let names_a_host = |records: &[SrvRecord]| {
+        records.iter().any(|record| matches!(record.target, SrvTarget::Host(_)))
+    };
+    match (plain, direct) {
+        (Ok(plain), Ok(direct)) => Ok((plain, direct)),
+        (Ok(plain), Err(_)) if names_a_host(&plain) => Ok((plain, Vec::new())),
+        (Err(_), Ok(direct)) if names_a_host(&direct) => Ok((Vec::new(), direct)),
+        (Err(error), _) | (_, Err(error)) => Err(error),
+    }
+}
+
 /// Order by priority, and by weighted chance within one (RFC 2782, "Weight").
 fn order<T>(mut records: Vec<(u16, u16, T)>, seed: u64) -> Vec<T> {
     // Weight 0 first, so that such a record has a small chance beside others.
@@ -306,6 +325,21 @@ mod tests {
             let got = edges(&domain("fabrikam.com"), records, relax, SrvOrder::Weighted, 7);
             let expected = expected.map(|hosts| hosts.iter().map(|h| h.to_string()).collect());
             assert_eq!(hosts_of(&got), expected, "{why}");
+        }
+    }
+
+    #[test]
+    fn one_kind_that_cannot_be_asked_for_is_none_when_the_other_names_a_host() {
+        use ResolveError as E;
+        let some = || vec![srv(10, 0, 5269, "a.hoster.example")];
+        let dot = || vec![srv(0, 0, 0, ".")];
+        let failed = || Err(E::Unavailable);
+        assert_eq!(both_kinds(Ok(some()), failed()), Ok((some(), vec![])));
+        assert_eq!(both_kinds(failed(), Ok(some())), Ok((vec![], some())));
+        assert_eq!(both_kinds(Ok(some()), Ok(dot())), Ok((some(), dot())));
+        for found in [vec![], dot()] {
+            assert_eq!(both_kinds(Ok(found.clone()), failed()), Err(E::Unavailable));
+            assert_eq!(both_kinds(failed(), Ok(found)), Err(E::Unavailable));
         }
     }
 

@@ -26,6 +26,16 @@ pub enum XmppPartnerKind {
     PublicUnverified,
 }
 
+/// What becomes of a chat message of an XMPP user.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Chats {
+    /// A message without a session, and a session only where that is refused or too long.
+    #[default]
+    Messages,
+    /// It begins a session: for inside servers that know no messages but those (Lync).
+    Sessions,
+}
+
 /// An entry `[[xmpp.partner]]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct XmppPartner {
@@ -72,6 +82,8 @@ pub struct XmppSettings {
     pub domains: Vec<Domain>,
     /// Domains of inside XMPP servers, and where those are; every other domain is the gateway's.
     pub inside: Vec<(Vec<Domain>, (Domain, u16))>,
+    /// What becomes of chat messages for SIP users.
+    pub chats: Chats,
     /// Partners. Everybody else is refused.
     pub partners: Vec<Arc<XmppPartner>>,
     /// Bounds.

@@ -21,8 +21,11 @@ use super::{
 };
 use crate::{domain::Domain, sip::Message};
 
-/// Steps that one input may cause: no honest one comes near.
-const MAX_STEPS: usize = 10_000;
+/// Turns between the two that one input may cause besides [`EACH`] for each thing said at first: no
+/// honest one comes near.
+const MAX_TURNS: usize = 10_000;
+/// See there: a change of policy, or a stream that is lost, may say very many things at once.
+const EACH: usize = 8;
 
 /// What the site says.
 #[derive(Debug)]
@@ -180,9 +183,9 @@ impl<S: StreamMachine, G: GatewayMachine> Site<S, G> {
         let mut work: VecDeque<Work> =
             streams.chain(gateway.into_iter().map(Work::Gateway)).collect();
         let (mut of_streams, mut of_gateway) = (Vec::new(), Vec::new());
-        let mut steps = 0;
+        let most = MAX_TURNS.saturating_add(work.len().saturating_mul(EACH));
+        let mut turns = 0;
         while let Some(next) = work.pop_front() {
-            steps += 1;
             let to = match next {
                 Work::Stream(XmppOutput::Deliver { pair, side, stanza }) => {
                     self.delivered(pair, side, stanza)
@@ -204,12 +207,16 @@ impl<S: StreamMachine, G: GatewayMachine> Site<S, G> {
             };
             match to {
                 To::Nobody(event) => out.push(SiteOutput::Stream(XmppOutput::Event(event))),
-                _ if steps >= MAX_STEPS => {}
+                _ if turns >= most => {}
                 To::Streams(pair, stanza) => {
+                    turns += 1;
                     let input = XmppInput::Send { pair, side: XmppSide::Partner, stanza };
                     self.streams.handle(now, input, &mut of_streams);
                 }
-                To::Gateway(input) => self.gateway.handle(now, input, &mut of_gateway),
+                To::Gateway(input) => {
+                    turns += 1;
+                    self.gateway.handle(now, input, &mut of_gateway);
+                }
             }
             work.extend(of_streams.drain(..).map(Work::Stream));
             work.extend(of_gateway.drain(..).map(Work::Gateway));
@@ -344,6 +351,7 @@ mod tests {
             enabled: true,
             domains: vec![d("contoso.example"), d("chat.contoso.example")],
             inside: vec![(vec![d("chat.contoso.example")], (d("x.contoso.example"), 5269))],
+            chats: Default::default(),
             partners: vec![partner("p.example"), partner("q.example")],
             limits: XmppLimits::default(),
         };
@@ -409,5 +417,21 @@ mod tests {
             site.gateway.heard.last(),
             Some(GatewayInput::Undelivered { condition: "remote-server-timeout", .. })
         ));
+    }
+
+    #[test]
+    fn nothing_is_lost_of_what_is_said_at_once() {
+        let mut site = site();
+        let own = message("a@contoso.example", "u@p.example");
+        let ours = pair("contoso.example", "p.example");
+        for _ in 0..2 * MAX_TURNS {
+            site.gateway.says.push(GatewayOutput::Sip(Bytes::from_static(b"SIP")));
+            let (pair, stanza) = (ours.clone(), own.clone());
+            site.gateway.says.push(GatewayOutput::Stanza { pair, stanza });
+        }
+        let said = std::mem::take(&mut site.gateway.says);
+        let mut out = Vec::new();
+        site.settle(Instant::now(), Vec::new(), said, &mut out);
+        assert_eq!((out.len(), site.streams.sent.len()), (2 * MAX_TURNS, 2 * MAX_TURNS));
     }
 }

@@ -143,7 +143,9 @@ impl<'s> Asking<'s> {
             Err(ResolveError::NotFound) => Ok(Vec::new()),
             Err(error) => Err(error),
         };
-        let edges = discovery::xmpp_edges(records(starttls)?, records(direct)?, self.seed)?;
+        let (starttls, direct) = (records(starttls), records(direct));
+        let (starttls, direct) = discovery::both_kinds(starttls, direct)?;
+        let edges = discovery::xmpp_edges(starttls, direct, self.seed)?;
         Ok((edges, until))
     }
 

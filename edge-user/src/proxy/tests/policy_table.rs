@@ -191,6 +191,7 @@ pub(super) fn xmpp_settings(partner: &[&str]) -> XmppSettings {
         enabled: true,
         domains: vec![domain("contoso.example")],
         inside: vec![],
+        chats: Default::default(),
         partners: vec![std::sync::Arc::new(partner)],
         limits: XmppLimits::default(),
     }

@@ -35,9 +35,6 @@ pub struct GatewayLimits {
     pub invited: usize,
     /// A session without a message ends then.
     pub session_idle: Duration,
-    /// Chats of XMPP users begin with a session, for inside servers that know no messages but those
-    /// (Lync). Otherwise only when a message alone is refused or too long.
-    pub chats_are_sessions: bool,
 }
 
 impl Default for GatewayLimits {
@@ -54,7 +51,6 @@ impl Default for GatewayLimits {
             queue_bytes: 32 << 20,
             invited: 100_000,
             session_idle: Duration::from_secs(600),
-            chats_are_sessions: false,
         }
     }
 }

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     domain::Domain,
     sip::{HeaderName, Limits, Message, Method},
-    xmpp::{io::XmppRefusal, ns, xml::Element},
+    xmpp::{io::XmppRefusal, ns, settings::Chats, xml::Element},
 };
 
 /// A MESSAGE outside of a session is no longer (RFC 3428 section 8).
@@ -354,7 +354,9 @@ impl Gateway {
     pub(super) fn send_message(&mut self, sent: Sent) {
         match self.session_of(&sent.to, &sent.from) {
             Some(session) => self.session_send(session, sent),
-            None if sent.chat && self.core.limits.chats_are_sessions => self.begin_session(sent),
+            None if sent.chat && self.core.policy.settings.chats == Chats::Sessions => {
+                self.begin_session(sent)
+            }
             None => self.send_pager(sent),
         }
     }
@@ -388,7 +390,7 @@ impl Gateway {
         }
         let purpose = Purpose::Message(Box::new(sent.clone()));
         if self.core.send(&sent.from.domain, &request, purpose).is_err() {
-            self.message_answered(&sent, &Answer::without_response(500, ""));
+            self.message_answered(&sent, &Answer::without_response(500));
         }
     }
 

@@ -191,8 +191,7 @@ impl Gateway {
         {
             self.core.out.push(GatewayOutput::Sip(ack));
         }
-        let reason = response.reason().map(String::from_utf8_lossy).unwrap_or_default();
-        let answer = Answer { status, reason: ua::line(&reason, 200), response: Some(response) };
+        let answer = Answer { status, response: Some(response) };
         self.answered(client.purpose, &answer);
     }
 
@@ -202,7 +201,7 @@ impl Gateway {
             return;
         }
         if let Some(client) = self.core.end_client(id) {
-            self.answered(client.purpose, &Answer::without_response(408, ""));
+            self.answered(client.purpose, &Answer::without_response(408));
         }
     }
 

@@ -47,7 +47,7 @@ impl Gateway {
             self.core.send(&sent.from.domain, &request, Purpose::Message(Box::new(kept))).is_err();
         self.session_used(id);
         if full {
-            self.message_answered(&sent, &Answer::without_response(500, ""));
+            self.message_answered(&sent, &Answer::without_response(500));
         }
     }
 
@@ -77,7 +77,7 @@ impl Gateway {
         let sdp = offer();
         let request = session.dialog.request(Method::Invite, headers, Some((SDP, &sdp)));
         if self.core.send(&session.xmpp.domain, &request, Purpose::Invite(id)).is_err() {
-            self.invite_answered(id, &Answer::without_response(500, ""));
+            self.invite_answered(id, &Answer::without_response(500));
         }
     }
 

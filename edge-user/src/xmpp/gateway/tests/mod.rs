@@ -23,7 +23,7 @@ use crate::{
     xmpp::{
         io::XmppEvent,
         ns,
-        settings::{Negotiation, XmppLimits, XmppPartner, XmppPartnerKind, XmppSettings},
+        settings::{Chats, Negotiation, XmppLimits, XmppPartner, XmppPartnerKind, XmppSettings},
     },
 };
 
@@ -64,6 +64,7 @@ pub(super) fn policy(kind: XmppPartnerKind) -> XmppPolicy {
             vec![domain("jabber.contoso.example")],
             (domain("xmpp.contoso.example"), 5269),
         )],
+        chats: Chats::default(),
         partners: vec![
             partner("montague.example", kind),
             partner("other.example", XmppPartnerKind::Federated),

@@ -439,8 +439,9 @@ fn what_waits_in_sessions_has_a_bound_in_bytes() {
 
 #[test]
 fn where_chats_are_sessions_no_message_goes_alone() {
-    let limits = GatewayLimits { chats_are_sessions: true, ..GatewayLimits::default() };
-    let mut world = World::of(policy(XmppPartnerKind::Federated), limits);
+    let mut policy = policy(XmppPartnerKind::Federated);
+    Arc::make_mut(&mut policy.settings).chats = Chats::Sessions;
+    let mut world = World::of(policy, GatewayLimits::default());
     world.stanza(message("hi"));
     assert_eq!(world.one_sip().method(), Some(Method::Invite));
     // What is no chat is none.

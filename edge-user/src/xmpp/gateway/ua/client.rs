@@ -10,16 +10,14 @@ use crate::{domain::Domain, ids::IdMap, sip::Message};
 pub struct Answer<'a> {
     /// Status; 408 when nothing came in time, 500 when there was no room.
     pub status: u16,
-    /// Reason phrase.
-    pub reason: String,
     /// The response, if there was one.
     pub response: Option<&'a Message>,
 }
 
 impl Answer<'_> {
     /// Not a response, but what stands for one.
-    pub fn without_response(status: u16, reason: &str) -> Self {
-        Self { status, reason: reason.to_owned(), response: None }
+    pub fn without_response(status: u16) -> Self {
+        Self { status, response: None }
     }
 
     /// 2xx.

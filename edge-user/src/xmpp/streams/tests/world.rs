@@ -60,6 +60,7 @@ pub(super) fn settings(domains: &[&str], partners: Vec<XmppPartner>) -> XmppSett
         enabled: true,
         domains: domains.iter().map(|name| domain(name)).collect(),
         inside: Vec::new(),
+        chats: Default::default(),
         partners: partners.into_iter().map(Arc::new).collect(),
         limits: XmppLimits { bytes_per_second: 1 << 30, ..XmppLimits::default() },
     }

@@ -351,7 +351,7 @@ impl Gateway {
         let request = subscription.dialog.request(Method::Subscribe, headers, None);
         let remote = &subscription.xmpp.domain;
         if self.core.send(remote, &request, Purpose::Subscribe(id, tag.clone())).is_err() {
-            self.subscribe_answered(id, &tag, &Answer::without_response(500, ""));
+            self.subscribe_answered(id, &tag, &Answer::without_response(500));
         }
     }
 
