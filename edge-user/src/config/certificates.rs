@@ -95,7 +95,7 @@ pub(super) fn check_xmpp(sink: &Sink<'_>, shown: &xmpp_service::ToCheck, now: Sy
     let Some(leaf) = chain.first() else { return };
     let Ok(names) = XmppNames::from_der(leaf) else { return };
     for domain in &shown.domains {
-        if !names.proves(domain) {
+        if !names.proves(domain, true) {
             sink.warn(
                 &files.certificate.span(),
                 format!(

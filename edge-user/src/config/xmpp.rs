@@ -113,6 +113,7 @@ fn partner(section: Section<'_>, edge: &Edge) -> Option<Placed> {
     let keep_alive = section.boolean("keep_alive", true);
     let connections = section.integer("connections", 1..=100_000);
     let proxy = proxy(&section, edge);
+    let wildcard = section.boolean("wildcard", false);
     let placed = domain.map(|domain| {
         let taken = |value: &Option<Spanned<Negotiation>>| {
             value.as_ref().map_or(Negotiation::Required, |value| *value.get_ref())
@@ -127,6 +128,7 @@ fn partner(section: Section<'_>, edge: &Edge) -> Option<Placed> {
             keep_alive,
             connections: connections.and_then(|number| usize::try_from(*number.get_ref()).ok()),
             proxy,
+            wildcard,
             line: u32::try_from(section.sink.line(&section.span)).unwrap_or(u32::MAX),
         };
         let domains = std::iter::once(domain).chain(additional).collect();

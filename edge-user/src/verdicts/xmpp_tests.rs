@@ -17,6 +17,7 @@ fn partner(domain: &str, proxy: Option<&str>) -> Arc<XmppPartner> {
         sasl: Negotiation::Required,
         dialback: true,
         keep_alive: true,
+        wildcard: false,
         connections: None,
         proxy: proxy.map(|host| (name(host), 5269)),
         line: 1,

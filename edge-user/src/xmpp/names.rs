@@ -57,11 +57,13 @@ impl XmppNames {
         Ok(names)
     }
 
-    /// Whether the certificate is one of this XMPP domain.
-    pub fn proves(&self, domain: &Domain) -> bool {
+    /// Whether the certificate is one of this XMPP domain. `wildcard`: a wildcard in place of the
+    /// left-most label counts, too.
+    pub fn proves(&self, domain: &Domain, wildcard: bool) -> bool {
         let parent = domain.as_str().split_once('.').map(|(_, parent)| parent);
+        let covers = |base: &Domain| wildcard && Some(base.as_str()) == parent;
         self.certificate.dns.contains(domain)
-            || self.certificate.wildcards.iter().any(|base| Some(base.as_str()) == parent)
+            || self.certificate.wildcards.iter().any(covers)
             || self.srv.contains(domain)
             || self.addresses.contains(domain)
     }
@@ -178,7 +180,8 @@ mod tests {
         assert_eq!(got.srv, [d("srv.example")]);
         assert_eq!(got.addresses, [d("addr.example")]);
         for name in ["dns.example", "a.wild.example", "srv.example", "addr.example"] {
-            assert!(got.proves(&d(name)), "{name}");
+            assert!(got.proves(&d(name), true), "{name}");
+            assert_eq!(got.proves(&d(name), false), name != "a.wild.example", "{name}");
         }
         for name in [
             "sub.dns.example",
@@ -195,7 +198,7 @@ mod tests {
             "oid.example",
             "common.example",
         ] {
-            assert!(!got.proves(&d(name)), "{name}");
+            assert!(!got.proves(&d(name), true), "{name}");
         }
     }
 

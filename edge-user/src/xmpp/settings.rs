@@ -57,6 +57,8 @@ pub struct XmppPartner {
     pub connections: Option<usize>,
     /// Its server, when it is not to be found by DNS.
     pub proxy: Option<(Domain, u16)>,
+    /// A wildcard in a certificate counts.
+    pub wildcard: bool,
     /// Line of the file.
     pub line: u32,
 }

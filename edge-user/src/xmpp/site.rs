@@ -342,6 +342,7 @@ mod tests {
                 sasl: Negotiation::Required,
                 dialback: true,
                 keep_alive: true,
+                wildcard: false,
                 connections: None,
                 proxy: None,
                 line: 1,

@@ -183,6 +183,7 @@ pub(super) fn xmpp_settings(partner: &[&str]) -> XmppSettings {
         sasl: Negotiation::Required,
         dialback: true,
         keep_alive: true,
+        wildcard: false,
         connections: None,
         proxy: None,
         line: 1,

@@ -1,8 +1,8 @@
 //! Whether a certificate proves an XMPP domain.
 //!
-//! Names that count (RFC 6120 section 13.7.1.2, XEP-0178): DNS, also a wildcard in place of the
-//! left-most label; SRV names `_xmpp-server`; `id-on-xmppAddr`; and the host that the partner's entry
-//! pins, exactly. Never a common name, never a suffix.
+//! Names that count (RFC 6120 section 13.7.1.2, XEP-0178): DNS; SRV names `_xmpp-server`;
+//! `id-on-xmppAddr`; where the partner's entry says so a wildcard in place of the left-most label; and
+//! the host that the entry pins, exactly. Never a common name, never a suffix.
 
 use crate::{
     domain::Domain,
@@ -22,12 +22,21 @@ impl Certified {
     }
 }
 
+/// What an entry takes beside the name of the domain itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Also<'a> {
+    /// The host that it pins.
+    pub(super) pinned: Option<&'a Domain>,
+    /// A wildcard.
+    pub(super) wildcard: bool,
+}
+
 /// What the other end's certificate proves of `domain`; else what is wrong with it, with its subject.
-/// `unix_seconds`: the time. `pinned`: the host in the partner's entry.
+/// `unix_seconds`: the time.
 pub(super) fn certify(
     tls: Option<&TlsPeer>,
     domain: &Domain,
-    pinned: Option<&Domain>,
+    also: Also<'_>,
     unix_seconds: u64,
 ) -> Result<Certified, String> {
     let names = match tls.map(|tls| &tls.certificate) {
@@ -57,8 +66,8 @@ pub(super) fn certify(
             certificate.description
         ));
     }
-    let pinned = pinned.is_some_and(|host| certificate.dns.contains(host));
-    if pinned || names.proves(domain) {
+    let pinned = also.pinned.is_some_and(|host| certificate.dns.contains(host));
+    if pinned || names.proves(domain, also.wildcard) {
         return Ok(Certified { domain: domain.clone() });
     }
     Err(format!(

@@ -83,8 +83,8 @@ impl Streams {
             return;
         };
         let terms = self.rules.terms_with(stream.side, remote).ok();
-        let pinned = terms.as_ref().and_then(Terms::pinned_host);
-        stream.certified = certify::certify(stream.tls.as_ref(), remote, pinned, unix_seconds);
+        let also = terms.as_ref().map(Terms::also).unwrap_or_default();
+        stream.certified = certify::certify(stream.tls.as_ref(), remote, also, unix_seconds);
     }
 
     /// A proof by a certificate ends with it.
@@ -133,12 +133,8 @@ impl Streams {
             }
             // The host that an entry pins may speak for its domains as long as it is pinned.
             if how == Some(How::External)
-                && let Err(text) = certify::certify(
-                    stream.tls.as_ref(),
-                    &pair.remote,
-                    terms.pinned_host(),
-                    seconds,
-                )
+                && let Err(text) =
+                    certify::certify(stream.tls.as_ref(), &pair.remote, terms.also(), seconds)
             {
                 return Err(Fault::new("reset", XmppRefusal::Certificate, text));
             }

@@ -91,7 +91,7 @@ impl Streams {
             return Ok(());
         };
         let tls = stream.tls.as_ref();
-        let certified = super::certify::certify(tls, &pair.remote, terms.pinned_host(), seconds);
+        let certified = super::certify::certify(tls, &pair.remote, terms.also(), seconds);
         let granted = match certified {
             Ok(certified) => stream.proofs.grant_certified(&certified, pair, epoch),
             Err(text) => {

@@ -6,7 +6,7 @@
 
 use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
-use super::methods::Methods;
+use super::{certify::Also, methods::Methods};
 use crate::{
     domain::Domain,
     federation::UserName,
@@ -56,6 +56,8 @@ pub(super) struct Terms {
     pub(super) connections: usize,
     /// The host that the entry pins: its certificate does too.
     pub(super) pinned: Option<(Domain, u16)>,
+    /// A wildcard in its certificate counts.
+    wildcard: bool,
     /// For counting: the entry's first domain.
     pub(super) entry: Domain,
     /// A certificate is needed whatever else is shown: an inside server.
@@ -165,6 +167,7 @@ impl Rules {
                 keep_alive: true,
                 connections: limits.connections,
                 pinned: Some(host.clone()),
+                wildcard: false,
                 entry: remote.clone(),
                 inside: true,
             });
@@ -183,6 +186,7 @@ impl Rules {
             keep_alive: partner.keep_alive,
             connections: partner.connections.unwrap_or(limits.partner_connections),
             pinned: partner.proxy.clone(),
+            wildcard: partner.wildcard,
             entry: partner.domain.clone(),
             inside: false,
         })
@@ -198,8 +202,9 @@ impl Terms {
         }
     }
 
-    /// The host that the entry pins.
-    pub(super) fn pinned_host(&self) -> Option<&Domain> {
-        self.pinned.as_ref().map(|(host, _)| host)
+    /// What a certificate may name in place of the domain.
+    pub(super) fn also(&self) -> Also<'_> {
+        let pinned = self.pinned.as_ref().map(|(host, _)| host);
+        Also { pinned, wildcard: self.wildcard }
     }
 }

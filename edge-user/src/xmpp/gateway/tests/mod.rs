@@ -52,6 +52,7 @@ pub(super) fn policy(kind: XmppPartnerKind) -> XmppPolicy {
             sasl: Negotiation::Optional,
             dialback: true,
             keep_alive: true,
+            wildcard: false,
             connections: None,
             proxy: None,
             line: 1,

@@ -232,10 +232,14 @@ fn external_is_offered_to_a_good_certificate_and_nobody_else() {
         assert_eq!(end.closed, [stream], "{what}: not for ever");
         assert!(end.refused.iter().all(|(reason, _)| *reason == XmppRefusal::Certificate));
     }
-    // A wildcard stands for the left-most label.
-    let mut end = Lone::with(settings(&["a.example"], vec![partner("im.b.example")]));
-    let stream = end.accept(Some(wildcard("b.example")));
-    assert!(end.write(stream, &header("im.b.example", "a.example")).contains("EXTERNAL"));
+    // A wildcard stands for the left-most label, where the entry lets it.
+    for lets in [true, false] {
+        let entry = XmppPartner { wildcard: lets, ..partner("im.b.example") };
+        let mut end = Lone::with(settings(&["a.example"], vec![entry]));
+        let stream = end.accept(Some(wildcard("b.example")));
+        let said = end.write(stream, &header("im.b.example", "a.example"));
+        assert_eq!(said.contains("EXTERNAL"), lets, "{said}");
+    }
 }
 
 #[test]

@@ -192,7 +192,7 @@ fn what_a_pinned_host_proved_ends_with_the_pin() {
     }
 }
 
-/// trust.md, section 2 (b): the host that the entry pins.
+/// The host that the entry pins, exactly.
 #[test]
 fn a_pinned_host_is_looked_up_and_its_certificate_does() {
     let entry = XmppPartner {

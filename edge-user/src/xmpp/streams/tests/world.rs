@@ -48,6 +48,7 @@ pub(super) fn partner(name: &str) -> XmppPartner {
         sasl: Negotiation::Optional,
         dialback: true,
         keep_alive: true,
+        wildcard: false,
         connections: None,
         proxy: None,
         line: 1,
