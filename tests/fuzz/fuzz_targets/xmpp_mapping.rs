@@ -65,6 +65,7 @@ fn policy() -> XmppPolicy {
         enabled: true,
         domains: vec![contoso.clone()],
         inside: Vec::new(),
+        chats: Default::default(),
         partners: vec![Arc::new(partner)],
         limits: XmppLimits::default(),
     };

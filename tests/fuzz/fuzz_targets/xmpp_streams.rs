@@ -92,6 +92,7 @@ fn policy(enabled: bool) -> XmppPolicy {
         enabled,
         domains: vec![domain(OURS), domain(INSIDE)],
         inside: vec![(vec![domain(INSIDE)], (domain("xmpp.contoso.example"), 5269))],
+        chats: Default::default(),
         partners: vec![
             partner(WEAK, Negotiation::Optional, true),
             partner(STRICT, Negotiation::Required, false),
