@@ -195,8 +195,14 @@ fn a_sip_user_sees_an_xmpp_users_presence() {
 #[test]
 fn a_wrong_certificate_is_refused_and_the_log_says_whose_it_is_and_what_to_do() {
     type Make = fn(&Lab) -> Identity;
-    let cases: [(&str, Make, &str); 3] = [
-        ("name", |lab| lab.identities.evil.clone(), "fabrikam.example.evil.example"),
+    let trusted = "one of a trusted authority that names adatum.example is needed";
+    let cases: [(&str, Make, &str, &str); 3] = [
+        (
+            "name",
+            |lab| lab.identities.evil.clone(),
+            "fabrikam.example.evil.example",
+            "an SRV name _xmpp-server.adatum.example is needed",
+        ),
         (
             "expired",
             |lab| {
@@ -204,10 +210,11 @@ fn a_wrong_certificate_is_refused_and_the_log_says_whose_it_is_and_what_to_do() 
                 lab.identities.authority.issue_until("late", &names, &[], 2020).unwrap()
             },
             "adatum.example",
+            trusted,
         ),
-        ("unknown", |lab| lab.identities.unknown_authority.clone(), "fabrikam.example"),
+        ("unknown", |lab| lab.identities.unknown_authority.clone(), "fabrikam.example", trusted),
     ];
-    for (name, identity, subject) in cases {
+    for (name, identity, subject, mend) in cases {
         let entry = format!("{FEDERATED}\ndialback = false");
         let mut world = World::raise(
             &format!("xmpp-bad-{name}"),
@@ -218,7 +225,7 @@ fn a_wrong_certificate_is_refused_and_the_log_says_whose_it_is_and_what_to_do() 
         world.check(|world| {
             // From the partner: nothing comes through.
             world.dave.message(ALICE, "never")?;
-            world.refused(&[PARTNER, subject, "a certificate that names its domain is needed"])?;
+            world.refused(&[PARTNER, subject, mend])?;
             // To the partner: an answer that says no, and nothing comes.
             let status = world.alice.message(DAVE, "never")?;
             anyhow::ensure!(status >= 400, "{name}: answered with {status}");

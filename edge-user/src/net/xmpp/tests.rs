@@ -164,7 +164,7 @@ async fn begin_tls(
 
 fn valid(peer: &TlsPeer, domain: &str) -> bool {
     match &peer.certificate {
-        PeerCertificate::Valid(names) => names.proves(&d(domain), false),
+        PeerCertificate::Valid(names) => names.proves(&d(domain), true),
         _ => false,
     }
 }
