@@ -45,6 +45,18 @@ pub fn left_out(what: &str) {
     let _ = writeln!(std::io::stdout(), "\nleft out: {what}");
 }
 
+/// The running kernel's version: `(6, 18)`.
+///
+/// # Panics
+/// When the kernel does not tell it.
+#[must_use]
+pub fn kernel_version() -> (u32, u32) {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")
+        .expect("the kernel tells its version");
+    let mut numbers = release.split(['.', '-']).map(|number| number.trim().parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use edge_tests::{
-    patience::patience,
+    patience::{kernel_version, patience},
     wire::{DEVICE, EDGE4, EDGE6, PEER4, PEER6, Wire},
 };
 use edge_user::{
@@ -80,11 +80,9 @@ fn the_kernels_best_way_is_taken() {
     let config = wire.config_with(|_| ());
     let began = wire.edge.run(move || Owner::start(OwnerOptions::new(&config), config));
     let (_handle, report) = began.unwrap().unwrap();
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    let mut numbers = release.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
-    let has_tcx = (numbers.next().unwrap(), numbers.next().unwrap()) >= (6, 6);
+    let has_tcx = kernel_version() >= (6, 6);
     let (hook, count) = if has_tcx { (EgressHook::Tcx, 0) } else { (EgressHook::Clsact, 1) };
-    assert_eq!(report.attached[0].egress, hook, "{release}");
+    assert_eq!(report.attached[0].egress, hook, "{:?}", kernel_version());
     assert_eq!(inspect::status(&wire.pins).unwrap().attached[0].egress, hook);
     assert_eq!(filters(&wire, DEVICE).len(), count);
     assert!(both_answered(&wire));

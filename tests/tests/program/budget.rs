@@ -22,7 +22,7 @@ use edge_tests::{
     },
     kernel::{Kernel, ProgramCost, memory as map_memory},
     packets::*,
-    patience::{emulated, left_out, patience},
+    patience::{emulated, kernel_version, left_out, patience},
 };
 use edge_user::firewall::{KERNEL_OBJECT, KERNEL_TOOLCHAIN};
 use serde_json::{Map, Value, json};
@@ -44,13 +44,6 @@ const MOST_INSTRUCTIONS: u32 = 700_000;
 const MOST_MEMORY: u64 = 64 << 20;
 /// Room for blocks of each kind in the default configuration, for what goes and what comes.
 const DEFAULT_ROOM: u32 = 2 * 131_072;
-
-/// The running kernel's version: `6.18`.
-fn kernel_version() -> (u32, u32) {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    let mut numbers = release.split(['.', '-']).map(|number| number.trim().parse().unwrap_or(0));
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
-}
 
 fn as_json(cost: &ProgramCost) -> Value {
     json!({
