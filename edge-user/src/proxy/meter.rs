@@ -2,6 +2,7 @@
 //! what people are told about it.
 
 use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     net::IpAddr,
     time::{Duration, Instant},
 };
@@ -58,6 +59,19 @@ impl Proxy {
             && self.exchanges.live_from(peer.remote.ip()) >= bounds.transactions_of_source();
         let full = self.load().is_full() || source || self.exchanges.live_of(scope) >= own;
         full.then_some(Refusal::Overload)
+    }
+
+    /// Whose share of what is bounded a request is counted to. The gateway speaks for every XMPP
+    /// partner; one leaves room for the others.
+    pub(super) fn share(&self, message: &Message, peer: &Peer, scope: u64) -> u64 {
+        if peer.side != Side::Gateway {
+            return scope;
+        }
+        let from = message.from().ok().and_then(|from| sip_domain(&from.uri));
+        let entry = from.and_then(|from| self.policy.partner(&from).ok());
+        let mut hasher = DefaultHasher::new();
+        (scope, entry.as_ref().map(|entry| &*entry.name)).hash(&mut hasher);
+        hasher.finish()
     }
 
     fn load(&self) -> Load {

@@ -97,6 +97,7 @@ impl Proxy {
             return;
         }
         let message = self.loosen_strict_router(now, &message, peer.side).unwrap_or(message);
+        let scope = self.share(&message, &peer, scope);
         let plan = match self.plan(now, connection, &message, &peer, scope, out) {
             Ok(Some(plan)) => plan,
             Ok(None) => {

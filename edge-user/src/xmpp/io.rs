@@ -260,6 +260,16 @@ pub enum XmppOutput {
         /// What went wrong: side, step, check, certificate subject, mend.
         text: String,
     },
+    /// A message of the gateway's is on its way: written to a stream that acknowledges nothing, or
+    /// acknowledged (XEP-0198).
+    Passed {
+        /// For which pair.
+        pair: Pair,
+        /// Its `id`.
+        stanza: String,
+        /// The partner's server has it.
+        acknowledged: bool,
+    },
     /// Something an operator should be able to see.
     Event(XmppEvent),
 }

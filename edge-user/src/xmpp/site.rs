@@ -184,7 +184,7 @@ impl<S: StreamMachine, G: GatewayMachine> Site<S, G> {
             streams.chain(gateway.into_iter().map(Work::Gateway)).collect();
         let (mut of_streams, mut of_gateway) = (Vec::new(), Vec::new());
         let most = MAX_TURNS.saturating_add(work.len().saturating_mul(EACH));
-        let mut turns = 0;
+        let (mut turns, mut left) = (0, 0);
         while let Some(next) = work.pop_front() {
             let to = match next {
                 Work::Stream(XmppOutput::Deliver { pair, side, stanza }) => {
@@ -195,6 +195,9 @@ impl<S: StreamMachine, G: GatewayMachine> Site<S, G> {
                     To::Gateway(input)
                 }
                 Work::Gateway(GatewayOutput::Stanza { pair, stanza }) => To::Streams(pair, stanza),
+                Work::Stream(XmppOutput::Passed { pair, stanza, acknowledged }) => {
+                    To::Gateway(GatewayInput::Passed { pair, stanza, acknowledged })
+                }
                 Work::Stream(other) => {
                     out.push(SiteOutput::Stream(other));
                     continue;
@@ -207,7 +210,7 @@ impl<S: StreamMachine, G: GatewayMachine> Site<S, G> {
             };
             match to {
                 To::Nobody(event) => out.push(SiteOutput::Stream(XmppOutput::Event(event))),
-                _ if turns >= most => {}
+                _ if turns >= most => left += 1,
                 To::Streams(pair, stanza) => {
                     turns += 1;
                     let input = XmppInput::Send { pair, side: XmppSide::Partner, stanza };
@@ -220,6 +223,17 @@ impl<S: StreamMachine, G: GatewayMachine> Site<S, G> {
             }
             work.extend(of_streams.drain(..).map(Work::Stream));
             work.extend(of_gateway.drain(..).map(Work::Gateway));
+        }
+        if left > 0 {
+            out.push(SiteOutput::Stream(XmppOutput::Event(XmppEvent::Refused {
+                reason: XmppRefusal::Limit,
+                remote: None,
+                domain: None,
+                text: format!(
+                    "{left} stanzas between streams and gateway were left out: one input caused \
+                     {turns} others, which is a fault of this program"
+                ),
+            })));
         }
     }
 

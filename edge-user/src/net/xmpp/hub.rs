@@ -4,7 +4,7 @@
 //! leaves in the order in which it was said. Everything else is done after.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     fmt,
     net::SocketAddr,
     sync::{
@@ -16,7 +16,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::sync::{
+    Notify, Semaphore,
+    mpsc::{self, error::TrySendError},
+    watch,
+};
 
 use super::{
     StreamInfo, XmppCore, XmppEventSink, XmppParts,
@@ -45,6 +49,8 @@ use crate::{
 const MAX_QUESTIONS: usize = 1024;
 /// What is due within this time is done together.
 const SLOT: Duration = Duration::from_millis(10);
+/// A partner whose stanzas come faster than the SIP proxy takes what comes of them waits so long.
+const BACKLOG: Duration = Duration::from_millis(50);
 /// What a stream proved, and is shown of it.
 const MAX_PROOFS: usize = 32;
 
@@ -106,6 +112,9 @@ struct Inner<C> {
     links: HashMap<StreamId, Arc<Link>>,
     armed: Option<Instant>,
     scratch: Vec<SiteOutput>,
+    /// Messages for the SIP proxy that have no room in the channel: none is lost, and while there are
+    /// any, partners are not listened to.
+    backlog: VecDeque<Bytes>,
 }
 
 pub(super) struct Hub<C> {
@@ -135,13 +144,21 @@ struct After {
     wakers: Vec<Waker>,
     others: Vec<XmppOutput>,
     rearm: bool,
+    /// The first message had no room in the channel.
+    backlog: bool,
 }
 
 impl<C: XmppCore> Hub<C> {
     pub(super) fn new(parts: XmppParts<C>) -> Arc<Self> {
         let XmppParts { core, config, tls, resolver, events, sip } = parts;
         let places = config.limits.handshakes.clamp(1, Semaphore::MAX_PERMITS);
-        let inner = Inner { core, links: HashMap::new(), armed: None, scratch: Vec::new() };
+        let inner = Inner {
+            core,
+            links: HashMap::new(),
+            armed: None,
+            scratch: Vec::new(),
+            backlog: VecDeque::new(),
+        };
         Arc::new(Self {
             inner: Mutex::new(inner),
             timer: Notify::new(),
@@ -203,7 +220,21 @@ impl<C: XmppCore> Hub<C> {
     }
 
     pub(super) fn input(self: &Arc<Self>, input: XmppInput) {
-        self.drive(|core, now, out| core.handle(now, input, out));
+        let from = match &input {
+            XmppInput::Bytes { stream, .. } => Some(*stream),
+            _ => None,
+        };
+        let mut after = After::default();
+        let mut inner = self.lock();
+        self.call(&mut inner, |core, now, out| core.handle(now, input, out), &mut after);
+        if !inner.backlog.is_empty()
+            && let Some(link) = from.and_then(|from| inner.links.get(&from))
+            && link.side == XmppSide::Partner
+        {
+            link.queue.pause(Instant::now() + BACKLOG);
+        }
+        drop(inner);
+        self.finish(after);
     }
 
     /// The SIP proxy says something to the gateway.
@@ -315,15 +346,9 @@ impl<C: XmppCore> Hub<C> {
     }
 
     /// What must be done under the lock: queues what is said, in order.
-    fn carry_out(&self, inner: &Inner<C>, output: SiteOutput, after: &mut After) {
+    fn carry_out(&self, inner: &mut Inner<C>, output: SiteOutput, after: &mut After) {
         let output = match output {
-            SiteOutput::Sip(bytes) => {
-                add(&self.counters.to_sip);
-                if self.sip.try_send(bytes).is_err() {
-                    add(&self.counters.sip_dropped);
-                }
-                return;
-            }
+            SiteOutput::Sip(bytes) => return self.say_to_proxy(inner, bytes, after),
             SiteOutput::Stream(output) => output,
         };
         if let XmppOutput::Event(XmppEvent::Proved { stream, pair, how, .. }) = &output
@@ -351,7 +376,46 @@ impl<C: XmppCore> Hub<C> {
         }
     }
 
+    /// In the order in which it is said.
+    fn say_to_proxy(&self, inner: &mut Inner<C>, bytes: Bytes, after: &mut After) {
+        add(&self.counters.to_sip);
+        if !inner.backlog.is_empty() {
+            return inner.backlog.push_back(bytes);
+        }
+        match self.sip.try_send(bytes) {
+            Ok(()) => {}
+            Err(TrySendError::Full(bytes)) => {
+                inner.backlog.push_back(bytes);
+                after.backlog = true;
+            }
+            Err(TrySendError::Closed(_)) => add(&self.counters.sip_dropped),
+        }
+    }
+
+    /// Hands on what had no room, until nothing is left of it.
+    async fn work_off(self: Arc<Self>) {
+        loop {
+            let place = self.sip.reserve().await;
+            let mut inner = self.lock();
+            let Ok(place) = place else {
+                // Nobody takes SIP any more: XMPP ends.
+                self.counters.sip_dropped.fetch_add(inner.backlog.len() as u64, Ordering::Relaxed);
+                return inner.backlog.clear();
+            };
+            match inner.backlog.pop_front() {
+                Some(bytes) => place.send(bytes),
+                None => {
+                    inner.backlog.shrink_to_fit();
+                    return;
+                }
+            }
+        }
+    }
+
     fn finish(self: &Arc<Self>, after: After) {
+        if after.backlog {
+            tokio::spawn(Arc::clone(self).work_off());
+        }
         if after.rearm {
             self.timer.notify_one();
         }
@@ -369,6 +433,7 @@ impl<C: XmppCore> Hub<C> {
                 XmppOutput::Event(event) => self.event(event),
                 // The core keeps these to itself, and the rest is done already.
                 XmppOutput::Deliver { .. }
+                | XmppOutput::Passed { .. }
                 | XmppOutput::Undelivered { .. }
                 | XmppOutput::Write { .. }
                 | XmppOutput::StartTls { .. }

@@ -131,7 +131,8 @@ impl Queue {
 
     /// Nothing is read before then.
     pub(super) fn pause(&self, until: Instant) {
-        self.lock().paused = Some(until);
+        let mut state = self.lock();
+        state.paused = state.paused.max(Some(until));
     }
 
     /// Whether the peer is listened to; the task is woken when something is added.

@@ -340,6 +340,16 @@ async fn what_is_refused_is_counted_sip_leaves_and_a_stop_ends_all() {
     assert_eq!(server.events.lock().unwrap().len(), 1);
     server.shell.with_core(|_, _, out| out.push(SiteOutput::Sip(Bytes::from_static(b"SIP"))));
     assert_eq!(server.sip.recv().await.unwrap(), "SIP");
+    // However much is said at once, all of it arrives, in order; and partners wait meanwhile.
+    let number = |n: usize| Bytes::from(n.to_string());
+    server.shell.with_core(|_, _, out| out.extend((0..500).map(number).map(SiteOutput::Sip)));
+    server.shell.with_core(|_, _, out| out.push(SiteOutput::Sip(number(500))));
+    for n in 0..=500 {
+        let next = tokio::time::timeout(PATIENCE, server.sip.recv()).await.unwrap().unwrap();
+        assert_eq!(next, number(n));
+    }
+    let dropped = |(name, count): &(String, u64)| name == "sip.dropped" && *count == 0;
+    assert!(server.shell.counts().iter().any(dropped));
     // Nobody listens: told, not waited for.
     server.connect("127.0.0.1:9".parse().unwrap(), false, "b.example", "c.example");
     assert!(matches!(server.next().await, XmppInput::ConnectFailed { .. }));

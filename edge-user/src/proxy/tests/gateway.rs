@@ -172,3 +172,26 @@ fn a_dialog_holds_both_ways_and_is_nobody_else_s() {
     let late = by_routes(&invite, &got, false, "MESSAGE", 5);
     assert_eq!(outcome(&mut world, server, &late.text()), Err("unreachable".into()));
 }
+
+#[test]
+fn one_xmpp_partner_leaves_room_for_the_others() {
+    let mut settings = partners();
+    let mut other = xmpp_settings(&["other.example"]).partners;
+    settings.partners.append(&mut other);
+    let mut world = World::new();
+    world.configure(CONTOSO, |config| config.bounds.transactions = 20);
+    set(&mut world, Some(&settings), |_| {});
+    let gateway = world.gateway(CONTOSO);
+    let mut say = |from: &str, n: usize| {
+        let request = Req::new("MESSAGE", from, "contoso.example").branch(&format!("{from}{n}"));
+        outcome(&mut world, gateway, &request.text()).map(drop)
+    };
+    // Nobody inside answers; all domains of a partner have one share.
+    for n in 0..10 {
+        let from = if n % 2 == 0 { "jabber.example" } else { "muc.jabber.example" };
+        assert_eq!(say(from, n), Ok(()), "{n}");
+    }
+    assert_eq!(say("jabber.example", 10), Err("overload".to_owned()));
+    assert_eq!(say("muc.jabber.example", 11), Err("overload".to_owned()));
+    assert_eq!(say("other.example", 12), Ok(()));
+}

@@ -96,6 +96,9 @@ impl Party {
         let jid = Jid::new(jid).map_err(|_| AddressError::NotPrepared)?;
         let node = jid.node().ok_or(AddressError::NoUser)?.as_str();
         let domain = ascii(jid.domain().as_str())?;
+        if !is_sip_host(&domain) {
+            return Err(AddressError::Domain);
+        }
         let user = unescape(node);
         if user.starts_with(' ') || user.ends_with(' ') {
             return Err(AddressError::Space);
@@ -180,6 +183,13 @@ pub fn unicode(domain: &Domain) -> Result<String, AddressError> {
         (Ok(()), Ok(back)) if back == domain.as_str() => Ok(text),
         _ => Err(AddressError::Domain),
     }
+}
+
+/// Whether SIP can write it: XMPP takes names that RFC 3261 section 25.1 does not, such as one whose
+/// last label begins with a digit.
+fn is_sip_host(domain: &Domain) -> bool {
+    let uri = format!("sip:{domain}");
+    Uri::parse(&uri).ok().and_then(|uri| uri.host()?.domain()).as_ref() == Some(domain)
 }
 
 fn ascii(domain: &str) -> Result<Domain, AddressError> {
@@ -397,6 +407,9 @@ mod tests {
             ("a\\5cb@x.example", Ambiguous),
             ("a@192.0.2.1", Domain),
             ("a@localhost", Domain),
+            // The last label of a SIP host begins with a letter.
+            ("a@montague.exa2.0mple", Domain),
+            ("a@montague.0", Domain),
         ] {
             assert_eq!(of_jid(jid), Err(error), "{jid}");
         }
@@ -440,6 +453,24 @@ mod tests {
                 let again = back.full_sip();
                 let again = Uri::parse(&again).unwrap();
                 prop_assert_eq!(Party::of_uri(&again).unwrap().full_jid(), jid);
+            }
+        }
+
+        #[test]
+        fn what_a_jid_becomes_is_what_sip_reads(
+            node in ".{1,6}",
+            domain in "[a-z0-9ü_.-]{1,8}\\.[a-z0-9-]{1,6}",
+            resource in proptest::option::of(".{1,6}"),
+        ) {
+            let mut jid = format!("{}@{domain}", escape(&node));
+            if let Some(resource) = resource {
+                jid = format!("{jid}/{resource}");
+            }
+            if let Ok(party) = Party::of_jid(&jid) {
+                let uri = party.full_sip();
+                let parsed = Uri::parse(&uri).unwrap();
+                prop_assert_eq!(parsed.host().unwrap().domain(), Some(party.domain.clone()));
+                prop_assert_eq!(Party::of_uri(&parsed).unwrap(), party);
             }
         }
 

@@ -17,7 +17,8 @@ pub struct GatewayLimits {
     pub transactions: usize,
     /// Messages from SIP users that wait for a word from the XMPP side.
     pub held: usize,
-    /// How long they wait.
+    /// How long they wait at most: while no stream to the partner is there. Shorter than the sender's
+    /// own patience (timer F).
     pub hold: Duration,
     /// Sessions, subscriptions each way: of each kind.
     pub total: usize,
@@ -42,7 +43,7 @@ impl Default for GatewayLimits {
         Self {
             transactions: 20_000,
             held: 10_000,
-            hold: Duration::from_secs(5),
+            hold: Duration::from_secs(20),
             total: 50_000,
             per_user: 1000,
             per_partner: 20_000,

@@ -122,23 +122,42 @@ impl<P> Core<P> {
         name
     }
 
+    /// What stands for a word of one side on the other: the same between the same two users, and
+    /// nobody can choose it or read the word out of it.
+    pub fn alias(&self, what: &str, sip: &Party, xmpp: &Party, word: &str) -> String {
+        let mut mac = hmac::Context::with_key(&self.key);
+        for part in [what, &sip.jid, &xmpp.jid, word] {
+            mac.update(&(part.len() as u64).to_be_bytes());
+            mac.update(part.as_bytes());
+        }
+        mac.sign().as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// A name that was never used.
     pub fn fresh(&mut self) -> String {
         let id = self.id();
         self.name(id)
     }
 
+    /// Whether another request that users of `remote` cause may go out now.
+    pub fn has_room(&self, remote: &Domain) -> bool {
+        let of_it = self.clients_of.get(&self.entry(remote)).copied().unwrap_or(0);
+        // What is slow for one partner's sake leaves room for the others.
+        self.clients.len() < self.limits.transactions && of_it < self.share()
+    }
+
+    fn share(&self) -> usize {
+        (self.limits.transactions / SHARE).max(1)
+    }
+
     /// Sends a request that an XMPP user of `remote` caused. Without room for it, or when it cannot
     /// be written, what it is for comes back.
     pub fn send(&mut self, remote: &Domain, request: &Request<'_>, purpose: P) -> Result<(), P> {
-        let entry = self.entry(remote);
-        let of_it = self.clients_of.get(&entry).copied().unwrap_or(0);
-        // What is slow for one partner's sake leaves room for the others.
-        let share = (self.limits.transactions / SHARE).max(1);
-        if self.clients.len() >= self.limits.transactions || of_it >= share {
+        if !self.has_room(remote) {
             self.counters.full += 1;
             return Err(purpose);
         }
+        let entry = self.entry(remote);
         let id = self.id();
         let branch = format!("z9hG4bK{}", self.name(id));
         let Some(bytes) = request.write(&self.host, &branch) else { return Err(purpose) };

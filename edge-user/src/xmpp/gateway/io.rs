@@ -31,6 +31,16 @@ pub enum GatewayInput {
         /// For people.
         text: String,
     },
+    /// A message of ours was written to a stream that acknowledges nothing, or is acknowledged
+    /// (XEP-0198).
+    Passed {
+        /// For which pair.
+        pair: Pair,
+        /// Its `id`.
+        stanza: String,
+        /// The partner's server has it.
+        acknowledged: bool,
+    },
 }
 
 /// What is to be done.

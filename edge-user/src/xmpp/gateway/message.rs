@@ -1,10 +1,18 @@
 //! Messages without a session: MESSAGE and `<message/>` (RFC 7572).
 //!
 //! A MESSAGE is answered when the XMPP side says something about it: an error becomes the final
-//! response, a receipt (XEP-0184) 200. When nothing is heard for a few seconds it is 202: taken, and
-//! nobody knows more (RFC 3428 section 7).
+//! response, a receipt (XEP-0184) 200. An XMPP server that delivers says nothing, so without a word
+//! the answer is
+//!
+//! - 200, a moment after the partner's server acknowledged the message (XEP-0198): what it has to say
+//!   against it, such as that there is no such user, comes right behind;
+//! - 202 (taken, and nobody knows more: RFC 3428 section 7), a second after the message was written
+//!   to a stream without acks. A client has one message under way at a time (RFC 3428 section 8), so
+//!   that a longer wait would be the pace of a whole chat;
+//! - 202, when no stream could be had for long: that one cannot be had is told for as long as it can
+//!   be, or a first message to a partner that is down would be lost without a word.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{
     Gateway, Purpose,
@@ -18,11 +26,21 @@ use super::{
 use crate::{
     domain::Domain,
     sip::{HeaderName, Limits, Message, Method},
-    xmpp::{io::XmppRefusal, ns, settings::Chats, xml::Element},
+    xmpp::{
+        io::{Pair, XmppRefusal},
+        ns,
+        settings::Chats,
+        xml::Element,
+    },
 };
 
 /// A MESSAGE outside of a session is no longer (RFC 3428 section 8).
 pub const MAX_PAGER: usize = 1300;
+
+/// How long after its ack something may still be said of a message.
+const ACKNOWLEDGED: Duration = Duration::from_millis(300);
+/// How long after it was written to a stream that acknowledges nothing.
+const WRITTEN: Duration = Duration::from_secs(1);
 
 /// A MESSAGE whose answer waits for a word from the XMPP side.
 #[derive(Debug)]
@@ -35,6 +53,8 @@ pub(super) struct Held {
     sip: Party,
     xmpp: Party,
     in_session: bool,
+    /// The partner's server has it.
+    acknowledged: bool,
     due: Option<Instant>,
 }
 
@@ -90,7 +110,7 @@ impl Text {
                 .map(|subject| line(&subject.text(), 256))
                 .filter(|s| !s.is_empty()),
             lang: lang.map(str::to_owned),
-            thread: thread.filter(|thread| is_call_id(thread)),
+            thread: thread.filter(|thread| is_thread(thread)),
         })
     }
 
@@ -110,7 +130,7 @@ impl Text {
                 .map(content::clean)
                 .filter(|s| !s.is_empty()),
             lang: lang.filter(|lang| content::is_lang(lang)).map(str::to_owned),
-            thread: request.call_id().ok().map(content::clean),
+            thread: None,
         })
     }
 
@@ -146,13 +166,9 @@ impl Text {
     }
 }
 
-/// What can be a Call-ID without doubt.
-fn is_call_id(text: &str) -> bool {
-    (1..=128).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'@'))
-        && text.matches('@').count() <= 1
-        && !text.starts_with('@')
-        && !text.ends_with('@')
+/// What is kept of a thread: it is any text (RFC 6121 section 5.2.5).
+fn is_thread(text: &str) -> bool {
+    (1..=128).contains(&text.len()) && !text.chars().any(char::is_control)
 }
 
 impl Gateway {
@@ -181,9 +197,11 @@ impl Gateway {
             let refusal = Reply::new(415).with("Accept", content::ACCEPT);
             return self.core.reply_as(request, &tag, &refusal);
         };
-        if in_session {
-            text.thread = thread;
-        }
+        // A Call-ID often names a host inside: what goes out says no more than that two are the same.
+        text.thread = match in_session {
+            true => thread,
+            false => request.call_id().ok().map(|call| self.core.alias("thread", sip, xmpp, call)),
+        };
         if text.body.is_empty() {
             return self.core.reply_as(request, &tag, &Reply::new(200));
         }
@@ -201,7 +219,8 @@ impl Gateway {
             return self.core.reply_as(request, &tag, &Reply::new(status));
         };
         let (sip, xmpp) = (sip.clone(), xmpp.clone());
-        let mut held = Held { template, tag, name, sip, xmpp, in_session, due: None };
+        let acknowledged = false;
+        let mut held = Held { template, tag, name, sip, xmpp, in_session, acknowledged, due: None };
         let due = self.core.now + self.core.limits.hold;
         self.core.timers.set(&mut held.due, Timer::Held(id), Some(due));
         self.held.insert(id, held);
@@ -225,10 +244,24 @@ impl Gateway {
         self.core.reply_as(&held.template, &held.tag, reply);
     }
 
+    /// A message is on its way, or with the partner's server.
+    pub(super) fn message_passed(&mut self, pair: &Pair, name: &str, acknowledged: bool) {
+        let Some(id) = number(name) else { return };
+        let Some(held) = self.held.get_mut(&id) else { return };
+        let of_pair = held.xmpp.domain == pair.remote && held.sip.domain == pair.local;
+        if held.name != name || !of_pair {
+            return;
+        }
+        held.acknowledged |= acknowledged;
+        let due = self.core.now + if acknowledged { ACKNOWLEDGED } else { WRITTEN };
+        let due = held.due.map_or(due, |before| before.min(due));
+        self.core.timers.set(&mut held.due, Timer::Held(id), Some(due));
+    }
+
     /// Nothing was heard of a message.
     pub(super) fn held_is_due(&mut self, id: u64) {
         let Some(held) = self.held.get(&id) else { return };
-        let status = if held.in_session { 200 } else { 202 };
+        let status = if held.in_session || held.acknowledged { 200 } else { 202 };
         self.release(id, &Reply::new(status));
     }
 
@@ -363,10 +396,12 @@ impl Gateway {
 
     fn send_pager(&mut self, sent: Sent) {
         let local_tag = self.core.fresh();
+        // What others key by Call-ID is not for outsiders to choose.
         let call_id = match &sent.text.thread {
-            Some(thread) => thread.clone(),
-            None => format!("{}@{}", self.core.fresh(), self.core.host),
+            Some(thread) => self.core.alias("call", &sent.to, &sent.from, thread),
+            None => self.core.fresh(),
         };
+        let call_id = format!("{call_id}@{}", self.core.host);
         let to = match sent.bare {
             true => sent.to.sip.as_ref().to_owned(),
             false => sent.to.full_sip(),

@@ -38,7 +38,10 @@ mod ua;
 #[cfg(test)]
 mod tests;
 
-use std::time::Instant;
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use crate::{
     domain::Domain,
@@ -67,6 +70,15 @@ pub use self::{
     core::GatewayCounters,
     status::{GatewayStatus, PartnerStatus},
 };
+
+/// Things that policy ended are ended by so many at one time: each says something to a server inside.
+const SLICE: usize = 256;
+/// Timers that are looked at by one call.
+const TIMERS: usize = 1024;
+/// Between two slices.
+const PAUSE: Duration = Duration::from_millis(10);
+/// And when there is no room for what is to be said.
+const LONG_PAUSE: Duration = Duration::from_millis(500);
 
 /// What a gateway is made with.
 #[derive(Clone, Debug)]
@@ -107,6 +119,9 @@ pub struct Gateway {
     held: IdMap<u64, Held>,
     presence: Presence,
     sessions: Sessions,
+    /// What policy no longer allows, and is not ended yet.
+    ending: VecDeque<DialogOf>,
+    ending_at: Option<Instant>,
 }
 
 impl Gateway {
@@ -118,6 +133,8 @@ impl Gateway {
             held: IdMap::default(),
             presence: Presence::default(),
             sessions: Sessions::default(),
+            ending: VecDeque::new(),
+            ending_at: None,
         }
     }
 
@@ -131,24 +148,35 @@ impl Gateway {
             GatewayInput::Undelivered { pair, stanza, condition, text } => {
                 self.on_undelivered(&pair, &stanza, condition, &text);
             }
+            GatewayInput::Passed { pair, stanza, acknowledged } => {
+                self.message_passed(&pair, &stanza, acknowledged);
+            }
         }
         out.append(&mut self.core.out);
     }
 
     /// When [`Gateway::on_timeout`] is wanted.
     pub fn next_timeout(&self) -> Option<Instant> {
-        self.core.timers.next()
+        self.core.timers.next().into_iter().chain(self.ending_at).min()
     }
 
     /// Does what is due.
     pub fn on_timeout(&mut self, now: Instant, out: &mut Vec<GatewayOutput>) {
         self.core.now = now.max(self.core.now);
-        while let Some(timer) = self.core.timers.pop(self.core.now) {
+        if self.ending_at.is_some_and(|at| at <= self.core.now) {
+            self.end_some();
+        }
+        // What is left is due still, and comes next.
+        for _ in 0..TIMERS {
+            let Some(timer) = self.core.timers.pop(self.core.now) else { break };
             match timer {
                 Timer::Client(id) => self.client_is_due(id),
                 Timer::Held(id) => self.held_is_due(id),
                 Timer::Watch(id) => self.watch_is_due(id),
+                // It ends by itself.
+                Timer::Subscription(id) if self.is_ending(DialogOf::Subscription(id)) => {}
                 Timer::Subscription(id) => self.subscription_is_due(id),
+                Timer::Session(id) if self.is_ending(DialogOf::Session(id)) => {}
                 Timer::Session(id) => self.session_is_due(id),
             }
         }
@@ -159,10 +187,63 @@ impl Gateway {
     pub fn set_policy(&mut self, now: Instant, policy: XmppPolicy, out: &mut Vec<GatewayOutput>) {
         self.core.now = now.max(self.core.now);
         self.core.policy = policy;
-        self.judge_watches();
-        self.judge_subscriptions();
-        self.judge_sessions();
+        let watches = self.forbidden_watches().map(DialogOf::Watch);
+        let subscriptions = self.forbidden_subscriptions().map(DialogOf::Subscription);
+        let sessions = self.forbidden_sessions().map(DialogOf::Session);
+        self.ending = watches.chain(subscriptions).chain(sessions).collect();
+        self.end_some();
         out.append(&mut self.core.out);
+    }
+
+    /// Ends some of what policy does not allow. What there is no room for now comes later; until
+    /// then nothing is said for it.
+    fn end_some(&mut self) {
+        let most = self.ending.len().min(SLICE);
+        let before = self.ending.len();
+        for _ in 0..most {
+            let Some(next) = self.ending.pop_front() else { break };
+            if !self.end_forbidden(next) {
+                self.ending.push_back(next);
+            }
+        }
+        let pause = if self.ending.len() < before { PAUSE } else { LONG_PAUSE };
+        self.ending_at = (!self.ending.is_empty()).then(|| self.core.now + pause);
+    }
+
+    /// Ends a thing that policy does not allow; `false`: not now.
+    fn end_forbidden(&mut self, what: DialogOf) -> bool {
+        let Some(remote) = self.forbidden(what) else { return true };
+        if !self.core.has_room(&remote) {
+            return false;
+        }
+        match what {
+            DialogOf::Watch(id) => self.reject_watch(id),
+            // Nothing more is said to the partner: the SIP side ends at once.
+            DialogOf::Subscription(id) => self.forget(id),
+            DialogOf::Session(id) => self.end_session(id, false),
+        }
+        true
+    }
+
+    /// The partner's domain of a thing that is there, and that policy does not allow.
+    fn forbidden(&self, what: DialogOf) -> Option<Domain> {
+        let (sip, xmpp, may_begin) = match what {
+            DialogOf::Watch(id) => self.watch_parties(id).map(|(sip, xmpp)| (sip, xmpp, false)),
+            DialogOf::Subscription(id) => {
+                self.subscription_parties(id).map(|(sip, xmpp)| (sip, xmpp, true))
+            }
+            DialogOf::Session(id) => self.session_parties(id).map(|(sip, xmpp)| (sip, xmpp, false)),
+        }?;
+        let judged = match may_begin {
+            true => self.core.may_begin(sip, xmpp),
+            false => self.core.may_speak(sip, xmpp),
+        };
+        judged.is_err().then(|| xmpp.domain.clone())
+    }
+
+    /// Whether a thing still waits for its end: it must not be used any more.
+    fn is_ending(&self, what: DialogOf) -> bool {
+        !self.ending.is_empty() && self.forbidden(what).is_some()
     }
 
     fn on_response(&mut self, response: &Message) {
@@ -306,6 +387,7 @@ impl Gateway {
 
     fn in_dialog(&mut self, request: &Message, method: Method<'_>, tag: &str) {
         let dialog = self.core.dialogs.get(tag).copied();
+        let dialog = dialog.filter(|dialog| !self.is_ending(*dialog));
         match (method, dialog) {
             (Method::Notify | Method::Benotify, Some(DialogOf::Subscription(id))) => {
                 self.on_notify(request, Some(id));

@@ -6,15 +6,22 @@ use super::{
     Fault, Streams,
     address::address,
     proof::Leave,
-    rules::turned,
-    stream::{Management, Phase, Role, Stream},
+    rules::{Rules, turned},
+    stream::{Management, Phase, Role, Sent, Stream},
     write,
 };
 use crate::xmpp::{
-    io::{Pair, StreamId, XmppRefusal, XmppSide},
+    io::{Pair, StreamId, XmppOutput, XmppRefusal, XmppSide},
     ns,
     xml::{Element, XmlFault},
 };
+
+/// For the gateway, that a message of its own is on its way. Who relays has nothing to learn of it.
+fn passed(rules: &Rules, pair: &Pair, stanza: &Element, acknowledged: bool) -> Option<XmppOutput> {
+    let id = stanza.attribute("id").filter(|_| stanza.name() == "message")?;
+    let (pair, stanza) = (pair.clone(), id.to_owned());
+    (!rules.is_inside(&pair.local)).then_some(XmppOutput::Passed { pair, stanza, acknowledged })
+}
 
 impl Streams {
     /// A child of a stream.
@@ -209,6 +216,8 @@ impl Streams {
         stream.last_stanza = now;
         if stream.management.sending {
             self.remember(now, id, pair, (stanza, length));
+        } else if side == XmppSide::Partner {
+            self.out.extend(passed(&self.rules, pair, &stanza, false));
         }
     }
 
@@ -284,7 +293,14 @@ impl Streams {
         };
         let management = &mut stream.management;
         let handled = element.attribute("h").and_then(|h| h.parse::<u32>().ok());
-        if !handled.is_some_and(|handled| management.acknowledge(handled)) {
+        // The gateway waits for what becomes of its messages; who relays has nothing to learn.
+        let (side, rules, out) = (stream.side, &self.rules, &mut self.out);
+        let each = |Sent { pair, stanza, .. }: Sent| {
+            if let Some(stanza) = stanza.filter(|_| side == XmppSide::Partner) {
+                out.extend(passed(rules, &pair, &stanza, true));
+            }
+        };
+        if !handled.is_some_and(|handled| management.acknowledge(handled, each)) {
             let text = "it acknowledges more than was sent";
             return Err(Fault::new("undefined-condition", XmppRefusal::Protocol, text));
         }

@@ -81,15 +81,17 @@ impl Management {
         self.unacknowledged.push_back(Sent { pair: pair.clone(), stanza, bytes });
     }
 
-    /// So many more were acknowledged. `false`: more than were sent.
+    /// So many more were acknowledged, which are handed to `each`. `false`: more than were sent.
     #[must_use]
-    pub(super) fn acknowledge(&mut self, handled: u32) -> bool {
+    pub(super) fn acknowledge(&mut self, handled: u32, mut each: impl FnMut(Sent)) -> bool {
         let done = handled.wrapping_sub(self.acknowledged) as usize;
         if done > self.unacknowledged.len() {
             return false;
         }
-        let bytes: usize = self.unacknowledged.drain(..done).map(|sent| sent.bytes).sum();
-        self.kept -= bytes;
+        for sent in self.unacknowledged.drain(..done) {
+            self.kept -= sent.bytes;
+            each(sent);
+        }
         self.acknowledged = handled;
         true
     }

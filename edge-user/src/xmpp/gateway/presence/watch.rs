@@ -380,23 +380,25 @@ impl Gateway {
         self.contact_refuses(sip, xmpp, reason);
     }
 
-    /// Watches that policy no longer allows.
-    pub(in super::super) fn judge_watches(&mut self) {
-        let gone = self
-            .presence
-            .watches
-            .iter()
-            .filter(|(_, watch)| self.core.may_speak(&watch.sip, &watch.xmpp).is_err());
-        let gone: Vec<u64> = gone.map(|(id, _)| *id).collect();
-        for id in gone {
-            if let Some(watch) = self.presence.watches.get(&id) {
-                let key = key(&watch.sip, &watch.xmpp);
-                if let Some(contact) = self.presence.contacts.get_mut(&key) {
-                    contact.approved = false;
-                }
-            }
-            self.end_watch(id, "rejected");
+    /// Watches that policy does not allow.
+    pub(in super::super) fn forbidden_watches(&self) -> impl Iterator<Item = u64> {
+        let all = self.presence.watches.iter();
+        all.filter(|(_, watch)| self.core.may_speak(&watch.sip, &watch.xmpp).is_err())
+            .map(|(id, _)| *id)
+    }
+
+    pub(in super::super) fn watch_parties(&self, id: u64) -> Option<(&Party, &Party)> {
+        self.presence.watches.get(&id).map(|watch| (&watch.sip, &watch.xmpp))
+    }
+
+    /// Ends one that policy does not allow: the user sees no more of what was seen before.
+    pub(in super::super) fn reject_watch(&mut self, id: u64) {
+        if let Some(watch) = self.presence.watches.get(&id)
+            && let Some(contact) = self.presence.contacts.get_mut(&key(&watch.sip, &watch.xmpp))
+        {
+            contact.approved = false;
         }
+        self.end_watch(id, "rejected");
     }
 
     /// Whether a request belongs to it.

@@ -9,7 +9,6 @@ use crate::{
     xmpp::gateway::{
         Gateway,
         address::Party,
-        content,
         ua::{ALLOW, Dialog, DialogError, Reply, name_addr},
     },
 };
@@ -32,7 +31,7 @@ impl Gateway {
                 return self.core.reply(request, &Reply::new(400).because(&fault.to_string()));
             }
         };
-        let thread = Some(content::clean(&dialog.call_id));
+        let thread = Some(self.core.alias("thread", sip, xmpp, &dialog.call_id));
         let Some(id) = self.new_session(dialog, sip, xmpp, thread, State::Up) else {
             return self.core.reply(request, &Reply::new(480).because("Too many sessions"));
         };
@@ -61,10 +60,8 @@ impl Gateway {
     pub(in crate::xmpp::gateway) fn on_cancel(&mut self, request: &Message) {
         let branch = request.via().ok().and_then(|via| via.branch).unwrap_or_default();
         let call_id = request.call_id().unwrap_or_default();
-        let session = self.sessions.map.values().find(|session| {
-            session.dialog.call_id == call_id
-                && session.answer.as_ref().is_some_and(|answer| answer.branch == branch)
-        });
+        let session = self.sessions.by_branch.get(branch).and_then(|id| self.sessions.map.get(id));
+        let session = session.filter(|session| session.dialog.call_id == call_id);
         match session.map(|session| session.dialog.local_tag.clone()) {
             Some(tag) => self.core.reply_as(request, &tag, &Reply::new(200)),
             None => self.core.reply(request, &Reply::new(481)),
@@ -76,7 +73,7 @@ impl Gateway {
         let Some(session) = self.sessions.map.get_mut(&id) else { return };
         let cseq = request.cseq().map(|cseq| cseq.number).ok();
         if session.answer.as_ref().is_some_and(|answer| Some(answer.cseq) == cseq) {
-            session.answer = None;
+            self.sessions.set_answer(id, None);
             self.arm_session(id);
         }
     }

@@ -3,7 +3,7 @@
 //!
 //! | SIP | XMPP |
 //! | --- | --- |
-//! | Call-ID | `<thread/>` |
+//! | Call-ID | `<thread/>`, a keyed hash of it |
 //! | MESSAGE | `<message type='chat'/>` |
 //! | INFO with keyboard activity, isComposing (RFC 3994) | chat states (XEP-0085) |
 //! | BYE | `<gone/>` |
@@ -38,6 +38,9 @@ use crate::{
 };
 
 use self::typing::Typing;
+
+/// When the end of a session is tried again that there was no room for.
+const NO_ROOM: Duration = Duration::from_secs(5);
 
 /// Where a session is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +86,23 @@ pub(super) struct Sessions {
     map: IdMap<u64, Session>,
     /// The newest of each pair of users.
     by_pair: HashMap<Key, u64>,
+    /// Those that wait for an ACK, by the branch of the INVITE.
+    by_branch: HashMap<String, u64>,
     pub quota: Quota,
+}
+
+impl Sessions {
+    /// A 2xx waits for its ACK, or none does any more.
+    fn set_answer(&mut self, id: u64, answer: Option<Unacknowledged>) {
+        let Some(session) = self.map.get_mut(&id) else { return };
+        if let Some(before) = session.answer.take() {
+            self.by_branch.remove(&before.branch);
+        }
+        if let Some(answer) = &answer {
+            self.by_branch.insert(answer.branch.clone(), id);
+        }
+        session.answer = answer;
+    }
 }
 
 impl Gateway {
@@ -154,14 +173,15 @@ impl Gateway {
         };
         self.core.out.push(GatewayOutput::Sip(answer.clone()));
         let branch = request.via().ok().and_then(|via| via.branch).unwrap_or_default().to_owned();
-        session.answer = Some(Unacknowledged {
+        let answer = Unacknowledged {
             answer,
             cseq: request.cseq().map(|cseq| cseq.number).unwrap_or_default(),
             branch,
             next: self.core.now + T1,
             wait: T1,
             give_up: self.core.now + GIVE_UP,
-        });
+        };
+        self.sessions.set_answer(id, Some(answer));
         self.session_used(id);
     }
 
@@ -169,6 +189,12 @@ impl Gateway {
         let now = self.core.now;
         let Some(session) = self.sessions.map.get_mut(&id) else { return };
         session.due = None;
+        let over = session.answer.as_ref().is_some_and(|answer| answer.give_up <= now);
+        if (over || session.idle_at <= now) && !self.core.has_room(&session.xmpp.domain) {
+            // Its BYE would be lost.
+            self.core.timers.set(&mut session.due, Timer::Session(id), Some(now + NO_ROOM));
+            return;
+        }
         if session.idle_at <= now {
             return self.end_session(id, true);
         }
@@ -200,6 +226,7 @@ impl Gateway {
 
     /// Forgets it. What waited in it is given back.
     fn remove_session(&mut self, id: u64) -> VecDeque<Sent> {
+        self.sessions.set_answer(id, None);
         let Some(mut session) = self.sessions.map.remove(&id) else { return VecDeque::new() };
         self.core.timers.set(&mut session.due, Timer::Session(id), None);
         self.core.dialogs.remove(&session.dialog.local_tag);
@@ -231,14 +258,34 @@ impl Gateway {
         }
     }
 
-    /// Sessions that policy no longer allows.
-    pub(super) fn judge_sessions(&mut self) {
+    /// Sessions that policy does not allow.
+    pub(super) fn forbidden_sessions(&self) -> impl Iterator<Item = u64> {
         let all = self.sessions.map.iter();
-        let gone =
-            all.filter(|(_, session)| self.core.may_speak(&session.sip, &session.xmpp).is_err());
-        let gone: Vec<u64> = gone.map(|(id, _)| *id).collect();
-        for id in gone {
-            self.end_session(id, false);
-        }
+        all.filter(|(_, session)| self.core.may_speak(&session.sip, &session.xmpp).is_err())
+            .map(|(id, _)| *id)
+    }
+
+    /// Our tag in the dialog with this Call-ID.
+    #[cfg(test)]
+    pub(super) fn sessions_of_call(&self, call_id: &str) -> Option<&str> {
+        let mut all = self.sessions.map.values().map(|session| &session.dialog);
+        all.find(|dialog| dialog.call_id == call_id).map(|dialog| &*dialog.local_tag)
+    }
+
+    /// Those that wait for an ACK are found by the branch of their INVITE.
+    #[cfg(test)]
+    pub(super) fn is_indexed(&self) -> bool {
+        let waiting: HashMap<&str, u64> = self
+            .sessions
+            .map
+            .iter()
+            .filter_map(|(id, session)| Some((&*session.answer.as_ref()?.branch, *id)))
+            .collect();
+        waiting.len() == self.sessions.by_branch.len()
+            && waiting.iter().all(|(branch, id)| self.sessions.by_branch.get(*branch) == Some(id))
+    }
+
+    pub(super) fn session_parties(&self, id: u64) -> Option<(&Party, &Party)> {
+        self.sessions.map.get(&id).map(|session| (&session.sip, &session.xmpp))
     }
 }

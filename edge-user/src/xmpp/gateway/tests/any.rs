@@ -324,6 +324,7 @@ proptest! {
             prop_assert!(status.transactions <= 12 && status.held <= 3 && status.invited <= 3, "{:?}", status);
             prop_assert!(status.watched <= 4 && status.subscriptions <= 4 && status.sessions <= 4, "{:?}", status);
             prop_assert!(status.queued <= 4000, "{:?}", status);
+            prop_assert!(world.gateway.is_indexed());
             prop_assert!(status.dialogs <= 12 && status.timers <= 12 + 3 + 12, "{:?}", status);
             if let Some(next) = world.gateway.next_timeout() {
                 prop_assert!(next >= world.now);

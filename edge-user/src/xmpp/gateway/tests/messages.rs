@@ -29,14 +29,97 @@ fn a_message_of_a_sip_user_becomes_a_stanza() {
     assert_eq!((stanza.attribute("type"), stanza.lang()), (None, Some("en-GB")));
     assert_eq!(body(&stanza), "Hello <you> & \u{fc}\nthere");
     assert_eq!(stanza.child(ns::SERVER, "subject").unwrap().text(), "Lunch");
-    assert_eq!(stanza.child(ns::SERVER, "thread").unwrap().text(), "call-1@inside");
+    assert!(stanza.child(ns::SERVER, "thread").is_some());
     world.silent();
-    // Nobody says anything of it.
-    world.seconds(4);
+    // No stream can be had.
+    world.seconds(19);
     world.silent();
     world.seconds(1);
     assert_eq!(world.status(), 202);
     assert_eq!(world.gateway.status().held, 0);
+}
+
+/// A message of ann's, and what the streams say of it.
+fn passes(world: &mut World, acknowledged: bool) -> Element {
+    world.ask(Ask::new("MESSAGE").text("hi"));
+    let stanza = world.one_stanza();
+    let pair = Pair { local: domain("contoso.example"), remote: domain("montague.example") };
+    let id = stanza.attribute("id").unwrap().to_owned();
+    world.input(GatewayInput::Passed { pair, stanza: id, acknowledged });
+    world.silent();
+    stanza
+}
+
+#[test]
+fn an_ack_of_the_partners_server_ends_the_wait_and_an_error_right_behind_it_is_told() {
+    let mut world = World::new();
+    passes(&mut world, true);
+    world.pass(Duration::from_millis(299));
+    world.silent();
+    world.pass(Duration::from_millis(1));
+    assert_eq!(world.status(), 200);
+    let stanza = passes(&mut world, true);
+    world.pass(Duration::from_millis(100));
+    world.stanza(failed(&stanza, "item-not-found"));
+    assert_eq!(world.status(), 604);
+    world.seconds(30);
+    world.silent();
+}
+
+#[test]
+fn without_acks_a_message_that_was_written_is_taken_a_second_later() {
+    let mut world = World::new();
+    passes(&mut world, false);
+    world.pass(Duration::from_millis(999));
+    world.silent();
+    world.pass(Duration::from_millis(1));
+    assert_eq!(world.status(), 202);
+    // Both: the ack counts, and nothing makes the wait longer.
+    let stanza = passes(&mut world, false);
+    let id = stanza.attribute("id").unwrap().to_owned();
+    let pair = |remote| Pair { local: domain("contoso.example"), remote: domain(remote) };
+    let passed = |remote| GatewayInput::Passed {
+        pair: pair(remote),
+        stanza: id.clone(),
+        acknowledged: true,
+    };
+    world.pass(Duration::from_millis(900));
+    world.input(passed("other.example"));
+    world.input(passed("montague.example"));
+    world.pass(Duration::from_millis(100));
+    assert_eq!(world.status(), 200);
+    world.input(passed("montague.example"));
+    world.seconds(30);
+    world.silent();
+}
+
+fn failed(stanza: &Element, condition: &str) -> Element {
+    error(stanza.attribute("id").unwrap(), condition, "")
+}
+
+#[test]
+fn call_ids_and_threads_are_not_for_the_other_side_to_choose_or_to_read() {
+    let mut world = World::new();
+    let thread = |stanza: &Element| stanza.child(ns::SERVER, "thread").unwrap().text().into_owned();
+    world.ask(Ask::new("MESSAGE").text("one"));
+    let first = thread(&world.one_stanza());
+    assert!(!first.contains("call-1") && !first.contains("inside"), "{first}");
+    world.ask(Ask::new("MESSAGE").text("two"));
+    assert_eq!(thread(&world.one_stanza()), first, "one talk");
+    let to = "sip:bob@montague.example";
+    world.ask(Ask { to, ..Ask::new("MESSAGE") }.text("three"));
+    assert_ne!(thread(&world.one_stanza()), first, "nobody learns who else is talked to");
+    let said = |world: &mut World, from: &'static str, thread: &str| {
+        let thread = Element::new(ns::SERVER, "thread").with_text(thread);
+        world.forget();
+        world.stanza(message("hi").with("from", from).with_child(thread));
+        world.one_sip().call_id().unwrap().to_owned()
+    };
+    let rob = said(&mut world, "rob@montague.example/x", "call-9@victim");
+    assert!(rob.ends_with("@gw.contoso.example") && !rob.contains("call-9"), "{rob}");
+    assert_eq!(said(&mut world, "rob@montague.example/y", "call-9@victim"), rob, "one talk");
+    assert_ne!(said(&mut world, "rob@montague.example/x", "call-9@other"), rob);
+    assert_ne!(said(&mut world, "eve@montague.example/x", "call-9@victim"), rob);
 }
 
 #[test]
@@ -173,7 +256,6 @@ fn a_stanza_becomes_a_message() {
     let from = request.from().unwrap();
     assert_eq!(from.uri.as_str(), "sip:rob@montague.example;gr=balcony");
     assert!(from.tag().is_some());
-    assert_eq!(request.call_id().unwrap(), "thread-7");
     assert_eq!(text(&request, "Subject"), "Who  Via: evil");
     assert_eq!(text(&request, "Content-Language"), "en");
     assert_eq!(text(&request, "Content-Type"), "text/plain;charset=UTF-8");
@@ -186,7 +268,7 @@ fn a_stanza_becomes_a_message() {
 }
 
 #[test]
-fn a_thread_that_cannot_be_a_call_id_is_none() {
+fn whatever_a_thread_is_the_call_id_is_ours() {
     for thread in ["a b", "x\r\nVia: y", "<x>", "", "a@b@c", &"x".repeat(200)] {
         let mut world = World::new();
         world

@@ -155,3 +155,76 @@ fn requests_that_are_not_served_are_refused_by_name() {
     world.ask(Ask::new("BENOTIFY").with("Event: presence"));
     world.silent();
 }
+
+/// Many sessions of ann's, acknowledged.
+fn many(world: &mut World, count: usize) {
+    let sdp = "v=0\r\no=- 0 0 IN IP4 10.0.0.9\r\ns=session\r\nc=IN IP4 10.0.0.9\r\nt=0 0\r\n\
+        m=message 5060 sip null\r\na=accept-types:text/plain\r\n";
+    let ask = |method| Ask::new(method).body("application/sdp", sdp.as_bytes());
+    for n in 0..count {
+        let call = format!("call-{n}@inside");
+        let (uri, from) = ("sip:rob@montague.example", "<sip:ann@contoso.example>;tag=f1");
+        world.send(&ask("INVITE"), uri, from, &format!("<{uri}>"), &call, 1);
+        let tag = world.one_sip().to().unwrap().tag().unwrap().to_owned();
+        world.send(&Ask::new("ACK"), uri, from, &format!("<{uri}>;tag={tag}"), &call, 1);
+    }
+    world.silent();
+}
+
+/// Nobody is a partner any more; what is said at once, and how often there was more to do.
+fn close(world: &mut World) -> usize {
+    let mut policy = policy(XmppPartnerKind::Federated);
+    Arc::make_mut(&mut policy.settings).partners.clear();
+    let mut out = Vec::new();
+    world.gateway.set_policy(world.now, policy, &mut out);
+    world.sort(out);
+    world.sip.len()
+}
+
+#[test]
+fn what_policy_ends_is_ended_in_slices_and_whole() {
+    let mut world = World::new();
+    many(&mut world, 900);
+    let first = close(&mut world);
+    assert!((1..=SLICE).contains(&first), "{first} at once");
+    let mut calls: Vec<String> =
+        world.sip.drain(..).map(|bye| bye.call_id().unwrap().to_owned()).collect();
+    // Whose turn has not come is not spoken for, either.
+    let left = (0..900).find(|n| !calls.contains(&format!("call-{n}@inside"))).unwrap();
+    let session = world.gateway.sessions_of_call(&format!("call-{left}@inside")).unwrap();
+    let to = format!("<sip:rob@montague.example>;tag={session}");
+    let from = "<sip:ann@contoso.example>;tag=f1";
+    let call = format!("call-{left}@inside");
+    world.send(&Ask::new("MESSAGE").text("x"), "sip:rob@montague.example", from, &to, &call, 2);
+    assert_eq!(world.status(), 481);
+    assert!(world.stanzas.is_empty());
+    world.seconds(1);
+    calls.extend(world.sip.drain(..).map(|bye| {
+        assert_eq!(bye.method(), Some(Method::Bye));
+        bye.call_id().unwrap().to_owned()
+    }));
+    calls.sort();
+    calls.dedup();
+    assert_eq!(calls.len(), 900);
+    assert_eq!(world.gateway.status().sessions, 0);
+    assert!(
+        world.gateway.next_timeout().is_some_and(|at| at > world.now + Duration::from_secs(20))
+    );
+}
+
+#[test]
+fn what_has_no_room_to_be_ended_is_ended_when_there_is() {
+    let limits = GatewayLimits { transactions: 40, ..GatewayLimits::default() };
+    let mut world = World::of(policy(XmppPartnerKind::Federated), limits);
+    many(&mut world, 35);
+    close(&mut world);
+    let mut ended = 0;
+    for _ in 0..200 {
+        for bye in std::mem::take(&mut world.sip) {
+            ended += 1;
+            world.respond(&bye, 200, &[]);
+        }
+        world.pass(Duration::from_millis(500));
+    }
+    assert_eq!((ended, world.gateway.status().sessions), (35, 0));
+}

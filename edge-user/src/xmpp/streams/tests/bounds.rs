@@ -8,7 +8,9 @@ use super::{
 };
 use crate::xmpp::{
     io::{PeerCertificate, XmppInput, XmppRefusal, XmppSide},
+    ns,
     settings::XmppPartner,
+    xml::Element,
 };
 
 const OFFERS_DIALBACK: &str = "<dialback xmlns='urn:xmpp:features:dialback'/>";
@@ -262,6 +264,37 @@ fn acks_count_and_do_not_lie() {
     let stream = end.proved();
     let said = end.write(stream, "<resume xmlns='urn:xmpp:sm:3' previd='x' h='0'/>");
     assert!(said.contains("<unsupported-stanza-type"));
+}
+
+#[test]
+fn the_gateway_hears_what_becomes_of_its_messages_and_of_nothing_else() {
+    for acks in [false, true] {
+        let mut end = Lone::new();
+        let offer = if acks { "<sm xmlns='urn:xmpp:sm:3'/>" } else { "" };
+        let say = |end: &mut Lone, id: &str, name: &'static str| {
+            let mut stanza = Element::new(ns::SERVER, name).with("id", id.to_owned());
+            stanza.set("from", "u@a.example");
+            stanza.set("to", "v@b.example");
+            let pair = pair("a.example", "b.example");
+            end.give(XmppInput::Send { pair, side: XmppSide::Partner, stanza });
+        };
+        say(&mut end, "m1", "message");
+        let stream = end.connect(None);
+        let offers = format!("{OFFERS_DIALBACK}{offer}");
+        end.write(stream, &format!("{}{}", answer("i"), features(&offers)));
+        assert!(end.passed.is_empty(), "nothing is written yet");
+        end.write(stream, &key("b.example", "a.example", "valid"));
+        say(&mut end, "p1", "presence");
+        say(&mut end, "m2", "message");
+        let expected = [("m1".to_owned(), acks), ("m2".to_owned(), acks)];
+        if acks {
+            assert!(end.passed.is_empty(), "nothing is acknowledged yet");
+            end.write(stream, "<enabled xmlns='urn:xmpp:sm:3'/><a xmlns='urn:xmpp:sm:3' h='2'/>");
+            assert_eq!(end.passed, expected[..1]);
+            end.write(stream, "<a xmlns='urn:xmpp:sm:3' h='3'/>");
+        }
+        assert_eq!(end.passed, expected, "acks {acks}");
+    }
 }
 
 #[test]

@@ -22,6 +22,8 @@ pub(super) struct Lone {
     next: u64,
     pub(super) delivered: Vec<(Pair, XmppSide, Element)>,
     pub(super) undelivered: Vec<(Element, &'static str)>,
+    /// Messages on their way: their ids, and whether they were acknowledged.
+    pub(super) passed: Vec<(String, bool)>,
     pub(super) refused: Vec<(XmppRefusal, String)>,
     pub(super) closed: Vec<StreamId>,
     pub(super) connects: Vec<(crate::xmpp::io::DialId, crate::xmpp::io::XmppTarget)>,
@@ -52,6 +54,7 @@ impl Lone {
             next: 0,
             delivered: Vec::new(),
             undelivered: Vec::new(),
+            passed: Vec::new(),
             refused: Vec::new(),
             closed: Vec::new(),
             connects: Vec::new(),
@@ -101,6 +104,10 @@ impl Lone {
                     self.refused.push((reason, text));
                 }
                 XmppOutput::Pause { until, .. } => self.pauses.push(until),
+                XmppOutput::Passed { pair, stanza, acknowledged } => {
+                    assert_eq!(pair, super::world::pair("a.example", "b.example"));
+                    self.passed.push((stanza, acknowledged));
+                }
                 XmppOutput::Event(_) => {}
             }
         }

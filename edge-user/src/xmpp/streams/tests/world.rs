@@ -333,6 +333,7 @@ impl World {
             XmppOutput::Undelivered { pair, stanza, condition, text } => {
                 self.ends[end].undelivered.push((pair, stanza, condition, text));
             }
+            XmppOutput::Passed { .. } => {}
             XmppOutput::Event(XmppEvent::Proved { pair, how, .. }) => {
                 self.ends[end].proved.push((pair, how));
             }

@@ -295,7 +295,7 @@ impl Gateway {
     }
 
     /// Ends it on the SIP side, and nothing more is said of it.
-    fn forget(&mut self, id: u64) {
+    pub(in crate::xmpp::gateway) fn forget(&mut self, id: u64) {
         if let Some(subscription) = self.presence.subscriptions.get_mut(&id)
             && subscription.dialog.remote_tag.is_some()
             && !matches!(subscription.phase, Phase::Ending | Phase::Resting)
@@ -553,16 +553,20 @@ impl Gateway {
         }
     }
 
-    /// Subscriptions that policy no longer allows.
-    pub(in crate::xmpp::gateway) fn judge_subscriptions(&mut self) {
+    /// Subscriptions that policy does not allow.
+    pub(in crate::xmpp::gateway) fn forbidden_subscriptions(&self) -> impl Iterator<Item = u64> {
         let all = self.presence.subscriptions.iter();
-        let gone = all.filter(|(_, subscription)| {
+        all.filter(|(_, subscription)| {
             self.core.may_begin(&subscription.sip, &subscription.xmpp).is_err()
-        });
-        let gone: Vec<u64> = gone.map(|(id, _)| *id).collect();
-        for id in gone {
-            // Nothing more is said to the partner: the SIP side ends at once.
-            self.forget(id);
-        }
+        })
+        .map(|(id, _)| *id)
+    }
+
+    pub(in crate::xmpp::gateway) fn subscription_parties(
+        &self,
+        id: u64,
+    ) -> Option<(&Party, &Party)> {
+        let found = self.presence.subscriptions.get(&id);
+        found.map(|subscription| (&subscription.sip, &subscription.xmpp))
     }
 }
