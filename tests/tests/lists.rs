@@ -127,6 +127,16 @@ fn a_list_comes_back_from_its_file_at_a_start_and_after_a_reboot() {
             firewall::detach(&wire.pins, false).unwrap();
         }
     }
+    // A file that is not what was written: what it may have blocked stays blocked.
+    let file = wire.state.join("lists/a.list");
+    let whole = std::fs::read(&file).unwrap();
+    std::fs::write(&file, &whole[..whole.len() - 1]).unwrap();
+    let (handle, report) = start(&wire, config(&wire));
+    assert!(report.warnings.iter().any(|warning| warning.contains("a.list")), "{report:?}");
+    assert_eq!(handle.settle_blocking().unwrap().removed, 0);
+    assert!(!passes(&wire, PEER4.into(), EDGE4.into()), "its list is lost");
+    drop(handle);
+    wire.wait_lock_free();
     // The file goes while no daemon runs: nobody claims what the kernel holds.
     remove_file(&wire.state, "a").unwrap();
     let (handle, report) = start(&wire, config(&wire));

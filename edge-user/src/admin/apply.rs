@@ -171,7 +171,10 @@ pub fn version(paths: &Paths, command: &VersionCommand) -> Outcome {
             let json = match client::ask(&paths.run, &Request::VersionList) {
                 Ok(json) => json,
                 Err(ClientError::NotRunning { .. }) => {
-                    version_list(versions.list()?, versions.pending().ok().flatten().as_ref())
+                    let list = versions.list()?;
+                    let newest = list.0.last().map(|version| version.text.clone());
+                    let pending = versions.pending().ok().flatten();
+                    version_list(list, &newest.unwrap_or_default(), pending.as_ref())
                 }
                 Err(error) => return Err(error.into()),
             };
@@ -189,12 +192,15 @@ pub fn version(paths: &Paths, command: &VersionCommand) -> Outcome {
     }
 }
 
-/// Versions without their texts: newest first; and what is damaged.
+/// Versions without their texts: newest first; and what is damaged. Of those that say what is in
+/// force the newest is marked: none, where the disk did not take it.
 pub fn version_list(
     (versions, damaged): (Vec<Version>, Vec<String>),
+    in_force: &str,
     pending: Option<&Pending>,
 ) -> Value {
-    let newest = versions.last().map(|version| version.number);
+    let newest = versions.iter().rfind(|version| version.text == in_force);
+    let newest = newest.map(|version| version.number);
     let rows = versions.iter().rev().map(|version| {
         let waits = pending.is_some_and(|pending| pending.version == version.number);
         json!({

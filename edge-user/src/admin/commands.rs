@@ -360,8 +360,10 @@ pub(super) fn block_text(name: &str, json: &Value) -> String {
     let addresses: Vec<_> =
         json["addresses"].as_array().into_iter().flatten().map(string).collect();
     let mut text = format!(
-        "{name} is blocked; {} connections closed, in {} µs\n",
-        json["connections_closed"], json["took_microseconds"]
+        "{name}{} is blocked; {} connections closed, in {} µs\n",
+        if json["subdomains"] == true { " with its subdomains" } else { "" },
+        json["connections_closed"],
+        json["took_microseconds"]
     );
     if addresses.is_empty() {
         text.push_str("none of its addresses is known yet: it is refused by name\n");
@@ -419,6 +421,7 @@ pub fn load(paths: Paths, config: Option<Config>) -> Outcome {
         pins: paths.pins,
         state: paths.state,
         settle_after: std::time::Duration::ZERO,
+        keep_unclaimed: true,
         debug_log: false,
         without_tcx: false,
         partners: None,

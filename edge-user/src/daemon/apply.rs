@@ -108,6 +108,11 @@ impl Changes {
         ))
     }
 
+    /// Whether a version waits for its confirmation.
+    pub fn is_pending(&self) -> bool {
+        self.pending.borrow().is_some()
+    }
+
     /// The shadow was compared with rules that are no longer in force.
     pub fn end_shadow(&self) {
         self.shadow.send_replace(None);
@@ -268,7 +273,7 @@ impl Daemon {
         let target = self
             .disk(|changes| match number.or(pending.as_ref().map(|pending| pending.former)) {
                 Some(number) => changes.versions.get(number),
-                None => changes.versions.former(),
+                None => changes.versions.former(&changes.text()),
             })
             .map_err(text)?;
         let how = format!("rollback to {}", target.number);
@@ -369,7 +374,8 @@ impl Daemon {
     pub(super) fn version_list(&self) -> Result<Value, String> {
         let pending = self.changes.pending();
         let list = self.disk(|changes| changes.versions.list()).map_err(text)?;
-        Ok(crate::admin::apply::version_list(list, pending.as_ref()))
+        let in_force = self.changes.text();
+        Ok(crate::admin::apply::version_list(list, &in_force, pending.as_ref()))
     }
 
     /// One version with its text.
@@ -380,7 +386,8 @@ impl Daemon {
 
     /// For `edge status`: the version in force, and what waits.
     pub(super) fn configuration(&self) -> Value {
-        let newest = self.disk(|changes| changes.versions.newest());
+        let in_force = self.changes.text();
+        let newest = self.disk(|changes| changes.versions.holding(&in_force));
         let waits = self.changes.pending().map(|pending| {
             json!({
                 "version": pending.version,

@@ -3,7 +3,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     sync::{Arc, Weak},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use ipnet::IpNet;
@@ -364,7 +364,11 @@ impl BlockTask {
                     log_intent(&intent);
                     self.outbox.put(intent);
                 }
-                Output::Persist { domain, addresses } => persist(daemon, domain, addresses),
+                Output::Persist { domain, addresses } => {
+                    if let Some(daemon) = daemon.upgrade() {
+                        daemon.last_good.put(domain, addresses);
+                    }
+                }
                 Output::PartnersLeftOut(count) => {
                     warn!(
                         count,
@@ -395,16 +399,4 @@ fn log_intent(intent: &Intent) {
         let prefixes: Vec<String> = blocks.iter().map(|b| b.prefix.to_string()).collect();
         info!(?owner, blocks = prefixes.join(" "), "blocks");
     }
-}
-
-/// Waits for the disk: away from the threads of the network.
-fn persist(daemon: &Weak<Daemon>, domain: Domain, addresses: Vec<IpAddr>) {
-    let daemon = daemon.clone();
-    tokio::task::spawn_blocking(move || {
-        let Some(daemon) = daemon.upgrade() else { return };
-        let kept = daemon.store().set_last_good(&domain, &addresses, SystemTime::now());
-        if let Err(error) = kept {
-            warn!(%domain, %error, "the domain's last good addresses were not kept");
-        }
-    });
 }

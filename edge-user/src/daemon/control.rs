@@ -110,9 +110,12 @@ impl Daemon {
     ) -> Result<Value, String> {
         let _one = self.change.lock().await;
         let config = self.config();
-        tokio::task::block_in_place(|| make(&mut self.store(), &config))
-            .map_err(|error| error.to_string())?;
+        let made = tokio::task::block_in_place(|| make(&mut self.store(), &config));
+        if made.as_ref().is_err_and(|error| !error.is_in_force()) {
+            return Err(made.err().map(|error| error.to_string()).unwrap_or_default());
+        }
         let outcome = self.enforce().await?;
+        made.map_err(|error| error.to_string())?;
         Ok(json!({ "took_microseconds": outcome.took.as_micros() as u64 }))
     }
 
@@ -124,6 +127,8 @@ impl Daemon {
         let _one = self.change.lock().await;
         let config = self.config();
         let domain = entry.domain.clone();
+        let entry = self.store().widened(&config, entry);
+        let subdomains = entry.subdomains;
         Store::may_block(&config, &entry).map_err(|error| error.to_string())?;
         let began = Instant::now();
         // The kernel first: a disk may take longer than an attacker needs.
@@ -149,6 +154,7 @@ impl Daemon {
         let (addresses, notes) = report.map_or_else(Default::default, |r| summary(&r));
         Ok(json!({
             "domain": domain,
+            "subdomains": subdomains,
             "addresses": addresses,
             "refused": notes,
             "connections_closed": outcome.connections_closed,
@@ -183,6 +189,9 @@ impl Daemon {
             self.store().block_add(prefix, comment.as_deref(), expires_at, author)
         });
         if let Err(error) = kept {
+            if error.is_in_force() {
+                return Err(error.to_string());
+            }
             // What the store holds is what holds: the prefix may have been blocked before.
             let owner = BlockOwner::Administrator;
             let blocks = self.store().block_requests(SystemTime::now());
@@ -196,14 +205,17 @@ impl Daemon {
     async fn unblock_address(&self, prefix: ipnet::IpNet) -> Result<Value, String> {
         let _one = self.change.lock().await;
         let config = self.config();
-        tokio::task::block_in_place(|| self.store().block_remove(&config, prefix))
-            .map_err(|error| error.to_string())?;
+        let kept = tokio::task::block_in_place(|| self.store().block_remove(&config, prefix));
+        if let Some(error) = kept.as_ref().err().filter(|error| !error.is_in_force()) {
+            return Err(error.to_string());
+        }
         let owner = BlockOwner::Administrator;
         let applied = self
             .firewall
             .apply(vec![Intent::Unblock { prefix: prefix.trunc(), owner }])
             .await
             .map_err(|error| error.to_string())?;
+        kept.map_err(|error| error.to_string())?;
         Ok(json!({"prefix": prefix, "took_microseconds": applied.took.as_micros() as u64}))
     }
 
@@ -236,6 +248,9 @@ impl Daemon {
             .collect();
         let blocks = self.firewall.blocks().await.map_err(|error| error.to_string())?;
         let loaded = self.tls.loaded();
+        let unkept = self.store().unkept().map(|why| {
+            format!("what was changed at runtime would not hold after a restart: {why}")
+        });
         let warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Ok(json!({
             "version": env!("CARGO_PKG_VERSION"),
@@ -261,7 +276,8 @@ impl Daemon {
             "certificate": {"access": loaded.access, "inside": loaded.inside,
                             "expires_at": loaded.expires_at},
             "blocks": blocks,
-            "alarms": self.alarms.iter().cloned().chain(self.endings()).collect::<Vec<_>>(),
+            "alarms": self.alarms.iter().cloned().chain(unkept).chain(self.endings())
+                .collect::<Vec<_>>(),
             "differences": differences,
             "warnings": warnings,
         }))

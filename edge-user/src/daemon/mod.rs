@@ -12,6 +12,7 @@ mod control;
 mod drain;
 mod drops;
 mod expiry;
+mod last_good;
 mod lists;
 pub mod log;
 mod media;
@@ -45,6 +46,7 @@ use self::{
     apply::Changes,
     blocks::{BlockTask, BlockTaskHandle, Outcome, Watched},
     drops::Drops,
+    last_good::LastGoodQueue,
     media::Media,
     watch::Watching,
     xmpp::{Around, Xmpp},
@@ -65,7 +67,7 @@ use crate::{
         tls::{Exceptions, TlsStore},
     },
     proxy::{Event, Output, Proxy, ProxyConfig, Secrets},
-    state::{Author, Choice, Store, effective},
+    state::{Alarm, Author, Choice, Store, effective},
     verdicts::{Input, known_partners},
 };
 
@@ -103,6 +105,7 @@ struct Daemon {
     change: tokio::sync::Mutex<()>,
     /// One list of blocks at a time; other changes do not wait for it.
     lists: tokio::sync::Mutex<()>,
+    last_good: LastGoodQueue,
     changes: Changes,
     /// The run folder, and with it the control socket, is ours.
     _run_lock: File,
@@ -134,6 +137,7 @@ async fn serve(config: Arc<Config>, choice: Choice) -> Result<()> {
     let alive = Arc::clone(&daemon);
     let watchdog = tokio::spawn(async move { notify::watchdog(|| alive.alive()).await });
     let tidying = tokio::spawn(Arc::clone(&daemon).keep_tidy());
+    let addresses = tokio::spawn(Arc::clone(&daemon).keep_last_good());
     let timing = tokio::spawn(Arc::clone(&daemon).keep_time());
     let drops = tokio::spawn(log::drops(drops));
     let ends = tokio::spawn(Arc::clone(&daemon).keep_looking_at_ends());
@@ -172,6 +176,8 @@ async fn serve(config: Arc<Config>, choice: Choice) -> Result<()> {
     info!(live_left = drained.live_left, closed = drained.closed, "stopped");
     watched.abort();
     daemon.save_watch_list();
+    addresses.abort();
+    daemon.save_last_good();
     tls.abort();
     watchdog.abort();
     drops.abort();
@@ -192,17 +198,21 @@ async fn start(
     make_folders(&config.paths)?;
     let run_lock = lock(&config.paths.run)?;
     let (mut store, alarms) = Store::open(&config.paths.state);
+    let keep_unclaimed = alarms.iter().any(Alarm::is_a_loss);
     let mut alarms: Vec<String> = alarms.iter().map(ToString::to_string).collect();
     for alarm in &alarms {
         error!(alarm, "ALARM");
     }
-    tidy(&mut store, &config);
+    if choice.pending.is_none() {
+        tidy(&mut store, &config);
+    }
     let secret = secret::secrets(&config)?;
     let tls = Arc::new(TlsStore::load(&config)?);
     let resolver = Resolver::new(&config)?;
     let now_in_force = effective(&config, &store, SystemTime::now());
 
     let mut options = OwnerOptions::new(&config);
+    options.keep_unclaimed = keep_unclaimed;
     // The kernel program speaks only where the log's filter names it.
     options.debug_log = config.log.filter.contains("edge_xdp");
     let last_good = store.last_good().iter().map(|(d, last)| (d, last.addresses.as_slice()));
@@ -297,6 +307,7 @@ async fn start(
         warnings: Mutex::new(report.warnings),
         change: tokio::sync::Mutex::new(()),
         lists: tokio::sync::Mutex::new(()),
+        last_good: LastGoodQueue::default(),
         changes,
         _run_lock: run_lock,
     });
@@ -352,15 +363,20 @@ impl Daemon {
         })
     }
 
-    /// Takes ended blocks out of the store; the kernel looks at the time by itself.
+    /// Takes ended blocks out of the store; the kernel looks at the time by itself. Not while a
+    /// version waits for its confirmation: what its file does not want, the former one's may.
     async fn keep_tidy(self: Arc<Self>) {
         let mut ticks = tokio::time::interval(TIDY);
         ticks.tick().await;
         loop {
             ticks.tick().await;
             let _one = self.change.lock().await;
+            if self.changes.is_pending() {
+                continue;
+            }
             let config = self.config();
             tokio::task::block_in_place(|| tidy(&mut self.store(), &config));
+            self.last_good.ring();
         }
     }
 
@@ -376,17 +392,15 @@ fn policy_of(config: &Config, federation: &Federation) -> Policy {
 
 fn tidy(store: &mut Store, config: &Config) {
     let now = SystemTime::now();
-    let tidied = store.tidy(config, now).and_then(|_| {
-        let federation = effective(config, store, now).federation;
-        let partners = federation.known_partners();
-        let blocked = federation.blocked_domains.into_iter().map(|entry| entry.domain);
-        let allowed = partners.into_iter().map(|entry| entry.domain);
-        let wanted: BTreeSet<Domain> = blocked.chain(allowed).collect();
-        store.keep_last_good(|domain| wanted.contains(domain))
-    });
-    if let Err(error) = tidied {
+    if let Err(error) = store.tidy(config, now) {
         warn!(%error, "the store was not tidied");
     }
+    let federation = effective(config, store, now).federation;
+    let partners = federation.known_partners();
+    let blocked = federation.blocked_domains.into_iter().map(|entry| entry.domain);
+    let allowed = partners.into_iter().map(|entry| entry.domain);
+    let wanted: BTreeSet<Domain> = blocked.chain(allowed).collect();
+    store.keep_last_good(|domain| wanted.contains(domain), now);
 }
 
 /// One daemon for each run folder: its control socket must not be taken over.

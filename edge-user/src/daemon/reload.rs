@@ -9,7 +9,7 @@ use std::{
     time::SystemTime,
 };
 
-use super::{Daemon, policy_of, secret, tidy, unix_seconds};
+use super::{Daemon, policy_of, secret, unix_seconds};
 use crate::{
     config::Config,
     firewall::Intent,
@@ -50,7 +50,6 @@ impl Daemon {
         let mut proxy_config = ProxyConfig::new(&config, self.secrets(secrets), unix_seconds());
         proxy_config.media.own = crate::net::own_addresses(&config);
         self.shell.with_core(|core, _, _| core.proxy.set_config(proxy_config));
-        tokio::task::block_in_place(|| tidy(&mut self.store(), &config));
         let blocks = self.enforce().await.err();
         let log = (config.log != old.log)
             .then(|| "[log] takes effect when the daemon is started again".to_owned());

@@ -220,9 +220,12 @@ impl Engine {
         Ok(total)
     }
 
-    /// Lets go of adopted blocks that nobody claimed.
+    /// Lets go of adopted blocks that nobody claimed, unless who did is not known any more.
     pub fn settle(&mut self) -> Result<Applied, FirewallError> {
         let began = Instant::now();
+        if self.options.keep_unclaimed {
+            return Ok(Applied::default());
+        }
         self.table.settle();
         let mut applied = self.flush()?;
         applied.took = began.elapsed();

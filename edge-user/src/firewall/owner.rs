@@ -39,6 +39,8 @@ pub struct OwnerOptions {
     pub state: PathBuf,
     /// Blocks found in the kernel that nobody has claimed after this time go.
     pub settle_after: Duration,
+    /// They stay: who claimed them is not known any more.
+    pub keep_unclaimed: bool,
     /// Let the kernel program's debug messages into the log.
     pub debug_log: bool,
     /// The partners' addresses to begin with; `None`: those that were in force last.
@@ -54,6 +56,7 @@ impl OwnerOptions {
             pins: config.paths.pins.clone(),
             state: config.paths.state.clone(),
             settle_after: Duration::from_secs(120),
+            keep_unclaimed: false,
             debug_log: false,
             without_tcx: false,
             partners: None,

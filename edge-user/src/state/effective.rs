@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{Allowance, Author, Blockage, Changes, Store, StoreError};
 use crate::{
-    config::{AllowedDomain, BlockedDomain, Config, Federation},
+    config::{AllowedDomain, BlockedDomain, Config, Federation, check_from_addresses},
     domain::Domain,
     firewall::BlockRequest,
 };
@@ -53,6 +53,8 @@ pub enum DifferenceKind {
     HiddenByBlock(Domain),
     /// Said at runtime, but the file now serves the domain itself: it does not count.
     Ours,
+    /// Allowed at runtime, but not beside what the file says now: it does not count. Why.
+    Conflicts(String),
     /// Blocked at runtime with subdomains, but one of them is ours: it holds for the name alone.
     CoversOurs(Domain),
 }
@@ -81,6 +83,9 @@ impl std::fmt::Display for Difference {
             DifferenceKind::Ours => {
                 write!(f, "{domain} was changed at runtime, but is served here: no effect")
             }
+            DifferenceKind::Conflicts(why) => {
+                write!(f, "{domain} was allowed at runtime, which does not count any more: {why}")
+            }
             DifferenceKind::CoversOurs(ours) => write!(
                 f,
                 "{domain} is blocked at runtime with subdomains, but not below it: {ours} is ours"
@@ -99,10 +104,13 @@ pub fn effective(config: &Config, store: &Store, now: SystemTime) -> Effective {
     let blocked = blocked(config, &store.changes, &mut differences);
     let allowed = allowed(config, &store.changes, &blocked, &mut differences);
     differences.sort_by(|a, b| a.domain.cmp(&b.domain));
+    let discovery = config.federation.discovery && !store.is_lost();
     Effective {
         federation: Federation {
             allowed_domains: allowed,
             blocked_domains: blocked,
+            // Whom an administrator blocked at runtime is not known then.
+            discovery,
             ..config.federation.clone()
         },
         administrator_blocks: store.block_requests(now),
@@ -117,12 +125,33 @@ pub(super) fn wider_block(config: &Config, changes: &Changes, domain: &Domain) -
     wider.find(|b| domain.is_within(&b.domain)).map(|b| b.domain)
 }
 
-/// An allowed server must be neither a provider's host nor pinned for a provider's domain: one
-/// domain has one partner.
-pub(super) fn no_providers_server(
+/// The block of this very name that holds.
+pub(super) fn block_of(
     config: &Config,
-    entry: &AllowedDomain,
-) -> Result<(), StoreError> {
+    changes: &Changes,
+    domain: &Domain,
+) -> Option<BlockedDomain> {
+    blocked(config, changes, &mut Vec::new()).into_iter().find(|block| block.domain == *domain)
+}
+
+/// Whether this allowance can stand beside what the file says: one domain has one partner, and one
+/// certificate proves one of them.
+pub(super) fn may_allow(config: &Config, entry: &AllowedDomain) -> Result<(), StoreError> {
+    if config.domains.contains(&entry.domain) {
+        return Err(StoreError::Ours(entry.domain.clone()));
+    }
+    if config.xmpp.partners.iter().any(|partner| partner.is_of(&entry.domain)) {
+        return Err(StoreError::Xmpp(entry.domain.clone()));
+    }
+    if entry.proxy_fqdn.as_ref() == Some(&config.fqdn) {
+        return Err(StoreError::OwnServer(config.fqdn.clone()));
+    }
+    check_from_addresses(&entry.from_addresses).map_err(StoreError::FromAddresses)?;
+    no_providers_server(config, entry)
+}
+
+/// An allowed server must be neither a provider's host nor pinned for a provider's domain.
+fn no_providers_server(config: &Config, entry: &AllowedDomain) -> Result<(), StoreError> {
     let Some(server) = &entry.proxy_fqdn else { return Ok(()) };
     for provider in config.federation.providers() {
         if provider.host == server {
@@ -226,16 +255,26 @@ fn allowed(
         let kind = match (&said.what, file.get(domain)) {
             (Allowance::Removed, Some(_)) => Some(DifferenceKind::Removed),
             (Allowance::Removed, None) => None,
-            (Allowance::Allowed(_), _) if config.domains.contains(domain) => {
-                Some(DifferenceKind::Ours)
-            }
-            (Allowance::Allowed(entry), in_file) => {
-                let entry = completed(entry, in_file.copied());
-                admit(&entry, author.clone(), differences);
-                match in_file {
-                    None => Some(DifferenceKind::Allowed),
-                    Some(in_file) if **in_file != entry => Some(DifferenceKind::AllowedOtherwise),
-                    Some(_) => None,
+            (Allowance::Allowed(said), in_file) => {
+                let entry = in_file.map_or_else(|| said.clone(), |file| joined(file, said));
+                match may_allow(config, &entry) {
+                    Err(StoreError::Ours(_)) => Some(DifferenceKind::Ours),
+                    Err(fault) => {
+                        if let Some(in_file) = in_file {
+                            admit(in_file, None, differences);
+                        }
+                        Some(DifferenceKind::Conflicts(fault.to_string()))
+                    }
+                    Ok(()) => {
+                        admit(&entry, author.clone(), differences);
+                        match in_file {
+                            None => Some(DifferenceKind::Allowed),
+                            Some(in_file) if **in_file != entry => {
+                                Some(DifferenceKind::AllowedOtherwise)
+                            }
+                            Some(_) => None,
+                        }
+                    }
                 }
             }
         };
@@ -246,14 +285,21 @@ fn allowed(
     result
 }
 
-/// What no command says of a partner's media stays as the file has it: an allowance at runtime
-/// does not widen it.
-fn completed(entry: &AllowedDomain, in_file: Option<&AllowedDomain>) -> AllowedDomain {
-    let mut entry = entry.clone();
-    if let Some(in_file) = in_file {
-        entry.options.modalities = in_file.options.modalities;
-        entry.options.behind_nat = in_file.options.behind_nat;
+/// What a command said, over what held before it. A command says a server with its port, addresses,
+/// a verification level; what it does not say stays: an allowance at runtime takes no pin, no
+/// demand and no bound away.
+pub(super) fn joined(before: &AllowedDomain, said: &AllowedDomain) -> AllowedDomain {
+    let mut entry = before.clone();
+    if said.proxy_fqdn.is_some() {
+        entry.proxy_fqdn.clone_from(&said.proxy_fqdn);
+        entry.port = said.port;
     }
+    for prefix in &said.from_addresses {
+        if !entry.from_addresses.contains(prefix) {
+            entry.from_addresses.push(*prefix);
+        }
+    }
+    entry.options.verification = said.options.verification.or(entry.options.verification);
     entry
 }
 

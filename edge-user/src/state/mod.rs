@@ -2,9 +2,12 @@
 //! partners.
 //!
 //! Order of authority: a runtime change holds over the file where both speak of the same thing;
-//! [`effective`] joins the two and lists every such difference. The store is checksummed and
-//! written atomically; a corrupt one is set aside with an alarm and never half-read, and one that
-//! cannot be read is never overwritten. Times are wall-clock, so that an expiry outlives a reboot.
+//! [`effective`] joins the two and lists every such difference. The store is checksummed, written
+//! atomically and twice; a corrupt file is restored from its copy, and what cannot be read or was
+//! written by another version is never overwritten. Of a store that is lost nobody can say what it
+//! blocked: nothing is let go in the kernel then, and nobody is discovered. A change holds even
+//! when the disk does not take it, and is written when it does. Times are wall-clock, so that an
+//! expiry outlives a reboot.
 
 mod about;
 mod disk;
@@ -26,7 +29,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::{AllowedDomain, BlockedDomain, Config, check_from_addresses},
+    config::{AllowedDomain, BlockedDomain, Config},
     domain::Domain,
     firewall::{BlockOwner, BlockRequest},
 };
@@ -45,6 +48,8 @@ pub const MAX_DOMAINS: usize = 20_000;
 pub const MAX_BLOCKS: usize = 50_000;
 /// Addresses remembered for one domain.
 pub const MAX_ADDRESSES: usize = 64;
+/// Last good addresses are kept so long after their domain is no partner and not blocked any more.
+pub const UNWANTED: Duration = Duration::from_secs(24 * 3600);
 /// A comment, or who made a change, is at most this long.
 const MAX_WORDS: usize = 256;
 
@@ -145,7 +150,8 @@ pub struct LastGood {
     pub at: u64,
 }
 
-/// Why a change was not made. Nothing is changed then, in memory or on disk.
+/// Why a change was not made. Nothing is changed then, in memory or on disk, but for
+/// [`StoreError::NotKept`].
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// One of our own domains.
@@ -211,6 +217,9 @@ pub enum StoreError {
     /// A bound is reached.
     #[error("the store is full ({0}); take back changes that are not needed any more")]
     Full(&'static str),
+    /// The change holds, but only until the next start.
+    #[error("it is in force, but not kept for the next start: {0}")]
+    NotKept(Box<StoreError>),
     /// The store on disk could not be read at start, and is not overwritten.
     #[error("the store {0} could not be read at start; mend it and start again")]
     ReadOnly(PathBuf),
@@ -224,15 +233,46 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// The change holds all the same.
+    pub fn is_in_force(&self) -> bool {
+        matches!(self, Self::NotKept(_))
+    }
+}
+
 /// The runtime changes, in memory and on disk. Every change is on disk when its call returns
-/// (it waits for the disk: call it where blocking is fine).
+/// (it waits for the disk: call it where blocking is fine); last good addresses are when
+/// [`Unwritten`] says so.
 #[derive(Debug)]
 pub struct Store {
     directory: PathBuf,
     changes: Changes,
     changes_writable: bool,
+    /// What the changes on disk were is not known.
+    lost: bool,
+    /// The disk did not take what holds.
+    unkept: Option<String>,
     last_good: BTreeMap<Domain, LastGood>,
     last_good_writable: bool,
+    last_good_unwritten: bool,
+    /// Since when nobody has wanted a domain's last good addresses.
+    unwanted_since: BTreeMap<Domain, SystemTime>,
+}
+
+/// Last good addresses that are to be written, away from the store's lock.
+#[derive(Debug)]
+pub struct Unwritten {
+    path: PathBuf,
+    map: BTreeMap<Domain, LastGood>,
+}
+
+impl Unwritten {
+    /// Waits for the disk. When it does not take them, [`Store::last_good_not_written`] has them
+    /// tried again.
+    pub fn write(self) -> Result<(), StoreError> {
+        let Self { path, map } = self;
+        disk::write(&path, &map).map_err(|error| StoreError::Write { path, error })
+    }
 }
 
 impl Store {
@@ -241,15 +281,22 @@ impl Store {
     pub fn open(directory: &Path) -> (Self, Vec<Alarm>) {
         let mut alarms = Vec::new();
         disk::prepare(directory, &mut alarms);
-        let (changes, changes_writable) =
-            disk::read(&directory.join(CHANGES), Changes::is_within_bounds, &mut alarms);
+        let changes =
+            disk::read_copied(&directory.join(CHANGES), Changes::is_within_bounds, &mut alarms);
         let fits = |map: &BTreeMap<Domain, LastGood>| {
             map.len() <= MAX_DOMAINS && map.values().all(|l| l.addresses.len() <= MAX_ADDRESSES)
         };
         let (last_good, last_good_writable) =
             disk::read(&directory.join(ADDRESSES), fits, &mut alarms);
-        let directory = directory.to_owned();
-        (Self { directory, changes, changes_writable, last_good, last_good_writable }, alarms)
+        let store = Self {
+            changes: changes.value,
+            changes_writable: changes.writable,
+            lost: changes.lost,
+            last_good,
+            last_good_writable,
+            ..Self::empty(directory)
+        };
+        (store, alarms)
     }
 
     /// Reads the store of another process, and changes nothing: what cannot be read is empty,
@@ -258,20 +305,40 @@ impl Store {
         let mut faults = Vec::new();
         let changes = disk::peek(&directory.join(CHANGES), &mut faults);
         let last_good = disk::peek(&directory.join(ADDRESSES), &mut faults);
-        let directory = directory.to_owned();
-        let (changes_writable, last_good_writable) = (false, false);
-        (Self { directory, changes, changes_writable, last_good, last_good_writable }, faults)
+        (Self { changes, last_good, ..Self::empty(directory) }, faults)
     }
 
-    /// Makes a change, first on disk, then here.
+    fn empty(directory: &Path) -> Self {
+        Self {
+            directory: directory.to_owned(),
+            changes: Changes::default(),
+            changes_writable: false,
+            lost: false,
+            unkept: None,
+            last_good: BTreeMap::new(),
+            last_good_writable: false,
+            last_good_unwritten: false,
+            unwanted_since: BTreeMap::new(),
+        }
+    }
+
+    /// What was changed at runtime before this start is not known: blocks that the kernel holds
+    /// must stay, whoever claims them.
+    pub fn is_lost(&self) -> bool {
+        self.lost
+    }
+
+    /// Why what holds would not hold after a restart.
+    pub fn unkept(&self) -> Option<&str> {
+        self.unkept.as_deref()
+    }
+
+    /// Makes a change. It holds even when the disk does not take it; that is told, and tried
+    /// again with the next one and by [`Self::tidy`].
     fn change<R>(
         &mut self,
         make: impl FnOnce(&mut Changes) -> Result<R, StoreError>,
     ) -> Result<R, StoreError> {
-        let path = self.directory.join(CHANGES);
-        if !self.changes_writable {
-            return Err(StoreError::ReadOnly(path));
-        }
         let mut changes = self.changes.clone();
         let result = make(&mut changes)?;
         changes.domains.retain(|_, e| e.allowance.is_some() || e.blockage.is_some());
@@ -281,32 +348,42 @@ impl Store {
         if changes.blocks.len() > MAX_BLOCKS {
             return Err(StoreError::Full("blocks"));
         }
-        if changes != self.changes {
-            disk::write(&path, &changes).map_err(|error| StoreError::Write { path, error })?;
-            self.changes = changes;
+        if changes == self.changes && self.unkept.is_none() {
+            return Ok(result);
         }
+        let path = self.directory.join(CHANGES);
+        let written = match self.changes_writable {
+            true => disk::write_copied(&path, &changes)
+                .map_err(|error| StoreError::Write { path, error }),
+            false => Err(StoreError::ReadOnly(path)),
+        };
+        self.changes = changes;
+        self.unkept = written.as_ref().err().map(ToString::to_string);
+        written.map_err(|fault| StoreError::NotKept(Box::new(fault)))?;
         Ok(result)
     }
 
-    /// Allows a partner domain; a block of the same name ends. Refused for a domain of ours and
-    /// below a wider block.
+    /// Allows a partner domain; a block of the same name ends. What `entry` does not say stays as
+    /// file and earlier changes have it: [`Self::domain_remove`] first to begin anew. Refused for a
+    /// domain of ours and below a wider block.
     pub fn domain_allow(
         &mut self,
         config: &Config,
         entry: AllowedDomain,
         author: &Author,
     ) -> Result<(), StoreError> {
-        if config.domains.contains(&entry.domain) {
-            return Err(StoreError::Ours(entry.domain));
+        let entry = match self.changes.domains.get(&entry.domain).map(|e| &e.allowance) {
+            Some(Some(Said { what: Allowance::Allowed(before), .. })) => {
+                effective::joined(before, &entry)
+            }
+            _ => entry,
+        };
+        let file = &config.federation.allowed_domains;
+        let in_file = file.iter().find(|in_file| in_file.domain == entry.domain);
+        match in_file {
+            Some(in_file) => effective::may_allow(config, &effective::joined(in_file, &entry))?,
+            None => effective::may_allow(config, &entry)?,
         }
-        if config.xmpp.partners.iter().any(|partner| partner.is_of(&entry.domain)) {
-            return Err(StoreError::Xmpp(entry.domain));
-        }
-        if entry.proxy_fqdn.as_ref() == Some(&config.fqdn) {
-            return Err(StoreError::OwnServer(config.fqdn.clone()));
-        }
-        check_from_addresses(&entry.from_addresses).map_err(StoreError::FromAddresses)?;
-        effective::no_providers_server(config, &entry)?;
         if let Some(by) = effective::wider_block(config, &self.changes, &entry.domain) {
             return Err(StoreError::Covered { domain: entry.domain, by });
         }
@@ -333,14 +410,22 @@ impl Store {
         }
     }
 
-    /// Blocks a domain. An allowance of the same name, or below it with `subdomains`, does not
-    /// count while the block lasts.
+    /// A block joined with the one of the same name that holds: it never becomes narrower.
+    pub fn widened(&self, config: &Config, entry: BlockedDomain) -> BlockedDomain {
+        let holds = effective::block_of(config, &self.changes, &entry.domain);
+        let subdomains = entry.subdomains || holds.is_some_and(|block| block.subdomains);
+        BlockedDomain { subdomains, ..entry }
+    }
+
+    /// Blocks a domain, as widely at least as it is already ([`Self::widened`]). An allowance of
+    /// the same name, or below it with `subdomains`, does not count while the block lasts.
     pub fn domain_block(
         &mut self,
         config: &Config,
         entry: BlockedDomain,
         author: &Author,
     ) -> Result<(), StoreError> {
+        let entry = self.widened(config, entry);
         Self::may_block(config, &entry)?;
         self.change(|changes| {
             let state = changes.domains.entry(entry.domain.clone()).or_default();
@@ -478,43 +563,60 @@ impl Store {
         &self.last_good
     }
 
-    /// Remembers a domain's good addresses; written only when they differ from what is there.
+    /// Remembers a domain's good addresses, in any order; to be written by [`Self::unwritten`].
+    /// `true`: they differ from what was there.
     pub fn set_last_good(
         &mut self,
         domain: &Domain,
         addresses: &[IpAddr],
         at: SystemTime,
-    ) -> Result<(), StoreError> {
-        let addresses: Vec<IpAddr> = addresses.iter().take(MAX_ADDRESSES).copied().collect();
+    ) -> Result<bool, StoreError> {
+        let mut addresses: Vec<IpAddr> = addresses.iter().take(MAX_ADDRESSES).copied().collect();
+        addresses.sort_unstable();
         if self.last_good.get(domain).is_some_and(|l| l.addresses == addresses) {
-            return Ok(());
+            return Ok(false);
         }
-        let mut last_good = self.last_good.clone();
-        last_good.insert(domain.clone(), LastGood { addresses, at: unix(at) });
-        self.write_last_good(last_good)
+        if self.last_good.len() >= MAX_DOMAINS && !self.last_good.contains_key(domain) {
+            // Those that nobody wants any more make room.
+            let unwanted = std::mem::take(&mut self.unwanted_since);
+            self.last_good.retain(|domain, _| !unwanted.contains_key(domain));
+            if self.last_good.len() >= MAX_DOMAINS {
+                return Err(StoreError::Full("addresses of domains"));
+            }
+        }
+        self.last_good.insert(domain.clone(), LastGood { addresses, at: unix(at) });
+        self.last_good_unwritten = true;
+        Ok(true)
     }
 
-    /// Forgets the addresses of all domains but these.
-    pub fn keep_last_good(&mut self, keep: impl Fn(&Domain) -> bool) -> Result<(), StoreError> {
-        if self.last_good.keys().all(&keep) {
-            return Ok(());
+    /// Forgets the addresses of domains that these have not been for [`UNWANTED`]: what an
+    /// administrator takes back within that time finds them. To be written by [`Self::unwritten`].
+    pub fn keep_last_good(&mut self, keep: impl Fn(&Domain) -> bool, now: SystemTime) {
+        self.unwanted_since.retain(|domain, _| !keep(domain));
+        for domain in self.last_good.keys().filter(|domain| !keep(domain)) {
+            self.unwanted_since.entry(domain.clone()).or_insert(now);
         }
-        let mut last_good = self.last_good.clone();
-        last_good.retain(|domain, _| keep(domain));
-        self.write_last_good(last_good)
+        let ended = |since: &SystemTime| now.duration_since(*since).is_ok_and(|t| t >= UNWANTED);
+        for (domain, _) in self.unwanted_since.extract_if(.., |_, since| ended(since)) {
+            self.last_good_unwritten |= self.last_good.remove(&domain).is_some();
+        }
     }
 
-    fn write_last_good(&mut self, map: BTreeMap<Domain, LastGood>) -> Result<(), StoreError> {
+    /// Last good addresses that are not on the disk, to be written now.
+    pub fn unwritten(&mut self) -> Result<Option<Unwritten>, StoreError> {
+        if !std::mem::take(&mut self.last_good_unwritten) {
+            return Ok(None);
+        }
         let path = self.directory.join(ADDRESSES);
         if !self.last_good_writable {
             return Err(StoreError::ReadOnly(path));
         }
-        if map.len() > MAX_DOMAINS {
-            return Err(StoreError::Full("addresses of domains"));
-        }
-        disk::write(&path, &map).map_err(|error| StoreError::Write { path, error })?;
-        self.last_good = map;
-        Ok(())
+        Ok(Some(Unwritten { path, map: self.last_good.clone() }))
+    }
+
+    /// What [`Self::unwritten`] gave did not reach the disk.
+    pub fn last_good_not_written(&mut self) {
+        self.last_good_unwritten = true;
     }
 }
 

@@ -5,7 +5,7 @@ use std::{os::unix::fs::PermissionsExt, time::UNIX_EPOCH};
 use super::*;
 use crate::{
     config::{
-        HostingProvider, PeerOptions,
+        HostingProvider, PeerOptions, Pin, Verification,
         tests_support::{Folder, config},
     },
     media::policy::{Modalities, Modality},
@@ -63,19 +63,56 @@ fn holds(config: &Config, store: &Store) -> (Vec<String>, Vec<String>, Vec<Strin
 }
 
 #[test]
-fn an_allowance_at_runtime_does_not_widen_what_the_file_says_of_media() {
+fn an_allowance_at_runtime_takes_nothing_away_that_it_does_not_speak_of() {
     let mut config = file();
-    let options = &mut config.federation.allowed_domains[0].options;
-    options.modalities = Modalities::NONE.with(Modality::Im);
-    options.behind_nat = true;
+    let in_file = &mut config.federation.allowed_domains[0];
+    in_file.proxy_fqdn = Some(name("edge.fabrikam.example"));
+    in_file.port = 5081;
+    in_file.from_addresses = vec!["198.51.100.0/28".parse().unwrap()];
+    in_file.options = PeerOptions {
+        modalities: Modalities::NONE.with(Modality::Im),
+        behind_nat: true,
+        dnssec: true,
+        pins: vec![Pin([7; 32])],
+        verification: Some(Verification::AlwaysUnverifiable),
+        ..PeerOptions::default()
+    };
+    let in_file = in_file.clone();
     let folder = Folder::new();
     let mut store = Store::open(&folder.0).0;
+    let holds =
+        |store: &Store| effective(&config, store, at(2000)).federation.allowed_domains.remove(0);
+    store.domain_allow(&config, allow("fabrikam.example"), &admin()).unwrap();
+    assert_eq!(holds(&store), in_file);
+    // What it speaks of: addresses are added, also by a second command.
+    let from = |text: &str| vec![text.parse().unwrap()];
+    for more in ["198.51.100.16/28", "2001:db8::/64"] {
+        let from_addresses = from(more);
+        let entry = AllowedDomain { from_addresses, ..allow("fabrikam.example") };
+        store.domain_allow(&config, entry, &admin()).unwrap();
+    }
+    let mut expected = in_file.clone();
+    expected.from_addresses.extend(from("198.51.100.16/28"));
+    expected.from_addresses.extend(from("2001:db8::/64"));
+    assert_eq!(holds(&store), expected);
+    // A server, with its port; an earlier command's holds too.
     let server = Some(name("sip.fabrikam.example"));
     let entry = AllowedDomain { proxy_fqdn: server.clone(), ..allow("fabrikam.example") };
     store.domain_allow(&config, entry, &admin()).unwrap();
-    let holds = effective(&config, &store, at(2000)).federation.allowed_domains.remove(0);
-    assert_eq!(holds.proxy_fqdn, server);
-    assert_eq!(holds.options, config.federation.allowed_domains[0].options);
+    (expected.proxy_fqdn, expected.port) = (server, 5061);
+    assert_eq!(holds(&store), expected);
+    let options = PeerOptions {
+        verification: Some(Verification::AlwaysVerifiable),
+        ..PeerOptions::default()
+    };
+    let entry = AllowedDomain { options, ..allow("fabrikam.example") };
+    store.domain_allow(&config, entry, &admin()).unwrap();
+    expected.options.verification = Some(Verification::AlwaysVerifiable);
+    assert_eq!(holds(&store), expected);
+    // Taken away first, it begins with the file's again.
+    store.domain_remove(&config, &name("fabrikam.example"), &admin()).unwrap();
+    store.domain_allow(&config, allow("fabrikam.example"), &admin()).unwrap();
+    assert_eq!(holds(&store), in_file);
     // Of a partner that the file does not name, nothing is said.
     store.domain_allow(&config, allow("a.example"), &admin()).unwrap();
     let holds = effective(&config, &store, at(2000)).federation.allowed_domains;
@@ -306,6 +343,59 @@ fn what_became_ours_in_the_file_is_neither_allowed_nor_blocked() {
 }
 
 #[test]
+fn what_the_file_says_later_and_an_allowance_at_runtime_prove_no_two_partners() {
+    let folder = Folder::new();
+    let (mut store, _) = Store::open(&folder.0);
+    let mut config = file();
+    let server = |host: &str| Some(name(host));
+    let provider = config.federation.hosting_providers.pop().unwrap();
+    for (domain, host) in
+        [("a.example", "sipfed.cloud.example"), ("hosted.example", "sip.hosted.example")]
+    {
+        let entry = AllowedDomain { proxy_fqdn: server(host), ..allow(domain) };
+        store.domain_allow(&config, entry, &admin()).unwrap();
+    }
+    // A command to which the file's own entry is preferred when it cannot stand.
+    let entry = AllowedDomain { proxy_fqdn: server("x.example"), ..allow("fabrikam.example") };
+    store.domain_allow(&config, entry, &admin()).unwrap();
+    assert_eq!(holds(&config, &store).0, ["a.example", "fabrikam.example", "hosted.example"]);
+    let mut other = provider.clone();
+    other.proxy_fqdn = name("x.example");
+    config.federation.hosting_providers = vec![provider, other];
+    let (allowed, _, differences) = holds(&config, &store);
+    assert_eq!(allowed, ["fabrikam.example"]);
+    assert_eq!(differences.len(), 3);
+    assert!(differences.iter().all(|text| text.starts_with("Conflicts(")), "{differences:?}");
+    let in_force = effective(&config, &store, at(2000)).federation.allowed_domains;
+    assert_eq!(in_force, config.federation.allowed_domains);
+}
+
+#[test]
+fn a_block_never_becomes_narrower_by_another_block() {
+    let folder = Folder::new();
+    let (mut store, _) = Store::open(&folder.0);
+    let config = file();
+    let covers = |store: &Store, domain: &str| {
+        let blocked = effective(&config, store, at(0)).federation.blocked_domains;
+        blocked.into_iter().find(|block| block.domain == name(domain)).map(|b| b.subdomains)
+    };
+    // The file's, and an earlier command's.
+    store.domain_block(&config, block("bad.example", false), &admin()).unwrap();
+    assert_eq!(covers(&store, "bad.example"), Some(true));
+    for subdomains in [false, true, false] {
+        store.domain_block(&config, block("b.example", subdomains), &admin()).unwrap();
+    }
+    assert_eq!(covers(&store, "b.example"), Some(true));
+    assert!(store.widened(&config, block("b.example", false)).subdomains);
+    // Unblocked first, it is what the command says.
+    for domain in ["bad.example", "b.example"] {
+        store.domain_unblock(&config, &name(domain), &admin()).unwrap();
+        store.domain_block(&config, block(domain, false), &admin()).unwrap();
+        assert_eq!(covers(&store, domain), Some(false));
+    }
+}
+
+#[test]
 fn a_store_that_is_not_whole_is_set_aside_and_never_half_read() {
     let folder = Folder::new();
     let path = folder.0.join(CHANGES);
@@ -317,46 +407,115 @@ fn a_store_that_is_not_whole_is_set_aside_and_never_half_read() {
     let text = String::from_utf8(good.clone()).unwrap();
     let other_schema = text.replacen("\"schema\":1", "\"schema\":2", 1).into_bytes();
     let changed = text.replace("a.example", "b.example").into_bytes();
-    let mut damaged = vec![Vec::new(), b"\n".to_vec(), vec![0; 5000], other_schema, changed];
+    let mut damaged = vec![Vec::new(), b"\n".to_vec(), vec![0; 5000], changed];
     damaged.extend([1, 20, good.len() / 2, good.len() - 1].map(|n| good[..n].to_vec()));
     damaged.push([good.as_slice(), b" "].concat());
+    let copy = disk::copy(&path);
     for bytes in damaged {
+        // Its copy takes its place.
         std::fs::write(&path, &bytes).unwrap();
         let (mut store, alarms) = Store::open(&folder.0);
-        let [Alarm::Corrupt { set_aside, .. }] = alarms.as_slice() else {
+        let [Alarm::Restored { set_aside, .. }] = alarms.as_slice() else {
             panic!("no alarm for {bytes:?}: {alarms:?}")
         };
+        assert!(!alarms[0].is_a_loss() && !store.is_lost());
         assert_eq!(std::fs::read(set_aside).unwrap(), bytes);
-        assert_eq!(holds(&config, &store).0, ["fabrikam.example"]);
+        assert_eq!(std::fs::read(&path).unwrap(), good);
+        assert_eq!(holds(&config, &store).0, ["a.example", "fabrikam.example"]);
         store.domain_allow(&config, allow("c.example"), &admin()).unwrap();
+        store.domain_remove(&config, &name("c.example"), &admin()).unwrap();
+        assert_eq!(Store::open(&folder.0).1, []);
+        // A corrupt copy is nobody's concern while the file is whole.
+        std::fs::write(&copy, &bytes).unwrap();
+        let (store, alarms) = Store::open(&folder.0);
+        assert_eq!((holds(&config, &store).0.len(), alarms), (2, vec![]));
+        // Both: lost, now and at every start, until somebody says so.
+        std::fs::write(&path, &bytes).unwrap();
+        for _ in 0..2 {
+            let (store, alarms) = Store::open(&folder.0);
+            assert!(matches!(alarms.as_slice(), [Alarm::Lost { .. }]), "{alarms:?}");
+            assert!(alarms[0].is_a_loss() && store.is_lost());
+            assert_eq!(std::fs::read(&path).unwrap(), bytes);
+        }
+        std::fs::remove_file(&path).unwrap();
+        assert!(Store::open(&folder.0).0.is_lost(), "its copy may have said something");
+        std::fs::write(&copy, &good).unwrap();
+        let (store, alarms) = Store::open(&folder.0);
+        assert_eq!((holds(&config, &store).0.len(), alarms), (2, vec![]));
+        std::fs::write(&path, &good).unwrap();
     }
-    std::fs::write(&path, &good).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    std::fs::remove_file(&copy).unwrap();
     let (store, alarms) = Store::open(&folder.0);
-    assert_eq!((holds(&config, &store).0.len(), alarms), (2, vec![]));
+    assert_eq!((holds(&config, &store).0.len(), store.is_lost(), alarms), (1, false, vec![]));
+    // What a newer version wrote stays for that version.
+    std::fs::write(&path, &other_schema).unwrap();
+    let (mut store, alarms) = Store::open(&folder.0);
+    assert!(matches!(alarms.as_slice(), [Alarm::Lost { .. }]), "{alarms:?}");
+    store.domain_block(&config, block("b.example", true), &admin()).unwrap_err();
+    assert_eq!(std::fs::read(&path).unwrap(), other_schema);
+}
+
+#[test]
+fn nobody_is_discovered_while_it_is_not_known_whom_an_administrator_blocked() {
+    let folder = Folder::new();
+    let mut config = file();
+    config.federation.discovery = true;
+    let discovers = |store: &Store| effective(&config, store, at(0)).federation.discovery;
+    assert!(discovers(&Store::open(&folder.0).0));
+    std::fs::write(folder.0.join(CHANGES), "gone").unwrap();
+    assert!(!discovers(&Store::open(&folder.0).0));
 }
 
 #[test]
 fn a_store_that_cannot_be_read_is_never_overwritten() {
     let folder = Folder::new();
+    let config = file();
+    let (mut store, _) = Store::open(&folder.0);
+    store.domain_block(&config, block("b.example", true), &admin()).unwrap();
+    std::fs::remove_file(folder.0.join(CHANGES)).unwrap();
     std::fs::create_dir(folder.0.join(CHANGES)).unwrap();
+    // Its copy says what holds.
     let (mut store, alarms) = Store::open(&folder.0);
-    assert!(matches!(alarms.as_slice(), [Alarm::Unreadable { .. }]), "{alarms:?}");
-    let refused = store.domain_allow(&file(), allow("a.example"), &admin());
-    assert!(matches!(refused, Err(StoreError::ReadOnly(_))));
+    assert!(matches!(alarms.as_slice(), [Alarm::Copy { .. }]), "{alarms:?}");
+    assert_eq!(holds(&config, &store).1, ["b.example", "bad.example", "worse.example"]);
+    let refused = store.domain_allow(&config, allow("a.example"), &admin()).unwrap_err();
+    let StoreError::NotKept(why) = refused else { panic!("{refused}") };
+    assert!(matches!(*why, StoreError::ReadOnly(_)));
     assert!(folder.0.join(CHANGES).is_dir());
     let link = Folder::new();
     std::os::unix::fs::symlink("/etc/passwd", link.0.join(CHANGES)).unwrap();
-    assert!(matches!(Store::open(&link.0).1.as_slice(), [Alarm::Unreadable { .. }]));
+    let (store, alarms) = Store::open(&link.0);
+    assert!(matches!(alarms.as_slice(), [Alarm::Lost { .. }]) && store.is_lost());
 }
 
 #[test]
-fn a_change_that_cannot_be_written_is_not_made() {
+fn a_change_that_cannot_be_written_holds_and_is_written_later() {
     let folder = Folder::new();
-    let (mut store, _) = Store::open(&folder.0.join("below"));
-    std::fs::remove_dir_all(folder.0.join("below")).unwrap();
-    let error = store.domain_allow(&file(), allow("a.example"), &admin()).unwrap_err();
-    assert!(matches!(error, StoreError::Write { .. }));
-    assert_eq!(holds(&file(), &store).0, ["fabrikam.example"]);
+    let (below, config) = (folder.0.join("below"), file());
+    let (mut store, _) = Store::open(&below);
+    std::fs::remove_dir_all(&below).unwrap();
+    let prefix = "198.51.100.7/32".parse().unwrap();
+    let told = [
+        store.domain_block(&config, block("b.example", true), &admin()).unwrap_err(),
+        store.block_add(prefix, None, None, &admin()).unwrap_err(),
+    ];
+    for error in told {
+        assert!(error.is_in_force() && error.to_string().contains("in force, but not kept"));
+    }
+    let everything = |store: &Store| (holds(&config, store), store.block_requests(at(0)));
+    let before = everything(&store);
+    assert_eq!(before.0.1, ["b.example", "bad.example", "worse.example"]);
+    assert_eq!(before.1.len(), 1);
+    assert!(store.unkept().is_some_and(|why| why.contains("changes.json")));
+    // What is refused changes nothing of that.
+    store.domain_unblock(&config, &name("c.example"), &admin()).unwrap_err();
+    assert!(store.tidy(&config, at(0)).unwrap_err().is_in_force());
+    // The disk is there again.
+    std::fs::create_dir_all(&below).unwrap();
+    store.tidy(&config, at(0)).unwrap();
+    assert_eq!(store.unkept(), None);
+    assert_eq!(everything(&Store::open(&below).0), before);
 }
 
 #[test]
@@ -364,11 +523,36 @@ fn last_good_addresses_are_kept_bounded_and_forgotten_with_their_domain() {
     let folder = Folder::new();
     let (mut store, _) = Store::open(&folder.0);
     let many: Vec<IpAddr> = (0..200u8).map(|n| IpAddr::from([198, 51, 100, n])).collect();
-    store.set_last_good(&name("bad.example"), &many, at(5)).unwrap();
+    assert!(store.set_last_good(&name("bad.example"), &many, at(5)).unwrap());
     store.set_last_good(&name("worse.example"), &many[..1], at(6)).unwrap();
+    store.unwritten().unwrap().unwrap().write().unwrap();
+    assert!(store.unwritten().unwrap().is_none());
     let (mut store, _) = Store::open(&folder.0);
     let bad = store.last_good().get(&name("bad.example")).unwrap();
     assert_eq!((bad.addresses.as_slice(), bad.at), (&many[..MAX_ADDRESSES], 5));
-    store.keep_last_good(|domain| domain.as_str() == "worse.example").unwrap();
+    // The same in another order is nothing new.
+    let mut turned = many[..MAX_ADDRESSES].to_vec();
+    turned.reverse();
+    assert!(!store.set_last_good(&name("bad.example"), &turned, at(7)).unwrap());
+    assert!(store.unwritten().unwrap().is_none());
+    // Whoever takes a change back within a day finds them.
+    let wanted = |domain: &Domain| domain.as_str() == "worse.example";
+    let day = UNWANTED.as_secs();
+    store.keep_last_good(wanted, at(100));
+    store.keep_last_good(wanted, at(99 + day));
+    assert_eq!(store.last_good().len(), 2);
+    store.keep_last_good(|_| true, at(99 + day));
+    store.keep_last_good(wanted, at(100 + day));
+    assert!(store.unwritten().unwrap().is_none());
+    store.keep_last_good(wanted, at(100 + 2 * day));
+    store.unwritten().unwrap().unwrap().write().unwrap();
     assert_eq!(Store::open(&folder.0).0.last_good().len(), 1);
+    // What the disk did not take is tried again.
+    store.set_last_good(&name("worse.example"), &many[..2], at(8)).unwrap();
+    let unwritten = store.unwritten().unwrap().unwrap();
+    std::fs::remove_dir_all(&folder.0).unwrap();
+    unwritten.write().unwrap_err();
+    store.last_good_not_written();
+    std::fs::create_dir_all(&folder.0).unwrap();
+    store.unwritten().unwrap().unwrap().write().unwrap();
 }

@@ -156,21 +156,31 @@ impl Versions {
         }
     }
 
-    /// The newest that can be read: the one in force.
+    /// The newest that can be read: the one in force, unless the disk did not take that.
     pub fn newest(&self) -> Option<Version> {
         let numbers = self.numbers().ok()?;
         numbers.into_iter().rev().find_map(|number| self.get(number).ok())
     }
 
-    /// The newest one before the one in force that says something else.
+    /// The newest one with this text.
+    pub fn holding(&self, text: &str) -> Option<Version> {
+        let numbers = self.numbers().ok()?;
+        let mut newest = numbers.into_iter().rev().filter_map(|number| self.get(number).ok());
+        newest.find(|version| version.text == text)
+    }
+
+    /// The newest one that says something else than what is in force, which may not have been
+    /// kept, and was not kept after it.
     ///
     /// # Errors
     /// When there is none.
-    pub fn former(&self) -> Result<Version, VersionError> {
-        let newest = self.newest().ok_or(VersionError::NoFormer)?;
-        let (good, _) = self.list()?;
-        let mut older = good.into_iter().rev().filter(|v| v.number < newest.number);
-        older.find(|version| version.text != newest.text).ok_or(VersionError::NoFormer)
+    pub fn former(&self, in_force: &str) -> Result<Version, VersionError> {
+        let (mut older, _) = self.list()?;
+        if let Some(place) = older.iter().rposition(|version| version.text == in_force) {
+            older.truncate(place);
+        }
+        let mut older = older.into_iter().rev();
+        older.find(|version| version.text != in_force).ok_or(VersionError::NoFormer)
     }
 
     /// Keeps a text as the newest version and gives its number; the oldest beyond
@@ -345,7 +355,7 @@ mod tests {
         let numbers: Vec<u32> = good.iter().map(|version| version.number).collect();
         assert_eq!((numbers, damaged), ((6..=25).collect(), vec![]));
         assert_eq!(versions.newest().unwrap().text, "text 25");
-        assert_eq!(versions.former().unwrap().number, 24);
+        assert_eq!(versions.former("text 25").unwrap().number, 24);
         assert!(matches!(versions.get(5), Err(VersionError::Unknown(5))));
     }
 
@@ -379,10 +389,16 @@ mod tests {
     fn the_version_before_is_one_that_says_something_else() {
         let folder = Folder::new();
         let versions = kept(&folder, &["one"]);
-        assert!(matches!(versions.former(), Err(VersionError::NoFormer)));
+        assert!(matches!(versions.former("one"), Err(VersionError::NoFormer)));
         versions.add("two", "apply", &author()).unwrap();
         versions.add("two", "reload", &author()).unwrap();
-        assert_eq!(versions.former().unwrap().number, 1);
+        assert_eq!(versions.former("two").unwrap().number, 1);
+        // What is in force was not kept: the one before it is the newest.
+        assert_eq!(versions.former("three").unwrap().number, 3);
+        versions.add("one", "rollback", &author()).unwrap();
+        assert_eq!(versions.former("one").unwrap().number, 3);
+        assert_eq!(versions.holding("two").map(|version| version.number), Some(3));
+        assert_eq!(versions.holding("three"), None);
     }
 
     #[test]

@@ -217,11 +217,11 @@ fn addresses_that_others_use_or_that_are_no_unicast_are_refused_with_the_reason(
         "8.8.5.77 in a management prefix",
         "8.8.6.1 also a DNS server of ours",
         "8.8.6.2 also a next hop of ours",
-        "2a00:7::1 also a server inside",
         "8.8.7.1 also an edge of allowed partner fabrikam.example",
-        "127.0.0.1 a loopback address",
         "10.8.1.1 a private address (RFC 1918)",
+        "127.0.0.1 a loopback address",
         "224.0.0.1 a multicast address",
+        "2a00:7::1 also a server inside",
     ];
     assert_eq!(w.refused(BAD), expected);
     let notices = w.outputs.iter().filter(|o| matches!(o, Output::NotBlocked { .. })).count();

@@ -276,9 +276,13 @@ impl Watches {
     }
 }
 
-/// At most so many, none twice, in the one form in which addresses are compared.
+/// At most so many, none twice, in the one form and order in which addresses are compared: an
+/// answer that only comes in another order, as most do, is no news.
 fn cut(addresses: impl IntoIterator<Item = IpAddr>) -> Vec<IpAddr> {
     let mut seen = HashSet::new();
     let canonical = addresses.into_iter().map(|a| a.to_canonical());
-    canonical.filter(|address| seen.insert(*address)).take(MAX_ANSWER).collect()
+    let mut first: Vec<_> =
+        canonical.filter(|address| seen.insert(*address)).take(MAX_ANSWER).collect();
+    first.sort_unstable();
+    first
 }

@@ -17,6 +17,8 @@ impl Engine {
         let now = sys::now();
         let (lists, faults) = blocks::read_all(&self.options.state, now.wall);
         report.warnings.extend(faults.iter().map(ToString::to_string));
+        // What a list blocked that cannot be read stays blocked in the kernel.
+        self.options.keep_unclaimed |= !faults.is_empty();
         let mut adoption = self.table.restore(lists);
         if report.adopted || report.migrated {
             let (table, version) = (&mut self.table, self.settings.block_version);

@@ -1,0 +1,86 @@
+//! Last good addresses on their way to the disk: the newest of each domain, written together, away
+//! from whoever learned them.
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use tokio::sync::Notify;
+use tracing::warn;
+
+use super::Daemon;
+use crate::domain::Domain;
+
+/// What changes together is written together.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How long after a disk that failed it is tried again.
+const RETRY: Duration = Duration::from_secs(60);
+
+/// What waits: at most one entry for each domain that is asked for.
+#[derive(Debug, Default)]
+pub(super) struct LastGoodQueue {
+    waiting: Mutex<BTreeMap<Domain, Vec<IpAddr>>>,
+    bell: Notify,
+}
+
+impl LastGoodQueue {
+    /// Takes a domain's addresses, over those of it that wait.
+    pub fn put(&self, domain: Domain, addresses: Vec<IpAddr>) {
+        self.waiting().insert(domain, addresses);
+        self.ring();
+    }
+
+    /// Has the store looked at.
+    pub fn ring(&self) {
+        self.bell.notify_one();
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, BTreeMap<Domain, Vec<IpAddr>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Daemon {
+    /// Writes last good addresses whenever they change.
+    pub(super) async fn keep_last_good(self: Arc<Self>) {
+        loop {
+            self.last_good.bell.notified().await;
+            tokio::time::sleep(PAUSE).await;
+            if !self.save_last_good() {
+                tokio::time::sleep(RETRY).await;
+                self.last_good.ring();
+            }
+        }
+    }
+
+    /// Waits for the disk. `false`: it did not take them.
+    pub(super) fn save_last_good(&self) -> bool {
+        tokio::task::block_in_place(|| {
+            let waiting = std::mem::take(&mut *self.last_good.waiting());
+            let unwritten = {
+                let (mut store, now) = (self.store(), SystemTime::now());
+                for (domain, addresses) in waiting {
+                    if let Err(error) = store.set_last_good(&domain, &addresses, now) {
+                        warn!(%domain, %error, "the domain's last good addresses were not kept");
+                    }
+                }
+                store.unwritten()
+            };
+            let written = match unwritten {
+                Ok(None) => return true,
+                Ok(Some(unwritten)) => unwritten.write(),
+                // For good: the start said so.
+                Err(_) => return true,
+            };
+            if let Err(error) = written {
+                warn!(%error, "last good addresses were not kept");
+                self.store().last_good_not_written();
+                return false;
+            }
+            true
+        })
+    }
+}
