@@ -109,6 +109,8 @@ fn kept(state: &Path, name: &str) -> Result<[u8; 32], SecretError> {
                 .map_err(io)?;
             file.write_all(&secret).and_then(|()| file.sync_all()).map_err(io)?;
             std::fs::rename(&aside, &path).map_err(io)?;
+            // What it signs must hold after a power cut.
+            File::open(state).and_then(|folder| folder.sync_all()).map_err(io)?;
             Ok(secret)
         }
         Err(error) => Err(io(error)),

@@ -114,6 +114,8 @@ pub(super) fn write(state: &Path, ids: &RuleIds, plan: &RuleSet) -> Result<(), F
     let mut file = options.write(true).create_new(true).mode(0o600).open(&new).map_err(fault)?;
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(fault)?;
     fs::rename(&new, &path).map_err(fault)?;
+    // After a power cut a boot must not find the plan before.
+    fs::File::open(state).and_then(|folder| folder.sync_all()).map_err(fault)?;
     failpoint::wrote("the plan of the rules in force");
     Ok(())
 }

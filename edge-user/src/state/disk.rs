@@ -350,7 +350,7 @@ fn sync(path: &Path) -> std::io::Result<()> {
 }
 
 /// Waits until what a folder says of this file is on the disk.
-pub(crate) fn sync_folder(path: &Path) -> std::io::Result<()> {
+pub(super) fn sync_folder(path: &Path) -> std::io::Result<()> {
     let folder = path.parent().ok_or_else(|| std::io::Error::other("it has no folder"))?;
     File::open(folder)?.sync_all()
 }

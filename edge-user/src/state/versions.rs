@@ -191,6 +191,7 @@ impl Versions {
     pub fn add(&self, text: &str, how: &str, author: &Author) -> Result<u32, VersionError> {
         let folder = self.folder();
         std::fs::create_dir_all(&folder)
+            .and_then(|()| disk::sync_folder(&folder))
             .map_err(|error| VersionError::Io { path: folder.clone(), error })?;
         let numbers = self.numbers()?;
         // Past the damaged ones too: nothing is overwritten.
