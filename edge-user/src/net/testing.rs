@@ -61,6 +61,29 @@ impl Authority {
         }
     }
 
+    /// An authority under this one, whose certificate names these places of lists.
+    pub(super) fn authority(&self, name: &str, crl_points: &[&str]) -> Self {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        if !crl_points.is_empty() {
+            let uris = crl_points.iter().map(|url| (*url).to_owned()).collect();
+            params.crl_distribution_points = vec![CrlDistributionPoint { uris }];
+        }
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        Self {
+            pem: certificate.pem(),
+            der: certificate.der().clone(),
+            issuer: Issuer::new(params, key),
+        }
+    }
+
+    /// Its own certificate, as one that was issued.
+    pub(super) fn as_issued(&self) -> Issued {
+        Issued { certificate: self.pem.clone(), key: String::new() }
+    }
+
     pub(super) fn issue(&self, leaf: &Leaf<'_>) -> Issued {
         let mut params = CertificateParams::default();
         let name = |text: &&str| Ia5String::try_from(*text).unwrap();

@@ -22,6 +22,8 @@ pub(crate) const MAX_LIST: usize = 4 << 20;
 #[derive(Debug)]
 pub(crate) struct RevocationList {
     pub(super) list: CertRevocationList<'static>,
+    /// The issuer's name, in DER.
+    pub(super) issuer: Box<[u8]>,
     /// Issuer and part: a newer list with the same takes its place.
     pub(super) scope: (Vec<u8>, Option<Vec<u8>>),
     /// When it was issued, and when the next is to be, in seconds since 1970.
@@ -88,6 +90,7 @@ impl RevocationList {
         revoked.sort_unstable();
         let list = CertRevocationList::from(owned);
         Ok(Self {
+            issuer: issuer.into(),
             scope: (list.issuer().to_vec(), list.issuing_distribution_point().map(<[u8]>::to_vec)),
             this_update: parsed.last_update().timestamp(),
             next_update: parsed.next_update().map_or(i64::MAX, |time| time.timestamp()),

@@ -280,3 +280,71 @@ fn lists_are_asked_for_once_and_only_for_good_chains() {
     assert_eq!(fault(&off, &own), None);
     assert!(off.rules().take_wants().unwrap().try_recv().is_err());
 }
+
+/// The fault of a client's certificate that comes with an authority of its own, if any.
+fn fault_of(store: &TlsStore, own: &Issued, sent: &[&Authority]) -> Option<HandshakeFault> {
+    let chain = own.chain();
+    let sent: Vec<_> = sent.iter().map(|authority| authority.der.clone()).collect();
+    let verified = store.current().verifier.verify_client_cert(&chain[0], &sent, UnixTime::now());
+    verified.err().map(|error| HandshakeError::from(std::io::Error::other(error)).fault)
+}
+
+#[test]
+fn an_authority_that_its_issuer_revoked_vouches_for_nobody() {
+    let lab = Lab::new();
+    let between = lab.partners.authority("between", &[]);
+    let other = lab.partners.authority("other", &[]);
+    let own = between.dns(&[NAME]);
+    let of_leaf = between.crl(&[], GOOD);
+    let gone = between.as_issued();
+    let forger = Authority::new("partners' root");
+    let revoked = Some(HandshakeFault::Revoked);
+    for (why, list, expected) in [
+        ("revoked", lab.partners.crl(&[&gone], GOOD), revoked),
+        ("an old list names it all the same", lab.partners.crl(&[&gone], OLD), revoked),
+        ("another one", lab.partners.crl(&[&other.as_issued()], GOOD), None),
+        ("nobody", lab.partners.crl(&[], GOOD), None),
+        ("forged", forger.crl(&[&gone], GOOD), None),
+    ] {
+        for hard in [false, true] {
+            let lists = [of_leaf.clone(), list.clone()];
+            let store = lab.store(&lists, hard, false);
+            assert_eq!(fault_of(&store, &own, &[&between]), expected, "{why}, hard {hard}");
+            // What else is sent makes no difference.
+            let sent = [&other, &between, &forger];
+            assert_eq!(fault_of(&store, &own, &sent), expected, "{why}, hard {hard}");
+        }
+    }
+    // A forged list takes nothing from a good one.
+    let lists = [of_leaf, forger.crl(&[], GOOD), lab.partners.crl(&[&gone], (2025, 2044))];
+    let store = lab.store(&lists, false, false);
+    assert_eq!(fault_of(&store, &own, &[&between]), Some(HandshakeFault::Revoked));
+}
+
+#[test]
+fn lists_that_authorities_of_a_good_chain_name_are_asked_for_and_taken() {
+    let lab = Lab::new();
+    let point = "http://crl.fabrikam.example/root.crl";
+    let between = lab.partners.authority("between", &[point]);
+    let stray = lab.partners.authority("stray", &["http://crl.victim.example/1.crl"]);
+    let own = between.dns(&[NAME]);
+    let store = lab.store(&[], false, true);
+    let mut wants = store.rules().take_wants().unwrap();
+    assert_eq!(fault_of(&store, &own, &[&stray, &between]), None);
+    let wanted = wants.try_recv().unwrap();
+    assert_eq!(&*wanted.point, point);
+    assert!(wants.try_recv().is_err(), "what is sent beside the chain has us connect nowhere");
+    let read = |list: Vec<u8>| RevocationList::read(&list, Some(point.into())).unwrap();
+    for (why, list, words) in [
+        ("old", lab.partners.crl(&[], OLD), "time is over"),
+        ("forged", Authority::new("partners' root").crl(&[], GOOD), "does not speak"),
+        ("another issuer's", stray.crl(&[], GOOD), "does not speak"),
+    ] {
+        let refused = store.check_list(&wanted.chain, &read(list)).unwrap_err().to_string();
+        assert!(refused.contains(words), "{why}: {refused}");
+    }
+    let list = read(lab.partners.crl(&[&between.as_issued()], GOOD));
+    store.check_list(&wanted.chain, &list).unwrap();
+    assert!(store.rules().add_fetched(list));
+    assert_eq!(fault_of(&store, &own, &[&between]), Some(HandshakeFault::Revoked));
+}

@@ -9,7 +9,8 @@
 //! - A server's certificate holds exactly the host that was looked up: no wildcard, no common
 //!   name (RFC 5922 section 7.2), unless some partner's entry takes them.
 //! - Revocation lists are asked about the end entity. Soft: only what a list names is refused.
-//!   Hard: only what a current list of its issuer does not name is accepted.
+//!   Hard: only what a current list of its issuer does not name is accepted. An authority between it
+//!   and the trust store is refused, soft and hard, when a list of its own issuer names it.
 //! - A key that a partner's entry pins needs no authority, and is marked: it proves nothing but by
 //!   that pin. What is revoked, or not in its time, is refused all the same.
 //!
@@ -138,13 +139,73 @@ impl PeerVerifier {
             }
         };
         let good = matches!(judged, Ok(()) | Err(webpki::Error::UnknownRevocationStatus));
-        if good
-            && settings.points
-            && let Ok(names) = CertificateNames::from_der(end_entity)
-        {
-            rules.want(&names, end_entity, intermediates, seconds);
+        if !good {
+            return judged;
+        }
+        for list in lists.all().iter().filter(|list| is_of_an_authority(list, intermediates)) {
+            self.authorities(certificate, intermediates, now, list, ExpirationPolicy::Ignore)
+                .or_else(|error| match error {
+                    webpki::Error::CertRevoked => Err(error),
+                    // Not signed by its issuer: no list.
+                    _ => Ok(()),
+                })?;
+        }
+        if settings.points {
+            self.want(rules, certificate, end_entity, intermediates, now);
         }
         judged
+    }
+
+    /// The chain, and what one list says of any certificate in it.
+    fn authorities(
+        &self,
+        certificate: &EndEntityCert<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+        list: &RevocationList,
+        expiration: ExpirationPolicy,
+    ) -> Result<(), webpki::Error> {
+        let used = [&list.list];
+        let options = RevocationOptionsBuilder::new(&used)
+            .map_err(|_| webpki::Error::BadDer)?
+            .with_depth(RevocationCheckDepth::Chain)
+            .with_status_policy(UnknownStatusPolicy::Allow)
+            .with_expiration_policy(expiration)
+            .build();
+        self.chain(certificate, intermediates, now, Some(options))
+    }
+
+    /// Asks for the lists that the certificates of a good chain name: those of the chain itself, not
+    /// whatever else was sent.
+    fn want(
+        &self,
+        rules: &PeerRules,
+        certificate: &EndEntityCert<'_>,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) {
+        let ask = |certificate: &CertificateDer<'_>| {
+            if let Ok(names) = CertificateNames::from_der(certificate) {
+                rules.want(&names, end_entity, intermediates, now.as_secs());
+            }
+        };
+        ask(end_entity);
+        if intermediates.is_empty() {
+            return;
+        }
+        let path = certificate.verify_for_usage(
+            self.algorithms.all,
+            &self.anchors,
+            intermediates,
+            now,
+            AnyOfUsages,
+            None,
+            None,
+        );
+        if let Ok(path) = path {
+            path.intermediate_certificates().for_each(|authority| ask(&authority.der()));
+        }
     }
 
     fn chain(
@@ -168,8 +229,7 @@ impl PeerVerifier {
             .map(drop)
     }
 
-    /// Whether a list that was fetched is in its time, of the issuer of this chain's end, and
-    /// signed by it.
+    /// Whether a list that was fetched is in its time, of an issuer in this chain, and signed by it.
     pub(super) fn check_list(
         &self,
         chain: &[CertificateDer<'_>],
@@ -191,6 +251,16 @@ impl PeerVerifier {
         match self.chain(&certificate, intermediates, now, Some(options)) {
             Ok(()) | Err(webpki::Error::CertRevoked) => Ok(()),
             Err(webpki::Error::CrlExpired { .. }) => Err(ListFault::Outdated),
+            Err(webpki::Error::UnknownRevocationStatus)
+                if is_of_an_authority(list, intermediates) =>
+            {
+                let expiration = ExpirationPolicy::Enforce;
+                match self.authorities(&certificate, intermediates, now, list, expiration) {
+                    Ok(()) | Err(webpki::Error::CertRevoked) => Ok(()),
+                    Err(webpki::Error::CrlExpired { .. }) => Err(ListFault::Outdated),
+                    Err(error) => Err(refused(error)),
+                }
+            }
             Err(error) => Err(refused(error)),
         }
     }
@@ -230,6 +300,14 @@ fn is_pinned(
         })
     };
     exceptions.pins.iter().any(|pin| pin == key.as_ref()) && in_time()
+}
+
+/// Whether a list is of the issuer of one of these authorities.
+fn is_of_an_authority(list: &RevocationList, intermediates: &[CertificateDer<'_>]) -> bool {
+    intermediates.iter().any(|der| {
+        x509_parser::certificate::X509Certificate::from_der(der)
+            .is_ok_and(|(_, authority)| authority.issuer().as_raw() == &*list.issuer)
+    })
 }
 
 /// Whether this is a fault of a list and not of the certificate.
