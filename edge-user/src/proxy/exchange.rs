@@ -40,6 +40,9 @@ pub(super) const TIMER_C: Duration = Duration::from_secs(185);
 /// An INVITE that nothing answered, not even 100, is tried elsewhere after this, if there is an
 /// elsewhere.
 pub(super) const SILENCE: Duration = Duration::from_secs(4);
+/// The same of what is no INVITE: half of what its sender waits (timer F), so that elsewhere there is
+/// time for an answer (RFC 3263 section 4.3). Whoever lives has said 100 by then (RFC 4320).
+pub(super) const LONG_SILENCE: Duration = Duration::from_secs(16);
 /// What is no INVITE and has no answer yet gets 100 after this: T1 + 2 T1 + 4 T1 (RFC 4320).
 pub(super) const TRYING: Duration = Duration::from_millis(3500);
 /// Tries of one request in all.
@@ -143,6 +146,8 @@ pub(super) struct Client {
     pub sent: Bytes,
     /// A CANCEL was sent: this.
     pub cancel: Option<Bytes>,
+    /// What is no INVITE is answered by then, when it was not silent before.
+    pub until: Instant,
 }
 
 /// How far the request is.
@@ -301,6 +306,11 @@ impl Exchange {
 
     pub(super) fn waits(&self) -> bool {
         matches!(self.stage, Stage::Admitting | Stage::Connecting)
+    }
+
+    /// No INVITE, and whoever was silent and given up may answer still.
+    pub(super) fn may_be_answered_yet(&self) -> bool {
+        self.kind == Kind::NonInvite && !self.left.is_empty()
     }
 
     pub(super) fn sender_is_reliable(&self) -> bool {

@@ -1,4 +1,4 @@
-//! Next hops that were silent for too long, and speak after all: the INVITE has gone to another by
+//! Servers that were silent for too long, and speak after all: the request has gone to another by
 //! then. What they begin is cancelled; but a 2xx is never lost (RFC 3261 section 16.7 step 5), or
 //! somebody would sit in a call that nobody hears.
 
@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::{
     ConnectionId, Output,
-    exchange::{Client, ClientState, Exchange, Server, Stage},
+    exchange::{Client, ClientState, Exchange, Kind, Server, Stage},
     proxy::Proxy,
     send::own_limits,
     settings::Branch,
@@ -52,7 +52,12 @@ impl Proxy {
     ) {
         let (id, attempt) = (branch.exchange, branch.attempt);
         let Some(status) = message.status() else { return };
-        if message.cseq().map(|cseq| cseq.method) != Ok(Method::Invite) {
+        let method = message.cseq().map(|cseq| cseq.method);
+        let kind = self.exchanges.get(id).map(|exchange| exchange.kind);
+        if kind == Some(Kind::NonInvite) && method != Ok(Method::Cancel) {
+            return self.late_answer(now, id, attempt, message, out);
+        }
+        if method != Ok(Method::Invite) {
             return;
         }
         match status {
@@ -77,6 +82,28 @@ impl Proxy {
                 }
             }
         }
+    }
+
+    /// Of what is no INVITE: the first answer is the answer.
+    fn late_answer(
+        &mut self,
+        now: Instant,
+        id: u64,
+        attempt: u8,
+        message: Message,
+        out: &mut Vec<Output>,
+    ) {
+        let waits = self.exchanges.get(id).is_some_and(|e| e.server == Server::Proceeding);
+        if !waits || message.status().is_none_or(|status| status < 200) {
+            return;
+        }
+        self.exchanges.update(id, |exchange| {
+            if let Some(at) = exchange.left.iter().position(|(of, _)| *of == attempt) {
+                exchange.stage = Stage::Sent(exchange.left.swap_remove(at).1);
+                exchange.attempt = attempt;
+            }
+        });
+        self.take_response(now, id, message, out);
     }
 
     fn late_2xx(

@@ -1,6 +1,10 @@
 //! Our Record-Route values: in a request as it goes out, and edited in its responses (RFC 3261
 //! section 16.7 step 8), which bring what was not known before: the callee's tag, and for a dialog
 //! from outside the Routes of our own servers that will follow ours.
+//!
+//! A response from outside brings back what it was sent: ours, and behind it what our own servers
+//! recorded. Whoever answers may put its own before that, and nothing else: what stands last is where
+//! our users send to next.
 
 use std::time::Instant;
 
@@ -21,6 +25,8 @@ use crate::sip::{ForwardResponse, HeaderName, Message, NameAddr};
 #[derive(Debug)]
 pub(super) struct Rewrite {
     pub initial: String,
+    /// What our own servers had recorded, in a request that goes out.
+    behind: Option<RouteSet>,
     /// What it became in the last response.
     full: Option<Full>,
 }
@@ -50,7 +56,43 @@ impl Proxy {
         let token = self.token_for(exchange, connection, peer, routes)?;
         let (caller, callee) = (request.from().ok()?, request.to().ok()?);
         let dialog = Dialog { call_id: request.call_id().ok()?, caller: &caller, callee: &callee };
-        Some(Rewrite { initial: self.keys.sign(now, &token, &dialog), full: None })
+        let initial = self.keys.sign(now, &token, &dialog);
+        Some(Rewrite { initial, behind: routes, full: None })
+    }
+
+    /// Whether a response to a request that went out leaves the way back as we wrote it.
+    pub(super) fn keeps_the_way(&self, exchange: &Exchange, message: &Message) -> bool {
+        match &exchange.rewrite {
+            Some(rewrite) if !exchange.inbound => {
+                leads_back(message, &rewrite.initial, rewrite.behind)
+            }
+            _ => true,
+        }
+    }
+
+    /// The same, when we do not know any more what we wrote.
+    pub(super) fn keeps_the_way_again(
+        &mut self,
+        now: Instant,
+        inbound: bool,
+        message: &Message,
+    ) -> bool {
+        let (Ok(caller), Ok(callee), Ok(call_id)) =
+            (message.from(), message.to(), message.call_id())
+        else {
+            return false;
+        };
+        let known = message.list(HeaderName::RecordRoute).find_map(|element| {
+            let value = NameAddr::parse_bracketed(element.value).ok()?;
+            let text = value.uri.user()?;
+            let token = self.keys.verify(now, text, inbound, call_id, &caller, &callee)?;
+            Some((text.to_owned(), token.routes))
+        });
+        match known {
+            _ if inbound => true,
+            Some((text, behind)) => leads_back(message, &text, behind),
+            None => leads_back(message, "", None),
+        }
     }
 
     /// Our Record-Route values for a response of a live exchange.
@@ -188,6 +230,21 @@ fn answered_inside(message: &Message, place: usize) -> Option<RouteSet> {
     let values = message.list(HeaderName::RecordRoute).take(place).map(|element| element.value);
     let values: Vec<&[u8]> = values.collect();
     RouteSet::of(values.into_iter().rev())
+}
+
+/// Whether what a response from outside says of the way ends with ours and what stood behind it.
+/// Only what makes a dialog matters; whoever forgets it all in a provisional response is spared.
+fn leads_back(message: &Message, ours: &str, behind: Option<RouteSet>) -> bool {
+    let status = message.status().unwrap_or_default();
+    if !(101..300).contains(&status) {
+        return true;
+    }
+    let values: Vec<&[u8]> = message.list(HeaderName::RecordRoute).map(|e| e.value).collect();
+    let Some(last) = values.iter().rposition(|value| is_ours(value, ours)) else {
+        let forms = message.cseq().is_ok_and(|cseq| cseq.method.forms_dialog());
+        return values.is_empty() && !(forms && status >= 200);
+    };
+    RouteSet::of(values.iter().skip(last + 1).copied()) == behind
 }
 
 fn is_ours(value: &[u8], text: &str) -> bool {

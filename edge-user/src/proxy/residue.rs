@@ -223,6 +223,9 @@ impl Proxy {
         message: &Message,
         body: Option<NewBody>,
     ) -> Option<Bytes> {
+        if !self.keeps_the_way_again(now, inbound, message) {
+            return None;
+        }
         neighbours::hide(message, inbound, &mut change.remove);
         let records = self.records_again(now, inbound, message);
         sent_back(message, change, None, &records, body)

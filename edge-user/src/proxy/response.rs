@@ -141,14 +141,20 @@ impl Proxy {
             let Some(client) = exchange.client_mut() else { return false };
             client.state = ClientState::Proceeding;
             let (reliable, cancelling) = (client.reliable, client.cancel.is_some());
+            let until = client.until;
             match kind {
                 Kind::Invite if cancelling => {}
                 Kind::Invite => {
                     exchange.timeout = Some(now + TIMER_C);
                     exchange.resend = None;
                 }
-                _ if !reliable => exchange.resend = Some((now + T2, T2)),
-                _ => {}
+                // It lives: what is left of its time is its own.
+                _ => {
+                    exchange.timeout = Some(until);
+                    if !reliable {
+                        exchange.resend = Some((now + T2, T2));
+                    }
+                }
             }
             exchange.cancelled && !cancelling
         });
@@ -253,6 +259,9 @@ impl Proxy {
         message: &Message,
         out: &mut Vec<Output>,
     ) -> Result<Bytes, Answer> {
+        if self.exchanges.get(id).is_some_and(|exchange| !self.keeps_the_way(exchange, message)) {
+            return Err(Answer::with(502, "Bad Gateway", Refusal::ForeignRoute));
+        }
         let body = self.media_of_response(now, id, message, out)?;
         let bytes = self.returning_with(now, id, message, body);
         bytes.ok_or(Answer::new(502, "Bad Gateway"))

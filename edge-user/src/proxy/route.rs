@@ -132,6 +132,13 @@ impl Proxy {
         let uri = message.request_uri().and_then(Result::ok).ok_or(Refusal::Malformed)?;
         let domain = sip_domain(&uri);
         match token {
+            // Where our server's user is, was told in the dialog. What names nobody else's host is
+            // none.
+            Some(_)
+                if uri.host().is_some_and(|host| self.config.is_no_target(host, uri.port())) =>
+            {
+                return Err(Refusal::Transit.into());
+            }
             Some(_) => {}
             None if !uri.is_sip() => {
                 return Err(Answer::with(404, "Not Found", Refusal::Transit));

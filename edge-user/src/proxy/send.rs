@@ -8,7 +8,10 @@ use bytes::Bytes;
 use super::{
     ConnectionId, Event, Output, Peer, Refusal,
     descriptions::NewBody,
-    exchange::{Client, ClientState, Kind, MAX_ATTEMPTS, SILENCE, Server, Stage, T1, TRANSACTION},
+    exchange::{
+        Client, ClientState, Exchange, Kind, LONG_SILENCE, MAX_ATTEMPTS, SILENCE, Server, Stage,
+        T1, TRANSACTION,
+    },
     neighbours,
     proxy::Proxy,
     record_route::Rewrite,
@@ -44,6 +47,13 @@ impl Proxy {
             }
         }
         let Some(destination) = next.filter(|_| !exhausted) else {
+            if self.exchanges.get(id).is_some_and(Exchange::may_be_answered_yet) {
+                self.exchanges.update(id, |exchange| {
+                    exchange.stage = Stage::Over;
+                    exchange.timeout = Some(now + LONG_SILENCE);
+                });
+                return;
+            }
             let failure = self.exchanges.get(id).and_then(|exchange| exchange.failure);
             return self.conclude(now, id, failure.unwrap_or(Refusal::Unreachable.into()), out);
         };
@@ -114,6 +124,7 @@ impl Proxy {
         self.note_forwarded(now, id, out);
         let reliable = peer.transport != Transport::Udp;
         let kind = self.exchanges.update(id, |exchange| {
+            let left = if exchange.may_be_answered_yet() { LONG_SILENCE } else { TRANSACTION };
             exchange.attempt += 1;
             exchange.rewrite = rewrite;
             exchange.stage = Stage::Sent(Client {
@@ -125,19 +136,22 @@ impl Proxy {
                 pooled,
                 sent: if reliable && exchange.kind != Kind::Invite { Bytes::new() } else { bytes },
                 cancel: None,
+                until: now + left,
             });
             exchange.timeout = Some(now + TRANSACTION);
             exchange.resend = (!reliable).then_some((now + T1, T1));
             exchange.kind
         });
-        match kind {
-            Some(Kind::OneWay) => drop(self.exchanges.remove(id)),
-            Some(Kind::Invite)
-                if self.exchanges.get(id).is_some_and(|e| self.has_elsewhere(now, e)) =>
-            {
-                self.exchanges.update(id, |exchange| exchange.timeout = Some(now + SILENCE));
-            }
-            _ => {}
+        let patience = match kind {
+            Some(Kind::OneWay) => return drop(self.exchanges.remove(id)),
+            Some(Kind::Invite) => SILENCE,
+            Some(Kind::NonInvite) => LONG_SILENCE,
+            None => return,
+        };
+        // What is left of timer F after one silence is another one.
+        let elsewhere = |e: &Exchange| e.may_be_answered_yet() || self.has_elsewhere(now, e);
+        if self.exchanges.get(id).is_some_and(elsewhere) {
+            self.exchanges.update(id, |exchange| exchange.timeout = Some(now + patience));
         }
     }
 

@@ -4,7 +4,7 @@
 use std::{
     fmt::Write as _,
     hash::{DefaultHasher, Hasher},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
@@ -285,6 +285,19 @@ impl ProxyConfig {
             || self.inside.iter().any(|(_, own)| {
                 (own.ip() == ip || own.ip().is_unspecified()) && port_fits(own.port())
             })
+    }
+
+    /// Whether an address is one that no server of ours can be told to send to: this very machine,
+    /// as the server or we see it, or everybody.
+    pub(super) fn is_no_target(&self, host: Host<'_>, port: Option<u16>) -> bool {
+        let Some(ip) = host.ip().map(|ip| ip.to_canonical()) else { return false };
+        let link_local = match ip {
+            IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
+            IpAddr::V6(ip) => ip.is_unicast_link_local(),
+        };
+        let nobody = ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || link_local;
+        let own = self.outside.iter().chain(self.inside.iter().map(|(_, own)| own));
+        nobody || own.into_iter().any(|own| own.ip() == ip && port.is_none_or(|p| p == own.port()))
     }
 
     /// A hash of what decides where a request goes: the same again means a loop (RFC 3261

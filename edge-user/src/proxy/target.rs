@@ -239,7 +239,9 @@ impl Proxy {
         if exchange.destinations.len() > 1 {
             return true;
         }
-        let Some(way @ Destination::NextHop(_)) = exchange.destinations.front() else {
+        let Some(way @ (Destination::NextHop(_) | Destination::Partner(..))) =
+            exchange.destinations.front()
+        else {
             return false;
         };
         let now_at = exchange.client().map(|client| client.remote);

@@ -68,6 +68,10 @@ impl Proxy {
         let Some(exchange) = self.exchanges.get(id) else { return };
         let (kind, cancelled) = (exchange.kind, exchange.cancelled);
         let Some(client) = exchange.client() else {
+            if exchange.may_be_answered_yet() {
+                // Elsewhere nothing could be reached; the time of its sender is over.
+                return drop(self.exchanges.remove(id));
+            }
             let answer = match (&exchange.stage, kind) {
                 (Stage::Connecting, Kind::Invite) => {
                     Answer::with(408, "Request Timeout", Refusal::Unreachable)
@@ -114,6 +118,16 @@ impl Proxy {
                     false => Answer::with(408, "Request Timeout", Refusal::Unreachable),
                 };
                 self.conclude(now, id, answer, out);
+            }
+            (_, ClientState::Calling) if elsewhere && !exchange.may_be_answered_yet() => {
+                // Nothing is held against it: it may be the user who is silent, and a server that
+                // says no 100.
+                let address = blame.key.address;
+                self.exchanges.update(id, |exchange| {
+                    exchange.leave_client();
+                    exchange.tried.push(address);
+                });
+                self.try_elsewhere(now, id, None, Refusal::Unreachable.into(), out);
             }
             // RFC 4320 section 4.2: no 408 to anything but INVITE; the sender's own timer has
             // fired by now.

@@ -302,15 +302,41 @@ fn what_a_contact_or_a_later_route_names_changes_nothing() {
     let mut call = call(FABRIKAM);
     let (to, callee) = call.callee;
     let mut bye = call.by_caller("BYE", 2);
-    bye.uri = "sip:x@127.0.0.1:22".into();
+    bye.uri = "sip:x@10.0.0.99:22".into();
     call.world.say(FABRIKAM, call.caller.1, &bye.text());
-    call.world.expect(to, callee, "BYE sip:x@127.0.0.1:22 SIP/2.0\r\n");
+    call.world.expect(to, callee, "BYE sip:x@10.0.0.99:22 SIP/2.0\r\n");
     bye.branch = "z9hG4bK-again".into();
     bye.headers.push("Route: <sip:10.0.0.99:5060;lr>".into());
     call.world.say(FABRIKAM, call.caller.1, &bye.text());
     call.world.expect(FABRIKAM, call.caller.1, "SIP/2.0 403 ");
     assert_eq!((call.world.mail(to), call.world.refused(to, Refusal::ForeignRoute)), (vec![], 1));
     assert_eq!(call.world.edges[to].connects, [address("10.0.0.21:5060")]);
+}
+
+#[test]
+fn within_a_dialog_nobody_names_this_machine_or_everybody_as_target() {
+    let uris = [
+        "sip:x@127.0.0.1:22",
+        "sip:x@[::1]",
+        "sip:x@[::ffff:127.0.0.1]",
+        "sip:x@0.0.0.0:5060",
+        "sip:x@[::]",
+        "sip:x@224.0.1.75",
+        "sip:x@255.255.255.255",
+        "sip:x@169.254.169.254:80",
+        "sip:x@[fe80::1]",
+        "sip:x@203.0.113.10:5061",
+    ];
+    for uri in uris {
+        let mut call = call(FABRIKAM);
+        let (to, _) = call.callee;
+        let mut bye = call.by_caller("BYE", 2);
+        bye.uri = uri.into();
+        // The caller's own side hands it on: what is inside there is not for it to say.
+        call.world.say(FABRIKAM, call.caller.1, &bye.text());
+        let refused = call.world.refused(to, Refusal::Transit);
+        assert_eq!(refused, 1, "{uri}: {:?}", call.world.mail(to));
+    }
 }
 
 #[test]

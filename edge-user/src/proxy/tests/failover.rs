@@ -339,3 +339,105 @@ fn of_two_answers_both_reach_the_caller() {
     assert!(headers(&ok, "To")[0].ends_with("l1"));
     assert_eq!(headers(&ok, "Via").len(), 1, "ours is off");
 }
+
+/// Two servers of a partner that take connections; alice's request went to the first.
+fn silent_partner(request: &str) -> (World, ConnectionId, (ConnectionId, String)) {
+    let mut world = World::new();
+    let hosts = vec![
+        host("sip1.fabrikam.example", &["203.0.113.31"]),
+        host("sip2.fabrikam.example", &["203.0.113.32"]),
+    ];
+    world.dns.insert(Question::Federation(domain("fabrikam.example")), Ok(hosts));
+    for (at, name) in [("203.0.113.31", "sip1"), ("203.0.113.32", "sip2")] {
+        let script = Listener::Script(names(&[&format!("{name}.fabrikam.example")]));
+        world.listeners.insert(address(&format!("{at}:5061")), script);
+    }
+    let alice = world.inside(CONTOSO, Transport::Tcp, "10.0.0.5:40000");
+    world.say(CONTOSO, alice, request);
+    let mail = world.mail(CONTOSO);
+    let first = mail.into_iter().find(|(at, _)| *at != alice).unwrap();
+    assert_eq!(world.edges[CONTOSO].connects, [address("203.0.113.31:5061")]);
+    (world, alice, first)
+}
+
+/// What went to another server than the first, or to alice, but for 100.
+fn others(world: &mut World, first: ConnectionId) -> Vec<(ConnectionId, String)> {
+    let mut mail = world.mail(CONTOSO);
+    mail.retain(|(at, got)| *at != first && !got.starts_with("SIP/2.0 100 "));
+    mail
+}
+
+fn from_alice(method: &'static str) -> String {
+    Req::new(method, "contoso.example", "fabrikam.example").text()
+}
+
+#[test]
+fn a_partners_silent_server_is_passed_over_within_the_transaction() {
+    for (method, patience) in [("INVITE", 4), ("MESSAGE", 16), ("BYE", 16)] {
+        let (mut world, alice, (first, _)) = silent_partner(&from_alice(method));
+        world.pass(Duration::from_millis(patience * 1000 - 1));
+        assert_eq!(others(&mut world, first), [], "{method}");
+        world.pass(Duration::from_millis(1));
+        let [(second, got)] = &others(&mut world, first)[..] else { panic!("{method}") };
+        assert!(got.starts_with(&format!("{method} ")), "{got}");
+        assert_eq!(world.edges[CONTOSO].connects.last(), Some(&address("203.0.113.32:5061")));
+        world.say(CONTOSO, *second, &answer(got, "200 OK", Some("b2")));
+        world.expect(CONTOSO, alice, "SIP/2.0 200 OK");
+        world.pass(Duration::from_secs(40));
+        assert_eq!((others(&mut world, first), world.live()), (vec![], 0), "{method}");
+    }
+}
+
+#[test]
+fn a_server_that_says_100_has_all_the_time_there_is() {
+    let (mut world, alice, (first, got)) = silent_partner(&from_alice("MESSAGE"));
+    world.pass(Duration::from_secs(4));
+    world.say(CONTOSO, first, &answer(&got, "100 Trying", None));
+    world.pass(Duration::from_secs(27));
+    assert_eq!(others(&mut world, first), []);
+    world.say(CONTOSO, first, &answer(&got, "200 OK", Some("b1")));
+    world.expect(CONTOSO, alice, "SIP/2.0 200 OK");
+}
+
+#[test]
+fn the_first_answer_counts_whoever_gives_it() {
+    for late in [true, false] {
+        let (mut world, alice, (first, got)) = silent_partner(&from_alice("MESSAGE"));
+        world.pass(Duration::from_secs(16));
+        let (second, again) = others(&mut world, first).remove(0);
+        let mut answers = [(first, &got, "b1"), (second, &again, "b2")];
+        if !late {
+            answers.reverse();
+        }
+        let [(at, of, tag), (other, of_other, other_tag)] = answers;
+        world.say(CONTOSO, at, &answer(of, "200 OK", Some(tag)));
+        let ok = world.expect(CONTOSO, alice, "SIP/2.0 200 OK");
+        assert!(headers(&ok, "To")[0].ends_with(tag), "{ok}");
+        world.say(CONTOSO, other, &answer(of_other, "404 Not Found", Some(other_tag)));
+        assert_eq!(world.mail(CONTOSO), [], "once");
+        world.pass(Duration::from_secs(40));
+        assert_eq!(world.live(), 0);
+    }
+}
+
+#[test]
+fn where_all_are_silent_nothing_is_said_to_what_is_no_invite() {
+    let (mut world, _, (first, _)) = silent_partner(&from_alice("MESSAGE"));
+    world.pass(Duration::from_secs(16));
+    assert_eq!(others(&mut world, first).len(), 1);
+    world.pass(Duration::from_secs(60));
+    assert_eq!((others(&mut world, first), world.live()), (vec![], 0));
+}
+
+#[test]
+fn a_slow_server_is_waited_for_where_no_other_can_be_reached() {
+    let (mut world, alice, (first, got)) = silent_partner(&from_alice("MESSAGE"));
+    world.listeners.remove(&address("203.0.113.32:5061"));
+    world.pass(Duration::from_secs(20));
+    assert_eq!(world.edges[CONTOSO].connects.last(), Some(&address("203.0.113.32:5061")));
+    assert_eq!(others(&mut world, first), []);
+    world.say(CONTOSO, first, &answer(&got, "200 OK", Some("b1")));
+    world.expect(CONTOSO, alice, "SIP/2.0 200 OK");
+    world.pass(Duration::from_secs(40));
+    assert_eq!(world.live(), 0);
+}

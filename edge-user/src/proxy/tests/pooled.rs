@@ -116,6 +116,8 @@ fn dns_that_is_silent_or_fails_moves_nobody_and_neither_does_a_partner_that_dial
     let (mut world, alice) = world();
     let theirs = world.partner(CONTOSO, "203.0.113.99:5000", &["fabrikam.example"]);
     world.say(CONTOSO, theirs, &Req::new("MESSAGE", "fabrikam.example", "contoso.example").text());
+    let (inside, got) = world.mail(CONTOSO).remove(0);
+    world.say(CONTOSO, inside, &answer(&got, "200 OK", Some("b1")));
     world.mail(CONTOSO);
     for step in 0..60 {
         world.pass(SECOND * 10);

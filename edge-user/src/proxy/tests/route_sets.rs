@@ -5,6 +5,7 @@ use super::{
     dialogs::{Call, call, call_through},
     *,
 };
+use crate::config::Transport;
 
 /// What a server inside writes: two values for two sides (Kamailio), a strict router, a token of
 /// its own.
@@ -400,4 +401,89 @@ fn the_token_stays_short() {
     let length = |call: &Call| headers(&call.ok, "Record-Route").iter().map(|r| r.len()).max();
     let (plain, through) = (length(&plain).unwrap(), length(&through).unwrap());
     assert!(through - plain <= 16, "{plain} {through}");
+}
+
+/// A request of alice's through the hub to a partner: alice, the partner's connection, and how it
+/// arrives there.
+fn calls_out(method: &'static str) -> (World, ConnectionId, ConnectionId, String) {
+    let mut world = World::new();
+    let alice = world.inside(CONTOSO, Transport::Tcp, "10.0.0.5:40000");
+    let partner = world.partner(CONTOSO, "203.0.113.20:5000", &["fabrikam.example"]);
+    let request = Req::new("MESSAGE", "fabrikam.example", "contoso.example").branch("proof");
+    world.say(CONTOSO, partner, &request.text());
+    world.mail(CONTOSO);
+    let request = Req::new(method, "contoso.example", "fabrikam.example")
+        .with(format!("Record-Route: {HUB}"));
+    world.say(CONTOSO, alice, &request.text());
+    let mail = world.mail(CONTOSO);
+    let (_, got) = mail.into_iter().find(|(at, _)| *at == partner).unwrap();
+    (world, alice, partner, got)
+}
+
+#[test]
+fn whoever_answers_chooses_no_host_inside() {
+    type Change = fn(&mut Vec<String>);
+    let rows: &[(&str, Change, bool)] = &[
+        ("as it was", |_| {}, true),
+        ("its own before ours", |set| set.insert(0, "<sip:p1.fabrikam.example;lr>".into()), true),
+        ("the hub in other words", |set| *set.last_mut().unwrap() = format!("Hub {HUB};x=1"), true),
+        ("one more behind", |set| set.push("<sip:10.0.0.99;lr>".into()), false),
+        (
+            "another in the hub's place",
+            |set| *set.last_mut().unwrap() = "<sip:10.0.0.99;lr>".into(),
+            false,
+        ),
+        ("the hub left out", |set| drop(set.pop()), false),
+        ("we left out", |set| drop(set.drain(..2)), false),
+        ("all left out", Vec::clear, false),
+        ("only its own", |set| *set = vec!["<sip:10.0.0.99;lr>".into()], false),
+    ];
+    for (why, change, fits) in rows {
+        for (method, status) in
+            [("INVITE", "200 OK"), ("INVITE", "180 Ringing"), ("SUBSCRIBE", "200 OK")]
+        {
+            let (mut world, alice, partner, got) = calls_out(method);
+            let mut set: Vec<String> =
+                headers(&got, "Record-Route").into_iter().map(str::to_owned).collect();
+            assert_eq!((set.len(), &*set[2]), (3, HUB), "{got}");
+            change(&mut set);
+            let plain = answer(&got, status, Some("b1"));
+            let lines = plain.split("\r\n").filter(|line| !line.starts_with("Record-Route:"));
+            let mut lines: Vec<String> = lines.map(str::to_owned).collect();
+            for value in set.iter().rev() {
+                lines.insert(1, format!("Record-Route: {value}"));
+            }
+            world.say(CONTOSO, partner, &lines.join("\r\n"));
+            let told = world
+                .mail(CONTOSO)
+                .into_iter()
+                .find(|(at, got)| *at == alice && !got.starts_with("SIP/2.0 100 "));
+            let told = told.map(|(_, got)| got).unwrap_or_default();
+            let spared = *why == "all left out" && status.starts_with("180");
+            if *fits || spared {
+                assert!(told.starts_with(&format!("SIP/2.0 {status}")), "{why} {method}: {told}");
+                continue;
+            }
+            assert!(!told.contains("10.0.0.99"), "{why} {method}: {told}");
+            let expected = if status.starts_with("180") { "" } else { "SIP/2.0 502 " };
+            assert!(told.starts_with(expected), "{why} {method}: {told}");
+            assert_eq!(told.is_empty(), expected.is_empty(), "{why} {method}: {told}");
+        }
+    }
+}
+
+#[test]
+fn nor_does_a_second_answer_or_one_that_comes_again() {
+    let (mut world, alice, partner, got) = calls_out("INVITE");
+    world.say(CONTOSO, partner, &answer(&got, "200 OK", Some("b1")));
+    world.expect(CONTOSO, alice, "SIP/2.0 200 OK");
+    for tag in ["b1", "b2"] {
+        let good = answer(&got, "200 OK", Some(tag));
+        let bad = good.replacen(HUB, "<sip:10.0.0.99;lr>", 1);
+        assert_ne!(good, bad);
+        world.say(CONTOSO, partner, &bad);
+        assert_eq!(world.mail(CONTOSO), [], "{tag}");
+        world.say(CONTOSO, partner, &good);
+        world.expect(CONTOSO, alice, "SIP/2.0 200 OK");
+    }
 }
