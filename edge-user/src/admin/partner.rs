@@ -57,7 +57,7 @@ pub enum PartnerCommand {
         #[arg(long)]
         subdomains: bool,
     },
-    /// Take a discovered partner from the watch list
+    /// Take a partner from the watch list
     Forgive {
         /// The domain
         name: Domain,

@@ -213,7 +213,7 @@ pub enum PartnerRequest {
         /// Names below it too.
         subdomains: bool,
     },
-    /// Take a discovered partner from the watch list.
+    /// Take a partner from the watch list.
     Forgive {
         /// The domain.
         domain: Domain,

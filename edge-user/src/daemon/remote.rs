@@ -33,6 +33,7 @@ impl Daemon {
             RemoteRequest::Forgive { prefix } => {
                 let ended =
                     self.shell.with_core(|core, now, _| core.proxy.forgive_source(now, &prefix));
+                self.watching.ring();
                 Ok(json!({"prefix": prefix, "bans_ended": ended}))
             }
             RemoteRequest::ForgiveUser { name, domain } => {

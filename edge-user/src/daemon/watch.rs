@@ -1,4 +1,5 @@
-//! The watch list of the daemon: kept on disk, shown, and forgiven.
+//! The watch list of the daemon: kept on disk, shown, and forgiven. Bans of remote users are kept
+//! beside it.
 
 use std::{
     net::IpAddr,
@@ -15,9 +16,9 @@ use tracing::{error, warn};
 use super::{Daemon, unix_seconds};
 use crate::{
     domain::Domain,
-    federation::{Report, Standing},
+    federation::{Report, Saved, SavedBans, Standing},
     proxy::{Event, Proxy},
-    state::WatchFile,
+    state::KeptFile,
     verdicts::{Input, Offense, WatchReport},
 };
 
@@ -29,7 +30,8 @@ const EVIDENCE: Duration = Duration::from_secs(60);
 /// Where the watch list is kept.
 #[derive(Debug)]
 pub(super) struct Watching {
-    file: Mutex<WatchFile>,
+    file: Mutex<KeptFile<Saved>>,
+    bans: Mutex<KeptFile<SavedBans>>,
     changed: Arc<Notify>,
 }
 
@@ -40,7 +42,7 @@ pub(super) struct WatchBell(Arc<Notify>);
 impl WatchBell {
     /// Looks at an event.
     pub fn event(&self, event: &Event) {
-        if matches!(event, Event::Watch { .. } | Event::Offender { .. }) {
+        if matches!(event, Event::Watch { .. } | Event::Offender { .. } | Event::Banned { .. }) {
             self.0.notify_one();
         }
     }
@@ -52,7 +54,7 @@ impl Watching {
     /// better off for it.
     pub fn start(folder: &Path, proxy: &mut Proxy) -> (Self, Input, Vec<String>) {
         let now = Instant::now();
-        let (file, saved, alarms) = WatchFile::open(folder);
+        let (file, saved, alarms) = KeptFile::<Saved>::open(folder);
         let alarms: Vec<String> = alarms
             .iter()
             .map(|alarm| {
@@ -67,7 +69,13 @@ impl Watching {
         }
         let offenders = proxy.restore_watch_list(now, unix_seconds(), saved);
         let offenders = Input::Offenders(offenders.into_iter().map(offense).collect());
-        (Self { file: Mutex::new(file), changed: Arc::default() }, offenders, alarms)
+        let (bans, saved, lost) = KeptFile::<SavedBans>::open(folder);
+        let lost = lost.iter().map(|alarm| format!("{alarm}; nobody is banned"));
+        let lost: Vec<String> = lost.inspect(|alarm| error!(alarm, "ALARM")).collect();
+        proxy.restore_bans(now, unix_seconds(), saved);
+        let (file, bans) = (Mutex::new(file), Mutex::new(bans));
+        let alarms = alarms.into_iter().chain(lost).collect();
+        (Self { file, bans, changed: Arc::default() }, offenders, alarms)
     }
 
     /// The list may have changed without an event: the policy did.
@@ -122,6 +130,18 @@ impl Daemon {
         if let Err(error) = written {
             warn!(%error, "the watch list was not kept");
         }
+        self.save_bans(unix);
+    }
+
+    /// Waits for the disk.
+    fn save_bans(&self, unix: u64) {
+        let written = tokio::task::block_in_place(|| {
+            let mut file = self.watching.bans.lock().unwrap_or_else(PoisonError::into_inner);
+            file.write(self.shell.with_core(|core, now, _| core.proxy.save_bans(now, unix)))
+        });
+        if let Err(error) = written {
+            warn!(%error, "the bans were not kept");
+        }
     }
 
     /// Nothing is held against a domain any more, or against what came from a prefix.
@@ -150,8 +170,16 @@ impl Daemon {
         let now = Instant::now();
         let reports = self.shell.with_core(|core, now, _| core.proxy.watch_report(now, only));
         let blocks = self.blocks.watch_report().await;
-        let unix = unix_seconds();
-        reports.iter().map(|report| row(report, &blocks, now, unix)).collect()
+        let (unix, config) = (unix_seconds(), self.config());
+        let rows = reports.iter().map(|report| {
+            let mut row = row(report, &blocks, now, unix);
+            let listed = report.standing == Standing::Listed;
+            if listed && config.xmpp.partners.iter().any(|own| own.is_of(&report.domain)) {
+                row["not_blocked"] = json!("an XMPP partner with an entry is refused, not blocked");
+            }
+            row
+        });
+        rows.collect()
     }
 
     /// Those of them against whom something is held.

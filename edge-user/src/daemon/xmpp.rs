@@ -3,7 +3,7 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -30,9 +30,10 @@ use crate::{
     },
     proxy::ConnectionId,
     sip::{Limits, Message},
+    state::KeptFile,
     verdicts::Input,
     xmpp::{
-        gateway::{Gateway, GatewayConfig, GatewayLimits},
+        gateway::{Gateway, GatewayConfig, GatewayLimits, SavedGateway},
         io::{PeerCertificate, StreamId, XmppEvent, XmppSide},
         settings::{Negotiation, XmppPartner, XmppPartnerKind, XmppPolicy},
         site::{Site, SiteOutput},
@@ -59,6 +60,8 @@ type Core = Site<Streams, Gateway>;
 pub(super) struct Xmpp {
     handle: XmppHandle<Core>,
     seen: Arc<Seen>,
+    /// What outlives a restart, and how often that had changed when it was written.
+    kept: Mutex<(KeptFile<SavedGateway>, u64)>,
     pumps: [JoinHandle<()>; 2],
 }
 
@@ -141,7 +144,7 @@ impl Xmpp {
                 unix_seconds: unix_seconds(),
             },
         );
-        let gateway = Gateway::new(
+        let mut gateway = Gateway::new(
             now,
             GatewayConfig {
                 host: config.fqdn.clone(),
@@ -150,10 +153,17 @@ impl Xmpp {
                 limits: GatewayLimits::default(),
             },
         );
+        let (file, saved, alarms) = KeptFile::<SavedGateway>::open(&config.paths.state);
+        for alarm in alarms {
+            error!(%alarm, "ALARM: who watches whom over XMPP is not known; they must subscribe again");
+        }
+        gateway.restore(unix_seconds(), saved);
+        let kept = Mutex::new((file, gateway.changes()));
         let seen = Arc::<Seen>::default();
         let (to_sip, from_gateway) = mpsc::channel(TO_SIP);
-        let (kept, blocks, limiter) =
+        let (refusals, blocks, limiter) =
             (Arc::clone(&seen), around.blocks.clone(), LineLimiter::default());
+        let shell = around.shell.clone();
         let handle = XmppShell::start(XmppParts {
             core: Site::new(streams, gateway, policy),
             config: Arc::clone(config),
@@ -162,7 +172,8 @@ impl Xmpp {
             events: Arc::new(move |event| {
                 log(&limiter, &event);
                 look(&blocks, &event);
-                keep(&kept, event);
+                meet(&shell, &event);
+                keep(&refusals, event);
             }),
             sip: to_sip,
         });
@@ -175,7 +186,7 @@ impl Xmpp {
         let listening: Vec<String> =
             handle.listening().iter().map(|(_, _, address)| address.to_string()).collect();
         info!(listening = listening.join(" "), "XMPP is served");
-        Ok(Some(Self { handle, seen, pumps }))
+        Ok(Some(Self { handle, seen, kept, pumps }))
     }
 
     /// Takes a changed configuration.
@@ -190,8 +201,26 @@ impl Xmpp {
         }
     }
 
+    /// Writes what outlives a restart, if that changed. Waits for the disk.
+    fn save(&self) {
+        let written = tokio::task::block_in_place(|| {
+            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            let (file, before) = &mut *kept;
+            let changed = self.handle.with_core(|core, _, _| {
+                let changes = core.gateway.changes();
+                (changes != *before).then(|| (changes, core.gateway.save(unix_seconds())))
+            });
+            let Some((changes, saved)) = changed else { return Ok(()) };
+            file.write(saved).inspect(|()| *before = changes)
+        });
+        if let Err(error) = written {
+            warn!(%error, "who watches whom over XMPP was not kept");
+        }
+    }
+
     /// Ends every stream in good order, and is gone.
     pub(super) async fn stop(&self) {
+        self.save();
         self.handle.stop().await;
         self.pumps.iter().for_each(JoinHandle::abort);
         info!("XMPP is not served any more");
@@ -246,7 +275,7 @@ fn log(limiter: &LineLimiter, event: &XmppEvent) {
     }
     let Some(left_out) = limiter.admit(Instant::now()) else { return };
     match event {
-        XmppEvent::Proved { stream, pair, how, side, remote } => {
+        XmppEvent::Proved { stream, pair, how, side, remote, names: _ } => {
             let (local, domain) = (&pair.local, &pair.remote);
             info!(stream = stream.0, ?side, %domain, %local, how, %remote, left_out, "an XMPP stream proved a domain");
         }
@@ -272,6 +301,14 @@ fn look(blocks: &BlockTaskHandle, event: &XmppEvent) {
         }
         XmppEvent::Ended { stream, .. } => blocks.tell(Input::Closed { connection: id(stream) }),
         XmppEvent::Proved { .. } | XmppEvent::Refused { .. } => {}
+    }
+}
+
+/// Tells the proxy in whose name the gateway speaks, and from where that is.
+fn meet(shell: &ShellHandle<Watched>, event: &XmppEvent) {
+    if let XmppEvent::Proved { pair, remote, side: XmppSide::Partner, names, .. } = event {
+        let names = names.as_ref().map(|names| Arc::new(names.certificate.clone()));
+        shell.with_core(|core, _, _| core.proxy.note_stream(&pair.remote, remote.ip(), names));
     }
 }
 
@@ -425,6 +462,7 @@ impl Daemon {
             }
             if let Some(xmpp) = self.xmpp() {
                 xmpp.look_at_certificates(&self.tls);
+                xmpp.save();
             }
         }
     }

@@ -5,7 +5,9 @@
 //! source (an address; of IPv6 the /64) within a while are a ban of that source, six times longer
 //! each time. Too many about one user, from anywhere, slow that user down: it is never shut out
 //! everywhere, since anybody could do that to it, and who got in before goes on as ever. Requests
-//! come over TCP, so no source is spoofed. No clock, no socket, no password; kept in memory only.
+//! come over TCP, so no source is spoofed. Bans outlive a restart. No clock, no socket, no password.
+
+mod saved;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -16,6 +18,7 @@ use std::{
 
 use ipnet::IpNet;
 
+pub use self::saved::{SavedBan, SavedBans};
 use super::{UserName, source::first_of_source};
 use crate::config::GuardSettings;
 

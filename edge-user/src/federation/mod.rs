@@ -14,7 +14,7 @@ mod throttle;
 
 pub use address::{AddressFault, usable};
 pub use certificate::*;
-pub use guard::{Ban, Entry as LoginEntry, Guard, Login};
+pub use guard::{Ban, Entry as LoginEntry, Guard, Login, SavedBan, SavedBans};
 pub use identity::*;
 pub use partner::*;
 pub use policy::*;

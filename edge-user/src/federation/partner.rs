@@ -182,6 +182,20 @@ impl Partner {
         Self { public_im: *public_im, ..peer }
     }
 
+    /// How much it sends is watched: nobody vouches for its users. Those are discovered partners, and
+    /// public services of XMPP, where anybody has an account.
+    pub fn is_watched(&self) -> bool {
+        match self.kind {
+            PartnerKind::DiscoveredDomain => true,
+            PartnerKind::Xmpp => self.public_im,
+            PartnerKind::AllowedDomain
+            | PartnerKind::AllowedServer
+            | PartnerKind::HostingProvider
+            | PartnerKind::PublicImProvider
+            | PartnerKind::DefaultRoute => false,
+        }
+    }
+
     /// A domain of an XMPP partner: messages and presence, and nothing else.
     pub fn of_xmpp(domain: &Domain, partner: &XmppPartner) -> Self {
         let verification = match partner.kind {

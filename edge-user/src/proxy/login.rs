@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     domain::Domain,
-    federation::{Ban, Login, LoginEntry, UserName, first_of_source},
+    federation::{Ban, Login, LoginEntry, SavedBans, UserName, first_of_source},
     sip::{HeaderName, Message, Method},
 };
 
@@ -131,6 +131,16 @@ impl Proxy {
     /// Sources that are shut out.
     pub fn bans(&self, now: Instant) -> Vec<Ban> {
         self.guard.bans(now)
+    }
+
+    /// Sources that are shut out, for a file. `unix`: the wall clock.
+    pub fn save_bans(&self, now: Instant, unix: u64) -> SavedBans {
+        self.guard.save(now, unix)
+    }
+
+    /// Takes them from a file.
+    pub fn restore_bans(&mut self, now: Instant, unix: u64, saved: SavedBans) {
+        self.guard.restore(now, unix, &self.config.remote.guard, saved);
     }
 
     /// Users that are slowed down.

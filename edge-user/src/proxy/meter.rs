@@ -1,15 +1,18 @@
-//! How much comes in, and from whom: bounds for everybody, what discovered partners may send, and
+//! How much comes in, and from whom: bounds for everybody, what partners may send that nobody vouches for, and
 //! what people are told about it.
 
 use std::{
+    collections::HashMap,
     hash::{DefaultHasher, Hash as _, Hasher as _},
     net::IpAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use super::{
     ConnectionId, Event, Output, Peer, Refusal, Side, WatchChange,
     admit::sip_domain,
+    exchange::Exchange,
     overload::{Load, Wants},
     proxy::Proxy,
     traffic::{Ledger, RefusalSeen, Traffic},
@@ -17,8 +20,8 @@ use super::{
 use crate::{
     domain::Domain,
     federation::{
-        News, PartnerKind, Report, Ruling, Saved, Sender, Throttle, ThrottleChange, Time, UserName,
-        source_prefix,
+        CertificateNames, News, PartnerKind, Report, Ruling, Saved, Sender, Throttle,
+        ThrottleChange, Time, UserName, source_prefix,
     },
     sip::{Message, Method},
 };
@@ -33,6 +36,9 @@ pub(super) struct Meter {
     ledger: Ledger,
     /// Offenders whose connections are to be closed, and when.
     closing: Vec<(Instant, Domain, IpAddr)>,
+    /// Where XMPP partners' streams came from that proved them last, and by which certificate: what
+    /// the gateway says in their name is theirs.
+    streams: HashMap<Domain, (IpAddr, Arc<CertificateNames>)>,
     /// When something last came in.
     pub latest: Option<Instant>,
 }
@@ -119,8 +125,34 @@ impl Proxy {
         Time { now, unix: self.keys.unix(now) }
     }
 
-    /// A request from outside was admitted: whether it goes on. Only discovered partners are
-    /// metered.
+    /// A stream of an XMPP partner proved this domain.
+    pub fn note_stream(
+        &mut self,
+        domain: &Domain,
+        source: IpAddr,
+        names: Option<Arc<CertificateNames>>,
+    ) {
+        // Domains that have an entry: these are few.
+        if self.policy.partner(domain).is_ok_and(|entry| entry.kind == PartnerKind::Xmpp) {
+            self.meter.streams.insert(domain.clone(), (source, names.unwrap_or_default()));
+        }
+    }
+
+    /// Where an exchange of a partner that is watched comes from, and by which certificate; `None`:
+    /// it is not watched.
+    fn watched_sender(&self, exchange: &Exchange) -> Option<(IpAddr, Arc<CertificateNames>)> {
+        let entry = exchange.entry.as_ref().filter(|entry| entry.is_watched())?;
+        if entry.kind != PartnerKind::Xmpp {
+            return Some((exchange.from_peer.remote.ip(), Arc::clone(&exchange.from_peer.names)));
+        }
+        // What our own users asked for, and what ends something, is no bother.
+        let asked_for = |method| matches!(method, Method::Notify | Method::Bye | Method::Cancel);
+        let method = exchange.request.as_ref().and_then(Message::method)?;
+        self.meter.streams.get(&entry.domain).filter(|_| !asked_for(method)).cloned()
+    }
+
+    /// A request from outside was admitted: whether it goes on. Only partners that nobody vouches
+    /// for are metered.
     pub(super) fn meter_request(
         &mut self,
         now: Instant,
@@ -128,10 +160,8 @@ impl Proxy {
         out: &mut Vec<Output>,
     ) -> Result<(), Refusal> {
         let Some(exchange) = self.exchanges.get(id) else { return Ok(()) };
-        let Some(entry) = &exchange.entry else { return Ok(()) };
-        if entry.kind != PartnerKind::DiscoveredDomain {
-            return Ok(());
-        }
+        let Some(entry) = exchange.entry.clone() else { return Ok(()) };
+        let Some((source, names)) = self.watched_sender(exchange) else { return Ok(()) };
         let Some(request) = &exchange.request else { return Ok(()) };
         if request.method() == Some(Method::Ack) {
             return Ok(());
@@ -141,12 +171,11 @@ impl Proxy {
         // In a dialog a server of ours may be called by its address: no user is named then.
         let called = called.filter(|(_, called)| self.policy.is_ours(called));
         let user = called.as_ref().map(|(user, ours)| UserName::new(*user, ours));
-        let sender = Sender { domain: &entry.domain, source: exchange.from_peer.remote.ip() };
+        let sender = Sender { domain: &entry.domain, source };
         let (time, settings) = (self.time(now), self.policy.throttle());
-        let names = &exchange.from_peer.names;
         let (ruling, news) =
-            self.meter.throttle.request(time, settings, sender, names, user.as_ref());
-        self.meter.watched(now, news, sender, out);
+            self.meter.throttle.request(time, settings, sender, &names, user.as_ref());
+        self.meter.watched(now, news, sender, entry.kind, out);
         match ruling {
             Ruling::Pass => Ok(()),
             Ruling::Slow => Err(Refusal::Throttled),
@@ -165,11 +194,9 @@ impl Proxy {
         let Some(exchange) = self.exchanges.get(id).filter(|exchange| exchange.inbound) else {
             return;
         };
-        let Some(entry) = &exchange.entry else { return };
-        if entry.kind != PartnerKind::DiscoveredDomain {
-            return;
-        }
-        let sender = Sender { domain: &entry.domain, source: exchange.from_peer.remote.ip() };
+        let Some(entry) = exchange.entry.clone() else { return };
+        let Some((source, _)) = self.watched_sender(exchange) else { return };
+        let sender = Sender { domain: &entry.domain, source };
         let request = exchange.request.as_ref();
         let method = request.and_then(Message::method);
         let method = method.map_or("", |method| method.as_str());
@@ -179,7 +206,7 @@ impl Proxy {
         let (time, settings) = (self.time(now), self.policy.throttle());
         let throttle = &mut self.meter.throttle;
         let news = throttle.outcome(time, settings, sender, method, user.as_ref(), status);
-        self.meter.watched(now, news, sender, out);
+        self.meter.watched(now, news, sender, entry.kind, out);
     }
 
     /// A response on its way through: from whom, or for whom.
@@ -245,7 +272,7 @@ impl Proxy {
     pub(super) fn forgive_whoever_has_an_entry(&mut self) {
         for domain in self.meter.throttle.domains() {
             let entry = self.policy.partner(&domain);
-            if entry.is_ok_and(|entry| entry.kind != PartnerKind::DiscoveredDomain) {
+            if entry.is_ok_and(|entry| !entry.is_watched()) {
                 self.meter.throttle.forgive(&domain, None);
             }
         }
@@ -278,7 +305,14 @@ impl Proxy {
 
     /// Everybody who is listed: domain, prefix, until when.
     pub fn offenders(&mut self, now: Instant) -> Vec<(Domain, IpAddr, Instant)> {
-        self.meter.throttle.offenders(now)
+        let all = self.meter.throttle.offenders(now);
+        all.into_iter().filter(|(domain, ..)| self.may_be_blocked(domain)).collect()
+    }
+
+    /// Whether the kernel may drop what an offender sends. Whoever has an entry is refused here and
+    /// by nobody else: its addresses are those of a partner, and of many who did nothing.
+    fn may_be_blocked(&self, domain: &Domain) -> bool {
+        !self.policy.partner(domain).is_ok_and(|entry| entry.kind == PartnerKind::Xmpp)
     }
 
     /// The watch list, for a file. `unix`: the wall clock.
@@ -295,7 +329,7 @@ impl Proxy {
     ) -> Vec<(Domain, IpAddr, Instant)> {
         self.meter.throttle.restore(now, unix, self.policy.throttle(), saved);
         self.forgive_whoever_has_an_entry();
-        self.meter.throttle.offenders(now)
+        self.offenders(now)
     }
 
     /// The watch list is lost: for a report period whoever is discovered is suspicious.
@@ -312,7 +346,14 @@ fn makes_room(message: &Message) -> bool {
 
 impl Meter {
     /// Tells what is new.
-    fn watched(&mut self, now: Instant, news: News, sender: Sender<'_>, out: &mut Vec<Output>) {
+    fn watched(
+        &mut self,
+        now: Instant,
+        news: News,
+        sender: Sender<'_>,
+        kind: PartnerKind,
+        out: &mut Vec<Output>,
+    ) {
         let (domain, source) = (sender.domain.clone(), sender.source);
         let what = match news.change {
             None => None,
@@ -325,7 +366,7 @@ impl Meter {
             let (domain, source) = (domain.clone(), Some(source));
             out.push(Output::Event(Event::Watch { domain, source, what }));
         }
-        if let Some(until) = news.offender {
+        if let Some(until) = news.offender.filter(|_| kind != PartnerKind::Xmpp) {
             self.closing.push((now + LAST_ANSWER, domain.clone(), source));
             out.push(Output::Event(Event::Offender { domain, source, until }));
         }

@@ -12,8 +12,8 @@
 mod about;
 mod disk;
 mod effective;
+mod kept;
 mod versions;
-mod watch;
 
 #[cfg(test)]
 mod tests;
@@ -37,10 +37,10 @@ use crate::{
 pub use about::{AddressRecord, BY_DNS, DomainRecord, about};
 pub use disk::Alarm;
 pub use effective::{Difference, DifferenceKind, Effective, effective};
+pub use kept::{Kept, KeptFile};
 pub use versions::{
     Choice, MAX_VERSIONS, Moment, Pending, Version, VersionError, Versions, choose,
 };
-pub use watch::WatchFile;
 
 /// Runtime changes about domains are at most this many.
 pub const MAX_DOMAINS: usize = 20_000;

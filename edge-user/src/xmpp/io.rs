@@ -290,6 +290,8 @@ pub enum XmppEvent {
         side: XmppSide,
         /// The other end.
         remote: SocketAddr,
+        /// Its certificate, when that is good.
+        names: Option<Arc<XmppNames>>,
     },
     /// Something was refused.
     Refused {
@@ -350,6 +352,16 @@ pub enum XmppRefusal {
     NotInvited,
     /// Out of step with the protocol.
     Protocol,
+}
+
+impl TlsPeer {
+    /// The names in its certificate, when that is good.
+    pub fn names(&self) -> Option<Arc<XmppNames>> {
+        match &self.certificate {
+            PeerCertificate::Valid(names) => Some(Arc::clone(names)),
+            PeerCertificate::Missing | PeerCertificate::Invalid { .. } => None,
+        }
+    }
 }
 
 impl XmppRefusal {

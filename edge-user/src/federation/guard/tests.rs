@@ -265,3 +265,48 @@ fn what_is_remembered_is_bounded_and_a_flood_of_sources_ends_no_ban() {
     assert!(w.guard.sources.len() <= MAX_RECORDS && w.guard.users.len() <= MAX_RECORDS);
     assert!(w.guard.is_banned(w.now, ip(V4)));
 }
+
+#[test]
+fn bans_outlive_a_restart_by_the_wall_clock() {
+    let mut world = World::new();
+    let settings = world.settings.clone();
+    let (first, most) = (settings.ban_first, settings.ban_most);
+    world.fails(10, V4, "ann").unwrap();
+    world.fails(3, V6, "bob").unwrap();
+    let restored = |saved: SavedBans, unix: u64| {
+        let mut world = World::new();
+        // Since boot more time has passed than any of it takes.
+        world.now += Duration::from_secs(7 * 86_400);
+        world.guard.restore(world.now, unix, &settings, saved);
+        world
+    };
+    let saved = world.guard.save(world.now, 1_800_000_000);
+    assert_eq!(saved.bans.len(), 1, "what is no ban is not kept: {saved:?}");
+    assert!(saved.is_within_bounds());
+    let after = restored(saved.clone(), 1_800_000_100);
+    let ban = &after.guard.bans(after.now)[0];
+    assert_eq!((ban.left, ban.times, ban.failures), (first - Duration::from_secs(100), 1, 10));
+    assert_eq!(after.guard.save(after.now, 1_800_000_100), saved, "the same again");
+    // A wall clock that was set back makes none longer than it can be.
+    let after = restored(saved.clone(), 0);
+    assert_eq!(after.guard.bans(after.now)[0].left, most);
+    // One that ended meanwhile has ended, and makes the next longer, within a day.
+    let end = 1_800_000_000 + first.as_secs();
+    for (late, times) in [(0, 2), (86_000, 2), (86_400, 1)] {
+        let mut after = restored(saved.clone(), end + late);
+        assert_eq!(after.guard.bans(after.now), [], "{late}");
+        let ban = after.fails(10, V4, "ann").unwrap().unwrap();
+        assert_eq!(ban.times, times, "{late}");
+    }
+    // Whom the administrator spares by now is not banned.
+    let mut spared = settings.clone();
+    spared.never = vec!["198.51.100.0/24".parse().unwrap()];
+    let mut guard = Guard::default();
+    guard.restore(world.now, 1_800_000_000, &spared, saved.clone());
+    assert_eq!(guard.bans(world.now), []);
+    // What this program cannot have written.
+    for (source, times) in [("2001:db8:7::1", 1), ("192.0.2.1", 0)] {
+        let ban = SavedBan { source: ip(source), times, ..saved.bans[0].clone() };
+        assert!(!SavedBans { bans: vec![ban] }.is_within_bounds(), "{source}");
+    }
+}

@@ -204,6 +204,7 @@ async fn tls_begins_on_the_same_socket_in_both_roles_and_says_what_both_are_wort
         how: "sasl-external",
         side: XmppSide::Partner,
         remote,
+        names: None,
     }));
     let streams = server.shell.streams();
     assert_eq!(streams.len(), 1);

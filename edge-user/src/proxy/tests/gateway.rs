@@ -6,7 +6,7 @@ use super::{dialogs::by_routes, policy_table::xmpp_settings};
 use crate::{
     config::{Federation, Rights, Transport, UserPattern, UserPolicy},
     federation::Policy,
-    xmpp::settings::XmppSettings,
+    xmpp::settings::{XmppPartnerKind, XmppSettings},
 };
 
 /// contoso.example with fabrikam.example as SIP partner and the domains of one XMPP partner; its
@@ -194,4 +194,85 @@ fn one_xmpp_partner_leaves_room_for_the_others() {
     assert_eq!(say("jabber.example", 10), Err("overload".to_owned()));
     assert_eq!(say("muc.jabber.example", 11), Err("overload".to_owned()));
     assert_eq!(say("other.example", 12), Ok(()));
+}
+
+/// A message of an XMPP user to a user of ours; what the gateway is told, if anything.
+fn writes(
+    world: &mut World,
+    gateway: ConnectionId,
+    method: &'static str,
+    user: &str,
+) -> Option<String> {
+    let mut request = Req::new(method, "muc.jabber.example", "contoso.example").branch(user);
+    request.uri = format!("sip:{user}@contoso.example");
+    world.say(CONTOSO, gateway, &request.text());
+    let mail = world.mail(CONTOSO);
+    let told = |(to, got): &(_, String)| *to == gateway && !got.starts_with("SIP/2.0 100 ");
+    mail.into_iter().find(told).map(|(_, got)| got)
+}
+
+#[test]
+fn a_public_xmpp_partner_is_watched_as_a_discovered_one_is_but_never_blocked() {
+    let source: std::net::IpAddr = "203.0.113.40".parse().unwrap();
+    let muc = domain("muc.jabber.example");
+    for kind in [
+        XmppPartnerKind::Federated,
+        XmppPartnerKind::PublicVerified,
+        XmppPartnerKind::PublicUnverified,
+    ] {
+        let watched = kind != XmppPartnerKind::Federated;
+        let mut settings = partners();
+        std::sync::Arc::make_mut(&mut settings.partners[0]).kind = kind;
+        let mut world = world_with(Some(&settings), |_| {});
+        let gateway = world.gateway(CONTOSO);
+        // Nobody else's stream, and no other domain's, counts.
+        let names = crate::federation::CertificateNames {
+            description: "CN=jabber".to_owned(),
+            ..Default::default()
+        };
+        let proxy = &mut world.edges[CONTOSO].proxy;
+        proxy.note_stream(&domain("fabrikam.example"), source, None);
+        proxy.note_stream(&muc, source, Some(std::sync::Arc::new(names)));
+        // What our users asked for is not counted.
+        for n in 0..100 {
+            assert_eq!(writes(&mut world, gateway, "NOTIFY", &format!("n{n}")), None);
+        }
+        let told: Vec<String> = (0..60)
+            .filter_map(|n| writes(&mut world, gateway, "MESSAGE", &format!("u{n}")))
+            .collect();
+        assert_eq!(told.len(), if watched { 40 } else { 0 }, "{kind:?}");
+        assert!(
+            told.iter().all(|got| got.starts_with("SIP/2.0 503 ") && got.contains("throttled"))
+        );
+        if !watched {
+            assert!(world.edges[CONTOSO].proxy.watch_report(world.now, None).is_empty());
+            continue;
+        }
+        for n in 0..981 {
+            world.pass(std::time::Duration::from_secs(1));
+            let got = writes(&mut world, gateway, "MESSAGE", &format!("v{n}"));
+            assert_eq!(got.is_some(), n == 980, "{n}: {got:?}");
+            assert!(got.is_none_or(|got| got.contains("watch-listed")));
+        }
+        let report = world.edges[CONTOSO].proxy.watch_report(world.now, Some(&muc));
+        assert_eq!(report[0].source.unwrap().to_string(), "203.0.113.40/32");
+        assert_eq!(report[0].evidence.certificates[0].description, "CN=jabber");
+        // The kernel is told of nobody, now or after a restart, and the gateway stays.
+        let now = world.now;
+        let offender = |event: &Event| matches!(event, Event::Offender { .. });
+        assert!(!world.edges[CONTOSO].events.iter().any(offender));
+        let proxy = &mut world.edges[CONTOSO].proxy;
+        assert_eq!(proxy.offenders(now), []);
+        let saved = proxy.save_watch_list(now, 1_800_000_000);
+        assert_eq!(proxy.restore_watch_list(now, 1_800_000_000, saved), []);
+        world.pass(std::time::Duration::from_secs(1));
+        assert!(writes(&mut world, gateway, "MESSAGE", "w").unwrap().contains("watch-listed"));
+        // A change of policy forgives nothing; `forgive` does.
+        set(&mut world, Some(&settings), |_| {});
+        assert!(writes(&mut world, gateway, "MESSAGE", "x").unwrap().contains("watch-listed"));
+        let mut out = Vec::new();
+        assert!(world.edges[CONTOSO].proxy.forgive(&muc, None, &mut out) > 0);
+        world.pass(std::time::Duration::from_secs(1));
+        assert_eq!(writes(&mut world, gateway, "MESSAGE", "y"), None);
+    }
 }

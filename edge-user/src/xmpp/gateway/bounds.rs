@@ -123,6 +123,7 @@ pub(super) fn key(sip: &Party, xmpp: &Party) -> Key {
 pub(super) struct Invited {
     known: HashMap<Key, ()>,
     order: VecDeque<Key>,
+    changes: u64,
 }
 
 impl Invited {
@@ -138,6 +139,17 @@ impl Invited {
         }
         self.order.push_back(key.clone());
         self.known.insert(key, ());
+        self.changes += 1;
+    }
+
+    /// All of them, the oldest first.
+    pub fn all(&self) -> impl Iterator<Item = &Key> {
+        self.order.iter()
+    }
+
+    /// Counts changes.
+    pub fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// Whether this SIP user began with this XMPP user.

@@ -31,6 +31,7 @@ pub mod io;
 mod iq;
 mod message;
 mod presence;
+mod saved;
 mod session;
 mod status;
 mod ua;
@@ -68,6 +69,7 @@ use self::{
 pub use self::{
     bounds::GatewayLimits,
     core::GatewayCounters,
+    saved::SavedGateway,
     status::{GatewayStatus, PartnerStatus},
 };
 

@@ -12,7 +12,7 @@ use super::{
     write::{self, Offer},
 };
 use crate::xmpp::{
-    io::{Pair, StreamId, XmppEvent, XmppOutput, XmppRefusal},
+    io::{Pair, StreamId, TlsPeer, XmppEvent, XmppOutput, XmppRefusal},
     ns,
     settings::Negotiation,
     xml::{Element, StreamHeader},
@@ -385,13 +385,15 @@ impl Streams {
         };
         stream.last_stanza = now;
         let (side, remote) = (stream.side, stream.address);
+        let names = stream.tls.as_ref().and_then(TlsPeer::names);
         if stream.offered.management && !stream.management.sending {
             stream.management.sending = true;
             self.write(id, &Element::new(ns::SM, "enable"));
         }
         self.backoffs.remove(&(side, pair.remote.clone()));
         let outer = turned(side, pair.clone());
-        self.event(XmppEvent::Proved { stream: id, pair: outer, how: how.name(), side, remote });
+        let how = how.name();
+        self.event(XmppEvent::Proved { stream: id, pair: outer, how, side, remote, names });
         self.arm(id);
         self.ready(now, &RouteKey { side, pair: pair.clone() }, id);
     }

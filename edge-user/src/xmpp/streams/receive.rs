@@ -325,9 +325,10 @@ impl Streams {
         stream.reader.lift();
         stream.last_stanza = now;
         let (side, remote) = (stream.side, stream.address);
+        let names = stream.tls.as_ref().and_then(TlsPeer::names);
         self.backoffs.remove(&(side, pair.remote.clone()));
         let pair = turned(side, pair.clone());
-        self.event(XmppEvent::Proved { stream: id, pair, how: how.name(), side, remote });
+        self.event(XmppEvent::Proved { stream: id, pair, how: how.name(), side, remote, names });
         self.arm(id);
     }
 

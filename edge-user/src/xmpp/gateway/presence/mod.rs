@@ -41,6 +41,11 @@ pub(super) struct Presence {
     pub by_pair: HashMap<Key, u64>,
     /// Those that may not be approved yet, by SIP user and partner, the oldest first.
     pub waiting: BTreeSet<(Arc<str>, Domain, u64)>,
+    /// Subscriptions of before this program began, until their watchers come back: when each was
+    /// last known to stand, in seconds since 1970.
+    pub before: HashMap<Key, u64>,
+    /// Counts what a file would have to be written for.
+    pub changes: u64,
     pub watch_quota: Quota,
     pub subscription_quota: Quota,
 }

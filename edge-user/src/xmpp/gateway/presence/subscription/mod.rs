@@ -70,10 +70,6 @@ pub(in crate::xmpp::gateway) struct Subscription {
     entry: Domain,
     since: Instant,
     phase: Phase,
-    /// The watcher subscribed. What a probe begins ends at its first refresh without another one.
-    lasts: bool,
-    /// Its server probed since the last refresh.
-    probed: bool,
     /// The SIP side says that the watcher may see.
     approved: bool,
     /// The watcher asked and was not told yet.
@@ -97,6 +93,11 @@ impl Subscription {
         self.approved
     }
 
+    /// Whose they are, when it outlives a restart: the watcher may see.
+    pub fn kept(&self) -> Option<(&Party, &Party)> {
+        (self.approved && self.phase != Phase::Polling).then_some((&self.sip, &self.xmpp))
+    }
+
     /// The watcher was told of a tuple with this name.
     pub fn has_told(&self, name: Option<&str>) -> bool {
         self.told.iter().any(|tuple| Some(&*tuple.name) == name)
@@ -118,7 +119,6 @@ impl Gateway {
                 Some(id) => {
                     if let Some(subscription) = self.presence.subscriptions.get_mut(&id) {
                         subscription.owes_answer = true;
-                        subscription.lasts = true;
                     }
                     self.send_subscribe(id);
                 }
@@ -134,7 +134,6 @@ impl Gateway {
         };
         let Some(subscription) = self.presence.subscriptions.get_mut(&id) else { return };
         subscription.owes_answer = true;
-        subscription.lasts = true;
         match subscription.phase {
             Phase::Dormant | Phase::Waiting | Phase::Polling => self.start(id),
             Phase::Resting | Phase::Ending => {
@@ -152,22 +151,36 @@ impl Gateway {
 
     /// `unsubscribe`.
     pub(super) fn on_xmpp_unsubscribe(&mut self, sip: &Party, xmpp: &Party) {
-        let Some(id) = self.presence.by_pair.get(&key(sip, xmpp)).copied() else {
+        let pair = key(sip, xmpp);
+        if self.presence.before.remove(&pair).is_some() {
+            self.presence.changes += 1;
+        }
+        let Some(id) = self.presence.by_pair.get(&pair).copied() else {
             return self.core.stanza(&sip.at(None), &xmpp.at(None), of_type("unsubscribed"));
         };
         self.end_dialog(id, Phase::Ending);
     }
 
     /// `probe`: the watcher's server asks, since the watcher came.
+    ///
+    /// Of one that subscribed before this program began, the subscription is taken up again. Whoever
+    /// did not subscribe gets one look (RFC 8048 section 6): another gateway probes too, for no more
+    /// than to know whether a user is there.
     pub(super) fn on_xmpp_probe(&mut self, sip: &Party, xmpp: &Party) {
-        let Some(id) = self.presence.by_pair.get(&key(sip, xmpp)).copied() else {
-            if let Some(id) = self.new_subscription(&sip.at(None), &xmpp.at(None), Phase::Polling) {
-                self.send_subscribe(id);
+        let pair = key(sip, xmpp);
+        let Some(id) = self.presence.by_pair.get(&pair).copied() else {
+            let subscribed = self.presence.before.contains_key(&pair);
+            let phase = if subscribed { Phase::Asking } else { Phase::Polling };
+            let new = self.new_subscription(&sip.at(None), &xmpp.at(None), phase);
+            let Some(id) = new else { return };
+            if let Some(subscription) = self.presence.subscriptions.get_mut(&id) {
+                // Until the SIP side says otherwise.
+                subscription.approved = subscribed;
             }
-            return;
+            self.presence.before.remove(&pair);
+            return self.send_subscribe(id);
         };
         let Some(subscription) = self.presence.subscriptions.get_mut(&id) else { return };
-        subscription.probed = true;
         match subscription.phase {
             Phase::Dormant | Phase::Waiting => self.start(id),
             Phase::Up | Phase::Probing | Phase::Asking if subscription.approved => {
@@ -260,8 +273,6 @@ impl Gateway {
             entry,
             since: self.core.now,
             phase,
-            lasts: false,
-            probed: false,
             approved: false,
             owes_answer: false,
             again: false,
@@ -483,6 +494,7 @@ impl Gateway {
 
     fn drop_subscription(&mut self, id: u64) {
         let Some(mut subscription) = self.presence.subscriptions.remove(&id) else { return };
+        self.presence.changes += 1;
         self.core.timers.set(&mut subscription.due, Timer::Subscription(id), None);
         self.core.dialogs.remove(&subscription.dialog.local_tag);
         self.presence.by_pair.remove(&key(&subscription.sip, &subscription.xmpp));
@@ -532,9 +544,6 @@ impl Gateway {
             return self.end_dialog(id, Phase::Ending);
         }
         match subscription.phase {
-            Phase::Up if !subscription.lasts && !std::mem::take(&mut subscription.probed) => {
-                self.forget(id);
-            }
             // Who may not see yet has nothing to say to a probe.
             Phase::Up if !subscription.approved => self.refresh(id),
             Phase::Up => {

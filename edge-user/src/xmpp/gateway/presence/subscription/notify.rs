@@ -65,6 +65,10 @@ impl Gateway {
         let Some(subscription) = self.presence.subscriptions.get_mut(&id) else { return };
         let poll = subscription.phase == Phase::Polling;
         match state {
+            "active" if !poll && !subscription.approved => {
+                subscription.approved = true;
+                self.presence.changes += 1;
+            }
             "active" => subscription.approved = true,
             // The answer to a poll: with a document, the watcher may see.
             "terminated" if poll => subscription.approved = tuples.is_some(),
@@ -122,10 +126,6 @@ impl Gateway {
         match subscription.phase {
             Phase::Ending => return self.finish(id),
             Phase::Resting => return self.rest(id),
-            Phase::Polling if subscription.approved => {
-                // The watcher's server believes in a subscription, and the SIP side agrees.
-                return self.start(id);
-            }
             Phase::Polling => return self.drop_subscription(id),
             _ => {}
         }

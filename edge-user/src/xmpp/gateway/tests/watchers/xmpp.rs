@@ -275,25 +275,14 @@ fn a_probe_is_answered_from_what_is_known_or_by_a_look() {
     let look = world.one_sip();
     assert_eq!(text(&look, "Expires"), "0");
     world.ask_back(&look, notify("terminated;reason=timeout", &pidf(&open("ID-desk", ""))), 1);
-    let [answer, anew] = std::mem::take(&mut world.sip).try_into().unwrap();
-    assert_eq!(answer.status(), Some(200));
+    assert_eq!(world.status(), 200);
     assert_eq!(world.one_stanza().attribute("from"), Some("ann@contoso.example/desk"));
-    // The SIP side lets it see: the subscription is taken up again, and the old answer means
-    // nothing.
-    assert_eq!(text(&anew, "Expires"), "3600");
+    // Nobody subscribed, so that was all, however often it is asked.
     world.respond(&look, 200, &[]);
-    world.respond(&anew, 200, &[]);
     world.silent();
-    // Nobody subscribed: it ends when nobody probes again.
+    assert_eq!(world.gateway.status().subscriptions, 0);
     world.stanza(presence(Some("probe")));
-    world.forget();
-    world.seconds(3600);
-    world.forget();
-    assert_eq!(world.gateway.status().subscriptions, 1);
-    world.stanza(presence(None));
-    for refresh in std::mem::take(&mut world.sip) {
-        world.respond(&refresh, 200, &[]);
-    }
+    assert_eq!(text(&world.one_sip(), "Expires"), "0");
 
     let mut world = World::new();
     world.stanza(presence(Some("probe")));
@@ -486,24 +475,70 @@ fn who_is_not_let_see_is_not_waited_for_without_end() {
 }
 
 #[test]
-fn what_a_probe_begins_lasts_for_one_refresh() {
-    for subscribes in [false, true] {
+fn who_subscribed_is_known_after_a_restart_and_who_did_not_is_not() {
+    let (world, _) = approved();
+    let saved = world.gateway.save(1_800_000_000);
+    assert!(saved.is_within_bounds());
+    let pair = ("ann@contoso.example".to_owned(), "rob@montague.example".to_owned());
+    assert_eq!(saved.subscriptions, [(pair.0, pair.1, 1_800_000_000)]);
+    let after = |unix| {
         let mut world = World::new();
-        world.stanza(presence(Some("probe")));
-        let look = world.one_sip();
-        world.ask_back(&look, notify("terminated;reason=timeout", &pidf(&open("ID-desk", ""))), 1);
-        let request = world.sip.pop().unwrap();
-        world.respond(&request, 200, &[("Expires", "3600")]);
-        world.ask_back(&request, notify("active", ""), 1);
-        if subscribes {
-            world.stanza(presence(Some("subscribe")));
-        }
-        world.forget();
-        world.seconds(3300);
-        let next = world.one_sip();
-        assert_eq!(text(&next, "Expires") == "0", !subscribes);
-        assert_eq!(world.gateway.status().subscriptions, usize::from(subscribes));
-    }
+        world.gateway.restore(unix, saved.clone());
+        world
+    };
+    let day = 86_400;
+    let mut world = after(1_800_000_000 + 80 * day);
+    assert_eq!(world.gateway.save(0), saved, "kept until the watcher comes");
+    world.stanza(presence(Some("probe")).with("from", "eve@montague.example/x"));
+    assert_eq!(text(&world.one_sip(), "Expires"), "0", "somebody else");
+    world.stanza(presence(Some("probe")));
+    let request = world.one_sip();
+    assert_eq!(text(&request, "Expires"), "3600");
+    world.respond(&request, 200, &[]);
+    world.ask_back(&request, notify("active", &pidf(&open("ID-desk", ""))), 1);
+    assert_eq!(world.status(), 200);
+    // Nobody asked to be told so: it was before.
+    assert_eq!(world.one_stanza().attribute("from"), Some("ann@contoso.example/desk"));
+    assert_eq!(world.gateway.save(7).subscriptions.len(), 1);
+    // What is taken back is gone, also of one that did not come yet.
+    let mut world = after(1_800_000_000);
+    let before = world.gateway.changes();
+    world.stanza(presence(Some("unsubscribe")));
+    assert!(world.gateway.changes() > before);
+    assert_eq!(world.gateway.save(0).subscriptions, []);
+    // And what nobody used for long.
+    let world = after(1_800_000_000 + 90 * day);
+    assert_eq!(world.gateway.save(0).subscriptions, []);
+    // Who only looked is not kept.
+    let mut world = World::new();
+    world.stanza(presence(Some("probe")));
+    let look = world.one_sip();
+    world.ask_back(&look, notify("active", &pidf(&open("ID-desk", ""))), 1);
+    assert_eq!(world.gateway.save(0).subscriptions, []);
+    let strange = SavedGateway {
+        subscriptions: vec![("ann@contoso.example/x".into(), "rob@montague.example".into(), 1)],
+        ..SavedGateway::default()
+    };
+    assert!(!strange.is_within_bounds());
+}
+
+#[test]
+fn whom_users_of_ours_invited_may_write_after_a_restart_too() {
+    let new = || World::of(policy(XmppPartnerKind::PublicUnverified), GatewayLimits::default());
+    let mut world = new();
+    world.stanza(message("hi"));
+    assert_eq!(condition(&world.one_stanza()), "service-unavailable");
+    world.ask(Ask::new("MESSAGE").text("hello"));
+    // A partner whose users need none is not written down.
+    world.ask(Ask { to: "sip:x@other.example", ..Ask::new("MESSAGE") }.text("hello"));
+    let saved = world.gateway.save(1);
+    assert_eq!(saved.invited.len(), 1);
+    let mut world = new();
+    world.gateway.restore(1, saved);
+    world.stanza(message("hi"));
+    assert_eq!(world.one_sip().method(), Some(Method::Message));
+    world.stanza(message("hi").with("from", "eve@montague.example/x"));
+    assert_eq!(condition(&world.one_stanza()), "service-unavailable");
 }
 
 #[test]
