@@ -503,3 +503,27 @@ fn what_is_longer_than_any_forms_no_dialog() {
         }
     }
 }
+
+#[test]
+fn a_cancel_finds_its_invite_by_branch_and_nothing_is_kept_of_it() {
+    let mut world = World::new();
+    for n in 1..=3 {
+        let call = format!("call-{n}@inside");
+        let (uri, from) = ("sip:rob@montague.example", "<sip:ann@contoso.example>;tag=f1");
+        let to = format!("<{uri}>");
+        world.send(&invite(OFFER), uri, from, &to, &call, 1);
+        let tag = world.one_sip().to().unwrap().tag().unwrap().to_owned();
+        assert!(world.gateway.is_indexed(), "{n}: it waits for its ACK");
+        // Another branch is another INVITE's.
+        world.send(&Ask::new("CANCEL"), uri, from, &to, &call, 1);
+        assert_eq!(world.status(), 481, "{n}");
+        if n < 3 {
+            let to = format!("{to};tag={tag}");
+            world.send(&Ask::new("ACK"), uri, from, &to, &call, 1);
+            assert!(world.gateway.is_indexed(), "{n}: it has its ACK");
+        }
+    }
+    // Without one it ends.
+    world.seconds(40);
+    assert!(world.gateway.is_indexed());
+}
