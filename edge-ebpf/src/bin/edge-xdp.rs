@@ -23,8 +23,12 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use edge_ebpf::{
-    abi::{NO_GENERATION, PROGRAM_MEDIA, PROGRAM_SHADOW, PROGRAM_SYN_COOKIE, shadow_slot},
-    decide::{Decision, NO_RULE, Tables as _, at_once, flow_begun, in_force, judge, refresh_flow},
+    abi::{
+        NO_GENERATION, PROGRAM_MEDIA, PROGRAM_SHADOW, PROGRAM_SYN_COOKIE, Settings, shadow_slot,
+    },
+    decide::{
+        Decision, Done, NO_RULE, Tables as _, at_once, flow_begun, in_force, judge, refresh_flow,
+    },
     packet::{Environment, Frame},
     verdict::{Reason, Verdict},
 };
@@ -41,14 +45,12 @@ pub fn edge_xdp(context: XdpContext) -> u32 {
     if hand::trial(&context, settings).is_none() {
         let frame = frame_of(context.ctx);
         let tables = KernelTables::new(context.ctx);
-        if let Some(decision) =
-            at_once(&tables, settings, &frame, || context.ingress_ifindex() as u32)
-        {
-            if decision.verdict == Verdict::Forward {
-                return forward(&context, &decision, frame.len() as u32);
-            }
-            record::record(&context, settings, &decision, frame.len() as u64);
-            return hand::action(decision.verdict);
+        let raw = context.ctx;
+        let ifindex = move || XdpContext::new(raw).ingress_ifindex() as u32;
+        let then = Carry { context: raw, settings };
+        let action = at_once(&tables, settings, &frame, ifindex, &then);
+        if let Some(action) = action {
+            return action;
         }
     }
     let action = edge_judge(context.ctx);
@@ -59,6 +61,27 @@ pub fn edge_xdp(context: XdpContext) -> u32 {
         return edge_unanswered(context.ctx);
     }
     action
+}
+
+/// Counts what was judged [`at_once`], and gives the action.
+struct Carry<'a> {
+    context: *mut xdp_md,
+    settings: &'a Settings,
+}
+
+impl Done for Carry<'_> {
+    type Output = u32;
+
+    #[inline(always)]
+    fn done(&self, decision: &Decision) -> u32 {
+        let context = XdpContext::new(self.context);
+        let length = frame_of(self.context).len();
+        if decision.verdict == Verdict::Forward {
+            return forward(&context, decision, length as u32);
+        }
+        record::record(&context, self.settings, decision, length as u64);
+        hand::action(decision.verdict)
+    }
 }
 
 /// Hands a packet of a media flow to the program that forwards it.

@@ -12,9 +12,9 @@ use crate::{
 };
 
 /// A flow may come in at the port of ours that a datagram is for.
-pub(super) const DOOR_PORT: u32 = 1;
+const DOOR_PORT: u32 = 1;
 /// One may go to the endpoint that it is for.
-pub(super) const DOOR_PINHOLE: u32 = 2;
+const DOOR_PINHOLE: u32 = 2;
 
 /// Where the flow of a datagram may be found: `DOOR_*` bits. `word` is its port's.
 #[inline(always)]

@@ -22,7 +22,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-pub use at_once::{at_once, plain_answer, plain_flow};
+pub use at_once::{Done, at_once, plain_answer, plain_flow};
 pub use finish::{BucketName, questions};
 pub use flow::flow_of;
 pub use fragment::{follow, later};

@@ -1,8 +1,8 @@
 use super::*;
 use crate::abi::{
-    ACTION_DROP, Block, FLOW_SECONDS, FlowKey, Interface, RULE_DESTINATION4, RULE_DESTINATION6,
-    Rule, SCOPE_ALL, SETTING_CEILING, SETTING_FLOOD, ZONE_EXTERNAL, ZONE_INTERNAL, mapped,
-    open_word, word, word4,
+    ACTION_DROP, Block, FLOW_SECONDS, FlowKey, Interface, PinholeKey, RULE_DESTINATION4,
+    RULE_DESTINATION6, Rule, SCOPE_ALL, SETTING_CEILING, SETTING_FLOOD, ZONE_EXTERNAL,
+    ZONE_INTERNAL, mapped, media_port_index, open_word, word, word4,
 };
 
 const ME: [u8; 4] = [192, 0, 2, 1];
@@ -196,6 +196,17 @@ fn short_prefixes_reach_every_bit_of_the_presence_bitmap() {
     assert_eq!(outcome(&tables, 2, &syn).0, Reason::NoRule);
 }
 
+/// Gives the decision.
+struct Same;
+
+impl Done for Same {
+    type Output = Decision;
+
+    fn done(&self, decision: &Decision) -> Decision {
+        *decision
+    }
+}
+
 #[test]
 fn what_is_judged_at_once_is_judged_alike_at_length() {
     let mut tables = tables(&[rule(1, SET_ANY, SET_ANY, ACTION_PASS)]);
@@ -209,7 +220,7 @@ fn what_is_judged_at_once_is_judged_alike_at_length() {
     let short = |tables: &MemoryTables, ifindex: u32, bytes: &[u8]| {
         let frame = Frame::new(bytes);
         let long = judge(tables, &tables.settings, &frame, &bytes, ifindex);
-        let short = at_once(tables, &tables.settings, &frame, || ifindex);
+        let short = at_once(tables, &tables.settings, &frame, || ifindex, &Same);
         assert!(short.is_none_or(|short| short == long), "{short:?} {long:?}");
         short.is_some()
     };
@@ -227,11 +238,14 @@ fn what_is_judged_at_once_is_judged_alike_at_length() {
     let flow = Tuple::new(STRANGER, 80, ME, 7002).flow(17);
     tables.flows.insert(flow, 999);
     assert!(short(&tables, 2, &to(7002)), "an answer");
+    let blocked = [198, 51, 100, 9];
+    assert!(short(&tables, 2, &frame(blocked, ME, 17, &datagram(7000))), "blocked");
+    assert!(short(&tables, 2, &frame(blocked, ME, 6, &tcp(80, 7000, 2))), "blocked");
     for (ifindex, bytes) in [
         (4, to(7000)),
         (2, to(7001)),
         (2, frame(STRANGER, ME, 6, &tcp(80, 443, 2))),
-        (2, frame([198, 51, 100, 9], ME, 17, &datagram(7000))),
+        (2, frame([198, 51, 100, 9], ME, 17, &datagram(7001))),
         (2, frame([0, 0, 0, 0], ME, 17, &datagram(7000))),
         (2, frame(STRANGER, ME, 17, &[0, 80, 0x1b, 0x58, 0, 13, 0, 0, 1, 2, 3, 4])),
     ] {
@@ -241,9 +255,33 @@ fn what_is_judged_at_once_is_judged_alike_at_length() {
         tables.settings.flags = flags | more;
         assert!(!short(&tables, 2, &to(7000)), "{more}");
     }
+    tables.settings.flags = flags | SETTING_CEILING;
+    assert!(!short(&tables, 2, &to(7002)), "an answer is asked for the ceiling");
+    assert!(short(&tables, 2, &to(7003)), "what is dropped is not");
     tables.settings.flags = flags | SETTING_FLOOD;
+    let segment = |port, flags| frame(STRANGER, ME, 6, &tcp(80, port, flags));
     assert!(short(&tables, 2, &to(7000)), "floods are a matter of TCP");
-    assert!(!short(&tables, 2, &frame(STRANGER, ME, 6, &tcp(80, 7000, 2))));
+    assert!(!short(&tables, 2, &segment(7000, 2)), "a new connection counts");
+    assert!(short(&tables, 2, &segment(7000, 0x10)), "what stands is not asked");
+    assert!(short(&tables, 2, &segment(7003, 2)), "what is dropped does not count");
+    tables.floods.borrow_mut()[0].cookies_until = 1000;
+    assert!(!short(&tables, 2, &segment(7000, 0x10)), "it may bring a cookie");
+    tables.floods.borrow_mut()[0].cookies_until = 0;
+    tables.settings.flags = flags | SETTING_PINHOLES;
+    assert!(short(&tables, 2, &to(7000)), "no endpoint behind us");
+    let key = PinholeKey {
+        address: mapped(ME),
+        port: 7000_u16.to_be_bytes(),
+        zone: ZONE_EXTERNAL,
+        reserved: 0,
+    };
+    tables.pinholes.insert(key, 5);
+    assert!(short(&tables, 2, &to(7000)), "an endpoint behind us");
+    tables.generations[0].port_words.insert(port_index(ZONE_EXTERNAL, true, 7004), WORD_MEDIA);
+    tables.media_ports.insert(media_port_index(ZONE_EXTERNAL, false, 7004), 6);
+    assert!(short(&tables, 2, &to(7004)), "a flow of ours");
+    tables.media_ports.clear();
+    assert!(short(&tables, 2, &to(7004)), "a media port without a flow");
     tables.settings.flags = flags;
     tables.settings.shadow = 2;
     assert!(!short(&tables, 2, &to(7000)), "a shadow counts every packet");

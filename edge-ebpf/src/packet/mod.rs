@@ -28,7 +28,7 @@ pub use link::{
     ETHER_TYPE_ARP, ETHER_TYPE_IPV4, ETHER_TYPE_IPV6, ETHER_TYPE_LLDP, ETHER_TYPE_SLOW_PROTOCOLS,
     Link, read_link,
 };
-pub use plain::{ether_type, is_plain4, is_plain6, plain_transport};
+pub use plain::{is_plain4, is_plain6, plain_transport};
 pub use quoted::{Quotable, Quoted, quoted};
 pub use summary::describe;
 pub use transport::{

@@ -7,8 +7,8 @@
 //! that outlive a call.
 
 use super::{
-    Cursor, ETHER_TYPE_IPV4, ETHER_TYPE_IPV6, Frame, Kind, PROTOCOL_TCP, PROTOCOL_UDP, TCP_ACK,
-    TCP_FIN, TCP_RST, TCP_SYN, Transport,
+    ETHER_TYPE_IPV4, ETHER_TYPE_IPV6, Frame, Kind, PROTOCOL_TCP, PROTOCOL_UDP, TCP_ACK, TCP_FIN,
+    TCP_RST, TCP_SYN, Transport,
 };
 
 /// Bytes of a header without a tag, option or extension header.
@@ -17,60 +17,64 @@ const IPV4: usize = 20;
 const IPV6: usize = 40;
 /// All of IPv4's fragment word but "do not fragment".
 const FRAGMENTED: u16 = 0x3fff;
-
-/// The EtherType of a frame.
-#[inline(always)]
-pub fn ether_type(frame: &Frame<'_>) -> Option<u16> {
-    Some(frame.cursor().take::<ETHERNET>()?.number::<12>())
-}
+/// Bytes of a UDP header: what follows the IP header of a plain packet is no shorter.
+const UDP: usize = 8;
 
 /// Whether this is a plain packet of IPv4.
 #[inline(always)]
 pub fn is_plain4(frame: &Frame<'_>) -> bool {
     let mut cursor = frame.cursor();
-    let Some(header) = cursor.take::<{ ETHERNET + IPV4 }>() else { return false };
-    let length = (header.number::<{ ETHERNET + 2 }>() as usize).wrapping_sub(IPV4);
+    let Some(header) = cursor.take::<{ ETHERNET + IPV4 + UDP }>() else { return false };
+    let length = header.number::<{ ETHERNET + 2 }>() as usize;
     header.number::<12>() == ETHER_TYPE_IPV4
         && header.byte::<ETHERNET>() == 0x45
         && header.number::<{ ETHERNET + 6 }>() & FRAGMENTED == 0
-        && length <= cursor.remaining()
+        && ETHERNET + length <= frame.len()
         && !matches!(header.byte::<{ ETHERNET + 12 }>(), 0 | 127 | 224..)
-        && sound(cursor, header.byte::<{ ETHERNET + 9 }>(), length)
+        && match header.byte::<{ ETHERNET + 9 }>() {
+            PROTOCOL_UDP => {
+                let promised = header.number::<{ ETHERNET + IPV4 + 4 }>() as usize;
+                promised >= UDP && IPV4 + promised <= length
+            }
+            PROTOCOL_TCP => sound_tcp::<{ ETHERNET + IPV4 }>(frame, ETHERNET + length),
+            _ => false,
+        }
 }
 
 /// Whether this is a plain packet of IPv6.
 #[inline(always)]
 pub fn is_plain6(frame: &Frame<'_>) -> bool {
     let mut cursor = frame.cursor();
-    let Some(header) = cursor.take::<{ ETHERNET + IPV6 }>() else { return false };
+    let Some(header) = cursor.take::<{ ETHERNET + IPV6 + UDP }>() else { return false };
     let length = header.number::<{ ETHERNET + 4 }>() as usize;
     header.number::<12>() == ETHER_TYPE_IPV6
         && header.byte::<ETHERNET>() >> 4 == 6
-        && length <= cursor.remaining()
+        && ETHERNET + IPV6 + length <= frame.len()
         && header.byte::<{ ETHERNET + 8 }>() != 0xff
         // Of all sources that begin with eight zeroes some are refused.
         && header.eight::<{ ETHERNET + 8 }>() != 0
-        && sound(cursor, header.byte::<{ ETHERNET + 6 }>(), length)
+        && match header.byte::<{ ETHERNET + 6 }>() {
+            PROTOCOL_UDP => {
+                let promised = header.number::<{ ETHERNET + IPV6 + 4 }>() as usize;
+                promised >= UDP && promised <= length
+            }
+            PROTOCOL_TCP => sound_tcp::<{ ETHERNET + IPV6 }>(frame, ETHERNET + IPV6 + length),
+            _ => false,
+        }
 }
 
-/// Whether there is a sound TCP or UDP header.
+/// Whether there is a sound TCP header at `AT` of a packet that ends at `end` of the frame.
 #[inline(always)]
-fn sound(mut cursor: Cursor<'_>, protocol: u8, length: usize) -> bool {
-    if protocol == PROTOCOL_UDP {
-        let Some(header) = cursor.take::<8>() else { return false };
-        let promised = header.number::<4>() as usize;
-        promised >= 8 && promised <= length
-    } else if protocol == PROTOCOL_TCP {
-        let Some(header) = cursor.take::<20>() else { return false };
-        let header_length = ((header.byte::<12>() >> 4) as usize) * 4;
-        let flags = header.byte::<13>();
-        header_length >= 20
-            && header_length <= length
-            && flags & (TCP_SYN | TCP_ACK | TCP_RST) != 0
-            && (flags & TCP_SYN == 0 || flags & (TCP_FIN | TCP_RST) == 0)
-    } else {
-        false
-    }
+fn sound_tcp<const AT: usize>(frame: &Frame<'_>, end: usize) -> bool {
+    let mut cursor = frame.cursor();
+    cursor.skip(AT);
+    let Some(header) = cursor.take::<20>() else { return false };
+    let header_length = ((header.byte::<12>() >> 4) as usize) * 4;
+    let flags = header.byte::<13>();
+    header_length >= 20
+        && AT + header_length <= end
+        && flags & (TCP_SYN | TCP_ACK | TCP_RST) != 0
+        && (flags & TCP_SYN == 0 || flags & (TCP_FIN | TCP_RST) == 0)
 }
 
 /// The transport header of a plain packet, and the bytes of its IP header.

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 use edge_ebpf::{
-    abi::{FlowKey, Settings, mapped},
+    abi::{FlowKey, SETTING_FLOOD, SETTING_PINHOLES, Settings, mapped},
     decide::MemoryTables,
     verdict::{Reason, Verdict},
 };
@@ -77,6 +77,18 @@ fn measure() -> Result<Vec<Row>> {
         let [ours, bare] = times([kernel.xdp()?, program], &path.frame)?;
         let path = format!("run {}", path.name);
         rows.push(Row { path, unit: "ns/packet", ours, peer, peer_value: bare });
+    }
+    for (name, flags, what) in [
+        ("port udp", SETTING_PINHOLES, "there are pinholes"),
+        ("port tcp", SETTING_FLOOD, "floods are looked for"),
+    ] {
+        let settings = Settings { flags: tables.settings.flags | flags, ..tables.settings };
+        kernel.set_settings(Settings { flood_syns: u32::MAX, block_epoch: 97, ..settings })?;
+        for path in paths.iter().filter(|path| path.name.contains(name)) {
+            let [ours, bare] = times([kernel.xdp()?, pass.as_fd()], &path.frame)?;
+            let path = format!("run {}, {what}", path.name);
+            rows.push(Row { path, unit: "ns/packet", ours, peer: "xdp-pass", peer_value: bare });
+        }
     }
     for path in paths.iter().filter(|path| path.reason == Reason::BlockedAddress) {
         rows.extend(events(&mut kernel, &tables, path)?);
@@ -179,7 +191,10 @@ fn tables() -> MemoryTables {
         blocks: vec![block(true), block(false)],
         ..World::default()
     };
-    lower::tables(&world)
+    let mut tables = lower::tables(&world);
+    // They are a mode of its own, measured for itself.
+    tables.settings.flags &= !SETTING_PINHOLES;
+    tables
 }
 
 /// A fragment whose first never came.

@@ -1,5 +1,5 @@
-//! `bench xdp`: what dropping and passing a packet costs, beside the bare programs that only drop
-//! or only parse, xdp-filter and nftables.
+//! `bench xdp`: what dropping and passing a packet costs, beside the bare programs that only drop,
+//! or only parse and then drop or pass, xdp-filter and nftables.
 //!
 //! Each contender has a veth pair in namespaces of its own. *Live*: a generator on the far end
 //! sends real frames and the contender's device counts what it took in; generator and receiver
@@ -14,7 +14,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsFd as _, OwnedFd},
     process::{Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -46,6 +46,8 @@ const LIVE_TIME: Duration = Duration::from_millis(250);
 /// Frames of a call that has hardly anything but a beginning and an end.
 const LIVE_FEW: u32 = 64;
 const RUN_REPEAT: u32 = 200_000;
+/// Packets that are run together where it is asked how long they wait.
+const STALL_PACKETS: u32 = 1000;
 
 /// The packets, by the name of their path.
 const PATHS: [(&str, Ipv4Addr, u16, bool); 3] = [
@@ -106,8 +108,12 @@ fn beside_peers(say: &dyn Fn(&str), rows: &mut Vec<Row>) -> Result<()> {
     say("loading 1,000,000 blocks");
     let ours = ours(rows)?;
     raw::stay_on_one_cpu();
-    let mut contenders =
-        vec![ours, tiny("xdp-drop", raw::Tiny::Drop)?, tiny("xdp-parse", raw::Tiny::Parse)?];
+    let mut contenders = vec![
+        ours,
+        tiny("xdp-drop", raw::Tiny::Drop)?,
+        tiny("xdp-parse-drop", raw::Tiny::ParseDrop)?,
+        tiny("xdp-parse", raw::Tiny::Parse)?,
+    ];
     contenders.extend(optional(say, "xdp-filter", xdp_filter()));
     contenders.extend(optional(say, "nftables", nftables()));
     for (path, source, port, drops) in PATHS {
@@ -115,8 +121,8 @@ fn beside_peers(say: &dyn Fn(&str), rows: &mut Vec<Row>) -> Result<()> {
         let udp = packets::udp(5000, port, &data);
         let frame = packets::frame(IpAddr::V4(source), IpAddr::V4(EDGE4), 17, &udp);
         // Only dropping is compared with a bare drop, only passing with a bare pass.
-        let skip = if drops { "xdp-parse" } else { "xdp-drop" };
-        let of: Vec<&Contender> = contenders.iter().filter(|c| c.name != skip).collect();
+        let skip: &[&str] = if drops { &["xdp-parse"] } else { &["xdp-drop", "xdp-parse-drop"] };
+        let of: Vec<&Contender> = contenders.iter().filter(|c| !skip.contains(&c.name)).collect();
         say(&format!("live {path}"));
         let live = rounds(&of, |contender| contender.live(&frame))?;
         rows.extend(compare(&format!("live {path}"), "Mpps", &live));
@@ -125,7 +131,50 @@ fn beside_peers(say: &dyn Fn(&str), rows: &mut Vec<Row>) -> Result<()> {
         let run = rounds(&of, |contender| contender.run(&frame))?;
         rows.extend(compare(&format!("run {path}"), "ns/packet", &run));
     }
+    say("taking 1,000,000 blocks away");
+    rows.extend(while_blocks_go(&contenders[0])?);
     Ok(())
+}
+
+/// How long packets wait while all blocks are taken out of the tables: the times of many short runs,
+/// beside as many while nothing changes.
+fn while_blocks_go(edge: &Contender) -> Result<Vec<Row>> {
+    let handle = edge.handle.clone().context("no firewall")?;
+    let program = edge.program.as_ref().context("no program")?;
+    let udp = packets::udp(5000, CLOSED_PORT, &[0; 18]);
+    let frame = packets::frame(IpAddr::V4(CLEAN), IpAddr::V4(EDGE4), 17, &udp);
+    let once = || -> Result<f64> {
+        let began = Instant::now();
+        raw::run(program.as_fd(), &frame, Some(index(DEVICE)), STALL_PACKETS)?;
+        Ok(began.elapsed().as_secs_f64() * 1e6)
+    };
+    let (changing, calm) = edge.wire.edge.run(|| -> Result<_> {
+        let owner = BlockOwner::Administrator;
+        let none = Intent::SetOwnerBlocks { owner, blocks: Vec::new() };
+        let going = std::thread::spawn(move || handle.apply_blocking(vec![none]));
+        let mut changing = vec![once()?];
+        while !going.is_finished() {
+            changing.push(once()?);
+        }
+        going.join().map_err(|_| anyhow::anyhow!("the firewall is gone"))??;
+        let calm = changing.iter().map(|_| once()).collect::<Result<Vec<f64>>>()?;
+        Ok((changing, calm))
+    })??;
+    let row = |what: &str, share: f64| {
+        let at = |times: &[f64]| {
+            let mut times = times.to_vec();
+            times.sort_by(f64::total_cmp);
+            times[((times.len() - 1) as f64 * share) as usize]
+        };
+        Row {
+            path: format!("run {STALL_PACKETS} while {BLOCKS} blocks go, {what}"),
+            unit: "us",
+            ours: at(&changing),
+            peer: "nothing changes",
+            peer_value: at(&calm),
+        }
+    };
+    Ok(vec![row("p50", 0.5), row("p99", 0.99), row("longest", 1.0)])
 }
 
 /// One measurement of each in turn, again and again; the medians.

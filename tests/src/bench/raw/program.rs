@@ -16,6 +16,8 @@ pub enum Tiny {
     Pass,
     /// Reads the headers of an IPv4 UDP packet down to the ports, then passes.
     Parse,
+    /// Reads them likewise, then drops.
+    ParseDrop,
     /// Sends everything back out: the generator.
     Transmit,
     /// Looks the source up in a map and drops when it is there: what a plain table costs.
@@ -204,7 +206,8 @@ fn instructions(program: Tiny) -> Vec<Instruction> {
         Tiny::Drop => answer(XDP_DROP),
         Tiny::Pass => answer(XDP_PASS),
         Tiny::Transmit => answer(XDP_TX),
-        Tiny::Parse => parse(),
+        Tiny::Parse => parse(XDP_DROP, XDP_PASS),
+        Tiny::ParseDrop => parse(XDP_PASS, XDP_DROP),
         Tiny::LookUp(table) => look_up(table),
         Tiny::Scatter(sources) => scatter(sources),
         Tiny::Pace(pace) => paced(pace),
@@ -232,9 +235,10 @@ fn paced(pace: Pace) -> Vec<Instruction> {
     code
 }
 
-fn parse() -> Vec<Instruction> {
+/// What has another shape gets the answer `other`.
+fn parse(other: i32, answer: i32) -> Vec<Instruction> {
     vec![
-        (MOV_IMM, 0, 0, 0, XDP_DROP),
+        (MOV_IMM, 0, 0, 0, other),
         (LOAD32, 2, 1, 0, 0),                 // r2 = data
         (LOAD32, 3, 1, 4, 0),                 // r3 = data_end
         (MOV, 4, 2, 0, 0),                    // Ethernet and IPv4 in bounds?
@@ -254,7 +258,7 @@ fn parse() -> Vec<Instruction> {
         (JUMP_GREATER, 4, 3, 3, 0),           // to the exit
         (LOAD16, 5, 2, 16, 0),                // destination port
         (LOAD16, 5, 2, 14, 0),                // source port
-        (MOV_IMM, 0, 0, 0, XDP_PASS),
+        (MOV_IMM, 0, 0, 0, answer),
         (EXIT, 0, 0, 0, 0),
     ]
 }
