@@ -242,7 +242,8 @@ pub struct Settings {
     pub block_version: u32,
     /// [`GENERATION_SHADOW`] while a shadow counts, else [`NO_GENERATION`].
     pub shadow: u32,
-    /// New connections a second on one CPU beyond which SYNs are answered with cookies; 0: never.
+    /// New connections of a zone in a second beyond which SYNs are answered with cookies; 0: never.
+    /// See [`FLOOD_ROUND`] for how exactly.
     pub flood_syns: u32,
     /// Secret of the hash of [`bucket_index`].
     pub hash_seed: u32,
@@ -431,7 +432,9 @@ pub const fn bucket_index(seed: u32, source: [u64; 2], rule: u32) -> (u32, u32) 
     ((mixed as u32) & row, SOURCE_BUCKETS_ROW + ((mixed >> 32) as u32 & row))
 }
 
-/// Index of a zone's bucket in `TOTAL_BUCKETS`.
+/// Index of a zone's bucket in `TOTAL_BUCKETS`. Its `packets` is the ceiling's; its `new` is no
+/// arrival time but what all CPUs together count for [`Flood`]: the second in the upper half, and in
+/// the lower the new connections in it that CPUs have told, each after a round.
 pub const fn zone_bucket(zone: u8) -> u32 {
     MAX_RULE_IDS + (zone as u32) % ZONES
 }
@@ -484,13 +487,17 @@ pub const FRAGMENT_SECONDS: u32 = 30;
 /// First fragments that are remembered a second, on each CPU.
 pub const FRAGMENTS_PER_SECOND: u32 = 4096;
 
+/// A CPU tells the others of its new connections when it has counted so many: of those of another CPU
+/// it does not know fewer than these, and together CPUs overlook at most so many each. A power of two.
+pub const FLOOD_ROUND: u32 = 16;
+
 /// What one CPU sees of a zone in this second.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flood {
     /// The second, since boot.
     pub second: u32,
-    /// New connections that rules passed in it.
+    /// New connections that rules passed in it, on this CPU.
     pub syns: u32,
     /// Cookies are sent up to and with this second.
     pub cookies_until: u32,

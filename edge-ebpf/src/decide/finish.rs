@@ -9,8 +9,8 @@ use super::{
 };
 use crate::{
     abi::{
-        CONTENT_ANY, CONTENT_SIP, FRAGMENT_SPOILED, FRAGMENTS_PER_SECOND, Flood, Fragment,
-        FragmentKey, KnownKey, Limit, Limits, SETTING_CEILING, SETTING_FLOOD, Settings,
+        CONTENT_ANY, CONTENT_SIP, FLOOD_ROUND, FRAGMENT_SPOILED, FRAGMENTS_PER_SECOND, Flood,
+        Fragment, FragmentKey, KnownKey, Limit, Limits, SETTING_CEILING, SETTING_FLOOD, Settings,
         bucket_index, zone_bucket,
     },
     packet::{Frame, Kind, PROTOCOL_TCP, TCP_ACK, TCP_SYN, refused_content},
@@ -156,7 +156,7 @@ pub mod questions {
         if tcp
             && settings.flags & SETTING_FLOOD != 0
             && judged.found.reason == Reason::Rule
-            && cookies(tables, settings, zone, judged.is_syn(), now)
+            && tables.in_flood(settings.flood_syns, zone, judged.is_syn(), seconds(now))
         {
             if judged.is_syn() {
                 return Some(Reason::SynCookie);
@@ -239,18 +239,22 @@ fn take<T: Tables>(
     })
 }
 
-/// Counts new connections. In a flood only those come in that can show a cookie.
+/// Counts new connections, and tells whether only those come in that can show a cookie. Every CPU
+/// counts for itself and tells the others each [`FLOOD_ROUND`], so that the threshold is the whole
+/// machine's.
 #[inline(always)]
-fn cookies<T: Tables>(tables: &T, settings: &Settings, zone: u8, syn: bool, now: u64) -> bool {
-    if settings.flood_syns == 0 {
+pub fn in_flood<T: Tables>(tables: &T, threshold: u32, zone: u8, syn: bool, second: u32) -> bool {
+    if threshold == 0 {
         return false;
     }
-    let second = seconds(now);
     let cookies = tables.flood(zone, |flood| {
         in_second(flood, second);
         if syn {
             flood.syns = flood.syns.wrapping_add(1);
-            if flood.syns > settings.flood_syns {
+            let untold = flood.syns % FLOOD_ROUND;
+            let more = if untold == 0 { FLOOD_ROUND } else { 0 };
+            let told = tables.new_connections(zone, |told| in_all(told, second, more));
+            if told.wrapping_add(untold) > threshold {
                 // Over in this second, and in the next until it is seen to be over.
                 flood.cookies_until = second.wrapping_add(1);
             }
@@ -262,6 +266,13 @@ fn cookies<T: Tables>(tables: &T, settings: &Settings, zone: u8, syn: bool, now:
         flood.cookies_until != 0
     });
     cookies == Some(true)
+}
+
+/// What all CPUs have told of this second, with `more`: see [`zone_bucket`].
+#[inline(always)]
+const fn in_all(told: u64, second: u32, more: u32) -> u64 {
+    let before = if (told >> 32) as u32 == second { told as u32 } else { 0 };
+    (second as u64) << 32 | before.saturating_add(more) as u64
 }
 
 /// Whether a TCP segment brings the first bytes of its connection, which alone say what it

@@ -13,6 +13,7 @@ use crate::{
         Block, Bucket, Flood, FlowKey, Fragment, FragmentKey, GENERATIONS, Interface, KnownKey,
         PRESENT_ADDRESSES, PRESENT_PREFIXES, PinholeKey, Rule, RuleLimits, SETTING_BLOCKS,
         SETTING_SHORT_PREFIXES6, SetMask, Settings, VlanKey, ZONES, presence4, presence6,
+        zone_bucket,
     },
     packet::{Frame, PROTOCOL_TCP, PROTOCOL_UDP},
     verdict::Reason,
@@ -294,6 +295,13 @@ impl Tables for MemoryTables {
 
     fn flood<R>(&self, zone: u8, change: impl FnOnce(&mut Flood) -> R) -> Option<R> {
         self.floods.borrow_mut().get_mut(usize::from(zone)).map(change)
+    }
+
+    fn new_connections(&self, zone: u8, change: impl FnOnce(u64) -> u64) -> u32 {
+        let mut buckets = self.total_buckets.borrow_mut();
+        let told = &mut buckets.entry(zone_bucket(zone)).or_default().new;
+        *told = change(*told);
+        *told as u32
     }
 
     fn sends_cookies(&self, zone: u8) -> bool {

@@ -23,7 +23,7 @@ mod tables;
 mod tests;
 
 pub use at_once::{Done, at_once, plain_answer, plain_flow};
-pub use finish::{BucketName, questions};
+pub use finish::{BucketName, in_flood, questions};
 pub use flow::flow_of;
 pub use fragment::{follow, later};
 pub use limit::conforms;

@@ -196,6 +196,16 @@ pub trait Tables: Sized {
     }
     /// Looks at what this CPU sees of a zone, and changes it (but not in a trial).
     fn flood<R>(&self, zone: u8, change: impl FnOnce(&mut Flood) -> R) -> Option<R>;
+    /// Counts new connections, and tells whether there is a flood: always [`super::in_flood`]; as
+    /// [`Tables::content`].
+    #[inline(always)]
+    fn in_flood(&self, threshold: u32, zone: u8, syn: bool, second: u32) -> bool {
+        super::in_flood(self, threshold, zone, syn, second)
+    }
+    /// Looks at what all CPUs have told of new connections in a zone (see
+    /// [`crate::abi::zone_bucket`]), and changes it (but not in a trial). The lower half of what it
+    /// becomes.
+    fn new_connections(&self, zone: u8, change: impl FnOnce(u64) -> u64) -> u32;
     /// Whether this CPU sends, or has just sent, SYN cookies in a zone.
     fn sends_cookies(&self, zone: u8) -> bool;
     /// The media flow that comes in at a port of ours, by [`crate::abi::media_port_index`]; 0:

@@ -28,11 +28,18 @@ pub(super) fn dump(pins: &Path, name: &str) -> Option<Rows> {
             Some(merge(json!({ "row": row, "slot": slot }), bucket(value)?))
         }),
         names::TOTAL_BUCKETS => array(pins, name, |index, value: Bucket| {
-            let key = match index.checked_sub(MAX_RULE_IDS) {
-                None => json!({ "rule": index }),
-                Some(number) => json!({ "zone": zone(number as u8) }),
+            let Some(number) = index.checked_sub(MAX_RULE_IDS) else {
+                return Some(merge(json!({ "rule": index }), bucket(value)?));
             };
-            Some(merge(key, bucket(value)?))
+            // Of a zone, what stands for new connections is no time.
+            let (second, told) = (value.new >> 32, value.new as u32);
+            let key = json!({
+                "zone": zone(number as u8),
+                "new_connections_told_by_all_cpus": told,
+                "in_second_since_boot": second,
+            });
+            let ceiling = bucket(Bucket { new: 0, ..value });
+            (value != Bucket::default()).then(|| merge(key, ceiling.unwrap_or_default()))
         }),
         names::KNOWN_SOURCES => hash(pins, name, |key: KnownKey, value: Bucket| {
             let key = json!({ "source": address(key.source).to_string(), "rule": key.rule });

@@ -406,7 +406,7 @@ impl Engine {
             events_per_second: plan.events_per_second,
             event_bytes: plan.event_bytes.min(EVENT_DATA as u32),
             ceilings: plan.flood.ceilings.map(PlanLimit::kernel),
-            flood_syns: plan.flood.syns_per_cpu(sys::cpus()),
+            flood_syns: plan.flood.syns_per_second,
             ..self.settings
         };
         self.write_settings(settings)?;

@@ -442,11 +442,6 @@ pub(super) fn accept_syn_cookies() -> io::Result<()> {
     std::fs::write(SYN_COOKIES, "2")
 }
 
-/// CPUs the kernel may ever use.
-pub(super) fn cpus() -> u32 {
-    aya::util::nr_cpus().ok().and_then(|cpus| u32::try_from(cpus).ok()).unwrap_or(1)
-}
-
 /// Does something on this CPU, if it may run there, else wherever it runs; gives the CPU.
 pub(super) fn on_cpu<T>(cpu: Option<usize>, work: impl FnOnce() -> T) -> (usize, T) {
     use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};

@@ -4,12 +4,13 @@
 use std::{
     net::{IpAddr, Ipv4Addr, Shutdown, TcpListener, TcpStream},
     os::fd::OwnedFd,
+    time::Duration,
 };
 
 use edge_ebpf::{
     abi::{
-        CONTENT_MEDIA, CONTENT_SIP, CONTENT_STUN, GENERATION_SHADOW, KnownKey, Limit, Limits,
-        NO_GENERATION, RuleLimits, SETTING_CEILING, SETTING_FLOOD, shadow_slot,
+        CONTENT_MEDIA, CONTENT_SIP, CONTENT_STUN, FLOOD_ROUND, GENERATION_SHADOW, KnownKey, Limit,
+        Limits, NO_GENERATION, RuleLimits, SETTING_CEILING, SETTING_FLOOD, shadow_slot,
     },
     packet::{TCP_ACK, TCP_SYN},
     verdict::{Reason, Verdict},
@@ -273,7 +274,7 @@ fn a_zone_has_a_ceiling_that_management_does_not_know() {
 fn in_a_flood_a_syn_is_answered_with_a_cookie_that_the_kernel_takes() {
     in_namespace(|| {
         std::fs::write("/proc/sys/net/ipv4/tcp_syncookies", "2").unwrap();
-        // The threshold counts for each CPU.
+        // What a CPU counted before it told the others, it knows alone.
         stay_on_one_cpu();
         let mut bench = Bench::new();
         bench.kernel.load_rare().unwrap();
@@ -319,6 +320,53 @@ fn in_a_flood_a_syn_is_answered_with_a_cookie_that_the_kernel_takes() {
             // Nobody listens: there is nothing to answer with.
             flood(&bench);
             bench.kernel_says(&syn, Reason::Flood);
+        }
+    });
+}
+
+/// Runs on this CPU from now on; whether it may.
+fn go_to(cpu: usize) -> bool {
+    use rustix::thread::{CpuSet, sched_setaffinity};
+    let mut only = CpuSet::new();
+    only.set(cpu);
+    sched_setaffinity(None, &only).is_ok()
+}
+
+#[test]
+fn a_flood_is_one_whatever_cpus_its_packets_come_in_on() {
+    in_namespace(|| {
+        std::fs::write("/proc/sys/net/ipv4/tcp_syncookies", "2").unwrap();
+        if !(go_to(1) && go_to(0)) {
+            eprintln!("left out: there is one CPU");
+            return;
+        }
+        let mut bench = Bench::new();
+        bench.kernel.load_rare().unwrap();
+        bench.change(|tables| {
+            tables.settings.flags |= SETTING_FLOOD;
+            tables.settings.flood_syns = 4 * FLOOD_ROUND;
+        });
+        for side in sides() {
+            let _listener = TcpListener::bind((side.me, FEDERATION_PORT)).unwrap();
+            let syn = segment(side, side.stranger, FEDERATION_PORT, TCP_SYN);
+            // Each CPU counts less than makes a flood, both together more: all of it in one second,
+            // and if one ends in between, once more.
+            let flooded = (0..20).any(|_| {
+                std::thread::sleep(Duration::from_millis(1100));
+                (0..6 * FLOOD_ROUND).any(|number| {
+                    assert!(go_to((number / FLOOD_ROUND % 2) as usize));
+                    let answered = bench.kernel.run(&syn).unwrap() == Verdict::Answer;
+                    assert!(!answered || number >= 4 * FLOOD_ROUND, "a flood of {number}");
+                    answered
+                })
+            });
+            assert!(flooded, "each CPU counts for itself");
+            // It is over before the other family begins.
+            std::thread::sleep(Duration::from_millis(2100));
+            for cpu in [1, 0] {
+                assert!(go_to(cpu));
+                bench.kernel.run(&syn).unwrap();
+            }
         }
     });
 }

@@ -15,12 +15,12 @@ use edge_ebpf::{
     abi::{
         Block, Bucket, Flood, FlowKey, Fragment, FragmentKey, Interface, Limit, PinholeKey,
         RememberedBlock, Rule, RuleLimits, SetMask, Settings, VlanKey, remembered4, remembered6,
-        word4, words6,
+        word4, words6, zone_bucket,
     },
     decide::{
         Asked, BucketName, Family, Found, Judged, NO_RULE, Packed, Place, Tables, Tuple, Walk,
-        blocked, conforms, decide, flow_of, follow, later, plain_answer, plain_flow, questions,
-        replies, rule, walk,
+        blocked, conforms, decide, flow_of, follow, in_flood, later, plain_answer, plain_flow,
+        questions, replies, rule, walk,
     },
     packet::{Environment, Frame, Ip, Link, Piece, Upper, extension_headers, is_scanner, options},
     verdict::Reason,
@@ -379,6 +379,28 @@ impl Tables for KernelTables {
         let flood = maps::FLOODS.get_ptr_mut(u32::from(zone))?;
         // SAFETY: the pointer comes from a per-CPU map.
         Some(unsafe { self.changed(flood, change) })
+    }
+
+    #[inline(always)]
+    fn in_flood(&self, threshold: u32, zone: u8, syn: bool, second: u32) -> bool {
+        let how = u32::from(zone & 1) | u32::from(syn) << 1 | u32::from(self.trial) << 2;
+        edge_in_flood(threshold, second, how) != 0
+    }
+
+    #[inline(always)]
+    fn new_connections(&self, zone: u8, change: impl FnOnce(u64) -> u64) -> u32 {
+        let Some(bucket) = maps::TOTAL_BUCKETS.get_ptr_mut(zone_bucket(zone)) else { return 0 };
+        // SAFETY: the pointer comes from the map. Another CPU may write at the same time: this is one
+        // word, of which a round may be lost.
+        unsafe {
+            let told = &raw mut (*bucket).new;
+            let before = told.read_volatile();
+            let after = change(before);
+            if !self.trial && after != before {
+                told.write_volatile(after);
+            }
+            after as u32
+        }
     }
 
     #[inline(always)]
@@ -1073,6 +1095,16 @@ extern "C" fn edge_flooded(context: *mut xdp_md, place: u64, facts: u64) -> u64 
     } else {
         questions::flooded::<_, [u8; 4]>(&tables, settings, &judged, &frame)
     })
+}
+
+/// [`in_flood`]; proved once. Of `how`, the low bit is the zone, the next says that this is a SYN, and
+/// the third that it is a trial.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn edge_in_flood(threshold: u32, second: u32, how: u32) -> u64 {
+    let trial = how & 4 != 0;
+    let tables = KernelTables { trial, ..KernelTables::new(core::ptr::null_mut()) };
+    in_flood(&tables, threshold, (how & 1) as u8, how & 2 != 0, second).into()
 }
 
 /// [`questions::first_fragment`]; proved once. The number of the reason to refuse the packet, or 255.

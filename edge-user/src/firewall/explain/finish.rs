@@ -1,16 +1,16 @@
 //! What is still asked of a packet that a rule lets in, in words: its content, the rule's rates,
 //! floods and the zone's ceiling, and fragments.
 //!
-//! What a flood is, each CPU counts for itself: the live program was asked on one CPU, and what
-//! that one had seen is what is told here.
+//! Of a flood, each CPU knows what it counted itself and what all have told: the live program was
+//! asked on one CPU, and what that one knew is what is told here.
 
 use std::path::Path;
 
 use aya::maps::{Array, MapData, PerCpuArray};
 use edge_ebpf::{
     abi::{
-        Bucket, Flood, Limit, Limits, MAX_RULE_IDS, RuleLimits, SETTING_FLOOD, SOURCE_BUCKETS_ROW,
-        Settings, ZONES, map_names as names, zone_bucket,
+        Bucket, FLOOD_ROUND, Flood, Limit, Limits, MAX_RULE_IDS, RuleLimits, SETTING_FLOOD,
+        SOURCE_BUCKETS_ROW, Settings, ZONES, map_names as names, zone_bucket,
     },
     decide::{BucketName, Judged, questions},
     packet::{Frame, Kind},
@@ -142,6 +142,9 @@ impl PinnedTables<'_> {
         let flood = self.flood.zone(zone);
         let second = self.second();
         let syns = if flood.second == second { flood.syns } else { 0 };
+        let told = self.told(zone);
+        let told = if (told >> 32) as u32 == second { told as u32 } else { 0 };
+        let all = told.saturating_add(syns % FLOOD_ROUND);
         let state = if flood.cookies_until >= second && flood.cookies_until != 0 {
             "a flood: only who brings back a SYN cookie comes in"
         } else {
@@ -153,8 +156,19 @@ impl PinnedTables<'_> {
                 decode::zone(zone),
                 self.flood.cpu
             ),
-            format!("{syns}, a flood begins above {} on each CPU: {state}", settings.flood_syns),
+            format!(
+                "{syns}, and {all} on all that it knows of; a flood begins above {}: {state}",
+                settings.flood_syns
+            ),
         );
+    }
+
+    /// What all CPUs have told of new connections in a zone.
+    pub(super) fn told(&self, zone: u8) -> u64 {
+        let map = names::TOTAL_BUCKETS;
+        let bucket = open::<Array<MapData, Bucket>>(&self.pins, map)
+            .and_then(|buckets| missing(map, buckets.get(&zone_bucket(zone), 0)));
+        self.keep(bucket).map_or(0, |bucket| bucket.new)
     }
 
     /// [`questions::first_fragment`], with a note.

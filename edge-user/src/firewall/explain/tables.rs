@@ -351,6 +351,10 @@ impl Tables for PinnedTables<'_> {
         Some(change(&mut self.flood.zone(zone)))
     }
 
+    fn new_connections(&self, zone: u8, change: impl FnOnce(u64) -> u64) -> u32 {
+        change(self.told(zone)) as u32
+    }
+
     fn sends_cookies(&self, zone: u8) -> bool {
         self.flood.zone(zone).cookies_until != 0
     }

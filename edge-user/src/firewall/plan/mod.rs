@@ -241,11 +241,6 @@ impl PlanFlood {
         let ceilings = self.ceilings.iter().any(|limit| limit.per_second > 0);
         cookies | if ceilings { SETTING_CEILING } else { 0 }
     }
-
-    /// The share of one of `cpus`.
-    pub(super) fn syns_per_cpu(self, cpus: u32) -> u32 {
-        self.syns_per_second.div_ceil(cpus.max(1))
-    }
 }
 
 /// A rule as the kernel sees it.
