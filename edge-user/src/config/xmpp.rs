@@ -115,15 +115,16 @@ fn partner(section: Section<'_>, edge: &Edge) -> Option<Placed> {
     let proxy = proxy(&section, edge);
     let wildcard = section.boolean("wildcard", false);
     let placed = domain.map(|domain| {
-        let taken = |value: &Option<Spanned<Negotiation>>| {
-            value.as_ref().map_or(Negotiation::Required, |value| *value.get_ref())
+        let default = XmppPartner::new(domain.get_ref().clone());
+        let taken = |value: Option<Spanned<Negotiation>>, default| {
+            value.map_or(default, Spanned::into_inner)
         };
         let partner = XmppPartner {
-            domain: domain.get_ref().clone(),
+            domain: default.domain,
             additional: additional.iter().map(|domain| domain.get_ref().clone()).collect(),
-            kind: kind.as_ref().map_or(XmppPartnerKind::PublicUnverified, |kind| *kind.get_ref()),
-            tls: taken(&tls),
-            sasl: taken(&sasl),
+            kind: kind.map_or(default.kind, Spanned::into_inner),
+            tls: taken(tls, default.tls),
+            sasl: taken(sasl, default.sasl),
             dialback,
             keep_alive,
             connections: connections.and_then(|number| usize::try_from(*number.get_ref()).ok()),

@@ -3,25 +3,11 @@
 use std::sync::Arc;
 
 use super::{tests::*, *};
-use crate::{
-    config::BlockedDomain,
-    xmpp::settings::{Negotiation, XmppPartner, XmppPartnerKind},
-};
+use crate::{config::BlockedDomain, xmpp::settings::XmppPartner};
 
 fn partner(domain: &str, proxy: Option<&str>) -> Arc<XmppPartner> {
-    Arc::new(XmppPartner {
-        domain: name(domain),
-        additional: vec![],
-        kind: XmppPartnerKind::Federated,
-        tls: Negotiation::Required,
-        sasl: Negotiation::Required,
-        dialback: true,
-        keep_alive: true,
-        wildcard: false,
-        connections: None,
-        proxy: proxy.map(|host| (name(host), 5269)),
-        line: 1,
-    })
+    let proxy = proxy.map(|host| (name(host), 5269));
+    Arc::new(XmppPartner { proxy, ..XmppPartner::new(name(domain)) })
 }
 
 fn servers(domain: &str) -> Question {

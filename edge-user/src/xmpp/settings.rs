@@ -64,6 +64,23 @@ pub struct XmppPartner {
 }
 
 impl XmppPartner {
+    /// As an entry that says no more than its domain.
+    pub const fn new(domain: Domain) -> Self {
+        Self {
+            domain,
+            additional: Vec::new(),
+            kind: XmppPartnerKind::PublicUnverified,
+            tls: Negotiation::Required,
+            sasl: Negotiation::Required,
+            dialback: true,
+            keep_alive: true,
+            connections: None,
+            proxy: None,
+            wildcard: false,
+            line: 1,
+        }
+    }
+
     /// Every domain of it, its name first.
     pub fn domains(&self) -> impl Iterator<Item = &Domain> {
         std::iter::once(&self.domain).chain(&self.additional)

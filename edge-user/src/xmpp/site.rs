@@ -276,7 +276,7 @@ mod tests {
         federation::Policy,
         xmpp::{
             ns,
-            settings::{Negotiation, XmppLimits, XmppPartner, XmppPartnerKind, XmppSettings},
+            settings::{XmppLimits, XmppPartner, XmppPartnerKind, XmppSettings},
         },
     };
 
@@ -348,19 +348,8 @@ mod tests {
     /// are partners.
     fn site() -> Site<FakeStreams, FakeGateway> {
         let partner = |name: &str| {
-            Arc::new(XmppPartner {
-                domain: d(name),
-                additional: vec![],
-                kind: XmppPartnerKind::Federated,
-                tls: Negotiation::Required,
-                sasl: Negotiation::Required,
-                dialback: true,
-                keep_alive: true,
-                wildcard: false,
-                connections: None,
-                proxy: None,
-                line: 1,
-            })
+            let kind = XmppPartnerKind::Federated;
+            Arc::new(XmppPartner { kind, ..XmppPartner::new(d(name)) })
         };
         let settings = XmppSettings {
             enabled: true,

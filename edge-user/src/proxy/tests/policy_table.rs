@@ -11,7 +11,7 @@ use crate::{
     },
     federation::{CertificateNames, PartnerKind, Policy},
     media::policy::Modalities,
-    xmpp::settings::{Negotiation, XmppLimits, XmppPartner, XmppPartnerKind, XmppSettings},
+    xmpp::settings::{XmppLimits, XmppPartner, XmppPartnerKind, XmppSettings},
 };
 
 /// What a certificate says.
@@ -176,17 +176,9 @@ fn verdict(case: &Case) -> Result<(), (&'static str, u16)> {
 pub(super) fn xmpp_settings(partner: &[&str]) -> XmppSettings {
     let (first, rest) = partner.split_first().unwrap();
     let partner = XmppPartner {
-        domain: domain(first),
         additional: rest.iter().map(|name| domain(name)).collect(),
         kind: XmppPartnerKind::Federated,
-        tls: Negotiation::Required,
-        sasl: Negotiation::Required,
-        dialback: true,
-        keep_alive: true,
-        wildcard: false,
-        connections: None,
-        proxy: None,
-        line: 1,
+        ..XmppPartner::new(domain(first))
     };
     XmppSettings {
         enabled: true,

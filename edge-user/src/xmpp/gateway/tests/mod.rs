@@ -44,19 +44,8 @@ pub(super) fn policy(kind: XmppPartnerKind) -> XmppPolicy {
     ];
     let federation = Federation { enabled: true, users, ..Federation::default() };
     let partner = |name: &str, kind| {
-        Arc::new(XmppPartner {
-            domain: domain(name),
-            additional: Vec::new(),
-            kind,
-            tls: Negotiation::Required,
-            sasl: Negotiation::Optional,
-            dialback: true,
-            keep_alive: true,
-            wildcard: false,
-            connections: None,
-            proxy: None,
-            line: 1,
-        })
+        let sasl = Negotiation::Optional;
+        Arc::new(XmppPartner { kind, sasl, ..XmppPartner::new(domain(name)) })
     };
     let settings = XmppSettings {
         enabled: true,

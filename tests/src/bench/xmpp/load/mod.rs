@@ -61,6 +61,20 @@ pub struct Outcome {
 }
 
 impl Load {
+    /// Waits for one stanza that went out before it could be counted.
+    ///
+    /// # Errors
+    /// When it does not come out.
+    pub fn first(&mut self) -> Result<()> {
+        let began = Instant::now();
+        while self.turn()? == 0 {
+            ensure!(began.elapsed() < PATIENCE, "the first never came out");
+            self.flush()?;
+            self.wait(Instant::now() + Duration::from_millis(100))?;
+        }
+        Ok(())
+    }
+
     /// Sends so many a second, until so many have come out.
     ///
     /// # Errors
@@ -77,7 +91,8 @@ impl Load {
                     next = due;
                     break;
                 }
-                ensure!(sent - came < MOST_OPEN, "{} are outstanding", sent - came);
+                let outstanding = sent.saturating_sub(came);
+                ensure!(outstanding < MOST_OPEN, "{outstanding} are outstanding");
                 self.ask.write(&mut self.partner.out, sent);
                 sent += 1;
             }
@@ -85,6 +100,7 @@ impl Load {
             self.wait(next)?;
             let more = self.turn()?;
             came += more;
+            ensure!(came <= sent, "{} came out that were not sent", came - sent);
             if more > 0 {
                 last = Instant::now();
             }
