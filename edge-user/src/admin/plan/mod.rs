@@ -1,6 +1,7 @@
 //! `edge plan …`: what follows from the configuration file. A daemon that runs is asked for
 //! nothing but where partners are now.
 
+mod names;
 mod nftables;
 
 use std::path::Path;
@@ -26,6 +27,10 @@ use crate::{
 pub enum PlanCommand {
     /// Every port: the appliance's rules, and what firewalls around it must let through
     Ports(PortsArguments),
+    /// DNS records that are to be published: SIP, remote users, XMPP
+    Dns,
+    /// Names that our certificates are to hold, and whether they do
+    Certificates,
 }
 
 /// Which tables, and how.
@@ -68,9 +73,13 @@ enum Style {
 
 /// What `edge plan …` prints.
 pub fn plan(file: &Path, command: &PlanCommand) -> Result<Report, CommandError> {
-    let PlanCommand::Ports(arguments) = command;
     let Checked { config, findings } = config::check(file);
     let Some(config) = config else { return Err(CommandError::Configuration(findings)) };
+    let arguments = match command {
+        PlanCommand::Ports(arguments) => arguments,
+        PlanCommand::Dns => return Ok(names::dns(&config)),
+        PlanCommand::Certificates => return Ok(names::certificates(&config)),
+    };
     let partners = inspect::partners(&config.paths.pins, &config.paths.state);
     ports(&config, arguments, partners.as_deref())
 }
