@@ -280,7 +280,7 @@ fn a_partner_without_tls_does_dialback_only_where_its_entry_says_so() {
     let mut world = World::raise("xmpp-noplain", FEDERATED, |_| {}, plain);
     world.check(|world| {
         world.dave.message(ALICE, "never")?;
-        world.refused(&[PARTNER, "a certificate that names its domain is needed"])?;
+        world.refused(&[PARTNER, "xmpp-no-tls", "must take the STARTTLS that is offered"])?;
         let status = world.alice.message(DAVE, "never")?;
         anyhow::ensure!(status >= 400, "answered with {status}");
         Ok(())

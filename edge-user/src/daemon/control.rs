@@ -37,7 +37,7 @@ impl Handler for Daemon {
         let author = Author::new(&caller.to_string(), SystemTime::now());
         match request {
             Request::Status => self.status().await,
-            Request::Drain { on } => Ok(self.drain(on, &author)),
+            Request::Drain { on } => self.drain(on, &author).await,
             Request::Reload => {
                 self.reload(&author).await.map(|warnings| json!({"warnings": warnings}))
             }
@@ -239,6 +239,9 @@ impl Daemon {
             if let (Some((_, count)), Some(total)) = (shell, refusals.get_mut(reason.name())) {
                 *total = json!(total.as_u64().unwrap_or(0) + count);
             }
+        }
+        for (reason, count) in self.xmpp_refusals() {
+            refusals.insert(reason.to_owned(), json!(count));
         }
         let forwarded: Vec<Value> = counters
             .forwarded()

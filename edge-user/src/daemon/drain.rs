@@ -8,10 +8,14 @@ use crate::state::Author;
 
 impl Daemon {
     /// Begins or ends a drain; it ends with the daemon, too.
-    pub(super) fn drain(&self, on: bool, author: &Author) -> Value {
+    pub(super) async fn drain(&self, on: bool, author: &Author) -> Result<Value, String> {
+        let _one = self.change.lock().await;
         warn!(on, by = author.by, "drain");
         self.shell.with_core(|core, now, _| core.proxy.set_draining(now, on));
-        self.drain_state()
+        if let Some(xmpp) = self.xmpp() {
+            xmpp.set_draining(on).await?;
+        }
+        Ok(self.drain_state())
     }
 
     /// Whether it is drained, and what still lives.
@@ -26,6 +30,7 @@ impl Daemon {
             "transactions": status.transactions,
             "in_dialog_last_5_minutes": status.in_dialog_last_minutes,
             "in_dialog_last_hour": status.in_dialog_last_hour,
+            "xmpp_streams": self.xmpp().map(|xmpp| xmpp.partners_streams()),
         })
     }
 }

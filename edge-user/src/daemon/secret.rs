@@ -69,14 +69,18 @@ fn read(path: &Path, file: File) -> Result<[u8; 32], SecretError> {
 
 /// What dialback keys are made with: the pool's, so that each member answers for what another said,
 /// or this appliance's own.
-pub fn dialback(config: &Config) -> Result<[u8; 32], SecretError> {
+pub fn dialback(config: &Config) -> Result<Secrets, SecretError> {
     if config.pool.keys.is_empty() {
-        return kept(&config.paths.state, DIALBACK);
+        return Ok(Secrets { current: kept(&config.paths.state, DIALBACK)?, former: None });
     }
-    let pool = hmac::Key::new(hmac::HMAC_SHA256, &secrets(config)?.current);
-    let mut secret = [0; 32];
-    secret.copy_from_slice(hmac::sign(&pool, b"edge dialback").as_ref());
-    Ok(secret)
+    let of_pool = |key: [u8; 32]| {
+        let mut secret = [0; 32];
+        let pool = hmac::Key::new(hmac::HMAC_SHA256, &key);
+        secret.copy_from_slice(hmac::sign(&pool, b"edge dialback").as_ref());
+        secret
+    };
+    let Secrets { current, former } = secrets(config)?;
+    Ok(Secrets { current: of_pool(current), former: former.map(of_pool) })
 }
 
 /// A secret for this run.
@@ -122,6 +126,29 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+
+    #[test]
+    fn dialback_believes_both_keys_of_a_pool() {
+        let folder = crate::config::tests_support::Folder::new();
+        let mut config = crate::config::tests_support::with_services();
+        config.paths.state = folder.0.clone();
+        let alone = dialback(&config).unwrap();
+        assert!(alone.former.is_none() && dialback(&config).unwrap() == alone);
+        let key = |name: &str, byte| {
+            let path = folder.0.join(name);
+            std::fs::write(&path, [byte; 32]).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+            path
+        };
+        let keys = [key("new", 2), key("old", 1)];
+        config.pool.keys = vec![keys[1].clone()];
+        let before = dialback(&config).unwrap();
+        config.pool.keys = keys.to_vec();
+        let after = dialback(&config).unwrap();
+        assert_eq!(after.former, Some(before.current));
+        assert!(after.current != before.current && before.former.is_none());
+        assert_ne!(before.current, [1; 32], "what signs Record-Route signs nothing else");
+    }
 
     #[test]
     fn the_secret_is_made_once_and_never_for_others_to_read() {

@@ -28,13 +28,13 @@ use crate::{
         tls::TlsStore,
         xmpp::{StreamInfo, XmppCounts, XmppHandle, XmppParts, XmppShell},
     },
-    proxy::ConnectionId,
+    proxy::{ConnectionId, Secrets},
     sip::{Limits, Message},
     state::KeptFile,
     verdicts::Input,
     xmpp::{
         gateway::{Gateway, GatewayConfig, GatewayLimits, SavedGateway},
-        io::{PeerCertificate, StreamId, XmppEvent, XmppSide},
+        io::{PeerCertificate, StreamId, XmppEvent, XmppRefusal, XmppSide},
         settings::{Negotiation, XmppPartner, XmppPartnerKind, XmppPolicy},
         site::{Site, SiteOutput},
         streams::{self, Certificate, Role, Settings, StreamStatus, Streams, StreamsConfig},
@@ -133,13 +133,13 @@ impl Xmpp {
         around: &Around<'_>,
     ) -> Result<Option<Self>, String> {
         let Some(policy) = policy(config, federation) else { return Ok(None) };
-        let secret = secret::dialback(config).map_err(|error| error.to_string())?;
+        let secrets = secret::dialback(config).map_err(|error| error.to_string())?;
         let now = Instant::now();
         let streams = Streams::new(
             now,
             StreamsConfig {
                 policy: policy.clone(),
-                secret,
+                secrets,
                 without_certificate: Vec::new(),
                 unix_seconds: unix_seconds(),
             },
@@ -216,6 +216,25 @@ impl Xmpp {
         if let Err(error) = written {
             warn!(%error, "who watches whom over XMPP was not kept");
         }
+    }
+
+    /// Our name, and what dialback keys are made with.
+    fn set_own(&self, config: &Config, secrets: Secrets) {
+        self.handle.with_core(|core, _, _| {
+            core.gateway.set_host(config.fqdn.clone());
+            core.streams.set_secrets(secrets);
+        });
+    }
+
+    /// Partners' new streams are taken, or not.
+    pub(super) async fn set_draining(&self, on: bool) -> Result<(), String> {
+        self.handle.set_draining(on).await.map_err(|error| error.to_string())
+    }
+
+    /// Streams with partners that live.
+    pub(super) fn partners_streams(&self) -> usize {
+        let streams = self.streams();
+        streams.iter().filter(|info| info.side == XmppSide::Partner).count()
     }
 
     /// Ends every stream in good order, and is gone.
@@ -437,7 +456,13 @@ impl Daemon {
     ) -> Result<(), String> {
         let served = config.services.xmpp.is_some();
         match self.xmpp() {
-            Some(xmpp) if served => xmpp.rebind(config).await,
+            Some(xmpp) if served => {
+                let secrets = tokio::task::block_in_place(|| secret::dialback(config));
+                let secrets = secrets.map_err(|error| error.to_string())?;
+                xmpp.rebind(config).await?;
+                xmpp.set_own(config, secrets);
+                Ok(())
+            }
             Some(xmpp) => {
                 *self.xmpp.write().unwrap_or_else(PoisonError::into_inner) = None;
                 xmpp.stop().await;
@@ -445,6 +470,11 @@ impl Daemon {
             }
             None => {
                 let started = Xmpp::start(config, federation, &self.around()).await?;
+                if let Some(xmpp) = &started
+                    && self.drain_state()["draining"] == true
+                {
+                    xmpp.set_draining(true).await?;
+                }
                 *self.xmpp.write().unwrap_or_else(PoisonError::into_inner) = started.map(Arc::new);
                 Ok(())
             }
@@ -525,6 +555,18 @@ impl Daemon {
         row["xmpp"]["subscriptions"] = json!(subscriptions);
         row["xmpp"]["sessions"] = json!(sessions);
         row["xmpp"]["refusals"] = Value::Array(xmpp.seen.about(&domains));
+    }
+
+    /// What XMPP refused, and how often.
+    pub(super) fn xmpp_refusals(&self) -> Vec<(&'static str, u64)> {
+        let Some(xmpp) = self.xmpp() else { return Vec::new() };
+        let counts = xmpp.counts();
+        let count = |reason: &XmppRefusal| {
+            let wanted = format!("refused.{}", reason.name());
+            let found = counts.iter().find(|(name, _)| *name == wanted);
+            (reason.name(), found.map_or(0, |(_, count)| *count))
+        };
+        XmppRefusal::ALL.iter().map(count).collect()
     }
 
     /// What `edge status` says of XMPP.

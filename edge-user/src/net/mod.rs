@@ -4,6 +4,7 @@
 //! what strangers can make us hold, and carries out what the core says. It never blocks while it
 //! holds the core's lock.
 
+mod counters;
 pub mod crl;
 pub mod dns;
 mod lines;
@@ -11,6 +12,7 @@ pub mod local;
 pub mod shell;
 #[cfg(test)]
 mod testing;
+mod timer;
 pub mod tls;
 pub mod xmpp;
 

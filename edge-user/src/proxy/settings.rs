@@ -73,7 +73,7 @@ pub struct RemoteSettings {
 }
 
 /// What signs Record-Route, and what is believed beside it.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Secrets {
     /// Signs.
     pub current: [u8; 32],

@@ -179,6 +179,16 @@ pub enum XmppInput {
         /// In the order in which to try, never empty, and until when it holds.
         result: Result<(Vec<XmppHost>, Instant), ResolveError>,
     },
+    /// More waits to be written to a connection than is good.
+    Full {
+        /// Which.
+        stream: StreamId,
+    },
+    /// After `Full`: most of that is written.
+    Drained {
+        /// Which.
+        stream: StreamId,
+    },
     /// A stanza is to be sent. `from` and `to` are set and name a pair; the core looks for a stream
     /// that serves it, or makes one.
     Send {
@@ -217,6 +227,16 @@ pub enum XmppOutput {
         stream: StreamId,
         /// When to read on.
         until: Instant,
+    },
+    /// Read nothing from it until `Resume`: what it sends cannot be handed on.
+    Hold {
+        /// Which.
+        stream: StreamId,
+    },
+    /// Read on.
+    Resume {
+        /// Which.
+        stream: StreamId,
     },
     /// Close a connection after what was written before.
     Close {

@@ -19,7 +19,7 @@ use edge_user::{
     config::Federation,
     domain::Domain,
     federation::{CertificateNames, Policy},
-    proxy::ResolveError,
+    proxy::{ResolveError, Secrets},
     xmpp::{
         io::{
             Pair, PeerCertificate, StreamId, TlsPeer, XmppEvent, XmppHost, XmppInput, XmppNames,
@@ -76,16 +76,11 @@ fn domain(name: &str) -> Domain {
 fn policy(enabled: bool) -> XmppPolicy {
     let partner = |name: &str, need: Negotiation, dialback| {
         Arc::new(XmppPartner {
-            domain: domain(name),
-            additional: Vec::new(),
             kind: XmppPartnerKind::Federated,
             tls: need,
             sasl: need,
             dialback,
-            keep_alive: true,
-            connections: None,
-            proxy: None,
-            line: 1,
+            ..XmppPartner::new(domain(name))
         })
     };
     let settings = XmppSettings {
@@ -132,6 +127,8 @@ struct World {
     open: BTreeMap<StreamId, Vec<u8>>,
     proved: BTreeSet<(String, String)>,
     handshakes: Vec<StreamId>,
+    /// Streams that are not listened to.
+    held: BTreeSet<StreamId>,
     pending: Vec<XmppOutput>,
 }
 
@@ -155,6 +152,7 @@ impl World {
                 }
                 XmppOutput::Close { stream } => {
                     assert!(self.open.remove(&stream).is_some(), "closed twice");
+                    self.held.remove(&stream);
                 }
                 XmppOutput::Event(XmppEvent::Proved { pair, .. }) => {
                     let (local, remote) = (pair.local.to_string(), pair.remote.to_string());
@@ -169,6 +167,13 @@ impl World {
                     let (from, to) = (of("from"), of("to"));
                     let both = [(from.clone(), to.clone()), (to, from)];
                     assert!(both.contains(&names), "{both:?} is not in {names:?}");
+                }
+                XmppOutput::Hold { stream } => {
+                    assert!(self.open.contains_key(&stream), "holds no stream");
+                    assert!(self.held.insert(stream), "held twice");
+                }
+                XmppOutput::Resume { stream } => {
+                    assert!(self.held.remove(&stream), "resumes what was not held");
                 }
                 XmppOutput::Connect { .. } | XmppOutput::Resolve { .. } => {
                     self.pending.push(output);
@@ -206,7 +211,7 @@ impl World {
 
     fn step(&mut self, op: u8, a: u8, b: u8, rest: &mut &[u8]) {
         let address = SocketAddr::from(([192, 0, 2, a % 4], 5269));
-        match op % 12 {
+        match op % 13 {
             0 => {
                 let stream = self.new_stream();
                 let side = if a & 1 == 0 { XmppSide::Partner } else { XmppSide::Inside };
@@ -256,6 +261,7 @@ impl World {
             8 => {
                 let Some(stream) = self.some(a) else { return };
                 self.open.remove(&stream);
+                self.held.remove(&stream);
                 self.give(XmppInput::Closed { stream, fault: None });
             }
             9 => self.pass(Duration::from_secs(u64::from(a) * u64::from(b) / 16)),
@@ -264,6 +270,13 @@ impl World {
                 let (Some(from), Some(stream)) = (self.some(a), self.some(b)) else { return };
                 let bytes = Bytes::from(self.open.get(&from).cloned().unwrap_or_default());
                 self.give(XmppInput::Bytes { stream, bytes });
+            }
+            11 => {
+                let Some(stream) = self.some(a) else { return };
+                self.give(match b & 1 {
+                    0 => XmppInput::Full { stream },
+                    _ => XmppInput::Drained { stream },
+                });
             }
             _ => {
                 let mut out = Vec::new();
@@ -304,7 +317,7 @@ fuzz_target!(|data: &[u8]| {
     let now = Instant::now();
     let config = StreamsConfig {
         policy: policy(true),
-        secret: [7; 32],
+        secrets: Secrets { current: [7; 32], former: None },
         without_certificate: Vec::new(),
         unix_seconds: 1_800_000_000,
     };
@@ -315,6 +328,7 @@ fuzz_target!(|data: &[u8]| {
         open: BTreeMap::new(),
         proved: BTreeSet::new(),
         handshakes: Vec::new(),
+        held: BTreeSet::new(),
         pending: Vec::new(),
     };
     let mut rest = data;
@@ -323,5 +337,6 @@ fuzz_target!(|data: &[u8]| {
         world.step(*op, *a, *b, &mut rest);
     }
     world.pass(Duration::from_secs(7 * 86_400));
+    assert!(world.held.is_empty(), "held for ever");
     assert!(world.open.is_empty(), "left: {:?}", world.streams.status(world.now));
 });

@@ -2,10 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -16,6 +13,7 @@ use super::{
     bind,
     counters::add,
     hub::{Hub, Phase, Way},
+    limits::Counted,
     queue::WriteQueue,
     stream,
 };
@@ -25,22 +23,6 @@ use crate::{
     net::{Core, tls},
     proxy::{AttemptId, ConnectError, Input, Peer, Side, Target},
 };
-
-/// One of the connections we opened or are opening; gives its place back when dropped.
-struct Outbound<'a>(&'a AtomicUsize);
-
-impl<'a> Outbound<'a> {
-    fn enter(count: &'a AtomicUsize, limit: usize) -> Option<Self> {
-        let place = Self(count);
-        (count.fetch_add(1, Ordering::Relaxed) < limit).then_some(place)
-    }
-}
-
-impl Drop for Outbound<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
 
 /// Connects and carries the connection to its end.
 pub(super) async fn connect<C: Core>(hub: Arc<Hub<C>>, attempt: AttemptId, target: Target) {
@@ -68,7 +50,7 @@ async fn try_connect<C: Core>(
         return datagram(hub, attempt, target);
     }
     let limits = &settings.config.limits;
-    let _place = Outbound::enter(&hub.outbound, limits.connections).ok_or(ConnectError::Limit)?;
+    let _place = Counted::enter(&hub.outbound, limits.connections).ok_or(ConnectError::Limit)?;
     let from = match target.side {
         Side::Partner => source_address(&settings.config.access.listen, target.address),
         Side::Inside => None,

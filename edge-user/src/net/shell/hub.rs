@@ -12,7 +12,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::Waker,
-    time::{Duration, Instant, SystemTime},
+    time::{Instant, SystemTime},
 };
 
 use bytes::Bytes;
@@ -30,7 +30,7 @@ use crate::{
     federation::Lookup,
     ids::IdMap,
     media::flow::{CallId, MediaChange},
-    net::{Core, dns::Resolver, tls::TlsStore},
+    net::{Core, dns::Resolver, timer, tls::TlsStore},
     proxy::{
         ConnectionId, Event, Input, Output, Peer, QueryId, Question, Refusal, ResolveError, Side,
     },
@@ -39,9 +39,6 @@ use crate::{
 
 /// Questions to DNS the core may have open.
 const MAX_QUESTIONS: usize = 4096;
-/// What is due within this time is done together: timers of SIP are hundreds of milliseconds, and
-/// each call of its own costs a wake.
-const SLOT: Duration = Duration::from_millis(10);
 
 /// How far a stop has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -282,7 +279,7 @@ impl<C: Core> Hub<C> {
             resolver,
             events,
             media,
-            counters: Counters::new(),
+            counters: Counters::default(),
             places: Default::default(),
             outbound: AtomicUsize::new(0),
             paces: Default::default(),
@@ -422,27 +419,14 @@ impl<C: Core> Hub<C> {
     /// Calls the core when its time has come. Ends with the shell.
     pub(super) async fn run_timer(self: Arc<Self>) {
         let mut phase = self.phase.subscribe();
-        loop {
-            let next = {
-                let mut inner = self.lock();
-                inner.armed = inner.core.next_timeout();
-                inner.armed
-            };
-            let due = async {
-                match next {
-                    Some(at) => tokio::time::sleep_until(at.into()).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                () = due => {}
-                () = self.timer.notified() => continue,
-                _ = phase.wait_for(|phase| *phase == Phase::Stopped) => return,
-            };
-            self.drive(|core, now, out| core.on_timeout(now, out));
-            // A core that is always late must not take the processor for itself, either.
-            tokio::time::sleep(SLOT).await;
-        }
+        let next = || {
+            let mut inner = self.lock();
+            inner.armed = inner.core.next_timeout();
+            inner.armed
+        };
+        let due = || self.drive(|core, now, out| core.on_timeout(now, out));
+        let stopped = phase.wait_for(|phase| *phase == Phase::Stopped);
+        timer::run(&self.timer, stopped, next, due).await;
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner<C>> {

@@ -4,7 +4,10 @@
 use std::{
     collections::HashMap,
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -80,6 +83,23 @@ impl Drop for Place {
                 counts.by_source.remove(&self.source);
             }
         }
+    }
+}
+
+/// One of those that a count is for (connections we open, say); gives its place back when dropped.
+pub(in crate::net) struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    /// `None`: there are as many as there may be.
+    pub(in crate::net) fn enter(count: &'a AtomicUsize, limit: usize) -> Option<Self> {
+        let place = Self(count);
+        (count.fetch_add(1, Ordering::Relaxed) < limit).then_some(place)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -194,6 +214,16 @@ mod tests {
         assert_eq!(enter("2001:db8::3").unwrap_err(), Full::Source);
         let _five = enter("192.0.2.1").unwrap();
         assert_eq!(admission.total(), 4);
+    }
+
+    #[test]
+    fn what_is_counted_is_bounded_and_given_back() {
+        let count = AtomicUsize::new(0);
+        let (one, two) = (Counted::enter(&count, 2), Counted::enter(&count, 2));
+        assert!(one.is_some() && two.is_some() && Counted::enter(&count, 2).is_none());
+        drop(one);
+        assert!(Counted::enter(&count, 2).is_some());
+        assert_eq!(count.load(Ordering::Relaxed), 1);
     }
 
     #[test]

@@ -21,7 +21,7 @@ mod gateway;
 mod hub;
 pub(super) mod limits;
 mod queue;
-mod stream;
+pub(super) mod stream;
 #[cfg(test)]
 mod tests;
 mod write;

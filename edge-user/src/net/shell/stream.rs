@@ -147,7 +147,7 @@ impl<C: Core> Drop for Entry<'_, C> {
 }
 
 /// Closes our half, and listens until the peer closes its own or time is up.
-async fn last_words<S: AsyncRead + AsyncWrite + Unpin>(mut io: S) {
+pub(in crate::net) async fn last_words<S: AsyncRead + AsyncWrite + Unpin>(mut io: S) {
     let closing = async {
         if io.shutdown().await.is_err() {
             return;

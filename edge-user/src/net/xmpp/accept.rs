@@ -14,18 +14,18 @@ use tokio_rustls::{LazyConfigAcceptor, TlsStream, rustls::server::Acceptor};
 
 use super::{
     Door, XmppCore,
+    handshakes::Handshake,
     hub::{Hub, Phase},
     status::add,
     stream::{self, Io},
 };
 use crate::{
-    net::shell::{
-        bind,
-        limits::{Full, Place},
-    },
+    net::shell::limits::{Full, Place},
     xmpp::io::{TlsPeer, XmppInput, XmppSide},
 };
 
+/// Those that have been told to go and are not gone, beyond the bound.
+const LEAVING: usize = 64;
 /// A pause after `accept` failed (no file descriptors, no memory).
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -59,9 +59,15 @@ pub(super) async fn run<C: XmppCore>(
 
 fn admit<C: XmppCore>(hub: &Arc<Hub<C>>, stream: TcpStream, remote: SocketAddr, door: Door) {
     let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
-    if let Some(place) = enter(hub, remote.ip(), door.side) {
-        bind::set_stream(&stream);
-        tokio::spawn(serve(Arc::clone(hub), stream, remote, door, place));
+    let hub = Arc::clone(hub);
+    if door.direct_tls {
+        // It takes its place when it has gone through the handshake.
+        let Ok(shaking) = begin(&hub, remote.ip(), door.side) else { return };
+        stream::set_socket(&stream);
+        tokio::spawn(serve_direct(hub, stream, remote, door, shaking));
+    } else if let Some(place) = enter(&hub, remote.ip(), door.side) {
+        stream::set_socket(&stream);
+        tokio::spawn(async move { serve(&hub, (stream, remote), door, place).await });
     }
 }
 
@@ -71,7 +77,13 @@ fn enter<C: XmppCore>(hub: &Hub<C>, remote: IpAddr, side: XmppSide) -> Option<Pl
     let total = config.xmpp.limits.connections;
     let [outside, inside] = &hub.places;
     let entered = match side {
-        XmppSide::Partner => outside.enter(remote, total, config.limits.connections_per_source),
+        // Who of them goes when there are too many is for the core to say: those that are on their
+        // way out have places, too.
+        XmppSide::Partner => outside.enter(
+            remote,
+            total.saturating_add(LEAVING),
+            config.limits.connections_per_source,
+        ),
         // Our own are few; only their total is bounded.
         XmppSide::Inside => inside.enter(remote, total, total),
     };
@@ -89,28 +101,45 @@ fn enter<C: XmppCore>(hub: &Hub<C>, remote: IpAddr, side: XmppSide) -> Option<Pl
 }
 
 async fn serve<C: XmppCore>(
+    hub: &Arc<Hub<C>>,
+    (stream, remote): (TcpStream, SocketAddr),
+    door: Door,
+    place: Place,
+) {
+    let Ok(local) = stream.local_addr() else { return };
+    carry(hub, (Io::Plain(stream), None), (local, remote), door.side, place).await;
+}
+
+async fn serve_direct<C: XmppCore>(
     hub: Arc<Hub<C>>,
     stream: TcpStream,
     remote: SocketAddr,
     door: Door,
-    _place: Place,
+    shaking: Option<Handshake>,
 ) {
     let Ok(local) = stream.local_addr() else { return };
-    let (io, tls) = if door.direct_tls {
-        match direct(&hub, stream, remote.ip(), door.side).await {
-            Ok((io, tls)) => (io, Some(tls)),
-            Err(fault) => {
-                add(&hub.counters.handshake_failed);
-                if let Some(left_out) = hub.counters.line() {
-                    tracing::info!(%remote, fault, left_out, "XMPP: TLS handshake failed");
-                }
-                return;
+    match direct(&hub, stream, remote.ip(), door.side, shaking).await {
+        Ok((io, tls)) => {
+            if let Some(place) = enter(&hub, remote.ip(), door.side) {
+                carry(&hub, (io, Some(tls)), (local, remote), door.side, place).await;
             }
         }
-    } else {
-        (Io::Plain(stream), None)
-    };
-    let side = door.side;
+        Err(fault) => {
+            add(&hub.counters.handshake_failed);
+            if let Some(left_out) = hub.counters.line() {
+                tracing::info!(%remote, fault, left_out, "XMPP: TLS handshake failed");
+            }
+        }
+    }
+}
+
+async fn carry<C: XmppCore>(
+    hub: &Arc<Hub<C>>,
+    (io, tls): (Io, Option<TlsPeer>),
+    (local, remote): (SocketAddr, SocketAddr),
+    side: XmppSide,
+    place: Place,
+) {
     let link = hub.open((side, remote, false), tls, |stream, tls| XmppInput::Accepted {
         stream,
         side,
@@ -118,7 +147,7 @@ async fn serve<C: XmppCore>(
         local,
         tls,
     });
-    stream::run(&hub, &link, io).await;
+    stream::run(hub, &link, io, place).await;
 }
 
 /// TLS from the first byte (XEP-0368): the certificate goes by the name that is asked for.
@@ -127,13 +156,12 @@ async fn direct<C: XmppCore>(
     stream: TcpStream,
     remote: IpAddr,
     side: XmppSide,
+    place: Option<Handshake>,
 ) -> Result<(Io, TlsPeer), String> {
-    let time = hub.config().limits.handshake_timeout;
     let shaking = async {
-        // A peer that says nothing takes no place among the handshakes.
+        // A peer that says nothing costs no handshake.
         stream.peek(&mut [0]).await.map_err(|error| error.to_string())?;
         may_shake(hub, remote, side)?;
-        let _permit = hub.handshakes.acquire().await;
         let hello = LazyConfigAcceptor::new(Acceptor::default(), stream)
             .await
             .map_err(|error| error.to_string())?;
@@ -141,10 +169,49 @@ async fn direct<C: XmppCore>(
         let config = hub.tls.xmpp_server(name.as_ref(), true).ok_or("XMPP has no TLS files")?;
         hello.into_stream(config).await.map_err(|error| error.to_string())
     };
-    let stream =
-        tokio::time::timeout(time, shaking).await.map_err(|_| "timed out".to_owned())??;
+    let stream = shake(hub, place, shaking).await?;
     let peer = hub.tls.xmpp_peer(side, stream.get_ref().1);
     Ok((Io::Tls(Box::new(TlsStream::Server(stream))), peer))
+}
+
+/// Takes a place among the handshakes; our own servers need none.
+pub(super) fn begin<C: XmppCore>(
+    hub: &Hub<C>,
+    remote: IpAddr,
+    side: XmppSide,
+) -> Result<Option<Handshake>, String> {
+    if side == XmppSide::Inside {
+        return Ok(None);
+    }
+    let most = hub.config().limits.handshakes;
+    match hub.handshakes.begin(remote, most) {
+        Some(place) => Ok(Some(place)),
+        None => {
+            add(&hub.counters.full_source);
+            Err("this source has many handshakes under way".to_owned())
+        }
+    }
+}
+
+/// A handshake in its time, and as long as it has its place.
+pub(super) async fn shake<C: XmppCore, T>(
+    hub: &Hub<C>,
+    mut place: Option<Handshake>,
+    shaking: impl Future<Output = Result<T, String>>,
+) -> Result<T, String> {
+    let time = hub.config().limits.handshake_timeout;
+    let given_up = async {
+        match &mut place {
+            Some(place) => place.given_up().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        shaken = tokio::time::timeout(time, shaking) => {
+            shaken.map_err(|_| "timed out".to_owned())?
+        }
+        () = given_up => Err("it took long, and others waited".to_owned()),
+    }
 }
 
 /// Whether a handshake more may begin.

@@ -1,12 +1,6 @@
 //! Streams we open.
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+use std::{net::SocketAddr, sync::Arc};
 
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, TlsStream, rustls::pki_types::ServerName};
@@ -19,25 +13,9 @@ use super::{
 };
 use crate::{
     domain::Domain,
-    net::shell::bind,
+    net::shell::{bind, limits::Counted},
     xmpp::io::{DialId, TlsPeer, XmppInput, XmppSide, XmppTarget},
 };
-
-/// One of the streams we opened or are opening; gives its place back when dropped.
-struct Outbound<'a>(&'a AtomicUsize);
-
-impl<'a> Outbound<'a> {
-    fn enter(count: &'a AtomicUsize, limit: usize) -> Option<Self> {
-        let place = Self(count);
-        (count.fetch_add(1, Ordering::Relaxed) < limit).then_some(place)
-    }
-}
-
-impl Drop for Outbound<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
 
 /// Connects and carries the stream to its end.
 pub(super) async fn connect<C: XmppCore>(hub: Arc<Hub<C>>, dial: DialId, target: XmppTarget) {
@@ -61,7 +39,7 @@ async fn try_connect<C: XmppCore>(
     }
     let config = hub.config();
     let limit = config.xmpp.limits.connections;
-    let _place = Outbound::enter(&hub.outbound, limit).ok_or_else(|| {
+    let place = Counted::enter(&hub.outbound, limit).ok_or_else(|| {
         format!("{limit} streams of ours are open, the bound of xmpp.connections")
     })?;
     let listen = config.services.xmpp.as_ref().map_or(&[][..], |service| &service.listen);
@@ -74,7 +52,7 @@ async fn try_connect<C: XmppCore>(
         .await
         .map_err(|_| "no TCP connection: timed out".to_owned())?
         .map_err(|error| format!("no TCP connection: {error}"))?;
-    bind::set_stream(&stream);
+    stream::set_socket(&stream);
     drop(config);
     let (io, tls) = if target.direct_tls {
         let shaking = client(hub, stream, target.side, (&target.local, &target.server_name), true);
@@ -89,7 +67,7 @@ async fn try_connect<C: XmppCore>(
     let link = hub.open((target.side, target.address, true), tls, |stream, tls| {
         XmppInput::Connected { dial, stream, tls }
     });
-    stream::run(hub, &link, io).await;
+    stream::run(hub, &link, io, place).await;
     Ok(())
 }
 

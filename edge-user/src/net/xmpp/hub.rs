@@ -17,13 +17,14 @@ use std::{
 
 use bytes::Bytes;
 use tokio::sync::{
-    Notify, Semaphore,
+    Notify,
     mpsc::{self, error::TrySendError},
     watch,
 };
 
 use super::{
     StreamInfo, XmppCore, XmppEventSink, XmppParts,
+    handshakes::Handshakes,
     queue::{Queue, Todo},
     status::{Counters, XmppCounts, add},
 };
@@ -32,6 +33,7 @@ use crate::{
     net::{
         dns::Resolver,
         shell::limits::{Admission, Pace},
+        timer,
         tls::TlsStore,
     },
     proxy::ResolveError,
@@ -47,8 +49,6 @@ use crate::{
 
 /// Questions to DNS the core may have open.
 const MAX_QUESTIONS: usize = 1024;
-/// What is due within this time is done together.
-const SLOT: Duration = Duration::from_millis(10);
 /// A partner whose stanzas come faster than the SIP proxy takes what comes of them waits so long.
 const BACKLOG: Duration = Duration::from_millis(50);
 /// What a stream proved, and is shown of it.
@@ -132,7 +132,9 @@ pub(super) struct Hub<C> {
     pub(super) outbound: AtomicUsize,
     /// Of handshakes with strangers.
     pub(super) pace: Pace,
-    pub(super) handshakes: Semaphore,
+    pub(super) handshakes: Arc<Handshakes>,
+    /// Streams that are closed and wait for the other end to hear our last words.
+    pub(super) lingering: AtomicUsize,
     questions: AtomicUsize,
     pub(super) phase: watch::Sender<Phase>,
     next_id: AtomicU64,
@@ -142,6 +144,8 @@ pub(super) struct Hub<C> {
 #[derive(Default)]
 struct After {
     wakers: Vec<Waker>,
+    /// What waits for these became more than is good.
+    full: Vec<StreamId>,
     others: Vec<XmppOutput>,
     rearm: bool,
     /// The first message had no room in the channel.
@@ -151,7 +155,6 @@ struct After {
 impl<C: XmppCore> Hub<C> {
     pub(super) fn new(parts: XmppParts<C>) -> Arc<Self> {
         let XmppParts { core, config, tls, resolver, events, sip } = parts;
-        let places = config.limits.handshakes.clamp(1, Semaphore::MAX_PERMITS);
         let inner = Inner {
             core,
             links: HashMap::new(),
@@ -171,7 +174,8 @@ impl<C: XmppCore> Hub<C> {
             places: Default::default(),
             outbound: AtomicUsize::new(0),
             pace: Pace::default(),
-            handshakes: Semaphore::new(places),
+            handshakes: Arc::default(),
+            lingering: AtomicUsize::new(0),
             questions: AtomicUsize::new(0),
             phase: watch::Sender::new(Phase::Running),
             next_id: AtomicU64::new(1),
@@ -297,27 +301,14 @@ impl<C: XmppCore> Hub<C> {
     /// Calls the core when its time has come. Ends with the shell.
     pub(super) async fn run_timer(self: Arc<Self>) {
         let mut phase = self.phase.subscribe();
-        loop {
-            let next = {
-                let mut inner = self.lock();
-                inner.armed = inner.core.next_timeout();
-                inner.armed
-            };
-            let due = async {
-                match next {
-                    Some(at) => tokio::time::sleep_until(at.into()).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                () = due => {}
-                () = self.timer.notified() => continue,
-                _ = phase.wait_for(|phase| *phase == Phase::Stopped) => return,
-            };
-            self.drive(|core, now, out| core.on_timeout(now, out));
-            // A core that is always late must not take the processor for itself, either.
-            tokio::time::sleep(SLOT).await;
-        }
+        let next = || {
+            let mut inner = self.lock();
+            inner.armed = inner.core.next_timeout();
+            inner.armed
+        };
+        let due = || self.drive(|core, now, out| core.on_timeout(now, out));
+        let stopped = phase.wait_for(|phase| *phase == Phase::Stopped);
+        timer::run(&self.timer, stopped, next, due).await;
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner<C>> {
@@ -332,8 +323,12 @@ impl<C: XmppCore> Hub<C> {
     ) -> R {
         let mut out = std::mem::take(&mut inner.scratch);
         let result = call(&mut inner.core, Instant::now(), &mut out);
-        for output in out.drain(..) {
-            self.carry_out(inner, output, after);
+        loop {
+            for output in out.drain(..) {
+                self.carry_out(inner, output, after);
+            }
+            let Some(stream) = after.full.pop() else { break };
+            inner.core.handle(Instant::now(), XmppInput::Full { stream }, &mut out);
         }
         inner.scratch = out;
         if let Some(next) = inner.core.next_timeout()
@@ -368,10 +363,24 @@ impl<C: XmppCore> Hub<C> {
                 }
                 return;
             }
+            XmppOutput::Hold { stream } | XmppOutput::Resume { stream } => {
+                let held = matches!(output, XmppOutput::Hold { .. });
+                if held {
+                    add(&self.counters.held);
+                }
+                if let Some(link) = inner.links.get(&stream) {
+                    after.wakers.extend(link.queue.hold(held));
+                }
+                return;
+            }
             other => return after.others.push(other),
         };
         match inner.links.get(&stream) {
-            Some(link) => after.wakers.extend(link.queue.push(todo)),
+            Some(link) => {
+                let pushed = link.queue.push(todo);
+                after.wakers.extend(pushed.waker);
+                after.full.extend(pushed.full.then_some(stream));
+            }
             None => add(&self.counters.to_closed),
         }
     }
@@ -438,6 +447,8 @@ impl<C: XmppCore> Hub<C> {
                 | XmppOutput::Write { .. }
                 | XmppOutput::StartTls { .. }
                 | XmppOutput::Pause { .. }
+                | XmppOutput::Hold { .. }
+                | XmppOutput::Resume { .. }
                 | XmppOutput::Close { .. } => {}
             }
         }

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `hub` | the core and the table of streams behind one lock; carries out what the core says |
 //! | `accept`, `connect` | streams that come in, and those we open |
+//! | `handshakes` | those with strangers, bounded |
 //! | `stream` | one connection in one task: reads no faster than it may, writes, begins TLS |
 //! | `queue` | what waits to be written, bounded |
 //! | `status` | what is shown of streams, and counts |
@@ -12,6 +13,7 @@
 
 mod accept;
 mod connect;
+mod handshakes;
 mod hub;
 mod queue;
 mod status;
@@ -141,8 +143,8 @@ pub struct XmppShell;
 pub struct XmppHandle<C> {
     hub: Arc<Hub<C>>,
     bound: Arc<Mutex<Vec<Bound>>>,
-    /// One change of the listeners at a time.
-    changing: Arc<tokio::sync::Mutex<()>>,
+    /// One change of the listeners at a time; whether it is drained.
+    changing: Arc<tokio::sync::Mutex<bool>>,
 }
 
 impl<C> Clone for XmppHandle<C> {
@@ -164,7 +166,9 @@ struct Bound {
     task: JoinHandle<()>,
 }
 
-fn wanted(config: &Config) -> Vec<Door> {
+/// While it is drained, partners are not listened to: what cannot connect here goes to the next
+/// server of our domains.
+fn wanted(config: &Config, draining: bool) -> Vec<Door> {
     let Some(service) = &config.services.xmpp else { return Vec::new() };
     let door =
         |side, direct_tls| move |address: &SocketAddr| Door { side, direct_tls, address: *address };
@@ -173,7 +177,8 @@ fn wanted(config: &Config) -> Vec<Door> {
     let inside = service.inside.iter().map(door(XmppSide::Inside, false));
     // Nobody inside has anything to connect for, unless there are servers.
     let inside = inside.filter(|_| !service.servers.is_empty());
-    external.chain(direct).chain(inside).collect()
+    let outside = external.chain(direct).filter(|_| !draining);
+    outside.chain(inside).collect()
 }
 
 /// Binds these, or none.
@@ -193,7 +198,7 @@ impl XmppShell {
     /// # Errors
     /// A listener cannot be had.
     pub async fn start<C: XmppCore>(parts: XmppParts<C>) -> Result<XmppHandle<C>, BindError> {
-        let sockets = bind_all(&wanted(&parts.config))?;
+        let sockets = bind_all(&wanted(&parts.config, false))?;
         let hub = Hub::new(parts);
         tokio::spawn(Arc::clone(&hub).run_timer());
         let bound = sockets.into_iter().map(|socket| serve(&hub, socket)).collect();
@@ -246,8 +251,23 @@ impl<C: XmppCore> XmppHandle<C> {
     /// # Errors
     /// A listener cannot be had.
     pub async fn rebind(&self, config: Arc<Config>) -> Result<(), BindError> {
-        let _changing = self.changing.lock().await;
-        let wanted = wanted(&config);
+        let draining = self.changing.lock().await;
+        self.listen(config, *draining).await
+    }
+
+    /// Begins or ends a drain: no stream comes in from a partner, and those that are there go on.
+    ///
+    /// # Errors
+    /// A listener cannot be had again.
+    pub async fn set_draining(&self, on: bool) -> Result<(), BindError> {
+        let mut draining = self.changing.lock().await;
+        self.listen(self.hub.config(), on).await?;
+        *draining = on;
+        Ok(())
+    }
+
+    async fn listen(&self, config: Arc<Config>, draining: bool) -> Result<(), BindError> {
+        let wanted = wanted(&config, draining);
         let new: Vec<Door> = {
             let bound = self.lock_bound();
             let have = |door: &&Door| !bound.iter().any(|b| b.door == **door);

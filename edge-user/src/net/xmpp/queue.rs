@@ -4,7 +4,7 @@
 use std::{
     collections::VecDeque,
     sync::{Mutex, MutexGuard, PoisonError},
-    task::{Context, Waker},
+    task::{Context, Poll, Waker},
     time::Instant,
 };
 
@@ -16,6 +16,10 @@ use crate::xmpp::io::Pair;
 const ITEM_COST: usize = 64;
 /// Small items are joined up to this size: one TLS record, one system call.
 const BATCH: usize = 16 * 1024;
+/// This part of the bound is more than is good: who writes is told while there is room.
+const FULL: usize = 4;
+/// Down to this part of the bound most of it is taken.
+const DRAINED: usize = 16;
 
 /// One thing to do.
 #[derive(Debug)]
@@ -48,10 +52,21 @@ pub(super) enum Reads {
 #[derive(Debug)]
 pub(super) enum Next {
     Todo(Todo),
+    /// After [`Pushed::full`]: most of what waited is taken.
+    Drained,
     /// Nothing for now; the task is woken when that changes.
     Empty,
     /// More was to be written than there is room for.
     Overflow,
+}
+
+/// What came of adding something.
+#[derive(Debug, Default)]
+pub(super) struct Pushed {
+    /// Whom to wake.
+    pub(super) waker: Option<Waker>,
+    /// More waits now than is good: told once, until it is drained.
+    pub(super) full: bool,
 }
 
 #[derive(Debug)]
@@ -65,6 +80,10 @@ struct State {
     items: VecDeque<Todo>,
     cost: usize,
     overflow: bool,
+    /// More waits than is good, since then.
+    full: bool,
+    /// Nothing is read until further notice.
+    held: bool,
     /// Nothing of the peer's is read any more: TLS begins, or the end.
     no_reading: bool,
     /// Nothing is read before.
@@ -77,11 +96,11 @@ impl Queue {
         Self { state: Mutex::default(), limit }
     }
 
-    /// Adds something; whom to wake.
-    pub(super) fn push(&self, todo: Todo) -> Option<Waker> {
+    /// Adds something.
+    pub(super) fn push(&self, todo: Todo) -> Pushed {
         let mut state = self.lock();
         if state.overflow {
-            return None;
+            return Pushed::default();
         }
         let bytes = match &todo {
             Todo::Write(bytes) => bytes.len(),
@@ -98,7 +117,9 @@ impl Queue {
         } else {
             state.items.push_back(todo);
         }
-        state.waker.take()
+        let full = !state.full && state.cost > self.limit / FULL;
+        state.full |= full;
+        Pushed { waker: state.waker.take(), full }
     }
 
     /// The next thing to do.
@@ -106,6 +127,10 @@ impl Queue {
         let mut state = self.lock();
         if state.overflow {
             return Next::Overflow;
+        }
+        if state.full && state.cost <= self.limit / DRAINED {
+            state.full = false;
+            return Next::Drained;
         }
         let Some(first) = state.items.pop_front() else {
             register(&mut state, cx);
@@ -135,16 +160,35 @@ impl Queue {
         state.paused = state.paused.max(Some(until));
     }
 
+    /// Nothing is read until this is taken back; whom to wake.
+    pub(super) fn hold(&self, held: bool) -> Option<Waker> {
+        let mut state = self.lock();
+        state.held = held;
+        state.waker.take()
+    }
+
     /// Whether the peer is listened to; the task is woken when something is added.
     pub(super) fn reads(&self, cx: &Context<'_>, now: Instant) -> Reads {
         let mut state = self.lock();
         register(&mut state, cx);
         state.paused = state.paused.filter(|until| *until > now);
         match state.paused {
-            _ if state.no_reading || state.overflow => Reads::No,
+            _ if state.no_reading || state.overflow || state.held => Reads::No,
             Some(until) => Reads::From(until),
             None => Reads::Now,
         }
+    }
+
+    /// Ready when the stream is to be closed, whatever is to be done before: there is a handshake
+    /// that may never end.
+    pub(super) fn poll_end(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut state = self.lock();
+        let closes = state.items.iter().any(|todo| matches!(todo, Todo::Close));
+        if closes || state.overflow {
+            return Poll::Ready(());
+        }
+        register(&mut state, cx);
+        Poll::Pending
     }
 
     /// TLS stands: the peer is listened to again.
@@ -200,6 +244,30 @@ mod tests {
         assert!(matches!(queue.next(&cx()), Next::Todo(Todo::Write(b)) if b == "c"));
         assert!(matches!(queue.next(&cx()), Next::Todo(Todo::Close)));
         assert!(matches!(queue.next(&cx()), Next::Empty));
+    }
+
+    #[test]
+    fn who_writes_is_told_once_that_it_is_full_and_once_that_it_is_drained() {
+        let queue = Queue::new(64 * 1024);
+        let kilobyte = || Todo::Write(Bytes::from(vec![b'x'; 1024 - ITEM_COST]));
+        for round in 0..3 {
+            let told: Vec<usize> = (1..=32).filter(|_| queue.push(kilobyte()).full).collect();
+            assert_eq!(told, [17], "{round}: at a quarter, and once");
+            let mut taken = 0;
+            loop {
+                match queue.next(&cx()) {
+                    Next::Todo(Todo::Write(bytes)) => taken += bytes.len(),
+                    Next::Drained => break,
+                    other => panic!("{other:?}"),
+                }
+            }
+            assert!(taken >= 28 * (1024 - ITEM_COST), "{taken}");
+            while !matches!(queue.next(&cx()), Next::Empty) {}
+        }
+        assert!(queue.hold(true).is_some());
+        assert_eq!(queue.reads(&cx(), Instant::now()), Reads::No);
+        queue.hold(false);
+        assert_eq!(queue.reads(&cx(), Instant::now()), Reads::Now);
     }
 
     #[test]

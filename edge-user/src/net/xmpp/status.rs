@@ -1,13 +1,10 @@
 //! What is shown of streams, and what is counted.
 
-use std::{
-    net::SocketAddr,
-    sync::atomic::{AtomicU64, Ordering},
-    time::{Instant, SystemTime},
-};
+use std::{net::SocketAddr, time::SystemTime};
 
+pub(super) use crate::net::counters::add;
 use crate::{
-    net::LineLimiter,
+    net::counters::counters,
     xmpp::io::{Pair, StreamId, TlsPeer, XmppRefusal, XmppSide},
 };
 
@@ -37,41 +34,10 @@ pub struct StreamInfo {
 /// Names and values, in a fixed order.
 pub type XmppCounts = Vec<(String, u64)>;
 
-macro_rules! counters {
-    ($($(#[doc = $doc:literal])+ $field:ident => $name:literal,)+) => {
-        /// Counters. Each only grows.
-        #[derive(Debug)]
-        pub(super) struct Counters {
-            $($(#[doc = $doc])+ pub(super) $field: AtomicU64,)+
-            refused: Vec<AtomicU64>,
-            lines: LineLimiter,
-        }
-
-        impl Default for Counters {
-            fn default() -> Self {
-                Self {
-                    $($field: AtomicU64::new(0),)+
-                    refused: XmppRefusal::ALL.iter().map(|_| AtomicU64::new(0)).collect(),
-                    lines: LineLimiter::default(),
-                }
-            }
-        }
-
-        impl Counters {
-            /// Names and values.
-            pub(super) fn list(&self) -> XmppCounts {
-                let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-                let mut list = vec![$(($name.to_owned(), get(&self.$field)),)+];
-                for (reason, count) in XmppRefusal::ALL.iter().zip(&self.refused) {
-                    list.push((format!("refused.{}", reason.name()), get(count)));
-                }
-                list
-            }
-        }
-    };
-}
-
 counters! {
+    reasons {
+        refused: XmppRefusal => "refused",
+    }
     /// Streams that came in.
     accepted => "accepted",
     /// Streams we opened.
@@ -88,6 +54,8 @@ counters! {
     handshake_failed => "handshake-failed",
     /// Closed: what we wrote was not taken.
     stuck => "closed.slow-receiver",
+    /// Streams that were not listened to for a while: what they sent could not be handed on.
+    held => "held",
     /// Said by the core to a stream that is gone.
     to_closed => "sent-to-closed",
     /// Messages of the gateway to the SIP proxy.
@@ -96,23 +64,4 @@ counters! {
     sip_dropped => "sip.dropped",
     /// `accept` failed.
     accept_failed => "accept-failed",
-}
-
-impl Counters {
-    pub(super) fn refused(&self, reason: XmppRefusal) {
-        let index = XmppRefusal::ALL.iter().position(|other| *other == reason);
-        if let Some(counter) = index.and_then(|index| self.refused.get(index)) {
-            add(counter);
-        }
-    }
-
-    /// Whether a line may be logged now, and how many were left out before it.
-    pub(super) fn line(&self) -> Option<u64> {
-        self.lines.admit(Instant::now())
-    }
-}
-
-/// One more.
-pub(super) fn add(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
 }

@@ -16,7 +16,7 @@ use std::{
 
 use bytes::{Buf, Bytes};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     time::Sleep,
 };
@@ -28,7 +28,10 @@ use super::{
     queue::{Next, Reads, Todo},
     status::add,
 };
-use crate::xmpp::io::{Pair, TlsPeer, XmppInput};
+use crate::{
+    net::shell::{bind, limits::Counted, stream::last_words},
+    xmpp::io::{Pair, TlsPeer, XmppInput},
+};
 
 /// What is asked from the system at once; the reader of XML wants no more.
 const READ: usize = 4096;
@@ -36,14 +39,22 @@ const READ: usize = 4096;
 const TURNS: usize = 16;
 /// What we write must be taken, at least in part, within this time.
 const WRITE_STALL: Duration = Duration::from_secs(30);
-/// A stream we close has this long to take our last words.
-const LAST_WORDS: Duration = Duration::from_secs(2);
-/// What a peer still sends after we closed is read and thrown away up to here.
-const LEFT_OVERS: usize = 256 * 1024;
+/// So many do at one time; the others are closed at once.
+const LINGERING: usize = 256;
 
 thread_local! {
     /// Where every stream of this worker reads to: an idle one has no memory of its own.
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into_boxed_slice());
+}
+
+/// What the system holds of what we write: what waits beyond that waits where it is seen.
+const SEND_BUFFER: usize = 128 * 1024;
+
+/// Options of a stream's socket.
+pub(super) fn set_socket(stream: &TcpStream) {
+    bind::set_stream(stream);
+    // It works without, too.
+    let _ = rustix::net::sockopt::set_socket_send_buffer_size(stream, SEND_BUFFER);
 }
 
 /// A connection, before and after TLS.
@@ -105,8 +116,13 @@ enum Step {
     Stuck,
 }
 
-/// Runs a connection to its end.
-pub(super) async fn run<C: XmppCore>(hub: &Arc<Hub<C>>, link: &Arc<Link>, io: Io) {
+/// Runs a connection to its end. `place` is given back when it is off the table.
+pub(super) async fn run<C: XmppCore>(
+    hub: &Arc<Hub<C>>,
+    link: &Arc<Link>,
+    io: Io,
+    place: impl Send,
+) {
     let mut entry = Entry { hub, link, fault: None };
     let mut driver = Driver {
         hub,
@@ -147,7 +163,11 @@ pub(super) async fn run<C: XmppCore>(hub: &Arc<Hub<C>>, link: &Arc<Link>, io: Io
             Step::Close => {
                 // The core need not wait for the peer.
                 drop(entry);
-                return last_words(driver.io).await;
+                drop(place);
+                if let Some(_lingering) = Counted::enter(&hub.lingering, LINGERING) {
+                    last_words(driver.io).await;
+                }
+                return;
             }
             Step::Peer(fault) => {
                 entry.fault = fault;
@@ -169,14 +189,16 @@ async fn begin_tls<C: XmppCore>(
     accepting: bool,
     pair: &Pair,
 ) -> Result<(Io, TlsPeer), String> {
-    let time = hub.config().limits.handshake_timeout;
+    let place = match accepting {
+        true => accept::begin(hub, link.remote.ip(), link.side)?,
+        false => None,
+    };
     let shaking = async {
         if !accepting {
             return connect::client(hub, stream, link.side, (&pair.local, &pair.remote), false)
                 .await;
         }
         accept::may_shake(hub, link.remote.ip(), link.side)?;
-        let _permit = hub.handshakes.acquire().await;
         let config =
             hub.tls.xmpp_server(Some(&pair.local), false).ok_or("XMPP has no TLS files")?;
         let accepted = TlsAcceptor::from(config).accept(stream).await;
@@ -184,7 +206,10 @@ async fn begin_tls<C: XmppCore>(
         let peer = hub.tls.xmpp_peer(link.side, stream.get_ref().1);
         Ok((Io::Tls(Box::new(TlsStream::Server(stream))), peer))
     };
-    tokio::time::timeout(time, shaking).await.map_err(|_| "timed out".to_owned())?
+    tokio::select! {
+        shaken = accept::shake(hub, place, shaking) => shaken,
+        () = std::future::poll_fn(|cx| link.queue.poll_end(cx)) => Err("it was closed".to_owned()),
+    }
 }
 
 /// A stream's place in the table: given up whatever ends the task, a fault of ours included.
@@ -204,25 +229,6 @@ impl<C: XmppCore> Drop for Entry<'_, C> {
             hub.gone(id, fault);
         }
     }
-}
-
-/// Closes our half, and listens until the peer closes its own or time is up.
-async fn last_words(mut io: Io) {
-    let closing = async {
-        if io.shutdown().await.is_err() {
-            return;
-        }
-        let mut left = LEFT_OVERS;
-        let mut scratch = vec![0; READ];
-        while let Ok(read @ 1..) = io.read(&mut scratch).await {
-            left = left.saturating_sub(read);
-            if left == 0 {
-                return;
-            }
-        }
-    };
-    // Out of time or not, the socket is closed after this.
-    let _ = tokio::time::timeout(LAST_WORDS, closing).await;
 }
 
 struct Driver<'a, C> {
@@ -290,6 +296,10 @@ impl<C: XmppCore> Driver<'_, C> {
                         self.todo = Some(Step::StartTls { accepting, pair });
                     }
                     Next::Todo(Todo::Close) => self.todo = Some(Step::Close),
+                    Next::Drained => {
+                        self.hub.input(XmppInput::Drained { stream: self.link.id });
+                        continue;
+                    }
                     Next::Overflow => return Poll::Ready(Some(Step::Stuck)),
                     Next::Empty => {}
                 }

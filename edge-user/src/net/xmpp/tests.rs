@@ -115,6 +115,17 @@ impl End {
         self.say(XmppOutput::Connect { dial: DialId(1), target });
     }
 
+    /// The next stream, whatever others end meanwhile.
+    async fn accepted(&mut self) -> StreamId {
+        loop {
+            match self.next().await {
+                XmppInput::Accepted { stream, .. } => return stream,
+                XmppInput::Closed { .. } => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
     /// Everything that comes until this text is whole.
     async fn hears(&mut self, text: &str) {
         let mut heard = String::new();
@@ -323,6 +334,116 @@ async fn nothing_is_read_while_the_core_wants_a_pause() {
     server.write(stream, "word");
     let mut word = [0; 4];
     tokio::time::timeout(PATIENCE, peer.read_exact(&mut word)).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn the_core_hears_when_too_much_waits_and_when_that_is_taken() {
+    let root = Authority::new("root");
+    let mut server = End::new(&root.dns(&["b.example"]), &root.pem, |_| {}).await;
+    let mut peer = TcpStream::connect(server.at(false)).await.unwrap();
+    let XmppInput::Accepted { stream, .. } = server.next().await else { panic!() };
+    let block = Bytes::from(vec![b'x'; 64 * 1024]);
+    for _ in 0..12 {
+        server.say(XmppOutput::Write { stream, bytes: block.clone() });
+    }
+    assert!(matches!(server.next().await, XmppInput::Full { .. }));
+    server.say(XmppOutput::Hold { stream });
+    peer.write_all(b"later").await.unwrap();
+    let mut all = vec![0; 12 * block.len()];
+    tokio::time::timeout(PATIENCE, peer.read_exact(&mut all)).await.unwrap().unwrap();
+    assert!(matches!(server.next().await, XmppInput::Drained { .. }), "and nothing was read");
+    // What we say is written all the same, and then nothing has come.
+    server.write(stream, "word");
+    let mut word = [0; 4];
+    tokio::time::timeout(PATIENCE, peer.read_exact(&mut word)).await.unwrap().unwrap();
+    assert!(server.heard.is_empty());
+    server.say(XmppOutput::Resume { stream });
+    server.hears("later").await;
+    assert!(server.shell.counts().contains(&("held".to_owned(), 1)));
+}
+
+/// Who reached us goes on, and who comes finds nobody: another server of the domain is tried.
+#[tokio::test]
+async fn a_drain_lets_nobody_in_and_whoever_is_in_stay() {
+    let root = Authority::new("root");
+    let mut server = End::new(&root.dns(&["b.example"]), &root.pem, |config| {
+        // A port that stays the same.
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let service = config.services.xmpp.as_mut().unwrap();
+        service.listen = vec![port.local_addr().unwrap()];
+        service.direct_tls.clear();
+    })
+    .await;
+    let at = server.at(false);
+    let mut peer = TcpStream::connect(at).await.unwrap();
+    let XmppInput::Accepted { .. } = server.next().await else { panic!() };
+    server.shell.set_draining(true).await.unwrap();
+    assert!(TcpStream::connect(at).await.is_err());
+    peer.write_all(b"on").await.unwrap();
+    server.hears("on").await;
+    // A changed file opens nothing.
+    server.shell.rebind(server.shell.hub.config()).await.unwrap();
+    assert!(TcpStream::connect(at).await.is_err());
+    server.shell.set_draining(false).await.unwrap();
+    TcpStream::connect(at).await.unwrap();
+}
+
+/// Connections that say nothing, and handshakes that do not go on, keep nobody out.
+#[tokio::test]
+async fn who_does_not_go_on_with_a_handshake_keeps_nobody_out() {
+    let root = Authority::new("root");
+    let mut server = End::new(&root.dns(&["b.example"]), &root.pem, |config| {
+        config.limits.handshakes = 4;
+        config.limits.handshake_timeout = 10 * PATIENCE;
+        config.xmpp.limits.connections = 6;
+        config.limits.connections_per_source = 100;
+    })
+    .await;
+    let (direct, plain) = (server.at(true), server.at(false));
+    // Each from a source of its own.
+    let from = async |last: u8, to| {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from(([127, 0, 1, last], 0))).unwrap();
+        socket.connect(to).await.unwrap()
+    };
+    let mut silent = Vec::new();
+    for last in 1..101 {
+        silent.push(from(last, direct).await);
+    }
+    // The same after STARTTLS.
+    for last in 101..111 {
+        silent.push(from(last, plain).await);
+        let stream = server.accepted().await;
+        let ba = pair("b.example", "a.example");
+        server.say(XmppOutput::StartTls { stream, accepting: true, pair: ba });
+    }
+    let mut client = End::new(&root.dns(&["a.example"]), &root.pem, |_| {}).await;
+    for (at, direct) in [(direct, true), (plain, false)] {
+        client.connect(at, direct, "a.example", "b.example");
+        loop {
+            match server.next().await {
+                XmppInput::Accepted { tls, .. } => break assert_eq!(tls.is_some(), direct),
+                XmppInput::Closed { fault, .. } => {
+                    assert!(fault.unwrap().contains("others waited"));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(matches!(client.next().await, XmppInput::Connected { .. }));
+    }
+    // Who is told to go goes, also in the middle of one.
+    let _peer = TcpStream::connect(plain).await.unwrap();
+    let stream = server.accepted().await;
+    let ba = pair("b.example", "a.example");
+    server.say(XmppOutput::StartTls { stream, accepting: true, pair: ba });
+    server.say(XmppOutput::Close { stream });
+    loop {
+        match server.next().await {
+            XmppInput::Closed { stream: gone, .. } if gone == stream => break,
+            XmppInput::Closed { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 #[tokio::test]

@@ -185,6 +185,11 @@ impl Gateway {
         out.append(&mut self.core.out);
     }
 
+    /// The name under which it speaks SIP, when that changed.
+    pub fn set_host(&mut self, host: Domain) {
+        self.core.host = host;
+    }
+
     /// Another policy, in force from now on: what it no longer allows ends.
     pub fn set_policy(&mut self, now: Instant, policy: XmppPolicy, out: &mut Vec<GatewayOutput>) {
         self.core.now = now.max(self.core.now);

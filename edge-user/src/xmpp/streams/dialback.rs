@@ -12,22 +12,41 @@ use ring::{digest, hmac};
 
 use crate::{
     domain::Domain,
+    proxy::Secrets,
     xmpp::io::{Pair, StreamId, XmppSide},
 };
 
-/// What keys are made with.
-pub(super) struct Keys(hmac::Key);
+/// What keys are made with, and what those were made with that may still be asked about: of the
+/// rest of a pool, and of before a change.
+pub(super) struct Keys {
+    secrets: Secrets,
+    all: Vec<hmac::Key>,
+}
 
 impl Keys {
-    /// From 32 random bytes.
-    pub(super) fn new(secret: &[u8]) -> Self {
+    pub(super) fn new(secrets: Secrets) -> Self {
+        let all = std::iter::once(secrets.current).chain(secrets.former);
+        Self { all: all.map(|secret| Self::made_with(&secret)).collect(), secrets }
+    }
+
+    /// Other secrets are in force. Whoever was shown a key before may ask about it after.
+    pub(super) fn change(&mut self, secrets: Secrets) {
+        if secrets != self.secrets {
+            let before = Self::made_with(&self.secrets.current);
+            *self = Self::new(secrets);
+            self.all.push(before);
+        }
+    }
+
+    fn made_with(secret: &[u8]) -> hmac::Key {
         let digest = hex(digest::digest(&digest::SHA256, secret).as_ref());
-        Self(hmac::Key::new(hmac::HMAC_SHA256, digest.as_bytes()))
+        hmac::Key::new(hmac::HMAC_SHA256, digest.as_bytes())
     }
 
     /// The key that `originating` shows to `receiving` on a stream to which that gave `id`.
     pub(super) fn key(&self, receiving: &Domain, originating: &Domain, id: &str) -> String {
-        hex(hmac::sign(&self.0, &Self::text(receiving, originating, id)).as_ref())
+        let text = Self::text(receiving, originating, id);
+        self.all.first().map(|key| hex(hmac::sign(key, &text).as_ref())).unwrap_or_default()
     }
 
     /// Whether it is that key. Takes the same time wherever it differs.
@@ -35,7 +54,8 @@ impl Keys {
         let Some(tag) = unhex(key.trim()) else {
             return false;
         };
-        hmac::verify(&self.0, &Self::text(receiving, originating, id), &tag).is_ok()
+        let text = Self::text(receiving, originating, id);
+        self.all.iter().any(|key| hmac::verify(key, &text, &tag).is_ok())
     }
 
     fn text(receiving: &Domain, originating: &Domain, id: &str) -> Vec<u8> {
@@ -221,7 +241,9 @@ mod tests {
 
     #[test]
     fn keys_are_those_of_xep_0185() {
-        let keys = Keys::new(b"s3cr3tf0rd14lb4ck");
+        let secrets = Secrets { current: [0; 32], former: None };
+        let of = |secret| Keys { secrets, all: vec![Keys::made_with(secret)] };
+        let keys = of(b"s3cr3tf0rd14lb4ck");
         let (receiving, originating) = (domain("xmpp.example.com"), domain("example.org"));
         let key = keys.key(&receiving, &originating, "D60000229F");
         assert_eq!(key, "37c69b1cf07a3f67c04a5ef5902fa5114f2c76fe4a2686482ba5b89323075643");
@@ -230,7 +252,27 @@ mod tests {
         assert!(!keys.is(&key, &receiving, &originating, "D60000229E"));
         assert!(!keys.is(&key[..63], &receiving, &originating, "D60000229F"));
         assert!(!keys.is("", &receiving, &originating, "D60000229F"));
-        assert!(!Keys::new(b"other").is(&key, &receiving, &originating, "D60000229F"));
+        assert!(!of(b"other").is(&key, &receiving, &originating, "D60000229F"));
+    }
+
+    #[test]
+    fn keys_of_before_a_change_and_of_the_rest_of_the_pool_are_ours() {
+        let (a, b) = (domain("a.example"), domain("b.example"));
+        let of = |current: u8, former: Option<u8>| Secrets {
+            current: [current; 32],
+            former: former.map(|former| [former; 32]),
+        };
+        let key = |secret| Keys::new(of(secret, None)).key(&a, &b, "i");
+        let mut keys = Keys::new(of(1, Some(2)));
+        let known = |keys: &Keys| [1, 2, 3, 4].map(|secret| keys.is(&key(secret), &a, &b, "i"));
+        assert_eq!(known(&keys), [true, true, false, false]);
+        assert_eq!(keys.key(&a, &b, "i"), key(1));
+        keys.change(of(1, Some(2)));
+        keys.change(of(3, None));
+        assert_eq!(keys.key(&a, &b, "i"), key(3));
+        assert_eq!(known(&keys), [true, false, true, false]);
+        keys.change(of(4, Some(3)));
+        assert_eq!(known(&keys), [false, false, true, true]);
     }
 
     #[test]

@@ -169,6 +169,7 @@ impl Streams {
         for unverified in self.verifications.gone(id) {
             self.not_verified(now, &unverified, text);
         }
+        self.let_go(now, id);
         self.lost(now, id, text);
     }
 

@@ -51,12 +51,7 @@ impl Streams {
             return self.inside_result(now, id, &pair, &terms);
         }
         if !terms.methods.dialback(over_tls) {
-            let text = if over_tls || !terms.methods.dialback_over_tls {
-                "its entry does not allow dialback: a certificate that names its domain is needed"
-            } else {
-                "its entry allows dialback over TLS only"
-            };
-            let fault = Fault::new("policy-violation", XmppRefusal::Dialback, text);
+            let fault = not_by_dialback(stream, &terms, &pair);
             return self.db_refuse(id, &pair, "policy-violation", fault);
         }
         if known {
@@ -230,6 +225,47 @@ impl Streams {
             self.fail(now, *id, fault);
         }
     }
+}
+
+/// Why a key counts for nothing on this stream: what stands behind it, and what mends it.
+fn not_by_dialback(stream: &Stream, terms: &Terms, pair: &Pair) -> Fault {
+    let (local, remote) = (&pair.local, &pair.remote);
+    let (reason, text) = match (&stream.tls, &stream.certified) {
+        (None, _) if terms.tls == Negotiation::Required && stream.offer.starttls => {
+            let text = format!(
+                "its entry demands TLS, and it showed a key without; its server must take the \
+                 STARTTLS that is offered; or write tls = \"optional\" in the entry of {remote}"
+            );
+            (XmppRefusal::NoTls, text)
+        }
+        (None, _) if terms.tls == Negotiation::Required => {
+            let text = format!(
+                "its entry demands TLS, and none was offered, as there is no certificate for \
+                 {local}; have one issued and name it in [service.xmpp]"
+            );
+            (XmppRefusal::NoTls, text)
+        }
+        (None, _) => {
+            let text = "its entry allows no dialback, and there is no TLS; its server must take \
+                        STARTTLS and show a certificate; or write dialback = true";
+            (XmppRefusal::NoTls, text.to_owned())
+        }
+        (Some(_), Err(why)) => {
+            let text = format!(
+                "its entry allows no dialback, and its certificate does not prove it: {why}; mend \
+                 the certificate; or write dialback = true in the entry of {remote}"
+            );
+            (XmppRefusal::Certificate, text)
+        }
+        (Some(_), Ok(_)) => {
+            let text = format!(
+                "its entry allows no dialback; its certificate is good, so that its server may use \
+                 SASL EXTERNAL; or write dialback = true in the entry of {remote}"
+            );
+            (XmppRefusal::Dialback, text)
+        }
+    };
+    Fault::new("policy-violation", reason, format!("step dialback: {text}"))
 }
 
 /// `from` and `to` of a dialback element: `to` is ours.

@@ -10,6 +10,7 @@
 //! | `relay` | between partners and inside servers: whether it may, and fits | |
 //! | `stanza` | what is judged of each stanza, acks, pings | RFC 6120 section 8.1, XEP-0198, XEP-0199 |
 //! | `timers` | set-up, silence, idleness, expiry | RFC 6120 section 4.6, 13.7.2.3 |
+//! | `pressure` | who is not listened to while a server inside does not keep up | |
 //! | `rules` | who may speak to whom | |
 //! | `ends`, `judge` | how streams end, and whether they may go on | RFC 6120 section 4.4, 4.9 |
 //! | `proof` | what a stream proved, as types | RFC 6120 section 13.12 |
@@ -29,6 +30,7 @@ mod initiate;
 mod judge;
 mod keys;
 mod methods;
+mod pressure;
 mod proof;
 mod receive;
 mod relay;
@@ -71,14 +73,14 @@ use super::{
     settings::XmppPolicy,
     xml::{Element, XmlEvent, XmlFault, XmlLimits, XmlReader},
 };
-use crate::domain::Domain;
+use crate::{domain::Domain, proxy::Secrets};
 
 /// What the core is made with.
 pub struct StreamsConfig {
     /// The policy in force.
     pub policy: XmppPolicy,
-    /// Dialback keys are made with it: 32 random bytes, the same all over a pool.
-    pub secret: [u8; 32],
+    /// Of dialback.
+    pub secrets: Secrets,
     /// Domains of ours for which there is no certificate: no TLS is offered for them.
     pub without_certificate: Vec<Domain>,
     /// The time, in seconds since 1970.
@@ -145,7 +147,7 @@ impl Streams {
     pub fn new(now: Instant, config: StreamsConfig) -> Self {
         Self {
             rules: Rules::new(config.policy, 1),
-            keys: Keys::new(&config.secret),
+            keys: Keys::new(config.secrets),
             random: SystemRandom::new(),
             without_certificate: config.without_certificate,
             clock: (now, config.unix_seconds),
@@ -178,6 +180,8 @@ impl Streams {
             XmppInput::TlsDone { stream, tls } => self.tls_done(now, stream, tls),
             XmppInput::Closed { stream, fault } => self.closed(now, stream, fault),
             XmppInput::Resolved { lookup, result } => self.resolved(now, lookup, result),
+            XmppInput::Full { stream } => self.full(now, stream),
+            XmppInput::Drained { stream } => self.drained(now, stream),
             XmppInput::Send { pair, side, stanza } => {
                 self.send(now, side, turned(side, pair), stanza);
             }
@@ -234,6 +238,11 @@ impl Streams {
     /// Domains of ours without a certificate, after certificates changed.
     pub fn set_without_certificate(&mut self, domains: Vec<Domain>) {
         self.without_certificate = domains;
+    }
+
+    /// Other secrets of dialback are in force.
+    pub fn set_secrets(&mut self, secrets: Secrets) {
+        self.keys.change(secrets);
     }
 
     /// Ends streams whose proof is a certificate that was revoked.

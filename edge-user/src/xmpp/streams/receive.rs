@@ -39,7 +39,7 @@ impl Streams {
         (side, address): (XmppSide, SocketAddr),
         tls: Option<TlsPeer>,
     ) {
-        if let Some(text) = self.no_room(address) {
+        if let Some(text) = self.no_room(now, address) {
             self.event(XmppEvent::Refused {
                 reason: XmppRefusal::Limit,
                 remote: Some(address),
@@ -58,15 +58,19 @@ impl Streams {
         self.arm(id);
     }
 
-    fn no_room(&self, address: SocketAddr) -> Option<String> {
-        if self.streams.len() >= self.rules.limits().connections {
-            return Some("as many streams as are allowed are open".to_owned());
-        }
+    fn no_room(&mut self, now: Instant, address: SocketAddr) -> Option<String> {
         let of_it = |s: &&Stream| {
             s.role == Role::Receiving && !s.is_proved() && same_source(s.address, address)
         };
-        (self.streams.values().filter(of_it).count() >= UNPROVED_OF_A_SOURCE)
-            .then(|| "this source has many streams that prove nothing".to_owned())
+        if self.streams.values().filter(of_it).count() >= UNPROVED_OF_A_SOURCE {
+            return Some("this source has many streams that prove nothing".to_owned());
+        }
+        (!self.has_room(now)).then(|| "as many streams as are allowed are open".to_owned())
+    }
+
+    /// Whether there may be one stream more. What proves nothing keeps nobody out.
+    pub(super) fn has_room(&mut self, now: Instant) -> bool {
+        self.streams.len() < self.rules.limits().connections || self.end_oldest_unproved(now)
     }
 
     /// Streams that prove nothing fill half of the places at most: the oldest of them goes, so that
@@ -77,11 +81,19 @@ impl Streams {
         if self.streams.values().filter(idle).count() < most {
             return;
         }
+        self.end_oldest_unproved(now);
+    }
+
+    /// `false`: there is none.
+    fn end_oldest_unproved(&mut self, now: Instant) -> bool {
+        let idle = |s: &&Stream| s.role == Role::Receiving && !s.is_proved();
         let oldest = self.streams.values().filter(idle).min_by_key(|s| (s.opened, s.id));
-        if let Some(id) = oldest.map(|stream| stream.id) {
-            let text = "it proved nothing, and others wait";
-            self.fail(now, id, Fault::new("resource-constraint", XmppRefusal::Limit, text));
-        }
+        let Some(id) = oldest.map(|stream| stream.id) else {
+            return false;
+        };
+        let text = "it proved nothing, and others wait";
+        self.fail(now, id, Fault::new("resource-constraint", XmppRefusal::Limit, text));
+        true
     }
 
     /// The header of whoever opened the stream, at first and after TLS and SASL.

@@ -56,7 +56,10 @@ impl Streams {
         let outer = turned(onward, pair.clone());
         let may = self.may_relay(onward, &outer, &stanza).and_then(|()| self.fits(&stanza));
         let Err((reason, condition)) = may else {
-            return self.send(now, onward, pair, stanza);
+            if let Some(to) = self.send(now, onward, pair, stanza) {
+                self.feeds(now, id, to);
+            }
+            return;
         };
         let text = match reason {
             XmppRefusal::NotInvited => "users of this partner must be invited first",

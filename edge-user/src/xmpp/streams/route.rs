@@ -93,14 +93,28 @@ pub(super) enum Step {
 }
 
 impl Streams {
-    /// A stanza is to go out; the pair is seen from the stream.
-    pub(super) fn send(&mut self, now: Instant, side: XmppSide, pair: Pair, stanza: Element) {
+    /// A stanza is to go out; the pair is seen from the stream. Gives the stream on which it does.
+    pub(super) fn send(
+        &mut self,
+        now: Instant,
+        side: XmppSide,
+        pair: Pair,
+        stanza: Element,
+    ) -> Option<StreamId> {
         let key = RouteKey { side, pair };
         if let Some(route) = self.routes.get(&key)
             && let Some(id) = route.stream
         {
-            return self.send_on(now, id, &key.pair, stanza);
+            self.send_on(now, id, &key.pair, stanza);
+            return Some(id);
         }
+        self.send_later(now, key, stanza);
+        None
+    }
+
+    /// A stanza waits for a stream.
+    fn send_later(&mut self, now: Instant, key: RouteKey, stanza: Element) {
+        let side = key.side;
         if let Err(denied) = self.rules.terms(side, &key.pair) {
             return self.undelivered(now, side, &key.pair, stanza, "forbidden", &denied.text);
         }
@@ -158,9 +172,8 @@ impl Streams {
             return self.piggyback(now, id, &key.pair);
         }
         // A key is verified also when the partner's own streams leave no room.
-        let full = self.streams.len() >= self.rules.limits().connections
-            || (!verifies && self.count(&terms.entry) >= terms.connections);
-        if full {
+        let full = !verifies && self.count(&terms.entry) >= terms.connections;
+        if full || !self.has_room(now) {
             let text = format!(
                 "as many streams as are allowed are open: no further one to {}",
                 key.pair.remote

@@ -172,6 +172,14 @@ pub(super) struct Stream {
     pub(super) expires: Option<Instant>,
     pub(super) closing_since: Option<Instant>,
     pub(super) traffic: Traffic,
+    /// More waits to be written to it than is good.
+    pub(super) full_since: Option<Instant>,
+    /// Where its last stanza went.
+    pub(super) feeds: Option<StreamId>,
+    /// The stream for which it is not listened to.
+    pub(super) held_by: Option<StreamId>,
+    /// When it hears of us next, while it is held.
+    pub(super) word_at: Instant,
     /// Bytes over the rate, for `Pause`.
     pub(super) level: f64,
     pub(super) levelled: Instant,
@@ -222,6 +230,10 @@ impl Stream {
             expires: None,
             closing_since: None,
             traffic: Traffic::default(),
+            full_since: None,
+            feeds: None,
+            held_by: None,
+            word_at: now,
             level: 0.0,
             levelled: now,
             due: None,

@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    Fault, Streams,
+    Fault, Streams, pressure,
     stream::{Phase, Role, RouteKey, Stream},
 };
-use crate::xmpp::io::{StreamId, XmppRefusal};
+use crate::xmpp::io::{StreamId, XmppRefusal, XmppSide};
 
 /// Who was asked whether it lives answers by then.
 const ANSWER: Duration = Duration::from_secs(60);
@@ -32,6 +32,10 @@ enum Wait {
     Answer,
     Idle,
     KeepAlive,
+    /// It takes too little of what is written to it.
+    Full,
+    /// It is not listened to, and hears of us all the same.
+    Word,
 }
 
 impl Streams {
@@ -55,10 +59,20 @@ impl Streams {
             .any(|proof| proof.how == super::proof::How::External)
             .then_some(stream.expires)
             .flatten();
+        let proof_ends = proof_ends.map(|at| (at, Wait::Expiry));
+        let full = stream.full_since.filter(|_| stream.side == XmppSide::Inside);
+        let full = full.map(|since| (since + pressure::FULL, Wait::Full));
+        if stream.held_by.is_some() {
+            // What it says is not read: it is neither silent nor idle.
+            let word = Some((stream.word_at, Wait::Word));
+            return [proof_ends, full, word].into_iter().flatten().min();
+        }
         let keep_alive = stream.pair().is_some_and(|pair| {
             self.rules.terms(stream.side, &pair).is_ok_and(|terms| terms.keep_alive)
         });
         let silent = match stream.asked_at {
+            // What it is asked stands behind what waits.
+            _ if stream.full_since.is_some() => None,
             Some(asked) => Some((asked + ANSWER, Wait::Answer)),
             None => keep_alive.then(|| {
                 // Also before the other end thinks the stream idle.
@@ -66,8 +80,9 @@ impl Streams {
                 (stream.last_in + limits.keep_alive.min(theirs).max(SHORTEST), Wait::KeepAlive)
             }),
         };
-        let idle = (stream.last_stanza + limits.idle, Wait::Idle);
-        [proof_ends.map(|at| (at, Wait::Expiry)), silent, Some(idle)].into_iter().flatten().min()
+        // While something waits to be written, it is not idle.
+        let idle = full.is_none().then_some((stream.last_stanza + limits.idle, Wait::Idle));
+        [proof_ends, full, silent, idle].into_iter().flatten().min()
     }
 
     /// Sets a stream's timer by what it waits for.
@@ -154,6 +169,8 @@ impl Streams {
             }
             Wait::Idle => self.close_idle(now, id),
             Wait::KeepAlive => self.ask(now, id),
+            Wait::Full => self.too_slow(now, id),
+            Wait::Word => self.word(now, id),
         }
     }
 

@@ -228,3 +228,21 @@ fn what_has_no_room_to_be_ended_is_ended_when_there_is() {
     }
     assert_eq!((ended, world.gateway.status().sessions), (35, 0));
 }
+
+#[test]
+fn a_changed_name_of_ours_is_used_at_once() {
+    let mut world = World::new();
+    let via = |world: &mut World| {
+        let body = Element::new(ns::SERVER, "body").with_text("hi");
+        world.stanza(
+            Element::new(ns::SERVER, "message")
+                .with("from", "rob@montague.example/lab")
+                .with("to", "ann@contoso.example")
+                .with_child(body),
+        );
+        text(&world.one_sip(), "Via").to_owned()
+    };
+    assert!(via(&mut world).contains(" gw.contoso.example;"));
+    world.gateway.set_host(domain("sip.contoso.example"));
+    assert!(via(&mut world).contains(" sip.contoso.example;"));
+}

@@ -338,6 +338,54 @@ fn who_demands_tls_never_speaks_without_it() {
     }
 }
 
+/// What stands behind it is said, and what mends it.
+#[test]
+fn a_key_that_counts_for_nothing_is_refused_for_what_is_missing() {
+    use Negotiation::{Optional, Required};
+    for (tls, dialback, peer, reason, mend) in [
+        (Required, true, None, XmppRefusal::NoTls, "take the STARTTLS"),
+        (Required, false, None, XmppRefusal::NoTls, "take the STARTTLS"),
+        (Optional, false, None, XmppRefusal::NoTls, "take STARTTLS and show a certificate"),
+        (Required, false, Some(good(&["b.example"])), XmppRefusal::Dialback, "SASL EXTERNAL"),
+    ] {
+        let entry = XmppPartner { tls, dialback, ..partner("b.example") };
+        let mut end = Lone::with(settings(&["a.example"], vec![entry]));
+        let stream = end.accept(peer);
+        end.write(stream, &header("b.example", "a.example"));
+        end.write(stream, &key("b.example", "a.example", ""));
+        let (said, text) = end.refused.last().unwrap();
+        assert_eq!(*said, reason, "{text}");
+        assert!(text.contains("step dialback") && text.contains(mend), "{text}");
+    }
+}
+
+/// A changed pool key is in force at once, and who was shown a key before is told that it is ours.
+#[test]
+fn a_changed_secret_makes_new_keys_and_those_of_before_hold() {
+    let mut end = Lone::new();
+    let shown = |end: &mut Lone, to: &str, id: &str| {
+        send(end, "a.example", to);
+        let stream = end.connect(None);
+        let said = end.write(stream, &format!("{}{}", answer(id), features(OFFERS_DIALBACK)));
+        let (_, rest) = said.split_once("<db:result").unwrap();
+        rest.split(['>', '<']).nth(1).unwrap().to_owned()
+    };
+    let before = shown(&mut end, "b.example", "i");
+    end.streams.set_secrets(crate::proxy::Secrets { current: [8; 32], former: None });
+    let asker = end.accept(None);
+    end.write(asker, &header("b.example", "a.example"));
+    let mut asked = |key: &str| {
+        let from = "from='b.example' to='a.example' id='i'";
+        end.write(asker, &format!("<db:verify {from}>{key}</db:verify>"))
+    };
+    assert!(asked(&before).contains("type='valid'"));
+    let mut other = Lone::new();
+    other.streams.set_secrets(crate::proxy::Secrets { current: [8; 32], former: None });
+    let after = shown(&mut other, "b.example", "i");
+    assert_ne!(before, after);
+    assert!(asked(&after).contains("type='valid'"));
+}
+
 #[test]
 fn who_demands_certificates_gives_nothing_to_an_end_without() {
     let strict = XmppPartner {

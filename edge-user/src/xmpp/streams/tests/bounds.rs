@@ -115,9 +115,18 @@ fn nobody_is_asked_to_wait_for_ever_or_to_take_everything() {
     }
     assert!(end.closed.len() == 2 && !end.closed.contains(&late));
     end.accept(None);
-    let last = end.accept(None);
-    assert_eq!(end.closed.last(), Some(&last));
+    end.accept(None);
+    assert_eq!(end.closed.last(), Some(&late));
     assert_eq!(end.streams.status(end.now).len(), 4);
+    // They keep no stream of ours out, either.
+    send(&mut end, "a.example", "b.example");
+    assert_eq!((end.connects.len(), end.undelivered.len()), (1, 0));
+    end.connects.clear();
+    for _ in 0..2 {
+        end.proved();
+    }
+    let last = end.accept(None);
+    assert_eq!(end.closed.last(), Some(&last), "all others are proved");
     // Keys on one stream.
     let mut of_b = partner("b.example");
     of_b.additional = (0..20).map(|n| domain(&format!("b{n}.example"))).collect();

@@ -31,6 +31,8 @@ pub(super) struct Lone {
     /// What DNS says.
     pub(super) hosts: Vec<(&'static str, bool)>,
     pub(super) pauses: Vec<Instant>,
+    /// Streams that are not listened to.
+    pub(super) held: std::collections::BTreeSet<StreamId>,
     pub(super) handshakes: Vec<(StreamId, bool)>,
     written: Vec<(StreamId, String)>,
 }
@@ -44,7 +46,7 @@ impl Lone {
         let now = Instant::now();
         let config = StreamsConfig {
             policy: policy(settings, &[]),
-            secret: [7; 32],
+            secrets: crate::proxy::Secrets { current: [7; 32], former: None },
             without_certificate: Vec::new(),
             unix_seconds: UNIX,
         };
@@ -61,6 +63,7 @@ impl Lone {
             questions: Vec::new(),
             hosts: vec![("192.0.2.9:5269", false)],
             pauses: Vec::new(),
+            held: Default::default(),
             handshakes: Vec::new(),
             written: Vec::new(),
         }
@@ -108,6 +111,8 @@ impl Lone {
                     assert_eq!(pair, super::world::pair("a.example", "b.example"));
                     self.passed.push((stanza, acknowledged));
                 }
+                XmppOutput::Hold { stream } => assert!(self.held.insert(stream)),
+                XmppOutput::Resume { stream } => assert!(self.held.remove(&stream)),
                 XmppOutput::Event(_) => {}
             }
         }

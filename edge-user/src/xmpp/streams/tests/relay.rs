@@ -7,7 +7,7 @@ use super::{
     world::{domain, good, partner, settings},
 };
 use crate::xmpp::{
-    io::{StreamId, XmppRefusal, XmppSide},
+    io::{StreamId, XmppInput, XmppRefusal, XmppSide},
     settings::{XmppPartner, XmppPartnerKind, XmppSettings},
 };
 
@@ -138,6 +138,79 @@ fn a_stanza_that_grows_when_it_is_written_goes_no_further() {
     end.write(outside, &format!("{open}<body>{marks}</body></message>"));
     let said = end.read(way);
     assert!(said.ends_with(&format!("<body>{marks}</body></message>")));
+}
+
+/// A server inside that does not keep up holds partners back; nobody is cut off, and the partners
+/// hear that we live.
+#[test]
+fn a_slow_server_inside_holds_back_who_writes_to_it() {
+    let mut end = Lone::with(between(partner("b.example")));
+    let (first, second) = (from(&mut end, XmppSide::Partner), from(&mut end, XmppSide::Partner));
+    let word = stanza("v@b.example", "u@in.example");
+    end.write(first, &word);
+    let (inside, _) = to(&mut end, XmppSide::Inside);
+    end.write(first, "<enable xmlns='urn:xmpp:sm:3'/>");
+    end.write(first, &word);
+    end.give(XmppInput::Full { stream: inside });
+    assert_eq!(end.held, [first].into(), "who wrote to it");
+    end.write(second, &word);
+    assert_eq!(end.held, [first, second].into(), "who begins to");
+    // What was read before goes out: it is in nobody's hands but ours.
+    end.write(second, &word);
+    assert_eq!(end.read(inside).matches("<body>").count(), 3);
+    end.pass(Duration::from_secs(50));
+    let (said, blanks) = (end.read(first), end.read(second));
+    assert_eq!(said.matches("<a xmlns='urn:xmpp:sm:3' h='1'/>").count(), 3, "{said}");
+    assert_eq!(blanks, "   ");
+    end.give(XmppInput::Drained { stream: inside });
+    assert!(end.held.is_empty() && end.closed.is_empty());
+    end.write(first, &word);
+    assert!(end.held.is_empty());
+    assert!(end.read(inside).contains("<body>"));
+    // Not a word from the partner for so long, and it is no sign of anything.
+    for _ in 0..20 {
+        end.give(XmppInput::Full { stream: inside });
+        end.pass(Duration::from_secs(59));
+        end.give(XmppInput::Drained { stream: inside });
+        assert!(end.closed.is_empty());
+    }
+}
+
+/// Bounded: a server that takes nothing is given up, and who waited is told and goes on.
+#[test]
+fn a_server_inside_that_takes_nothing_is_given_up() {
+    let mut end = Lone::with(between(partner("b.example")));
+    let outside = from(&mut end, XmppSide::Partner);
+    end.write(outside, &stanza("v@b.example", "u@in.example"));
+    let (inside, _) = to(&mut end, XmppSide::Inside);
+    end.give(XmppInput::Full { stream: inside });
+    end.write(outside, &stanza("v@b.example", "u@in.example"));
+    end.pass(Duration::from_secs(59));
+    assert_eq!(end.held, [outside].into());
+    end.pass(Duration::from_secs(1));
+    assert_eq!(end.closed, [inside]);
+    assert_eq!(end.last_refusal(), Some(XmppRefusal::Slow));
+    assert!(end.held.is_empty());
+}
+
+/// Who reads slowly outside stops nobody else, and is not asked for what stands behind what waits.
+#[test]
+fn a_slow_partner_holds_back_nobody() {
+    let mut end = Lone::with(between(partner("b.example")));
+    let inside = from(&mut end, XmppSide::Inside);
+    end.write(inside, &stanza("u@in.example", "v@b.example"));
+    let (outside, _) = to(&mut end, XmppSide::Partner);
+    end.give(XmppInput::Full { stream: outside });
+    for _ in 0..40 {
+        end.write(inside, &stanza("u@in.example", "v@b.example"));
+        end.pass(Duration::from_secs(10));
+    }
+    assert!(end.held.is_empty() && end.closed.is_empty());
+    let said = end.read(outside);
+    assert!(!said.contains("<iq"), "{said}");
+    end.give(XmppInput::Drained { stream: outside });
+    end.pass(Duration::from_secs(301));
+    assert!(end.read(outside).contains("<ping"));
 }
 
 /// Addresses, ports and certificates of the inside are not for partners.

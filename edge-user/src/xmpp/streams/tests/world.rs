@@ -41,17 +41,10 @@ pub(super) fn pair(local: &str, remote: &str) -> Pair {
 /// An entry that allows everything.
 pub(super) fn partner(name: &str) -> XmppPartner {
     XmppPartner {
-        domain: domain(name),
-        additional: Vec::new(),
         kind: XmppPartnerKind::Federated,
         tls: Negotiation::Optional,
         sasl: Negotiation::Optional,
-        dialback: true,
-        keep_alive: true,
-        wildcard: false,
-        connections: None,
-        proxy: None,
-        line: 1,
+        ..XmppPartner::new(domain(name))
     }
 }
 
@@ -209,7 +202,7 @@ impl World {
         };
         let config = StreamsConfig {
             policy: policy(settings, &[]),
-            secret: [index as u8 + 1; 32],
+            secrets: crate::proxy::Secrets { current: [index as u8 + 1; 32], former: None },
             without_certificate,
             unix_seconds: UNIX,
         };
@@ -340,7 +333,10 @@ impl World {
             XmppOutput::Event(XmppEvent::Refused { reason, text, .. }) => {
                 self.ends[end].refused.push((reason, text));
             }
-            XmppOutput::Event(XmppEvent::Ended { .. }) | XmppOutput::Pause { .. } => {}
+            XmppOutput::Event(XmppEvent::Ended { .. })
+            | XmppOutput::Pause { .. }
+            | XmppOutput::Hold { .. }
+            | XmppOutput::Resume { .. } => {}
         }
     }
 
