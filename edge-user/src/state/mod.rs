@@ -597,9 +597,10 @@ impl Store {
             self.unwanted_since.entry(domain.clone()).or_insert(now);
         }
         let ended = |since: &SystemTime| now.duration_since(*since).is_ok_and(|t| t >= UNWANTED);
-        for (domain, _) in self.unwanted_since.extract_if(.., |_, since| ended(since)) {
-            self.last_good_unwritten |= self.last_good.remove(&domain).is_some();
-        }
+        let before = self.last_good.len();
+        self.last_good.retain(|domain, _| !self.unwanted_since.get(domain).is_some_and(ended));
+        self.unwanted_since.retain(|_, since| !ended(since));
+        self.last_good_unwritten |= self.last_good.len() < before;
     }
 
     /// Last good addresses that are not on the disk, to be written now.
