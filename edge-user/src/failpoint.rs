@@ -3,7 +3,8 @@
 //!
 //! `EDGE_KILL_AT=start:3` ends it after the third kernel write of a start, `EDGE_KILL_AT=apply:7`
 //! after the seventh of a configuration that is put in force later, and `EDGE_KILL_AT=NAME` at the
-//! step of that name.
+//! step of that name. `EDGE_FAIL_AT=NAME:2` makes the step of that name fail the first two times,
+//! and `EDGE_PANIC_AT=NAME` panics there.
 
 /// What the writes that follow belong to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +44,31 @@ mod counter {
         end_at(name, "that step");
     }
 
+    /// What is to fail, and how often still.
+    static FAILS: Mutex<Option<Option<(String, u32)>>> = Mutex::new(None);
+
+    pub(crate) fn fails(name: &str) -> Result<(), String> {
+        let mut fails = FAILS.lock().unwrap_or_else(PoisonError::into_inner);
+        let fails = fails.get_or_insert_with(|| {
+            let text = std::env::var("EDGE_FAIL_AT").ok()?;
+            let (name, times) = text.rsplit_once(':')?;
+            Some((name.to_owned(), times.parse().ok()?))
+        });
+        match fails {
+            Some((what, left)) if what == name && *left > 0 => {
+                *left -= 1;
+                Err(format!("made to fail at {name}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn panics(name: &str) {
+        if std::env::var("EDGE_PANIC_AT").is_ok_and(|at| at == name) {
+            panic!("made to panic at {name}");
+        }
+    }
+
     fn end_at(now: &str, what: &str) {
         if std::env::var("EDGE_KILL_AT").is_ok_and(|at| at == now) {
             eprintln!("ends itself at {now}, after {what}");
@@ -57,6 +83,10 @@ mod counter {
     pub(crate) fn enter(_: super::Phase) {}
     pub(crate) fn wrote(_: &str) {}
     pub(crate) fn step(_: &str) {}
+    pub(crate) fn fails(_: &str) -> Result<(), String> {
+        Ok(())
+    }
+    pub(crate) fn panics(_: &str) {}
 }
 
-pub(crate) use counter::{enter, step, wrote};
+pub(crate) use counter::{enter, fails, panics, step, wrote};

@@ -40,6 +40,7 @@ fn a_host_is_deployed_to_checked_first_and_never_left_worse_than_before() -> Res
     second_deploy_keeps_the_configuration(&machine, &edge)?;
     bad_configuration_is_refused_before_anything_changes(&machine, &edge)?;
     version_that_does_not_start_gives_way_to_the_former(&machine, &edge)?;
+    what_is_enforced_without_a_daemon_stays_so(&machine)?;
     units_work_without_the_daemon(&machine)?;
 
     drop(machine);
@@ -127,10 +128,8 @@ fn bad_configuration_is_refused_before_anything_changes(
     Ok(())
 }
 
-fn version_that_does_not_start_gives_way_to_the_former(
-    machine: &Machine,
-    edge: &Path,
-) -> Result<()> {
+/// A version that finds every configuration good, and does not start.
+fn broken_edge(machine: &Machine) -> Result<PathBuf> {
     let broken = machine.dir().join("broken-edge");
     fs::write(
         &broken,
@@ -139,6 +138,14 @@ fn version_that_does_not_start_gives_way_to_the_former(
          exec /usr/local/sbin/edge \"$@\"\n",
     )?;
     fs::set_permissions(&broken, fs::Permissions::from_mode(0o755))?;
+    Ok(broken)
+}
+
+fn version_that_does_not_start_gives_way_to_the_former(
+    machine: &Machine,
+    edge: &Path,
+) -> Result<()> {
+    let broken = broken_edge(machine)?;
     machine.tell("echo '# former' >>/etc/systemd/system/edge.service")?;
 
     let answer = deploy(machine, &broken, ADMINISTRATOR, 3)?;
@@ -151,6 +158,28 @@ fn version_that_does_not_start_gives_way_to_the_former(
     assert_eq!(installed.split(' ').next(), md5(edge)?.split(' ').next());
     let version = machine.tell("edge --version")?;
     assert!(version.contains("edge"), "{version}");
+    Ok(())
+}
+
+/// The daemon is down, its rules are in force: the case for which one deploys most.
+fn what_is_enforced_without_a_daemon_stays_so(machine: &Machine) -> Result<()> {
+    let broken = broken_edge(machine)?;
+    for dead in ["systemctl kill --signal=KILL edge; systemctl stop edge", "systemctl stop edge"] {
+        machine.tell(dead)?;
+        assert!(!machine.lets_in_from(ELSEWHERE)?, "enforcement went with the daemon");
+        let answer = deploy(machine, &broken, ADMINISTRATOR, 3)?;
+        assert!(answer.text.contains("the former version is back"), "{}", answer.text);
+        assert!(!machine.lets_in_from(ELSEWHERE)?, "the host is open: {}", answer.text);
+        assert!(machine.lets_in_from(ADMINISTRATOR)?);
+        assert_eq!(machine.tell("systemctl is-enabled edge edge-load")?, "enabled\nenabled");
+        assert_ne!(state(machine)?, "active", "it was not running");
+    }
+    // Where nothing was in force, nothing is.
+    machine.tell("edge detach")?;
+    deploy(machine, &broken, ADMINISTRATOR, 4)?;
+    assert!(machine.lets_in_from(ELSEWHERE)?);
+    assert_eq!(machine.tell("systemctl is-enabled edge edge-load")?, "enabled\nenabled");
+    machine.tell("systemctl start edge")?;
     Ok(())
 }
 

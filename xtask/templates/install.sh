@@ -14,7 +14,8 @@ usage: install.sh [--root DIR] [--management-source ADDRESS] [--confirm-within S
   --confirm-within SECONDS     wait for /usr/local/lib/edge/confirmed to be made, over a new
                                connection, and take the new version back when it is not
 exit codes: 0 installed, 1 not installed, 2 refused and nothing changed,
-            3 did not start and the former version is back, 4 did not start and none ran before,
+            3 did not start, and the former version is back with what it enforced,
+            4 did not start, and nothing ran or was enforced before,
             5 started, but was not confirmed, and is taken back
 TEXT
 }
@@ -175,32 +176,68 @@ confirmed() { # SECONDS
     return 1
 }
 
-# Nothing of it runs, now or at boot, and the kernel drops nothing for it.
+# What this host had before, apart from what ran: a daemon may be down, and its rules in force.
+look_before() {
+    running_before='' enforced_before='' enabled_before=''
+    [ -z "$offline" ] || return 0
+    case "$(systemctl is-active edge.service)" in
+        # Between two tries of a daemon that keeps ending, too.
+        active | activating | reloading) running_before=yes ;;
+    esac
+    for link in /sys/fs/bpf/*/links/*; do
+        [ ! -e "$link" ] || enforced_before=yes
+    done
+    for unit in edge.service edge-load.service; do
+        [ "$(systemctl is-enabled "$unit" 2>/dev/null)" != enabled ] ||
+            enabled_before="$enabled_before $unit"
+    done
+}
+
+# Units start at boot as they did before.
+enable_as_before() {
+    for unit in edge.service edge-load.service; do
+        case "$enabled_before " in
+            *" $unit "*) systemctl --quiet enable "$unit" || true ;;
+            *) systemctl --quiet disable "$unit" || true ;;
+        esac
+    done
+}
+
+# The kernel drops nothing for it. Only for what this run has put in force, or what locks us out.
 open_up() {
-    systemctl --quiet disable --now edge.service edge-load.service || true
+    systemctl stop edge.service || true
     /usr/local/sbin/edge detach -c "$config" >/dev/null ||
         /usr/local/sbin/edge detach -c "$config" --force || true
 }
 
-take_back() { # to before, when nothing ran
-    open_up
+# The former version with what it had in force: its daemon where one ran, else its rules without.
+former_back() {
+    if [ -z "$running_before" ]; then systemctl stop edge.service || true; fi
     [ -z "$former" ] || put_former_back
     systemctl daemon-reload
+    if [ -n "$running_before" ]; then
+        start
+        return
+    fi
+    # Nothing was enforced before, so nothing is now.
+    [ -n "$enforced_before" ] || open_up
+    systemctl reset-failed edge.service 2>/dev/null || true
+    enable_as_before
+    [ -z "$enforced_before" ] || /usr/local/sbin/edge load -c "$config" >&2
 }
 
 take_back_unreachable() {
     why="nobody could connect with the new version running"
-    if [ -z "$running_before" ]; then
-        take_back
+    if [ -z "$running_before$enforced_before" ]; then
+        former_back
         fail 5 "$why: it is stopped and its firewall detached; look at [management] in $config"
     fi
-    put_former_back
-    systemctl daemon-reload
     # Longer: the old connection has to find its way back first.
-    if start && confirmed 60; then
-        fail 5 "$why; the former version is back and running"
+    if former_back && confirmed 60; then
+        fail 5 "$why; the former version is back"
     fi
     open_up
+    systemctl --quiet disable edge.service edge-load.service || true
     fail 5 "$why, nor with the former: it is back, but stopped and its firewall detached; look at [management] in $config"
 }
 
@@ -217,10 +254,7 @@ enable_units() {
     fi
 }
 
-running_before=''
-if [ -z "$offline" ] && [ "$(systemctl is-active edge.service)" = active ]; then
-    running_before=yes
-fi
+look_before
 check
 keep_former
 put_new
@@ -244,13 +278,14 @@ if start; then
     exit 0
 fi
 last_words
-if [ -z "$running_before" ]; then
-    take_back
-    fail 4 "the new version did not start; none ran before, so none runs now"
+if [ -z "$running_before$enforced_before" ]; then
+    former_back
+    fail 4 "the new version did not start; nothing ran or was enforced before, so nothing is now"
 fi
-put_former_back
-systemctl daemon-reload
-if start; then
+if ! former_back; then
+    fail 3 "the new version did not start; the former version is back, and does not start either: see journalctl -u edge; what the kernel enforced it still does"
+fi
+if [ -n "$running_before" ]; then
     fail 3 "the new version did not start; the former version is back and running"
 fi
-fail 3 "the new version did not start; the former version is back, and does not start either: see journalctl -u edge"
+fail 3 "the new version did not start; the former version is back: none ran before, and its rules are in force as before"

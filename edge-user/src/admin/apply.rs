@@ -127,6 +127,11 @@ pub(super) fn status_lines(about: &Value) -> String {
         let (how, by) = (string(&about["how"]), string(&about["by"]));
         text.push_str(&format!("version   {} since {at} ({how}, by {by})\n", about["version"]));
     }
+    if let Some(why) = about["unsettled"].as_str() {
+        text.push_str(&format!(
+            "ALARM     the rules in force are not those of this version; trying again: {why}\n"
+        ));
+    }
     if let Some(waits) = about["waits"].as_object() {
         text.push_str(&format!(
             "WAITS     version {} for `edge confirm`: {} s left, then {} comes back\n",

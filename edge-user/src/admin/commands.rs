@@ -1,5 +1,7 @@
 //! What each command does: asks the daemon or reads the pins, and gives a table and JSON.
 
+use std::{path::Path, time::SystemTime};
+
 use serde_json::{Value, json};
 
 use super::{
@@ -10,13 +12,13 @@ use super::{
     targets::targets_text,
 };
 use crate::{
-    config::{Config, ConfigErrors, Paths},
+    config::{self, Config, ConfigErrors, Paths},
     firewall::{
-        self, Attached, EgressHook, FirewallError, OwnerOptions,
+        self, Attached, EgressHook, FirewallError, LoadSource, OwnerOptions,
         counters::{self, InterfaceCount, ServiceCount},
         inspect::{self, RuleCount},
     },
-    state::VersionError,
+    state::{Store, VersionError},
 };
 
 /// A command's outcome: for people and for machines.
@@ -415,8 +417,10 @@ fn attached_text(device: &Attached) -> String {
     format!("{} ({mode}{egress})", device.device)
 }
 
-/// `edge load`: with the configuration when it is good, else with what was last in force.
-pub fn load(paths: Paths, config: Option<Config>) -> Outcome {
+/// `edge load`: with the configuration when it is good, else with what was last in force, else
+/// nobody but administrators gets in.
+pub fn load(paths: Paths, file: &Path, config: Option<Config>) -> Outcome {
+    let (store, mut faults) = Store::peek(&paths.state);
     let options = OwnerOptions {
         pins: paths.pins,
         state: paths.state,
@@ -425,17 +429,33 @@ pub fn load(paths: Paths, config: Option<Config>) -> Outcome {
         debug_log: false,
         without_tcx: false,
         partners: None,
+        blocks: Some(store.block_requests(SystemTime::now())),
     };
-    let report = firewall::load_last_good(options, config.map(std::sync::Arc::new))?;
-    let mut text = format!("loaded from {:?}\n", report.source).to_lowercase();
+    let least = || config::least(file);
+    let report = firewall::load_last_good(options, config.map(std::sync::Arc::new), least)?;
+    faults.extend(report.faults.iter().chain(&report.start.faults).cloned());
+    let mut text = match report.source {
+        LoadSource::Config => "loaded from the configuration\n",
+        LoadSource::LastGood => "loaded from what was last in force\n",
+        LoadSource::Deny => {
+            "ALARM: no good configuration, and no rules of before: nobody but administrators gets \
+             in; correct it, and start the daemon\n"
+        }
+    }
+    .to_owned();
     for device in &report.start.attached {
         text.push_str(&format!("attached to {}\n", attached_text(device)));
     }
     for device in &report.start.missing {
         text.push_str(&format!("{device} does not exist yet: load again when it does\n"));
     }
+    for fault in &faults {
+        text.push_str(&format!("ALARM: {fault}\n"));
+    }
     for warning in &report.start.warnings {
         text.push_str(&format!("warning: {warning}\n"));
     }
-    Ok(Report::new(text, json!(report)))
+    let whole = report.source != LoadSource::Deny && report.start.faults.is_empty();
+    let code = if whole { exit::OK } else { exit::FAILED };
+    Ok(Report { text, json: json!(report), code })
 }

@@ -113,7 +113,7 @@ fn ask(global: &Global, command: Command) -> Result<Report, CommandError> {
     let paths = config::paths_only(&global.config);
     match command {
         Command::Run | Command::Check(_) => Err(CommandError::Form),
-        Command::Load => commands::load(paths, good_config(global)),
+        Command::Load => commands::load(paths, &global.config, good_config(global)),
         Command::Detach { force } => commands::detach(&paths, force),
         Command::Status => commands::status(&paths),
         Command::Drain { off } => drain::drain(&paths, off),

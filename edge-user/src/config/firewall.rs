@@ -19,6 +19,7 @@ use super::{
 };
 
 /// Addresses that words in a rule's `to` stand for, and that a block should not hold.
+#[derive(Default)]
 pub(super) struct Known {
     pub addresses: Vec<(Service, Zone, IpAddr)>,
 }

@@ -11,6 +11,7 @@ mod findings;
 mod firewall;
 mod firewall_rules;
 mod inside_routes;
+mod least;
 mod listeners;
 mod media;
 mod model;
@@ -72,6 +73,7 @@ use toml::{
 
 pub use federation::check_from_addresses;
 pub use findings::{ConfigErrors, Finding};
+pub use least::{Least, least};
 pub use model::*;
 pub use model_federation::*;
 pub use model_firewall::*;

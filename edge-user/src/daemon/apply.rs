@@ -34,6 +34,8 @@ pub(super) struct Changes {
     /// The text in force.
     text: Mutex<Arc<str>>,
     pending: watch::Sender<Option<Pending>>,
+    /// The kernel's rules are not those of the configuration that the daemon follows, and why.
+    unsettled: watch::Sender<Option<String>>,
     pub shadow: watch::Sender<Option<Shadow>>,
 }
 
@@ -46,6 +48,7 @@ impl Changes {
             versions: Versions::in_folder(&config.paths.state),
             text: Mutex::new(choice.text.into()),
             pending: watch::Sender::new(choice.pending.clone()),
+            unsettled: watch::Sender::new(None),
             shadow: watch::Sender::new(None),
         };
         if choice.restore_file {
@@ -111,6 +114,17 @@ impl Changes {
     /// Whether a version waits for its confirmation.
     pub fn is_pending(&self) -> bool {
         self.pending.borrow().is_some()
+    }
+
+    /// The kernel's rules are not those that they should be.
+    pub fn not_settled(&self, why: &str) {
+        error!(why, "ALARM: the rules in force are not those of the configuration; trying again");
+        self.unsettled.send_replace(Some(why.to_owned()));
+    }
+
+    /// The kernel has the rules that it should.
+    pub fn settled(&self) {
+        self.unsettled.send_if_modified(|why| why.take().is_some());
     }
 
     /// The shadow was compared with rules that are no longer in force.
@@ -401,6 +415,7 @@ impl Daemon {
             "by": newest.as_ref().map(|version| &version.author.by),
             "at": newest.as_ref().map(|version| version.author.at),
             "waits": waits,
+            "unsettled": *self.changes.unsettled.borrow(),
             "shadow": self.shadow(),
         })
     }
@@ -409,7 +424,20 @@ impl Daemon {
     pub(super) async fn keep_time(self: Arc<Self>) {
         let mut pending = self.changes.pending.subscribe();
         let mut shadow = self.changes.shadow.subscribe();
+        let mut unsettled = self.changes.unsettled.subscribe();
+        let mut settle_at = None;
         loop {
+            failpoint::panics("keep-time");
+            if unsettled.borrow_and_update().is_none() {
+                settle_at = None;
+            } else if settle_at.get_or_insert_with(|| Instant::now() + RETRY) <= &mut Instant::now()
+            {
+                settle_at = None;
+                if self.settle_rules().await.is_ok() {
+                    info!("the rules in force are those of the configuration again");
+                }
+                continue;
+            }
             let waiting = pending.borrow_and_update().clone();
             let until = shadow.borrow_and_update().as_ref().and_then(|shadow| shadow.until);
             if let Some(waiting) = &waiting
@@ -431,7 +459,7 @@ impl Daemon {
             let left = waiting.and_then(|waiting| waiting.left(&Moment::now()));
             let waiting_until = left.map(|left| Instant::now() + left);
             let wait = async {
-                match [waiting_until, until].into_iter().flatten().min() {
+                match [waiting_until, until, settle_at].into_iter().flatten().min() {
                     Some(at) => tokio::time::sleep_until(at).await,
                     None => std::future::pending().await,
                 }
@@ -440,6 +468,7 @@ impl Daemon {
             tokio::select! {
                 _ = pending.changed() => {}
                 _ = shadow.changed() => {}
+                _ = unsettled.changed() => {}
                 () = wait => {}
             }
         }

@@ -218,6 +218,7 @@ async fn start(
     let last_good = store.last_good().iter().map(|(d, last)| (d, last.addresses.as_slice()));
     let setting = blocks::setting(&config, now_in_force.federation.clone());
     options.partners = Some(known_partners(&setting, last_good));
+    options.blocks = Some(now_in_force.administrator_blocks.clone());
     let plan = Arc::clone(&config);
     let (firewall, report) =
         tokio::task::spawn_blocking(move || Owner::start(options, plan)).await??;

@@ -12,7 +12,7 @@ use std::{
 use super::{Daemon, policy_of, secret, unix_seconds};
 use crate::{
     config::Config,
-    firewall::Intent,
+    firewall::{FirewallError, Intent},
     proxy::{ProxyConfig, Secrets},
     state::effective,
 };
@@ -32,16 +32,16 @@ impl Daemon {
             false => Some(tokio::task::block_in_place(|| secret::secrets(&config)).map_err(text)?),
         };
 
-        self.set_rules(&config).await?;
+        let rules = Intent::SetConfig(Arc::clone(&config));
+        self.set_rules(rules, &config).await?;
         let former = self.tls.exchange(tls);
         if let Err(error) = self.listen(&config, &old).await {
             self.tls.exchange(former);
-            return Err(match self.set_rules(&old).await {
+            return Err(match self.set_rules(Intent::PutBack(Arc::clone(&old)), &old).await {
                 Ok(()) => error,
-                Err(second) => format!(
-                    "{error}; and the former firewall rules could not be put back: {second}; \
-                     mend both and reload again"
-                ),
+                Err(second) => {
+                    format!("{error}; and the former firewall rules are not back yet: {second}")
+                }
             });
         }
 
@@ -79,13 +79,28 @@ impl Daemon {
         *secrets
     }
 
-    async fn set_rules(&self, config: &Arc<Config>) -> Result<(), String> {
-        let rules = Intent::SetConfig(Arc::clone(config));
-        self.firewall.apply(vec![rules]).await.map(drop).map_err(text)?;
+    /// Puts rules in force. Where neither these nor the ones before can be, it is noted, and the
+    /// daemon tries until the kernel has the rules of the configuration that it follows.
+    async fn set_rules(&self, rules: Intent, config: &Arc<Config>) -> Result<(), String> {
+        let is_way_back = matches!(rules, Intent::PutBack(_));
+        if let Err(fault) = self.firewall.apply(vec![rules]).await {
+            if is_way_back || matches!(fault, FirewallError::NotPutBack { .. }) {
+                self.changes.not_settled(&fault.to_string());
+            }
+            return Err(fault.to_string());
+        }
+        self.changes.settled();
         if let Some(media) = &self.media {
             media.set_config(config);
         }
         Ok(())
+    }
+
+    /// Tries again to give the kernel the rules of the configuration that the daemon follows.
+    pub(super) async fn settle_rules(&self) -> Result<(), String> {
+        let _one = self.change.lock().await;
+        let config = self.config();
+        self.set_rules(Intent::PutBack(Arc::clone(&config)), &config).await
     }
 }
 

@@ -25,20 +25,31 @@ use super::{
     shadow, state, sys,
 };
 use crate::{
-    config::Config,
+    config::{Config, Least},
     failpoint::{self, Phase},
 };
 
 mod links;
 mod lists;
 
-/// Which of the configured devices must exist.
+/// Which of the configured devices must be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Devices {
-    /// All: a missing one is an error.
+    /// All: one that is missing, or refuses the program, is an error.
     All,
-    /// Those that do are taken; the others are named.
-    Existing,
+    /// Those that can be; the others are named.
+    Possible,
+}
+
+/// Where the rules of a start come from.
+#[derive(Clone, Debug)]
+pub(super) enum Rules {
+    /// A good configuration.
+    Config(Arc<Config>),
+    /// What was in force last.
+    LastGood,
+    /// What a bad configuration says all the same. It is never taken for the last good.
+    Least(Box<Least>),
 }
 
 /// Everything the owner holds.
@@ -57,6 +68,8 @@ pub(super) struct Engine {
     links: links::Links,
     /// The rules that count as a shadow.
     shadow: Option<RuleSet>,
+    /// The plan in force is one to come back to after a reboot.
+    is_good: bool,
     /// Held as long as this lives.
     _lock: File,
 }
@@ -67,15 +80,18 @@ struct Resolved {
     vlans: BTreeMap<(u32, u16), Interface>,
     names: BTreeMap<String, u32>,
     missing: Vec<String>,
+    /// Devices that cannot be taken, and why.
+    faults: Vec<String>,
 }
 
 impl Engine {
     /// Loads or adopts, attaches, and puts the plan in force.
     pub fn start(
         options: OwnerOptions,
-        config: Option<Arc<Config>>,
+        rules: Rules,
         devices: Devices,
     ) -> Result<(Self, StartReport), FirewallError> {
+        let is_good = !matches!(rules, Rules::Least(_));
         let mut report = StartReport::default();
         let mut partners = Vec::new();
         let mut ids = match state::read(&options.state) {
@@ -84,7 +100,7 @@ impl Engine {
                 partners = kept.plan.partners().to_vec();
                 kept.ids
             }
-            Err(_) if config.is_none() => RuleIds::default(),
+            Err(_) if !matches!(rules, Rules::Config(_)) => RuleIds::default(),
             Err(fault) => {
                 let ids = state::former_ids(&options.state);
                 report.warnings.push(state::set_aside(&options.state, &fault));
@@ -92,13 +108,14 @@ impl Engine {
             }
         };
         let before = ids.clone();
-        let plan = match config {
-            Some(config) => {
+        let plan = match rules {
+            Rules::Config(config) => {
                 let mut plan = plan::compile_with(&config, &mut ids)?;
                 plan.set_partners(options.partners.as_ref().unwrap_or(&partners))?;
                 plan
             }
-            None => last_good(&options.state)?.plan,
+            Rules::LastGood => last_good(&options.state)?.plan,
+            Rules::Least(least) => plan::deny_all(&least, &sys::devices())?,
         };
         let resolved = resolve(&plan, devices)?;
         let (lock, found) = take_pins(&options.pins)?;
@@ -133,6 +150,7 @@ impl Engine {
             programs_filled: false,
             links: links::Links::default(),
             shadow: None,
+            is_good,
             _lock: lock,
         };
         if settings.shadow < NO_GENERATION {
@@ -142,8 +160,9 @@ impl Engine {
             engine.carry_over(&mut report)?;
         }
         engine.adopt(&mut report)?;
+        engine.take_administrators_blocks(&plan, &mut report);
         let fresh = engine.ids.changed_since(&before);
-        engine.put_in_force(plan, &resolved, &fresh, &mut report)?;
+        engine.put_in_force(plan, (&resolved, devices), &fresh, &mut report)?;
         if found.former {
             // Every link has the new program now.
             let removed = migrate::remove(&migrate::folder(&engine.options.pins));
@@ -154,6 +173,15 @@ impl Engine {
         engine.devices_named();
         report.missing = resolved.missing;
         Ok((engine, report))
+    }
+
+    /// Before the first packet is judged.
+    fn take_administrators_blocks(&mut self, plan: &RuleSet, report: &mut StartReport) {
+        self.table.protect(plan.management.clone());
+        let Some(blocks) = self.options.blocks.take() else { return };
+        if let Err(fault) = self.table.set_owner(&BlockOwner::Administrator, &blocks) {
+            report.faults.push(format!("not every block of the store is in force: {fault}"));
+        }
     }
 
     /// Puts what the former version's maps hold into ours, before any link has the new program.
@@ -192,6 +220,8 @@ impl Engine {
         let began = Instant::now();
         let mut total = Applied::default();
         let mut fault = None;
+        let only_rules =
+            intents.iter().all(|i| matches!(i, Intent::SetConfig(_) | Intent::PutBack(_)));
         for intent in intents {
             let done = match intent {
                 Intent::Block(request) => self.table.block(&request),
@@ -200,7 +230,8 @@ impl Engine {
                     Ok(())
                 }
                 Intent::SetOwnerBlocks { owner, blocks } => self.table.set_owner(&owner, &blocks),
-                Intent::SetConfig(config) => self.set_config(&config, &mut total),
+                Intent::SetConfig(config) => self.set_config(&config, Devices::All, &mut total),
+                Intent::PutBack(config) => self.set_config(&config, Devices::Possible, &mut total),
                 Intent::SetPartners(partners) => self.set_partners(&partners),
                 Intent::Known(address) => self.know(address),
                 Intent::SetShadow(config) => self.set_shadow(&config),
@@ -215,7 +246,12 @@ impl Engine {
         if let Some(fault) = fault {
             return Err(fault);
         }
-        add(&mut total, flushed?);
+        match flushed {
+            Ok(applied) => add(&mut total, applied),
+            // The rules are in force: blocks are tried again.
+            Err(fault) if only_rules => tracing::error!(%fault, "blocks could not be written"),
+            Err(fault) => return Err(fault),
+        }
         total.took = began.elapsed();
         Ok(total)
     }
@@ -236,6 +272,17 @@ impl Engine {
     pub fn sweep(&mut self) -> Result<Applied, FirewallError> {
         self.table.sweep(sys::now());
         self.flush()
+    }
+
+    /// Tries again what the kernel did not take.
+    pub fn retry(&mut self) -> Result<Applied, FirewallError> {
+        self.table.retry();
+        self.flush()
+    }
+
+    /// Whether [`Self::retry`] has something to do.
+    pub fn is_stuck(&self) -> bool {
+        self.table.is_stuck()
     }
 
     /// How long until the next block expires.
@@ -309,47 +356,68 @@ impl Engine {
         }
     }
 
-    fn set_config(&mut self, config: &Config, total: &mut Applied) -> Result<(), FirewallError> {
+    fn set_config(
+        &mut self,
+        config: &Config,
+        devices: Devices,
+        total: &mut Applied,
+    ) -> Result<(), FirewallError> {
         self.pins_are_there()?;
         failpoint::enter(Phase::Apply);
-        let done = self.change_config(config, total);
+        let done = self.change_config(config, devices, total);
         failpoint::enter(Phase::Other);
         done
     }
 
-    fn change_config(&mut self, config: &Config, total: &mut Applied) -> Result<(), FirewallError> {
+    /// After a fault the rules are those of before, or the fault says that they are not.
+    fn change_config(
+        &mut self,
+        config: &Config,
+        devices: Devices,
+        total: &mut Applied,
+    ) -> Result<(), FirewallError> {
+        if devices == Devices::Possible {
+            failpoint::fails("put-back").map_err(FirewallError::Load)?;
+        }
         // The ids are learned only when all went well, or a failed attempt would use them up.
         let mut ids = self.ids.clone();
         let mut plan = plan::compile_with(config, &mut ids)?;
         plan.set_partners(self.plan.partners())?;
-        let resolved = resolve(&plan, Devices::All)?;
+        let resolved = resolve(&plan, devices)?;
         let fresh = ids.changed_since(&self.ids);
         let before = std::mem::replace(&mut self.ids, ids);
         let former = self.plan.clone();
         let mut report = StartReport::default();
-        match self.put_in_force(plan, &resolved, &fresh, &mut report) {
+        match self.put_in_force(plan, (&resolved, devices), &fresh, &mut report) {
             Ok(applied) => add(total, applied),
             Err(fault) => {
                 self.ids = before;
-                self.put_back(former);
-                return Err(fault);
+                let Err(second) = self.put_back(former) else { return Err(fault) };
+                tracing::error!(%fault, second, "the former rules could not be put back whole");
+                return Err(FirewallError::NotPutBack { fault: Box::new(fault), second });
             }
         }
+        // What the shadow was compared with is no longer in force.
+        report.warnings.extend(self.stop_shadow().err().map(|fault| fault.to_string()));
+        report.warnings.append(&mut report.faults);
         for warning in report.warnings {
             tracing::warn!("{warning}");
         }
-        // What the shadow was compared with is no longer in force.
-        self.stop_shadow()
+        Ok(())
     }
 
     /// A configuration failed half-way: what was in force before it is again, and devices that it
     /// had taken are let go.
-    fn put_back(&mut self, former: RuleSet) {
+    fn put_back(&mut self, former: RuleSet) -> Result<(), String> {
+        failpoint::fails("put-back")?;
         let mut report = StartReport::default();
-        let done = resolve(&former, Devices::Existing)
-            .and_then(|resolved| self.put_in_force(former, &resolved, &[], &mut report));
-        if let Err(fault) = done {
-            tracing::error!(%fault, "the former rules could not be put back whole: reload again");
+        let devices = Devices::Possible;
+        resolve(&former, devices)
+            .and_then(|resolved| self.put_in_force(former, (&resolved, devices), &[], &mut report))
+            .map_err(|fault| fault.to_string())?;
+        match report.faults.is_empty() {
+            true => Ok(()),
+            false => Err(report.faults.join("; ")),
         }
     }
 
@@ -359,7 +427,7 @@ impl Engine {
     fn put_in_force(
         &mut self,
         plan: RuleSet,
-        resolved: &Resolved,
+        (resolved, devices): (&Resolved, Devices),
         fresh: &[u32],
         report: &mut StartReport,
     ) -> Result<Applied, FirewallError> {
@@ -387,9 +455,14 @@ impl Engine {
         let mut both = self.plan.blocks.clone();
         both.retain(|prefix| !plan.blocks.contains(prefix));
         both.extend(&plan.blocks);
-        if self.set_file_blocks(&both).is_err() {
-            // No room for both, or management moved.
-            self.set_file_blocks(&plan.blocks)?;
+        // Else: no room for both, or management moved.
+        if self.set_file_blocks(&both).is_err()
+            && let Err(fault) = self.set_file_blocks(&plan.blocks)
+        {
+            if devices == Devices::All {
+                return Err(fault);
+            }
+            report.faults.push(fault.to_string());
         }
         if let Err(fault) = self.table.set_owner(&BlockOwner::OwnAddress, &own_blocks(&plan)) {
             let what = "packets that claim to come from our own addresses are not all refused";
@@ -416,13 +489,27 @@ impl Engine {
         self.plan = plan.clone();
         report.generation = idle;
         if both.len() > plan.blocks.len() {
-            self.set_file_blocks(&plan.blocks)?;
-            add(&mut applied, self.flush()?);
+            // The new rules are in force: what cannot be let go yet is tried again.
+            match self.set_file_blocks(&plan.blocks).and_then(|()| self.flush()) {
+                Ok(more) => add(&mut applied, more),
+                Err(fault) => report.warnings.push(fault.to_string()),
+            }
         }
+        report.faults.extend_from_slice(&resolved.faults);
         for (device, ifindex) in &resolved.names {
-            let (attached, warnings) = self.attach(device, *ifindex, plan.allow_generic)?;
-            report.attached.push(attached);
-            report.warnings.extend(warnings);
+            // Where the other choice is none, the slow way is better.
+            let allow_generic = plan.allow_generic || devices == Devices::Possible;
+            match self.attach(device, *ifindex, allow_generic) {
+                Ok((attached, warnings)) => {
+                    report.attached.push(attached);
+                    match plan.allow_generic {
+                        true => report.warnings.extend(warnings),
+                        false => report.faults.extend(warnings),
+                    }
+                }
+                Err(fault) if devices == Devices::All => return Err(fault),
+                Err(fault) => report.faults.push(fault.to_string()),
+            }
         }
         let missing = &resolved.missing;
         attach::detach_others(&self.options.pins, |device| {
@@ -430,7 +517,9 @@ impl Engine {
         })?;
         self.kernel.write_interfaces(interfaces.go)?;
         report.rules = plan.rows.iter().filter(|row| row.id.is_some()).count();
-        if let Err(fault) = state::write(&self.options.state, &self.ids, &plan) {
+        if self.is_good
+            && let Err(fault) = state::write(&self.options.state, &self.ids, &plan)
+        {
             report.warnings.push(format!("{fault}; after a reboot `edge load` has no plan"));
         }
         Ok(applied)
@@ -510,6 +599,7 @@ fn resolve(plan: &RuleSet, wanted: Devices) -> Result<Resolved, FirewallError> {
         vlans: BTreeMap::new(),
         names: BTreeMap::new(),
         missing: Vec::new(),
+        faults: Vec::new(),
     };
     for interface in &plan.interfaces {
         let device = &interface.device;
@@ -524,7 +614,12 @@ fn resolve(plan: &RuleSet, wanted: Devices) -> Result<Resolved, FirewallError> {
         };
         if ifindex >= MAX_IFINDEX {
             let device = device.clone();
-            return Err(FirewallError::IfIndex { device, ifindex, max: MAX_IFINDEX - 1 });
+            let fault = FirewallError::IfIndex { device, ifindex, max: MAX_IFINDEX - 1 };
+            if wanted == Devices::All {
+                return Err(fault);
+            }
+            resolved.faults.push(fault.to_string());
+            continue;
         }
         resolved.names.insert(device.clone(), ifindex);
         let zone_plus_one = plan::zone_number(interface.zone) + 1;

@@ -221,6 +221,14 @@ pub enum FirewallError {
         /// What the kernel said.
         fault: String,
     },
+    /// Rules could not be put in force, nor those of before put back.
+    #[error("{fault}; and the former rules could not be put back whole: {second}")]
+    NotPutBack {
+        /// Why the new rules were not put in force.
+        fault: Box<FirewallError>,
+        /// Why the former are not in force either.
+        second: String,
+    },
     /// The owner's thread has ended.
     #[error("the firewall's owner has stopped: restart the daemon; what is loaded stays in force")]
     Stopped,

@@ -67,6 +67,9 @@ pub enum Intent {
     Known(IpAddr),
     /// Put the configuration's rules and settings in force, in one step.
     SetConfig(std::sync::Arc<crate::config::Config>),
+    /// As [`Intent::SetConfig`], to come back to a configuration that was in force: devices that
+    /// are gone meanwhile, or refuse the program, do not keep the others from its rules.
+    PutBack(std::sync::Arc<crate::config::Config>),
     /// Count, beside the rules in force, what this configuration's rules would have done
     /// otherwise. Ends with the next [`Intent::SetConfig`].
     SetShadow(std::sync::Arc<crate::config::Config>),

@@ -13,15 +13,15 @@ use tokio::{
 };
 
 use super::{
-    Applied, BlockRow, DetachReport, FirewallError, Intent, LoadReport, LoadSource, StartReport,
-    attach,
+    Applied, BlockRequest, BlockRow, DetachReport, FirewallError, Intent, LoadReport, LoadSource,
+    StartReport, attach,
     blocks::{List, Outlook},
-    engine::{Devices, Engine},
+    engine::{Devices, Engine, Rules},
     media::MediaTable,
     shape, state, sys,
     watch::{Heard, LinkWatch},
 };
-use crate::config::Config;
+use crate::config::{Config, Least};
 
 /// Requests that may wait for the owner.
 const WAITING: usize = 1024;
@@ -45,6 +45,9 @@ pub struct OwnerOptions {
     pub debug_log: bool,
     /// The partners' addresses to begin with; `None`: those that were in force last.
     pub partners: Option<Vec<IpNet>>,
+    /// The administrators' blocks to begin with, in force before any rule lets anybody in; `None`:
+    /// those that the kernel holds.
+    pub blocks: Option<Vec<BlockRequest>>,
     /// Attach at egress as on kernels before 6.6, also where there is a better way: for tests.
     pub without_tcx: bool,
 }
@@ -60,6 +63,7 @@ impl OwnerOptions {
             debug_log: false,
             without_tcx: false,
             partners: None,
+            blocks: None,
         }
     }
 }
@@ -79,7 +83,8 @@ impl Owner {
         // Before the start looks at the devices, so that none comes unseen.
         let links = LinkWatch::open();
         let (pins, plan) = (options.pins.clone(), Arc::clone(&config));
-        let (engine, mut report) = Engine::start(options, Some(config), Devices::All)?;
+        let (engine, mut report) = Engine::start(options, Rules::Config(config), Devices::All)?;
+        report.warnings.append(&mut report.faults);
         report.warnings.extend(report.missing.iter().map(|device| {
             format!("device `{device}` does not exist yet: it is optional, and awaited")
         }));
@@ -188,8 +193,13 @@ async fn run(
     let links = links.and_then(|links| links.in_runtime().ok());
     let mut settle_at = Some(settle_at);
     let mut lists = ListWork::default();
+    // After a fault, what time brings waits until then; requests do not.
+    let mut not_before: Option<Instant> = None;
     loop {
-        let mut wait = engine.next_expiry().map_or(IDLE, |left| left.min(IDLE));
+        let mut wait = match not_before {
+            Some(at) => at.saturating_duration_since(Instant::now()),
+            None => engine.next_expiry().map_or(IDLE, |left| left.min(IDLE)),
+        };
         if let Some(at) = settle_at {
             wait = wait.min(at.saturating_duration_since(Instant::now()));
         }
@@ -231,22 +241,36 @@ async fn run(
             }
             Err(_) => {}
         }
-        let mut faults = Vec::new();
-        if settle_at.is_some_and(|at| at <= Instant::now()) {
-            settle_at = None;
-            faults.extend(engine.settle().err());
-        }
         lists.advance(&mut engine);
-        let due = engine.next_expiry().is_some_and(|left| left.is_zero());
-        if due || !engine.is_busy() {
-            engine.end_lists();
-            faults.extend(engine.sweep().err());
+        if not_before.is_some_and(|at| at > Instant::now()) {
+            continue;
         }
-        for fault in faults {
-            tracing::error!(%fault, "blocks could not be swept; trying again");
-            tokio::time::sleep(Duration::from_secs(1)).await;
+        let again = not_before.take().is_some();
+        if !pass_time(&mut engine, &mut settle_at, again) {
+            not_before = Some(Instant::now() + RETRY);
         }
     }
+}
+
+/// Does what is due: lets go of what nobody claimed, of what has ended, and with `again` tries
+/// what the kernel did not take. `false`: something is left to be tried again.
+fn pass_time(engine: &mut Engine, settle_at: &mut Option<Instant>, again: bool) -> bool {
+    let mut faults = Vec::new();
+    if settle_at.take_if(|at| *at <= Instant::now()).is_some() {
+        faults.extend(engine.settle().err());
+    }
+    if again {
+        faults.extend(engine.retry().err());
+    }
+    let due = engine.next_expiry().is_some_and(|left| left.is_zero());
+    if due || !engine.is_busy() {
+        engine.end_lists();
+        faults.extend(engine.sweep().err());
+    }
+    for fault in &faults {
+        tracing::error!(%fault, "blocks could not be written; trying again");
+    }
+    faults.is_empty() && !engine.is_stuck()
 }
 
 /// The next that is heard of links; without an ear, nothing ever.
@@ -395,16 +419,47 @@ pub fn detach(pins: &Path, force: bool) -> Result<DetachReport, FirewallError> {
     Ok(report)
 }
 
-/// For `edge load`, before the network is up: puts the configuration's rules in force, or, when
-/// there is no good configuration, the rules that were last in force. Devices that do not exist
-/// yet are named in the report, not an error. Nothing runs on afterwards.
+/// For `edge load`, before the network is up: puts the configuration's rules in force; when there
+/// is no good configuration, the rules that were last in force; and when there are none, `least`:
+/// nobody but administrators gets in. Devices that do not exist yet, or refuse the program, are
+/// named in the report: the others are enforced all the same. Nothing runs on afterwards.
+///
+/// # Errors
+/// When nothing at all could be put in force, or what is in force is better.
 pub fn load_last_good(
     options: OwnerOptions,
     config: Option<Arc<Config>>,
+    least: impl FnOnce() -> Least,
 ) -> Result<LoadReport, FirewallError> {
-    let source = if config.is_some() { LoadSource::Config } else { LoadSource::LastGood };
-    let (_engine, start) = Engine::start(options, config, Devices::Existing)?;
-    Ok(LoadReport { source, start })
+    let mut faults = Vec::new();
+    let mut try_with =
+        |source, rules| match Engine::start(options.clone(), rules, Devices::Possible) {
+            Ok((_engine, start)) => Ok(Some((source, start))),
+            // Whoever holds the lock enforces, and what is no root can do nothing.
+            Err(fault @ (FirewallError::Locked { .. } | FirewallError::NotPermitted)) => Err(fault),
+            Err(fault) => {
+                faults.push(fault);
+                Ok(None)
+            }
+        };
+    let mut done = None;
+    if let Some(config) = config {
+        done = try_with(LoadSource::Config, Rules::Config(config))?;
+    }
+    if done.is_none() {
+        done = try_with(LoadSource::LastGood, Rules::LastGood)?;
+    }
+    // Devices with a program have rules already, that were good.
+    if done.is_none() && attach::pinned(&attach::link_folder(&options.pins)).is_empty() {
+        done = try_with(LoadSource::Deny, Rules::Least(Box::new(least())))?;
+    }
+    match done {
+        Some((source, start)) => {
+            let faults = faults.iter().map(ToString::to_string).collect();
+            Ok(LoadReport { source, faults, start })
+        }
+        None => Err(faults.swap_remove(0)),
+    }
 }
 
 /// The last good plan, for [`load_last_good`].

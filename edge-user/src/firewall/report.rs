@@ -57,6 +57,9 @@ pub struct StartReport {
     pub attached: Vec<Attached>,
     /// Configured devices that do not exist (only `edge load` goes on without them).
     pub missing: Vec<String>,
+    /// What is not enforced as it should be, and why: devices that refuse the program, blocks
+    /// without room (only `edge load` goes on without them).
+    pub faults: Vec<String>,
     /// Rules in force, management aside.
     pub rules: usize,
     /// Blocks found in the kernel at the start.
@@ -86,6 +89,8 @@ pub enum LoadSource {
     Config,
     /// The file is bad; the rules that were last in force are used.
     LastGood,
+    /// Neither is to be had: nobody but administrators gets in.
+    Deny,
 }
 
 /// What `edge load` did.
@@ -93,6 +98,8 @@ pub enum LoadSource {
 pub struct LoadReport {
     /// Where the rules came from.
     pub source: LoadSource,
+    /// Why they did not come from a better place.
+    pub faults: Vec<String>,
     /// What the start found and did.
     pub start: StartReport,
 }

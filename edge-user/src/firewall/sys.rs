@@ -87,6 +87,15 @@ pub(super) fn hardware_address(device: &str) -> [u8; 6] {
 
 /// Devices that are up and no loopback.
 pub(super) fn devices_up() -> Vec<String> {
+    devices_with(libc::IFF_UP)
+}
+
+/// Devices, up or not, but no loopback.
+pub(super) fn devices() -> Vec<String> {
+    devices_with(0)
+}
+
+fn devices_with(wanted: i32) -> Vec<String> {
     let mut names = std::collections::BTreeSet::new();
     let mut first = std::ptr::null_mut();
     // SAFETY: `first` is a place for the list's head; the list is freed below.
@@ -97,8 +106,8 @@ pub(super) fn devices_up() -> Vec<String> {
     // SAFETY: the list comes from getifaddrs, is walked to its null end and not yet freed.
     while let Some(entry) = unsafe { next.as_ref() } {
         let flags = entry.ifa_flags as i32;
-        if flags & libc::IFF_UP != 0 && flags & libc::IFF_LOOPBACK == 0 && !entry.ifa_name.is_null()
-        {
+        let is_wanted = flags & wanted == wanted && flags & libc::IFF_LOOPBACK == 0;
+        if is_wanted && !entry.ifa_name.is_null() {
             // SAFETY: `ifa_name` is a NUL-terminated string that lives as long as the list.
             let name = unsafe { std::ffi::CStr::from_ptr(entry.ifa_name) };
             names.insert(name.to_string_lossy().into_owned());

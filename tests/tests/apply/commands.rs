@@ -273,3 +273,32 @@ fn kill_9_between_the_steps_on_the_disk_leaves_one_whole_configuration() {
         assert_eq!(which(&bench, [&old, &new]), 0, "{step}");
     }
 }
+
+/// The listeners of a configuration cannot be had, and the kernel does not take the former rules
+/// at once: that is said, and tried until it does.
+#[test]
+fn rules_that_could_not_be_put_back_are_told_and_tried_again() {
+    let mut bench = Bench::new("unsettled");
+    bench.edge.stop().unwrap();
+    bench.edge.environment = vec![("EDGE_FAIL_AT".to_owned(), "put-back:1".to_owned())];
+    bench.edge.run().unwrap();
+    let file = bench.file_with("extra", 7000);
+    let text = std::fs::read_to_string(&file).unwrap();
+    // Nobody has this address.
+    let (before, after) = text.split_once("[service.access]").unwrap();
+    let after = after.replacen("listen = [", "listen = [\"198.18.7.7:5061\"] # ", 1);
+    std::fs::write(&file, format!("{before}[service.access]{after}")).unwrap();
+    let refused = bench.edge.command(&["apply", path(&file)]).unwrap();
+    assert_eq!(refused.code, 1, "{}", refused.stderr);
+    assert!(refused.stderr.contains("are not back yet"), "{}", refused.stderr);
+    assert!(bench.has_rule("extra"), "the kernel has the new rules");
+    let status = bench.edge.command(&["status"]).unwrap().stdout;
+    assert!(status.contains("ALARM     the rules in force"), "{status}");
+    // It is tried every 5 s.
+    let began = Instant::now();
+    let wrong = || bench.edge.command(&["status"]).unwrap().stdout.contains("the rules in force");
+    while bench.has_rule("extra") || wrong() {
+        assert!(began.elapsed() < Duration::from_secs(60), "{}", bench.edge.log());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}

@@ -137,6 +137,8 @@ pub(super) struct BlockTable {
     rewrites: VecDeque<Rewrite>,
     expiries: BTreeSet<(SystemTime, Key)>,
     dirty: BTreeSet<Key>,
+    /// What the kernel did not take; see [`Self::retry`].
+    stuck: BTreeSet<Key>,
     presence: Presence,
     room: Room,
     management: Vec<IpNet>,
@@ -152,6 +154,7 @@ impl BlockTable {
             rewrites: VecDeque::new(),
             expiries: BTreeSet::new(),
             dirty: BTreeSet::new(),
+            stuck: BTreeSet::new(),
             presence: Presence::new(),
             room,
             management: Vec::new(),
@@ -323,7 +326,8 @@ impl BlockTable {
         rows.collect()
     }
 
-    /// Writes what has changed. What fails stays to be written at the next call.
+    /// Writes what has changed. What the kernel does not take keeps nothing else out: it waits for
+    /// [`Self::retry`]; the first fault is given back.
     pub fn flush(
         &mut self,
         now: Moment,
@@ -341,19 +345,39 @@ impl BlockTable {
             }
         }
         self.presence.flush(sink)?;
-        while let Some(key) = self.dirty.first().copied() {
-            self.write(key, now, sink, &mut applied)?;
-            self.dirty.remove(&key);
+        let mut result = Ok(());
+        for key in std::mem::take(&mut self.dirty) {
+            let written = self.write(key, now, sink, &mut applied);
+            match &written {
+                Ok(()) => drop(self.stuck.remove(&key)),
+                Err(_) => drop(self.stuck.insert(key)),
+            }
+            result = result.and(written);
         }
         // What is left of a long one is for `advance`.
         for _ in 0..REWRITES_AT_ONCE {
             if self.rewrites.is_empty() {
                 break;
             }
-            self.rewrite_some(now, sink, REWRITE_PAGE)?;
+            let rewritten = self.rewrite_some(now, sink, REWRITE_PAGE);
+            let failed = rewritten.is_err();
+            result = result.and(rewritten);
+            if failed {
+                break;
+            }
         }
         self.presence.flush(sink)?;
-        Ok(applied)
+        result.map(|()| applied)
+    }
+
+    /// Whether the kernel did not take something.
+    pub fn is_stuck(&self) -> bool {
+        !self.stuck.is_empty()
+    }
+
+    /// The next [`Self::flush`] tries again what the kernel did not take.
+    pub fn retry(&mut self) {
+        self.dirty.append(&mut self.stuck);
     }
 
     fn write(

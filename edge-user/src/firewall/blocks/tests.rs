@@ -13,14 +13,27 @@ pub(super) struct Tables {
     pub entries: BTreeMap<Key, Block>,
     pub bits: BTreeMap<(bool, u32), u64>,
     pub version: u32,
+    /// The kernel takes no entry for this one.
+    pub refuses: Option<IpNet>,
+}
+
+impl Tables {
+    fn taken(&self, prefix: IpNet) -> Result<(), FirewallError> {
+        match self.refuses == Some(prefix) {
+            true => Err(FirewallError::map("BLOCKED4", "no memory")),
+            false => Ok(()),
+        }
+    }
 }
 
 impl BlockSink for Tables {
     fn put(&mut self, prefix: IpNet, block: &Block) -> Result<(), FirewallError> {
+        self.taken(prefix)?;
         self.entries.insert(Key::new(&prefix), *block);
         Ok(())
     }
     fn remove(&mut self, prefix: IpNet) -> Result<(), FirewallError> {
+        self.taken(prefix)?;
         self.entries.remove(&Key::new(&prefix));
         Ok(())
     }
@@ -91,6 +104,45 @@ pub(super) fn request(prefix: &str, owner: BlockOwner, ends: Option<u64>) -> Blo
 
 fn domain(name: &str) -> BlockOwner {
     BlockOwner::Domain(name.parse().unwrap())
+}
+
+#[test]
+fn what_the_kernel_does_not_take_keeps_nothing_else_out_and_is_tried_again() {
+    for refused in ["192.0.2.1/32", "2001:db8::/48"] {
+        let mut table = BlockTable::new(ROOM);
+        let refuses = Some(refused.parse().unwrap());
+        let mut kernel = Tables { refuses, ..Tables::default() };
+        let all = ["192.0.2.1/32", "198.51.100.7/32", "2001:db8::/48", "2001:db8:1::/48"];
+        for prefix in all {
+            table.block(&request(prefix, BlockOwner::Administrator, None)).unwrap();
+        }
+        assert!(table.flush(moment(0), &mut kernel).is_err());
+        let held = |kernel: &Tables, prefix: &str| {
+            kernel.entries.contains_key(&Key::new(&prefix.parse().unwrap()))
+        };
+        for prefix in all {
+            assert_eq!(held(&kernel, prefix), prefix != refused, "{prefix} beside {refused}");
+        }
+        // Whoever asks next is not told of it.
+        table.block(&request("203.0.113.9/32", domain("bad.example"), None)).unwrap();
+        table.flush(moment(0), &mut kernel).unwrap();
+        assert!(held(&kernel, "203.0.113.9/32") && table.is_stuck());
+        table.retry();
+        assert!(table.flush(moment(1), &mut kernel).is_err());
+        kernel.refuses = None;
+        table.retry();
+        table.flush(moment(2), &mut kernel).unwrap();
+        assert!(held(&kernel, refused) && !table.is_stuck());
+        // The same on the way out.
+        kernel.refuses = refuses;
+        for prefix in all {
+            table.unblock(&prefix.parse().unwrap(), &BlockOwner::Administrator);
+        }
+        assert!(table.flush(moment(3), &mut kernel).is_err());
+        for prefix in all {
+            assert_eq!(held(&kernel, prefix), prefix == refused, "{prefix} beside {refused}");
+        }
+    }
 }
 
 #[test]

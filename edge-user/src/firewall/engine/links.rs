@@ -95,7 +95,12 @@ impl Engine {
     /// before the program is on the device, and forgotten after it is off.
     fn take_devices(&mut self) -> Result<(), FirewallError> {
         self.pins_are_there()?;
-        let resolved = resolve(&self.plan, Devices::Existing)?;
+        let resolved = resolve(&self.plan, Devices::Possible)?;
+        for fault in &resolved.faults {
+            if self.links.faulty.insert(fault.clone()) {
+                tracing::error!(fault, "ALARM: a device is not enforced");
+            }
+        }
         let changes = self.kernel.interface_changes(&resolved.devices, &resolved.vlans)?;
         self.kernel.write_interfaces(changes.close)?;
         self.kernel.write_interfaces(changes.open)?;

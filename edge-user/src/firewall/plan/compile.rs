@@ -9,12 +9,12 @@ use super::{
     PlanError, PlanFlood, PlanInterface, PlanLimit, PlanLimits, PlanRule, PlanScope, RuleIds,
     RuleSet,
     drafts::{Draft, drafts},
-    rows::rows,
+    rows::{management_row, rows},
     services,
     sets::{Sets, source_members},
     words::Words,
 };
-use crate::config::{Config, Content, Flood, MediaMode, Rates, Zone};
+use crate::config::{Config, Content, Firewall, Flood, Interface, Least, MediaMode, Rates, Zone};
 
 /// Compiles a configuration with remembered rule ids; `ids` learns the new names.
 ///
@@ -43,7 +43,7 @@ pub fn compile_with(config: &Config, ids: &mut RuleIds) -> Result<RuleSet, PlanE
     let source_sets = sets.source_sets();
     let firewall = &config.firewall;
     Ok(RuleSet {
-        interfaces: interfaces(config),
+        interfaces: interfaces(&config.interfaces),
         allow_generic: firewall.allow_generic,
         flags: flags(config),
         events_per_second: firewall.events_per_second,
@@ -63,6 +63,52 @@ pub fn compile_with(config: &Config, ids: &mut RuleIds) -> Result<RuleSet, PlanE
         management: config.management.from.clone(),
         blocks: firewall.blocks.clone(),
         own_addresses: own_addresses(config),
+    })
+}
+
+/// Nobody but administrators gets in, and what the file blocks stays blocked: for a start without
+/// a good configuration. `devices`: those of the machine, for where the file may name more than
+/// could be read.
+pub fn deny_all(least: &Least, devices: &[String]) -> Result<RuleSet, PlanError> {
+    let management = least.management.as_ref();
+    let from = management.map_or(&[][..], |management| &management.from);
+    let mut words = Words::of_management(management);
+    words.ports()?;
+    let source_sets = Sets::new(from).source_sets();
+    let firewall = &least.firewall;
+    let mut all = least.interfaces.clone();
+    if least.more_interfaces {
+        let zone = management.map_or(Zone::External, |management| management.zone);
+        let named = |device: &String| least.interfaces.iter().any(|known| known.device == *device);
+        all.extend(devices.iter().filter(|device| !named(device)).map(|device| Interface {
+            device: device.clone(),
+            vlan: None,
+            zone,
+            optional: true,
+        }));
+    }
+    let blocked = firewall.blocks.iter().filter(|block| !from.iter().any(|m| overlap(block, m)));
+    Ok(RuleSet {
+        interfaces: interfaces(&all),
+        allow_generic: firewall.allow_generic,
+        flags: firewall_flags(firewall),
+        events_per_second: firewall.events_per_second,
+        event_bytes: firewall.event_bytes.min(abi::EVENT_DATA as u32),
+        max_addresses: firewall.max_blocked_addresses,
+        max_prefixes: firewall.max_blocked_prefixes,
+        port_words: words.port_words,
+        protocol_words: Vec::new(),
+        rules: Vec::new(),
+        limits: Vec::new(),
+        flood: flood(firewall.flood),
+        sources: source_members(&source_sets)?,
+        source_sets,
+        destinations: Vec::new(),
+        rows: management.map(management_row).into_iter().collect(),
+        named_sets: Vec::new(),
+        management: from.to_vec(),
+        blocks: blocked.copied().collect(),
+        own_addresses: Vec::new(),
     })
 }
 
@@ -140,9 +186,8 @@ fn flood(flood: Flood) -> PlanFlood {
     }
 }
 
-fn interfaces(config: &Config) -> Vec<PlanInterface> {
-    config
-        .interfaces
+fn interfaces(interfaces: &[Interface]) -> Vec<PlanInterface> {
+    interfaces
         .iter()
         .zip(1..)
         .map(|(i, number)| PlanInterface {
@@ -156,13 +201,16 @@ fn interfaces(config: &Config) -> Vec<PlanInterface> {
 }
 
 fn flags(config: &Config) -> u32 {
-    let firewall = &config.firewall;
+    let pinholes = config.media.mode == MediaMode::Pinhole;
+    firewall_flags(&config.firewall) | if pinholes { abi::SETTING_PINHOLES } else { 0 }
+}
+
+fn firewall_flags(firewall: &Firewall) -> u32 {
     let flag = |on: bool, bit: u32| if on { bit } else { 0 };
     flag(firewall.monitor, abi::SETTING_MONITOR)
         | flag(firewall.lldp, abi::SETTING_LLDP)
         | flag(firewall.lacp, abi::SETTING_LACP)
         | flag(firewall.dhcp_client, abi::SETTING_DHCP_CLIENT)
-        | flag(config.media.mode == MediaMode::Pinhole, abi::SETTING_PINHOLES)
         | flood(firewall.flood).flags()
 }
 

@@ -24,7 +24,7 @@ mod services;
 mod sets;
 mod words;
 
-pub use compile::compile_with;
+pub use compile::{compile_with, deny_all};
 pub(super) use compile::{overlap, zone_number};
 pub use ids::RuleIds;
 pub use outer::{AvStyle, Direction, End, OuterRow, outer};

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{PlanLimit, PlanLimits, PlanScope, ROW_MANAGEMENT, drafts::Draft};
-use crate::config::{Config, Content, Line, Service, Zone};
+use crate::config::{Config, Content, Line, Management, Service, Zone};
 
 /// Who wrote a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,21 +123,16 @@ pub(super) fn made_by(service: Option<Service>, management: bool, line: Option<L
     }
 }
 
-/// The rows, management's first; `rules`: id and limits of each draft.
-pub(super) fn rows(
-    config: &Config,
-    drafts: &[Draft],
-    rules: &[(u32, Option<PlanLimits>)],
-) -> Vec<RuleRow> {
-    let line = |line: Line| (line.0 > 0).then_some(line);
-    let management = RuleRow {
+/// The row of management.
+pub(super) fn management_row(management: &Management) -> RuleRow {
+    RuleRow {
         id: None,
         name: ROW_MANAGEMENT.to_owned(),
-        zone: config.management.zone,
+        zone: management.zone,
         protocol: "tcp".to_owned(),
-        ports: config.management.ports.iter().map(|port| (*port, *port)).collect(),
+        ports: management.ports.iter().map(|port| (*port, *port)).collect(),
         to: Vec::new(),
-        from: config.management.from.clone(),
+        from: management.from.clone(),
         from_sets: Vec::new(),
         partners: false,
         action: "pass".to_owned(),
@@ -146,8 +141,20 @@ pub(super) fn rows(
         origin: RuleOrigin::Implied,
         service: None,
         why: "administrators always reach the appliance".to_owned(),
-        line: line(config.management.line),
-    };
+        line: line(management.line),
+    }
+}
+
+fn line(line: Line) -> Option<Line> {
+    (line.0 > 0).then_some(line)
+}
+
+/// The rows, management's first; `rules`: id and limits of each draft.
+pub(super) fn rows(
+    config: &Config,
+    drafts: &[Draft],
+    rules: &[(u32, Option<PlanLimits>)],
+) -> Vec<RuleRow> {
     let others = drafts.iter().zip(rules).map(|(draft, (id, limits))| RuleRow {
         id: Some(*id),
         name: draft.name.clone(),
@@ -166,5 +173,5 @@ pub(super) fn rows(
         why: draft.why.clone(),
         line: line(draft.line),
     });
-    std::iter::once(management).chain(others).collect()
+    std::iter::once(management_row(&config.management)).chain(others).collect()
 }

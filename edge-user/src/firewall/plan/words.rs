@@ -9,11 +9,13 @@ use super::{
     compile::{zone_name, zone_number},
     drafts::Draft,
 };
-use crate::config::{Config, MediaMode, Protocol, Zone};
+use crate::config::{Config, Management, MediaMode, Protocol, Zone};
 
 /// Words and the runs of rules they name.
 pub(super) struct Words<'a> {
-    config: &'a Config,
+    management: Option<&'a Management>,
+    /// Where flows of calls may come in.
+    media: Option<(u16, u16)>,
     drafts: &'a [Draft],
     rules: &'a [Vec<PlanRule>],
     pub slots: Vec<PlanRule>,
@@ -25,10 +27,17 @@ pub(super) struct Words<'a> {
 impl<'a> Words<'a> {
     /// `rules`: those of each draft.
     pub fn new(config: &'a Config, drafts: &'a [Draft], rules: &'a [Vec<PlanRule>]) -> Self {
+        let media = media_ports(config);
+        Self { media, drafts, rules, ..Self::of_management(Some(&config.management)) }
+    }
+
+    /// Nothing but management.
+    pub fn of_management(management: Option<&'a Management>) -> Self {
         Self {
-            config,
-            drafts,
-            rules,
+            management,
+            media: None,
+            drafts: &[],
+            rules: &[],
             slots: Vec::new(),
             runs: HashMap::new(),
             port_words: Vec::new(),
@@ -47,12 +56,11 @@ impl<'a> Words<'a> {
 
     /// Cuts the ports where any range begins or ends, and gives each piece one word.
     fn ports_of(&mut self, zone: Zone, protocol: Protocol) -> Result<(), PlanError> {
-        let management: &[u16] =
-            match protocol == Protocol::Tcp && zone == self.config.management.zone {
-                true => &self.config.management.ports,
-                false => &[],
-            };
-        let media = media_ports(self.config).filter(|_| protocol == Protocol::Udp);
+        let management = self
+            .management
+            .filter(|management| protocol == Protocol::Tcp && zone == management.zone)
+            .map_or(&[][..], |management| &management.ports);
+        let media = self.media.filter(|_| protocol == Protocol::Udp);
         let mut cuts = BTreeSet::new();
         let ranges = self.drafts.iter().filter(|d| d.zone == zone && d.protocol == protocol);
         for (first, last) in ranges

@@ -1,0 +1,199 @@
+//! `edge load`, before the network is up: the last good rules, or deny plus management, whatever
+//! is wrong with the file, and whatever a single device refuses (trust.md, section 7).
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    path::PathBuf,
+    process::Output,
+    sync::Arc,
+    time::Duration,
+};
+
+use edge_tests::{
+    demo::world::contoso_config,
+    lab::{Lab, daemon::Edge, daemon::binary},
+    patience::patience,
+    wire::{DEVICE, EDGE4, EDGE6, PEER4, PEER6, Wire, open_port},
+};
+use edge_user::{
+    config::{Config, Interface, Least, Zone},
+    firewall::{
+        self, AttachMode, FirewallError, LoadReport, LoadSource, Owner, OwnerOptions, inspect,
+    },
+};
+
+const SSH: u16 = 22;
+const SIP: u16 = 5061;
+
+/// A file whose access service is nonsense; `management`: from where.
+fn bad_file(wire: &Wire, interfaces: &str, management: &str) -> PathBuf {
+    let file = wire.state.join("edge.toml");
+    let text = format!(
+        "[paths]\nstate = {:?}\nrun = {:?}\npins = {:?}\n{interfaces}\n\
+         [management]\nports = [{SSH}]\nfrom = [{management}]\nzone = \"external\"\n\
+         [service.access]\nlisten = \"nonsense\"\n[[firewall.block]]\nprefix = \"203.0.113.0/24\"\n",
+        wire.state.join("var"),
+        wire.state,
+        wire.pins,
+    );
+    std::fs::write(&file, text).unwrap();
+    file
+}
+
+fn load(wire: &Wire, file: &std::path::Path) -> Output {
+    let mut command = wire.edge.command(binary().unwrap());
+    command.args(["load", "-c"]).arg(file).output().unwrap()
+}
+
+/// Whether a connection to this port of ours comes about.
+fn connects(wire: &Wire, to: IpAddr, port: u16) -> bool {
+    let to = SocketAddr::new(to, port);
+    let _listener = wire.edge.run(|| TcpListener::bind(to).unwrap()).unwrap();
+    let wait = patience(Duration::from_millis(400));
+    wire.peer.run(|| TcpStream::connect_timeout(&to, wait).is_ok()).unwrap()
+}
+
+fn only_administrators_get_in(wire: &Wire) {
+    for to in [IpAddr::V4(EDGE4), IpAddr::V6(EDGE6)] {
+        assert!(connects(wire, to, SSH), "{to}: an administrator");
+        assert!(!connects(wire, to, SIP), "{to}: anybody");
+    }
+}
+
+fn administrators() -> String {
+    format!("\"{PEER4}/32\", \"{PEER6}/128\"")
+}
+
+const EXTERNAL: &str = "[[interface]]\ndevice = \"edge0\"\nzone = \"external\"";
+
+#[test]
+fn a_bad_file_and_no_rules_of_before_let_in_administrators_alone() {
+    let wire = Wire::new("bta").unwrap();
+    for interfaces in [EXTERNAL, "[[interface]]\ndevice = 7", "[[interface", ""] {
+        assert!(connects(&wire, EDGE4.into(), SIP), "nothing is enforced yet");
+        let output = load(&wire, &bad_file(&wire, interfaces, &administrators()));
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains("ALARM") && text.contains(DEVICE), "{text}");
+        // Where the whole file cannot be read, nobody is an administrator.
+        if interfaces != "[[interface" {
+            only_administrators_get_in(&wire);
+            let blocks = inspect::blocks(&wire.pins).unwrap();
+            assert_eq!(blocks.len(), 1, "{interfaces}: {blocks:?}");
+        }
+        assert!(!connects(&wire, EDGE4.into(), SIP));
+        assert!(!wire.state.join("var/firewall.json").exists(), "these are no good rules");
+        firewall::detach(&wire.pins, false).unwrap();
+    }
+    load(&wire, &bad_file(&wire, EXTERNAL, "\"192.0.2.0/28\""));
+    assert!(!connects(&wire, EDGE4.into(), SSH), "no administrator");
+}
+
+/// Rules that are in force are better than none but management.
+#[test]
+fn what_is_enforced_stays_when_neither_file_nor_plan_is_good() {
+    let wire = Wire::new("btb").unwrap();
+    let (handle, _) = start(&wire, wire.config_with(open)).unwrap();
+    drop(handle);
+    wire.wait_lock_free();
+    std::fs::write(wire.state.join("firewall.json"), "damaged").unwrap();
+    let kept = load_in(&wire, None);
+    assert!(matches!(kept, Err(FirewallError::NoLastGood { .. })), "{kept:?}");
+    assert!(passes(&wire));
+}
+
+#[test]
+fn a_device_that_refuses_the_program_keeps_no_other_from_it() {
+    let wire = Wire::new("btc").unwrap();
+    // By name it comes before ours; somebody else's program is on it.
+    wire.edge
+        .ip_batch("link add aaa0 type veth peer name bbb0\nlink set aaa0 up\nlink set bbb0 up\n")
+        .unwrap();
+    let interface = |device: &str| Interface {
+        device: device.to_owned(),
+        vlan: None,
+        zone: Zone::External,
+        optional: false,
+    };
+    let name = format!("{}-2", wire.pins.file_name().unwrap().to_string_lossy());
+    let (pins, state) = (wire.pins.with_file_name(&name), wire.state.join("other"));
+    let other = start(
+        &wire,
+        wire.config_with(|config| {
+            config.interfaces = vec![interface("aaa0")];
+            (config.paths.pins, config.paths.state) = (pins.clone(), state.clone());
+        }),
+    )
+    .unwrap();
+    let both = wire.config_with(|config| config.interfaces.insert(0, interface("aaa0")));
+    let report = load_in(&wire, Some(both)).unwrap();
+    drop(other);
+    firewall::detach(&pins, true).unwrap();
+    assert_eq!(report.source, LoadSource::Config);
+    assert_eq!(report.start.attached.len(), 1);
+    assert!(report.start.faults.iter().any(|fault| fault.contains("aaa0")), "{report:?}");
+    assert!(!passes(&wire), "the other is enforced");
+}
+
+/// A macvlan has no XDP in its driver: slowly is better than not at all.
+#[test]
+fn a_device_without_xdp_in_its_driver_is_enforced_all_the_same_and_said() {
+    let wire = Wire::new("btd").unwrap();
+    wire.edge.ip_batch(&format!("link add link {DEVICE} name mac0 type macvlan\n")).unwrap();
+    let config = wire.config_with(|config| config.interfaces[0].device = "mac0".to_owned());
+    let report = load_in(&wire, Some(config)).unwrap();
+    assert_eq!(report.start.attached[0].mode, AttachMode::Generic);
+    assert!(report.start.faults.iter().any(|f| f.contains("GENERIC MODE")), "{report:?}");
+}
+
+#[test]
+fn administrators_blocks_are_in_force_from_boot() {
+    let lab = Lab::raise("bte").unwrap();
+    let mut edge = Edge::start(&lab, contoso_config(&lab)).unwrap();
+    for prefix in ["198.51.100.77", "2001:db8:77::/48"] {
+        assert_eq!(edge.command(&["block", "add", prefix]).unwrap().code, 0);
+    }
+    edge.stop().unwrap();
+    // A reboot: the pins are gone, the state folder is not.
+    assert_eq!(edge.command(&["detach"]).unwrap().code, 0);
+    let load = || {
+        let mut command = edge.namespace().command(binary().unwrap());
+        command.args(["load", "-c"]).arg(edge.file()).output().unwrap()
+    };
+    for _ in 0..2 {
+        let output = load();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let blocks = inspect::blocks(edge.pins()).unwrap();
+        let held: Vec<String> = blocks.iter().map(|block| block.prefix.to_string()).collect();
+        for prefix in ["198.51.100.77/32", "2001:db8:77::/48"] {
+            assert!(held.iter().any(|held| held == prefix), "{prefix}: {held:?}");
+        }
+    }
+}
+
+fn start(
+    wire: &Wire,
+    config: Arc<Config>,
+) -> Result<(firewall::FirewallHandle, firewall::StartReport), FirewallError> {
+    wire.edge.run(move || Owner::start(OwnerOptions::new(&config), config)).unwrap()
+}
+
+fn load_in(wire: &Wire, config: Option<Arc<Config>>) -> Result<LoadReport, FirewallError> {
+    let options = OwnerOptions::new(&wire.config());
+    wire.edge.run(move || firewall::load_last_good(options, config, Least::default)).unwrap()
+}
+
+const OPEN: u16 = 7000;
+
+fn open(config: &mut Config) {
+    config.firewall.rules.push(open_port("test", OPEN));
+}
+
+fn passes(wire: &Wire) -> bool {
+    let receiver = wire.edge.run(|| UdpSocket::bind((EDGE4, OPEN)).unwrap()).unwrap();
+    receiver.set_read_timeout(Some(patience(Duration::from_millis(300)))).unwrap();
+    let sender = wire.peer.run(|| UdpSocket::bind((PEER4, 0)).unwrap()).unwrap();
+    sender.send_to(b"x", (EDGE4, OPEN)).unwrap();
+    receiver.recv(&mut [0; 8]).is_ok()
+}
