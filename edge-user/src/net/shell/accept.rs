@@ -116,8 +116,7 @@ async fn serve<C: Core>(
     mut place: Place,
 ) {
     if peer.transport != Transport::Tls {
-        drop(settings);
-        return carry(&hub, stream, peer, place).await;
+        return carry(&hub, stream, peer, place);
     }
     let (stream, names, own) =
         match handshake(&hub, &settings, stream, (peer.side, peer.remote.ip())).await {
@@ -144,18 +143,17 @@ async fn serve<C: Core>(
         hub.refuse(peer.remote, Refusal::NotListed, not_listed(&peer));
         return;
     }
-    drop(settings);
-    carry(&hub, stream, peer, place).await;
+    carry(&hub, stream, peer, place);
 }
 
-async fn carry<S, C>(hub: &Arc<Hub<C>>, io: S, peer: Peer, _place: Place)
+fn carry<S, C>(hub: &Arc<Hub<C>>, io: S, peer: Peer, place: Place)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     C: Core,
 {
     let queue = WriteQueue::new(hub.settings().config.limits.write_queue_bytes);
     let link = hub.open(peer, false, Way::Stream(queue), None);
-    stream::run(hub, &link, io).await;
+    stream::carry(hub, link, io, place);
 }
 
 type ServerStream = tokio_rustls::server::TlsStream<TcpStream>;

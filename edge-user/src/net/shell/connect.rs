@@ -50,7 +50,7 @@ async fn try_connect<C: Core>(
         return datagram(hub, attempt, target);
     }
     let limits = &settings.config.limits;
-    let _place = Counted::enter(&hub.outbound, limits.connections).ok_or(ConnectError::Limit)?;
+    let place = Counted::enter(&hub.outbound, limits.connections).ok_or(ConnectError::Limit)?;
     let from = match target.side {
         Side::Partner => source_address(&settings.config.access.listen, target.address),
         Side::Inside => None,
@@ -76,13 +76,13 @@ async fn try_connect<C: Core>(
     drop(settings);
     if target.transport == Transport::Tcp {
         let link = hub.open(peer, true, Way::Stream(queue), Some(attempt));
-        stream::run(hub, &link, stream).await;
+        stream::carry(hub, link, stream, place);
         return Ok(());
     }
     let (stream, names) = handshake(hub, stream, target, time).await?;
     peer.names = Arc::new(names);
     let link = hub.open(peer, true, Way::Stream(queue), Some(attempt));
-    stream::run(hub, &link, stream).await;
+    stream::carry(hub, link, stream, place);
     Ok(())
 }
 

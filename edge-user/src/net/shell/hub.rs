@@ -198,7 +198,7 @@ pub(super) struct Hub<C> {
     /// Places of the access service, of the internal listener and of remote users.
     pub(super) places: [Arc<Admission>; 3],
     /// Attempts to connect and connections we opened.
-    pub(super) outbound: AtomicUsize,
+    pub(super) outbound: Arc<AtomicUsize>,
     /// Of handshakes, of each side.
     paces: [Pace; 3],
     questions: AtomicUsize,
@@ -281,7 +281,7 @@ impl<C: Core> Hub<C> {
             media,
             counters: Counters::default(),
             places: Default::default(),
-            outbound: AtomicUsize::new(0),
+            outbound: Arc::default(),
             paces: Default::default(),
             questions: AtomicUsize::new(0),
             phase: watch::Sender::new(Phase::Running),

@@ -87,17 +87,17 @@ impl Drop for Place {
 }
 
 /// One of those that a count is for (connections we open, say); gives its place back when dropped.
-pub(in crate::net) struct Counted<'a>(&'a AtomicUsize);
+pub(in crate::net) struct Counted(Arc<AtomicUsize>);
 
-impl<'a> Counted<'a> {
+impl Counted {
     /// `None`: there are as many as there may be.
-    pub(in crate::net) fn enter(count: &'a AtomicUsize, limit: usize) -> Option<Self> {
-        let place = Self(count);
+    pub(in crate::net) fn enter(count: &Arc<AtomicUsize>, limit: usize) -> Option<Self> {
+        let place = Self(Arc::clone(count));
         (count.fetch_add(1, Ordering::Relaxed) < limit).then_some(place)
     }
 }
 
-impl Drop for Counted<'_> {
+impl Drop for Counted {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn what_is_counted_is_bounded_and_given_back() {
-        let count = AtomicUsize::new(0);
+        let count = Arc::<AtomicUsize>::default();
         let (one, two) = (Counted::enter(&count, 2), Counted::enter(&count, 2));
         assert!(one.is_some() && two.is_some() && Counted::enter(&count, 2).is_none());
         drop(one);

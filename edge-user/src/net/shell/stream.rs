@@ -68,17 +68,28 @@ pub(super) enum End {
     Stuck,
 }
 
-/// Runs a connection to its end.
-pub(super) async fn run<S, C>(hub: &Arc<Hub<C>>, link: &Arc<Link>, io: S)
+/// Carries a connection to its end in a task of its own: what its handshake needed is given back
+/// before. `place` is held until then.
+pub(super) fn carry<S, C>(hub: &Arc<Hub<C>>, link: Arc<Link>, io: S, place: impl Send + 'static)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     C: Core,
 {
+    let shared = Arc::new(Shared::new(io, Instant::now()));
+    tokio::spawn(run(Arc::clone(hub), link, shared, place));
+}
+
+/// Runs a connection to its end.
+async fn run<S, C, P>(hub: Arc<Hub<C>>, link: Arc<Link>, shared: Arc<Shared<S>>, _place: P)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    C: Core,
+{
+    let (hub, link) = (&hub, &link);
     let Way::Stream(queue) = &link.way else { return };
     let _entry = Entry { hub, link };
     let settings = hub.settings();
     let now = Instant::now();
-    let shared = Arc::new(Shared::new(io, now));
     let admitted = link.admitted.load(Ordering::Relaxed);
     queue.share(shared.clone());
     let mut driver = Driver {
@@ -116,7 +127,8 @@ where
             if cause != CloseCause::Overflow
                 && let Some(io) = io
             {
-                last_words(io).await;
+                // In memory of its own: the task of a connection that lives has no need of it.
+                Box::pin(last_words(io)).await;
             }
             return;
         }
@@ -369,5 +381,22 @@ where
             sleep.as_mut().reset(deadline.0.into());
         }
         Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::testing::TestCore;
+
+    fn size_of_future<A, B, D, E, F: Future>(_: fn(A, B, D, E) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn what_a_connections_task_keeps_is_little() {
+        type Tls = tokio_rustls::server::TlsStream<tokio::net::TcpStream>;
+        let size = size_of_future(run::<Tls, TestCore, ()>);
+        assert!(size <= 2048, "{size} bytes");
     }
 }

@@ -129,12 +129,12 @@ pub(super) struct Hub<C> {
     /// Places outside and inside.
     pub(super) places: [Arc<Admission>; 2],
     /// Attempts to connect and streams we opened.
-    pub(super) outbound: AtomicUsize,
+    pub(super) outbound: Arc<AtomicUsize>,
     /// Of handshakes with strangers.
     pub(super) pace: Pace,
     pub(super) handshakes: Arc<Handshakes>,
     /// Streams that are closed and wait for the other end to hear our last words.
-    pub(super) lingering: AtomicUsize,
+    pub(super) lingering: Arc<AtomicUsize>,
     questions: AtomicUsize,
     pub(super) phase: watch::Sender<Phase>,
     next_id: AtomicU64,
@@ -172,10 +172,10 @@ impl<C: XmppCore> Hub<C> {
             sip,
             counters: Counters::default(),
             places: Default::default(),
-            outbound: AtomicUsize::new(0),
+            outbound: Arc::default(),
             pace: Pace::default(),
             handshakes: Arc::default(),
-            lingering: AtomicUsize::new(0),
+            lingering: Arc::default(),
             questions: AtomicUsize::new(0),
             phase: watch::Sender::new(Phase::Running),
             next_id: AtomicU64::new(1),
