@@ -248,8 +248,17 @@ fn leads_back(message: &Message, ours: &str, behind: Option<RouteSet>) -> bool {
 }
 
 fn is_ours(value: &[u8], text: &str) -> bool {
-    memchr::memmem::find(value, text.as_bytes()).is_some()
+    text.len() < value.len()
         && NameAddr::parse(value).is_ok_and(|value| value.uri.user() == Some(text))
+}
+
+/// What stands before and after our text in a value of ours.
+fn around_ours<'a>(value: &'a [u8], text: &str) -> Option<(&'a str, &'a str)> {
+    let user = NameAddr::parse(value).ok()?.uri.user().filter(|user| *user == text)?;
+    // It is a slice of the value.
+    let value = std::str::from_utf8(value).ok()?;
+    let start = (user.as_ptr() as usize).checked_sub(value.as_ptr() as usize)?;
+    Some((value.get(..start)?, value.get(start + user.len()..)?))
 }
 
 fn place_of(message: &Message, text: &str) -> Option<usize> {
@@ -259,8 +268,8 @@ fn place_of(message: &Message, text: &str) -> Option<usize> {
 /// Each of our values with the new text in it.
 fn replaced(message: &Message, initial: &str, full: &str) -> Records {
     let ours = |(place, element): (usize, crate::sip::Element<'_>)| {
-        let text = std::str::from_utf8(element.value).ok()?;
-        is_ours(element.value, initial).then(|| (place, text.replacen(initial, full, 1)))
+        let (before, after) = around_ours(element.value, initial)?;
+        Some((place, [before, full, after].concat()))
     };
     message.list(HeaderName::RecordRoute).enumerate().filter_map(ours).collect()
 }
