@@ -51,32 +51,47 @@ impl FromStr for Domain {
         if text.is_empty() || text.len() > 253 {
             return Err(DomainError::Length);
         }
-        if !text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.') {
+        let bytes = text.as_bytes();
+        let (mut labels, mut label) = (0, 0);
+        let (mut fits, mut known, mut upper, mut number) = (true, true, false, true);
+        for (at, byte) in bytes.iter().chain(b".").enumerate() {
+            match byte {
+                b'.' => {
+                    fits &= bytes.get(label..at).is_some_and(is_label);
+                    labels += 1;
+                    label = at + 1;
+                    // What is known of the last label stays.
+                    number |= label < bytes.len();
+                }
+                b'0'..=b'9' => {}
+                b'a'..=b'z' | b'-' => number = false,
+                b'A'..=b'Z' => (number, upper) = (false, true),
+                _ => known = false,
+            }
+        }
+        if !known {
             return Err(DomainError::Character);
         }
-        let mut labels = 0;
-        for label in text.split('.') {
-            if label.is_empty()
-                || label.len() > 63
-                || label.starts_with('-')
-                || label.ends_with('-')
-            {
-                return Err(DomainError::Label);
-            }
-            labels += 1;
+        if !fits {
+            return Err(DomainError::Label);
         }
         // A last label of digits makes it an address, or something a resolver may read as one.
-        if text.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit())) {
+        if number {
             return Err(DomainError::Address);
         }
         if labels < 2 {
             return Err(DomainError::NotQualified);
         }
-        if text.bytes().any(|b| b.is_ascii_uppercase()) {
+        if upper {
             return Ok(Self(text.to_ascii_lowercase().into()));
         }
         Ok(Self(text.into()))
     }
+}
+
+fn is_label(label: &[u8]) -> bool {
+    let inner = |end: Option<&u8>| end.is_some_and(|byte| *byte != b'-');
+    inner(label.first()) && inner(label.last()) && label.len() <= 63
 }
 
 impl fmt::Display for Domain {
@@ -121,6 +136,12 @@ mod tests {
             ("-a.example", Err(DomainError::Label)),
             ("192.0.2.1", Err(DomainError::Address)),
             ("1.2.3", Err(DomainError::Address)),
+            ("a.example.4", Err(DomainError::Address)),
+            ("4.example.4a", Ok("4.example.4a")),
+            ("a.example..", Err(DomainError::Label)),
+            ("a-.example", Err(DomainError::Label)),
+            ("a.-", Err(DomainError::Label)),
+            ("a._..", Err(DomainError::Character)),
             ("a_b.example", Err(DomainError::Character)),
             ("a.example\r\n", Err(DomainError::Character)),
             ("b\u{fc}ro.example", Err(DomainError::Character)),

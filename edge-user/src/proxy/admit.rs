@@ -174,6 +174,7 @@ impl Proxy {
 
     /// The connection does not prove the domain itself: whether it is a provider's that may speak
     /// for it, as DNS says.
+    #[cold]
     fn judge_carried(
         &mut self,
         now: Instant,
@@ -243,6 +244,7 @@ impl Proxy {
     }
 
     /// Nobody is named: only a partner whose entry allows that, proved by its connection.
+    #[cold]
     fn judge_anonymous(
         &mut self,
         now: Instant,

@@ -186,8 +186,6 @@ pub(super) struct Exchange {
     key: TransactionKey,
     scope: u64,
     pub hash: u32,
-    /// Our tag, for responses of our own.
-    pub tag: String,
     /// As it came; let go when the final response is through.
     pub request: Option<Message>,
     pub remove_routes: usize,
@@ -232,7 +230,6 @@ pub(super) struct NewExchange {
     pub key: TransactionKey,
     pub scope: u64,
     pub hash: u32,
-    pub tag: String,
     pub request: Message,
     pub remove_routes: usize,
     pub record: bool,
@@ -266,7 +263,6 @@ impl Exchange {
             key: new.key,
             scope: new.scope,
             hash: new.hash,
-            tag: new.tag,
             request: Some(new.request),
             remove_routes: new.remove_routes,
             record: new.record,

@@ -129,7 +129,11 @@ impl Proxy {
 
     /// The same for a BYE whose sender is judged.
     pub(super) fn media_bye_of(&mut self, id: u64, out: &mut Vec<Output>) {
-        if self.exchanges.get(id).is_none_or(|exchange| exchange.stranger) {
+        let ends = |exchange: &Exchange| {
+            let method = exchange.request.as_ref().and_then(Message::method);
+            !exchange.stranger && method == Some(Method::Bye)
+        };
+        if !self.exchanges.get(id).is_some_and(ends) {
             return;
         }
         let taken = self.exchanges.update(id, |exchange| {

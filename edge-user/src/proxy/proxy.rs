@@ -344,6 +344,7 @@ impl Proxy {
 
     /// The connection a request came on is gone. Its answer goes over another one of the same
     /// sender (RFC 3261 section 18.2.2, RFC 5923); without one nobody waits for it any more.
+    #[cold]
     fn sender_left(
         &mut self,
         now: Instant,
@@ -369,6 +370,7 @@ impl Proxy {
         }
     }
 
+    #[cold]
     fn unreadable(&mut self, connection: ConnectionId, error: &FrameError, out: &mut Vec<Output>) {
         let Some(peer) = self.connections.get(connection).map(|c| c.peer.clone()) else { return };
         self.note_refusal(&peer, Refusal::Malformed, None, error.to_string(), out);
@@ -380,6 +382,7 @@ impl Proxy {
     }
 
     /// Counts a refusal and shows it.
+    #[cold]
     pub(super) fn note_refusal(
         &mut self,
         peer: &Peer,
@@ -408,6 +411,7 @@ impl Proxy {
     }
 
     /// The same, about a domain.
+    #[cold]
     pub(super) fn answer_stateless_about(
         &mut self,
         connection: ConnectionId,

@@ -358,7 +358,6 @@ impl Proxy {
             from: connection,
             scope,
             hash: plan.hash,
-            tag: self.stateless_tag(&message),
             // RFC 6665 section 4.3: a NOTIFY may be what forms the dialog.
             record: forms_dialog || method == Method::Notify,
             key,
@@ -465,6 +464,7 @@ impl Proxy {
     }
 
     /// Refuses a request for which nothing is kept.
+    #[cold]
     fn refuse(
         &mut self,
         connection: ConnectionId,

@@ -192,7 +192,6 @@ impl Proxy {
                 key: residue.key,
                 scope: 0,
                 hash: residue.hash,
-                tag: String::new(),
                 request: message.clone(),
                 remove_routes: 0,
                 record: false,

@@ -81,6 +81,7 @@ impl Proxy {
     }
 
     /// A destination cannot be reached: the next one.
+    #[cold]
     pub(super) fn destination_failed(
         &mut self,
         now: Instant,
@@ -218,6 +219,7 @@ impl Proxy {
     }
 
     /// A final response of our own; the request goes no further.
+    #[cold]
     pub(super) fn conclude(
         &mut self,
         now: Instant,
@@ -257,7 +259,12 @@ impl Proxy {
     pub(super) fn own_answer(&self, id: u64, answer: Answer) -> Option<Bytes> {
         let exchange = self.exchanges.get(id).filter(|exchange| exchange.kind != Kind::OneWay)?;
         let request = exchange.request.as_ref()?;
-        let about = respond::About { domain: exchange.partner.as_ref(), tag: &exchange.tag };
+        // 100 has none.
+        let tag = match answer.status {
+            100 => String::new(),
+            _ => self.stateless_tag(request),
+        };
+        let about = respond::About { domain: exchange.partner.as_ref(), tag: &tag };
         respond::answer(self, request, &exchange.from_peer, about, answer)
     }
 
@@ -325,6 +332,7 @@ impl Proxy {
     }
 
     /// Ends an exchange because its partner may no longer speak.
+    #[cold]
     pub(super) fn abandon(
         &mut self,
         now: Instant,
@@ -382,6 +390,7 @@ impl Proxy {
     }
 
     /// The connection a request was sent on is gone: as if 503 had come (RFC 3261 section 16.9).
+    #[cold]
     pub(super) fn receiver_left(&mut self, now: Instant, id: u64, out: &mut Vec<Output>) {
         let Some(exchange) = self.exchanges.get(id) else { return };
         let Some(client) = exchange.client() else { return };
@@ -399,6 +408,7 @@ impl Proxy {
 
     /// This destination failed after the request went out: the next one, unless something was
     /// passed back already.
+    #[cold]
     pub(super) fn try_elsewhere(
         &mut self,
         now: Instant,

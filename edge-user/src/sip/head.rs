@@ -15,7 +15,7 @@ use super::{
     class::{TOKEN, all, is_token},
     header::{HeaderName, SHORT, SINGLETONS, set},
     message::Limits,
-    method::MAX_METHOD,
+    method::{MAX_METHOD, Method},
     scan::{equal, first_control, is_clean},
 };
 
@@ -120,6 +120,8 @@ pub(super) enum Start {
     #[default]
     None,
     Request {
+        /// The method, when it is one that has a name here.
+        method: Option<Method<'static>>,
         method_end: u32,
         uri: u32,
         uri_end: u32,
@@ -338,6 +340,7 @@ impl Head {
             self.note(Fault::StartLine);
         }
         self.start = Start::Request {
+            method: Method::named(method),
             method_end: offset32(method_end),
             uri: offset32(uri),
             uri_end: offset32(uri + space),

@@ -176,8 +176,9 @@ impl Message {
     /// A request's method.
     pub fn method(&self) -> Option<Method<'_>> {
         match self.start {
+            Start::Request { method: Some(method), .. } => Some(method),
             Start::Request { method_end, .. } => {
-                std::str::from_utf8(self.slice(0, method_end)).ok().map(Method::from_token)
+                std::str::from_utf8(self.slice(0, method_end)).ok().map(Method::Other)
             }
             _ => None,
         }

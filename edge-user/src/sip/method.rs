@@ -46,29 +46,36 @@ pub enum Method<'a> {
 /// The longest method that is read; RFC 4475 section 3.1.1.2 has one of 43 bytes.
 pub(super) const MAX_METHOD: usize = 64;
 
+impl Method<'static> {
+    /// The method a token names, when it is one that has a name here.
+    pub(super) fn named(token: &[u8]) -> Option<Self> {
+        Some(match token {
+            b"INVITE" => Method::Invite,
+            b"ACK" => Method::Ack,
+            b"CANCEL" => Method::Cancel,
+            b"BYE" => Method::Bye,
+            b"OPTIONS" => Method::Options,
+            b"REGISTER" => Method::Register,
+            b"MESSAGE" => Method::Message,
+            b"SUBSCRIBE" => Method::Subscribe,
+            b"NOTIFY" => Method::Notify,
+            b"REFER" => Method::Refer,
+            b"INFO" => Method::Info,
+            b"UPDATE" => Method::Update,
+            b"PRACK" => Method::Prack,
+            b"PUBLISH" => Method::Publish,
+            b"SERVICE" => Method::Service,
+            b"BENOTIFY" => Method::Benotify,
+            b"NEGOTIATE" => Method::Negotiate,
+            _ => return None,
+        })
+    }
+}
+
 impl<'a> Method<'a> {
     /// The method a token names. The caller has checked that it is a token.
     pub fn from_token(token: &'a str) -> Self {
-        match token {
-            "INVITE" => Method::Invite,
-            "ACK" => Method::Ack,
-            "CANCEL" => Method::Cancel,
-            "BYE" => Method::Bye,
-            "OPTIONS" => Method::Options,
-            "REGISTER" => Method::Register,
-            "MESSAGE" => Method::Message,
-            "SUBSCRIBE" => Method::Subscribe,
-            "NOTIFY" => Method::Notify,
-            "REFER" => Method::Refer,
-            "INFO" => Method::Info,
-            "UPDATE" => Method::Update,
-            "PRACK" => Method::Prack,
-            "PUBLISH" => Method::Publish,
-            "SERVICE" => Method::Service,
-            "BENOTIFY" => Method::Benotify,
-            "NEGOTIATE" => Method::Negotiate,
-            other => Method::Other(other),
-        }
+        Method::named(token.as_bytes()).unwrap_or(Method::Other(token))
     }
 
     /// Its text.
