@@ -53,7 +53,7 @@ const PROGRAMS_LEFT_OUT: [(&str, &[&str]); 4] = [
             "xmpp_partner",
         ],
     ),
-    ("what they add to `firewall` is the daemon's own", &["apply", "lists"]),
+    ("what they add to `firewall` is the daemon's own", &["apply", "boot", "lists"]),
     ("an emulated processor sends no flood", &["flood"]),
     (
         "not tried there yet; `program` has the tests of the media program itself",
