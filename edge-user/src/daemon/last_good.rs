@@ -14,8 +14,8 @@ use tracing::warn;
 use super::Daemon;
 use crate::domain::Domain;
 
-/// What changes together is written together.
-const PAUSE: Duration = Duration::from_secs(1);
+/// How long after a write the next one comes: what changes meanwhile is written together.
+const PAUSE: Duration = Duration::from_millis(200);
 /// How long after a disk that failed it is tried again.
 const RETRY: Duration = Duration::from_secs(60);
 
@@ -48,11 +48,13 @@ impl Daemon {
     pub(super) async fn keep_last_good(self: Arc<Self>) {
         loop {
             self.last_good.bell.notified().await;
-            tokio::time::sleep(PAUSE).await;
-            if !self.save_last_good() {
-                tokio::time::sleep(RETRY).await;
+            let pause = if self.save_last_good() {
+                PAUSE
+            } else {
                 self.last_good.ring();
-            }
+                RETRY
+            };
+            tokio::time::sleep(pause).await;
         }
     }
 

@@ -348,6 +348,12 @@ fn an_address_is_explained_with_and_without_the_daemon() {
     while !ask(&edge, &fabrikam).contains("partner   fabrikam.example") {
         assert!(began.elapsed() < Duration::from_secs(10), "{}", ask(&edge, &fabrikam));
     }
+    let kept = lab.dir().join(Site::Contoso.name()).join("state/addresses.json");
+    let is_kept = || std::fs::read_to_string(&kept).is_ok_and(|text| text.contains("northwind"));
+    while !is_kept() {
+        assert!(began.elapsed() < Duration::from_secs(20), "the addresses are not on the disk");
+        std::thread::sleep(Duration::from_millis(10));
+    }
     for daemon in [true, false] {
         if !daemon {
             edge.kill().unwrap();
