@@ -2,7 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::net::SocketAddr;
+use std::{
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
 
 use edge_tests::{
     lab::{
@@ -10,7 +13,7 @@ use edge_tests::{
         config::EdgeConfig,
         daemon::Edge,
         layout::Site,
-        prosody::{Prosody, ProsodyConfig},
+        prosody::{self, Prosody, ProsodyConfig},
         sip_user::SipUser,
         sipp::SERVER_PORT,
     },
@@ -81,6 +84,26 @@ fn a_message_passes_both_ways_by_certificates() {
 }
 
 #[test]
+fn a_drain_takes_no_new_stream_and_those_that_stand_go_on() {
+    let lab = Lab::raise("xmpp-drain").unwrap();
+    let (edge, prosody, mut alice) =
+        meet(&lab, "type = \"federated\"", |config| ProsodyConfig { secure_auth: true, ..config });
+    exchange(&edge, &prosody, &mut alice);
+    let at = SocketAddr::new(Site::Contoso.v4().into(), prosody::SERVER_PORT);
+    let comes_in = || {
+        let connect = || TcpStream::connect_timeout(&at, Duration::from_secs(5)).is_ok();
+        lab.site(Site::Adatum).run(connect).unwrap()
+    };
+    assert!(comes_in());
+    let drain = edge.json(&["drain"]).unwrap();
+    assert!(drain["xmpp_streams"].as_u64().unwrap() >= 1, "{drain}");
+    assert!(!comes_in(), "{}", edge.log());
+    exchange(&edge, &prosody, &mut alice);
+    edge.json(&["drain", "--off"]).unwrap();
+    assert!(comes_in(), "{}", edge.log());
+}
+
+#[test]
 fn a_message_passes_both_ways_by_dialback() {
     let lab = Lab::raise("xmpp-dialback").unwrap();
     let roots = lab.identities.dir.join("stranger-trust.pem");
@@ -110,5 +133,9 @@ fn nobody_who_is_no_partner_or_lacks_a_good_certificate_gets_through() {
     let row = edge.json(&["partner", "show", "adatum.example"]).unwrap();
     let refusals = row["xmpp"]["refusals"].as_array().unwrap();
     assert!(!refusals.is_empty(), "{row}\n{}", edge.log());
-    assert!(alice.others(std::time::Duration::from_millis(100)).is_empty());
+    // Counted by the same names.
+    let status = edge.status().unwrap();
+    let reason = refusals.last().unwrap()["reason"].as_str().unwrap();
+    assert!(status["refusals"][reason].as_u64().unwrap() >= 1, "{reason}: {}", status["refusals"]);
+    assert!(alice.others(Duration::from_millis(100)).is_empty());
 }
