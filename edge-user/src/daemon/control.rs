@@ -111,9 +111,7 @@ impl Daemon {
         let _one = self.change.lock().await;
         let config = self.config();
         let made = tokio::task::block_in_place(|| make(&mut self.store(), &config));
-        if made.as_ref().is_err_and(|error| !error.is_in_force()) {
-            return Err(made.err().map(|error| error.to_string()).unwrap_or_default());
-        }
+        refused(&made)?;
         let outcome = self.enforce().await?;
         made.map_err(|error| error.to_string())?;
         Ok(json!({ "took_microseconds": outcome.took.as_micros() as u64 }))
@@ -206,9 +204,7 @@ impl Daemon {
         let _one = self.change.lock().await;
         let config = self.config();
         let kept = tokio::task::block_in_place(|| self.store().block_remove(&config, prefix));
-        if let Some(error) = kept.as_ref().err().filter(|error| !error.is_in_force()) {
-            return Err(error.to_string());
-        }
+        refused(&kept)?;
         let owner = BlockOwner::Administrator;
         let applied = self
             .firewall
@@ -344,6 +340,14 @@ impl Daemon {
             }
         }
         Ok(Value::Array(rows))
+    }
+}
+
+/// Ends a change that was not made; one that only was not kept goes on, and is told at its end.
+fn refused(made: &Result<(), StoreError>) -> Result<(), String> {
+    match made {
+        Err(error) if !error.is_in_force() => Err(error.to_string()),
+        _ => Ok(()),
     }
 }
 
