@@ -36,16 +36,19 @@ use super::{
 };
 use crate::wire::{ifindex, small_config};
 
-/// Packets of one measurement.
-const PACKETS: u32 = 60_000;
-/// Slow enough for every contender: some 15,000 packets a second.
-const CALLS: u16 = 10_000;
+/// Slow enough for every contender: some 15,000 packets a second. Of many flows, each is gone from
+/// every cache when its next packet comes.
+const SLOW: Load = Load { calls: 10_000, packets: 60_000 };
 /// Flows, of which any may be the next packet's.
 const FEW: u16 = 10;
 const MANY: u16 = 10_000;
+/// Packets a second of a flow that carries 20 ms of sound in each.
+const OF_A_FLOW: u32 = 50;
+/// Packets of a measurement at the rate of that many flows.
+const PACKETS_OF_CALLS: u32 = 600_000;
 const FIRST_PORT: u16 = 40_000;
 /// Turns of each contender.
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 5;
 
 /// Measures everything, or with `only` one part: `relay` or `calls`.
 ///
@@ -64,11 +67,29 @@ pub fn bench(say: &dyn Fn(&str), only: Option<&str>) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
+/// How many packets, and how slowly: see [`Pace::calls`].
+#[derive(Clone, Copy)]
+struct Load {
+    calls: u16,
+    packets: u32,
+}
+
+/// What packets cost.
+struct Cost {
+    /// CPU nanoseconds of one that was sent.
+    used: f64,
+    /// The share that came to the receiver.
+    share: f64,
+    /// How many there were in a second.
+    rate: f64,
+}
+
 /// Somebody who relays, and the ports that do.
 struct Contender {
     name: &'static str,
     row: Row3,
-    pace: Pace,
+    /// The first port, and how many.
+    ports: (u16, u16),
     processes: Vec<u32>,
     _keep: Keep,
 }
@@ -90,25 +111,34 @@ impl Drop for Folder {
 }
 
 impl Contender {
-    /// CPU nanoseconds of one packet that was sent, and the share that came to the receiver.
-    fn measure(&self) -> Result<(f64, f64)> {
+    fn pace(&self, calls: u16) -> Pace {
+        Pace { calls, port: self.ports.0, ports: self.ports.1 }
+    }
+
+    /// Sends so many packets, and sees what they cost.
+    fn measure(&self, load: Load) -> Result<Cost> {
         let mut threads = cpu::device_threads(&self.row.device)?;
         // Ours, of every firewall here: all but one of them wait.
         threads.extend(cpu::threads_named("media")?);
         for process in &self.processes {
             threads.extend(cpu::threads_of(*process)?);
         }
-        cpu::pin(&threads, 1);
-        cpu::pin(&[0], 0);
+        cpu::pin(&threads, 1, 1);
+        cpu::pin(&[0], 0, 1);
+        cpu::pin(&cpu::device_threads(&self.row.last)?, 0, 2);
         // Buffers and caches fill.
-        self.row.send(self.pace, 2000)?;
+        self.row.send(self.pace(load.calls), load.packets / 30)?;
         let (before, received) = (cpu::used(&threads)?, self.row.received()?);
-        self.row.send(self.pace, PACKETS)?;
-        std::thread::sleep(std::time::Duration::from_millis(100));
+        let took = self.row.send(self.pace(load.calls), load.packets)?;
+        std::thread::sleep(Duration::from_millis(100));
         let used = cpu::used(&threads)?.saturating_sub(before);
         let received = self.row.received()?.saturating_sub(received);
-        let sent = f64::from(PACKETS);
-        Ok((used.as_nanos() as f64 / sent, received as f64 / sent))
+        let sent = f64::from(load.packets);
+        Ok(Cost {
+            used: used.as_nanos() as f64 / sent,
+            share: received as f64 / sent,
+            rate: sent / took.as_secs_f64(),
+        })
     }
 }
 
@@ -121,21 +151,17 @@ fn relay(say: &dyn Fn(&str)) -> Result<Vec<Row>> {
         by_rtpengine()?,
         by_nftables()?,
     ];
-    let mut costs = vec![Vec::new(); contenders.len()];
-    for round in 1..=ROUNDS {
-        say(&format!("round {round} of {ROUNDS}"));
-        let (idle, _) = nothing.measure()?;
-        for (contender, costs) in contenders.iter().zip(&mut costs) {
-            let (used, share) = contender.measure().context(contender.name)?;
-            say(&format!("{}: {used:.0} ns, {idle:.0} without, {share:.3} came", contender.name));
-            ensure!(share > 0.95, "{} relayed only {share:.2} of the packets", contender.name);
-            costs.push((used - idle) / share);
-        }
-    }
-    let cost: Vec<f64> = costs.into_iter().map(median).collect();
-    let [ours, many, by_daemon, rtpengine, nftables] = cost[..] else {
+    let all: Vec<&Contender> = contenders.iter().collect();
+    let (cost, _) = rounds(say, SLOW, &nothing, &all)?;
+    let [ours, cold, by_daemon, rtpengine, nftables] = cost[..] else {
         unreachable!("five contenders")
     };
+    // As many packets as so many flows of sound have: too many for the others.
+    let [few, many, ..] = &contenders;
+    let calls = few.row.calls_for(few.pace(0), u32::from(MANY) * OF_A_FLOW)?;
+    let load = Load { calls, packets: PACKETS_OF_CALLS };
+    let (cost, rate) = rounds(say, load, &nothing, &[few, many])?;
+    let [few, many] = cost[..] else { unreachable!("two contenders") };
     let row = |path: &str, ours, peer, peer_value| Row {
         path: path.to_owned(),
         unit: "ns/packet",
@@ -143,13 +169,46 @@ fn relay(say: &dyn Fn(&str)) -> Result<Vec<Row>> {
         peer,
         peer_value,
     };
+    let each = rate / f64::from(MANY);
     Ok(vec![
         row("cpu relay", ours, "rtpengine", rtpengine),
         row("cpu relay", ours, "nftables", nftables),
-        row(&format!("cpu relay of {MANY} flows"), many, "edge, 10 flows", ours),
+        row(&format!("cpu relay {MANY} flows, {each:.0}/s each"), many, "10, same rate", few),
+        row(&format!("cpu relay {MANY} flows, each cold"), cold, "10 flows", ours),
         row("cpu relay by the daemon", by_daemon, "rtpengine", rtpengine),
         row("cpu relay by the daemon", by_daemon, "edge", ours),
     ])
+}
+
+/// Each in turn, again and again, less what the same costs `nothing`: nanoseconds of a packet, the
+/// medians, and packets a second.
+fn rounds(
+    say: &dyn Fn(&str),
+    load: Load,
+    nothing: &Contender,
+    contenders: &[&Contender],
+) -> Result<(Vec<f64>, f64)> {
+    let mut costs = vec![(Vec::new(), Vec::new()); contenders.len()];
+    let (mut idle, mut rates) = (Vec::new(), Vec::new());
+    for round in 1..=ROUNDS {
+        say(&format!("round {round} of {ROUNDS}"));
+        idle.push(nothing.measure(load)?.used);
+        for (contender, (costs, shares)) in contenders.iter().zip(&mut costs) {
+            let Cost { used, share, rate } = contender.measure(load).context(contender.name)?;
+            say(&format!(
+                "{}: {used:.0} ns, {:.0} without, {share:.3} came, {rate:.0} a second",
+                contender.name,
+                idle[idle.len() - 1]
+            ));
+            ensure!(share > 0.95, "{} relayed only {share:.2} of the packets", contender.name);
+            costs.push(used);
+            shares.push(share);
+            rates.push(rate);
+        }
+    }
+    let idle = median(idle);
+    let cost = |(used, share)| (median(used) - idle) / median(share);
+    Ok((costs.into_iter().map(cost).collect(), median(rates)))
 }
 
 /// Our kernel program, with so many flows open.
@@ -193,9 +252,8 @@ fn by_edge(name: &'static str, tag: &str, flows: u16, path: MediaPath) -> Result
         ensure!(table.numbers().without_way == 0, "a flow without a way");
         Ok((handle, table))
     })??;
-    let pace = Pace { calls: CALLS, port: FIRST_PORT, ports: flows };
     let keep = Keep::Edge(handle, Box::new(table), home);
-    Ok(Contender { name, row, pace, processes: Vec::new(), _keep: keep })
+    Ok(Contender { name, row, ports: (FIRST_PORT, flows), processes: Vec::new(), _keep: keep })
 }
 
 /// The flow at one port, every second from the first on.
@@ -254,11 +312,10 @@ fn dropping() -> Result<Contender> {
     let link = row.relay.run(|| {
         Ok::<_, anyhow::Error>(raw::attach(&drop, ifindex(&row.device).context("device")?)?)
     })??;
-    let pace = Pace { calls: CALLS, port: 50_000, ports: 1 };
     Ok(Contender {
         name: "nothing",
         row,
-        pace,
+        ports: (50_000, 1),
         processes: Vec::new(),
         _keep: Keep::Programs(vec![drop, link]),
     })
@@ -275,8 +332,8 @@ fn by_nftables() -> Result<Contender> {
          oifname {INSIDE_DEVICE} snat to {INSIDE}\n}}\n}}"
     );
     quiet(row.relay.command("nft").arg(rules))?;
-    let pace = Pace { calls: CALLS, port: 50_000, ports: 1 };
-    Ok(Contender { name: "nftables", row, pace, processes: Vec::new(), _keep: Keep::Nothing })
+    let ports = (50_000, 1);
+    Ok(Contender { name: "nftables", row, ports, processes: Vec::new(), _keep: Keep::Nothing })
 }
 
 fn by_rtpengine() -> Result<Contender> {
@@ -286,12 +343,11 @@ fn by_rtpengine() -> Result<Contender> {
     let folder = Folder(dir.clone());
     let engine = RtpEngine::start(&row, &dir)?;
     let port = engine.call("one")?;
-    let pace = Pace { calls: CALLS, port, ports: 1 };
     let processes = vec![engine.process.id()];
     Ok(Contender {
         name: "rtpengine",
         row,
-        pace,
+        ports: (port, 1),
         processes,
         _keep: Keep::RtpEngine(engine, folder),
     })

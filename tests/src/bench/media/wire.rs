@@ -40,6 +40,11 @@ const RELAY_MAC_BYTES: [u8; 6] = [2, 0, 0, 0, 9, 1];
 /// Packets that are sent together: rtpengine gives a socket up where 50 wait, again and again.
 const BATCH: u32 = 8;
 
+/// Packets, and calls before each, by which it is found out how long a call takes.
+const PACED: u32 = 100_000;
+const FAST: u16 = 100;
+const SLOW: u16 = 1000;
+
 /// Bytes of an RTP packet: 20 ms of G.711 and its header.
 pub const RTP_BYTES: usize = 172;
 
@@ -53,6 +58,8 @@ pub struct Row3 {
     pub receiver: Namespace,
     /// The relay's device outside: the name is this row's alone, so that its thread is found.
     pub device: String,
+    /// The receiver's device.
+    pub last: String,
     _programs: Vec<OwnedFd>,
 }
 
@@ -65,24 +72,26 @@ impl Row3 {
         let sender = Namespace::create(&format!("{name}-sender"))?;
         let relay = Namespace::create(&format!("{name}-relay"))?;
         let receiver = Namespace::create(&format!("{name}-receiver"))?;
-        let mut row = Self { sender, relay, receiver, device, _programs: Vec::new() };
+        let last = format!("rx{device}");
+        let mut row = Self { sender, relay, receiver, device, last, _programs: Vec::new() };
         row.link()?;
         Ok(row)
     }
 
     fn link(&mut self) -> Result<()> {
-        let device = &self.device;
+        let (device, last) = (&self.device, &self.last);
         self.relay.ip_batch(&format!(
             "link add {device} address {RELAY_MAC} type veth \
                  peer name out0 address 02:00:00:00:09:02 netns {}\n\
-             link add {INSIDE_DEVICE} type veth peer name eth0 address 02:00:00:00:09:04 netns {}\n\
+             link add {INSIDE_DEVICE} type veth peer name {last} address 02:00:00:00:09:04 netns {}\n\
              addr add {OUTSIDE}/24 dev {device}\naddr add {INSIDE}/24 dev {INSIDE_DEVICE}\n\
              link set {device} up\nlink set {INSIDE_DEVICE} up\n",
             self.sender.name(),
             self.receiver.name(),
         ))?;
         self.sender.ip_batch(&format!("addr add {SENDER}/24 dev out0\nlink set out0 up\n"))?;
-        self.receiver.ip_batch(&format!("addr add {RECEIVER}/24 dev eth0\nlink set eth0 up\n"))?;
+        self.receiver
+            .ip_batch(&format!("addr add {RECEIVER}/24 dev {last}\nlink set {last} up\n"))?;
         self.relay.ip_batch(&format!(
             "neigh replace {RECEIVER} lladdr 02:00:00:00:09:04 dev {INSIDE_DEVICE} nud permanent\n\
              neigh replace {SENDER} lladdr 02:00:00:00:09:02 dev {device} nud permanent\n"
@@ -90,14 +99,15 @@ impl Row3 {
         let link = links::far_end(&self.sender, "out0")?;
         let drop = raw::load(raw::Tiny::Drop)?;
         let drain = self.receiver.run(|| {
-            raw::attach(&drop, ifindex("eth0").context("eth0")?).context("the receiver's program")
+            raw::attach(&drop, ifindex(last).context("its device")?)
+                .context("the receiver's program")
         })??;
         self._programs.extend([link, drop, drain]);
         // Without a program of its own the device takes packets in by a thread only with this.
         quiet(self.relay.command("ethtool").args(["-K", device, "gro", "on"]))?;
         in_a_thread(&self.relay, device)?;
         // What is done at the receiver is nobody's work here.
-        in_a_thread(&self.receiver, "eth0")
+        in_a_thread(&self.receiver, last)
     }
 
     /// Sends `count` RTP packets to ports of the relay, as fast as `calls` lets.
@@ -112,9 +122,24 @@ impl Row3 {
         })?
     }
 
+    /// The [`raw::Pace::calls`] that make it `rate` packets a second.
+    pub fn calls_for(&self, pace: raw::Pace, rate: u32) -> Result<u16> {
+        let one = |calls| -> Result<f64> {
+            let pace = raw::Pace { calls, ..pace };
+            let few = self.send(pace, BATCH)?;
+            let took = self.send(pace, PACED + BATCH)?.saturating_sub(few);
+            Ok(took.as_secs_f64() / f64::from(PACED))
+        };
+        let (fast, slow) = (one(FAST)?, one(SLOW)?);
+        let of_a_call = (slow - fast) / f64::from(SLOW - FAST);
+        ensure!(of_a_call > 0.0, "the sender's time does not depend on its calls");
+        let calls = f64::from(FAST) + (1.0 / f64::from(rate) - fast) / of_a_call;
+        Ok(calls.clamp(0.0, f64::from(SLOW)) as u16)
+    }
+
     /// Packets that came to the receiver so far.
     pub fn received(&self) -> Result<u64> {
-        let output = self.receiver.command("ethtool").args(["-S", "eth0"]).output()?;
+        let output = self.receiver.command("ethtool").args(["-S", &self.last]).output()?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let packets = text.lines().filter_map(|line| {
             let (name, value) = line.trim().split_once(": ")?;
