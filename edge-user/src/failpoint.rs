@@ -3,8 +3,8 @@
 //!
 //! `EDGE_KILL_AT=start:3` ends it after the third kernel write of a start, `EDGE_KILL_AT=apply:7`
 //! after the seventh of a configuration that is put in force later, and `EDGE_KILL_AT=NAME` at the
-//! step of that name. `EDGE_FAIL_AT=NAME:2` makes the step of that name fail the first two times,
-//! and `EDGE_PANIC_AT=NAME` panics there.
+//! step of that name. `EDGE_FAIL_AT=NAME:2` makes the step of that name fail the first two times
+//! (`NAME:2,OTHER:1`: several), and `EDGE_PANIC_AT=NAME` panics there.
 
 /// What the writes that follow belong to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,21 +45,24 @@ mod counter {
     }
 
     /// What is to fail, and how often still.
-    static FAILS: Mutex<Option<Option<(String, u32)>>> = Mutex::new(None);
+    static FAILS: Mutex<Option<Vec<(String, u32)>>> = Mutex::new(None);
 
     pub(crate) fn fails(name: &str) -> Result<(), String> {
         let mut fails = FAILS.lock().unwrap_or_else(PoisonError::into_inner);
         let fails = fails.get_or_insert_with(|| {
-            let text = std::env::var("EDGE_FAIL_AT").ok()?;
-            let (name, times) = text.rsplit_once(':')?;
-            Some((name.to_owned(), times.parse().ok()?))
+            let text = std::env::var("EDGE_FAIL_AT").unwrap_or_default();
+            let one = |text: &str| {
+                let (name, times) = text.rsplit_once(':')?;
+                Some((name.to_owned(), times.parse().ok()?))
+            };
+            text.split(',').filter_map(one).collect()
         });
-        match fails {
-            Some((what, left)) if what == name && *left > 0 => {
+        match fails.iter_mut().find(|(what, left)| what == name && *left > 0) {
+            Some((_, left)) => {
                 *left -= 1;
                 Err(format!("made to fail at {name}"))
             }
-            _ => Ok(()),
+            None => Ok(()),
         }
     }
 

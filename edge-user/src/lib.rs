@@ -20,6 +20,7 @@ pub mod firewall;
 mod ids;
 pub mod media;
 pub mod net;
+pub mod plain;
 pub mod proxy;
 pub mod sip;
 pub mod state;

@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
+    cell::RefCell,
+    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
     sync::Arc,
     time::Duration,
@@ -47,6 +49,12 @@ fn with_second(wire: &Wire, optional: bool) -> Arc<Config> {
         let zone = Zone::External;
         config.interfaces.push(Interface { device: SECOND.into(), vlan: None, zone, optional });
     })
+}
+
+/// Every device with its link, by the device's number.
+fn links(wire: &Wire) -> BTreeMap<u32, (String, u32)> {
+    let attached = inspect::status(&wire.pins).unwrap().attached;
+    attached.into_iter().map(|d| (d.ifindex, (d.device, d.link_id))).collect()
 }
 
 /// Whether a datagram of so many bytes arrives.
@@ -123,10 +131,66 @@ fn a_configured_device_is_taken_when_it_comes_and_let_go_when_it_goes() {
 }
 
 #[test]
-fn a_renamed_device_is_let_go_and_taken_under_its_name() {
+fn devices_that_change_places_keep_their_links() {
+    let wire = Wire::new("ifr").unwrap();
+    let names = ["edge1", "edge2", "edge3"];
+    for (number, name) in names.iter().enumerate() {
+        let line = format!("link add {name} type veth peer name far{number}\n");
+        wire.edge.ip_batch(&format!("{line}link set {name} up\n")).unwrap();
+    }
+    let config = wire.config_with(|config| {
+        for name in names {
+            let zone = Zone::External;
+            let device = name.into();
+            config.interfaces.push(Interface { device, vlan: None, zone, optional: false });
+        }
+    });
+    let (handle, _) = start(&wire, Arc::clone(&config)).unwrap();
+    let began = links(&wire);
+    let rotate = || {
+        let rename = |from: &str, to: &str| {
+            format!("link set {from} down\nlink set {from} name {to}\nlink set {to} up\n")
+        };
+        let steps =
+            [("edge1", "aside"), ("edge2", "edge1"), ("edge3", "edge2"), ("aside", "edge3")];
+        let lines: String = steps.iter().map(|(from, to)| rename(from, to)).collect();
+        wire.edge.ip_batch(&lines).unwrap();
+    };
+    let as_named = || {
+        links(&wire).iter().all(|(ifindex, (device, _))| {
+            wire.edge.run(|| edge_tests::wire::ifindex(device)).unwrap() == Some(*ifindex)
+        })
+    };
+    let same_links = || {
+        let now = links(&wire);
+        began.iter().all(|(index, (_, link))| now.get(index).is_some_and(|(_, l)| l == link))
+    };
+    // While the daemon looks on, and while none runs.
+    rotate();
+    eventually("the names of now", as_named);
+    assert!(same_links(), "{began:?} {:?}", links(&wire));
+    drop(handle);
+    rotate();
+    let (_handle, report) = eventually_starts(&wire, &config);
+    assert!(report.faults.is_empty(), "{:?}", report.faults);
+    assert!(as_named() && same_links(), "{began:?} {:?}", links(&wire));
+}
+
+/// The former owner may need a moment to end.
+fn eventually_starts(wire: &Wire, config: &Arc<Config>) -> (FirewallHandle, StartReport) {
+    let started = RefCell::new(None);
+    eventually("the pins are free", || match start(wire, Arc::clone(config)) {
+        Err(FirewallError::Locked { .. }) => false,
+        other => started.replace(Some(other.unwrap())).is_none(),
+    });
+    started.into_inner().unwrap()
+}
+
+#[test]
+fn a_renamed_device_stays_enforced_under_every_name() {
     let wire = Wire::new("ifb").unwrap();
     make_second(&wire);
-    let (_handle, _) = start(&wire, with_second(&wire, false)).unwrap();
+    let (handle, _) = start(&wire, with_second(&wire, false)).unwrap();
     is_enforced(&wire);
     let rename = |from: &str, to: &str| {
         let lines = format!(
@@ -135,11 +199,38 @@ fn a_renamed_device_is_let_go_and_taken_under_its_name() {
         );
         wire.edge.ip_batch(&lines).unwrap();
     };
+    let judged = || {
+        eventually("the open port", || passes(&wire, THEIRS4.into(), OURS4.into(), PORT, 8));
+        assert!(!passes(&wire, THEIRS4.into(), OURS4.into(), PORT + 1, 8), "a closed port");
+    };
     rename(SECOND, "other1");
-    eventually("let go", || pins_of(&wire, SECOND) == 0);
-    assert!(!is_attached(&wire));
+    // The owner hears of it in a moment.
+    std::thread::sleep(Duration::from_millis(500));
+    judged();
     rename("other1", SECOND);
     is_enforced(&wire);
+    rename(SECOND, "other1");
+    // The file follows: the same link goes on under the new name.
+    let follow = wire.config_with(|config| {
+        open_port(config);
+        let zone = Zone::External;
+        let device = "other1".into();
+        config.interfaces.push(Interface { device, vlan: None, zone, optional: false });
+    });
+    handle.apply_blocking(vec![Intent::SetConfig(follow)]).unwrap();
+    judged();
+    assert_eq!((pins_of(&wire, SECOND), pins_of(&wire, "other1")), (0, 2));
+    // Another device comes by the name that it had: neither is open.
+    rename("other1", "third1");
+    wire.edge.ip_batch("link add other1 type veth peer name more1\nlink set other1 up\n").unwrap();
+    eventually("taken", || {
+        let index = wire.edge.run(|| edge_tests::wire::ifindex("other1")).unwrap();
+        let attached = inspect::status(&wire.pins).unwrap().attached;
+        attached.iter().any(|d| d.device == "other1" && Some(d.ifindex) == index)
+    });
+    for port in [PORT, PORT + 1] {
+        assert!(!passes(&wire, THEIRS4.into(), OURS4.into(), port, 8), "{port}: it has no zone");
+    }
 }
 
 #[test]

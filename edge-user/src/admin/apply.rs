@@ -15,6 +15,7 @@ use crate::{
     apply::{Difference, Side},
     config::{self, Checked, Config, Paths},
     firewall::{self, plan},
+    plain::plain,
     state::{Choice, MAX_VERSIONS, Moment, Pending, Version, VersionError, Versions, choose},
 };
 
@@ -77,7 +78,9 @@ pub fn apply(paths: &Paths, configured: &Path, arguments: &ApplyArguments) -> Ou
 fn dry_run(paths: &Paths, configured: &Path, file: Option<SentFile>) -> Outcome {
     match client::ask(&paths.run, &Request::ApplyDryRun { file: file.clone() }) {
         Ok(json) => {
-            let text = format!("{}{}", string(&json["text"]), warnings(&json));
+            let lines = json["text"].as_str().unwrap_or_default().lines();
+            let lines: String = lines.map(|line| format!("{}\n", plain(line))).collect();
+            let text = format!("{lines}{}", warnings(&json));
             return Ok(Report::new(text, json));
         }
         Err(ClientError::NotRunning { .. }) => {}
@@ -192,7 +195,9 @@ pub fn version(paths: &Paths, command: &VersionCommand) -> Outcome {
                 Err(ClientError::NotRunning { .. }) => json!(versions.get(*number)?),
                 Err(error) => return Err(error.into()),
             };
-            Ok(Report::new(string(&json["text"]), json))
+            // As it is: it may be written to a file.
+            let text = json["text"].as_str().unwrap_or_default().to_owned();
+            Ok(Report::new(text, json))
         }
     }
 }

@@ -10,7 +10,7 @@ use std::{
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::protocol::{Request, Response, SOCKET_NAME};
+use super::protocol::{Fault, FaultKind, MAX_REQUEST_BYTES, Request, Response, SOCKET_NAME};
 
 /// Why the daemon gave no answer.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +24,24 @@ pub enum ClientError {
         socket: String,
         /// What the system said.
         error: std::io::Error,
+    },
+    /// The caller may not ask.
+    #[error(
+        "{socket}: {error}; ask as root, or as a member of the group that the socket belongs to (`edge`)"
+    )]
+    NotAllowed {
+        /// The socket's path.
+        socket: String,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// More than the daemon takes.
+    #[error(
+        "this is longer than the {max} bytes that the daemon takes at once: put a long configuration in the place of the configured file and run `edge reload`"
+    )]
+    TooLong {
+        /// The bound.
+        max: usize,
     },
     /// The connection broke.
     #[error("the daemon's answer did not arrive: {0}")]
@@ -39,6 +57,9 @@ pub enum ClientError {
     /// The daemon refused.
     #[error("{0}")]
     Refused(String),
+    /// The configuration is wrong; nothing was changed.
+    #[error("{0}")]
+    Configuration(String),
 }
 
 /// Answers of the daemon are at most this long, in bytes.
@@ -93,13 +114,21 @@ pub fn follow<T: DeserializeOwned>(
 
 fn send(run: &Path, request: &Request) -> Result<BufReader<UnixStream>, ClientError> {
     let socket = run.join(SOCKET_NAME);
-    let stream = UnixStream::connect(&socket)
-        .map_err(|error| ClientError::NotRunning { socket: socket.display().to_string(), error })?;
+    let mut line = serde_json::to_string(request).map_err(ClientError::Unreadable)?;
+    line.push('\n');
+    if line.len() > MAX_REQUEST_BYTES {
+        return Err(ClientError::TooLong { max: MAX_REQUEST_BYTES });
+    }
+    let stream = UnixStream::connect(&socket).map_err(|error| {
+        let socket = socket.display().to_string();
+        match error.kind() {
+            std::io::ErrorKind::PermissionDenied => ClientError::NotAllowed { socket, error },
+            _ => ClientError::NotRunning { socket, error },
+        }
+    })?;
     let exchange = || -> std::io::Result<()> {
         stream.set_read_timeout(Some(Duration::from_secs(60)))?;
         stream.set_write_timeout(Some(Duration::from_secs(10)))?;
-        let mut line = serde_json::to_string(request).map_err(std::io::Error::other)?;
-        line.push('\n');
         (&stream).write_all(line.as_bytes())
     };
     exchange().map_err(ClientError::Broken)?;
@@ -115,6 +144,46 @@ fn read_line(answers: &mut BufReader<UnixStream>) -> std::io::Result<String> {
 fn decode(answer: &str) -> Result<Value, ClientError> {
     match serde_json::from_str(answer).map_err(ClientError::Unreadable)? {
         Response::Done { ok } => Ok(ok),
-        Response::Failed { error } => Err(ClientError::Refused(error)),
+        Response::Failed(Fault { error, kind: FaultKind::Failed }) => {
+            Err(ClientError::Refused(error))
+        }
+        Response::Failed(Fault { error, kind: FaultKind::Configuration }) => {
+            Err(ClientError::Configuration(error))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::{fs::PermissionsExt as _, net::UnixListener};
+
+    use super::*;
+    use crate::{admin::protocol::SentFile, config::tests_support::Folder};
+
+    #[test]
+    fn what_is_too_long_for_the_daemon_is_said_before_it_is_sent() {
+        let folder = Folder::new();
+        let text = "#".repeat(MAX_REQUEST_BYTES);
+        let file = Some(SentFile { name: "edge.toml".into(), text });
+        let fault = ask(&folder.0, &Request::ApplyDryRun { file }).unwrap_err();
+        assert!(matches!(fault, ClientError::TooLong { .. }), "{fault}");
+        assert!(fault.to_string().contains("edge reload"), "{fault}");
+    }
+
+    #[test]
+    fn who_may_not_ask_is_told_so_and_not_that_no_daemon_runs() {
+        if rustix::process::geteuid().is_root() {
+            // The system refuses root nothing: the error itself is what can be looked at.
+            let error = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+            let fault = ClientError::NotAllowed { socket: "s".into(), error };
+            assert!(fault.to_string().contains("group"), "{fault}");
+            return;
+        }
+        let folder = Folder::new();
+        let _listener = UnixListener::bind(folder.0.join(SOCKET_NAME)).unwrap();
+        let rights = std::fs::Permissions::from_mode(0o0);
+        std::fs::set_permissions(folder.0.join(SOCKET_NAME), rights).unwrap();
+        let fault = ask(&folder.0, &Request::Status).unwrap_err();
+        assert!(matches!(fault, ClientError::NotAllowed { .. }), "{fault}");
     }
 }

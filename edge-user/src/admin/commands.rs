@@ -18,7 +18,9 @@ use crate::{
         counters::{self, InterfaceCount, ServiceCount},
         inspect::{self, RuleCount},
     },
-    state::{Store, VersionError},
+    plain::plain,
+    state::{Store, VersionError, effective},
+    verdicts::Setting,
 };
 
 /// A command's outcome: for people and for machines.
@@ -75,7 +77,9 @@ impl CommandError {
     pub fn code(&self) -> u8 {
         match self {
             Self::Client(ClientError::NotRunning { .. }) => exit::NOT_RUNNING,
-            Self::Configuration(_) => exit::BAD_CONFIGURATION,
+            Self::Client(ClientError::Configuration(_)) | Self::Configuration(_) => {
+                exit::BAD_CONFIGURATION
+            }
             Self::Arguments(_) => exit::BAD_CONFIGURATION,
             _ => exit::FAILED,
         }
@@ -240,10 +244,10 @@ fn daemon_text(daemon: Option<&Value>) -> String {
     text
 }
 
-/// A JSON value as people read it.
+/// A JSON value as people read it: what strangers wrote is plain.
 pub(super) fn string(value: &Value) -> String {
     match value {
-        Value::String(text) => text.clone(),
+        Value::String(text) => plain(text),
         Value::Null => String::new(),
         other => other.to_string(),
     }
@@ -421,6 +425,13 @@ fn attached_text(device: &Attached) -> String {
 /// nobody but administrators gets in.
 pub fn load(paths: Paths, file: &Path, config: Option<Config>) -> Outcome {
     let (store, mut faults) = Store::peek(&paths.state);
+    let now = SystemTime::now();
+    let domain_blocks = config.as_ref().map(|config| {
+        let federation = effective(config, &store, now).federation;
+        let blocks = store.domain_blocks(&federation.blocked_domains);
+        let setting = Setting::new(config, federation);
+        blocks.into_iter().filter(|block| setting.may_block(block.prefix.addr())).collect()
+    });
     let options = OwnerOptions {
         pins: paths.pins,
         state: paths.state,
@@ -429,7 +440,8 @@ pub fn load(paths: Paths, file: &Path, config: Option<Config>) -> Outcome {
         debug_log: false,
         without_tcx: false,
         partners: None,
-        blocks: Some(store.block_requests(SystemTime::now())),
+        blocks: Some(store.block_requests(now)),
+        domain_blocks: domain_blocks.unwrap_or_default(),
     };
     let least = || config::least(file);
     let report = firewall::load_last_good(options, config.map(std::sync::Arc::new), least)?;
@@ -458,4 +470,16 @@ pub fn load(paths: Paths, file: &Path, config: Option<Config>) -> Outcome {
     let whole = report.source != LoadSource::Deny && report.start.faults.is_empty();
     let code = if whole { exit::OK } else { exit::FAILED };
     Ok(Report { text, json: json!(report), code })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_strangers_wrote_neither_turns_nor_breaks_a_line() {
+        let value = json!("CN=good\u{202e}live\nsecond\u{2028}third\u{1b}[2J");
+        assert_eq!(string(&value), "CN=good?live?second?third?[2J");
+        assert_eq!((string(&json!(null)), string(&json!(5))), (String::new(), "5".to_owned()));
+    }
 }

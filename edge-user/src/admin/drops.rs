@@ -3,7 +3,8 @@
 
 use std::{
     fs::File,
-    io::{BufWriter, Write},
+    io::{BufWriter, ErrorKind, Write},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     time::{Duration, UNIX_EPOCH},
 };
@@ -63,12 +64,21 @@ type Capture = PcapNgWriter<BufWriter<File>>;
 fn open_capture(path: Option<&Path>) -> Result<Option<(&Path, Capture)>, CommandError> {
     let Some(path) = path else { return Ok(None) };
     let fault = |error: std::io::Error| file_fault(path, &error);
-    let file = File::create(path).map_err(fault)?;
+    // Packets' contents: for the caller alone, and never into what another has put there.
+    let mut options = File::options();
+    let file = options.write(true).create_new(true).mode(0o600).open(path);
+    let file = file.map_err(|error| match error.kind() {
+        ErrorKind::AlreadyExists => CommandError::File {
+            what: path.display().to_string(),
+            error: "it is there already: name a file that is not".to_owned(),
+        },
+        _ => fault(error),
+    })?;
     Ok(Some((path, PcapNgWriter::new(BufWriter::new(file)).map_err(fault)?)))
 }
 
 fn file_fault(path: &Path, error: &std::io::Error) -> CommandError {
-    CommandError::Arguments(format!("{}: {error}", path.display()))
+    CommandError::File { what: path.display().to_string(), error: error.to_string() }
 }
 
 /// `edge drops` without `--follow`: what the daemon remembers.
@@ -242,6 +252,23 @@ mod tests {
             length: 54,
             frame: "02ff00".to_owned(),
         }
+    }
+
+    #[test]
+    fn a_capture_is_for_the_caller_alone_and_never_written_where_something_is() {
+        use std::os::unix::fs::{PermissionsExt as _, symlink};
+        let folder = crate::config::tests_support::Folder::new();
+        let path = folder.0.join("drops.pcapng");
+        drop(open_capture(Some(&path)).unwrap());
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        let (link, other) = (folder.0.join("link"), folder.0.join("other"));
+        symlink(&other, &link).unwrap();
+        for taken in [&path, &link] {
+            let fault = open_capture(Some(taken)).err().unwrap();
+            assert!(fault.to_string().contains("name a file that is not"), "{fault}");
+            assert_eq!(fault.code(), exit::FAILED);
+        }
+        assert!(!other.exists());
     }
 
     #[test]

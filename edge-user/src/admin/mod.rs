@@ -84,6 +84,8 @@ fn check(global: &Global, arguments: &CheckArguments) -> u8 {
             format!("{source} is not inside [management] from: it would be locked out; add it")
         })
     });
+    let code =
+        if config.is_some() && outside.is_none() { exit::OK } else { exit::BAD_CONFIGURATION };
     if global.json {
         let errors = json!({
             "ok": config.is_some() && outside.is_none(),
@@ -92,17 +94,20 @@ fn check(global: &Global, arguments: &CheckArguments) -> u8 {
             "warnings": findings.warnings,
             "management_source": outside,
         });
-        print_text(&format!("{errors}\n"));
+        print_text(&format!("{errors}\n"), code)
     } else {
         report_findings(&findings);
         if let Some(fault) = &outside {
             eprintln!("{}: error: {fault}", global.config.display());
         }
-        if config.is_some() && outside.is_none() {
-            print_text(&format!("{}: the configuration is good\n", global.config.display()));
+        match code {
+            exit::OK => print_text(
+                &format!("{}: the configuration is good\n", global.config.display()),
+                code,
+            ),
+            _ => code,
         }
     }
-    if config.is_some() && outside.is_none() { exit::OK } else { exit::BAD_CONFIGURATION }
 }
 
 fn report_findings(findings: &ConfigErrors) {
@@ -149,25 +154,30 @@ fn good_config(global: &Global) -> Option<Config> {
 
 fn print(global: &Global, result: Result<Report, CommandError>) -> u8 {
     match result {
-        Ok(report) if global.json => {
-            print_text(&format!("{}\n", report.json));
-            report.code
-        }
-        Ok(report) => {
-            print_text(&report.text);
-            report.code
-        }
+        Ok(report) if global.json => print_text(&format!("{}\n", report.json), report.code),
+        Ok(report) => print_text(&report.text, report.code),
         Err(error) => {
-            if global.json {
-                print_text(&format!("{}\n", json!({"error": error.to_string()})));
-            }
+            let code = match global.json {
+                true => {
+                    print_text(&format!("{}\n", json!({"error": error.to_string()})), error.code())
+                }
+                false => error.code(),
+            };
             eprintln!("edge: {error}");
-            error.code()
+            code
         }
     }
 }
 
-/// Standard output may be a pipe that is closed already (`edge map dump … | head`).
-fn print_text(text: &str) {
-    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+/// Gives `code`, or what tells that the text did not arrive whole: a file of rules that is cut must
+/// not pass for one. Standard output may be a pipe that is closed already (`edge map dump … | head`).
+fn print_text(text: &str, code: u8) -> u8 {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            eprintln!("edge: the output could not be written whole: {error}");
+            if code == exit::OK { exit::FAILED } else { code }
+        }
+        _ => code,
+    }
 }

@@ -151,7 +151,7 @@ pub(super) fn span(seconds: u64) -> String {
 
 /// What strangers wrote never moves the cursor.
 pub(super) fn clean(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+    crate::plain::plain(text)
 }
 
 #[cfg(test)]

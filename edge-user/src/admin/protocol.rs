@@ -345,10 +345,47 @@ pub enum Response {
         ok: Value,
     },
     /// Not done.
-    Failed {
-        /// What is wrong, and the mend.
-        error: String,
-    },
+    Failed(Fault),
+}
+
+/// Why something was not done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fault {
+    /// What is wrong, and the mend.
+    pub error: String,
+    /// What kind of fault it is.
+    #[serde(default)]
+    pub kind: FaultKind,
+}
+
+/// The kind of a fault: commands tell it by their exit codes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FaultKind {
+    /// It could not be done.
+    #[default]
+    Failed,
+    /// The configuration is wrong.
+    Configuration,
+}
+
+impl Fault {
+    /// The configuration is wrong.
+    pub fn configuration(error: impl std::fmt::Display) -> Self {
+        Self { error: error.to_string(), kind: FaultKind::Configuration }
+    }
+}
+
+impl From<String> for Fault {
+    fn from(error: String) -> Self {
+        Self { error, kind: FaultKind::Failed }
+    }
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.error)
+    }
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::protocol::{ListImport, MAX_REQUEST_BYTES, Request, Response, SOCKET_NAME};
+use super::protocol::{Fault, ListImport, MAX_REQUEST_BYTES, Request, Response, SOCKET_NAME};
 use crate::firewall::lists::{LineFault, ListParser, Parsed};
 
 /// Requests at one time; more wait in the socket's backlog.
@@ -25,6 +25,8 @@ const CONCURRENT: usize = 16;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time between two pieces of a list.
 const PIECE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time for a whole list.
+const LIST_TIMEOUT: Duration = Duration::from_secs(600);
 /// One list at a time: each may take some memory.
 static LISTS: Semaphore = Semaphore::const_new(1);
 /// Time for the other side to take the answer.
@@ -61,7 +63,7 @@ pub trait Handler: Send + Sync + 'static {
         &self,
         caller: Caller,
         request: Request,
-    ) -> impl Future<Output = Result<serde_json::Value, String>> + Send;
+    ) -> impl Future<Output = Result<serde_json::Value, Fault>> + Send;
 
     /// A list of blocks has at most so many entries.
     fn list_bound(&self) -> usize {
@@ -144,7 +146,7 @@ async fn serve_one<H: Handler>(mut stream: UnixStream, group: Option<u32>, handl
     let mut lines = None;
     let response = match answer(&mut stream, group, handler, &mut lines).await {
         Ok(ok) => Response::Done { ok },
-        Err(error) => Response::Failed { error },
+        Err(fault) => Response::Failed(fault),
     };
     if send(&mut stream, &response).await
         && let Some(lines) = lines
@@ -181,12 +183,12 @@ async fn answer<H: Handler>(
     group: Option<u32>,
     handler: &H,
     lines: &mut Option<Lines>,
-) -> Result<serde_json::Value, String> {
+) -> Result<serde_json::Value, Fault> {
     let credentials = stream.peer_cred().map_err(|error| format!("who asks? {error}"))?;
     let caller = Caller { uid: credentials.uid(), pid: credentials.pid() };
     if !allowed(credentials.uid(), credentials.gid(), group) {
         warn!(%caller, "a control request was refused");
-        return Err("only root, the daemon's own user and group `edge` may ask".to_owned());
+        return Err("only root, the daemon's own user and group `edge` may ask".to_owned().into());
     }
     let mut line = Vec::new();
     let mut reader = BufReader::with_capacity(64 * 1024, stream);
@@ -196,7 +198,7 @@ async fn answer<H: Handler>(
         .map_err(|_| "the request took too long".to_owned())?
         .map_err(|error| format!("the request could not be read: {error}"))?;
     if line.len() > MAX_REQUEST_BYTES {
-        return Err(format!("a request has at most {MAX_REQUEST_BYTES} bytes"));
+        return Err(format!("a request has at most {MAX_REQUEST_BYTES} bytes").into());
     }
     let request: Request = serde_json::from_slice(&line)
         .map_err(|error| format!("the request cannot be read: {error}"))?;
@@ -208,8 +210,11 @@ async fn answer<H: Handler>(
     let text = format!("{request:?}");
     let result = match request {
         Request::ListImport(import) => {
-            let list = read_list(&mut reader, handler.list_bound(), &import.file).await?;
-            handler.take_list(caller, import, list).await
+            let (bound, file) = (handler.list_bound(), &import.file);
+            match list_in_time(&mut reader, bound, file, LIST_TIMEOUT).await {
+                Ok(list) => handler.take_list(caller, import, list).await.map_err(Fault::from),
+                Err(error) => Err(error.into()),
+            }
         }
         request => handler.handle(caller, request).await,
     };
@@ -220,6 +225,18 @@ async fn answer<H: Handler>(
         }
     }
     result
+}
+
+/// Whoever sends a list slowly does not keep others from sending theirs for ever.
+async fn list_in_time(
+    reader: &mut (impl tokio::io::AsyncBufRead + Unpin),
+    bound: usize,
+    file: &str,
+    within: Duration,
+) -> Result<Parsed, String> {
+    tokio::time::timeout(within, read_list(reader, bound, file))
+        .await
+        .map_err(|_| format!("{file}: the list took too long to come"))?
 }
 
 /// Reads a list piece by piece: it is never held as text.
@@ -294,9 +311,10 @@ mod tests {
     struct Echo;
 
     impl Handler for Echo {
-        async fn handle(&self, _caller: Caller, request: Request) -> Result<Value, String> {
+        async fn handle(&self, _caller: Caller, request: Request) -> Result<Value, Fault> {
             match request {
-                Request::Reload => Err("no".to_owned()),
+                Request::Reload => Err("no".to_owned().into()),
+                Request::Confirm => Err(Fault::configuration("bad")),
                 other => Ok(json!(format!("{other:?}"))),
             }
         }
@@ -321,6 +339,8 @@ mod tests {
             assert_eq!(client::ask(&path, &Request::Status).unwrap(), json!("Status"));
             let refused = client::ask(&path, &Request::Reload).unwrap_err();
             assert!(matches!(refused, client::ClientError::Refused(text) if text == "no"));
+            let bad = client::ask(&path, &Request::Confirm).unwrap_err();
+            assert!(matches!(bad, client::ClientError::Configuration(text) if text == "bad"));
         })
         .await
         .unwrap();
@@ -351,7 +371,7 @@ mod tests {
     async fn a_caller_is_known_by_what_the_kernel_says() {
         struct Who;
         impl Handler for Who {
-            async fn handle(&self, caller: Caller, _request: Request) -> Result<Value, String> {
+            async fn handle(&self, caller: Caller, _request: Request) -> Result<Value, Fault> {
                 Ok(json!(caller.to_string()))
             }
         }
@@ -383,7 +403,7 @@ mod tests {
                 });
                 matches!(request, Request::Drops { follow: true, .. }).then_some(Ok(lines))
             }
-            async fn handle(&self, _caller: Caller, _request: Request) -> Result<Value, String> {
+            async fn handle(&self, _caller: Caller, _request: Request) -> Result<Value, Fault> {
                 Ok(json!("one"))
             }
         }
@@ -411,6 +431,64 @@ mod tests {
         server.abort();
         let _ = server.await;
         std::fs::remove_dir_all(run).unwrap();
+    }
+
+    /// What is written into the log.
+    #[derive(Clone, Default)]
+    struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
+
+    impl io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn import() -> ListImport {
+        ListImport {
+            name: "a".to_owned(),
+            file: "a.txt".to_owned(),
+            comment: None,
+            seconds: None,
+            dry_run: false,
+            skip_bad: false,
+        }
+    }
+
+    #[tokio::test]
+    async fn lists_that_are_refused_are_logged_and_a_slow_one_ends() {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+        let _log = tracing::subscriber::set_default(subscriber);
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let mut line = serde_json::to_vec(&Request::ListImport(import())).unwrap();
+        line.extend_from_slice(b"\n192.0.2.1\n");
+        ours.write_all(&line).await.unwrap();
+        ours.shutdown().await.unwrap();
+        // It takes no list at all.
+        serve_one(theirs, None, &Echo).await;
+        let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        assert!(text.contains("a change was refused") && text.contains("a.txt"), "{text}");
+
+        // A byte now and then does not keep the place for ever.
+        let (mut slow, reader) = tokio::io::duplex(16);
+        let drip = tokio::spawn(async move {
+            for _ in 0..400 {
+                let _ = slow.write_all(b" ").await;
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        });
+        let within = Duration::from_millis(300);
+        let fault = list_in_time(&mut BufReader::new(reader), 10, "slow", within).await;
+        let fault = fault.unwrap_err();
+        assert!(fault.contains("took too long"), "{fault}");
+        drip.abort();
+        let mut next = BufReader::new(&b"192.0.2.1\n"[..]);
+        assert_eq!(list_in_time(&mut next, 10, "next", LIST_TIMEOUT).await.unwrap().bad, 0);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -60,7 +60,7 @@ impl Table {
 
 /// A cell never moves the cursor: what came from outside may hold control characters.
 fn clean(cell: &str) -> String {
-    cell.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+    crate::plain::plain(cell)
 }
 
 #[cfg(test)]
@@ -78,7 +78,7 @@ mod tests {
     #[test]
     fn control_characters_do_not_reach_the_terminal() {
         let mut table = Table::new(&["a"]);
-        table.row(["x\u{1b}[2Jy"]);
-        assert!(table.render().contains("x?[2Jy"));
+        table.row(["x\u{1b}[2Jy\u{202e}z"]);
+        assert!(table.render().contains("x?[2Jy?z"));
     }
 }

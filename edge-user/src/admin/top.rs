@@ -176,7 +176,8 @@ pub(super) fn live(paths: &Paths) -> u8 {
 
 fn try_live(paths: &Paths) -> Result<(), CommandError> {
     let fault = |error: std::io::Error| {
-        CommandError::Arguments(format!("no terminal to draw on ({error}): use `edge top --once`"))
+        let what = "no terminal to draw on (use `edge top --once`)".to_owned();
+        CommandError::File { what, error: error.to_string() }
     };
     let mut watch = Watch::start(&paths.pins, &paths.state);
     let mut before = watch.snapshot()?;

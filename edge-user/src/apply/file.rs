@@ -7,6 +7,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// Copies of texts that were never in force, at most.
+const MAX_KEPT: u32 = 1000;
+
 /// The file cannot be replaced; it is as it was.
 #[derive(Debug, thiserror::Error)]
 #[error(
@@ -68,18 +71,41 @@ impl NewFile {
         file.sync_all()
     }
 
-    /// Keeps a copy of what the file says now, and gives its path.
+    /// What the file says now.
+    pub fn found(&self) -> String {
+        std::fs::read_to_string(&self.target).unwrap_or_default()
+    }
+
+    /// Keeps a copy of what the file says now, on the disk and under a name that nobody has yet,
+    /// and gives its path.
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn keep_old(&self) -> Result<PathBuf, FileError> {
-        let mut name = self.target.file_name().unwrap_or_default().to_owned();
-        name.push(".before");
-        let kept = self.target.with_file_name(name);
-        match std::fs::copy(&self.target, &kept) {
-            Ok(_) => Ok(kept),
-            Err(error) => Err(FileError { path: kept, error }),
+        let name = self.target.file_name().unwrap_or_default();
+        for number in 1..=MAX_KEPT {
+            let mut name = name.to_owned();
+            match number {
+                1 => name.push(".before"),
+                _ => name.push(format!(".before-{number}")),
+            }
+            let path = self.target.with_file_name(name);
+            match self.copy(&path) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists && number < MAX_KEPT => {}
+                Err(error) => return Err(FileError { path, error }),
+                Ok(()) => return Ok(path),
+            }
         }
+        let error = std::io::Error::from(ErrorKind::AlreadyExists);
+        Err(FileError { path: self.target.clone(), error })
+    }
+
+    fn copy(&self, path: &Path) -> std::io::Result<()> {
+        let text = std::fs::read(&self.target)?;
+        let mode = self.target.metadata()?.mode() & 0o777;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+        file.write_all(&text)?;
+        file.sync_all()
     }
 
     /// Puts it in the file's place.
@@ -123,6 +149,23 @@ mod tests {
         assert_eq!((read().as_str(), names()), ("new", 2));
         assert!(link.is_symlink());
         assert_eq!(real.metadata().unwrap().mode() & 0o777, 0o640);
+    }
+
+    #[test]
+    fn what_is_kept_never_replaces_what_was_kept_before_and_follows_no_link() {
+        let folder = Folder::new();
+        let path = folder.0.join("edge.toml");
+        folder.write("elsewhere", "mine", 0o600);
+        std::os::unix::fs::symlink("elsewhere", folder.0.join("edge.toml.before")).unwrap();
+        for (text, name) in [("one", "edge.toml.before-2"), ("two", "edge.toml.before-3")] {
+            folder.write("edge.toml", text, 0o640);
+            let new = NewFile::prepare(&path, "new").unwrap();
+            let kept = new.keep_old().unwrap();
+            assert_eq!(kept, folder.0.join(name));
+            assert_eq!(std::fs::read_to_string(&kept).unwrap(), text);
+        }
+        assert_eq!(std::fs::read_to_string(folder.0.join("elsewhere")).unwrap(), "mine");
+        assert_eq!(std::fs::read_to_string(folder.0.join("edge.toml.before-2")).unwrap(), "one");
     }
 
     #[test]

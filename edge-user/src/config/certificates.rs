@@ -327,14 +327,16 @@ fn check_validity(
     };
     let (validity, number) = (certificate.validity(), index + 1);
     if seconds(now) < validity.not_before.timestamp() {
-        sink.error(
+        // A time that is over, or has not come, must not keep rules from being changed: it is a
+        // matter between us and our peers.
+        sink.warn(
             span,
             format!("certificate {number} is not valid before {}", validity.not_before),
-            "check the clock, or wait",
+            "peers refuse it until then: check the clock, or wait",
         );
     } else if seconds(now) > validity.not_after.timestamp() {
         let message = format!("certificate {number} expired on {}", validity.not_after);
-        sink.error(span, message, "have it renewed");
+        sink.warn(span, message, "peers refuse it: have it renewed");
     } else if seconds(now + SOON) > validity.not_after.timestamp() {
         let message = format!("certificate {number} expires on {}", validity.not_after);
         sink.warn(span, message, "have it renewed soon");

@@ -4,6 +4,8 @@ use std::{cell::RefCell, fmt, ops::Range, path::PathBuf};
 
 use serde::Serialize;
 
+use crate::plain::is_plain;
+
 /// A place in the text, in bytes.
 pub(super) type Span = Range<usize>;
 
@@ -185,10 +187,8 @@ impl<'t> Sink<'t> {
 pub(super) fn printable(text: &str, limit: usize) -> String {
     let visible = |c: char| match c {
         '\t' => ' ',
-        c if c.is_control() => '\u{fffd}',
-        // Marks that change the direction of text could make a line look like another.
-        '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => '\u{fffd}',
-        c => c,
+        c if is_plain(c) => c,
+        _ => '\u{fffd}',
     };
     text.chars().take(limit).map(visible).collect()
 }

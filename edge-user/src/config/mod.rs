@@ -152,6 +152,15 @@ pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigErrors> {
     config.ok_or(findings)
 }
 
+/// As [`parse`], for the sake of the rules alone: the files that the text names are not looked at.
+///
+/// # Errors
+/// What is wrong with the text.
+pub fn rules_of(text: &str, path: &Path) -> Result<Config, ConfigErrors> {
+    let Checked { config, findings } = check_with(text, path, SystemTime::now(), false);
+    config.ok_or(findings)
+}
+
 /// A time as the file writes it: `500ms`, `5s`, `20min`, `1h`, `1d`.
 ///
 /// # Errors
@@ -224,10 +233,15 @@ pub fn read_text(path: &Path) -> Result<String, ConfigErrors> {
 }
 
 fn check_text(text: &str, path: &Path, now: SystemTime) -> Checked {
+    check_with(text, path, now, true)
+}
+
+/// `files`: the files that it names are looked at, too.
+fn check_with(text: &str, path: &Path, now: SystemTime, files: bool) -> Checked {
     let sink = Sink::new(text);
     let (root, syntax) = DeTable::parse_recoverable(text);
     let config = if syntax.is_empty() {
-        read(&Reading { sink: &sink, root: &root, path, now })
+        read(&Reading { sink: &sink, root: &root, path, now, files })
             .filter(|_| !sink.failed())
             .filter(|config| fits_the_kernel(&sink, root.get_ref(), config))
     } else {
@@ -259,6 +273,8 @@ struct Reading<'a> {
     root: &'a Spanned<DeTable<'a>>,
     path: &'a Path,
     now: SystemTime,
+    /// Look at the files that it names.
+    files: bool,
 }
 
 /// Reads every section, whatever is wrong with the others; whole only when nothing is missing.
@@ -296,13 +312,13 @@ fn read(from: &Reading<'_>) -> Option<Config> {
     let xmpp = xmpp::xmpp(&root, &beside);
     let firewall = firewall::firewall(firewall_section, &known, management.as_ref(), sets);
     let media = media::media(&root, services.av.as_ref(), &interfaces, firewall.monitor);
-    let revocation = revocation::revocation(&root, base, from.now);
-    let pool = pool::pool(&root, base);
+    let revocation = revocation::revocation(&root, base, from.files.then_some(from.now));
+    let pool = pool::pool(&root, base, from.files);
     let dns = sections::dns(&root, base);
     let limits = sections::limits(&root);
     let log = sections::log(&root);
     root.finish();
-    if let Some(files) = &access.files {
+    if let Some(files) = access.files.as_ref().filter(|_| from.files) {
         let demands = federation.needs_client_usage();
         certificates::check(from.sink, files, from.now, Some((&edge, demands)));
         for identity in &access.identities {
@@ -313,10 +329,10 @@ fn read(from: &Reading<'_>) -> Option<Config> {
             certificates::check_identity(from.sink, identity, files, from.now, None);
         }
     }
-    if let Some(files) = &inside_files {
+    if let Some(files) = inside_files.as_ref().filter(|_| from.files) {
         certificates::check(from.sink, files, from.now, None);
     }
-    if let Some(xmpp) = &to_check.xmpp {
+    if let Some(xmpp) = to_check.xmpp.as_ref().filter(|_| from.files) {
         certificates::check_xmpp(from.sink, xmpp, from.now);
     }
     Some(Config {

@@ -13,7 +13,8 @@ use super::{
 /// Bytes of a key.
 const KEY: usize = 32;
 
-pub(super) fn pool(root: &Section<'_>, base: &Path) -> Pool {
+/// `look`: at the files that it names.
+pub(super) fn pool(root: &Section<'_>, base: &Path, look: bool) -> Pool {
     let section = root.section("pool");
     if section.exists() {
         section.require("key", "add key = \"pool.key\"; `openssl rand 32` makes one");
@@ -28,7 +29,7 @@ pub(super) fn pool(root: &Section<'_>, base: &Path) -> Pool {
         );
     }
     let mut keys: Vec<Vec<u8>> = Vec::new();
-    for file in &files {
+    for file in files.iter().filter(|_| look) {
         let Some(key) = read_secret(section.sink, file) else { continue };
         check(&section, file, &key, &keys);
         keys.push(key);

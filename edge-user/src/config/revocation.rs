@@ -18,7 +18,8 @@ const SOFT: &str = "soft";
 const HARD: &str = "hard";
 
 /// Reads the section, and the files it names.
-pub(super) fn revocation(root: &Section<'_>, base: &Path, now: SystemTime) -> Revocation {
+/// `look`: at the files that it names, as of then.
+pub(super) fn revocation(root: &Section<'_>, base: &Path, look: Option<SystemTime>) -> Revocation {
     let section = root.section("revocation");
     let texts = section.texts("files");
     let files: Vec<Spanned<PathBuf>> =
@@ -56,8 +57,10 @@ pub(super) fn revocation(root: &Section<'_>, base: &Path, now: SystemTime) -> Re
     let range = Duration::from_secs(60)..=Duration::from_secs(7 * 86_400);
     let refresh = section.duration("refresh", range, Duration::from_secs(3600));
     section.finish();
-    for file in files.iter().take(MAX_FILES) {
-        check_file(root.sink, file, hard, now);
+    if let Some(now) = look {
+        for file in files.iter().take(MAX_FILES) {
+            check_file(root.sink, file, hard, now);
+        }
     }
     Revocation {
         files: files.into_iter().map(Spanned::into_inner).collect(),

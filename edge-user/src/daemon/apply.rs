@@ -15,11 +15,14 @@ use tracing::{error, info, warn};
 
 use super::{Daemon, shadow::Shadow};
 use crate::{
-    admin::protocol::SentFile,
+    admin::protocol::{Fault, SentFile},
     apply::{Difference, NewFile, Side},
     config::{self, Checked, Config},
     failpoint,
-    firewall::plan::{self, RuleSet},
+    firewall::{
+        Intent,
+        plan::{self, RuleSet},
+    },
     state::{Author, Choice, Moment, Pending, Version, Versions},
 };
 
@@ -40,6 +43,23 @@ pub(super) struct Changes {
 }
 
 impl Changes {
+    /// A version that waits for its confirmation is started with: noted before it is tried, so that
+    /// one which keeps the daemon from running gives way. Gives what there is to say.
+    pub fn before_start(config: &Config, choice: &mut Choice) -> Option<String> {
+        let pending = choice.pending.as_mut()?;
+        pending.starts += 1;
+        let versions = Versions::in_folder(&config.paths.state);
+        versions.set_pending(Some(pending)).err().map(text)
+    }
+
+    /// The daemon ends in order: what waits for its confirmation did not make it end.
+    pub fn before_end(&self) {
+        let Some(pending) = self.pending().filter(|pending| pending.starts > 0) else { return };
+        if let Err(error) = self.versions.set_pending(Some(&Pending { starts: 0, ..pending })) {
+            warn!(%error, "the starts of an unconfirmed version are counted on");
+        }
+    }
+
     /// What a start took is in force: it is kept as a version, unless it is the newest already.
     /// Gives what there is to say.
     pub fn after_start(config: &Config, choice: Choice) -> (Self, Vec<String>) {
@@ -135,7 +155,7 @@ impl Changes {
 
 impl Daemon {
     /// Reads the file again. When anything in it is wrong, or cannot be had, nothing changes.
-    pub(super) async fn reload(&self, author: &Author) -> Result<Vec<String>, String> {
+    pub(super) async fn reload(&self, author: &Author) -> Result<Vec<String>, Fault> {
         let _one = self.change.lock().await;
         self.changes.none_pending()?;
         let (new, _) = self.text_of(None)?;
@@ -153,9 +173,9 @@ impl Daemon {
         file: Option<SentFile>,
         confirm: Option<u64>,
         author: &Author,
-    ) -> Result<Value, String> {
+    ) -> Result<Value, Fault> {
         if confirm.is_some_and(|seconds| !CONFIRM.contains(&seconds)) {
-            return Err("--confirm takes a time from 1s to 1d".to_owned());
+            return Err("--confirm takes a time from 1s to 1d".to_owned().into());
         }
         let _one = self.change.lock().await;
         self.changes.none_pending()?;
@@ -191,15 +211,14 @@ impl Daemon {
     ) -> Result<Option<u32>, String> {
         let old = self.config();
         // On the disk before anything changes: what is left is a rename.
-        let file = self.disk(|_| self.new_file(&old, new, warnings))?;
+        let file = self.disk(|_| self.new_file(&old, new))?;
+        let former = self.changes.text();
         failpoint::step("apply-file-prepared");
         warnings.extend(self.take(config).await?);
         failpoint::step("apply-in-force");
-        if let Some(file) = file
-            && let Err(fault) = self.disk(|_| file.commit())
-        {
+        if let Err(fault) = self.disk(|_| self.replace_file(file, &former, warnings)) {
             return Err(match self.take(old).await {
-                Ok(_) => fault.to_string(),
+                Ok(_) => fault,
                 Err(second) => format!("{fault}; and the former could not be put back: {second}"),
             });
         }
@@ -229,7 +248,7 @@ impl Daemon {
             failpoint::step("pending-version-kept");
             let end = Moment::now().after(time);
             let (boot, until_milliseconds) = (end.boot, end.milliseconds);
-            let pending = Pending { version, former, boot, until_milliseconds };
+            let pending = Pending { version, former, boot, until_milliseconds, starts: 0 };
             changes.versions.set_pending(Some(&pending)).map_err(|fault| {
                 changes.versions.take_back(version);
                 fault.to_string()
@@ -264,9 +283,13 @@ impl Daemon {
         let pending = self.changes.pending().ok_or("no version waits for its confirmation")?;
         let mut warnings = Vec::new();
         let config = self.config();
+        if pending.left(&Moment::now()).is_none() {
+            // The way back may be half done.
+            warnings.extend(self.take(Arc::clone(&config)).await?);
+        }
         self.disk(|changes| -> Result<(), String> {
-            let file = self.new_file(&config, &changes.text(), &mut warnings)?;
-            file.map(NewFile::commit).transpose().map_err(text)?;
+            let file = self.new_file(&config, &changes.text())?;
+            self.replace_file(file, "", &mut warnings)?;
             failpoint::step("confirm-file-replaced");
             changes.versions.set_pending(None).map_err(text)
         })?;
@@ -281,7 +304,7 @@ impl Daemon {
         &self,
         number: Option<u32>,
         author: &Author,
-    ) -> Result<Value, String> {
+    ) -> Result<Value, Fault> {
         let _one = self.change.lock().await;
         let pending = self.changes.pending();
         let target = self
@@ -311,7 +334,11 @@ impl Daemon {
         let (version, former) = (pending.version, pending.former);
         let author = Author::new("edge", SystemTime::now());
         let how = format!("version {version} was not confirmed, back to {former}");
-        for warning in self.go_back(&target, &how, &author).await? {
+        let back = self.go_back(&target, &how, &author).await;
+        if back.is_err() {
+            self.rules_back(&target).await;
+        }
+        for warning in back.map_err(text)? {
             warn!(warning, "after the way back");
         }
         warn!(version, former, "a version was not confirmed in time: the former is in force");
@@ -323,16 +350,17 @@ impl Daemon {
         target: &Version,
         how: &str,
         author: &Author,
-    ) -> Result<Vec<String>, String> {
+    ) -> Result<Vec<String>, Fault> {
         let (config, mut warnings) = self.checked(&target.text, None).await?;
         let old = self.config();
-        let file = self.disk(|_| self.new_file(&old, &target.text, &mut warnings));
+        let file = self.disk(|_| self.new_file(&old, &target.text));
+        let former = self.changes.text();
         warnings.extend(self.take(config).await?);
         failpoint::step("back-in-force");
         self.changes.set_text(&target.text);
         self.disk(|changes| {
             // In force it is, whatever becomes of the file.
-            let written = file.and_then(|file| file.map(NewFile::commit).transpose().map_err(text));
+            let written = file.and_then(|file| self.replace_file(file, &former, &mut warnings));
             warnings.extend(written.err());
             failpoint::step("back-file-replaced");
             warnings.extend(changes.keep(how, author).1);
@@ -342,37 +370,65 @@ impl Daemon {
         Ok(warnings)
     }
 
-    /// The text beside the configured file, when that says something else. A text that is lost
-    /// with it and was never in force is kept under another name.
-    fn new_file(
-        &self,
-        config: &Config,
-        new: &str,
-        warnings: &mut Vec<String>,
-    ) -> Result<Option<NewFile>, String> {
+    /// A version cannot come back whole (a file that it names is gone, an address is taken): its
+    /// rules can.
+    async fn rules_back(&self, target: &Version) {
+        let done = match config::rules_of(&target.text, &self.config().file) {
+            Ok(config) => {
+                let rules = Intent::PutBack(Arc::new(config));
+                self.firewall.apply(vec![rules]).await.map(drop).map_err(text)
+            }
+            Err(fault) => Err(fault.to_string()),
+        };
+        match done {
+            Ok(()) => {
+                warn!(version = target.number, "the rules of this version are in force again")
+            }
+            Err(fault) => {
+                error!(fault, "ALARM: nor can the rules of the former version be put back")
+            }
+        }
+    }
+
+    /// The text beside the configured file, when that says something else.
+    fn new_file(&self, config: &Config, new: &str) -> Result<Option<NewFile>, String> {
         let found = std::fs::read_to_string(&config.file).unwrap_or_default();
         if found == new {
             return Ok(None);
         }
-        let known =
-            *found == *self.changes.text()
-                || self.changes.versions.list().is_ok_and(|(versions, _)| {
-                    versions.iter().any(|version| version.text == found)
-                });
-        let file = NewFile::prepare(&config.file, new).map_err(text)?;
-        if !known && !found.is_empty() {
+        NewFile::prepare(&config.file, new).map(Some).map_err(text)
+    }
+
+    /// Puts it in the file's place. A text that is lost with it, whenever that was written there,
+    /// and that was never in force is kept under another name.
+    fn replace_file(
+        &self,
+        file: Option<NewFile>,
+        old: &str,
+        warnings: &mut Vec<String>,
+    ) -> Result<(), String> {
+        let Some(file) = file else { return Ok(()) };
+        let found = file.found();
+        let is_version = |(versions, _): (Vec<Version>, _)| {
+            versions.iter().any(|version: &Version| version.text == found)
+        };
+        let known = found.is_empty()
+            || found == old
+            || *found == *self.changes.text()
+            || self.changes.versions.list().is_ok_and(is_version);
+        if !known {
             let kept = file.keep_old().map_err(text)?;
             warnings.push(format!(
                 "{} was changed and never in force: what it said is kept in {}",
-                config.file.display(),
+                self.config().file.display(),
                 kept.display()
             ));
         }
-        Ok(Some(file))
+        file.commit().map_err(text)
     }
 
     /// What a file would change.
-    pub(super) async fn dry_run(&self, file: Option<SentFile>) -> Result<Value, String> {
+    pub(super) async fn dry_run(&self, file: Option<SentFile>) -> Result<Value, Fault> {
         let sent = file.as_ref().map(|file| file.name.clone());
         let (new, _) = self.text_of(file)?;
         let (config, warnings) = self.checked(&new, sent.as_deref()).await?;
@@ -475,12 +531,12 @@ impl Daemon {
     }
 
     /// The text that was sent, or the configured file's; and its name.
-    pub(super) fn text_of(&self, file: Option<SentFile>) -> Result<(String, String), String> {
+    pub(super) fn text_of(&self, file: Option<SentFile>) -> Result<(String, String), Fault> {
         match file {
             Some(file) => Ok((file.text, file.name)),
             None => {
                 let path = self.config().file.clone();
-                let text = self.disk(|_| config::read_text(&path)).map_err(text)?;
+                let text = self.disk(|_| config::read_text(&path)).map_err(Fault::configuration)?;
                 Ok((text, path.display().to_string()))
             }
         }
@@ -492,14 +548,14 @@ impl Daemon {
         &self,
         new: &str,
         sent: Option<&str>,
-    ) -> Result<(Arc<Config>, Vec<String>), String> {
+    ) -> Result<(Arc<Config>, Vec<String>), Fault> {
         let (path, new) = (self.config().file.clone(), new.to_owned());
         let checked = tokio::task::spawn_blocking(move || config::check_as(&new, &path)).await;
         let Checked { config, mut findings } = checked.map_err(text)?;
         if let Some(name) = sent {
             findings.file = name.into();
         }
-        let Some(config) = config else { return Err(findings.to_string()) };
+        let Some(config) = config else { return Err(Fault::configuration(findings)) };
         let warnings = findings.warnings.iter().map(|finding| {
             format!("{}:{}: {}; {}", finding.line, finding.column, finding.message, finding.mend)
         });

@@ -15,7 +15,7 @@ use crate::{
     config::{Config, Federation},
     domain::Domain,
     federation::Lookup,
-    firewall::{FirewallHandle, Intent},
+    firewall::{BlockOwner, FirewallHandle, Intent},
     media::flow::{CallId, FlowId, FlowStatus},
     net::{Core, dns::Resolver, own_addresses},
     proxy::{self, Event, Proxy, Side},
@@ -362,6 +362,13 @@ impl BlockTask {
                 }
                 Output::Apply(intent) => {
                     log_intent(&intent);
+                    if let Intent::SetOwnerBlocks { owner: BlockOwner::Domain(domain), blocks } =
+                        &intent
+                        && let Some(daemon) = daemon.upgrade()
+                    {
+                        let addresses = blocks.iter().map(|block| block.prefix.addr()).collect();
+                        daemon.last_good.put_blocked(domain.clone(), addresses);
+                    }
                     self.outbox.put(intent);
                 }
                 Output::Persist { domain, addresses } => {

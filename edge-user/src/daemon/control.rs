@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::Daemon;
 use crate::{
     admin::{
-        protocol::{ListImport, Request},
+        protocol::{Fault, ListImport, Request},
         server::{Caller, Handler, Lines},
     },
     config::{AllowedDomain, BlockedDomain},
@@ -33,25 +33,25 @@ impl Handler for Daemon {
         }
     }
 
-    async fn handle(&self, caller: Caller, request: Request) -> Result<Value, String> {
+    async fn handle(&self, caller: Caller, request: Request) -> Result<Value, Fault> {
         let author = Author::new(&caller.to_string(), SystemTime::now());
-        match request {
+        let answer = match request {
             Request::Status => self.status().await,
             Request::Drain { on } => self.drain(on, &author).await,
             Request::Reload => {
-                self.reload(&author).await.map(|warnings| json!({"warnings": warnings}))
+                return self.reload(&author).await.map(|warnings| json!({"warnings": warnings}));
             }
             Request::Apply { file, confirm_seconds } => {
-                self.apply(file, confirm_seconds, &author).await
+                return self.apply(file, confirm_seconds, &author).await;
             }
-            Request::ApplyDryRun { file } => self.dry_run(file).await,
+            Request::ApplyDryRun { file } => return self.dry_run(file).await,
             Request::ShadowStart { file, seconds } => {
-                self.shadow_start(file, seconds, &author).await
+                return self.shadow_start(file, seconds, &author).await;
             }
+            Request::Rollback { version } => return self.rollback(version, &author).await,
             Request::ShadowStatus => Ok(self.shadow()),
             Request::ShadowStop => self.shadow_stop().await,
             Request::Confirm => self.confirm(&author).await,
-            Request::Rollback { version } => self.rollback(version, &author).await,
             Request::VersionList => self.version_list(),
             Request::VersionShow { number } => self.version_show(number),
             Request::Drops { filter, .. } => Ok(json!(self.drops.recent(&filter))),
@@ -85,7 +85,8 @@ impl Handler for Daemon {
             Request::ListImport(_) => Err("the list did not come along".to_owned()),
             Request::ListRemove { name } => self.remove_list(&name).await,
             Request::Lists => self.list_lists().await,
-        }
+        };
+        answer.map_err(Fault::from)
     }
 
     fn list_bound(&self) -> usize {

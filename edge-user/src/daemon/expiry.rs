@@ -44,12 +44,16 @@ enum Whose {
 struct Ending {
     whose: Whose,
     description: String,
+    valid_from: u64,
     expires_at: u64,
 }
 
 impl Ending {
-    /// The narrowest step that it is in.
+    /// The narrowest step that it is in. One whose time has not come is as bad as one that ended.
     fn step(&self, now: u64) -> Option<u32> {
+        if now < self.valid_from {
+            return Some(0);
+        }
         let left = self.expires_at.saturating_sub(now);
         STEPS.into_iter().find(|days| left <= u64::from(*days) * DAY)
     }
@@ -57,6 +61,7 @@ impl Ending {
     fn text(&self, now: u64) -> String {
         let left = self.expires_at.saturating_sub(now);
         let when = match left {
+            _ if now < self.valid_from => "is not valid yet: check the clock".to_owned(),
             0 => "has ended".to_owned(),
             left if left <= DAY => "ends within a day".to_owned(),
             left => format!("ends in {} days", left / DAY),
@@ -117,6 +122,7 @@ impl Daemon {
         let files = self.tls.loaded().expiring.into_iter().map(|found| Ending {
             whose: if found.own { Whose::Ours(found.file) } else { Whose::Trusted(found.file) },
             description: found.description,
+            valid_from: u64::try_from(found.valid_from).unwrap_or(0),
             expires_at: u64::try_from(found.expires_at).unwrap_or(0),
         });
         let connections = self.shell.connections();
@@ -125,6 +131,7 @@ impl Daemon {
                 Some(Ending {
                     whose: Whose::Partners,
                     description: info.peer.names.description.clone(),
+                    valid_from: 0,
                     expires_at: info.peer.names.expires_at?,
                 })
             });
@@ -133,6 +140,7 @@ impl Daemon {
             PeerCertificate::Valid(names) => Some(Ending {
                 whose: Whose::Partners,
                 description: names.certificate.description.clone(),
+                valid_from: 0,
                 expires_at: names.certificate.expires_at?,
             }),
             PeerCertificate::Invalid { .. } | PeerCertificate::Missing => None,
@@ -186,7 +194,16 @@ mod tests {
             "root" => Whose::Trusted("partners.pem".into()),
             _ => Whose::Partners,
         };
-        Ending { whose, description: name.to_owned(), expires_at: NOW + left }
+        Ending { whose, description: name.to_owned(), valid_from: 0, expires_at: NOW + left }
+    }
+
+    #[test]
+    fn one_whose_time_has_not_come_is_told_and_shown() {
+        let mut watch = ExpiryWatch::default();
+        let early = Ending { valid_from: NOW + 1, ..ending("ours", 90 * DAY) };
+        let (new, shown) = watch.look(NOW, vec![early.clone()]);
+        assert!(new.len() == 1 && shown[0].contains("not valid yet"), "{shown:?}");
+        assert!(watch.look(NOW + 1, vec![early]).1.is_empty());
     }
 
     #[test]

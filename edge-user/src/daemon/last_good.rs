@@ -22,14 +22,27 @@ const RETRY: Duration = Duration::from_secs(60);
 /// What waits: at most one entry for each domain that is asked for.
 #[derive(Debug, Default)]
 pub(super) struct LastGoodQueue {
-    waiting: Mutex<BTreeMap<Domain, Vec<IpAddr>>>,
+    waiting: Mutex<BTreeMap<Domain, Waits>>,
     bell: Notify,
+}
+
+/// What is new of a domain.
+#[derive(Debug, Default)]
+struct Waits {
+    addresses: Option<Vec<IpAddr>>,
+    blocked: Option<Vec<IpAddr>>,
 }
 
 impl LastGoodQueue {
     /// Takes a domain's addresses, over those of it that wait.
     pub fn put(&self, domain: Domain, addresses: Vec<IpAddr>) {
-        self.waiting().insert(domain, addresses);
+        self.waiting().entry(domain).or_default().addresses = Some(addresses);
+        self.ring();
+    }
+
+    /// Takes those of a domain's addresses that are blocked.
+    pub fn put_blocked(&self, domain: Domain, addresses: Vec<IpAddr>) {
+        self.waiting().entry(domain).or_default().blocked = Some(addresses);
         self.ring();
     }
 
@@ -38,7 +51,7 @@ impl LastGoodQueue {
         self.bell.notify_one();
     }
 
-    fn waiting(&self) -> MutexGuard<'_, BTreeMap<Domain, Vec<IpAddr>>> {
+    fn waiting(&self) -> MutexGuard<'_, BTreeMap<Domain, Waits>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -64,8 +77,15 @@ impl Daemon {
             let waiting = std::mem::take(&mut *self.last_good.waiting());
             let unwritten = {
                 let (mut store, now) = (self.store(), SystemTime::now());
-                for (domain, addresses) in waiting {
-                    if let Err(error) = store.set_last_good(&domain, &addresses, now) {
+                for (domain, Waits { addresses, blocked }) in waiting {
+                    let put = addresses.map_or(Ok(false), |addresses| {
+                        store.set_last_good(&domain, &addresses, now)
+                    });
+                    let put = put.and_then(|_| match blocked {
+                        Some(blocked) => store.set_blocked_at(&domain, &blocked),
+                        None => Ok(()),
+                    });
+                    if let Err(error) = put {
                         warn!(%domain, %error, "the domain's last good addresses were not kept");
                     }
                 }

@@ -1,8 +1,8 @@
 //! `edge run`: joins configuration, firewall, proxy, verdicts and control.
 //!
 //! Order of a start: what can fail without touching anything (files, certificates, sockets'
-//! names) comes first, the firewall next, the network last. Order of a stop: the network drains,
-//! the firewall stays as it is.
+//! names) comes first, the firewall next, the network last; when that fails, the rules of before
+//! are back. Order of a stop: the network drains, the firewall stays as it is.
 
 mod about;
 mod apply;
@@ -13,6 +13,7 @@ mod drain;
 mod drops;
 mod expiry;
 mod last_good;
+mod limits;
 mod lists;
 pub mod log;
 mod media;
@@ -39,6 +40,7 @@ use anyhow::{Context as _, Result, bail};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::broadcast,
+    task::JoinSet,
 };
 use tracing::{error, info, warn};
 
@@ -49,7 +51,7 @@ use self::{
     last_good::LastGoodQueue,
     media::Media,
     watch::Watching,
-    xmpp::{Around, Xmpp},
+    xmpp::{Around, Prepared, Xmpp},
 };
 use crate::{
     admin::server::ControlSocket,
@@ -57,17 +59,17 @@ use crate::{
     domain::Domain,
     federation::Policy,
     firewall::{
-        AttachMode, BlockOwner, FirewallHandle, Intent, Owner, OwnerOptions,
+        AttachMode, BlockOwner, FirewallHandle, Intent, Owner, OwnerOptions, StartReport,
         events::{DropEvent, Feed},
     },
     net::{
         Core as _, LineLimiter, crl,
         dns::Resolver,
-        shell::{MediaSink, Shell, ShellHandle, ShellParts},
+        shell::{Listeners, MediaSink, Shell, ShellHandle, ShellParts},
         tls::{Exceptions, TlsStore},
     },
     proxy::{Event, Output, Proxy, ProxyConfig, Secrets},
-    state::{Alarm, Author, Choice, Store, effective},
+    state::{Alarm, Author, Choice, Effective, Store, effective},
     verdicts::{Input, known_partners},
 };
 
@@ -126,29 +128,29 @@ async fn serve(config: Arc<Config>, choice: Choice) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let (daemon, drops) = start(config, choice).await?;
-    let socket = ControlSocket::bind(&daemon.config().paths.run)
-        .context("the control socket cannot be had")?;
-    let control = tokio::spawn(socket.serve(Arc::clone(&daemon)));
-    let tls = tokio::spawn(Arc::clone(&daemon.tls).watch(TLS_WATCH, |loaded| match loaded {
+    let Started { daemon, drops, blocks: block_task, socket } = start(config, choice).await?;
+    let mut control = tokio::spawn(socket.serve(Arc::clone(&daemon)));
+    // What the daemon cannot do without: it ends when one of these panics, and is started again.
+    let mut tasks = JoinSet::new();
+    tasks.spawn(block_task.run(Arc::downgrade(&daemon)));
+    tasks.spawn(Arc::clone(&daemon.tls).watch(TLS_WATCH, |loaded| match loaded {
         Ok(loaded) => info!(access = loaded.access, "new certificates are in use"),
         Err(error) => error!(%error, "new certificate files cannot be used; the old stay"),
     }));
     let alive = Arc::clone(&daemon);
-    let watchdog = tokio::spawn(async move { notify::watchdog(|| alive.alive()).await });
-    let tidying = tokio::spawn(Arc::clone(&daemon).keep_tidy());
-    let addresses = tokio::spawn(Arc::clone(&daemon).keep_last_good());
-    let timing = tokio::spawn(Arc::clone(&daemon).keep_time());
-    let drops = tokio::spawn(log::drops(drops));
-    let ends = tokio::spawn(Arc::clone(&daemon).keep_looking_at_ends());
-    let watched = tokio::spawn(Arc::clone(&daemon).keep_watch_list());
-    let revoked = tokio::spawn(Arc::clone(&daemon).keep_out_revoked());
+    tasks.spawn(async move { notify::watchdog(|| alive.alive()).await });
+    tasks.spawn(Arc::clone(&daemon).keep_tidy());
+    tasks.spawn(Arc::clone(&daemon).keep_last_good());
+    tasks.spawn(Arc::clone(&daemon).keep_time());
+    tasks.spawn(log::drops(drops));
+    tasks.spawn(Arc::clone(&daemon).keep_looking_at_ends());
+    tasks.spawn(Arc::clone(&daemon).keep_watch_list());
+    tasks.spawn(Arc::clone(&daemon).keep_out_revoked());
     let blocks = daemon.blocks.clone();
     let hosts = move |point, addresses| blocks.tell(Input::CrlHost { point, addresses });
-    let fetching =
-        tokio::spawn(crl::run(Arc::clone(&daemon.tls), Arc::clone(&daemon.resolver), hosts));
-    let media = tokio::spawn(Arc::clone(&daemon).keep_media());
-    let streams = tokio::spawn(Arc::clone(&daemon).keep_xmpp());
+    tasks.spawn(crl::run(Arc::clone(&daemon.tls), Arc::clone(&daemon.resolver), hosts));
+    tasks.spawn(Arc::clone(&daemon).keep_media());
+    tasks.spawn(Arc::clone(&daemon).keep_xmpp());
     let ready = format!("federating for {}", daemon.config().domains[0]);
     notify::ready(&ready);
     info!("ready");
@@ -156,10 +158,20 @@ async fn serve(config: Arc<Config>, choice: Choice) -> Result<()> {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
+            () = daemon.firewall.stopped() => {
+                bail!("the firewall's owner has ended; what is loaded stays in force");
+            }
+            ended = &mut control => {
+                bail!("requests are not answered any more ({ended:?}); what is loaded stays in force");
+            }
+            // Some have nothing to do, and end at once.
+            Some(ended) = tasks.join_next() => if let Err(fault) = ended {
+                bail!("a task of the daemon has failed ({fault}); what is loaded stays in force");
+            },
             _ = hangup.recv() => {
                 notify::reloading();
                 if let Err(error) = daemon.reload(&Author::new("SIGHUP", SystemTime::now())).await {
-                    error!(error, "the configuration was not reloaded");
+                    error!(%error, "the configuration was not reloaded");
                 }
                 notify::ready(&ready);
             }
@@ -174,32 +186,29 @@ async fn serve(config: Arc<Config>, choice: Choice) -> Result<()> {
     }
     let drained = daemon.shell.drain(DRAIN).await;
     info!(live_left = drained.live_left, closed = drained.closed, "stopped");
-    watched.abort();
+    tasks.shutdown().await;
     daemon.save_watch_list();
-    addresses.abort();
     daemon.save_last_good();
-    tls.abort();
-    watchdog.abort();
-    drops.abort();
-    tidying.abort();
-    timing.abort();
-    ends.abort();
-    revoked.abort();
-    fetching.abort();
-    media.abort();
-    streams.abort();
+    daemon.changes.before_end();
     Ok(())
 }
 
-async fn start(
-    config: Arc<Config>,
-    choice: Choice,
-) -> Result<(Arc<Daemon>, broadcast::Receiver<DropEvent>)> {
+struct Started {
+    daemon: Arc<Daemon>,
+    drops: broadcast::Receiver<DropEvent>,
+    blocks: BlockTask,
+    socket: ControlSocket,
+}
+
+async fn start(config: Arc<Config>, mut choice: Choice) -> Result<Started> {
     make_folders(&config.paths)?;
     let run_lock = lock(&config.paths.run)?;
+    if let Some(fault) = Changes::before_start(&config, &mut choice) {
+        warn!(fault, "starts with an unconfirmed version are not counted");
+    }
     let (mut store, alarms) = Store::open(&config.paths.state);
     let keep_unclaimed = alarms.iter().any(Alarm::is_a_loss);
-    let mut alarms: Vec<String> = alarms.iter().map(ToString::to_string).collect();
+    let alarms: Vec<String> = alarms.iter().map(ToString::to_string).collect();
     for alarm in &alarms {
         error!(alarm, "ALARM");
     }
@@ -209,6 +218,8 @@ async fn start(
     let secret = secret::secrets(&config)?;
     let tls = Arc::new(TlsStore::load(&config)?);
     let resolver = Resolver::new(&config)?;
+    let listeners = Shell::bind(&config)?;
+    let prepared = Prepared::new(&config, false).map_err(anyhow::Error::msg)?;
     let now_in_force = effective(&config, &store, SystemTime::now());
 
     let mut options = OwnerOptions::new(&config);
@@ -222,6 +233,53 @@ async fn start(
     let plan = Arc::clone(&config);
     let (firewall, report) =
         tokio::task::spawn_blocking(move || Owner::start(options, plan)).await??;
+    let way_back = firewall.clone();
+    let parts = Parts {
+        config,
+        choice,
+        run_lock,
+        store,
+        alarms,
+        secret,
+        tls,
+        resolver,
+        listeners,
+        prepared,
+        now_in_force,
+        firewall,
+        report,
+    };
+    let started = start_network(parts).await;
+    if started.is_err()
+        && let Err(fault) = way_back.former_rules().await
+    {
+        error!(%fault, "ALARM: the rules of before could not be put back");
+    }
+    started
+}
+
+/// What a start has before the network.
+struct Parts {
+    config: Arc<Config>,
+    choice: Choice,
+    run_lock: File,
+    store: Store,
+    alarms: Vec<String>,
+    secret: Secrets,
+    tls: Arc<TlsStore>,
+    resolver: Arc<Resolver>,
+    listeners: Listeners,
+    prepared: Option<Prepared>,
+    now_in_force: Effective,
+    firewall: FirewallHandle,
+    report: StartReport,
+}
+
+async fn start_network(parts: Parts) -> Result<Started> {
+    let Parts { config, choice, run_lock, store, mut alarms, secret, tls, resolver, .. } = parts;
+    let Parts { listeners, prepared, now_in_force, firewall, report, .. } = parts;
+    let mut report = report;
+    report.warnings.extend(limits::descriptors(&config.limits));
     for warning in &report.warnings {
         warn!(warning, "firewall");
     }
@@ -235,12 +293,10 @@ async fn start(
             .filter(|device| device.mode == AttachMode::Generic)
             .map(|device| format!("{}: generic XDP: slow, behind the driver", device.device)),
     );
-    let owner = BlockOwner::Administrator;
-    let administrator = Intent::SetOwnerBlocks { owner, blocks: now_in_force.administrator_blocks };
     // A block that does not fit any more must not keep the appliance down; those that do, hold.
-    if let Err(error) = firewall.apply(vec![administrator]).await {
-        error!(%error, "ALARM");
-        alarms.push(format!("not every block of the store is in force: {error}"));
+    for fault in report.faults {
+        error!(fault, "ALARM");
+        alarms.push(fault);
     }
 
     tls.set_exceptions(Exceptions::of(&now_in_force.federation));
@@ -267,7 +323,7 @@ async fn start(
     let (limiter, media_limiter) = (LineLimiter::default(), LineLimiter::default());
     let sink = blocks.clone();
     let bell = watching.bell();
-    let shell = Shell::start(ShellParts {
+    let shell_parts = ShellParts {
         core: Watched { proxy, blocks: blocks.clone() },
         config: Arc::clone(&config),
         tls: Arc::clone(&tls),
@@ -279,16 +335,18 @@ async fn start(
             bell.event(&event);
         }),
         media: media.clone().map(|media| media as Arc<dyn MediaSink>),
-    })
-    .await?;
+    };
+    let shell = Shell::start(shell_parts, listeners);
     shell.with_core(|_, _, out| out.append(&mut adopted));
     let around = Around { shell: &shell, tls: &tls, resolver: &resolver, blocks: &blocks };
-    let xmpp = Xmpp::start(&config, policy, &around).await.map_err(anyhow::Error::msg)?;
+    let xmpp = prepared.and_then(|prepared| Xmpp::start(prepared, &config, policy, &around));
+    let (feed, drops) = Feed::start(&config.paths.pins, DROP_EVENTS)?;
+    let socket =
+        ControlSocket::bind(&config.paths.run).context("the control socket cannot be had")?;
     let (changes, notes) = tokio::task::block_in_place(|| Changes::after_start(&config, choice));
     for note in notes {
         warn!(note, "configuration");
     }
-    let (feed, drops) = Feed::start(&config.paths.pins, DROP_EVENTS)?;
     let daemon = Arc::new(Daemon {
         drops: Drops::new(feed, &config.paths.state),
         config: RwLock::new(config),
@@ -312,8 +370,7 @@ async fn start(
         changes,
         _run_lock: run_lock,
     });
-    tokio::spawn(task.run(Arc::downgrade(&daemon)));
-    Ok((daemon, drops))
+    Ok(Started { daemon, drops, blocks: task, socket })
 }
 
 impl Daemon {
@@ -378,6 +435,14 @@ impl Daemon {
             let config = self.config();
             tokio::task::block_in_place(|| tidy(&mut self.store(), &config));
             self.last_good.ring();
+            // The wall clock may have been set, and what seemed to be over is not.
+            let now_in_force = effective(&config, &self.store(), SystemTime::now());
+            let (owner, blocks) = (BlockOwner::Administrator, now_in_force.administrator_blocks);
+            if let Err(error) =
+                self.firewall.apply(vec![Intent::SetOwnerBlocks { owner, blocks }]).await
+            {
+                error!(%error, "ALARM: not every block of the store is in force");
+            }
         }
     }
 
@@ -393,7 +458,8 @@ fn policy_of(config: &Config, federation: &Federation) -> Policy {
 
 fn tidy(store: &mut Store, config: &Config) {
     let now = SystemTime::now();
-    if let Err(error) = store.tidy(config, now) {
+    let clock = Instant::now();
+    if let Err(error) = store.tidy(config, now, clock) {
         warn!(%error, "the store was not tidied");
     }
     let federation = effective(config, store, now).federation;
@@ -401,7 +467,7 @@ fn tidy(store: &mut Store, config: &Config) {
     let blocked = federation.blocked_domains.into_iter().map(|entry| entry.domain);
     let allowed = partners.into_iter().map(|entry| entry.domain);
     let wanted: BTreeSet<Domain> = blocked.chain(allowed).collect();
-    store.keep_last_good(|domain| wanted.contains(domain), now);
+    store.keep_last_good(|domain| wanted.contains(domain), clock);
 }
 
 /// One daemon for each run folder: its control socket must not be taken over.

@@ -1,15 +1,15 @@
 //! A changed file is taken over without dropping a connection: whole, or not at all.
 //!
-//! What can fail without a change comes first; then the two steps that change something and can
-//! fail, the firewall (which puts itself back) and the listeners, with a way back; then what cannot
-//! fail. Blocks come last: one that the kernel cannot take is tried again, and is a warning.
+//! What can fail without a change comes first, new listeners among it; then the firewall, which puts
+//! itself back when it fails; then what cannot fail. A block that the kernel cannot take is tried
+//! again, and is a warning. Listeners change last: whom they let in meets the new configuration.
 
 use std::{
     sync::{Arc, PoisonError},
     time::SystemTime,
 };
 
-use super::{Daemon, policy_of, secret, unix_seconds};
+use super::{Daemon, limits, policy_of, secret, unix_seconds};
 use crate::{
     config::Config,
     firewall::{FirewallError, Intent},
@@ -32,44 +32,30 @@ impl Daemon {
             false => Some(tokio::task::block_in_place(|| secret::secrets(&config)).map_err(text)?),
         };
 
+        let listeners = self.shell.bind(&config).await.map_err(text)?;
+        let xmpp = self.prepare_xmpp(&config).await?;
+
         let rules = Intent::SetConfig(Arc::clone(&config));
         self.set_rules(rules, &config).await?;
-        let former = self.tls.exchange(tls);
-        if let Err(error) = self.listen(&config, &old).await {
-            self.tls.exchange(former);
-            return Err(match self.set_rules(Intent::PutBack(Arc::clone(&old)), &old).await {
-                Ok(()) => error,
-                Err(second) => {
-                    format!("{error}; and the former firewall rules are not back yet: {second}")
-                }
-            });
-        }
-
+        self.tls.exchange(tls);
         self.resolver.install(resolver);
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&config);
         let mut proxy_config = ProxyConfig::new(&config, self.secrets(secrets), unix_seconds());
         proxy_config.media.own = crate::net::own_addresses(&config);
         self.shell.with_core(|core, _, _| core.proxy.set_config(proxy_config));
         let blocks = self.enforce().await.err();
+        self.shell.install(listeners).await;
+        if let Some(change) = xmpp {
+            let federation = effective(&config, &self.store(), SystemTime::now()).federation;
+            let policy = Arc::new(policy_of(&config, &federation));
+            self.take_xmpp(change, &config, policy).await;
+        }
         let log = (config.log != old.log)
             .then(|| "[log] takes effect when the daemon is started again".to_owned());
         self.changes.end_shadow();
         let media = crate::firewall::media::warnings(&config);
-        Ok(log.into_iter().chain(blocks).chain(media).collect())
-    }
-
-    /// Listeners of SIP, then of XMPP; those of SIP are put back when XMPP's cannot be had.
-    async fn listen(&self, config: &Arc<Config>, old: &Arc<Config>) -> Result<(), String> {
-        self.shell.rebind(Arc::clone(config)).await.map_err(text)?;
-        let federation = effective(config, &self.store(), SystemTime::now()).federation;
-        let policy = Arc::new(policy_of(config, &federation));
-        let Err(error) = self.take_xmpp(config, policy).await else { return Ok(()) };
-        Err(match self.shell.rebind(Arc::clone(old)).await {
-            Ok(()) => error,
-            Err(second) => {
-                format!("{error}; and the former listeners could not be put back: {second}")
-            }
-        })
+        let limits = limits::descriptors(&config.limits);
+        Ok(log.into_iter().chain(blocks).chain(media).chain(limits).collect())
     }
 
     /// The secrets in force, from now on these where some are given.

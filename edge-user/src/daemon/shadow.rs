@@ -9,7 +9,12 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::{Daemon, apply::text};
-use crate::{admin::protocol::SentFile, apply::Difference, firewall::Intent, state::Author};
+use crate::{
+    admin::protocol::{Fault, SentFile},
+    apply::Difference,
+    firewall::Intent,
+    state::Author,
+};
 
 /// A shadow that counts.
 #[derive(Clone, Debug)]
@@ -29,7 +34,7 @@ impl Daemon {
         file: Option<SentFile>,
         seconds: Option<u64>,
         author: &Author,
-    ) -> Result<Value, String> {
+    ) -> Result<Value, Fault> {
         let _one = self.change.lock().await;
         let sent = file.as_ref().map(|file| file.name.clone());
         let (new, name) = self.text_of(file)?;

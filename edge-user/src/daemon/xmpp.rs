@@ -26,7 +26,7 @@ use crate::{
         dns::Resolver,
         shell::{GatewayLink, ShellHandle},
         tls::TlsStore,
-        xmpp::{StreamInfo, XmppCounts, XmppHandle, XmppParts, XmppShell},
+        xmpp::{Doors, NewDoors, StreamInfo, XmppCounts, XmppHandle, XmppParts, XmppShell},
     },
     proxy::{ConnectionId, Secrets},
     sip::{Limits, Message},
@@ -125,15 +125,42 @@ fn policy(config: &Config, federation: Arc<Policy>) -> Option<XmppPolicy> {
     Some(XmppPolicy { settings, federation })
 }
 
+/// What a start of XMPP needs and might not have: had before anything changes.
+pub(super) struct Prepared {
+    doors: Doors,
+    secrets: Secrets,
+    once: [u8; 32],
+}
+
+impl Prepared {
+    /// `None`: it is not configured.
+    pub(super) fn new(config: &Arc<Config>, draining: bool) -> Result<Option<Self>, String> {
+        if config.services.xmpp.is_none() {
+            return Ok(None);
+        }
+        let secrets = secret::dialback(config).map_err(|error| error.to_string())?;
+        let once = secret::once().map_err(|error| error.to_string())?;
+        let doors = XmppShell::bind(config, draining).map_err(|error| error.to_string())?;
+        Ok(Some(Self { doors, secrets, once }))
+    }
+}
+
+/// What becomes of XMPP with another configuration; what may fail is done.
+pub(super) enum Change {
+    Begins(Prepared),
+    GoesOn(Arc<Xmpp>, NewDoors, Secrets),
+    Ends(Arc<Xmpp>),
+}
+
 impl Xmpp {
     /// Starts it, where it is configured.
-    pub(super) async fn start(
+    pub(super) fn start(
+        Prepared { doors, secrets, once }: Prepared,
         config: &Arc<Config>,
         federation: Arc<Policy>,
         around: &Around<'_>,
-    ) -> Result<Option<Self>, String> {
-        let Some(policy) = policy(config, federation) else { return Ok(None) };
-        let secrets = secret::dialback(config).map_err(|error| error.to_string())?;
+    ) -> Option<Self> {
+        let policy = policy(config, federation)?;
         let now = Instant::now();
         let streams = Streams::new(
             now,
@@ -149,7 +176,7 @@ impl Xmpp {
             GatewayConfig {
                 host: config.fqdn.clone(),
                 policy: policy.clone(),
-                secret: secret::once().map_err(|error| error.to_string())?,
+                secret: once,
                 limits: GatewayLimits::default(),
             },
         );
@@ -164,7 +191,7 @@ impl Xmpp {
         let (refusals, blocks, limiter) =
             (Arc::clone(&seen), around.blocks.clone(), LineLimiter::default());
         let shell = around.shell.clone();
-        let handle = XmppShell::start(XmppParts {
+        let parts = XmppParts {
             core: Site::new(streams, gateway, policy),
             config: Arc::clone(config),
             tls: Arc::clone(around.tls),
@@ -176,8 +203,8 @@ impl Xmpp {
                 keep(&refusals, event);
             }),
             sip: to_sip,
-        });
-        let handle = handle.await.map_err(|error| error.to_string())?;
+        };
+        let handle = XmppShell::start(parts, doors);
         let (link, from_sip) = around.shell.open_gateway(GATEWAY);
         let pumps = [
             tokio::spawn(to_gateway(from_sip, handle.clone())),
@@ -186,12 +213,7 @@ impl Xmpp {
         let listening: Vec<String> =
             handle.listening().iter().map(|(_, _, address)| address.to_string()).collect();
         info!(listening = listening.join(" "), "XMPP is served");
-        Ok(Some(Self { handle, seen, kept, pumps }))
-    }
-
-    /// Takes a changed configuration.
-    pub(super) async fn rebind(&self, config: &Arc<Config>) -> Result<(), String> {
-        self.handle.rebind(Arc::clone(config)).await.map_err(|error| error.to_string())
+        Some(Self { handle, seen, kept, pumps })
     }
 
     /// Puts a policy in force.
@@ -448,35 +470,47 @@ impl Daemon {
         Around { shell, tls, resolver, blocks }
     }
 
-    /// Serves XMPP as this configuration says, or no more. What can fail comes before what ends.
-    pub(super) async fn take_xmpp(
+    /// What another configuration changes in XMPP: what may fail, and changes nothing.
+    pub(super) async fn prepare_xmpp(
         &self,
         config: &Arc<Config>,
-        federation: Arc<Policy>,
-    ) -> Result<(), String> {
+    ) -> Result<Option<Change>, String> {
+        let draining = self.drain_state()["draining"] == true;
         let served = config.services.xmpp.is_some();
-        match self.xmpp() {
+        Ok(match self.xmpp() {
             Some(xmpp) if served => {
                 let secrets = tokio::task::block_in_place(|| secret::dialback(config));
                 let secrets = secrets.map_err(|error| error.to_string())?;
-                xmpp.rebind(config).await?;
-                xmpp.set_own(config, secrets);
-                Ok(())
+                let doors = xmpp.handle.bind(config).await.map_err(|error| error.to_string())?;
+                Some(Change::GoesOn(xmpp, doors, secrets))
             }
-            Some(xmpp) => {
-                *self.xmpp.write().unwrap_or_else(PoisonError::into_inner) = None;
-                xmpp.stop().await;
-                Ok(())
-            }
+            Some(xmpp) => Some(Change::Ends(xmpp)),
             None => {
-                let started = Xmpp::start(config, federation, &self.around()).await?;
-                if let Some(xmpp) = &started
-                    && self.drain_state()["draining"] == true
-                {
-                    xmpp.set_draining(true).await?;
-                }
-                *self.xmpp.write().unwrap_or_else(PoisonError::into_inner) = started.map(Arc::new);
-                Ok(())
+                tokio::task::block_in_place(|| Prepared::new(config, draining))?.map(Change::Begins)
+            }
+        })
+    }
+
+    /// Serves XMPP as this configuration says, or no more.
+    pub(super) async fn take_xmpp(
+        &self,
+        change: Change,
+        config: &Arc<Config>,
+        federation: Arc<Policy>,
+    ) {
+        let set = |xmpp| *self.xmpp.write().unwrap_or_else(PoisonError::into_inner) = xmpp;
+        match change {
+            Change::GoesOn(xmpp, doors, secrets) => {
+                xmpp.handle.install(doors).await;
+                xmpp.set_own(config, secrets);
+            }
+            Change::Ends(xmpp) => {
+                set(None);
+                xmpp.stop().await;
+            }
+            Change::Begins(prepared) => {
+                let started = Xmpp::start(prepared, config, federation, &self.around());
+                set(started.map(Arc::new));
             }
         }
     }

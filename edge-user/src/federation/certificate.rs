@@ -269,7 +269,7 @@ fn sha256(parts: &[&[u8]]) -> [u8; 32] {
 fn printable(text: &str) -> String {
     text.chars()
         .take(MAX_DESCRIPTION)
-        .map(|c| if c.is_control() || c == '"' { '?' } else { c })
+        .map(|c| if c == '"' || !crate::plain::is_plain(c) { '?' } else { c })
         .collect()
 }
 

@@ -41,7 +41,10 @@ pub(super) fn attach(
     allow_generic: bool,
 ) -> Result<(Attached, Vec<String>), FirewallError> {
     let pins = &options.pins;
-    sys::vlan_offload_off(device).map_err(|fault| FirewallError::VlanOffload {
+    // It may have been renamed.
+    let named = sys::device_name(ifindex);
+    let now = named.as_deref().unwrap_or(device);
+    sys::vlan_offload_off(now).map_err(|fault| FirewallError::VlanOffload {
         device: device.to_owned(),
         fault: fault.to_string(),
     })?;
@@ -50,9 +53,11 @@ pub(super) fn attach(
             .map_err(|fault| FirewallError::io(folder.display().to_string(), fault))?;
     }
     let path = egress_folder(pins).join(sys::pin_name(device));
-    let egress = egress::attach(ebpf, &path, device, ifindex, options.without_tcx)?;
+    take_over(&egress_folder(pins), &path, ifindex)?;
+    let egress = egress::attach(ebpf, &path, now, ifindex, options.without_tcx)?;
     let mut warnings = Vec::new();
     let path = link_folder(pins).join(sys::pin_name(device));
+    take_over(&link_folder(pins), &path, ifindex)?;
     let adopted = update(&path, device, ifindex, |link| {
         let xdp: &mut Xdp = program(ebpf, "edge_xdp")?;
         let link = XdpLink::try_from(link).map_err(|e| FirewallError::Load(chain(&e)))?;
@@ -76,6 +81,43 @@ pub(super) fn attach(
         adopted,
     };
     Ok((attached, warnings))
+}
+
+/// The device that the pinned link of this name is on: its index, and what it is called now.
+/// `None`: there is no such link, or its device is gone.
+pub(super) fn held(pins: &Path, device: &str) -> Option<(u32, String)> {
+    let facts = sys::link_facts(&link_folder(pins).join(sys::pin_name(device))).ok()?;
+    let name = sys::device_name(facts.ifindex)?;
+    Some((facts.ifindex, name))
+}
+
+/// A link of ours that is on the device already, under a name it had before, gets this name; one
+/// that has this name and is on another device gets that one's.
+fn take_over(folder: &Path, path: &Path, ifindex: u32) -> Result<(), FirewallError> {
+    let fault = |fault| FirewallError::io(path.display().to_string(), fault);
+    let is_mark = |path: &Path| sys::is_program(path).unwrap_or(false);
+    let on = |path: &Path| {
+        sys::link_facts(path).ok().filter(|_| !is_mark(path)).map(|facts| facts.ifindex)
+    };
+    if is_mark(path) || on(path) == Some(ifindex) {
+        return Ok(());
+    }
+    let other = on(path).and_then(|held| Some((held, sys::device_name(held)?)));
+    // Where several change places, one waits under a name that no device has for its turn.
+    let aside = other.map(|(held, name)| (folder.join(format!("%if{held}")), name));
+    if let Some((aside, _)) = &aside {
+        fs::rename(path, aside).map_err(fault)?;
+    }
+    let same = pinned(folder).into_iter().map(|(_, path)| path);
+    if !path.exists()
+        && let Some(same) = { same }.find(|link| on(link) == Some(ifindex))
+    {
+        fs::rename(same, path).map_err(fault)?;
+    }
+    match aside.map(|(aside, name)| (aside, folder.join(sys::pin_name(&name)))) {
+        Some((aside, now)) if !now.exists() => fs::rename(aside, now).map_err(fault),
+        _ => Ok(()),
+    }
 }
 
 /// Gives a pinned link the new program. `false`: there is no link, or its device is gone.

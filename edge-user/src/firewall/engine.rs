@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fs::File,
     net::IpAddr,
+    path::Path,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -66,10 +67,13 @@ pub(super) struct Engine {
     settings_id: Option<u32>,
     programs_filled: bool,
     links: links::Links,
+    ended: lists::Ended,
     /// The rules that count as a shadow.
     shadow: Option<RuleSet>,
     /// The plan in force is one to come back to after a reboot.
     is_good: bool,
+    /// What was in force before this start.
+    former: Option<(RuleIds, RuleSet)>,
     /// Held as long as this lives.
     _lock: File,
 }
@@ -79,6 +83,8 @@ struct Resolved {
     devices: BTreeMap<u32, Interface>,
     vlans: BTreeMap<(u32, u16), Interface>,
     names: BTreeMap<String, u32>,
+    /// What devices are called now that the configuration knows by another name.
+    renamed: BTreeMap<String, String>,
     missing: Vec<String>,
     /// Devices that cannot be taken, and why.
     faults: Vec<String>,
@@ -94,10 +100,12 @@ impl Engine {
         let is_good = !matches!(rules, Rules::Least(_));
         let mut report = StartReport::default();
         let mut partners = Vec::new();
+        let mut former = None;
         let mut ids = match state::read(&options.state) {
             Ok(None) => RuleIds::default(),
             Ok(Some(kept)) => {
                 partners = kept.plan.partners().to_vec();
+                former = Some((kept.ids.clone(), kept.plan));
                 kept.ids
             }
             Err(_) if !matches!(rules, Rules::Config(_)) => RuleIds::default(),
@@ -117,7 +125,7 @@ impl Engine {
             Rules::LastGood => last_good(&options.state)?.plan,
             Rules::Least(least) => plan::deny_all(&least, &sys::devices())?,
         };
-        let resolved = resolve(&plan, devices)?;
+        let resolved = resolve(&plan, devices, &options.pins)?;
         let (lock, found) = take_pins(&options.pins)?;
         failpoint::enter(Phase::Start);
         let kernel = Kernel::load(&options.pins, &plan, options.debug_log)?;
@@ -149,8 +157,10 @@ impl Engine {
             settings_id,
             programs_filled: false,
             links: links::Links::default(),
+            ended: lists::Ended::default(),
             shadow: None,
             is_good,
+            former,
             _lock: lock,
         };
         if settings.shadow < NO_GENERATION {
@@ -160,9 +170,19 @@ impl Engine {
             engine.carry_over(&mut report)?;
         }
         engine.adopt(&mut report)?;
-        engine.take_administrators_blocks(&plan, &mut report);
+        engine.take_blocks(&plan, &mut report);
         let fresh = engine.ids.changed_since(&before);
-        engine.put_in_force(plan, (&resolved, devices), &fresh, &mut report)?;
+        let done = engine.put_in_force(plan, (&resolved, devices), &fresh, &mut report);
+        let made = failpoint::fails("start-in-force").map_err(FirewallError::Load);
+        if let Err(fault) = done.map(drop).and(made) {
+            // `edge load` has others to try.
+            if devices == Devices::All
+                && let Err(second) = engine.former_rules()
+            {
+                tracing::error!(%second, "ALARM: the rules of before could not be put back");
+            }
+            return Err(fault);
+        }
         if found.former {
             // Every link has the new program now.
             let removed = migrate::remove(&migrate::folder(&engine.options.pins));
@@ -176,11 +196,17 @@ impl Engine {
     }
 
     /// Before the first packet is judged.
-    fn take_administrators_blocks(&mut self, plan: &RuleSet, report: &mut StartReport) {
+    fn take_blocks(&mut self, plan: &RuleSet, report: &mut StartReport) {
         self.table.protect(plan.management.clone());
-        let Some(blocks) = self.options.blocks.take() else { return };
-        if let Err(fault) = self.table.set_owner(&BlockOwner::Administrator, &blocks) {
-            report.faults.push(format!("not every block of the store is in force: {fault}"));
+        let mut owners: BTreeMap<BlockOwner, Vec<BlockRequest>> = BTreeMap::new();
+        for block in std::mem::take(&mut self.options.domain_blocks) {
+            owners.entry(block.owner.clone()).or_default().push(block);
+        }
+        owners.extend(self.options.blocks.take().map(|b| (BlockOwner::Administrator, b)));
+        for (owner, blocks) in owners {
+            if let Err(fault) = self.table.set_owner(&owner, &blocks) {
+                report.faults.push(format!("not every block of the store is in force: {fault}"));
+            }
         }
     }
 
@@ -383,12 +409,14 @@ impl Engine {
         let mut ids = self.ids.clone();
         let mut plan = plan::compile_with(config, &mut ids)?;
         plan.set_partners(self.plan.partners())?;
-        let resolved = resolve(&plan, devices)?;
+        let resolved = resolve(&plan, devices, &self.options.pins)?;
         let fresh = ids.changed_since(&self.ids);
         let before = std::mem::replace(&mut self.ids, ids);
         let former = self.plan.clone();
         let mut report = StartReport::default();
-        match self.put_in_force(plan, (&resolved, devices), &fresh, &mut report) {
+        let done = self.put_in_force(plan, (&resolved, devices), &fresh, &mut report);
+        let made = failpoint::fails("in-force").map_err(FirewallError::Load);
+        match done.and_then(|applied| made.map(|()| applied)) {
             Ok(applied) => add(total, applied),
             Err(fault) => {
                 self.ids = before;
@@ -406,13 +434,22 @@ impl Engine {
         Ok(())
     }
 
+    /// The daemon does not come up with the rules that its start has put in force.
+    pub fn former_rules(&mut self) -> Result<(), FirewallError> {
+        let Some((ids, plan)) = self.former.take().filter(|(_, plan)| *plan != self.plan) else {
+            return Ok(());
+        };
+        self.ids = ids;
+        self.put_back(plan).map_err(FirewallError::Load)
+    }
+
     /// A configuration failed half-way: what was in force before it is again, and devices that it
     /// had taken are let go.
     fn put_back(&mut self, former: RuleSet) -> Result<(), String> {
         failpoint::fails("put-back")?;
         let mut report = StartReport::default();
         let devices = Devices::Possible;
-        resolve(&former, devices)
+        resolve(&former, devices, &self.options.pins)
             .and_then(|resolved| self.put_in_force(former, (&resolved, devices), &[], &mut report))
             .map_err(|fault| fault.to_string())?;
         match report.faults.is_empty() {
@@ -496,6 +533,7 @@ impl Engine {
             }
         }
         report.faults.extend_from_slice(&resolved.faults);
+        report.warnings.extend(resolved.renamed.iter().map(|(now, device)| renamed(device, now)));
         for (device, ifindex) in &resolved.names {
             // Where the other choice is none, the slow way is better.
             let allow_generic = plan.allow_generic || devices == Devices::Possible;
@@ -556,9 +594,14 @@ impl Engine {
         let flags = self.settings.flags | self.table.flags();
         self.write_settings(Settings { flags, block_epoch: 0, ..self.settings })?;
         let applied = self.table.flush(sys::now(), &mut self.kernel.blocks)?;
-        let flags = self.plan.flags | self.in_use | self.table.flags();
+        let flags = self.flags();
         self.write_settings(Settings { flags, block_epoch: block_epoch(), ..self.settings })?;
         Ok(applied)
+    }
+
+    /// The settings' flags: what the rules, calls of before and blocks ask for.
+    fn flags(&self) -> u32 {
+        self.plan.flags | self.in_use | self.table.flags()
     }
 
     fn write_settings(&mut self, settings: Settings) -> Result<(), FirewallError> {
@@ -593,17 +636,28 @@ fn add(total: &mut Applied, more: Applied) {
     total.removed += more.removed;
 }
 
-fn resolve(plan: &RuleSet, wanted: Devices) -> Result<Resolved, FirewallError> {
+/// A device that was renamed is known by the link that it has: taking it for gone would end what
+/// is enforced on it.
+fn resolve(plan: &RuleSet, wanted: Devices, pins: &Path) -> Result<Resolved, FirewallError> {
+    let is_named =
+        |device: &str| plan.interfaces.iter().any(|interface| interface.device == device);
     let mut resolved = Resolved {
         devices: BTreeMap::new(),
         vlans: BTreeMap::new(),
         names: BTreeMap::new(),
+        renamed: BTreeMap::new(),
         missing: Vec::new(),
         faults: Vec::new(),
     };
     for interface in &plan.interfaces {
         let device = &interface.device;
-        let Some(ifindex) = sys::ifindex(device) else {
+        let held = || attach::held(pins, device).filter(|(_, now)| !is_named(now));
+        let found = sys::ifindex(device).or_else(|| {
+            let (ifindex, now) = held()?;
+            resolved.renamed.insert(now, device.clone());
+            Some(ifindex)
+        });
+        let Some(ifindex) = found else {
             if wanted == Devices::All && !interface.optional {
                 return Err(FirewallError::NoDevice { device: device.clone() });
             }
@@ -645,9 +699,19 @@ fn resolve(plan: &RuleSet, wanted: Devices) -> Result<Resolved, FirewallError> {
     Ok(resolved)
 }
 
+/// A device that is enforced under a name that it has no more.
+fn renamed(device: &str, now: &str) -> String {
+    format!(
+        "device `{device}` is called `{now}` now: its rules stay in force until it goes; name it \
+         in the file as it is called"
+    )
+}
+
 /// Devices that are up and that the firewall does not see.
 fn unconfigured(resolved: &Resolved) -> Vec<String> {
-    let open = sys::devices_up().into_iter().filter(|name| !resolved.names.contains_key(name));
+    let known =
+        |name: &String| resolved.names.contains_key(name) || resolved.renamed.contains_key(name);
+    let open = sys::devices_up().into_iter().filter(|name| !known(name));
     open.map(|name| {
         format!(
             "device `{name}` is up and not configured: the firewall does not see its traffic; \

@@ -21,7 +21,10 @@ use super::{
     shape, state, sys,
     watch::{Heard, LinkWatch},
 };
-use crate::config::{Config, Least};
+use crate::{
+    config::{Config, Least},
+    failpoint,
+};
 
 /// Requests that may wait for the owner.
 const WAITING: usize = 1024;
@@ -48,6 +51,8 @@ pub struct OwnerOptions {
     /// The administrators' blocks to begin with, in force before any rule lets anybody in; `None`:
     /// those that the kernel holds.
     pub blocks: Option<Vec<BlockRequest>>,
+    /// Blocks of domains to begin with, until whoever follows the domains says what holds.
+    pub domain_blocks: Vec<BlockRequest>,
     /// Attach at egress as on kernels before 6.6, also where there is a better way: for tests.
     pub without_tcx: bool,
 }
@@ -64,6 +69,7 @@ impl OwnerOptions {
             without_tcx: false,
             partners: None,
             blocks: None,
+            domain_blocks: Vec::new(),
         }
     }
 }
@@ -84,7 +90,6 @@ impl Owner {
         let links = LinkWatch::open();
         let (pins, plan) = (options.pins.clone(), Arc::clone(&config));
         let (engine, mut report) = Engine::start(options, Rules::Config(config), Devices::All)?;
-        report.warnings.append(&mut report.faults);
         report.warnings.extend(report.missing.iter().map(|device| {
             format!("device `{device}` does not exist yet: it is optional, and awaited")
         }));
@@ -126,6 +131,7 @@ enum Request {
     Lists(Answer<Vec<Arc<List>>>),
     Outlook(String, Answer<Outlook>),
     SetList(String, Option<Arc<List>>, Answer<Applied>),
+    Former(Answer<()>),
 }
 
 /// A list on its way into the kernel, or out of it.
@@ -206,7 +212,7 @@ async fn run(
         if let Some(left) = lists.next(&engine) {
             wait = wait.min(left);
         }
-        if let Some(left) = engine.next_look() {
+        for left in [engine.next_look(), engine.next_look_at_lists()].into_iter().flatten() {
             wait = wait.min(left);
         }
         let next = tokio::select! {
@@ -217,6 +223,9 @@ async fn run(
             }
         };
         engine.look_again();
+        if matches!(next, Ok(Some(_))) {
+            failpoint::panics("owner");
+        }
         // An answer that nobody waits for any more is no fault.
         match next {
             Ok(None) => return,
@@ -238,6 +247,9 @@ async fn run(
             }
             Ok(Some(Request::SetList(name, new, answer))) => {
                 lists.begin(&mut engine, &name, new, answer);
+            }
+            Ok(Some(Request::Former(answer))) => {
+                let _ = answer.send(engine.former_rules());
             }
             Err(_) => {}
         }
@@ -363,6 +375,17 @@ impl FirewallHandle {
         list: Option<Arc<List>>,
     ) -> Result<Applied, FirewallError> {
         self.ask_blocking(|answer| Request::SetList(name.to_owned(), list, answer))
+    }
+
+    /// The start of the daemon fails after all: puts the rules of before back in force, if others
+    /// were.
+    pub async fn former_rules(&self) -> Result<(), FirewallError> {
+        self.ask(Request::Former).await
+    }
+
+    /// Waits until the owner's thread has ended, which it does by itself only after a fault.
+    pub async fn stopped(&self) {
+        self.sender.closed().await;
     }
 
     async fn ask<T>(&self, request: impl FnOnce(Answer<T>) -> Request) -> Result<T, FirewallError> {

@@ -12,7 +12,9 @@
 mod about;
 mod disk;
 mod effective;
+pub(crate) mod grace;
 mod kept;
+mod last_good;
 mod versions;
 
 #[cfg(test)]
@@ -20,14 +22,14 @@ mod tests;
 
 use std::{
     collections::BTreeMap,
-    net::IpAddr,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use self::grace::Grace;
 use crate::{
     config::{AllowedDomain, BlockedDomain, Config},
     domain::Domain,
@@ -38,6 +40,7 @@ pub use about::{AddressRecord, BY_DNS, DomainRecord, about};
 pub use disk::Alarm;
 pub use effective::{Difference, DifferenceKind, Effective, effective};
 pub use kept::{Kept, KeptFile};
+pub use last_good::{LastGood, Unwritten};
 pub use versions::{
     Choice, MAX_VERSIONS, Moment, Pending, Version, VersionError, Versions, choose,
 };
@@ -48,8 +51,6 @@ pub const MAX_DOMAINS: usize = 20_000;
 pub const MAX_BLOCKS: usize = 50_000;
 /// Addresses remembered for one domain.
 pub const MAX_ADDRESSES: usize = 64;
-/// Last good addresses are kept so long after their domain is no partner and not blocked any more.
-pub const UNWANTED: Duration = Duration::from_secs(24 * 3600);
 /// A comment, or who made a change, is at most this long.
 const MAX_WORDS: usize = 256;
 
@@ -134,20 +135,18 @@ pub struct AdministratorBlock {
     pub author: Author,
 }
 
+impl AdministratorBlock {
+    /// Its time is over at `now`, in seconds since 1970.
+    fn is_over(&self, now: u64) -> bool {
+        self.expires_at.is_some_and(|end| end <= now)
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Changes {
     domains: BTreeMap<Domain, DomainEntry>,
     blocks: BTreeMap<IpNet, AdministratorBlock>,
-}
-
-/// The last answer of DNS that could be used.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LastGood {
-    /// At most [`MAX_ADDRESSES`].
-    pub addresses: Vec<IpAddr>,
-    /// Seconds since 1970 when it came.
-    pub at: u64,
 }
 
 /// Why a change was not made. Nothing is changed then, in memory or on disk, but for
@@ -255,24 +254,10 @@ pub struct Store {
     last_good: BTreeMap<Domain, LastGood>,
     last_good_writable: bool,
     last_good_unwritten: bool,
-    /// Since when nobody has wanted a domain's last good addresses.
-    unwanted_since: BTreeMap<Domain, SystemTime>,
-}
-
-/// Last good addresses that are to be written, away from the store's lock.
-#[derive(Debug)]
-pub struct Unwritten {
-    path: PathBuf,
-    map: BTreeMap<Domain, LastGood>,
-}
-
-impl Unwritten {
-    /// Waits for the disk. When it does not take them, [`Store::last_good_not_written`] has them
-    /// tried again.
-    pub fn write(self) -> Result<(), StoreError> {
-        let Self { path, map } = self;
-        disk::write(&path, &map).map_err(|error| StoreError::Write { path, error })
-    }
+    /// Domains whose last good addresses nobody wants.
+    unwanted: Grace<Domain>,
+    /// Administrator's blocks whose time is over.
+    ended: Grace<IpNet>,
 }
 
 impl Store {
@@ -284,7 +269,8 @@ impl Store {
         let changes =
             disk::read_copied(&directory.join(CHANGES), Changes::is_within_bounds, &mut alarms);
         let fits = |map: &BTreeMap<Domain, LastGood>| {
-            map.len() <= MAX_DOMAINS && map.values().all(|l| l.addresses.len() <= MAX_ADDRESSES)
+            let few = |l: &LastGood| l.addresses.len().max(l.blocked.len()) <= MAX_ADDRESSES;
+            map.len() <= MAX_DOMAINS && map.values().all(few)
         };
         let (last_good, last_good_writable) =
             disk::read(&directory.join(ADDRESSES), fits, &mut alarms);
@@ -318,7 +304,8 @@ impl Store {
             last_good: BTreeMap::new(),
             last_good_writable: false,
             last_good_unwritten: false,
-            unwanted_since: BTreeMap::new(),
+            unwanted: Grace::default(),
+            ended: Grace::default(),
         }
     }
 
@@ -503,6 +490,10 @@ impl Store {
         };
         self.change(|changes| {
             changes.blocks.insert(prefix, block);
+            if changes.blocks.len() > MAX_BLOCKS {
+                // Those whose time is over make room.
+                changes.blocks.retain(|_, block| !block.is_over(author.at));
+            }
             Ok(())
         })
     }
@@ -519,13 +510,20 @@ impl Store {
         })
     }
 
-    /// Takes out what has no meaning any more: blocks past their expiry, and hidings of blocks
-    /// that the file no longer has (a block that comes back to the file later shall hold). To be
-    /// called at start, after a reload and now and then. `true`: something went.
-    pub fn tidy(&mut self, config: &Config, now: SystemTime) -> Result<bool, StoreError> {
+    /// Takes out what has no meaning any more: blocks past their expiry, some time after it, and
+    /// hidings of blocks that the file no longer has (a block that comes back to the file later
+    /// shall hold). To be called at start, after a reload and now and then. `true`: something went.
+    pub fn tidy(
+        &mut self,
+        config: &Config,
+        now: SystemTime,
+        clock: Instant,
+    ) -> Result<bool, StoreError> {
         let before = self.changes.clone();
+        let ended = self.changes.blocks.iter().filter(|(_, block)| block.is_over(unix(now)));
+        let gone = self.ended.over(ended.map(|(prefix, _)| *prefix), clock);
         self.change(|changes| {
-            changes.blocks.retain(|_, block| block.expires_at.is_none_or(|end| end > unix(now)));
+            changes.blocks.retain(|prefix, _| !gone.contains(prefix));
             for (domain, entry) in &mut changes.domains {
                 let hides = |s: &Said<Blockage>| s.what == Blockage::Unblocked;
                 if entry.blockage.as_ref().is_some_and(hides) && !file_blocks(config, domain) {
@@ -544,9 +542,8 @@ impl Store {
 
     /// Administrator's blocks that hold at `now`, as the firewall wants them.
     pub fn block_requests(&self, now: SystemTime) -> Vec<BlockRequest> {
-        let holds = |b: &AdministratorBlock| b.expires_at.is_none_or(|end| end > unix(now));
         self.blocks()
-            .filter(|(_, block)| holds(block))
+            .filter(|(_, block)| !block.is_over(unix(now)))
             .map(|(prefix, block)| BlockRequest {
                 prefix: *prefix,
                 owner: BlockOwner::Administrator,
@@ -556,68 +553,6 @@ impl Store {
                     .and_then(|end| UNIX_EPOCH.checked_add(Duration::from_secs(end))),
             })
             .collect()
-    }
-
-    /// Last good addresses of every blocked domain that had some.
-    pub fn last_good(&self) -> &BTreeMap<Domain, LastGood> {
-        &self.last_good
-    }
-
-    /// Remembers a domain's good addresses, in any order; to be written by [`Self::unwritten`].
-    /// `true`: they differ from what was there.
-    pub fn set_last_good(
-        &mut self,
-        domain: &Domain,
-        addresses: &[IpAddr],
-        at: SystemTime,
-    ) -> Result<bool, StoreError> {
-        let mut addresses: Vec<IpAddr> = addresses.iter().take(MAX_ADDRESSES).copied().collect();
-        addresses.sort_unstable();
-        if self.last_good.get(domain).is_some_and(|l| l.addresses == addresses) {
-            return Ok(false);
-        }
-        if self.last_good.len() >= MAX_DOMAINS && !self.last_good.contains_key(domain) {
-            // Those that nobody wants any more make room.
-            let unwanted = std::mem::take(&mut self.unwanted_since);
-            self.last_good.retain(|domain, _| !unwanted.contains_key(domain));
-            if self.last_good.len() >= MAX_DOMAINS {
-                return Err(StoreError::Full("addresses of domains"));
-            }
-        }
-        self.last_good.insert(domain.clone(), LastGood { addresses, at: unix(at) });
-        self.last_good_unwritten = true;
-        Ok(true)
-    }
-
-    /// Forgets the addresses of domains that these have not been for [`UNWANTED`]: what an
-    /// administrator takes back within that time finds them. To be written by [`Self::unwritten`].
-    pub fn keep_last_good(&mut self, keep: impl Fn(&Domain) -> bool, now: SystemTime) {
-        self.unwanted_since.retain(|domain, _| !keep(domain));
-        for domain in self.last_good.keys().filter(|domain| !keep(domain)) {
-            self.unwanted_since.entry(domain.clone()).or_insert(now);
-        }
-        let ended = |since: &SystemTime| now.duration_since(*since).is_ok_and(|t| t >= UNWANTED);
-        let before = self.last_good.len();
-        self.last_good.retain(|domain, _| !self.unwanted_since.get(domain).is_some_and(ended));
-        self.unwanted_since.retain(|_, since| !ended(since));
-        self.last_good_unwritten |= self.last_good.len() < before;
-    }
-
-    /// Last good addresses that are not on the disk, to be written now.
-    pub fn unwritten(&mut self) -> Result<Option<Unwritten>, StoreError> {
-        if !std::mem::take(&mut self.last_good_unwritten) {
-            return Ok(None);
-        }
-        let path = self.directory.join(ADDRESSES);
-        if !self.last_good_writable {
-            return Err(StoreError::ReadOnly(path));
-        }
-        Ok(Some(Unwritten { path, map: self.last_good.clone() }))
-    }
-
-    /// What [`Self::unwritten`] gave did not reach the disk.
-    pub fn last_good_not_written(&mut self) {
-        self.last_good_unwritten = true;
     }
 }
 

@@ -1,8 +1,8 @@
 //! What holds after which change; and what becomes of a store that is not whole.
 
-use std::{os::unix::fs::PermissionsExt, time::UNIX_EPOCH};
+use std::{net::IpAddr, os::unix::fs::PermissionsExt};
 
-use super::*;
+use super::{grace::GRACE, *};
 use crate::{
     config::{
         HostingProvider, PeerOptions, Pin, Verification,
@@ -293,8 +293,14 @@ fn blocks_end_by_the_wall_clock_and_are_tidied_away() {
     assert_eq!(requests[0].comment.as_deref(), Some("scans[31m"));
     assert_eq!(requests[0].expires_at, Some(at(100)));
     assert_eq!(store.block_requests(at(100)).len(), 1);
-    assert!(store.tidy(&config, at(100)).unwrap());
-    assert!(!store.tidy(&config, at(100)).unwrap());
+    // A clock that is wrong for a moment takes nothing away for good.
+    let clock = Instant::now();
+    assert!(!store.tidy(&config, at(1_000_000_000), clock).unwrap());
+    assert_eq!(store.block_requests(at(99)).len(), 2);
+    assert!(!store.tidy(&config, at(99), clock + GRACE).unwrap());
+    assert!(!store.tidy(&config, at(100), clock + GRACE).unwrap());
+    assert!(store.tidy(&config, at(100), clock + 2 * GRACE).unwrap());
+    assert!(!store.tidy(&config, at(100), clock + 2 * GRACE).unwrap());
     assert_eq!(store.blocks().count(), 1);
     store.block_remove(&config, b).unwrap();
     assert_eq!(Store::open(&folder.0).0.blocks().count(), 0);
@@ -308,9 +314,10 @@ fn a_hidden_block_that_comes_back_to_the_file_holds_again() {
     let mut without = file();
     without.federation.blocked_domains.clear();
     store.domain_unblock(&with, &name("bad.example"), &admin()).unwrap();
-    store.tidy(&with, at(0)).unwrap();
+    let clock = Instant::now();
+    store.tidy(&with, at(0), clock).unwrap();
     assert_eq!(holds(&with, &store).1, ["worse.example"]);
-    store.tidy(&without, at(0)).unwrap();
+    store.tidy(&without, at(0), clock).unwrap();
     assert_eq!(holds(&with, &store).1, ["bad.example", "worse.example"]);
 }
 
@@ -510,10 +517,11 @@ fn a_change_that_cannot_be_written_holds_and_is_written_later() {
     assert!(store.unkept().is_some_and(|why| why.contains("changes.json")));
     // What is refused changes nothing of that.
     store.domain_unblock(&config, &name("c.example"), &admin()).unwrap_err();
-    assert!(store.tidy(&config, at(0)).unwrap_err().is_in_force());
+    let clock = Instant::now();
+    assert!(store.tidy(&config, at(0), clock).unwrap_err().is_in_force());
     // The disk is there again.
     std::fs::create_dir_all(&below).unwrap();
-    store.tidy(&config, at(0)).unwrap();
+    store.tidy(&config, at(0), clock).unwrap();
     assert_eq!(store.unkept(), None);
     assert_eq!(everything(&Store::open(&below).0), before);
 }
@@ -535,16 +543,28 @@ fn last_good_addresses_are_kept_bounded_and_forgotten_with_their_domain() {
     turned.reverse();
     assert!(!store.set_last_good(&name("bad.example"), &turned, at(7)).unwrap());
     assert!(store.unwritten().unwrap().is_none());
+    // Which of them are blocked is kept beside them.
+    store.set_blocked_at(&name("bad.example"), &[many[3], many[1]]).unwrap();
+    store.unwritten().unwrap().unwrap().write().unwrap();
+    store.set_blocked_at(&name("bad.example"), &[many[1], many[3]]).unwrap();
+    assert!(store.unwritten().unwrap().is_none());
+    let peeked = Store::peek(&folder.0).0;
+    let blocks = peeked.domain_blocks(&[block("bad.example", false), block("b.example", true)]);
+    let owner = BlockOwner::Domain(name("bad.example"));
+    assert!(blocks.iter().all(|block| block.owner == owner));
+    let prefixes: Vec<IpNet> = blocks.iter().map(|block| block.prefix).collect();
+    assert_eq!(prefixes, [IpNet::from(many[1]), IpNet::from(many[3])]);
+    assert!(peeked.domain_blocks(&[]).is_empty());
     // Whoever takes a change back within a day finds them.
     let wanted = |domain: &Domain| domain.as_str() == "worse.example";
-    let day = UNWANTED.as_secs();
-    store.keep_last_good(wanted, at(100));
-    store.keep_last_good(wanted, at(99 + day));
+    let (clock, second) = (Instant::now(), Duration::from_secs(1));
+    store.keep_last_good(wanted, clock);
+    store.keep_last_good(wanted, clock + GRACE - second);
     assert_eq!(store.last_good().len(), 2);
-    store.keep_last_good(|_| true, at(99 + day));
-    store.keep_last_good(wanted, at(100 + day));
+    store.keep_last_good(|_| true, clock + GRACE - second);
+    store.keep_last_good(wanted, clock + GRACE);
     assert!(store.unwritten().unwrap().is_none());
-    store.keep_last_good(wanted, at(100 + 2 * day));
+    store.keep_last_good(wanted, clock + 2 * GRACE);
     store.unwritten().unwrap().unwrap().write().unwrap();
     assert_eq!(Store::open(&folder.0).0.last_good().len(), 1);
     // What the disk did not take is tried again.

@@ -46,7 +46,14 @@ pub struct Pending {
     pub boot: String,
     /// Milliseconds since that boot when its time is over.
     pub until_milliseconds: u64,
+    /// Starts of the daemon with it since the last that ended in order.
+    #[serde(default)]
+    pub starts: u32,
 }
+
+/// So often the daemon is started with a version that waits, until it is taken for what keeps it
+/// from running.
+const MAX_STARTS: u32 = 2;
 
 impl Pending {
     /// What is left of its time. `None`: it is over.
@@ -300,7 +307,9 @@ pub fn choose(versions: &Versions, file: String, now: &Moment, settled: bool) ->
         );
         return plain(file, Some(note));
     }
+    let keeps_failing = pending.starts >= MAX_STARTS;
     if !settled
+        && !keeps_failing
         && pending.left(now).is_some()
         && let Ok(new) = &new
     {
@@ -420,7 +429,8 @@ mod tests {
             let versions = kept(&folder, &["old", "new"]);
             assert_eq!(choose(&versions, file.to_owned(), &at(0), settled).text, file);
             let Moment { boot: this, milliseconds: until } = at(10_000);
-            let pending = Pending { version: 2, former: 1, boot: this, until_milliseconds: until };
+            let pending =
+                Pending { version: 2, former: 1, boot: this, until_milliseconds: until, starts: 0 };
             versions.set_pending(Some(&pending)).unwrap();
             let now = Moment { boot: boot.to_owned(), milliseconds };
             let choice = choose(&versions, file.to_owned(), &now, settled);
@@ -434,11 +444,31 @@ mod tests {
     }
 
     #[test]
+    fn a_version_that_keeps_the_daemon_from_running_gives_way_before_its_time_is_over() {
+        let folder = Folder::new();
+        let versions = kept(&folder, &["old", "new"]);
+        let boot = "this".to_owned();
+        for (starts, taken) in [(0, "new"), (1, "new"), (2, "old"), (3, "old")] {
+            let (boot, until_milliseconds) = (boot.clone(), 10_000);
+            let pending = Pending { version: 2, former: 1, boot, until_milliseconds, starts };
+            versions.set_pending(Some(&pending)).unwrap();
+            let choice = choose(&versions, "new".to_owned(), &at(1), false);
+            assert_eq!(choice.text, taken, "{starts}");
+            assert_eq!(choice.restore_file, taken == "old", "{starts}");
+        }
+    }
+
+    #[test]
     fn what_is_damaged_around_a_pending_version_never_hinders_a_start() {
         let folder = Folder::new();
         let versions = kept(&folder, &["old", "new"]);
-        let pending =
-            Pending { version: 2, former: 1, boot: "this".to_owned(), until_milliseconds: 10_000 };
+        let pending = Pending {
+            version: 2,
+            former: 1,
+            boot: "this".to_owned(),
+            until_milliseconds: 10_000,
+            starts: 0,
+        };
         versions.set_pending(Some(&pending)).unwrap();
         std::fs::write(versions.file(2), "x").unwrap();
         let choice = choose(&versions, "old".to_owned(), &at(1), false);
@@ -458,8 +488,13 @@ mod tests {
         let now = Moment::now();
         assert!(!now.boot.is_empty() && now.milliseconds > 0);
         let end = now.clone().after(Duration::from_secs(2));
-        let pending =
-            Pending { version: 2, former: 1, boot: end.boot, until_milliseconds: end.milliseconds };
+        let pending = Pending {
+            version: 2,
+            former: 1,
+            boot: end.boot,
+            until_milliseconds: end.milliseconds,
+            starts: 0,
+        };
         assert_eq!(pending.left(&now), Some(Duration::from_secs(2)));
     }
 }

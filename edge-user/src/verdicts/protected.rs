@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use crate::{
     config::{Config, Federation, Host, InsideServer, NextHop, Transport},
     domain::Domain,
+    federation::usable,
     xmpp::settings::XmppPartner,
 };
 
@@ -68,6 +69,12 @@ pub struct Setting {
 }
 
 impl Setting {
+    /// Whether an address may be blocked, by what the configuration itself says.
+    pub fn may_block(&self, address: IpAddr) -> bool {
+        usable(address, &self.own, &self.federation.allow_addresses).is_ok()
+            && !self.fixed.iter().any(|(prefix, _)| prefix.contains(&address))
+    }
+
     /// From the configuration, and the lists in force. More addresses of ours (those of the
     /// interfaces) may be added to `own`.
     pub fn new(config: &Config, federation: Federation) -> Self {

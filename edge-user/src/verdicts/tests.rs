@@ -236,6 +236,17 @@ fn the_configuration_s_addresses_are_protected() {
     let fixed: Vec<String> = setting.fixed.iter().map(|(n, p)| format!("{n} {p:?}")).collect();
     assert_eq!(fixed, ["192.0.2.0/28 Management", "192.0.2.53/32 DnsServer"]);
     assert_eq!(setting.next_hops.len(), 1);
+    // At boot there is no more to go by than that.
+    for (address, may) in [
+        ("8.8.8.8", true),
+        ("2600::1", true),
+        ("192.0.2.5", false),
+        ("192.0.2.53", false),
+        ("203.0.113.10", false),
+        ("10.1.2.3", false),
+    ] {
+        assert_eq!(setting.may_block(ip(address)), may, "{address}");
+    }
 }
 
 #[test]

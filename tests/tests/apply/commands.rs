@@ -1,6 +1,8 @@
 //! `edge apply` and its kin against a running daemon.
 
 use std::{
+    io::{ErrorKind, Read as _},
+    net::{SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -8,22 +10,27 @@ use std::{
 use edge_tests::lab::{
     Lab,
     config::EdgeConfig,
-    daemon::{Answer, Edge},
+    daemon::{self, Answer, Edge},
     layout::Site,
 };
+use edge_user::firewall::inspect;
 use serde_json::Value;
 
 struct Bench {
     edge: Edge,
-    _lab: Lab,
+    lab: Lab,
 }
 
 impl Bench {
     fn new(tag: &str) -> Self {
+        Self::with(tag, |config| config)
+    }
+
+    fn with(tag: &str, change: impl Fn(EdgeConfig) -> EdgeConfig) -> Self {
         let lab = Lab::raise(tag).unwrap();
         let ids = &lab.identities;
-        let config = EdgeConfig::new(Site::Contoso, &ids.contoso, &ids.trust);
-        Self { edge: Edge::start(&lab, config).unwrap(), _lab: lab }
+        let config = change(EdgeConfig::new(Site::Contoso, &ids.contoso, &ids.trust));
+        Self { edge: Edge::start(&lab, config).unwrap(), lab }
     }
 
     /// A file beside the configured one, with a rule more.
@@ -274,23 +281,19 @@ fn kill_9_between_the_steps_on_the_disk_leaves_one_whole_configuration() {
     }
 }
 
-/// The listeners of a configuration cannot be had, and the kernel does not take the former rules
-/// at once: that is said, and tried until it does.
+/// The kernel takes the rules of a configuration only in part, and the former ones not at once:
+/// that is said, and tried until it does.
 #[test]
 fn rules_that_could_not_be_put_back_are_told_and_tried_again() {
     let mut bench = Bench::new("unsettled");
     bench.edge.stop().unwrap();
-    bench.edge.environment = vec![("EDGE_FAIL_AT".to_owned(), "put-back:1".to_owned())];
+    let fails = "in-force:1,put-back:1";
+    bench.edge.environment = vec![("EDGE_FAIL_AT".to_owned(), fails.to_owned())];
     bench.edge.run().unwrap();
     let file = bench.file_with("extra", 7000);
-    let text = std::fs::read_to_string(&file).unwrap();
-    // Nobody has this address.
-    let (before, after) = text.split_once("[service.access]").unwrap();
-    let after = after.replacen("listen = [", "listen = [\"198.18.7.7:5061\"] # ", 1);
-    std::fs::write(&file, format!("{before}[service.access]{after}")).unwrap();
     let refused = bench.edge.command(&["apply", path(&file)]).unwrap();
     assert_eq!(refused.code, 1, "{}", refused.stderr);
-    assert!(refused.stderr.contains("are not back yet"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("could not be put back"), "{}", refused.stderr);
     assert!(bench.has_rule("extra"), "the kernel has the new rules");
     let status = bench.edge.command(&["status"]).unwrap().stdout;
     assert!(status.contains("ALARM     the rules in force"), "{status}");
@@ -300,5 +303,196 @@ fn rules_that_could_not_be_put_back_are_told_and_tried_again() {
     while bench.has_rule("extra") || wrong() {
         assert!(began.elapsed() < Duration::from_secs(60), "{}", bench.edge.log());
         std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// `edge run` to its own end, with this in its environment.
+fn ended_run(bench: &Bench, variable: &str, value: &str) -> std::process::Output {
+    let mut command = bench.edge.namespace().command(daemon::binary().unwrap());
+    command.args(["run", "-c"]).arg(bench.edge.file()).env(variable, value);
+    command.output().unwrap()
+}
+
+#[test]
+fn an_unconfirmed_version_that_keeps_the_daemon_from_running_gives_way() {
+    let mut bench = Bench::new("failing");
+    let file = bench.file_with("extra", 7000);
+    bench.run(&["apply", path(&file), "--confirm", "1h"]);
+    bench.edge.kill().unwrap();
+    for _ in 0..2 {
+        assert_eq!(ended_run(&bench, "EDGE_KILL_AT", "start:3").status.code(), None, "killed");
+    }
+    bench.edge.run().unwrap();
+    assert!(!bench.has_rule("extra"), "the former version is in force");
+    assert!(!bench.file_has("extra"));
+    // One that was ended in order is not counted.
+    bench.run(&["apply", path(&file), "--confirm", "1h"]);
+    for _ in 0..3 {
+        bench.edge.stop().unwrap();
+        bench.edge.run().unwrap();
+        assert!(bench.has_rule("extra"));
+    }
+}
+
+#[test]
+fn a_start_that_fails_late_leaves_the_rules_of_before() {
+    let mut bench = Bench::new("late");
+    bench.edge.stop().unwrap();
+    let socket = bench.edge.dir().join("run/control.sock");
+    let old = std::fs::read_to_string(bench.edge.file()).unwrap();
+    let new = std::fs::read_to_string(bench.file_with("extra", 7000)).unwrap();
+    std::fs::write(bench.edge.file(), new).unwrap();
+    let taken = SocketAddr::new(Site::Contoso.v4().into(), 5061);
+    let holder = bench.edge.namespace().run(|| TcpListener::bind(taken).unwrap()).unwrap();
+    let fails = |variable, value| {
+        let output = ended_run(&bench, variable, value);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(!bench.has_rule("extra"), "the rules of before are in force");
+    };
+    fails("NO_COLOR", "1");
+    drop(holder);
+    // The new rules are in force already when these fail.
+    fails("EDGE_FAIL_AT", "start-in-force:1");
+    std::fs::create_dir(&socket).unwrap();
+    fails("NO_COLOR", "1");
+    fails("NO_COLOR", "1");
+    std::fs::remove_dir(&socket).unwrap();
+    bench.edge.run().unwrap();
+    assert!(bench.has_rule("extra"));
+    std::fs::write(bench.edge.file(), old).unwrap();
+}
+
+#[test]
+fn the_daemon_ends_when_a_task_of_it_does() {
+    let mut bench = Bench::new("panics");
+    bench.edge.stop().unwrap();
+    let output = ended_run(&bench, "EDGE_PANIC_AT", "keep-time");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("a task of the daemon has failed"), "{text}");
+    // The owner of the firewall, at what it is asked first.
+    bench.edge.environment = vec![("EDGE_PANIC_AT".to_owned(), "owner".to_owned())];
+    let asked = |bench: &Bench| bench.edge.command(&["block", "add", "203.0.113.9"]).unwrap();
+    if bench.edge.run().is_ok() {
+        assert_eq!(asked(&bench).code, 1);
+        bench.edge.ended().unwrap();
+    }
+    assert!(bench.edge.log().contains("the firewall's owner has ended"), "{}", bench.edge.log());
+    assert!(!inspect::status(bench.edge.pins()).unwrap().attached.is_empty(), "it is enforced");
+}
+
+#[test]
+fn an_output_that_is_cut_is_a_failure() {
+    let bench = Bench::new("full");
+    for arguments in [&["plan", "ports"][..], &["check"], &["version", "show", "1"], &["status"]] {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = bench.edge.cli(arguments).unwrap().stdout(full).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(text.contains("could not be written whole"), "{arguments:?}: {text}");
+    }
+}
+
+/// The former version cannot come back whole while a file that it names is gone: its rules can.
+#[test]
+fn the_rules_come_back_also_when_their_version_cannot() {
+    let bench = Bench::new("halfback");
+    let identity = &bench.edge.config.identity;
+    let copy = bench.edge.dir().join("copy.pem");
+    std::fs::copy(&identity.certificate, &copy).unwrap();
+    let file = bench.file_with("extra", 7000);
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace(path(&identity.certificate), path(&copy))).unwrap();
+    let away = bench.edge.dir().join("away.pem");
+    let waits = || !bench.edge.status().unwrap()["configuration"]["waits"].is_null();
+
+    bench.run(&["apply", path(&file), "--confirm", "1s"]);
+    std::fs::rename(&identity.certificate, &away).unwrap();
+    bench.wait_for_rule("extra", false);
+    assert!(waits(), "the rest still does");
+    std::fs::rename(&away, &identity.certificate).unwrap();
+    super::eventually("the whole version is back", || !waits());
+    assert!(!bench.has_rule("extra"));
+
+    // Whoever confirms it after all has its rules, too.
+    bench.run(&["apply", path(&file), "--confirm", "1s"]);
+    std::fs::rename(&identity.certificate, &away).unwrap();
+    bench.wait_for_rule("extra", false);
+    bench.run(&["confirm"]);
+    assert!(bench.has_rule("extra") && bench.file_has("extra") && !waits());
+    std::fs::rename(&away, &identity.certificate).unwrap();
+}
+
+#[test]
+fn exit_codes_tell_a_bad_configuration_from_a_failure_and_from_no_daemon() {
+    let mut bench = Bench::new("codes");
+    let good = std::fs::read_to_string(bench.edge.file()).unwrap();
+    let bad = bench.edge.dir().join("bad.toml");
+    std::fs::write(&bad, format!("{good}\n[nothing]\n")).unwrap();
+    let (bad, nowhere) = (path(&bad), "/nowhere/drops.pcapng");
+    // What is asked, and the code with a daemon and without one.
+    let table: [(&[&str], i32, i32); 9] = [
+        (&["status"], 0, 3),
+        (&["apply", bad], 2, 3),
+        (&["apply", bad, "--dry-run"], 2, 2),
+        (&["apply", bad, "--shadow"], 2, 3),
+        (&["apply", "/nowhere.toml"], 2, 2),
+        (&["confirm"], 1, 3),
+        (&["rollback", "77"], 1, 3),
+        (&["block", "remove", "203.0.113.9"], 1, 3),
+        (&["drops", "--pcap", nowhere], 1, 3),
+    ];
+    let check = |runs: bool, bench: &Bench| {
+        for (arguments, with, without) in table {
+            let answer = bench.edge.command(arguments).unwrap();
+            let expected = if runs { with } else { without };
+            assert_eq!(answer.code, expected, "{runs} {arguments:?}: {}", answer.stderr);
+        }
+    };
+    check(true, &bench);
+    std::fs::copy(bad, bench.edge.file()).unwrap();
+    for (arguments, code) in [(&["reload"][..], 2), (&["apply"], 2), (&["check"], 2)] {
+        assert_eq!(bench.edge.command(arguments).unwrap().code, code, "{arguments:?}");
+    }
+    std::fs::write(bench.edge.file(), good).unwrap();
+    bench.edge.kill().unwrap();
+    check(false, &bench);
+    assert_eq!(bench.edge.command(&["reload"]).unwrap().code, 3);
+}
+
+/// A reload is whole, or not at all: the last listener that cannot be had leaves everything as it
+/// was, the connections that it would have closed too.
+#[test]
+fn a_change_whose_last_listener_is_taken_closes_no_connection() {
+    let bench = Bench::with("whole", |config| config.xmpp(&[]));
+    let taken = SocketAddr::new(Site::Contoso.v4().into(), 5299);
+    let holder = bench.edge.namespace().run(|| TcpListener::bind(taken).unwrap()).unwrap();
+    let (to, from) = (bench.edge.config.inside_address(), Site::Contoso.server4());
+    let inside = bench.lab.inside(Site::Contoso);
+    let mut inside = inside.run(|| TcpStream::connect(to).unwrap()).unwrap();
+    inside.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    let mut is_open = || match inside.read(&mut [0; 16]) {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => true,
+        Ok(0) => false,
+        other => panic!("{other:?}"),
+    };
+
+    // One server less inside, a rule more, and an address for XMPP that another has.
+    let file = bench.file_with("extra", 7000);
+    let text = std::fs::read_to_string(&file).unwrap();
+    let new = text.replace(&format!("\"{from}/32\", "), "").replace(":5269\", \"[", ":5299\", \"[");
+    assert_ne!(new.len(), text.len());
+    std::fs::write(&file, new).unwrap();
+    let refused = bench.edge.command(&["apply", path(&file)]).unwrap();
+    assert_eq!(refused.code, 1, "{}", refused.stderr);
+    assert!(refused.stderr.contains("5299"), "{}", refused.stderr);
+    assert!(!bench.has_rule("extra") && is_open());
+
+    drop(holder);
+    bench.run(&["apply", path(&file)]);
+    assert!(bench.has_rule("extra"));
+    let began = Instant::now();
+    while is_open() {
+        assert!(began.elapsed() < Duration::from_secs(20), "the server is no longer listed");
     }
 }

@@ -18,7 +18,8 @@ installed() {
     [ "$(dpkg-query -W -f '${db:Status-Abbrev}' "$1" 2>/dev/null)" = 'ii ' ]
 }
 
-exec 9>/run/lock/edge-setup.lock
+# Not in /run/lock, where anybody may put a link or hold the lock.
+exec 9>/run/edge-setup.lock
 flock -w 600 9 || { echo 'another set-up is still running' >&2; exit 1; }
 trap put_back EXIT
 trap 'exit 129' HUP

@@ -115,13 +115,26 @@ pub fn remove_file(state: &Path, name: &str) -> Result<(), FirewallError> {
     }
 }
 
+/// Whether what is kept is this list.
+pub(in crate::firewall) fn is_kept(state: &Path, list: &List) -> bool {
+    read(&path(state, &list.about.name)).is_ok_and(|kept| kept == *list)
+}
+
 fn sync_folder(path: &Path) -> Result<(), FirewallError> {
     let folder = path.parent().unwrap_or(path);
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(fault(folder))
 }
 
-/// Reads every list that has not ended. One that cannot be used is named, and stays where it is.
+/// Reads every list that has not ended. One that cannot be used is named, and stays where it is, as
+/// does one that has ended: the clock may be wrong.
 pub fn read_all(state: &Path, now: SystemTime) -> (Vec<Arc<List>>, Vec<ListFault>) {
+    let (mut lists, faults) = read_every(state);
+    lists.retain(|list| !list.is_over(now));
+    (lists, faults)
+}
+
+/// As [`read_all`], with those that have ended.
+pub(in crate::firewall) fn read_every(state: &Path) -> (Vec<Arc<List>>, Vec<ListFault>) {
     let (mut lists, mut faults) = (Vec::new(), Vec::new());
     let Ok(entries) = fs::read_dir(folder(state)) else { return (lists, faults) };
     let mut names: Vec<String> = entries
@@ -136,9 +149,6 @@ pub fn read_all(state: &Path, now: SystemTime) -> (Vec<Arc<List>>, Vec<ListFault
             Ok(list) if list.about.name != name => {
                 let fault = format!("it is the list `{}`", list.about.name);
                 faults.push(ListFault { file, fault });
-            }
-            Ok(list) if list.about.expires_at.is_some_and(|ends| ends <= now) => {
-                let _ = remove_file(state, &name);
             }
             Ok(list) => lists.push(Arc::new(list)),
             Err(fault) => faults.push(ListFault { file, fault }),
@@ -227,8 +237,10 @@ mod tests {
         assert!(faults.is_empty(), "{faults:?}");
         assert_eq!(found.iter().map(|list| (**list).clone()).collect::<Vec<_>>(), lists);
         assert_eq!(read_all(&state, now + Duration::from_secs(2)).0.len(), 1);
-        remove_file(&state, "a").unwrap();
-        remove_file(&state, "a").unwrap();
+        assert_eq!(read_all(&state, now).0.len(), 2, "the clock was wrong for a moment");
+        for name in ["a", "b", "b"] {
+            remove_file(&state, name).unwrap();
+        }
         assert!(read_all(&state, now).0.is_empty());
         stage_file(&state, &lists[0]).unwrap().discard();
         assert_eq!(fs::read_dir(folder(&state)).unwrap().count(), 0);

@@ -31,6 +31,13 @@ pub struct List {
     pub content: Arc<Content>,
 }
 
+impl List {
+    /// Its time is over.
+    pub fn is_over(&self, now: SystemTime) -> bool {
+        self.about.expires_at.is_some_and(|ends| ends <= now)
+    }
+}
+
 /// How a list differs from the one in force under its name, and whether it fits.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ListTally {
@@ -142,9 +149,8 @@ impl BlockTable {
     }
 
     /// A list whose time is over.
-    pub fn ended_list(&self, now: super::Moment) -> Option<String> {
-        let ended = |list: &&Arc<List>| list.about.expires_at.is_some_and(|ends| ends <= now.wall);
-        self.lists.values().find(ended).map(|list| list.about.name.clone())
+    pub fn ended_list(&self, now: super::Moment) -> Option<Arc<List>> {
+        self.lists.values().find(|list| list.is_over(now.wall)).cloned()
     }
 
     /// The list of this name, and what everything else takes: what [`tally`] needs.

@@ -31,6 +31,7 @@ use ipnet::IpNet;
 pub(super) use change::Progress;
 pub use content::{Content, ContentBuilder};
 pub use files::{ListFault, StagedFile, read_all, remove_file, stage_file};
+pub(super) use files::{is_kept, read_every};
 pub(super) use key::Key;
 pub use list::{List, ListAbout, ListTally, Outlook, list_name};
 pub use parse::{LineFault, ListParser, Parsed};

@@ -2,11 +2,11 @@
 //! when it appears and let go when it disappears; one that is not is named once.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
-use super::{Devices, Engine, FirewallError, attach, resolve, sys};
+use super::{Devices, Engine, FirewallError, attach, renamed, resolve, sys};
 use crate::firewall::watch::{Heard, LinkEvent};
 
 /// How long after a fault a device is tried again.
@@ -19,6 +19,8 @@ pub(super) struct Links {
     named: BTreeSet<String>,
     /// Devices whose fault was told already.
     faulty: BTreeSet<String>,
+    /// Devices that have another name now than the configuration says.
+    renamed: BTreeMap<String, String>,
     again: Option<Instant>,
 }
 
@@ -60,8 +62,15 @@ impl Engine {
 
     /// A device without a zone that is up is named, once.
     fn name(&mut self, event: &LinkEvent) {
+        let pins = &self.options.pins;
+        let is_held = || {
+            let links = attach::pinned(&attach::link_folder(pins));
+            let is_it = |path| sys::link_facts(path).is_ok_and(|f| f.ifindex == event.ifindex);
+            links.iter().any(|(_, path)| is_it(path))
+        };
         if event.up
             && !self.is_configured(&event.name)
+            && !is_held()
             && self.links.named.insert(event.name.clone())
         {
             tracing::warn!(
@@ -95,12 +104,18 @@ impl Engine {
     /// before the program is on the device, and forgotten after it is off.
     fn take_devices(&mut self) -> Result<(), FirewallError> {
         self.pins_are_there()?;
-        let resolved = resolve(&self.plan, Devices::Possible)?;
+        let resolved = resolve(&self.plan, Devices::Possible, &self.options.pins)?;
         for fault in &resolved.faults {
             if self.links.faulty.insert(fault.clone()) {
                 tracing::error!(fault, "ALARM: a device is not enforced");
             }
         }
+        for (now, device) in &resolved.renamed {
+            if self.links.renamed.get(now) != Some(device) {
+                tracing::error!("ALARM: {}", renamed(device, now));
+            }
+        }
+        self.links.renamed.clone_from(&resolved.renamed);
         let changes = self.kernel.interface_changes(&resolved.devices, &resolved.vlans)?;
         self.kernel.write_interfaces(changes.close)?;
         self.kernel.write_interfaces(changes.open)?;
@@ -108,20 +123,22 @@ impl Engine {
             self.take_device(device, *ifindex);
         }
         let pins = &self.options.pins;
-        let gone = attach::detach_others(pins, |device| resolved.names.contains_key(device))?;
+        let gone = attach::detach_others(pins, |device| {
+            resolved.names.contains_key(device) || attach::held(pins, device).is_some()
+        })?;
         for device in gone {
-            tracing::warn!(device, "this device is gone, or has another name: it is awaited");
+            tracing::warn!(device, "this device is gone: it is awaited");
             self.links.faulty.remove(&device);
         }
         self.kernel.write_interfaces(changes.go)
     }
 
     fn take_device(&mut self, device: &str, ifindex: u32) {
-        let path = attach::link_folder(&self.options.pins).join(sys::pin_name(device));
-        let held = sys::link_facts(&path).is_ok_and(|facts| facts.ifindex == ifindex);
-        let done = if held {
+        let held = attach::held(&self.options.pins, device);
+        let held = held.filter(|(holds, _)| *holds == ifindex);
+        let done = if let Some((_, now)) = held {
             // Somebody may have turned it on again.
-            sys::vlan_offload_off(device).map_err(|fault| FirewallError::VlanOffload {
+            sys::vlan_offload_off(&now).map_err(|fault| FirewallError::VlanOffload {
                 device: device.to_owned(),
                 fault: fault.to_string(),
             })

@@ -36,7 +36,7 @@ use std::{
 
 use tokio::{
     net::{TcpListener, UdpSocket},
-    sync::watch,
+    sync::{OwnedMutexGuard, watch},
     task::JoinHandle,
 };
 
@@ -182,14 +182,35 @@ struct Bound {
 }
 
 impl Shell {
-    /// Binds every listener and starts. When one listener cannot be had, nothing is started.
-    pub async fn start<C: Core>(parts: ShellParts<C>) -> Result<ShellHandle<C>, BindError> {
+    /// Binds every listener of a configuration, for [`Self::start`]. When one cannot be had, none
+    /// is.
+    pub fn bind(config: &Arc<Config>) -> Result<Listeners, BindError> {
+        let sockets = bind_all(&wanted(config))?;
+        Ok(Listeners { config: Arc::clone(config), sockets, _changing: None })
+    }
+
+    /// Starts with the listeners of its configuration.
+    pub fn start<C: Core>(parts: ShellParts<C>, listeners: Listeners) -> ShellHandle<C> {
         let ShellParts { core, config, tls, resolver, events, media } = parts;
-        let sockets = bind_all(&wanted(&config))?;
         let hub = Hub::new(core, config, tls, resolver, events, media);
         tokio::spawn(Arc::clone(&hub).run_timer());
-        let bound = sockets.into_iter().map(|socket| socket.run(&hub)).collect();
-        Ok(ShellHandle { hub, bound: Arc::new(Mutex::new(bound)), changing: Arc::default() })
+        let bound = listeners.sockets.into_iter().map(|socket| socket.run(&hub)).collect();
+        ShellHandle { hub, bound: Arc::new(Mutex::new(bound)), changing: Arc::default() }
+    }
+}
+
+/// Listeners of a configuration that are bound and not served yet: whoever connects waits. They
+/// hold their addresses until they are dropped.
+pub struct Listeners {
+    config: Arc<Config>,
+    sockets: Vec<Socket>,
+    /// Nobody else changes listeners meanwhile.
+    _changing: Option<OwnedMutexGuard<()>>,
+}
+
+impl fmt::Debug for Listeners {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listeners").field("sockets", &self.sockets.len()).finish_non_exhaustive()
     }
 }
 
@@ -270,18 +291,25 @@ impl<C: Core> ShellHandle<C> {
         matching.map(|link| self.hub.close_link(link, CloseCause::Refused(reason))).count()
     }
 
-    /// Takes a new configuration: opens and closes listeners, and closes connections of inside
-    /// servers that are no longer listed. Other connections live on. When a new listener cannot be
-    /// had, nothing changes. Certificates are reloaded by [`TlsStore::reload`], before this.
-    pub async fn rebind(&self, config: Arc<Config>) -> Result<(), BindError> {
-        let _changing = self.changing.lock().await;
-        let wanted = wanted(&config);
+    /// Binds the listeners that a new configuration has beyond those of now, for
+    /// [`Self::install`]. Nothing else changes, also when one cannot be had.
+    pub async fn bind(&self, config: &Arc<Config>) -> Result<Listeners, BindError> {
+        let changing = Arc::clone(&self.changing).lock_owned().await;
         let new: Vec<_> = {
             let bound = self.lock_bound();
             let have = |want: &_| bound.iter().any(|b| b.configured == *want);
-            wanted.iter().filter(|want| !have(want)).copied().collect()
+            wanted(config).into_iter().filter(|want| !have(want)).collect()
         };
         let sockets = bind_all(&new)?;
+        Ok(Listeners { config: Arc::clone(config), sockets, _changing: Some(changing) })
+    }
+
+    /// Takes a new configuration, with what [`Self::bind`] gave for it: serves its listeners, takes
+    /// the others away, and closes connections of inside servers that are no longer listed. Other
+    /// connections live on. Certificates are reloaded by [`TlsStore::reload`], before this.
+    pub async fn install(&self, listeners: Listeners) {
+        let Listeners { config, sockets, _changing } = listeners;
+        let wanted = wanted(&config);
         let settings = Settings::new(config);
         self.hub.set_settings(Arc::clone(&settings));
         let removed: Vec<Bound> = {
@@ -302,7 +330,6 @@ impl<C: Core> ShellHandle<C> {
                 self.hub.close_link(&link, CloseCause::Refused(Refusal::UserNoOutside));
             }
         }
-        Ok(())
     }
 
     /// Stops accepting, waits for live work up to `bound`, then closes everything.

@@ -36,7 +36,8 @@ pub(super) struct Identity {
     pub(super) chain: Vec<CertificateDer<'static>>,
     pub(super) key: PrivateKeyDer<'static>,
     pub(super) description: String,
-    pub(super) expires_at: i64,
+    /// When its time begins and ends, in seconds since 1970.
+    pub(super) validity: (i64, i64),
 }
 
 /// A certificate that ends some day.
@@ -48,7 +49,9 @@ pub struct Expiring {
     pub file: PathBuf,
     /// Subject, issuer and serial.
     pub description: String,
-    /// When, in seconds since 1970.
+    /// When its time begins, in seconds since 1970.
+    pub valid_from: i64,
+    /// When it ends, in seconds since 1970.
     pub expires_at: i64,
 }
 
@@ -60,11 +63,11 @@ impl Identity {
         };
         let damaged = |fault: String| TlsError::Damaged { file: certificate.to_owned(), fault };
         let names = CertificateNames::from_der(leaf).map_err(|e| damaged(e.to_string()))?;
-        let expires_at = valid_until(leaf, certificate)?;
+        let validity = validity(leaf, certificate)?;
         let pem = read(key, MAX_FILE)?;
         let key = PrivateKeyDer::from_pem_slice(&pem)
             .map_err(|_| TlsError::Empty { file: key.to_owned(), what: "private key" })?;
-        Ok(Self { chain, key, description: names.description, expires_at })
+        Ok(Self { chain, key, description: names.description, validity })
     }
 }
 
@@ -88,6 +91,7 @@ pub(super) fn trust_anchors(
                 own: false,
                 file: file.to_owned(),
                 description: names.description,
+                valid_from: 0,
                 expires_at: i64::try_from(expires_at).unwrap_or(i64::MAX),
             });
         }
@@ -111,19 +115,13 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
         .map_err(|error| TlsError::Damaged { file: file.to_owned(), fault: error.to_string() })
 }
 
-/// The end of the certificate's time; it must be in it now.
-fn valid_until(leaf: &CertificateDer<'_>, file: &Path) -> Result<i64, TlsError> {
+/// When the certificate's time begins and ends. It need not be in it: what is ours is used as it
+/// is, and the administrator is told.
+fn validity(leaf: &CertificateDer<'_>, file: &Path) -> Result<(i64, i64), TlsError> {
     let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(leaf)
         .map_err(|error| TlsError::Damaged { file: file.to_owned(), fault: error.to_string() })?;
     let validity = parsed.validity();
-    if !validity.is_valid() {
-        return Err(TlsError::NotValidNow {
-            file: file.to_owned(),
-            from: validity.not_before.to_string(),
-            to: validity.not_after.to_string(),
-        });
-    }
-    Ok(validity.not_after.timestamp())
+    Ok((validity.not_before.timestamp(), validity.not_after.timestamp()))
 }
 
 fn read(file: &Path, most: u64) -> Result<Vec<u8>, TlsError> {

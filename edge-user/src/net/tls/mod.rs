@@ -24,7 +24,7 @@ use std::{
     net::IpAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, RwLock},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use rustls::{
@@ -33,6 +33,7 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
 use tokio::sync::watch;
+use x509_parser::time::ASN1Time;
 
 use self::{
     build::{for_remote, side},
@@ -233,7 +234,12 @@ impl TlsStore {
         if source.stamps == kept.stamps {
             return None;
         }
-        let result = source.read(&self.rules);
+        let in_use = self.current();
+        let result = source.read(&self.rules).and_then(|new| match out_of_time(&in_use.loaded) {
+            None => in_its_time(new),
+            // What is in use is no better.
+            Some(_) => Ok(new),
+        });
         if let Ok(current) = &result {
             self.rules.set_revocation(source.revocation.clone(), current.lists.clone());
         }
@@ -447,7 +453,7 @@ impl Source {
         let shared = self.remote.as_ref().is_some_and(|remote| remote.shared);
         let mut make = |certificate: &Path, key: &Path, verifier: &Arc<PeerVerifier>| {
             let identity = Identity::read(certificate, key)?;
-            ours.push((identity.description.clone(), identity.expires_at, certificate.to_owned()));
+            ours.push((identity.description.clone(), identity.validity, certificate.to_owned()));
             let optional = shared && Arc::ptr_eq(verifier, &partners);
             side(identity, (certificate, key), verifier, optional, &provider)
         };
@@ -470,7 +476,7 @@ impl Source {
                 let identity = Identity::read(certificate, key)?;
                 if remote.files.is_some() {
                     let text = identity.description.clone();
-                    ours.push((text, identity.expires_at, certificate.clone()));
+                    ours.push((text, identity.validity, certificate.clone()));
                 }
                 Some(for_remote(identity, (certificate, key), &provider)?)
             }
@@ -497,13 +503,14 @@ impl Source {
         let loaded = Loaded {
             access: ours.first().map(|(text, ..)| text.clone()).unwrap_or_default(),
             inside: inside.is_some().then(|| ours.get(1).map(|(text, ..)| text.clone())).flatten(),
-            expires_at: ours.iter().map(|(_, at, _)| *at).min().unwrap_or(i64::MAX),
+            expires_at: ours.iter().map(|(_, (_, end), _)| *end).min().unwrap_or(i64::MAX),
             expiring: ours
                 .into_iter()
-                .map(|(description, expires_at, file)| Expiring {
+                .map(|(description, (valid_from, expires_at), file)| Expiring {
                     own: true,
                     file,
                     description,
+                    valid_from,
                     expires_at,
                 })
                 .chain(expiring)
@@ -511,6 +518,25 @@ impl Source {
         };
         Ok(Current { access, others, inside, remote, xmpp, verifier: partners, loaded, lists })
     }
+}
+
+/// A certificate of ours whose time is over, or has not come.
+fn out_of_time(loaded: &Loaded) -> Option<&Expiring> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let now = i64::try_from(now).unwrap_or(i64::MAX);
+    let is_good = |found: &Expiring| (found.valid_from..=found.expires_at).contains(&now);
+    loaded.expiring.iter().find(|found| found.own && !is_good(found))
+}
+
+/// New files are not used when the time of a certificate of ours in them is over, or has not come.
+fn in_its_time(current: Current) -> Result<Current, TlsError> {
+    let Some(found) = out_of_time(&current.loaded) else { return Ok(current) };
+    let text = |at| ASN1Time::from_timestamp(at).map(|at| at.to_string());
+    Err(TlsError::NotValidNow {
+        file: found.file.clone(),
+        from: text(found.valid_from).unwrap_or_default(),
+        to: text(found.expires_at).unwrap_or_default(),
+    })
 }
 
 /// Reads a list from a file; when the next is to be, in seconds since 1970.

@@ -27,11 +27,6 @@ fn made() -> Made {
 fn bad_files_are_refused_with_the_file_and_the_mend() {
     let made = made();
     let other = made.authority.dns(&["edge.contoso.example"]);
-    let expired = made.authority.issue(&Leaf {
-        dns: &["edge.contoso.example"],
-        expired: true,
-        ..Leaf::default()
-    });
     let certificate = &made.own.certificate;
     let half = &certificate[..certificate.len() / 2];
     for (file, content, expected) in [
@@ -41,7 +36,6 @@ fn bad_files_are_refused_with_the_file_and_the_mend() {
         ("edge.pem", "", "no certificate"),
         ("edge.pem", half, "edge.pem"),
         ("edge.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "edge.pem"),
-        ("edge.pem", &expired.certificate, "renew"),
         ("edge-trust.pem", "nothing", "no certificate"),
         ("edge-trust.pem", half, "edge-trust.pem"),
     ] {
@@ -58,6 +52,37 @@ fn bad_files_are_refused_with_the_file_and_the_mend() {
         let fault = TlsStore::load_files(&made.files, None).unwrap_err().to_string();
         assert!(fault.contains(missing) && fault.contains("cannot be read"), "{fault}");
     }
+}
+
+/// A certificate whose time is over must not keep rules from being changed; but it does not take
+/// the place of a good one.
+#[test]
+fn a_certificate_of_ours_that_has_ended_is_used_where_there_is_no_better() {
+    let made = made();
+    let expired = made.authority.issue(&Leaf {
+        dns: &["edge.contoso.example"],
+        expired: true,
+        ..Leaf::default()
+    });
+    let store = TlsStore::load_files(&made.files, None).unwrap();
+    let good = store.loaded();
+    write_files(&made.folder, "edge", &expired, &made.authority.pem);
+    let fault = store.reload_if_changed().unwrap().unwrap_err().to_string();
+    assert!(fault.contains("edge.pem") && fault.contains("renew"), "{fault}");
+    assert_eq!(store.loaded(), good);
+    let store = TlsStore::load_files(&made.files, None).unwrap();
+    assert!(store.server(Side::Partner).is_some());
+    assert_ne!(store.loaded().access, good.access);
+    // What else changes is taken: what is in use is no better.
+    let other = made.authority.issue(&Leaf {
+        dns: &["edge.contoso.example", "contoso.example"],
+        expired: true,
+        ..Leaf::default()
+    });
+    write_files(&made.folder, "edge", &other, &made.authority.pem);
+    assert_ne!(store.reload_if_changed().unwrap().unwrap().access, good.access);
+    write_files(&made.folder, "edge", &made.own, &made.authority.pem);
+    assert_eq!(store.reload_if_changed().unwrap().unwrap().access, good.access);
 }
 
 #[test]

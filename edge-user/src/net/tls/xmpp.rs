@@ -65,7 +65,7 @@ pub(super) struct XmppTls {
     partners: Arc<PeerVerifier>,
     inside: Arc<PeerVerifier>,
     /// Its own certificate, to be told of: what it is, its end, its file.
-    pub(super) told: (String, i64, PathBuf),
+    pub(super) told: (String, (i64, i64), PathBuf),
     pub(super) roots: Vec<Expiring>,
 }
 
@@ -85,7 +85,7 @@ impl XmppTls {
         let whatever = Arc::new(Whatever { algorithms });
         let make = |names: &[Domain], certificate: &PathBuf, key: &PathBuf| {
             let identity = Identity::read(certificate, key)?;
-            let told = (identity.description.clone(), identity.expires_at, certificate.clone());
+            let told = (identity.description.clone(), identity.validity, certificate.clone());
             let asked = Asked { client: Arc::clone(&whatever) as _, server: whatever.clone() };
             let starttls = build::both(identity, (certificate, key), asked, provider)?;
             let direct = with_alpn(&starttls);

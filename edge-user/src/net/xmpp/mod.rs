@@ -31,7 +31,7 @@ use std::{
 use bytes::Bytes;
 use tokio::{
     net::TcpListener,
-    sync::{mpsc, watch},
+    sync::{OwnedMutexGuard, mpsc, watch},
     task::JoinHandle,
 };
 
@@ -192,17 +192,45 @@ fn bind_all(doors: &[Door]) -> Result<Vec<(Door, SocketAddr, TcpListener)>, Bind
     doors.iter().map(one).collect()
 }
 
+/// Listeners that are bound and not served yet: whoever connects waits. They hold their addresses
+/// until they are dropped.
+pub struct Doors {
+    config: Arc<Config>,
+    draining: bool,
+    sockets: Vec<(Door, SocketAddr, TcpListener)>,
+}
+
+impl fmt::Debug for Doors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Doors").field("sockets", &self.sockets).finish_non_exhaustive()
+    }
+}
+
+/// [`Doors`] for a shell that runs; nobody else changes its listeners meanwhile.
+#[derive(Debug)]
+pub struct NewDoors {
+    doors: Doors,
+    changing: OwnedMutexGuard<bool>,
+}
+
 impl XmppShell {
-    /// Binds every listener and starts. When one listener cannot be had, nothing is started.
+    /// Binds every listener of a configuration, for [`Self::start`]; while it is drained, those
+    /// for partners are not wanted. When one cannot be had, none is.
     ///
     /// # Errors
     /// A listener cannot be had.
-    pub async fn start<C: XmppCore>(parts: XmppParts<C>) -> Result<XmppHandle<C>, BindError> {
-        let sockets = bind_all(&wanted(&parts.config, false))?;
+    pub fn bind(config: &Arc<Config>, draining: bool) -> Result<Doors, BindError> {
+        let sockets = bind_all(&wanted(config, draining))?;
+        Ok(Doors { config: Arc::clone(config), draining, sockets })
+    }
+
+    /// Starts with the listeners of its configuration.
+    pub fn start<C: XmppCore>(parts: XmppParts<C>, doors: Doors) -> XmppHandle<C> {
         let hub = Hub::new(parts);
         tokio::spawn(Arc::clone(&hub).run_timer());
-        let bound = sockets.into_iter().map(|socket| serve(&hub, socket)).collect();
-        Ok(XmppHandle { hub, bound: Arc::new(Mutex::new(bound)), changing: Arc::default() })
+        let bound = doors.sockets.into_iter().map(|socket| serve(&hub, socket)).collect();
+        let changing = Arc::new(tokio::sync::Mutex::new(doors.draining));
+        XmppHandle { hub, bound: Arc::new(Mutex::new(bound)), changing }
     }
 }
 
@@ -245,14 +273,23 @@ impl<C: XmppCore> XmppHandle<C> {
         self.hub.counts()
     }
 
-    /// Takes a new configuration: opens and closes listeners. When a new listener cannot be had,
-    /// nothing changes. What the core thinks of live streams is told to it by [`Self::with_core`].
+    /// Binds the listeners that a new configuration has beyond those of now, for
+    /// [`Self::install`]. Nothing else changes, also when one cannot be had.
     ///
     /// # Errors
     /// A listener cannot be had.
-    pub async fn rebind(&self, config: Arc<Config>) -> Result<(), BindError> {
-        let draining = self.changing.lock().await;
-        self.listen(config, *draining).await
+    pub async fn bind(&self, config: &Arc<Config>) -> Result<NewDoors, BindError> {
+        let changing = Arc::clone(&self.changing).lock_owned().await;
+        let doors = self.bind_new(config, *changing)?;
+        Ok(NewDoors { doors, changing })
+    }
+
+    /// Takes a new configuration, with what [`Self::bind`] gave for it: serves its listeners, and
+    /// takes the others away. What the core thinks of live streams is told to it by
+    /// [`Self::with_core`].
+    pub async fn install(&self, new: NewDoors) {
+        let NewDoors { doors, changing: _changing } = new;
+        self.open(doors).await;
     }
 
     /// Begins or ends a drain: no stream comes in from a partner, and those that are there go on.
@@ -261,19 +298,23 @@ impl<C: XmppCore> XmppHandle<C> {
     /// A listener cannot be had again.
     pub async fn set_draining(&self, on: bool) -> Result<(), BindError> {
         let mut draining = self.changing.lock().await;
-        self.listen(self.hub.config(), on).await?;
+        self.open(self.bind_new(&self.hub.config(), on)?).await;
         *draining = on;
         Ok(())
     }
 
-    async fn listen(&self, config: Arc<Config>, draining: bool) -> Result<(), BindError> {
-        let wanted = wanted(&config, draining);
+    fn bind_new(&self, config: &Arc<Config>, draining: bool) -> Result<Doors, BindError> {
         let new: Vec<Door> = {
             let bound = self.lock_bound();
-            let have = |door: &&Door| !bound.iter().any(|b| b.door == **door);
-            wanted.iter().filter(have).copied().collect()
+            let have = |door: &Door| bound.iter().any(|b| b.door == *door);
+            wanted(config, draining).into_iter().filter(|door| !have(door)).collect()
         };
-        let sockets = bind_all(&new)?;
+        Ok(Doors { config: Arc::clone(config), draining, sockets: bind_all(&new)? })
+    }
+
+    async fn open(&self, doors: Doors) {
+        let Doors { config, draining, sockets } = doors;
+        let wanted = wanted(&config, draining);
         self.hub.set_config(config);
         let removed: Vec<Bound> = {
             let mut bound = self.lock_bound();
@@ -283,7 +324,6 @@ impl<C: XmppCore> XmppHandle<C> {
             removed
         };
         remove_all(removed).await;
-        Ok(())
     }
 
     /// Stops accepting, ends every stream in good order, and stops.

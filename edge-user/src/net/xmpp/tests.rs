@@ -77,15 +77,18 @@ impl End {
         let events = Arc::<Mutex<Vec<XmppEvent>>>::default();
         let seen = Arc::clone(&events);
         let (to_sip, sip) = mpsc::channel(16);
-        let shell = XmppShell::start(XmppParts {
+        let config = Arc::new(config);
+        let doors = XmppShell::bind(&config, false).unwrap();
+        let parts = XmppParts {
             core: Toy { heard: sender },
-            config: Arc::new(config),
+            config,
             tls,
             resolver,
             events: Arc::new(move |event| seen.lock().unwrap().push(event)),
             sip: to_sip,
-        });
-        Self { shell: shell.await.unwrap(), heard, events, sip, _folder: folder }
+        };
+        let shell = XmppShell::start(parts, doors);
+        Self { shell, heard, events, sip, _folder: folder }
     }
 
     fn at(&self, direct: bool) -> SocketAddr {
@@ -382,7 +385,8 @@ async fn a_drain_lets_nobody_in_and_whoever_is_in_stay() {
     peer.write_all(b"on").await.unwrap();
     server.hears("on").await;
     // A changed file opens nothing.
-    server.shell.rebind(server.shell.hub.config()).await.unwrap();
+    let new = server.shell.bind(&server.shell.hub.config()).await.unwrap();
+    server.shell.install(new).await;
     assert!(TcpStream::connect(at).await.is_err());
     server.shell.set_draining(false).await.unwrap();
     TcpStream::connect(at).await.unwrap();

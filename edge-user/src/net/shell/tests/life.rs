@@ -154,15 +154,27 @@ async fn rebinding_moves_listeners_and_leaves_connections() {
     let mut config = (*lab.config).clone();
     config.access.listen = vec!["192.0.2.77:5061".parse().unwrap()];
     config.inside.servers = Vec::new();
-    assert!(lab.shell.rebind(Arc::new(config)).await.is_err());
+    assert!(lab.shell.bind(&Arc::new(config)).await.is_err());
     assert_eq!(lab.shell.listening(), before);
     echo(&mut inside, 1).await;
+
+    // Nor does what is bound and then not used: its address is free again.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut config = (*lab.config).clone();
+    config.access.listen = vec![free];
+    config.inside.servers = Vec::new();
+    let unused = lab.shell.bind(&Arc::new(config)).await.unwrap();
+    std::net::TcpListener::bind(free).unwrap_err();
+    drop(unused);
+    std::net::TcpListener::bind(free).unwrap();
+    assert_eq!(lab.shell.listening(), before);
+    echo(&mut inside, 4).await;
 
     let old_access = lab.access();
     let mut config = (*lab.config).clone();
     config.access.listen = vec!["[::1]:0".parse().unwrap()];
     config.inside.servers = Vec::new();
-    lab.shell.rebind(Arc::new(config)).await.unwrap();
+    lab.rebind(config).await;
     assert!(lab.access().is_ipv6());
     assert!(TcpStream::connect(old_access).await.is_err(), "the old address is free");
     assert_eq!(lab.closed().await, inside_id, "no longer listed");
@@ -217,17 +229,7 @@ async fn a_start_that_fails_names_the_address_and_leaves_nothing() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     config.access.listen = vec![free, taken];
     let config = Arc::new(config);
-    let (core, _seen) = TestCore::new();
-    let error = Shell::start(ShellParts {
-        core,
-        config: Arc::clone(&config),
-        tls: Arc::clone(&lab.tls),
-        resolver: Resolver::new(&config).unwrap(),
-        events: Arc::new(|_| ()),
-        media: None,
-    })
-    .await
-    .unwrap_err();
+    let error = Shell::bind(&config).unwrap_err();
     assert_eq!(error.address, taken);
     std::net::TcpListener::bind(free).expect("free again");
 }

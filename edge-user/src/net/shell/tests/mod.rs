@@ -70,16 +70,15 @@ async fn lab_with(media: Option<Arc<dyn MediaSink>>, change: impl FnOnce(&mut Co
     let (core, seen) = TestCore::new();
     let events = Arc::new(Mutex::new(Vec::new()));
     let kept = Arc::clone(&events);
-    let shell = Shell::start(ShellParts {
+    let parts = ShellParts {
         core,
         config: Arc::clone(&config),
         tls: Arc::clone(&tls),
         resolver: Resolver::new(&config).unwrap(),
         events: Arc::new(move |event| kept.lock().unwrap().push(event)),
         media,
-    })
-    .await
-    .unwrap();
+    };
+    let shell = Shell::start(parts, Shell::bind(&config).unwrap());
     Lab { folder, partners, ours, config, tls, shell, seen, events }
 }
 
@@ -87,6 +86,12 @@ impl Lab {
     fn address(&self, side: Side, transport: Transport) -> SocketAddr {
         let all = self.shell.listening();
         all.iter().find(|l| l.side == side && l.transport == transport).unwrap().address
+    }
+
+    /// Takes another configuration.
+    async fn rebind(&self, config: Config) {
+        let listeners = self.shell.bind(&Arc::new(config)).await.unwrap();
+        self.shell.install(listeners).await;
     }
 
     fn access(&self) -> SocketAddr {

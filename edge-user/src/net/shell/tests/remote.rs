@@ -134,7 +134,7 @@ async fn connections_end_with_the_service() {
     lab.opened().await;
     let mut config = (*lab.config).clone();
     config.services.remote = None;
-    lab.shell.rebind(Arc::new(config)).await.unwrap();
+    lab.rebind(config).await;
     assert_eq!(rest(&mut client).await, b"");
     lab.closed().await;
     assert!(lab.connect(at, None).await.is_err());
