@@ -1,6 +1,8 @@
 //! XMPP in the daemon: its shell and core, their join with the SIP proxy, what is in force, what is
 //! shown, and how it ends.
 
+mod change;
+
 use std::{
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex, PoisonError, RwLock},
@@ -12,10 +14,11 @@ use serde_json::{Value, json};
 use tokio::{sync::mpsc, task::JoinHandle};
 use tracing::{debug, error, info, warn};
 
+pub(super) use self::change::Prepared;
 use super::{
     Daemon,
     blocks::{BlockTaskHandle, Watched},
-    secret, unix_seconds,
+    unix_seconds,
 };
 use crate::{
     config::Config,
@@ -26,7 +29,7 @@ use crate::{
         dns::Resolver,
         shell::{GatewayLink, ShellHandle},
         tls::TlsStore,
-        xmpp::{Doors, NewDoors, StreamInfo, XmppCounts, XmppHandle, XmppParts, XmppShell},
+        xmpp::{StreamInfo, XmppCounts, XmppHandle, XmppParts, XmppShell},
     },
     proxy::{ConnectionId, Secrets},
     sip::{Limits, Message},
@@ -123,33 +126,6 @@ pub(super) struct Around<'a> {
 fn policy(config: &Config, federation: Arc<Policy>) -> Option<XmppPolicy> {
     let settings = Arc::new(config.xmpp_settings()?);
     Some(XmppPolicy { settings, federation })
-}
-
-/// What a start of XMPP needs and might not have: had before anything changes.
-pub(super) struct Prepared {
-    doors: Doors,
-    secrets: Secrets,
-    once: [u8; 32],
-}
-
-impl Prepared {
-    /// `None`: it is not configured.
-    pub(super) fn new(config: &Arc<Config>, draining: bool) -> Result<Option<Self>, String> {
-        if config.services.xmpp.is_none() {
-            return Ok(None);
-        }
-        let secrets = secret::dialback(config).map_err(|error| error.to_string())?;
-        let once = secret::once().map_err(|error| error.to_string())?;
-        let doors = XmppShell::bind(config, draining).map_err(|error| error.to_string())?;
-        Ok(Some(Self { doors, secrets, once }))
-    }
-}
-
-/// What becomes of XMPP with another configuration; what may fail is done.
-pub(super) enum Change {
-    Begins(Prepared),
-    GoesOn(Arc<Xmpp>, NewDoors, Secrets),
-    Ends(Arc<Xmpp>),
 }
 
 impl Xmpp {
@@ -468,51 +444,6 @@ impl Daemon {
     fn around(&self) -> Around<'_> {
         let Daemon { shell, tls, resolver, blocks, .. } = self;
         Around { shell, tls, resolver, blocks }
-    }
-
-    /// What another configuration changes in XMPP: what may fail, and changes nothing.
-    pub(super) async fn prepare_xmpp(
-        &self,
-        config: &Arc<Config>,
-    ) -> Result<Option<Change>, String> {
-        let draining = self.drain_state()["draining"] == true;
-        let served = config.services.xmpp.is_some();
-        Ok(match self.xmpp() {
-            Some(xmpp) if served => {
-                let secrets = tokio::task::block_in_place(|| secret::dialback(config));
-                let secrets = secrets.map_err(|error| error.to_string())?;
-                let doors = xmpp.handle.bind(config).await.map_err(|error| error.to_string())?;
-                Some(Change::GoesOn(xmpp, doors, secrets))
-            }
-            Some(xmpp) => Some(Change::Ends(xmpp)),
-            None => {
-                tokio::task::block_in_place(|| Prepared::new(config, draining))?.map(Change::Begins)
-            }
-        })
-    }
-
-    /// Serves XMPP as this configuration says, or no more.
-    pub(super) async fn take_xmpp(
-        &self,
-        change: Change,
-        config: &Arc<Config>,
-        federation: Arc<Policy>,
-    ) {
-        let set = |xmpp| *self.xmpp.write().unwrap_or_else(PoisonError::into_inner) = xmpp;
-        match change {
-            Change::GoesOn(xmpp, doors, secrets) => {
-                xmpp.handle.install(doors).await;
-                xmpp.set_own(config, secrets);
-            }
-            Change::Ends(xmpp) => {
-                set(None);
-                xmpp.stop().await;
-            }
-            Change::Begins(prepared) => {
-                let started = Xmpp::start(prepared, config, federation, &self.around());
-                set(started.map(Arc::new));
-            }
-        }
     }
 
     /// Streams are proved by certificates that end, or are taken back.

@@ -251,6 +251,18 @@ pub(super) fn pinned(folder: &Path) -> Vec<(String, PathBuf)> {
 
 /// The devices with a pinned XDP link, as the kernel tells.
 pub(super) fn attached(pins: &Path) -> Result<Vec<Attached>, FirewallError> {
+    // The owner may give a link another name, or let go of it, between two looks.
+    let moved = |fault: &FirewallError| matches!(fault, FirewallError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound);
+    for _ in 0..10 {
+        match attached_now(pins) {
+            Err(fault) if moved(&fault) => {}
+            done => return done,
+        }
+    }
+    attached_now(pins)
+}
+
+fn attached_now(pins: &Path) -> Result<Vec<Attached>, FirewallError> {
     let mut all = Vec::new();
     for (device, path) in pinned(&link_folder(pins)) {
         let facts = sys::link_facts(&path)

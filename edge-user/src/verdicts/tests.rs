@@ -237,9 +237,12 @@ fn the_configuration_s_addresses_are_protected() {
     assert_eq!(fixed, ["192.0.2.0/28 Management", "192.0.2.53/32 DnsServer"]);
     assert_eq!(setting.next_hops.len(), 1);
     // At boot there is no more to go by than that.
+    let mut setting = setting;
+    setting.federation.allow_addresses = vec!["192.0.2.0/24".parse().unwrap()];
     for (address, may) in [
         ("8.8.8.8", true),
         ("2600::1", true),
+        ("192.0.2.99", true),
         ("192.0.2.5", false),
         ("192.0.2.53", false),
         ("203.0.113.10", false),
