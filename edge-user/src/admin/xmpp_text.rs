@@ -58,12 +58,14 @@ pub(super) fn partner(json: &Value, unix: u64) -> String {
     }
     for refusal in list(&xmpp["refusals"]) {
         let remote = refusal["remote"].as_str().map(|at| format!(" at {at}"));
+        let claimed = refusal["claimed"].as_str().map(|name| format!(", which says it is {name}"));
         let _ = writeln!(
             text,
-            "failed     {} ago: {}{}: {}",
+            "failed     {} ago: {}{}{}: {}",
             ago(&refusal["at"], unix),
             string(&refusal["reason"]),
             remote.unwrap_or_default(),
+            claimed.unwrap_or_default(),
             clean(&string(&refusal["detail"])),
         );
     }
@@ -97,9 +99,10 @@ fn stream(text: &mut String, row: &Value, unix: u64) {
     };
     let fault = row["certificate_fault"].as_str().map(|fault| format!(" ({})", clean(fault)));
     let expires = row["expires_at"].as_u64();
+    let before = row["certificate_before"].as_str().map(clean);
     let _ = writeln!(
         text,
-        "stream     {way} {}, for {}: {tls}; {proved}; certificate {}{}{}",
+        "stream     {way} {}, for {}: {tls}; {proved}; certificate {}{}{}{}",
         string(&row["remote"]),
         ago(&row["since"], unix),
         row["certificate"].as_str().map_or_else(|| "none".to_owned(), clean),
@@ -107,6 +110,9 @@ fn stream(text: &mut String, row: &Value, unix: u64) {
         expires.map_or_else(String::new, |at| format!(
             ", expires in {}",
             span(at.saturating_sub(unix))
+        )),
+        before.map_or_else(String::new, |before| format!(
+            "; CHANGED: before that it showed {before}"
         )),
     );
 }
@@ -166,6 +172,7 @@ mod tests {
                     "remote": "203.0.113.7:5269", "outbound": true, "since": 1_799_999_000,
                     "tls": "TLSv1.3", "cipher": "TLS13_AES_256_GCM_SHA384",
                     "certificate": "CN=x\u{1b}[2J", "certificate_fault": null,
+                    "certificate_before": "CN=old",
                     "expires_at": 1_800_864_000,
                     "proved": [{
                         "local": "contoso.example", "remote": "jabber.example", "how": "dialback",
@@ -175,6 +182,9 @@ mod tests {
                 "refusals": [{
                     "at": 1_799_999_990, "reason": "xmpp-certificate",
                     "remote": "203.0.113.8:40000", "detail": "they: TLS: expired",
+                }, {
+                    "at": 1_799_999_995, "reason": "xmpp-certificate", "claimed": "jabber.example",
+                    "remote": "203.0.113.9:40000", "detail": "unknown",
                 }],
             },
         })
@@ -188,8 +198,11 @@ mod tests {
              expected   with a valid certificate of its own: SASL EXTERNAL over TLS (both are valid)\n\
              gateway    1 of its users watched, 2 watch ours, 3 sessions\n\
              stream     to 203.0.113.7:5269, for 16 min: TLSv1.3 TLS13_AES_256_GCM_SHA384; proved \
-             jabber.example to contoso.example by dialback; certificate CN=x?[2J, expires in 10 days\n\
-             failed     10 s ago: xmpp-certificate at 203.0.113.8:40000: they: TLS: expired\n"
+             jabber.example to contoso.example by dialback; certificate CN=x?[2J, expires in 10 \
+             days; CHANGED: before that it showed CN=old\n\
+             failed     10 s ago: xmpp-certificate at 203.0.113.8:40000: they: TLS: expired\n\
+             failed     5 s ago: xmpp-certificate at 203.0.113.9:40000, which says it is \
+             jabber.example: unknown\n"
         );
         assert_eq!(partner(&json!({"kind": "allowed-domain"}), 0), "");
     }

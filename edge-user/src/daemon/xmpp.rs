@@ -4,12 +4,14 @@
 mod change;
 
 use std::{
+    collections::VecDeque,
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex, PoisonError, RwLock},
     time::{Duration, Instant, SystemTime},
 };
 
 use bytes::Bytes;
+use rustls::pki_types::UnixTime;
 use serde_json::{Value, json};
 use tokio::{sync::mpsc, task::JoinHandle};
 use tracing::{debug, error, info, warn};
@@ -54,6 +56,9 @@ const CLOCK: Duration = Duration::from_secs(60);
 const MAX_SHOWN: usize = 100;
 /// Refusals that are remembered, the newest last.
 const REFUSALS: usize = 64;
+/// Those of who only says who it is, in all and under one name.
+const CLAIMS: usize = 256;
+const CLAIMS_OF_ONE: usize = 4;
 /// Streams are known to the verdicts beside SIP's connections.
 const STREAM_IDS: u64 = 1 << 63;
 
@@ -75,32 +80,58 @@ struct Refused {
     reason: &'static str,
     remote: Option<SocketAddr>,
     domain: Option<Domain>,
+    /// Who it said it is, when nothing proves that.
+    claimed: Option<Domain>,
     text: String,
 }
 
 /// What events left behind.
 #[derive(Default)]
 struct Seen {
-    refusals: RwLock<std::collections::VecDeque<Refused>>,
+    refusals: RwLock<VecDeque<Refused>>,
+    /// Apart, since anybody can cause them: they must not wash away what is known.
+    claims: RwLock<VecDeque<Refused>>,
 }
 
 impl Seen {
     fn refused(&self, refused: Refused) {
-        let mut all = self.refusals.write().unwrap_or_else(PoisonError::into_inner);
-        if all.len() >= REFUSALS {
-            all.pop_front();
+        let Some(claimed) = refused.claimed.clone() else {
+            return put(&self.refusals, REFUSALS, refused);
+        };
+        {
+            let mut all = self.claims.write().unwrap_or_else(PoisonError::into_inner);
+            let of_it = |other: &&Refused| other.claimed.as_ref() == Some(&claimed);
+            if all.iter().filter(of_it).count() >= CLAIMS_OF_ONE
+                && let Some(oldest) = all.iter().position(|other| of_it(&other))
+            {
+                all.remove(oldest);
+            }
         }
-        all.push_back(refused);
+        put(&self.claims, CLAIMS, refused);
     }
 
-    /// Those about these domains, or about nobody in particular.
+    /// Those of these domains, and of who said it is one of them; the newest last.
     fn about(&self, domains: &[&Domain]) -> Vec<Value> {
-        let all = self.refusals.read().unwrap_or_else(PoisonError::into_inner);
         let about = |refused: &&Refused| {
-            refused.domain.as_ref().is_some_and(|domain| domains.contains(&domain))
+            let named = [&refused.domain, &refused.claimed].into_iter().flatten();
+            named.into_iter().any(|domain| domains.contains(&domain))
         };
-        all.iter().filter(about).map(refusal).collect()
+        let mut found = Vec::new();
+        for all in [&self.refusals, &self.claims] {
+            let all = all.read().unwrap_or_else(PoisonError::into_inner);
+            found.extend(all.iter().filter(about).cloned());
+        }
+        found.sort_by_key(|refused| refused.at);
+        found.iter().map(refusal).collect()
     }
+}
+
+fn put(all: &RwLock<VecDeque<Refused>>, most: usize, refused: Refused) {
+    let mut all = all.write().unwrap_or_else(PoisonError::into_inner);
+    if all.len() >= most {
+        all.pop_front();
+    }
+    all.push_back(refused);
 }
 
 fn refusal(refused: &Refused) -> Value {
@@ -110,6 +141,7 @@ fn refusal(refused: &Refused) -> Value {
         "reason": refused.reason,
         "remote": refused.remote,
         "domain": refused.domain,
+        "claimed": refused.claimed,
         "detail": refused.text,
     })
 }
@@ -147,7 +179,7 @@ impl Xmpp {
                 unix_seconds: unix_seconds(),
             },
         );
-        let mut gateway = Gateway::new(
+        let gateway = Gateway::new(
             now,
             GatewayConfig {
                 host: config.fqdn.clone(),
@@ -160,15 +192,16 @@ impl Xmpp {
         for alarm in alarms {
             error!(%alarm, "ALARM: who watches whom over XMPP is not known; they must subscribe again");
         }
-        gateway.restore(unix_seconds(), saved);
-        let kept = Mutex::new((file, gateway.changes()));
+        let mut core = Site::new(streams, gateway, policy);
+        core.restore(unix_seconds(), saved);
+        let kept = Mutex::new((file, core.changes()));
         let seen = Arc::<Seen>::default();
         let (to_sip, from_gateway) = mpsc::channel(TO_SIP);
         let (refusals, blocks, limiter) =
             (Arc::clone(&seen), around.blocks.clone(), LineLimiter::default());
         let shell = around.shell.clone();
         let parts = XmppParts {
-            core: Site::new(streams, gateway, policy),
+            core,
             config: Arc::clone(config),
             tls: Arc::clone(around.tls),
             resolver: Arc::clone(around.resolver),
@@ -205,8 +238,8 @@ impl Xmpp {
             let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
             let (file, before) = &mut *kept;
             let changed = self.handle.with_core(|core, _, _| {
-                let changes = core.gateway.changes();
-                (changes != *before).then(|| (changes, core.gateway.save(unix_seconds())))
+                let changes = core.changes();
+                (changes != *before).then(|| (changes, core.save(unix_seconds())))
             });
             let Some((changes, saved)) = changed else { return Ok(()) };
             file.write(saved).inspect(|()| *before = changes)
@@ -243,12 +276,26 @@ impl Xmpp {
         info!("XMPP is not served any more");
     }
 
-    /// The wall clock, and what lists say of certificates that streams are proved by.
-    fn look_at_certificates(&self, tls: &TlsStore) {
-        self.handle.with_core(|core, now, out| {
+    /// The wall clock, and what the certificates are worth now that streams are proved by. They are
+    /// judged beside the core, which waits for nothing.
+    async fn look_at_certificates(&self, tls: &Arc<TlsStore>) {
+        let chains = self.handle.with_core(|core, now, _| {
             core.streams.set_clock(now, unix_seconds());
+            core.streams.chains()
+        });
+        if chains.is_empty() {
+            return;
+        }
+        let tls = Arc::clone(tls);
+        let judged =
+            tokio::task::spawn_blocking(move || tls.xmpp_no_longer_good(chains, UnixTime::now()));
+        let bad = judged.await.unwrap_or_default();
+        if bad.is_empty() {
+            return;
+        }
+        self.handle.with_core(|core, now, out| {
             let mut said = Vec::new();
-            core.streams.revoked(now, |names| tls.is_revoked(names), &mut said);
+            core.streams.no_longer_good(now, bad, &mut said);
             out.extend(said.into_iter().map(SiteOutput::Stream));
         });
     }
@@ -296,10 +343,19 @@ fn log(limiter: &LineLimiter, event: &XmppEvent) {
             let (local, domain) = (&pair.local, &pair.remote);
             info!(stream = stream.0, ?side, %domain, %local, how, %remote, left_out, "an XMPP stream proved a domain");
         }
-        XmppEvent::Refused { reason, remote, domain, text } => {
+        XmppEvent::Refused { reason, remote, domain, claimed, text } => {
             let (remote, domain) =
                 (remote.map(tracing::field::display), domain.as_ref().map(Domain::as_str));
-            warn!(reason = reason.name(), remote, domain, detail = text, left_out, "refused");
+            let says_it_is = claimed.as_ref().map(Domain::as_str);
+            warn!(
+                reason = reason.name(),
+                remote,
+                domain,
+                says_it_is,
+                detail = text,
+                left_out,
+                "refused"
+            );
         }
         XmppEvent::Ended { .. } => {}
     }
@@ -330,9 +386,9 @@ fn meet(shell: &ShellHandle<Watched>, event: &XmppEvent) {
 }
 
 fn keep(seen: &Seen, event: XmppEvent) {
-    if let XmppEvent::Refused { reason, remote, domain, text } = event {
+    if let XmppEvent::Refused { reason, remote, domain, claimed, text } = event {
         let (at, reason) = (SystemTime::now(), reason.name());
-        seen.refused(Refused { at, reason, remote, domain, text });
+        seen.refused(Refused { at, reason, remote, domain, claimed, text });
     }
 }
 
@@ -410,7 +466,7 @@ fn stream(status: &StreamStatus, info: Option<&StreamInfo>, unix: u64) -> Value 
         .iter()
         .map(|(pair, how)| json!({"local": pair.local, "remote": pair.remote, "how": how.name()}));
     let expires_at = info.and_then(|info| match &info.tls.as_ref()?.certificate {
-        PeerCertificate::Valid(names) => names.certificate.expires_at,
+        PeerCertificate::Valid(names) => names.ends_at(),
         PeerCertificate::Invalid { .. } | PeerCertificate::Missing => None,
     });
     let (tls, cipher) = status.tls.unzip();
@@ -425,6 +481,7 @@ fn stream(status: &StreamStatus, info: Option<&StreamInfo>, unix: u64) -> Value 
         "cipher": cipher,
         "direct_tls": status.direct_tls,
         "certificate": status.certificate,
+        "certificate_before": status.certificate_before,
         "certificate_fault": status.certificate_fault,
         "expires_at": expires_at,
         "proved": proved.collect::<Vec<_>>(),
@@ -446,7 +503,8 @@ impl Daemon {
         Around { shell, tls, resolver, blocks }
     }
 
-    /// Streams are proved by certificates that end, or are taken back.
+    /// Streams are proved by certificates that end, or are taken back, or whose authority is trusted
+    /// no longer.
     pub(super) async fn keep_xmpp(self: Arc<Self>) {
         let mut lists = self.tls.changed_lists();
         let mut ticks = tokio::time::interval(CLOCK);
@@ -456,7 +514,7 @@ impl Daemon {
                 changed = lists.changed() => if changed.is_err() { return },
             }
             if let Some(xmpp) = self.xmpp() {
-                xmpp.look_at_certificates(&self.tls);
+                xmpp.look_at_certificates(&self.tls).await;
                 xmpp.save();
             }
         }
@@ -561,5 +619,39 @@ impl Daemon {
             "presence_to_sip": counters.presence_to_sip,
             "counts": xmpp.counts().into_iter().collect::<std::collections::BTreeMap<_, _>>(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What anybody claims is shown as a claim, and washes nothing away.
+    #[test]
+    fn claims_are_kept_apart_and_bounded() {
+        let seen = Seen::default();
+        let d = |text: &str| text.parse::<Domain>().unwrap();
+        let refuse = |domain: Option<&str>, claimed: Option<&str>, text: &str| {
+            let (remote, reason) = (None, XmppRefusal::Certificate);
+            let (domain, claimed) = (domain.map(d), claimed.map(d));
+            let text = text.to_owned();
+            keep(&seen, XmppEvent::Refused { reason, remote, domain, claimed, text });
+        };
+        refuse(Some("b.example"), None, "known");
+        for n in 0..2 * CLAIMS {
+            refuse(None, Some("b.example"), &n.to_string());
+        }
+        let texts = |domain: &str| {
+            let shown = seen.about(&[&d(domain)]);
+            shown.iter().map(|row| row["detail"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(texts("b.example"), ["known", "508", "509", "510", "511"]);
+        assert_eq!(seen.about(&[&d("b.example")])[1]["claimed"], "b.example");
+        for n in 0..2 * CLAIMS {
+            refuse(None, Some(&format!("n{n}.example")), "x");
+        }
+        assert_eq!(texts("b.example"), ["known"]);
+        assert_eq!(seen.claims.read().unwrap().len(), CLAIMS);
+        assert!(texts("c.example").is_empty());
     }
 }

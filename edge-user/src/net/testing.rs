@@ -63,8 +63,21 @@ impl Authority {
 
     /// An authority under this one, whose certificate names these places of lists.
     pub(super) fn authority(&self, name: &str, crl_points: &[&str]) -> Self {
+        self.authority_until(name, crl_points, None)
+    }
+
+    /// The same, whose time is over on the first of January of a year.
+    pub(super) fn authority_until(
+        &self,
+        name: &str,
+        crl_points: &[&str],
+        until: Option<i32>,
+    ) -> Self {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
+        if let Some(year) = until {
+            params.not_after = date_time_ymd(year, 1, 1);
+        }
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         if !crl_points.is_empty() {
             let uris = crl_points.iter().map(|url| (*url).to_owned()).collect();

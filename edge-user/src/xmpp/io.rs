@@ -7,6 +7,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use bytes::Bytes;
+use rustls::pki_types::CertificateDer;
 
 use super::xml::Element;
 use crate::{domain::Domain, federation::CertificateNames};
@@ -51,7 +52,12 @@ pub struct TlsPeer {
     pub cipher: &'static str,
     /// The certificate, if it sent one.
     pub certificate: PeerCertificate,
+    /// What a good one was judged by, to be judged again while the stream lives.
+    pub chain: Chain,
 }
+
+/// A certificate, and those that were sent with it. Empty: none that is good.
+pub type Chain = Arc<[CertificateDer<'static>]>;
 
 /// What the other end's certificate is worth.
 #[derive(Clone, Debug)]
@@ -78,6 +84,16 @@ pub struct XmppNames {
     pub srv: Vec<Domain>,
     /// `id-on-xmppAddr` without local part and resource (RFC 6120 section 13.7.1.4).
     pub addresses: Vec<Domain>,
+    /// When the first of the authorities between it and the trust store ends, in seconds since 1970.
+    pub authorities_end: Option<u64>,
+}
+
+impl XmppNames {
+    /// When it proves nothing more, in seconds since 1970: it has ended, or an authority that it
+    /// hangs on has (RFC 6120 section 13.7.2.3).
+    pub fn ends_at(&self) -> Option<u64> {
+        self.certificate.expires_at.into_iter().chain(self.authorities_end).min()
+    }
 }
 
 /// Where to connect to.
@@ -321,6 +337,8 @@ pub enum XmppEvent {
         remote: Option<SocketAddr>,
         /// The other end's domain, when it is known.
         domain: Option<Domain>,
+        /// Else the domain that its header names: a word of anybody's.
+        claimed: Option<Domain>,
         /// Side, step, check, certificate subject, mend.
         text: String,
     },

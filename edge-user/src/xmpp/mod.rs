@@ -18,6 +18,7 @@ pub mod gateway;
 pub mod io;
 mod names;
 pub mod ns;
+mod recent;
 pub mod settings;
 pub mod site;
 pub mod streams;

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::{
     gateway::{
-        Gateway,
+        Gateway, SavedGateway,
         io::{GatewayInput, GatewayOutput},
     },
     io::{Pair, XmppEvent, XmppInput, XmppOutput, XmppRefusal, XmppSide},
@@ -229,6 +229,7 @@ impl<S: StreamMachine, G: GatewayMachine> Site<S, G> {
                 reason: XmppRefusal::Limit,
                 remote: None,
                 domain: None,
+                claimed: None,
                 text: format!(
                     "{left} stanzas between streams and gateway were left out: one input caused \
                      {turns} others, which is a fault of this program"
@@ -253,8 +254,27 @@ impl<S: StreamMachine, G: GatewayMachine> Site<S, G> {
             reason: XmppRefusal::UnknownDomain,
             remote: None,
             domain: Some(pair.remote),
+            claimed: None,
             text: format!("a stanza for {}, which the gateway does not serve", pair.local),
         })
+    }
+}
+
+impl Site<Streams, Gateway> {
+    /// Counts changes of what [`Site::save`] gives.
+    pub fn changes(&self) -> u64 {
+        self.gateway.changes() + self.streams.invitation_changes()
+    }
+
+    /// What must outlive a restart. `unix`: the wall clock.
+    pub fn save(&self, unix: u64) -> SavedGateway {
+        SavedGateway { invited_inside: self.streams.invitations(), ..self.gateway.save(unix) }
+    }
+
+    /// Takes it back, before anything else.
+    pub fn restore(&mut self, unix: u64, saved: SavedGateway) {
+        self.streams.restore_invitations(&saved.invited_inside);
+        self.gateway.restore(unix, saved);
     }
 }
 

@@ -112,7 +112,7 @@ fn tls(kind: u8) -> TlsPeer {
         2 => names(STRICT),
         _ => PeerCertificate::Invalid { description: "x".to_owned(), fault: "old".to_owned() },
     };
-    TlsPeer { version: "TLSv1.3", cipher: "x", certificate }
+    TlsPeer { version: "TLSv1.3", cipher: "x", certificate, chain: Default::default() }
 }
 
 fn host_of(jid: &str) -> &str {

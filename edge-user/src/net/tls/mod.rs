@@ -18,6 +18,8 @@ mod rules;
 mod tests;
 mod verify;
 mod xmpp;
+#[cfg(test)]
+mod xmpp_tests;
 
 use std::{
     fmt,
@@ -208,13 +210,8 @@ impl TlsStore {
     /// Uses what was prepared, from the next handshake on; gives back what was in use.
     pub fn exchange(&self, prepared: PreparedTls) -> PreparedTls {
         let mut kept = self.source.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        let (settings, lists) = (prepared.source.revocation.clone(), &prepared.current.lists);
-        self.rules.set_revocation(settings, lists.clone());
-        PreparedTls {
-            source: std::mem::replace(&mut *kept, prepared.source),
-            current: std::mem::replace(&mut *current, prepared.current),
-        }
+        let former = self.install(prepared.current, &prepared.source.revocation);
+        PreparedTls { source: std::mem::replace(&mut *kept, prepared.source), current: former }
     }
 
     /// Loads the files that the configuration names now. When anything is wrong, everything stays
@@ -240,11 +237,13 @@ impl TlsStore {
             // What is in use is no better.
             Some(_) => Ok(new),
         });
-        if let Ok(current) = &result {
-            self.rules.set_revocation(source.revocation.clone(), current.lists.clone());
-        }
+        let result = result.map(|current| {
+            let loaded = current.loaded.clone();
+            self.install(Arc::new(current), &source.revocation);
+            loaded
+        });
         *kept = source;
-        Some(result.map(|current| self.install(current)))
+        Some(result)
     }
 
     /// Looks for changed files every few seconds, for ever; tells of each load and each fault.
@@ -342,7 +341,7 @@ impl TlsStore {
         &self.rules
     }
 
-    /// Tells of each change of the revocation lists.
+    /// Tells of each change of the revocation lists and of the trust stores.
     pub fn changed_lists(&self) -> watch::Receiver<u64> {
         self.rules.changes()
     }
@@ -367,10 +366,11 @@ impl TlsStore {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn install(&self, current: Current) -> Loaded {
-        let loaded = current.loaded.clone();
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(current);
-        loaded
+    /// Uses these, with their lists. Whoever is told of the change sees both.
+    fn install(&self, new: Arc<Current>, revocation: &Revocation) -> Arc<Current> {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        self.rules.set_revocation(revocation.clone(), new.lists.clone());
+        std::mem::replace(&mut *current, new)
     }
 }
 

@@ -219,6 +219,18 @@ impl PeerVerifier {
             }
         };
         ask(end_entity);
+        self.each_authority(certificate, intermediates, now, ask);
+    }
+
+    /// Hands over the certificates between a good one and the trust store: those of the path, not
+    /// whatever else was sent.
+    fn each_authority(
+        &self,
+        certificate: &EndEntityCert<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+        mut each: impl FnMut(&CertificateDer<'_>),
+    ) {
         if intermediates.is_empty() {
             return;
         }
@@ -232,8 +244,25 @@ impl PeerVerifier {
             None,
         );
         if let Ok(path) = path {
-            path.intermediate_certificates().for_each(|authority| ask(&authority.der()));
+            path.intermediate_certificates().for_each(|authority| each(&authority.der()));
         }
+    }
+
+    /// When the first of the authorities between a good certificate and the trust store ends, in
+    /// seconds since 1970.
+    pub(super) fn authorities_end(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Option<u64> {
+        let certificate = EndEntityCert::try_from(end_entity).ok()?;
+        let mut first = None;
+        self.each_authority(&certificate, intermediates, now, |authority| {
+            let ends = CertificateNames::from_der(authority).ok().and_then(|own| own.expires_at);
+            first = first.into_iter().chain(ends).min();
+        });
+        first
     }
 
     fn chain(

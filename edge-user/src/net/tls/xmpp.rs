@@ -2,7 +2,7 @@
 //! what it is worth is found out right after, by the same rules as a SIP partner's, and handed on:
 //! a partner may be proved by dialback instead.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
 use rustls::{
     CertificateError, ClientConfig, CommonState, DistinguishedName, Error, ServerConfig,
@@ -22,8 +22,7 @@ use super::{
 use crate::{
     config::{Config, OwnIdentity, TlsFiles},
     domain::Domain,
-    federation::CertificateNames,
-    xmpp::io::{PeerCertificate, TlsPeer, XmppNames, XmppSide},
+    xmpp::io::{Chain, PeerCertificate, StreamId, TlsPeer, XmppNames, XmppSide},
 };
 
 /// The protocol's name for TLS from the first byte (XEP-0368).
@@ -140,15 +139,17 @@ impl TlsStore {
             _ => "unknown",
         };
         let cipher = tls.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str());
-        TlsPeer {
-            version,
-            cipher: cipher.unwrap_or("unknown"),
-            certificate: self.xmpp_certificate(side, tls.peer_certificates(), UnixTime::now()),
-        }
+        let sent = tls.peer_certificates();
+        let certificate = self.xmpp_certificate(side, sent, UnixTime::now());
+        let chain = match (&certificate, sent) {
+            (PeerCertificate::Valid(_), Some(sent)) => Chain::from(sent),
+            _ => Chain::default(),
+        };
+        TlsPeer { version, cipher: cipher.unwrap_or("unknown"), certificate, chain }
     }
 
     /// What a chain is worth now.
-    fn xmpp_certificate(
+    pub(super) fn xmpp_certificate(
         &self,
         side: XmppSide,
         chain: Option<&[CertificateDer<'static>]>,
@@ -157,7 +158,7 @@ impl TlsStore {
         let Some((leaf, intermediates)) = chain.and_then(<[_]>::split_first) else {
             return PeerCertificate::Missing;
         };
-        let names = match XmppNames::from_der(leaf) {
+        let mut names = match XmppNames::from_der(leaf) {
             Ok(names) => names,
             Err(error) => {
                 let description = "a certificate that cannot be read".to_owned();
@@ -187,20 +188,40 @@ impl TlsStore {
             Ok(_) if side == XmppSide::Partner && self.rules().is_unchained(leaf) => {
                 invalid("it leads to no authority in the trust store".to_owned())
             }
-            Ok(_) => PeerCertificate::Valid(Arc::new(names)),
+            Ok(_) => {
+                names.authorities_end = verifier.authorities_end(leaf, intermediates, now);
+                PeerCertificate::Valid(Arc::new(names))
+            }
         }
     }
 
-    /// Whether this certificate, which was good, still is: in its time, and named by no list.
-    pub fn xmpp_still_good(&self, names: &CertificateNames, unix_seconds: u64) -> bool {
-        names.expires_at.is_none_or(|at| unix_seconds < at) && !self.is_revoked(names)
+    /// Of chains that were good those that a handshake would not take any more, and why: something
+    /// in them has ended or was revoked, or their authority is trusted no longer. Each chain is
+    /// judged once, whatever number of streams hangs on it.
+    pub fn xmpp_no_longer_good(
+        &self,
+        chains: Vec<(StreamId, XmppSide, Chain)>,
+        now: UnixTime,
+    ) -> Vec<(StreamId, String)> {
+        let mut judged: HashMap<(XmppSide, Chain), Option<String>> = HashMap::new();
+        let mut judge = |(id, side, chain): (StreamId, XmppSide, Chain)| {
+            let fault = judged.entry((side, chain)).or_insert_with_key(|(side, chain)| match self
+                .xmpp_certificate(*side, Some(chain), now)
+            {
+                PeerCertificate::Valid(_) => None,
+                PeerCertificate::Invalid { fault, .. } => Some(fault),
+                PeerCertificate::Missing => Some("there is none".to_owned()),
+            });
+            fault.clone().map(|fault| (id, fault))
+        };
+        chains.into_iter().filter_map(&mut judge).collect()
     }
 }
 
 /// Takes any certificate, or none: who has shown it holds its key, and no more is known.
 #[derive(Debug)]
-struct Whatever {
-    algorithms: WebPkiSupportedAlgorithms,
+pub(super) struct Whatever {
+    pub(super) algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl ClientCertVerifier for Whatever {

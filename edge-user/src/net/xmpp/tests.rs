@@ -460,6 +460,7 @@ async fn what_is_refused_is_counted_sip_leaves_and_a_stop_ends_all() {
         reason: XmppRefusal::Certificate,
         remote: None,
         domain: None,
+        claimed: None,
         text: String::new(),
     }));
     assert!(server.shell.counts().contains(&("refused.xmpp-certificate".to_owned(), 1)));

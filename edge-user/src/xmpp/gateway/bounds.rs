@@ -1,7 +1,7 @@
 //! Bounds of the gateway's state, and what keeps it within them.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, HashMap},
     hash::Hash,
     sync::Arc,
     time::{Duration, Instant},
@@ -32,7 +32,7 @@ pub struct GatewayLimits {
     pub queue: usize,
     /// Bytes of messages that wait in all sessions.
     pub queue_bytes: usize,
-    /// Pairs of users of which the SIP user began.
+    /// Pairs of users of which the SIP user began, with partners whose users must be invited.
     pub invited: usize,
     /// A session without a message ends then.
     pub session_idle: Duration,
@@ -55,6 +55,9 @@ impl Default for GatewayLimits {
         }
     }
 }
+
+/// When the end of something is tried again that there was no room for.
+pub(super) const NO_ROOM: Duration = Duration::from_secs(5);
 
 /// What is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -116,51 +119,6 @@ pub(super) type Key = (Arc<str>, Arc<str>);
 /// The key of two users.
 pub(super) fn key(sip: &Party, xmpp: &Party) -> Key {
     (sip.jid.clone(), xmpp.jid.clone())
-}
-
-/// Pairs of users of which the SIP user began; the oldest goes when there are too many.
-#[derive(Debug, Default)]
-pub(super) struct Invited {
-    known: HashMap<Key, ()>,
-    order: VecDeque<Key>,
-    changes: u64,
-}
-
-impl Invited {
-    /// Puts a pair in.
-    pub fn put(&mut self, key: Key, most: usize) {
-        if self.known.contains_key(&key) {
-            return;
-        }
-        while self.order.len() >= most.max(1) {
-            if let Some(oldest) = self.order.pop_front() {
-                self.known.remove(&oldest);
-            }
-        }
-        self.order.push_back(key.clone());
-        self.known.insert(key, ());
-        self.changes += 1;
-    }
-
-    /// All of them, the oldest first.
-    pub fn all(&self) -> impl Iterator<Item = &Key> {
-        self.order.iter()
-    }
-
-    /// Counts changes.
-    pub fn changes(&self) -> u64 {
-        self.changes
-    }
-
-    /// Whether this SIP user began with this XMPP user.
-    pub fn has(&self, key: &Key) -> bool {
-        self.known.contains_key(key)
-    }
-
-    /// How many.
-    pub fn len(&self) -> usize {
-        self.order.len()
-    }
 }
 
 /// How much of something a SIP user and a partner have.

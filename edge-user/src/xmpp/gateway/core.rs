@@ -6,7 +6,7 @@ use ring::hmac;
 
 use super::{
     address::Party,
-    bounds::{GatewayLimits, Invited, Timer, Timers, key, less},
+    bounds::{GatewayLimits, Key, Timer, Timers, key, less},
     io::GatewayOutput,
     ua::{Client, Clients, GIVE_UP, RINGING, Reply, Request},
 };
@@ -16,6 +16,7 @@ use crate::{
     sip::{Limits, Message, Method, build},
     xmpp::{
         io::{Pair, XmppEvent, XmppRefusal},
+        recent::Recent,
         settings::{XmppPartner, XmppPartnerKind, XmppPolicy},
         xml::Element,
     },
@@ -67,7 +68,8 @@ pub(super) struct Core<P> {
     /// Of them, of each partner.
     clients_of: HashMap<Domain, usize>,
     pub timers: Timers,
-    pub invited: Invited,
+    /// A SIP user and an XMPP user whom it invited, where that is needed.
+    pub invited: Recent<Key>,
     /// Messages, by partner: to it, and from it.
     pub messages: HashMap<Domain, (u64, u64)>,
     /// Bytes of messages that wait in sessions.
@@ -96,7 +98,7 @@ impl<P> Core<P> {
             clients: Clients::default(),
             clients_of: HashMap::new(),
             timers: Timers::default(),
-            invited: Invited::default(),
+            invited: Recent::default(),
             messages: HashMap::new(),
             queued: 0,
             dialogs: HashMap::new(),
@@ -276,6 +278,7 @@ impl<P> Core<P> {
             reason,
             remote: None,
             domain,
+            claimed: None,
             text,
         }));
     }
@@ -326,9 +329,13 @@ impl<P> Core<P> {
         }
     }
 
-    /// A SIP user wrote to an XMPP user, or subscribed.
+    /// A SIP user wrote to an XMPP user, or subscribed. Only where it matters: what others write must
+    /// not have it forgotten.
     pub fn invite(&mut self, sip: &Party, xmpp: &Party) {
-        self.invited.put(key(sip, xmpp), self.limits.invited);
+        let kind = self.policy.partner(&xmpp.domain).map(|partner| partner.kind);
+        if kind == Some(XmppPartnerKind::PublicUnverified) {
+            self.invited.put(key(sip, xmpp), self.limits.invited);
+        }
     }
 
     /// Notes a refusal of a stanza.

@@ -159,7 +159,8 @@ impl Gateway {
 
     /// When [`Gateway::on_timeout`] is wanted.
     pub fn next_timeout(&self) -> Option<Instant> {
-        self.core.timers.next().into_iter().chain(self.ending_at).min()
+        let returning = self.presence.returning.next_timeout();
+        self.core.timers.next().into_iter().chain(self.ending_at).chain(returning).min()
     }
 
     /// Does what is due.
@@ -168,6 +169,7 @@ impl Gateway {
         if self.ending_at.is_some_and(|at| at <= self.core.now) {
             self.end_some();
         }
+        self.returning_is_due();
         // What is left is due still, and comes next.
         for _ in 0..TIMERS {
             let Some(timer) = self.core.timers.pop(self.core.now) else { break };

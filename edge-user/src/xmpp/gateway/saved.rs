@@ -5,7 +5,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Gateway, address::Party, bounds::key};
+use super::{
+    Gateway,
+    address::Party,
+    bounds::{Key, key},
+};
 use crate::xmpp::settings::XmppPartnerKind;
 
 /// Subscriptions that are kept, and invitations.
@@ -21,6 +25,9 @@ pub struct SavedGateway {
     pub subscriptions: Vec<(String, String, u64)>,
     /// XMPP users of partners that must be invited, and who invited them; the oldest first.
     pub invited: Vec<(String, String)>,
+    /// The same of users of XMPP servers inside, as hashes in hexadecimal; the oldest first.
+    #[serde(default)]
+    pub invited_inside: Vec<String>,
 }
 
 impl SavedGateway {
@@ -33,7 +40,13 @@ impl SavedGateway {
             && self.invited.len() <= MAX_SAVED
             && self.subscriptions.iter().all(|(sip, xmpp, _)| is_user(sip) && is_user(xmpp))
             && self.invited.iter().all(|(sip, xmpp)| is_user(sip) && is_user(xmpp))
+            && self.invited_inside.len() <= MAX_SAVED
+            && self.invited_inside.iter().all(|hash| is_hash(hash))
     }
+}
+
+fn is_hash(text: &str) -> bool {
+    text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 impl Gateway {
@@ -61,16 +74,19 @@ impl Gateway {
             invited.map(|(sip, xmpp)| (sip.to_string(), xmpp.to_string())).collect();
         let first = invited.len().saturating_sub(MAX_SAVED);
         invited.drain(..first);
-        SavedGateway { subscriptions, invited }
+        SavedGateway { subscriptions, invited, ..SavedGateway::default() }
     }
 
     /// Takes it back, before anything else. Whether it is allowed still is asked when it is used.
+    /// Watchers of before are asked whether they are there.
     pub fn restore(&mut self, unix: u64, saved: SavedGateway) {
         let limits = &self.core.limits;
         for (sip, xmpp, at) in saved.subscriptions.into_iter().take(limits.total) {
             let at = at.min(unix);
             if unix - at < FORGOTTEN {
-                self.presence.before.insert((Arc::from(sip), Arc::from(xmpp)), at);
+                let pair = (Arc::from(sip), Arc::from(xmpp));
+                self.presence.before.insert(Key::clone(&pair), at);
+                self.presence.returning.expect(self.core.now, pair);
             }
         }
         for (sip, xmpp) in saved.invited {

@@ -53,9 +53,9 @@ pub(super) fn certify(
         Some(PeerCertificate::Valid(names)) => names,
     };
     let certificate = &names.certificate;
-    if certificate.expires_at.is_some_and(|end| end <= unix_seconds) {
+    if names.ends_at().is_some_and(|end| end <= unix_seconds) {
         return Err(format!(
-            "its certificate ({}) has expired; it needs a new one",
+            "its certificate ({}) or an authority that it hangs on has expired; it needs a new one",
             certificate.description
         ));
     }

@@ -1,14 +1,19 @@
 //! What TLS is worth, and whether a stream may still be what it is.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{
     Fault, Streams, certify,
     proof::How,
     rules::{Rules, Terms},
-    stream::{Phase, Role},
+    stream::{Phase, Role, Stream},
 };
-use crate::xmpp::io::{PeerCertificate, StreamId, TlsPeer, XmppRefusal};
+use crate::xmpp::io::{
+    Chain, PeerCertificate, StreamId, TlsPeer, XmppOutput, XmppRefusal, XmppSide,
+};
 
 /// The key with which a domain proved itself last, and the certificate before it, if another.
 #[derive(Clone, Debug)]
@@ -87,6 +92,36 @@ impl Streams {
         stream.certified = certify::certify(stream.tls.as_ref(), remote, also, unix_seconds);
     }
 
+    /// Every chain of certificates that was found good, to be judged anew.
+    pub fn chains(&self) -> Vec<(StreamId, XmppSide, Chain)> {
+        let of = |stream: &Stream| {
+            let chain = stream.tls.as_ref().map(|tls| &tls.chain);
+            let chain = chain.filter(|chain| !chain.is_empty())?;
+            Some((stream.id, stream.side, Arc::clone(chain)))
+        };
+        self.streams.values().filter_map(of).collect()
+    }
+
+    /// These chains are good no longer, and why: their streams end (RFC 6120 section 13.7.2.3). Who
+    /// may prove itself by something else does so anew.
+    pub fn no_longer_good(
+        &mut self,
+        now: Instant,
+        mut bad: Vec<(StreamId, String)>,
+        out: &mut Vec<XmppOutput>,
+    ) {
+        bad.sort_unstable();
+        for (id, why) in bad {
+            let subject = self.subject(id);
+            let text = format!(
+                "the certificate ({subject}) or an authority that it hangs on is no longer good: \
+                 {why}; its server needs another one"
+            );
+            self.fail(now, id, Fault::new("reset", XmppRefusal::Certificate, text));
+        }
+        self.hand_out(out);
+    }
+
     /// A proof by a certificate ends with it.
     pub(super) fn set_expiry(&mut self, id: StreamId) {
         let (then, seconds) = self.clock;
@@ -95,8 +130,7 @@ impl Streams {
         };
         stream.expires = match stream.tls.as_ref().map(|tls| &tls.certificate) {
             Some(PeerCertificate::Valid(names)) => names
-                .certificate
-                .expires_at
+                .ends_at()
                 .and_then(|end| then.checked_add(Duration::from_secs(end.saturating_sub(seconds)))),
             _ => None,
         };

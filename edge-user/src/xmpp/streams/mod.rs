@@ -245,30 +245,6 @@ impl Streams {
         self.keys.change(secrets);
     }
 
-    /// Ends streams whose proof is a certificate that was revoked.
-    pub fn revoked(
-        &mut self,
-        now: Instant,
-        is_revoked: impl Fn(&crate::federation::CertificateNames) -> bool,
-        out: &mut Vec<XmppOutput>,
-    ) {
-        use super::io::PeerCertificate;
-        let of_it = |stream: &Stream| {
-            stream.tls.as_ref().is_some_and(|tls| match &tls.certificate {
-                PeerCertificate::Valid(names) => is_revoked(&names.certificate),
-                _ => false,
-            })
-        };
-        let mut ids: Vec<_> = self.streams.values().filter(|s| of_it(s)).map(|s| s.id).collect();
-        ids.sort_unstable();
-        for id in ids {
-            let subject = self.subject(id);
-            let text = format!("the certificate ({subject}) was revoked");
-            self.fail(now, id, Fault::new("reset", XmppRefusal::Certificate, text));
-        }
-        self.hand_out(out);
-    }
-
     /// Ends the streams of a domain (`edge partner reset`), and forgets its failures.
     pub fn close_domain(&mut self, now: Instant, domain: &Domain, out: &mut Vec<XmppOutput>) {
         self.backoffs.retain(|(_, failed), _| failed != domain);
@@ -351,7 +327,8 @@ impl Streams {
         let stream = self.streams.get(&id);
         let remote = stream.map(|stream| stream.address);
         let domain = stream.and_then(Stream::known_remote).cloned();
-        self.event(XmppEvent::Refused { reason, remote, domain, text });
+        let claimed = stream.filter(|_| domain.is_none()).and_then(|s| s.remote.clone());
+        self.event(XmppEvent::Refused { reason, remote, domain, claimed, text });
     }
 
     fn id(&mut self) -> u64 {

@@ -44,6 +44,7 @@ impl Streams {
                 reason: XmppRefusal::Limit,
                 remote: Some(address),
                 domain: None,
+                claimed: None,
                 text,
             });
             return self.push(XmppOutput::Close { stream: id });

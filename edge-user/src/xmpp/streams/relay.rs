@@ -1,18 +1,16 @@
 //! What goes between partners and inside servers: whether it may, and how long it is. Nobody else
 //! asks, as the gateway never sees it.
 
-use std::{
-    collections::{HashSet, VecDeque},
-    time::Instant,
-};
+use std::time::Instant;
 
 use ring::digest;
 
-use super::{Streams, rules::turned, write};
+use super::{Streams, dialback, rules::turned, write};
 use crate::{
     domain::Domain,
     xmpp::{
         io::{Pair, StreamId, XmppRefusal, XmppSide},
+        recent::Recent,
         settings::XmppPartnerKind,
         xml::Element,
     },
@@ -21,30 +19,35 @@ use crate::{
 /// A user of an inside server and one of a partner, of whom the first began.
 type Both = [u8; 16];
 
-/// Those; the oldest goes when there are too many.
+/// So many are known; the oldest goes when there are more.
+const MOST_INVITED: usize = 100_000;
+/// So many are kept over a restart.
+const MOST_KEPT: usize = 50_000;
+
+/// Pairs of users of which the one inside began.
 #[derive(Default)]
-pub(super) struct Invited {
-    known: HashSet<Both>,
-    order: VecDeque<Both>,
-}
-
-impl Invited {
-    const MOST: usize = 100_000;
-
-    fn put(&mut self, both: Both) {
-        if !self.known.insert(both) {
-            return;
-        }
-        self.order.push_back(both);
-        if self.order.len() > Self::MOST
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.known.remove(&oldest);
-        }
-    }
-}
+pub(super) struct Invited(Recent<Both>);
 
 impl Streams {
+    /// Counts changes of what [`Streams::invitations`] gives.
+    pub fn invitation_changes(&self) -> u64 {
+        self.invited.0.changes()
+    }
+
+    /// Whom users of inside servers invited, to outlive a restart: hashes, the oldest first.
+    pub fn invitations(&self) -> Vec<String> {
+        let first = self.invited.0.len().saturating_sub(MOST_KEPT);
+        self.invited.0.all().skip(first).map(|both| dialback::hex(both)).collect()
+    }
+
+    /// Takes them back.
+    pub fn restore_invitations(&mut self, kept: &[String]) {
+        let read = |text: &String| u128::from_str_radix(text, 16).ok().map(u128::to_be_bytes);
+        for both in kept.iter().filter_map(read) {
+            self.invited.0.put(both, MOST_INVITED);
+        }
+    }
+
     /// A stanza that came on a stream goes to the other side, where that may be.
     pub(super) fn relay(
         &mut self,
@@ -110,12 +113,12 @@ impl Streams {
         let both = both((ours, &outer.local), (theirs, &outer.remote));
         if !to_inside {
             if invites(stanza) {
-                self.invited.put(both);
+                self.invited.0.put(both, MOST_INVITED);
             }
             return Ok(());
         }
         // Errors and answers too: nothing of ours went there that could have one.
-        match self.invited.known.contains(&both) {
+        match self.invited.0.has(&both) {
             true => Ok(()),
             false => Err((XmppRefusal::NotInvited, "service-unavailable")),
         }
@@ -154,22 +157,4 @@ fn both(ours: (Option<&str>, &Domain), theirs: (Option<&str>, &Domain)) -> Both 
     let mut both = Both::default();
     both.copy_from_slice(&hash.as_ref()[..16]);
     both
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_oldest_invitation_goes_when_there_are_too_many() {
-        let mut invited = Invited::default();
-        let number = |n: usize| (n as u128).to_be_bytes();
-        for n in 0..=Invited::MOST {
-            invited.put(number(n));
-            invited.put(number(n));
-        }
-        assert_eq!((invited.known.len(), invited.order.len()), (Invited::MOST, Invited::MOST));
-        assert!(!invited.known.contains(&number(0)));
-        assert!(invited.known.contains(&number(Invited::MOST)));
-    }
 }

@@ -467,6 +467,7 @@ impl Streams {
                 reason: XmppRefusal::Unreachable,
                 remote: None,
                 domain: Some(key.pair.remote.clone()),
+                claimed: None,
                 text: text.to_owned(),
             });
         }

@@ -260,8 +260,12 @@ impl XmlReader {
             self.elements = 0;
         }
         self.level += 1;
-        if self.over.is_some() {
-            return Ok(());
+        if let Some(fault) = &self.over {
+            // The parser below remembers each name until its element ends.
+            return match self.level > self.limits.depth.saturating_mul(PASSED_OVER) {
+                true => Err(fault.clone()),
+                false => Ok(()),
+            };
         }
         self.elements += 1;
         let most = self.allowance.map_or(self.limits.elements, |_| FIRST_ELEMENTS);

@@ -5,9 +5,11 @@
 //! | --- | --- |
 //! | `watch` | a SIP user an XMPP user |
 //! | `subscription` | an XMPP user a SIP user |
+//! | `returning` | of the latter, those of before a restart |
 //! | `pidf` | the documents |
 
 pub mod pidf;
+mod returning;
 mod subscription;
 mod watch;
 
@@ -44,6 +46,8 @@ pub(super) struct Presence {
     /// Subscriptions of before this program began, until their watchers come back: when each was
     /// last known to stand, in seconds since 1970.
     pub before: HashMap<Key, u64>,
+    /// Of them, who is asked whether it is there.
+    pub returning: returning::Returning,
     /// Counts what a file would have to be written for.
     pub changes: u64,
     pub watch_quota: Quota,

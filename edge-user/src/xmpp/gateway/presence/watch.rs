@@ -14,7 +14,7 @@ use super::{
     super::{
         Gateway, Purpose,
         address::Party,
-        bounds::{Timer, key},
+        bounds::{NO_ROOM, Timer, key},
         content,
         core::DialogOf,
         ua::{Answer, Dialog, DialogError, Reply, name_addr},
@@ -35,6 +35,8 @@ const MIN_EXPIRES: u32 = 60;
 const POLL: Duration = Duration::from_secs(5);
 /// Longer is shortened.
 const MAX_EXPIRES: u32 = 86_400;
+/// A contact's server is not asked more often for one SIP user.
+const ASK_AGAIN: Duration = Duration::from_secs(60);
 
 /// A subscription of a SIP user: one dialog.
 #[derive(Debug)]
@@ -53,6 +55,8 @@ pub(in super::super) struct Watch {
     last: Option<u64>,
     /// One look (`Expires: 0`): it ends with the first answer.
     poll: bool,
+    /// It has ended, and there was no room to say so: why.
+    ends: Option<&'static str>,
 }
 
 /// What is known of an XMPP user, for one SIP user.
@@ -63,6 +67,8 @@ pub(in super::super) struct Contact {
     seen: bool,
     resources: Vec<Resource>,
     watches: Vec<u64>,
+    /// When its server was asked last.
+    asked_at: Instant,
 }
 
 /// Seconds of Expires; `None`: not a number.
@@ -167,16 +173,20 @@ impl Gateway {
             dirty: false,
             last: None,
             poll: secs == 0,
+            ends: None,
         };
         self.presence.watches.insert(id, watch);
         self.answer_subscribe(request, id, secs);
+        let now = self.core.now;
         let contact = self.presence.contacts.entry(key(&sip, &xmpp)).or_insert_with(|| Contact {
             approved: false,
             seen: false,
             resources: Vec::new(),
             watches: Vec::new(),
+            asked_at: now,
         });
         contact.watches.push(id);
+        contact.asked_at = now;
         let ask = if contact.approved || secs == 0 { "probe" } else { "subscribe" };
         self.core.stanza(&sip, &xmpp, of_type(ask));
         if secs > 0 {
@@ -189,6 +199,9 @@ impl Gateway {
         let asked = Self::check_subscribe(request);
         let Some(watch) = self.presence.watches.get_mut(&id) else { return };
         let tag = watch.dialog.local_tag.clone();
+        if watch.ends.is_some() {
+            return self.core.reply_as(request, &tag, &Reply::new(481));
+        }
         let (secs, _) = match asked {
             Ok(asked) => asked,
             Err(refusal) => return self.core.reply_as(request, &tag, &refusal),
@@ -205,8 +218,27 @@ impl Gateway {
         self.answer_subscribe(request, id, secs);
         match secs {
             0 => self.end_watch(id, "timeout"),
-            _ => self.notify(id, None),
+            _ => {
+                self.notify(id, None);
+                self.ask_contact(id);
+            }
         }
+    }
+
+    /// What is known may be true no longer: a server that died says nothing. With a refresh it is
+    /// asked again, whatever number of telephones the SIP user has.
+    fn ask_contact(&mut self, id: u64) {
+        let Some(watch) = self.presence.watches.get(&id) else { return };
+        let (sip, xmpp) = (watch.sip.clone(), watch.xmpp.clone());
+        let now = self.core.now;
+        let contact = self.presence.contacts.get_mut(&key(&sip, &xmpp));
+        let Some(contact) = contact.filter(|contact| {
+            contact.approved && now.saturating_duration_since(contact.asked_at) >= ASK_AGAIN
+        }) else {
+            return;
+        };
+        contact.asked_at = now;
+        self.core.stanza(&sip, &xmpp, of_type("probe"));
     }
 
     fn answer_subscribe(&mut self, request: &Message, id: u64, secs: u32) {
@@ -219,12 +251,23 @@ impl Gateway {
         self.core.reply_as(request, &tag, &reply);
     }
 
-    /// Tells a watcher what is known. `ends`: for the last time, and why.
-    fn notify(&mut self, id: u64, ends: Option<&str>) {
-        let Some(watch) = self.presence.watches.get_mut(&id) else { return };
+    /// Tells a watcher what is known. `ends`: for the last time, and why. `false`: there was no room.
+    fn notify(&mut self, id: u64, ends: Option<&str>) -> bool {
+        let Some(watch) = self.presence.watches.get_mut(&id) else { return true };
+        if ends.is_none() && watch.ends.is_some() {
+            return true;
+        }
         if watch.in_flight && ends.is_none() {
             watch.dirty = true;
-            return;
+            return true;
+        }
+        if !self.core.has_room(&watch.xmpp.domain) {
+            self.core.counters.full += 1;
+            watch.dirty = true;
+            let when = self.core.now + NO_ROOM;
+            let when = if ends.is_none() { when.min(watch.expires_at) } else { when };
+            self.core.timers.set(&mut watch.due, Timer::Watch(id), Some(when));
+            return false;
         }
         let contact = self.presence.contacts.get(&key(&watch.sip, &watch.xmpp));
         let approved = contact.is_some_and(|contact| contact.approved);
@@ -241,8 +284,9 @@ impl Gateway {
             contact.filter(may_see).map(|contact| pidf::write(&watch.xmpp, &contact.resources));
         let state_name = state.split(';').next().unwrap_or_default();
         let says = digest(state_name, body.as_deref().unwrap_or_default());
+        watch.dirty = false;
         if ends.is_none() && watch.last == Some(says) {
-            return;
+            return true;
         }
         watch.last = Some(says);
         let event = match &watch.event_id {
@@ -258,14 +302,15 @@ impl Gateway {
         ];
         headers.extend(lang.map(|lang| ("Content-Language", lang)));
         watch.in_flight = true;
-        watch.dirty = false;
         let body = body.as_deref().map(|body| (pidf::TYPE, body));
         let request = watch.dialog.request(Method::Notify, headers, body);
         self.core.counters.presence_to_sip += 1;
         if self.core.send(&watch.xmpp.domain, &request, Purpose::Notify(id)).is_err() {
+            // It could not be written.
             watch.in_flight = false;
             watch.last = None;
         }
+        true
     }
 
     /// What came of a NOTIFY (RFC 6665 section 4.2.2).
@@ -283,10 +328,13 @@ impl Gateway {
         }
     }
 
-    /// The last NOTIFY, and the end.
-    pub(in super::super) fn end_watch(&mut self, id: u64, reason: &str) {
-        self.notify(id, Some(reason));
-        self.remove_watch(id);
+    /// The last NOTIFY, and the end: when there is room for it.
+    pub(in super::super) fn end_watch(&mut self, id: u64, reason: &'static str) {
+        if self.notify(id, Some(reason)) {
+            self.remove_watch(id);
+        } else if let Some(watch) = self.presence.watches.get_mut(&id) {
+            watch.ends = Some(reason);
+        }
     }
 
     fn remove_watch(&mut self, id: u64) {
@@ -303,25 +351,36 @@ impl Gateway {
         }
     }
 
-    /// Its time is over.
+    /// Its time is over, or something is to be said that there was no room for.
     pub(in super::super) fn watch_is_due(&mut self, id: u64) {
-        if let Some(watch) = self.presence.watches.get_mut(&id) {
-            watch.due = None;
-            self.end_watch(id, "timeout");
+        let Some(watch) = self.presence.watches.get_mut(&id) else { return };
+        watch.due = None;
+        if let Some(reason) = watch.ends {
+            return self.end_watch(id, reason);
         }
+        let expires_at = watch.expires_at;
+        if expires_at <= self.core.now {
+            return self.end_watch(id, "timeout");
+        }
+        self.core.timers.set(&mut watch.due, Timer::Watch(id), Some(expires_at));
+        self.notify(id, None);
     }
 
     /// Everyone of this SIP user who watches that XMPP user.
     fn watchers(&self, sip: &Party, xmpp: &Party) -> Vec<u64> {
         let contact = self.presence.contacts.get(&key(sip, xmpp));
-        contact.map(|contact| contact.watches.clone()).unwrap_or_default()
+        let ids = contact.into_iter().flat_map(|contact| &contact.watches).copied();
+        let goes_on = |id: &u64| self.presence.watches.get(id).is_some_and(|w| w.ends.is_none());
+        ids.filter(goes_on).collect()
     }
 
     fn tell_watchers(&mut self, sip: &Party, xmpp: &Party) {
         for id in self.watchers(sip, xmpp) {
             match self.presence.watches.get(&id).is_some_and(|watch| watch.poll) {
                 true => self.end_watch(id, "timeout"),
-                false => self.notify(id, None),
+                false => {
+                    self.notify(id, None);
+                }
             }
         }
     }
@@ -356,7 +415,7 @@ impl Gateway {
     }
 
     /// Refused, taken back, or not to be had: the subscription ends.
-    pub(super) fn contact_refuses(&mut self, sip: &Party, xmpp: &Party, reason: &str) {
+    pub(super) fn contact_refuses(&mut self, sip: &Party, xmpp: &Party, reason: &'static str) {
         if let Some(contact) = self.presence.contacts.get_mut(&key(sip, xmpp)) {
             contact.approved = false;
         }

@@ -26,7 +26,7 @@ use bytes::Bytes;
 use super::{
     Gateway, Purpose,
     address::Party,
-    bounds::{Key, Quota, Timer, key},
+    bounds::{Key, NO_ROOM, Quota, Timer, key},
     core::DialogOf,
     io::GatewayOutput,
     message::Sent,
@@ -38,9 +38,6 @@ use crate::{
 };
 
 use self::typing::Typing;
-
-/// When the end of a session is tried again that there was no room for.
-const NO_ROOM: Duration = Duration::from_secs(5);
 
 /// Where a session is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -42,14 +42,7 @@ impl Offer {
             media.push((words.to_owned(), fits && !taken));
             taken |= fits;
         }
-        let is_composing = lines.iter().any(|line| {
-            line.strip_prefix("a=accept-types:").is_some_and(|types| {
-                types.split(' ').any(|kind| {
-                    kind == "*" || content::media_type(kind).0 == "application/im-iscomposing+xml"
-                })
-            })
-        });
-        taken.then_some(Self { media, is_composing })
+        taken.then_some(Self { media, is_composing: lines_take_is_composing(&lines) })
     }
 
     /// The answer: the messages are taken, everything else is not.
@@ -66,6 +59,22 @@ impl Offer {
         }
         sdp.into_bytes()
     }
+}
+
+fn lines_take_is_composing(lines: &[&str]) -> bool {
+    let mut types = lines
+        .iter()
+        .filter_map(|line| line.strip_prefix("a=accept-types:"))
+        .flat_map(|types| types.split(' '));
+    types.any(|kind| kind == "*" || content::media_type(kind).0 == "application/im-iscomposing+xml")
+}
+
+/// Whether the answer to an offer of ours takes isComposing.
+pub fn takes_is_composing(answer: &Message) -> bool {
+    let Ok(found) = body::descriptions(answer) else { return false };
+    let text = found.sdp.first().and_then(|range| answer.body().get(range.clone()));
+    let text = text.and_then(|text| std::str::from_utf8(text).ok()).unwrap_or_default();
+    lines_take_is_composing(&text.lines().map(str::trim_end).collect::<Vec<_>>())
 }
 
 /// An offer of ours.

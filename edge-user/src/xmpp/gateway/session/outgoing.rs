@@ -2,7 +2,7 @@
 
 use super::{
     State,
-    offer::{SDP, offer},
+    offer::{SDP, offer, takes_is_composing},
 };
 use crate::{
     sip::{Message, Method},
@@ -100,6 +100,7 @@ impl Gateway {
         }
         let ack = session.dialog.request(Method::Ack, Vec::new(), None);
         self.core.send_ack(&ack);
+        session.typing.is_composing = answer.response.is_some_and(takes_is_composing);
         session.state = State::Up;
         let queue = std::mem::take(&mut session.queue);
         self.session_used(id);

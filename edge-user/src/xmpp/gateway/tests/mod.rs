@@ -238,6 +238,25 @@ impl World {
         self.input(GatewayInput::Sip(parse(bytes.unwrap())));
     }
 
+    /// A 200 to an INVITE of ours, with this description.
+    pub fn respond_with(&mut self, invite: &Message, sdp: &[u8]) {
+        let text = |name| text(invite, name).to_owned();
+        let mut bytes = format!(
+            "SIP/2.0 200 OK\r\nVia: {}\r\nFrom: {}\r\nTo: {};tag=inside\r\nCall-ID: {}\r\n\
+             CSeq: {}\r\nContact: <sip:ann@10.0.0.9:5061;transport=tls>\r\n\
+             Content-Type: application/sdp\r\nContent-Length: {}\r\n\r\n",
+            text("Via"),
+            text("From"),
+            text("To"),
+            text("Call-ID"),
+            text("CSeq"),
+            sdp.len()
+        )
+        .into_bytes();
+        bytes.extend_from_slice(sdp);
+        self.input(GatewayInput::Sip(parse(bytes)));
+    }
+
     /// A stanza of rob for ann.
     pub fn stanza(&mut self, stanza: Element) {
         let from = stanza.attribute("from").unwrap_or("rob@montague.example/balcony").to_owned();

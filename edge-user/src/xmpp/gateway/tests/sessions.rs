@@ -148,6 +148,29 @@ fn typing_goes_both_ways_as_each_side_knows_it() {
     assert!(String::from_utf8_lossy(request.body()).contains("<state>active</state>"));
 }
 
+/// In a session that we begin, the answer says how typing is told.
+#[test]
+fn typing_in_a_session_of_ours_goes_as_the_answer_takes_it() {
+    for (types, method) in [
+        ("text/plain", Method::Info),
+        ("text/plain application/im-iscomposing+xml", Method::Message),
+        ("*", Method::Message),
+    ] {
+        let (mut world, invite) = calling();
+        let answer = OFFER.replace("text/plain multipart/alternative text/rtf", types);
+        world.respond_with(&invite, answer.as_bytes());
+        for request in std::mem::take(&mut world.sip) {
+            if request.method() == Some(Method::Message) {
+                world.respond(&request, 200, &[]);
+            }
+        }
+        world.forget();
+        let composing = Element::new(ns::CHAT_STATES, "composing");
+        world.stanza(Element::new(ns::SERVER, "message").with_child(composing));
+        assert_eq!(world.one_sip().method(), Some(method), "{types}");
+    }
+}
+
 #[test]
 fn either_side_ends_it_and_silence_does() {
     let (mut world, tag) = up(OFFER);

@@ -1,6 +1,8 @@
 //! Bounds, strangers, inside servers, and what agreed features may do.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
+
+use rustls::pki_types::CertificateDer;
 
 use super::{
     lone::{AUTH, Lone, answer, features, header, id_of, key, send, stanza, verdict},
@@ -176,17 +178,32 @@ fn a_proof_ends_with_its_certificate() {
     end.streams.set_clock(end.now, UNIX + 99);
     end.pass(Duration::from_secs(2));
     assert_eq!(end.closed, [stream]);
-    // Revoked.
+    // An authority that it hangs on ends before it.
     let mut end = Lone::new();
-    let stream = prove(&mut end, until(100));
-    let mut out = Vec::new();
-    end.streams.revoked(end.now, |certificate| certificate.description == "CN=x", &mut out);
-    end.take(std::mem::take(&mut out));
+    let mut named = (*names(&["b.example"], Some(UNIX + 1000))).clone();
+    named.authorities_end = Some(UNIX + 100);
+    let stream = prove(&mut end, tls(PeerCertificate::Valid(Arc::new(named))));
+    end.pass(Duration::from_secs(99));
     assert!(end.closed.is_empty());
-    end.streams.revoked(end.now, |certificate| certificate.description == "CN=b.example", &mut out);
-    end.take(out);
+    end.pass(Duration::from_secs(2));
     assert_eq!(end.closed, [stream]);
     assert!(end.read(stream).contains("<reset "));
+    // Found to be no longer good; what is there without a chain cannot be judged.
+    let mut end = Lone::new();
+    let plain = prove(&mut end, until(100));
+    let mut peer = until(100);
+    peer.chain = Arc::new([CertificateDer::from(vec![1])]);
+    let stream = prove(&mut end, peer.clone());
+    assert_eq!(end.streams.chains(), [(stream, XmppSide::Partner, peer.chain)]);
+    let mut out = Vec::new();
+    end.streams.no_longer_good(end.now, vec![(stream, "Revoked".to_owned())], &mut out);
+    end.take(out);
+    assert_eq!(end.closed, [stream]);
+    let said = end.read(stream);
+    assert!(said.contains("<reset ") && said.contains("Revoked"), "{said}");
+    assert_eq!(end.last_refusal(), Some(XmppRefusal::Certificate));
+    end.write(plain, &stanza("u@b.example", "v@a.example"));
+    assert_eq!(end.delivered.len(), 1, "the other goes on");
 }
 
 /// Who can prove itself by nothing is told so, and the operator sees why.
@@ -202,6 +219,12 @@ fn a_certificate_that_does_not_do_is_named_where_nothing_else_may() {
     assert_eq!(*reason, XmppRefusal::Certificate);
     assert!(text.contains(words) && text.contains("the stream from b.example"), "{text}");
     assert!(text.contains("_xmpp-server.b.example is needed"), "{text}");
+    assert_eq!(end.claimed, Some(domain("b.example")));
+    // Of one that is known by its certificate it is no claim.
+    let stream = end.accept(Some(good(&["b.example"])));
+    end.write(stream, &header("b.example", "a.example"));
+    end.write(stream, "<!-- x -->");
+    assert_eq!((end.last_refusal(), end.claimed), (Some(XmppRefusal::Xml), None));
 }
 
 /// Both ways on one connection where certificates prove both ends, and by the right namespaces.

@@ -25,6 +25,8 @@ pub(super) struct Lone {
     /// Messages on their way: their ids, and whether they were acknowledged.
     pub(super) passed: Vec<(String, bool)>,
     pub(super) refused: Vec<(XmppRefusal, String)>,
+    /// Who it was that was refused last, by its own word.
+    pub(super) claimed: Option<crate::domain::Domain>,
     pub(super) closed: Vec<StreamId>,
     pub(super) connects: Vec<(crate::xmpp::io::DialId, crate::xmpp::io::XmppTarget)>,
     pub(super) questions: Vec<XmppQuestion>,
@@ -58,6 +60,7 @@ impl Lone {
             undelivered: Vec::new(),
             passed: Vec::new(),
             refused: Vec::new(),
+            claimed: None,
             closed: Vec::new(),
             connects: Vec::new(),
             questions: Vec::new(),
@@ -103,7 +106,8 @@ impl Lone {
                 XmppOutput::Undelivered { stanza, condition, .. } => {
                     self.undelivered.push((stanza, condition));
                 }
-                XmppOutput::Event(XmppEvent::Refused { reason, text, .. }) => {
+                XmppOutput::Event(XmppEvent::Refused { reason, text, claimed, .. }) => {
+                    self.claimed = claimed;
                     self.refused.push((reason, text));
                 }
                 XmppOutput::Pause { until, .. } => self.pauses.push(until),

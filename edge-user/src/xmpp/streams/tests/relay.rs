@@ -115,6 +115,18 @@ fn users_of_an_unverified_service_wait_until_they_are_invited() {
         end.write(outside, &stanza(from, to));
         assert!(end.read(way).is_empty());
     }
+    // After a restart, too.
+    let kept = end.streams.invitations();
+    assert_eq!((kept.len(), end.streams.invitation_changes()), (1, 1));
+    let public = XmppPartner { kind: XmppPartnerKind::PublicUnverified, ..partner("b.example") };
+    let mut end = Lone::with(between(public));
+    end.streams.restore_invitations(&kept);
+    assert_eq!(end.streams.invitations(), kept);
+    let outside = from(&mut end, XmppSide::Partner);
+    end.write(outside, &stanza("v@b.example", "u@in.example"));
+    assert_eq!(end.last_refusal(), None);
+    end.write(outside, &stanza("w@b.example", "u@in.example"));
+    assert_eq!(end.last_refusal(), Some(XmppRefusal::NotInvited));
 }
 
 /// What is short for us may be long for who reads it next, and end the stream of all.

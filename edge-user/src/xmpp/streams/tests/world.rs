@@ -95,7 +95,8 @@ pub(super) fn names(all: &[&str], expires_at: Option<u64>) -> Arc<XmppNames> {
 }
 
 pub(super) fn tls(certificate: PeerCertificate) -> TlsPeer {
-    TlsPeer { version: "TLSv1.3", cipher: "TLS13_AES_256_GCM_SHA384", certificate }
+    let (version, cipher) = ("TLSv1.3", "TLS13_AES_256_GCM_SHA384");
+    TlsPeer { version, cipher, certificate, chain: Default::default() }
 }
 
 pub(super) fn good(all: &[&str]) -> TlsPeer {

@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// How long the answer to a probe of the watcher is waited for.
-const PROBE: Duration = Duration::from_secs(10);
+pub(super) const PROBE: Duration = Duration::from_secs(10);
 /// A subscription that ended is not forgotten before its last NOTIFY could come (timer N).
 const LAST_NOTIFY: Duration = Duration::from_secs(32);
 /// The first wait after a failure that may pass; doubled with each.
@@ -169,16 +169,14 @@ impl Gateway {
     pub(super) fn on_xmpp_probe(&mut self, sip: &Party, xmpp: &Party) {
         let pair = key(sip, xmpp);
         let Some(id) = self.presence.by_pair.get(&pair).copied() else {
-            let subscribed = self.presence.before.contains_key(&pair);
-            let phase = if subscribed { Phase::Asking } else { Phase::Polling };
-            let new = self.new_subscription(&sip.at(None), &xmpp.at(None), phase);
-            let Some(id) = new else { return };
-            if let Some(subscription) = self.presence.subscriptions.get_mut(&id) {
-                // Until the SIP side says otherwise.
-                subscription.approved = subscribed;
+            if self.presence.before.contains_key(&pair) {
+                self.take_up(sip, xmpp);
+            } else if let Some(id) =
+                self.new_subscription(&sip.at(None), &xmpp.at(None), Phase::Polling)
+            {
+                self.send_subscribe(id);
             }
-            self.presence.before.remove(&pair);
-            return self.send_subscribe(id);
+            return;
         };
         let Some(subscription) = self.presence.subscriptions.get_mut(&id) else { return };
         match subscription.phase {
@@ -199,8 +197,29 @@ impl Gateway {
         }
     }
 
+    /// A subscription of before this program began is in force again, where that may be.
+    pub(super) fn take_up(&mut self, sip: &Party, xmpp: &Party) {
+        let pair = key(sip, xmpp);
+        let stands = self.presence.before.contains_key(&pair)
+            && !self.presence.by_pair.contains_key(&pair)
+            && self.core.may_begin(sip, xmpp).is_ok();
+        if !stands {
+            return;
+        }
+        let new = self.new_subscription(&sip.at(None), &xmpp.at(None), Phase::Asking);
+        let Some(id) = new else { return };
+        if let Some(subscription) = self.presence.subscriptions.get_mut(&id) {
+            // Until the SIP side says otherwise.
+            subscription.approved = true;
+        }
+        self.presence.before.remove(&pair);
+        self.presence.returning.answered(&pair);
+        self.send_subscribe(id);
+    }
+
     /// Presence of the watcher: it is there.
     pub(super) fn watcher_is_available(&mut self, sip: &Party, xmpp: &Party) {
+        self.take_up(sip, xmpp);
         let most = self.core.limits.resources;
         let Some((id, subscription)) = self.subscription_of(sip, xmpp) else { return };
         let resource = xmpp.resource.as_deref().unwrap_or_default().to_owned();
@@ -217,6 +236,7 @@ impl Gateway {
 
     /// The watcher went.
     pub(super) fn watcher_is_unavailable(&mut self, sip: &Party, xmpp: &Party) {
+        self.presence.returning.answered(&key(sip, xmpp));
         let Some((id, subscription)) = self.subscription_of(sip, xmpp) else { return };
         match &xmpp.resource {
             Some(resource) => subscription.online.retain(|other| **other != **resource),
@@ -231,6 +251,13 @@ impl Gateway {
 
     /// The watcher cannot be reached: a probe came back.
     pub(super) fn watcher_failed(&mut self, sip: &Party, xmpp: &Party, condition: &str) {
+        let pair = key(sip, xmpp);
+        self.presence.returning.answered(&pair);
+        if matches!(condition, "item-not-found" | "gone" | "forbidden")
+            && self.presence.before.remove(&pair).is_some()
+        {
+            self.presence.changes += 1;
+        }
         let Some((id, subscription)) = self.subscription_of(sip, xmpp) else { return };
         if subscription.phase != Phase::Probing {
             return;

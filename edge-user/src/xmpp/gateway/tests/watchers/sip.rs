@@ -171,6 +171,78 @@ fn refreshed_ended_and_run_out() {
     assert_eq!(world.gateway.status().watched, 0);
 }
 
+/// The contact's server may have died without a word: a refresh asks it, and not too often.
+#[test]
+fn a_refresh_asks_the_contact_s_server_again() {
+    let (mut world, tag) = asked();
+    world.stanza(presence(Some("subscribed")));
+    let notify = world.one_sip();
+    world.respond(&notify, 200, &[]);
+    world.stanza(presence(None));
+    let notify = world.one_sip();
+    world.respond(&notify, 200, &[]);
+    let refreshed = |world: &mut World, cseq| {
+        refresh(world, &tag, "600", cseq);
+        let [answer, notify] = std::mem::take(&mut world.sip).try_into().unwrap();
+        assert_eq!((answer.status(), state(&notify)), (Some(200), "active;expires=600"));
+        world.respond(&notify, 200, &[]);
+    };
+    world.seconds(59);
+    refreshed(&mut world, 2);
+    world.silent();
+    world.seconds(1);
+    refreshed(&mut world, 3);
+    let probe = world.one_stanza();
+    assert_eq!((kind(&probe), probe.attribute("to")), ("probe", Some("rob@montague.example")));
+    refreshed(&mut world, 4);
+    world.silent();
+    // Nobody is there to answer: what was seen before is not true any more.
+    let pair = Pair { local: domain("contoso.example"), remote: domain("montague.example") };
+    let condition = "remote-server-timeout";
+    world.input(GatewayInput::Undelivered { pair, stanza: probe, condition, text: String::new() });
+    let notify = world.one_sip();
+    assert!(String::from_utf8_lossy(notify.body()).contains("<basic>closed</basic>"));
+}
+
+/// What there was no room for is told when there is, the end of a subscription too.
+#[test]
+fn what_a_watcher_could_not_be_told_is_told_later() {
+    let limits = GatewayLimits { transactions: 4, ..GatewayLimits::default() };
+    let mut world = World::of(policy(XmppPartnerKind::Federated), limits);
+    world.ask(subscribe());
+    let [answer, notify] = std::mem::take(&mut world.sip).try_into().unwrap();
+    let tag = answer.to().unwrap().tag().unwrap().to_owned();
+    world.respond(&notify, 200, &[]);
+    world.forget();
+    // The partner's only place is taken.
+    let fill = |world: &mut World| {
+        world.stanza(message("hi"));
+        world.one_sip()
+    };
+    let waits = fill(&mut world);
+    world.stanza(presence(Some("subscribed")));
+    world.stanza(presence(None));
+    world.seconds(4);
+    world.silent();
+    world.respond(&waits, 200, &[]);
+    world.seconds(1);
+    let notify = world.one_sip();
+    assert!(state(&notify).starts_with("active"), "{}", state(&notify));
+    assert!(String::from_utf8_lossy(notify.body()).contains("<basic>open</basic>"));
+    world.respond(&notify, 200, &[]);
+    // Its end.
+    let waits = fill(&mut world);
+    world.stanza(presence(Some("unsubscribed")));
+    world.silent();
+    refresh(&mut world, &tag, "600", 2);
+    assert_eq!(world.status(), 481);
+    world.respond(&waits, 200, &[]);
+    world.seconds(5);
+    assert_eq!(state(&world.one_sip()), "terminated;reason=rejected");
+    let status = world.gateway.status();
+    assert_eq!((status.watched, status.dialogs), (0, 0));
+}
+
 #[test]
 fn a_watcher_that_is_gone_is_forgotten() {
     for (status, header, gone) in
