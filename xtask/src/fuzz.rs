@@ -110,6 +110,8 @@ fn libfuzzer(target: &str, arguments: &Arguments) -> Result<ExitCode> {
     // cargo sets these for its own children; the nightly one must find its own.
     command.env_remove("CARGO").env_remove("RUSTC").env_remove("RUSTUP_TOOLCHAIN");
     command.env("CARGO_TARGET_DIR", folder.join("target"));
+    // After cargo-fuzz's own single unit, which one core would build for most of an hour.
+    command.env("RUSTFLAGS", "-Ccodegen-units=16");
     command.args(["+nightly", "fuzz", "run", "--fuzz-dir", ".", target, "--"]);
     command.arg(format!("-max_total_time={}", arguments.seconds.unwrap_or(60)));
     command.args(arguments.seed.map(|seed| format!("-seed={seed}")));
