@@ -88,7 +88,7 @@ fn check(global: &Global, arguments: &CheckArguments) -> u8 {
         if config.is_some() && outside.is_none() { exit::OK } else { exit::BAD_CONFIGURATION };
     if global.json {
         let errors = json!({
-            "ok": config.is_some() && outside.is_none(),
+            "ok": code == exit::OK,
             "file": global.config,
             "errors": findings.errors,
             "warnings": findings.warnings,

@@ -61,7 +61,7 @@ pub(super) fn what_it_did(json: &Value, unix: u64) -> String {
             string(&connection["remote"]),
             ago(&connection["since"], unix),
             proved.join(" "),
-            clean(&string(&connection["certificate"])),
+            string(&connection["certificate"]),
             expires.map_or_else(String::new, |at| format!(
                 ", expires in {}",
                 span(at.saturating_sub(unix))
@@ -75,7 +75,7 @@ pub(super) fn what_it_did(json: &Value, unix: u64) -> String {
             ago(&refusal["at"], unix),
             string(&refusal["reason"]),
             string(&refusal["remote"]),
-            clean(&string(&refusal["detail"])),
+            string(&refusal["detail"]),
         );
     }
     for row in list(&json["watch"]) {
@@ -120,9 +120,9 @@ fn watched(text: &mut String, row: &Value, unix: u64) {
             text,
             "  sample {} ago: {} {} to {}",
             ago(&sample["at"], unix),
-            clean(&string(&sample["method"])),
+            string(&sample["method"]),
             sample["status"],
-            clean(&string(&sample["user"])),
+            string(&sample["user"]),
         );
     }
     for certificate in evidence["certificates"].as_array().into_iter().flatten() {
@@ -130,7 +130,7 @@ fn watched(text: &mut String, row: &Value, unix: u64) {
             text,
             "  certificate first seen {} ago: {}",
             ago(&certificate["first_seen"], unix),
-            clean(&string(&certificate["description"])),
+            string(&certificate["description"]),
         );
     }
 }
@@ -147,11 +147,6 @@ pub(super) fn span(seconds: u64) -> String {
         7200..172_800 => format!("{} h", seconds / 3600),
         _ => format!("{} days", seconds / 86_400),
     }
-}
-
-/// What strangers wrote never moves the cursor.
-pub(super) fn clean(text: &str) -> String {
-    crate::plain::plain(text)
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use crate::plain::plain;
+
 /// A table: columns are as wide as their widest cell; numbers stand on the right.
 #[derive(Clone, Debug, Default)]
 pub struct Table {
@@ -18,7 +20,7 @@ impl Table {
     /// Adds a row. Missing cells stay empty, cells too many are left out.
     pub fn row(&mut self, cells: impl IntoIterator<Item = impl Into<String>>) {
         let mut row: Vec<String> =
-            cells.into_iter().take(self.columns.len()).map(|cell| clean(&cell.into())).collect();
+            cells.into_iter().take(self.columns.len()).map(|cell| plain(&cell.into())).collect();
         row.resize(self.columns.len(), String::new());
         self.rows.push(row);
     }
@@ -56,11 +58,6 @@ impl Table {
         }
         out
     }
-}
-
-/// A cell never moves the cursor: what came from outside may hold control characters.
-fn clean(cell: &str) -> String {
-    crate::plain::plain(cell)
 }
 
 #[cfg(test)]

@@ -6,8 +6,9 @@ use serde_json::Value;
 
 use super::{
     commands::string,
-    partner_text::{ago, clean, span},
+    partner_text::{ago, span},
 };
+use crate::plain::plain;
 
 /// An XMPP partner: what is asked of it, what follows, its streams, and why streams failed.
 /// `unix`: now. Empty for any other partner.
@@ -53,7 +54,7 @@ pub(super) fn partner(json: &Value, unix: u64) -> String {
             string(&row["domain"]),
             row["failures"],
             span(row["again_in"].as_u64().unwrap_or(0)),
-            clean(&string(&row["detail"])),
+            string(&row["detail"]),
         );
     }
     for refusal in list(&xmpp["refusals"]) {
@@ -66,7 +67,7 @@ pub(super) fn partner(json: &Value, unix: u64) -> String {
             string(&refusal["reason"]),
             remote.unwrap_or_default(),
             claimed.unwrap_or_default(),
-            clean(&string(&refusal["detail"])),
+            string(&refusal["detail"]),
         );
     }
     text
@@ -97,15 +98,15 @@ fn stream(text: &mut String, row: &Value, unix: u64) {
         none if none.is_empty() => format!("nothing proved yet ({step})"),
         proved => format!("proved {}", proved.join(", ")),
     };
-    let fault = row["certificate_fault"].as_str().map(|fault| format!(" ({})", clean(fault)));
+    let fault = row["certificate_fault"].as_str().map(|fault| format!(" ({})", plain(fault)));
     let expires = row["expires_at"].as_u64();
-    let before = row["certificate_before"].as_str().map(clean);
+    let before = row["certificate_before"].as_str().map(plain);
     let _ = writeln!(
         text,
         "stream     {way} {}, for {}: {tls}; {proved}; certificate {}{}{}{}",
         string(&row["remote"]),
         ago(&row["since"], unix),
-        row["certificate"].as_str().map_or_else(|| "none".to_owned(), clean),
+        row["certificate"].as_str().map_or_else(|| "none".to_owned(), plain),
         fault.unwrap_or_default(),
         expires.map_or_else(String::new, |at| format!(
             ", expires in {}",

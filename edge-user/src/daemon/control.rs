@@ -192,10 +192,8 @@ impl Daemon {
                 return Err(error.to_string());
             }
             // What the store holds is what holds: the prefix may have been blocked before.
-            let owner = BlockOwner::Administrator;
             let blocks = self.store().block_requests(SystemTime::now());
-            let back = Intent::SetOwnerBlocks { owner, blocks };
-            let _ = self.firewall.apply(vec![back]).await;
+            let _ = self.enforce_blocks(blocks).await;
             return Err(error.to_string());
         }
         Ok(json!({"prefix": prefix, "took_microseconds": applied.took.as_micros() as u64}))

@@ -59,7 +59,8 @@ use crate::{
     domain::Domain,
     federation::Policy,
     firewall::{
-        AttachMode, BlockOwner, FirewallHandle, Intent, Owner, OwnerOptions, StartReport,
+        Applied, AttachMode, BlockOwner, BlockRequest, FirewallError, FirewallHandle, Intent,
+        Owner, OwnerOptions, StartReport,
         events::{DropEvent, Feed},
     },
     net::{
@@ -277,8 +278,7 @@ struct Parts {
 
 async fn start_network(parts: Parts) -> Result<Started> {
     let Parts { config, choice, run_lock, store, mut alarms, secret, tls, resolver, .. } = parts;
-    let Parts { listeners, prepared, now_in_force, firewall, report, .. } = parts;
-    let mut report = report;
+    let Parts { listeners, prepared, now_in_force, firewall, mut report, .. } = parts;
     report.warnings.extend(limits::descriptors(&config.limits));
     for warning in &report.warnings {
         warn!(warning, "firewall");
@@ -388,12 +388,16 @@ impl Daemon {
     async fn enforce(&self) -> Result<Outcome, String> {
         let now_in_force = effective(&self.config(), &self.store(), SystemTime::now());
         let outcome = self.enforce_domains(now_in_force.federation).await;
-        let owner = BlockOwner::Administrator;
-        let blocks = now_in_force.administrator_blocks;
         // Whatever became of the one, the other is tried.
-        let blocks = self.firewall.apply(vec![Intent::SetOwnerBlocks { owner, blocks }]).await;
+        let blocks = self.enforce_blocks(now_in_force.administrator_blocks).await;
         let outcome = outcome?;
         blocks.map(|_| outcome).map_err(|error| error.to_string())
+    }
+
+    /// Exactly these blocks of administrators hold in the kernel.
+    async fn enforce_blocks(&self, blocks: Vec<BlockRequest>) -> Result<Applied, FirewallError> {
+        let owner = BlockOwner::Administrator;
+        self.firewall.apply(vec![Intent::SetOwnerBlocks { owner, blocks }]).await
     }
 
     /// Puts these lists in force: kernel, then proxy.
@@ -437,10 +441,7 @@ impl Daemon {
             self.last_good.ring();
             // The wall clock may have been set, and what seemed to be over is not.
             let now_in_force = effective(&config, &self.store(), SystemTime::now());
-            let (owner, blocks) = (BlockOwner::Administrator, now_in_force.administrator_blocks);
-            if let Err(error) =
-                self.firewall.apply(vec![Intent::SetOwnerBlocks { owner, blocks }]).await
-            {
+            if let Err(error) = self.enforce_blocks(now_in_force.administrator_blocks).await {
                 error!(%error, "ALARM: not every block of the store is in force");
             }
         }

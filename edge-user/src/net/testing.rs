@@ -8,7 +8,10 @@ use rcgen::{
     DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, RevokedCertParams,
     SanType, SerialNumber, date_time_ymd, string::Ia5String,
 };
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use rustls::{
+    ConnectionCommon, SideData,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
 use tokio::sync::mpsc;
 
 use super::Core;
@@ -301,3 +304,19 @@ pub(super) const PATIENCE: std::time::Duration = std::time::Duration::from_secs(
 
 /// A refusal that a test closes connections with.
 pub(super) const REASON: Refusal = Refusal::DomainBlocked;
+
+/// Carries what one end of a TLS connection in memory has to say to the other.
+pub(super) fn carry<A: SideData, B: SideData>(
+    from: &mut ConnectionCommon<A>,
+    to: &mut ConnectionCommon<B>,
+) {
+    let mut wire = Vec::new();
+    while from.wants_write() {
+        from.write_tls(&mut wire).unwrap();
+    }
+    let mut bytes = &wire[..];
+    while !bytes.is_empty() {
+        to.read_tls(&mut bytes).unwrap();
+        to.process_new_packets().unwrap();
+    }
+}

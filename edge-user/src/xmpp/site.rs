@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::{
     gateway::{
-        Gateway, SavedGateway,
+        Gateway, MAX_SAVED, SavedGateway,
         io::{GatewayInput, GatewayOutput},
     },
     io::{Pair, XmppEvent, XmppInput, XmppOutput, XmppRefusal, XmppSide},
@@ -268,7 +268,8 @@ impl Site<Streams, Gateway> {
 
     /// What must outlive a restart. `unix`: the wall clock.
     pub fn save(&self, unix: u64) -> SavedGateway {
-        SavedGateway { invited_inside: self.streams.invitations(), ..self.gateway.save(unix) }
+        let invited_inside = self.streams.invitations(MAX_SAVED);
+        SavedGateway { invited_inside, ..self.gateway.save(unix) }
     }
 
     /// Takes it back, before anything else.

@@ -62,15 +62,9 @@ impl Engine {
 
     /// A device without a zone that is up is named, once.
     fn name(&mut self, event: &LinkEvent) {
-        let pins = &self.options.pins;
-        let is_held = || {
-            let links = attach::pinned(&attach::link_folder(pins));
-            let is_it = |path| sys::link_facts(path).is_ok_and(|f| f.ifindex == event.ifindex);
-            links.iter().any(|(_, path)| is_it(path))
-        };
         if event.up
             && !self.is_configured(&event.name)
-            && !is_held()
+            && !self.is_on(|ifindex| ifindex == event.ifindex)
             && self.links.named.insert(event.name.clone())
         {
             tracing::warn!(
@@ -83,14 +77,14 @@ impl Engine {
 
     /// Whether it is about a device that is ours, or was: it may have another name now.
     fn concerns(&self, event: &LinkEvent) -> bool {
-        let known = || {
-            let links = attach::pinned(&attach::link_folder(&self.options.pins));
-            let gone_or_it = |ifindex| ifindex == 0 || ifindex == event.ifindex;
-            links
-                .iter()
-                .any(|(_, path)| sys::link_facts(path).is_ok_and(|facts| gone_or_it(facts.ifindex)))
-        };
-        self.is_configured(&event.name) || known()
+        let gone_or_it = |ifindex| ifindex == 0 || ifindex == event.ifindex;
+        self.is_configured(&event.name) || self.is_on(gone_or_it)
+    }
+
+    /// Whether a link of ours is on such a device; 0 is one that is gone.
+    fn is_on(&self, such: impl Fn(u32) -> bool) -> bool {
+        let links = attach::pinned(&attach::link_folder(&self.options.pins));
+        links.iter().any(|(_, path)| sys::link_facts(path).is_ok_and(|facts| such(facts.ifindex)))
     }
 
     fn look_at_devices(&mut self) {

@@ -207,11 +207,11 @@ impl TlsStore {
         Ok(PreparedTls { current: Arc::new(source.read(&self.rules)?), source })
     }
 
-    /// Uses what was prepared, from the next handshake on; gives back what was in use.
-    pub fn exchange(&self, prepared: PreparedTls) -> PreparedTls {
+    /// Uses what was prepared, from the next handshake on.
+    pub fn exchange(&self, prepared: PreparedTls) {
         let mut kept = self.source.lock().unwrap_or_else(PoisonError::into_inner);
-        let former = self.install(prepared.current, &prepared.source.revocation);
-        PreparedTls { source: std::mem::replace(&mut *kept, prepared.source), current: former }
+        self.install(prepared.current, &prepared.source.revocation);
+        *kept = prepared.source;
     }
 
     /// Loads the files that the configuration names now. When anything is wrong, everything stays
@@ -367,10 +367,10 @@ impl TlsStore {
     }
 
     /// Uses these, with their lists. Whoever is told of the change sees both.
-    fn install(&self, new: Arc<Current>, revocation: &Revocation) -> Arc<Current> {
+    fn install(&self, new: Arc<Current>, revocation: &Revocation) {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         self.rules.set_revocation(revocation.clone(), new.lists.clone());
-        std::mem::replace(&mut *current, new)
+        *current = new;
     }
 }
 

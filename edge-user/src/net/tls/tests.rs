@@ -5,7 +5,7 @@ use rustls::{ClientConnection, HandshakeKind, ServerConnection, version};
 use super::*;
 use crate::{
     config::tests_support::Folder,
-    net::testing::{Authority, Issued, Leaf, write_files},
+    net::testing::{Authority, Issued, Leaf, carry, write_files},
 };
 
 struct Made {
@@ -132,28 +132,11 @@ fn shake(client: ClientConfig, server: Arc<ServerConfig>) -> (HandshakeKind, Han
     let name = ServerName::try_from("edge.contoso.example").unwrap();
     let mut client = ClientConnection::new(Arc::new(client), name).unwrap();
     let mut server = ServerConnection::new(server).unwrap();
-    let mut wire = Vec::new();
     // A few rounds beyond the handshake, so that tickets would arrive.
     for _ in 0..10 {
         let _ = client.writer().write(b"x");
-        while client.wants_write() {
-            client.write_tls(&mut wire).unwrap();
-        }
-        let mut bytes = &wire[..];
-        while !bytes.is_empty() {
-            server.read_tls(&mut bytes).unwrap();
-            server.process_new_packets().unwrap();
-        }
-        wire.clear();
-        while server.wants_write() {
-            server.write_tls(&mut wire).unwrap();
-        }
-        let mut bytes = &wire[..];
-        while !bytes.is_empty() {
-            client.read_tls(&mut bytes).unwrap();
-            client.process_new_packets().unwrap();
-        }
-        wire.clear();
+        carry(&mut client, &mut server);
+        carry(&mut server, &mut client);
     }
     (client.handshake_kind().unwrap(), server.handshake_kind().unwrap())
 }

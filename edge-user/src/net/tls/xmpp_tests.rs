@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
-use rustls::{ClientConnection, ConnectionCommon, HandshakeKind, ServerConnection, SideData};
+use rustls::{ClientConnection, HandshakeKind, ServerConnection};
 
 use super::*;
 use crate::{
     config::{OwnIdentity, tests_support::Folder},
-    net::testing::{Authority, Issued, write_files},
+    net::testing::{Authority, Issued, carry, write_files},
     xmpp::io::{Chain, PeerCertificate, StreamId, XmppSide},
 };
 
@@ -150,18 +150,6 @@ fn a_certificate_ends_with_the_first_of_its_authorities() {
     let later = UnixTime::since_unix_epoch(Duration::from_secs(NEW_YEAR_2040 + 1));
     let bad = store.xmpp_no_longer_good(streams, later);
     assert_eq!(bad.iter().map(|(id, _)| id.0).collect::<Vec<_>>(), [1, 3], "{bad:?}");
-}
-
-fn carry<A: SideData, B: SideData>(from: &mut ConnectionCommon<A>, to: &mut ConnectionCommon<B>) {
-    let mut wire = Vec::new();
-    while from.wants_write() {
-        from.write_tls(&mut wire).unwrap();
-    }
-    let mut bytes = &wire[..];
-    while !bytes.is_empty() {
-        to.read_tls(&mut bytes).unwrap();
-        to.process_new_packets().unwrap();
-    }
 }
 
 /// Shakes hands as our client for one domain of ours with our server for another.

@@ -69,7 +69,7 @@ use self::{
 pub use self::{
     bounds::GatewayLimits,
     core::GatewayCounters,
-    saved::SavedGateway,
+    saved::{MAX_SAVED, SavedGateway},
     status::{GatewayStatus, PartnerStatus},
 };
 

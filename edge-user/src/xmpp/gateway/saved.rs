@@ -12,8 +12,8 @@ use super::{
 };
 use crate::xmpp::settings::XmppPartnerKind;
 
-/// Subscriptions that are kept, and invitations.
-const MAX_SAVED: usize = 50_000;
+/// Subscriptions that are kept, and invitations of either kind.
+pub const MAX_SAVED: usize = 50_000;
 /// A subscription of before is forgotten when its watcher did not come for so long, in seconds.
 const FORGOTTEN: u64 = 90 * 86_400;
 

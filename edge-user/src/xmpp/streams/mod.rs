@@ -62,7 +62,7 @@ pub use stream::{Role, Traffic};
 use self::{
     dialback::{Keys, Verifications},
     judge::Seen,
-    relay::Invited,
+    relay::Both,
     route::{Backoff, Route},
     rules::{Denied, Rules, turned},
     stream::{Phase, RouteKey, Stream},
@@ -70,6 +70,7 @@ use self::{
 };
 use super::{
     io::{DialId, LookupId, StreamId, XmppEvent, XmppInput, XmppOutput, XmppRefusal},
+    recent::Recent,
     settings::XmppPolicy,
     xml::{Element, XmlEvent, XmlFault, XmlLimits, XmlReader},
 };
@@ -102,7 +103,8 @@ pub struct Streams {
     lookups: HashMap<LookupId, RouteKey>,
     backoffs: HashMap<(super::io::XmppSide, Domain), Backoff>,
     verifications: Verifications,
-    invited: Invited,
+    /// Pairs of users of which the one inside began.
+    invited: Recent<Both>,
     /// Certificates by which domains proved themselves.
     seen: HashMap<(super::io::XmppSide, Domain), Seen>,
     /// Pings of ours by their id: the streams on which they went.
@@ -157,7 +159,7 @@ impl Streams {
             lookups: HashMap::new(),
             backoffs: HashMap::new(),
             verifications: Verifications::default(),
-            invited: Invited::default(),
+            invited: Recent::default(),
             seen: HashMap::new(),
             pings: HashMap::new(),
             due: BTreeSet::new(),

@@ -10,41 +10,35 @@ use crate::{
     domain::Domain,
     xmpp::{
         io::{Pair, StreamId, XmppRefusal, XmppSide},
-        recent::Recent,
         settings::XmppPartnerKind,
         xml::Element,
     },
 };
 
 /// A user of an inside server and one of a partner, of whom the first began.
-type Both = [u8; 16];
+pub(super) type Both = [u8; 16];
 
 /// So many are known; the oldest goes when there are more.
 const MOST_INVITED: usize = 100_000;
-/// So many are kept over a restart.
-const MOST_KEPT: usize = 50_000;
-
-/// Pairs of users of which the one inside began.
-#[derive(Default)]
-pub(super) struct Invited(Recent<Both>);
 
 impl Streams {
     /// Counts changes of what [`Streams::invitations`] gives.
     pub fn invitation_changes(&self) -> u64 {
-        self.invited.0.changes()
+        self.invited.changes()
     }
 
-    /// Whom users of inside servers invited, to outlive a restart: hashes, the oldest first.
-    pub fn invitations(&self) -> Vec<String> {
-        let first = self.invited.0.len().saturating_sub(MOST_KEPT);
-        self.invited.0.all().skip(first).map(|both| dialback::hex(both)).collect()
+    /// Whom users of inside servers invited, to outlive a restart: hashes of the `most` newest, the
+    /// oldest first.
+    pub fn invitations(&self, most: usize) -> Vec<String> {
+        let first = self.invited.len().saturating_sub(most);
+        self.invited.all().skip(first).map(|both| dialback::hex(both)).collect()
     }
 
     /// Takes them back.
     pub fn restore_invitations(&mut self, kept: &[String]) {
         let read = |text: &String| u128::from_str_radix(text, 16).ok().map(u128::to_be_bytes);
         for both in kept.iter().filter_map(read) {
-            self.invited.0.put(both, MOST_INVITED);
+            self.invited.put(both, MOST_INVITED);
         }
     }
 
@@ -113,12 +107,12 @@ impl Streams {
         let both = both((ours, &outer.local), (theirs, &outer.remote));
         if !to_inside {
             if invites(stanza) {
-                self.invited.0.put(both, MOST_INVITED);
+                self.invited.put(both, MOST_INVITED);
             }
             return Ok(());
         }
         // Errors and answers too: nothing of ours went there that could have one.
-        match self.invited.0.has(&both) {
+        match self.invited.has(&both) {
             true => Ok(()),
             false => Err((XmppRefusal::NotInvited, "service-unavailable")),
         }
