@@ -39,6 +39,11 @@ impl RtpEnd {
         self.send_raw(to, &packet)
     }
 
+    /// Passes this many sequence numbers over, as if their packets were lost on the way.
+    pub fn lose(&mut self, packets: u16) {
+        self.sequence = self.sequence.wrapping_add(packets);
+    }
+
     /// Sends bytes as they are.
     pub fn send_raw(&self, to: SocketAddr, bytes: &[u8]) -> Result<()> {
         self.socket.send_to(bytes, to).with_context(|| to.to_string())?;
@@ -83,6 +88,34 @@ pub fn packet(ssrc: u32, sequence: u16) -> Vec<u8> {
     packet.extend(ssrc.to_be_bytes());
     packet.extend([0x55; PAYLOAD]);
     packet
+}
+
+/// A sender report of RTCP without report blocks (RFC 3550 section 6.4.1).
+pub fn sender_report(ssrc: u32) -> Vec<u8> {
+    let mut packet = vec![0x80, 200, 0, 6];
+    packet.extend(ssrc.to_be_bytes());
+    packet.extend([0x11; 20]);
+    packet
+}
+
+/// Sends these bytes to `to` until `receiver` has them: where they seem to come from.
+pub fn crosses(
+    sender: &RtpEnd,
+    to: SocketAddr,
+    receiver: &RtpEnd,
+    bytes: &[u8],
+    limit: Duration,
+) -> Result<SocketAddr> {
+    let deadline = Instant::now() + limit;
+    receiver.drain()?;
+    while Instant::now() < deadline {
+        sender.send_raw(to, bytes)?;
+        match receiver.receive(Duration::from_millis(20))? {
+            Some((from, heard)) if heard == bytes => return Ok(from),
+            _ => {}
+        }
+    }
+    bail!("what was sent to {to} within {limit:?} did not come to {}", receiver.address()?)
 }
 
 /// Sends from `sender` to `to` until `receiver` hears it: where it seems to come from. The first

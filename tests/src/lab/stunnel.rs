@@ -45,8 +45,8 @@ impl Stunnel {
                 "[t{number}]\nclient = {}\naccept = {}\nconnect = {}\ncert = {}\nkey = {}\n\
                  CAfile = {}\nverifyChain = yes\nTIMEOUTclose = 0\n",
                 if tunnel.client { "yes" } else { "no" },
-                tunnel.accept,
-                tunnel.connect,
+                address(tunnel.accept),
+                address(tunnel.connect),
                 identity.certificate.display(),
                 identity.key.display(),
                 trust.display()
@@ -75,4 +75,9 @@ impl Stunnel {
     pub fn log_tail(&self) -> String {
         self.process.log_tail()
     }
+}
+
+/// As its file has them: what stands before the last colon is the address, without brackets.
+fn address(at: SocketAddr) -> String {
+    format!("{}:{}", at.ip(), at.port())
 }

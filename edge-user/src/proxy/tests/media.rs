@@ -395,6 +395,56 @@ fn of_a_mixed_offer_what_is_allowed_goes_on() {
     assert_eq!(call.open(), [4, 4]);
 }
 
+/// Who follows a REFER, or takes another's place in a call (RFC 3515, 3891), makes a call like any.
+#[test]
+fn what_a_refer_or_replaces_leads_to_is_judged_like_any_call() {
+    const BY: [(&str, &str); 2] =
+        [("contoso.example", "fabrikam.example"), ("fabrikam.example", "contoso.example")];
+    let both = |address| sdp(address, "m=audio 4100 RTP/AVP 0|m=video 4102 RTP/AVP 96");
+    for inside_refers in [true, false] {
+        let mut world = world();
+        world.set_policy(CONTOSO, only(&[Modality::Audio]));
+        let mut call = begin(world, &audio(ALICE, 4000));
+        let ok = call.bob_says("200 OK", &audio(BOB, 5000));
+        // The request itself goes through and opens nothing.
+        let (from, to) = if inside_refers { BY[0] } else { BY[1] };
+        let target = format!("Refer-To: <sip:carol@{from}?Replaces=x%3Bto-tag%3D1%3Bfrom-tag%3D2>");
+        let refer = call.within(&ok, inside_refers, "REFER", 7).with(&target);
+        let (asks, at, hears) = match inside_refers {
+            true => (CONTOSO, call.alice, FABRIKAM),
+            false => (FABRIKAM, call.bob, CONTOSO),
+        };
+        call.world.say(asks, at, &refer.text());
+        let (follows, got) = call.world.one(hears);
+        assert!(got.starts_with("REFER ") && got.contains(&target), "{got}");
+        assert_eq!((call.open(), call.calls()), ([4, 4], [1, 1]));
+        // What it leads to comes the other way, as a call of its own.
+        for (number, more) in
+            ["Referred-By: <sip:x@contoso.example>", "Replaces: call-1;to-tag=b1;from-tag=a1"]
+                .iter()
+                .enumerate()
+        {
+            let new = |text: &str, branch: &str| {
+                let mut invite = Req::new("INVITE", to, from).branch(&format!("{branch}{number}"));
+                invite.call_id = format!("second-{number}");
+                with_sdp(invite.with(*more), text)
+            };
+            let address = if inside_refers { BOB } else { ALICE };
+            let video = sdp(address, "m=video 4102 RTP/AVP 96");
+            call.world.say(hears, follows, &new(&video, "v").text());
+            let mut mail = call.world.mail(hears);
+            let (_, refused) = mail.pop().unwrap();
+            assert!(refused.starts_with("SIP/2.0 488 "), "{inside_refers} {more}: {refused}");
+            call.world.say(hears, follows, &new(&both(address), "m").text());
+            let (_, got) = call.world.one(asks);
+            assert!(got.contains(more), "{got}");
+            assert_eq!((ports(&got)[0] != 0, ports(&got)[1]), (true, 0), "{got}");
+        }
+        assert_eq!(call.world.refused(CONTOSO, Refusal::ModalityForbidden), 2);
+        assert_eq!(call.calls(), [3, 3]);
+    }
+}
+
 #[test]
 fn what_cannot_be_read_or_makes_no_sense_is_refused_and_goes_nowhere() {
     let several = format!("{}a=sendonly\r\na=recvonly\r\n", audio(ALICE, 4000));

@@ -3,24 +3,27 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod agents;
+
 use std::{
     net::{IpAddr, SocketAddr},
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
 use edge_tests::{
-    demo::world::{contoso_access, contoso_config, fabrikam_config, user},
+    demo::world::{contoso_access, contoso_config, user},
     lab::{
         Lab,
-        baresip::{Telephone, share_of_tone},
         config::EdgeConfig,
         daemon::Edge,
         dialogue::{End, HandCall, InsideServer, Parties, audio, head, media_address},
-        layout::Site,
+        layout::{INTERNET, Site},
         links::Forwarding,
+        netns::Namespace,
         rtp::{self, RtpEnd},
-        sipp::{self, Agent, Carrier, Dialogue, Play, SERVER_PORT},
-        tls_client::{Caller, request},
+        sipp::SERVER_PORT,
+        tls_client::{Caller, SipClient, request},
     },
 };
 use serde_json::Value;
@@ -52,16 +55,24 @@ impl World {
         Self { edge, inside, _forwarding: forwarding, lab }
     }
 
-    /// A call that nobody has begun; the partner's connection comes by this family.
-    fn call(&self, caller: End, six: bool) -> HandCall {
-        let partner = Caller {
+    fn partner(&self) -> Caller<'_> {
+        Caller {
             namespace: self.lab.site(Site::Fabrikam),
             from: None,
             identity: Some(&self.lab.identities.fabrikam),
             trust: &self.lab.identities.trust,
-        };
+        }
+    }
+
+    /// The partner's connection.
+    fn session(&self, six: bool) -> SipClient {
         let to = contoso_access()[usize::from(six)];
-        let mut outside = partner.tls(to, &Site::Contoso.host()).unwrap();
+        self.partner().tls(to, &Site::Contoso.host()).unwrap()
+    }
+
+    /// A call that nobody has begun; the partner's connection comes by this family.
+    fn call(&self, caller: End, six: bool) -> HandCall {
+        let (partner, mut outside) = (self.partner(), self.session(six));
         let server = SocketAddr::new(Site::Contoso.server4().into(), SERVER_PORT);
         // The partner is known once it has said something, and the edge connects to the server
         // when it has something for it.
@@ -130,6 +141,11 @@ fn plain_ok(request: &str) -> String {
     text + "Content-Length: 0\r\n\r\n"
 }
 
+/// The port above.
+fn above(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip(), address.port() + 1)
+}
+
 /// Both ends of a call that was set up: what each was told of the other.
 struct Talk {
     call: HandCall,
@@ -143,10 +159,21 @@ struct Talk {
 
 impl Talk {
     fn begin(world: &World, caller: End, outside_six: bool, inside_six: bool, port: u16) -> Self {
+        Self::begin_with(world, caller, [outside_six, inside_six], port, "")
+    }
+
+    /// With these lines in both descriptions.
+    fn begin_with(
+        world: &World,
+        caller: End,
+        [outside_six, inside_six]: [bool; 2],
+        port: u16,
+        more: &str,
+    ) -> Self {
         let mut call = world.call(caller, outside_six);
         let outside = world.outside_end(outside_six, port, 0x0a0a_0000 + u32::from(port));
         let inside = world.inside_end(inside_six, port + 2, 0x0b0b_0000 + u32::from(port));
-        let of = |end: &RtpEnd| audio(end.address().unwrap(), "");
+        let of = |end: &RtpEnd| audio(end.address().unwrap(), more);
         let (offer, answer) = match caller {
             End::Outside => (of(&outside), of(&inside)),
             End::Inside => (of(&inside), of(&outside)),
@@ -176,6 +203,36 @@ impl Talk {
         let from = rtp::reaches(&mut self.inside, self.to_outside, &self.outside, PATIENCE)
             .unwrap_or_else(say);
         assert_eq!(from, self.to_inside, "the partner hears the edge");
+    }
+
+    /// RTCP goes by the ports above those of the media, both ways (RFC 3550 section 11): its ends.
+    fn reports_go_both_ways(
+        &self,
+        world: &World,
+        six: bool,
+        inside_six: bool,
+        port: u16,
+    ) -> [RtpEnd; 2] {
+        let outside = world.outside_end(six, port + 1, 0);
+        let inside = world.inside_end(inside_six, port + 3, 0);
+        let (to_inside, to_outside) = (above(self.to_inside), above(self.to_outside));
+        self.report_crosses(world, &outside, to_inside, &inside, to_outside);
+        self.report_crosses(world, &inside, to_outside, &outside, to_inside);
+        [outside, inside]
+    }
+
+    fn report_crosses(
+        &self,
+        world: &World,
+        sender: &RtpEnd,
+        to: SocketAddr,
+        receiver: &RtpEnd,
+        seems: SocketAddr,
+    ) {
+        let report = rtp::sender_report(0x0c0c_0000 + u32::from(to.port()));
+        let from = rtp::crosses(sender, to, receiver, &report, PATIENCE)
+            .unwrap_or_else(|error| panic!("RTCP: {error:#}\n{}", world.edge.log()));
+        assert_eq!(from, seems, "RTCP comes from the port above that of the media");
     }
 
     fn nothing_comes_in(&mut self) {
@@ -212,6 +269,7 @@ fn relayed(tag: &str, inside_six: bool, change: impl FnOnce(EdgeConfig) -> EdgeC
         talk.both_ways(&world);
         let heard = rtp::heard(&mut talk.outside, talk.to_inside, &talk.inside, PACKETS).unwrap();
         assert_eq!(heard, PACKETS, "{}", world.edge.log());
+        let reports = talk.reports_go_both_ways(&world, outside_six, inside_six, port);
 
         // Somebody else, even at the partner's own address, is not heard.
         let mut thief = world.outside_end(outside_six, port + 100, 7);
@@ -222,8 +280,85 @@ fn relayed(tag: &str, inside_six: bool, change: impl FnOnce(EdgeConfig) -> EdgeC
 
         talk.call.hang_up(caller).unwrap();
         talk.nothing_comes_in();
+        let [outside, inside] = reports;
+        outside.send_raw(above(talk.to_inside), &rtp::sender_report(1)).unwrap();
+        let late = inside.receive(Duration::from_millis(200)).unwrap();
+        assert_eq!(late, None, "RTCP of a call that is over");
         world.wait_until("flows stay open", || world.open_flows() == 0);
     }
+}
+
+#[test]
+fn reports_go_by_the_port_of_the_media_where_both_say_so() {
+    let world = World::raise("mmux");
+    for (six, port) in [(false, 41_200), (true, 41_210)] {
+        let mut talk = Talk::begin_with(&world, End::Outside, [six, false], port, "a=rtcp-mux\r\n");
+        talk.both_ways(&world);
+        talk.report_crosses(&world, &talk.outside, talk.to_inside, &talk.inside, talk.to_outside);
+        talk.report_crosses(&world, &talk.inside, talk.to_outside, &talk.outside, talk.to_inside);
+        talk.call.hang_up(End::Inside).unwrap();
+    }
+}
+
+#[test]
+fn a_call_is_shown_with_its_parties_and_what_its_flows_carry() {
+    let world = World::raise("mshow");
+    let mut talk = Talk::begin(&world, End::Outside, false, false, 41_300);
+    talk.both_ways(&world);
+    let listed = world.edge.json(&["call", "list"]).unwrap();
+    let id = listed[0]["id"].as_str().unwrap().to_owned();
+    let over = AtomicBool::new(false);
+    let (told, text) = std::thread::scope(|scope| {
+        let Talk { outside, inside, to_inside, to_outside, .. } = &mut talk;
+        // Both speak; of what the partner says every tenth packet is lost.
+        for (end, to, lost) in [(outside, *to_inside, 1), (inside, *to_outside, 0)] {
+            let over = &over;
+            scope.spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    for _ in 0..9 {
+                        end.send(to).unwrap();
+                        std::thread::sleep(Duration::from_millis(20));
+                    }
+                    end.lose(lost);
+                }
+            });
+        }
+        // Long enough that the first of them was passed over.
+        std::thread::sleep(Duration::from_secs(1));
+        let told = world.edge.json(&["call", "show", &id]);
+        let text = world.edge.command(&["call", "show", &id]);
+        over.store(true, Ordering::Relaxed);
+        (told.unwrap(), text.unwrap())
+    });
+    for (name, value) in [
+        ("caller", user(Site::Fabrikam)),
+        ("callee", user(Site::Contoso)),
+        ("partner", Site::Fabrikam.domain()),
+        ("direction", "inbound".to_owned()),
+        ("state", "up".to_owned()),
+    ] {
+        assert!(told[name].as_str().is_some_and(|told| told.contains(&value)), "{name}: {told:#}");
+        assert!(text.stdout.contains(&value) || name == "direction", "{}", text.stdout);
+    }
+    let flow = |side: &str| {
+        let flows = told["lines"][0]["flows"].as_array().unwrap();
+        let is = |flow: &&Value| flow["from"] == side && flow["component"] == "rtp";
+        flows.iter().find(is).cloned().unwrap_or_else(|| panic!("{side}: {told:#}"))
+    };
+    let (partners, ours) = (flow("outside"), flow("inside"));
+    let learned = talk.outside.address().unwrap().to_string();
+    assert_eq!(partners["learned"], *learned, "{told:#}");
+    for (flow, loses) in [(&partners, true), (&ours, false)] {
+        assert!(flow["packets"].as_u64() > Some(20), "{told:#}");
+        assert!(flow["packets_per_second"].as_f64() > Some(1.0), "{told:#}");
+        // 172 bytes of RTP in each packet, and the headers around them.
+        let bits = flow["bits_per_second"].as_f64().unwrap();
+        assert!(bits > 172.0 * 8.0, "{told:#}");
+        assert_eq!(flow["lost"].as_u64() > Some(0), loses, "{told:#}");
+        assert_eq!(flow["lost_percent"].as_f64() > Some(2.0), loses, "{told:#}");
+        assert!(flow["jitter_milliseconds"].is_number(), "{told:#}");
+    }
+    talk.call.hang_up(End::Outside).unwrap();
 }
 
 #[test]
@@ -262,23 +397,7 @@ fn media_goes_on_while_the_daemon_is_dead_and_the_call_ends_under_the_next() {
 #[test]
 fn a_pinhole_lets_the_calls_own_packets_through_unchanged() {
     let world = World::raise_with("mpin", |config| config.media("pinhole", "50000-50199"));
-    // Outside knows the way to the addresses inside, as in a network without translation.
-    let (router, edge) = (Site::Fabrikam.router4(), Site::Contoso.v4());
-    let (router6, edge6) = (Site::Fabrikam.router6(), Site::Contoso.v6());
-    let partner = world.lab.site(Site::Fabrikam);
-    partner
-        .ip_batch(&format!(
-            "route add 10.1.0.0/24 via {router}\nroute add fd00:1::/64 via {router6}\n"
-        ))
-        .unwrap();
-    let internet = edge_tests::lab::netns::Namespace::existing(&format!(
-        "{}-{}",
-        world.lab.prefix(),
-        edge_tests::lab::layout::INTERNET
-    ));
-    internet
-        .ip_batch(&format!("route add 10.1.0.0/24 via {edge}\nroute add fd00:1::/64 via {edge6}\n"))
-        .unwrap();
+    outside_knows_the_way(&world.lab, Site::Fabrikam);
     for (six, port) in [(false, 44_000), (true, 44_010)] {
         let mut early = world.outside_end(six, port + 50, 9);
         let target = world.inside_end(six, port + 60, 10);
@@ -291,6 +410,22 @@ fn a_pinhole_lets_the_calls_own_packets_through_unchanged() {
         assert_eq!(other.unwrap(), 0, "another port of the same host");
         talk.call.hang_up(End::Inside).unwrap();
         talk.nothing_comes_in();
+    }
+}
+
+/// Outside has a way to the addresses inside contoso, as in a network without translation.
+fn outside_knows_the_way(lab: &Lab, partner: Site) {
+    let internet = Namespace::existing(&format!("{}-{INTERNET}", lab.prefix()));
+    let hops = [
+        (lab.site(partner), partner.router4(), partner.router6()),
+        (&internet, Site::Contoso.v4(), Site::Contoso.v6()),
+    ];
+    for (namespace, four, six) in hops {
+        namespace
+            .ip_batch(&format!(
+                "route add 10.1.0.0/24 via {four}\nroute add fd00:1::/64 via {six}\n"
+            ))
+            .unwrap();
     }
 }
 
@@ -342,29 +477,76 @@ fn when_a_partners_share_of_the_ports_is_used_up_its_next_call_is_told_and_the_o
     first.both_ways(&world);
 }
 
-#[test]
-fn forbidden_modalities_do_not_pass() {
-    let world = World::raise_with("mmodal", |config| {
+/// The modalities a partner may have, as its entry names them.
+const MODALITIES: [&str; 6] =
+    ["im", "presence", "audio", "video", "web-conferencing", "file-transfer"];
+
+/// Contoso's edge, whose entry for fabrikam names these modalities.
+fn with_modalities(tag: &str, allowed: &[&str]) -> World {
+    World::raise_with(tag, |config| {
         let mut config = config.media("relay", "50000-50199");
         config.allowed.retain(|domain| *domain != Site::Fabrikam.domain());
         config.more.push_str(&format!(
-            "[[federation.allowed_domain]]\ndomain = \"{}\"\nmodalities = [\"im\", \"presence\", \"audio\"]\n\n",
+            "[[federation.allowed_domain]]\ndomain = \"{}\"\nmodalities = {allowed:?}\n\n",
             Site::Fabrikam.domain()
         ));
         config
-    });
+    })
+}
+
+#[test]
+fn each_modality_is_refused_when_the_partners_entry_does_not_name_it() {
+    // (modality, what is asked, a header or the m-line, the answer)
+    let cases = [
+        ("im", "MESSAGE", "", 403),
+        ("presence", "SUBSCRIBE", "Event: presence\r\n", 403),
+        ("audio", "INVITE", "m=audio 47010 RTP/AVP 0\r\n", 488),
+        ("video", "INVITE", "m=video 47010 RTP/AVP 96\r\na=rtpmap:96 VP8/90000\r\n", 488),
+        ("web-conferencing", "INVITE", "m=applicationsharing 47010 RTP/AVP 127\r\n", 488),
+        (
+            "file-transfer",
+            "INVITE",
+            "m=message 47010 TCP/MSRP *\r\na=file-selector:name:\"x\"\r\n",
+            488,
+        ),
+    ];
+    for (number, (modality, method, line, status)) in cases.into_iter().enumerate() {
+        let others: Vec<&str> = MODALITIES.into_iter().filter(|other| *other != modality).collect();
+        let world = with_modalities(&format!("mone{number}"), &others);
+        for six in [false, true] {
+            let from = Site::Fabrikam;
+            let asked = request(method, &user(from), &user(Site::Contoso), &from.host());
+            let asked = match method {
+                "INVITE" => {
+                    let (top, _) = asked.split_once("Content-Type").unwrap();
+                    let offer = head(from.outside()[usize::from(six)]) + line;
+                    let contact = format!("Contact: <sip:{}:5061>\r\n", from.host());
+                    format!(
+                        "{top}{contact}Content-Type: application/sdp\r\nContent-Length: {}\r\n\r\n{offer}",
+                        offer.len()
+                    )
+                }
+                _ => asked.replace("Content-Type", &format!("{line}Content-Type")),
+            };
+            let mut session = world.session(six);
+            let mut answer = session.ask(&asked).unwrap();
+            if answer.status == 100 {
+                answer = session.response().unwrap();
+            }
+            assert_eq!(answer.status, status, "{modality}: {}", answer.text);
+            assert!(answer.text.contains("ms-diagnostics-public"), "{modality}: {}", answer.text);
+            assert_eq!(world.open_flows(), 0, "{modality}");
+        }
+        assert_eq!(world.edge.refusals("modality-forbidden").unwrap(), 2, "{modality}");
+    }
+}
+
+#[test]
+fn what_is_forbidden_of_a_mixed_offer_goes_on_with_port_0() {
+    let world = with_modalities("mmixed", &["im", "presence", "audio"]);
     let at = SocketAddr::new(Site::Fabrikam.v4().into(), 47_000);
     let own = SocketAddr::new(Site::Contoso.server4().into(), 47_002);
     let video = |port: u16| format!("m=video {port} RTP/AVP 96\r\na=rtpmap:96 VP8/90000\r\n");
-
-    let mut call = world.call(End::Outside, false);
-    let only = format!("{}{}", head(at.ip()), video(47_010));
-    call.ask(End::Outside, "INVITE", &only).unwrap();
-    let answer = call.answered(End::Outside).unwrap();
-    assert!(answer.starts_with("SIP/2.0 488"), "{answer}");
-    assert!(answer.contains("ms-diagnostics-public"), "{answer}");
-    drop(call);
-
     let mut call = world.call(End::Outside, false);
     let offer = audio(at, &video(47_010));
     let answer = audio(own, &video(0));
@@ -373,101 +555,10 @@ fn forbidden_modalities_do_not_pass() {
     assert!(got.contains("m=video 0 "), "{got}");
 }
 
-/// Two organisations, each behind an edge with media; their users are real telephones.
-struct Pair {
-    contoso: Edge,
-    fabrikam: Edge,
-    _forwarding: Forwarding,
-    lab: Lab,
-}
-
-impl Pair {
-    fn raise(tag: &str) -> Self {
-        let lab = Lab::raise(tag).unwrap();
-        let forwarding = Forwarding::prepare(&lab, &[Site::Contoso, Site::Fabrikam]).unwrap();
-        let with = |config: EdgeConfig| config.media("relay", "50000-50199");
-        let fabrikam = Edge::start(&lab, with(fabrikam_config(&lab))).unwrap();
-        let contoso = Edge::start(&lab, with(contoso_config(&lab))).unwrap();
-        Self { contoso, fabrikam, _forwarding: forwarding, lab }
-    }
-
-    fn logs(&self) -> String {
-        format!("{}\n{}", self.contoso.log(), self.fabrikam.log())
-    }
-}
-
-#[test]
-fn telephones_behind_two_edges_hear_each_other() {
-    let pair = Pair::raise("mphone");
-    let lives = Duration::from_secs(20);
-    let telephone = |site: Site, edge: &Edge, tone| Telephone {
-        namespace: pair.lab.inside(site),
-        address: IpAddr::V4(site.server4()),
-        user: user(site),
-        server: edge.config.inside_address(),
-        tone,
-    };
-    let (alice, bob) = (
-        telephone(Site::Contoso, &pair.contoso, 440),
-        telephone(Site::Fabrikam, &pair.fabrikam, 1000),
-    );
-    let mut bob_runs = bob.start(pair.lab.dir(), None, lives).unwrap();
-    bob_runs.wait_ready().unwrap();
-    let alice_runs =
-        alice.start(pair.lab.dir(), Some(&user(Site::Fabrikam)), Duration::from_secs(10)).unwrap();
-    let limit = PATIENCE + lives;
-    let alice_heard = alice_runs.heard(limit);
-    let bob_heard = bob_runs.heard(limit);
-    for (who, heard, tone, own) in
-        [("alice", alice_heard, 1000, 440), ("bob", bob_heard, 440, 1000)]
-    {
-        let heard = heard.unwrap_or_else(|error| panic!("{who}: {error:#}\n{}", pair.logs()));
-        assert!(heard.len() > 8000, "{who} heard {} samples\n{}", heard.len(), pair.logs());
-        let (other, echo) = (share_of_tone(&heard, tone), share_of_tone(&heard, own));
-        assert!(other > 0.5 && echo < 0.1, "{who}: {other} of the other, {echo} of its own");
-    }
-}
-
-#[test]
-fn user_agents_behind_two_edges_exchange_rtp() {
-    let pair = Pair::raise("msipp");
-    let agent = |site: Site| Agent {
-        namespace: pair.lab.inside(site),
-        address: IpAddr::V4(site.server4()),
-        carrier: Carrier::Tcp,
-    };
-    let (own, other) = (agent(Site::Contoso), agent(Site::Fabrikam));
-    let dialogue = Dialogue {
-        talk: Duration::from_secs(4),
-        ..Dialogue::once(Play::Media, &user(Site::Contoso), &user(Site::Fabrikam))
-    };
-    let receiver = sipp::receiver(&other, pair.lab.dir(), &dialogue).unwrap();
-    let server = pair.contoso.config.inside_address();
-    let sender = sipp::sender(&own, pair.lab.dir(), &dialogue, server).unwrap();
-    let mut most = [0, 0];
-    let deadline = Instant::now() + PATIENCE;
-    while most.iter().any(|packets| *packets < 20) {
-        assert!(Instant::now() < deadline, "{most:?}\n{}", pair.logs());
-        for (side, most) in ["inside", "outside"].iter().zip(&mut most) {
-            *most = (*most).max(packets_from(&pair.contoso, side));
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    sender.finish(PATIENCE).unwrap_or_else(|error| panic!("{error:#}\n{}", pair.logs()));
-    receiver.finish(PATIENCE).unwrap_or_else(|error| panic!("{error:#}\n{}", pair.logs()));
-}
-
 /// The flows of all calls, as `edge call list` tells them.
 fn flows(edge: &Edge) -> Vec<Value> {
     let calls = edge.json(&["call", "list"]).unwrap();
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let lines = list(&calls).into_iter().flat_map(|call| list(&call["lines"]));
     lines.flat_map(|line| list(&line["flows"])).collect()
-}
-
-/// Packets that flows from this side have let through, of the calls that are open.
-fn packets_from(edge: &Edge, side: &str) -> u64 {
-    let flows = flows(edge);
-    let from = flows.iter().filter(|flow| flow["from"] == side);
-    from.filter_map(|flow| flow["packets"].as_u64()).sum()
 }
