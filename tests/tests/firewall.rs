@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
-    net::{IpAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
     process::{Command, Stdio},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -124,6 +124,60 @@ fn drops_go_on_after_kill_9_and_the_next_daemon_adopts_them() {
     let settled = handle.settle_blocking().unwrap();
     assert_eq!(settled.removed, 1, "nobody claimed it");
     assert!(passes(&wire, PEER4.into(), EDGE4.into()));
+}
+
+#[test]
+fn nobody_else_comes_from_an_address_of_ours_whatever_services_listen_on() {
+    let wire = Wire::new("fwo").unwrap();
+    let (here, there) = (format!("dev {DEVICE}"), "dev peer0");
+    // One more that no service listens on, and one among the management prefixes.
+    let more = ["198.51.100.9/32", "192.0.2.3/32", "2001:db8::9/128", "2001:db8:22::3/128"];
+    let each = |text: &str, device: &str| -> String {
+        more.iter().map(|address| format!("addr {text} {address} {device} nodad\n")).collect()
+    };
+    wire.edge.ip_batch(&each("add", &here)).unwrap();
+    // Somebody else has our addresses too.
+    let ours = format!("addr add {EDGE4}/32 dev peer0\naddr add {EDGE6}/128 dev peer0 nodad\n");
+    wire.peer.ip_batch(&(each("add", there) + &ours)).unwrap();
+    let config = wire.config_with(|config| {
+        open_port(config);
+        config.management.from.push("2001:db8:22::/64".parse().unwrap());
+        let any: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+        config.access.listen = any.map(|address| (address, 5061).into()).into();
+    });
+    let (_handle, _) = start(&wire, config).unwrap();
+    let (to4, to6) = (second(&wire, "198.51.100.20/24"), second(&wire, "2001:db8::20/64"));
+    let forged = |from: IpAddr| {
+        let before = count(&wire, "bad-source");
+        let to = if from.is_ipv4() { to4 } else { to6 };
+        !passes(&wire, from, to) && count(&wire, "bad-source") > before
+    };
+    let more = more.map(|text| text.split('/').next().unwrap().parse::<IpAddr>().unwrap());
+    for from in more.into_iter().chain([EDGE4.into(), EDGE6.into()]) {
+        assert!(forged(from), "{from}");
+    }
+    assert!(passes(&wire, PEER4.into(), to4) && passes(&wire, PEER6.into(), to6));
+    // Addresses that go are somebody else's; those that come are ours.
+    wire.edge.ip_batch(&each("del", &here).replace(" nodad", "")).unwrap();
+    for from in more {
+        let to = if from.is_ipv4() { to4 } else { to6 };
+        eventually("it is no longer ours", || passes(&wire, from, to));
+    }
+    wire.edge.ip_batch(&each("add", &here)).unwrap();
+    for from in more {
+        eventually("it is ours again", || forged(from));
+    }
+}
+
+/// One more address of ours, which nobody else claims. The outside need not ask who has it: we would
+/// not answer one who asks with an address of ours.
+fn second(wire: &Wire, address: &str) -> IpAddr {
+    wire.edge.ip_batch(&format!("addr add {address} dev {DEVICE} nodad\n")).unwrap();
+    let address = address.split('/').next().unwrap();
+    let mac = "02:00:00:00:00:01";
+    let known = format!("neigh replace {address} lladdr {mac} dev peer0 nud permanent\n");
+    wire.peer.ip_batch(&known).unwrap();
+    address.parse().unwrap()
 }
 
 #[test]

@@ -21,7 +21,7 @@ use edge_tests::{
     bench::raw::{self, Tiny},
     lab::netns::Namespace,
     patience::{eventually, patience},
-    wire::{DEVICE, EDGE4, EDGE6, PEER4, PEER6, Wire, ifindex},
+    wire::{DEVICE, EDGE4, EDGE6, PEER4, PEER6, Wire, ifindex, open_port},
 };
 use edge_user::{
     config::{AvService, Config, Interface, Line, MediaMode, Rates, Zone},
@@ -34,6 +34,8 @@ const OURS4: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
 const OURS6: Ipv6Addr = Ipv6Addr::new(0xfd00, 9, 0, 0, 0, 0, 0, 1);
 const PHONE4: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 7);
 const PHONE6: Ipv6Addr = Ipv6Addr::new(0xfd00, 9, 0, 0, 0, 0, 0, 7);
+/// A port that a rule opens, which names no address of ours.
+const OPEN: u16 = 4000;
 const PORTS: (u16, u16) = (50_000, 50_099);
 /// How long it may take until a datagram is there, on the busiest machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -59,6 +61,11 @@ impl Drop for World {
 
 impl World {
     fn new(tag: &str) -> Self {
+        Self::with(tag, |_| {})
+    }
+
+    /// With something done in our namespace before the firewall is there.
+    fn with(tag: &str, prepare: impl FnOnce(&Namespace)) -> Self {
         let wire = Wire::new(tag).unwrap();
         let inside = Namespace::create(&format!("{}-in", wire.edge.name())).unwrap();
         wire.edge
@@ -91,6 +98,7 @@ impl World {
             let pass = raw::load(Tiny::Pass).unwrap();
             namespace.run(|| raw::attach(&pass, ifindex(device).unwrap())).unwrap().unwrap()
         });
+        prepare(&wire.edge);
         let config = wire.config_with(relay);
         let options = OwnerOptions::new(&config);
         let start = move || Owner::start(options, Arc::clone(&config));
@@ -123,6 +131,23 @@ impl World {
         self.set(map_names::MEDIA_PORTS, media_port_index(zone, six, port), slot);
     }
 
+    /// What the stack has refused to forward, of one family.
+    fn refused(&self, six: bool) -> u64 {
+        let read = move || match six {
+            true => std::fs::read_to_string("/proc/thread-self/net/snmp6").unwrap(),
+            false => std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap(),
+        };
+        let text = self.wire.edge.run(read).unwrap();
+        if six {
+            let line = text.lines().find(|line| line.starts_with("Ip6InAddrErrors")).unwrap();
+            return line.split_whitespace().nth(1).unwrap().parse().unwrap();
+        }
+        let mut lines = text.lines().filter(|line| line.starts_with("Ip:"));
+        let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+        let place = names.split_whitespace().position(|name| name == "InAddrErrors").unwrap();
+        values.split_whitespace().nth(place).unwrap().parse().unwrap()
+    }
+
     fn counted(&self, reason: &str) -> u64 {
         let rows = inspect::reasons(&self.wire.pins).unwrap();
         rows.iter().find(|row| row.name == reason).unwrap().packets
@@ -137,6 +162,7 @@ fn relay(config: &mut Config) {
         zone: Zone::Internal,
         optional: false,
     });
+    config.firewall.rules.push(open_port("open", OPEN));
     config.media.mode = MediaMode::Relay;
     config.services.av = Some(AvService {
         listen: vec![EDGE4.into(), EDGE6.into()],
@@ -285,11 +311,7 @@ fn media_passes_both_ways_between_all_families_and_goes_on_without_the_daemon() 
         assert!(call.inside.recv(&mut [0; 16]).is_err());
     }
     // The stack has forwarded nothing, and was never told to.
-    let sysctl = |name: &str| {
-        let path = format!("/proc/sys/net/{name}/forwarding");
-        world.wire.edge.run(|| std::fs::read_to_string(path).unwrap()).unwrap().trim().to_owned()
-    };
-    assert_eq!([sysctl("ipv4/conf/all"), sysctl("ipv6/conf/all")], ["0", "0"]);
+    assert_eq!(["ipv4/conf/all", "ipv6/conf/all"].map(|name| forwards(&world, name)), [false; 2]);
 }
 
 #[test]
@@ -305,6 +327,54 @@ fn what_is_for_somebody_behind_us_is_dropped() {
         inside.set_nonblocking(true).unwrap();
         assert!(inside.recv(&mut [0; 16]).is_err());
     }
+}
+
+#[test]
+fn an_open_port_is_ours_alone_whoever_switches_forwarding_on() {
+    // As other software, or a file for sysctl, leaves it.
+    let world = World::with("mf", |edge| {
+        edge.run(|| ["ipv4/conf/all", "ipv6/conf/all"].map(switch_on)).unwrap();
+    });
+    let nobody_behind_us_hears = || {
+        for (from, to) in [
+            (IpAddr::from(PEER4), IpAddr::from(PHONE4)),
+            (IpAddr::from(PEER6), IpAddr::from(PHONE6)),
+        ] {
+            let outside = socket(&world.wire.peer, from);
+            let inside = world.inside.run(|| UdpSocket::bind((to, OPEN)).unwrap()).unwrap();
+            let (let_in, refused) = (world.counted("rule"), world.refused(to.is_ipv6()));
+            outside.send_to(&rtp(1), (to, OPEN)).unwrap();
+            inside.set_nonblocking(true).unwrap();
+            eventually("the stack refuses the datagram", || {
+                assert!(inside.recv(&mut [0; 16]).is_err(), "{to} has heard");
+                world.counted("rule") > let_in && world.refused(to.is_ipv6()) > refused
+            });
+        }
+    };
+    nobody_behind_us_hears();
+    let device = |family: &str| format!("{family}/conf/{DEVICE}");
+    let switches = ["ipv4/conf/all", "ipv6/conf/all", &device("ipv4"), &device("ipv6")];
+    for name in switches {
+        assert!(!forwards(&world, name), "{name}");
+        world.wire.edge.run(|| switch_on(name)).unwrap();
+        eventually("it is switched off again", || {
+            switches.iter().all(|name| !forwards(&world, name))
+        });
+        nobody_behind_us_hears();
+    }
+}
+
+fn switch(name: &str) -> String {
+    format!("/proc/sys/net/{name}/forwarding")
+}
+
+fn switch_on(name: &str) {
+    std::fs::write(switch(name), "1").unwrap();
+}
+
+fn forwards(world: &World, name: &str) -> bool {
+    let read = || std::fs::read_to_string(switch(name)).unwrap();
+    world.wire.edge.run(read).unwrap().trim() != "0"
 }
 
 /// What comes next. A wait with an end is not begun again by itself (signal(7)).

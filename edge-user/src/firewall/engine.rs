@@ -26,6 +26,7 @@ use crate::{
     failpoint::{self, Phase},
 };
 
+mod appliance;
 mod devices;
 mod links;
 mod lists;

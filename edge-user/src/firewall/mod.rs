@@ -36,6 +36,7 @@ mod decode_media;
 mod egress;
 mod engine;
 mod error;
+mod forwarding;
 mod intent;
 mod kernel;
 mod migrate;

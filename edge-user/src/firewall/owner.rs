@@ -295,7 +295,7 @@ async fn hear(links: Option<&AsyncFd<LinkWatch>>) -> Heard {
             Ok(Err(fault)) => {
                 tracing::error!(%fault, "what happens to devices could not be heard");
                 tokio::time::sleep(RETRY).await;
-                return Heard::Lost;
+                return Heard::Anything;
             }
             // Nothing waits after all.
             Err(_) => {}

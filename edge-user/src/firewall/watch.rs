@@ -1,4 +1,5 @@
-//! Links as they come and go: what rtnetlink says of them (rtnetlink(7), group RTMGRP_LINK).
+//! Links and addresses as they come and go, and whether the stack forwards: what rtnetlink says of
+//! them (rtnetlink(7)).
 //!
 //! What it says is a hint to look again, never a fact to build on: between the message and the
 //! look everything may have changed.
@@ -13,7 +14,15 @@ use tokio::io::{Interest, unix::AsyncFd};
 use super::sys;
 
 const RTMGRP_LINK: u32 = 1;
+/// `RTMGRP_IPV4_IFADDR` and that of IPv6.
+const ADDRESSES: u32 = 0x10 | 0x100;
+/// `RTNLGRP_IPV4_NETCONF` is group 24, that of IPv6 is 25.
+const NETCONF: u32 = 1 << 23 | 1 << 24;
 const IFLA_IFNAME: u16 = 3;
+const RTM_NEWNETCONF: u16 = 80;
+/// `nlmsghdr`, and `netconfmsg` of one byte.
+const NETCONF_HEADERS: usize = 20;
+const NETCONFA_FORWARDING: u16 = 2;
 /// `nlmsghdr` and `ifinfomsg`, 16 bytes each.
 const HEADERS: usize = 32;
 
@@ -32,8 +41,8 @@ pub(super) struct LinkEvent {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Heard {
     Events(Vec<LinkEvent>),
-    /// Some messages are lost: anything may have changed.
-    Lost,
+    /// Addresses changed, forwarding was switched on, or some messages are lost.
+    Anything,
 }
 
 /// A socket that hears of links in the network namespace of the thread that opened it.
@@ -68,7 +77,7 @@ impl LinkWatch {
         // SAFETY: all zeros is a value of this plain C structure.
         let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
         address.nl_family = libc::AF_NETLINK as u16;
-        address.nl_groups = RTMGRP_LINK;
+        address.nl_groups = RTMGRP_LINK | ADDRESSES | NETCONF;
         // SAFETY: the address has the length that is given and outlives the call.
         let bound = unsafe {
             libc::bind(
@@ -89,31 +98,54 @@ impl LinkWatch {
 
     /// Everything that waits. `WouldBlock`: nothing does.
     pub fn hear(&self) -> io::Result<Heard> {
-        let mut events = Vec::new();
+        let (mut events, mut heard) = (Vec::new(), false);
         let mut buffer = vec![0u8; 64 * 1024];
         loop {
             match rustix::io::read(&self.socket, &mut buffer) {
-                Ok(length) => events.extend(parse(buffer.get(..length).unwrap_or_default())),
-                Err(rustix::io::Errno::NOBUFS) => return Ok(Heard::Lost),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(rustix::io::Errno::AGAIN) if !events.is_empty() => {
-                    return Ok(Heard::Events(events));
+                Ok(length) => {
+                    let datagram = buffer.get(..length).unwrap_or_default();
+                    if messages(datagram).any(is_for_all) {
+                        return Ok(Heard::Anything);
+                    }
+                    events.extend(messages(datagram).filter_map(link));
+                    heard = true;
                 }
+                Err(rustix::io::Errno::NOBUFS) => return Ok(Heard::Anything),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) if heard => return Ok(Heard::Events(events)),
                 Err(errno) => return Err(errno.into()),
             }
         }
     }
 }
 
-/// The links that a datagram speaks of. What cannot be read is left out.
-fn parse(mut rest: &[u8]) -> Vec<LinkEvent> {
-    let mut events = Vec::new();
-    while let Some(length) = word(rest, 0).map(|length| length as usize) {
-        let Some(message) = rest.get(..length).filter(|_| length >= 16) else { break };
-        events.extend(link(message));
+/// The messages of a datagram. What cannot be read is left out.
+fn messages(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let length = word(rest, 0)? as usize;
+        let message = rest.get(..length).filter(|_| length >= 16)?;
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-    }
-    events
+        Some(message)
+    })
+}
+
+/// Whether it asks for a look at everything.
+fn is_for_all(message: &[u8]) -> bool {
+    matches!(kind(message), Some(libc::RTM_NEWADDR | libc::RTM_DELADDR))
+        || switches_forwarding_on(message)
+}
+
+fn kind(message: &[u8]) -> Option<u16> {
+    message.get(4..6).and_then(|kind| kind.try_into().ok()).map(u16::from_ne_bytes)
+}
+
+/// Whether the stack forwards what comes in at some device, from now on.
+fn switches_forwarding_on(message: &[u8]) -> bool {
+    let forwarding = || {
+        let value = sys::attribute(message.get(NETCONF_HEADERS..)?, NETCONFA_FORWARDING)?;
+        word(value, 0)
+    };
+    kind(message) == Some(RTM_NEWNETCONF) && forwarding().is_some_and(|value| value != 0)
 }
 
 fn link(message: &[u8]) -> Option<LinkEvent> {
@@ -174,6 +206,7 @@ mod tests {
         let loopback = message(libc::RTM_NEWLINK, 0, 1, up | libc::IFF_LOOPBACK as u32, b"lo");
         let other = message(libc::RTM_NEWADDR, 0, 7, up, b"eth0");
         let all = [new, bridge, other, gone, loopback].concat();
+        let parse = |bytes: &[u8]| messages(bytes).filter_map(link).collect::<Vec<_>>();
         let event =
             |ifindex, name: &str, up, gone| LinkEvent { ifindex, name: name.into(), up, gone };
         let expected = [
@@ -186,5 +219,32 @@ mod tests {
             assert!(parse(&all[..length]).len() <= expected.len(), "{length}");
         }
         assert!(parse(&[0; 64]).is_empty(), "a length of zero ends it");
+    }
+
+    #[test]
+    fn forwarding_that_is_switched_on_is_heard() {
+        let netconf = |kind: u16, attribute: u16, value: u32| {
+            let mut bytes = 36u32.to_ne_bytes().to_vec();
+            bytes.extend(kind.to_ne_bytes());
+            bytes.resize(16, 0);
+            bytes.extend([libc::AF_INET as u8, 0, 0, 0]);
+            for (kind, value) in [(1u16, 7u32), (attribute, value)] {
+                bytes.extend(8u16.to_ne_bytes());
+                bytes.extend(kind.to_ne_bytes());
+                bytes.extend(value.to_ne_bytes());
+            }
+            bytes
+        };
+        let is_on = |bytes: &[u8]| messages(bytes).any(switches_forwarding_on);
+        let on = netconf(RTM_NEWNETCONF, NETCONFA_FORWARDING, 1);
+        assert!(is_on(&on));
+        let link = message(libc::RTM_NEWLINK, 0, 7, 0, b"eth0");
+        assert!(is_on(&[link, on.clone()].concat()));
+        assert!(!is_on(&netconf(RTM_NEWNETCONF, NETCONFA_FORWARDING, 0)));
+        assert!(!is_on(&netconf(RTM_NEWNETCONF, NETCONFA_FORWARDING + 1, 1)));
+        assert!(!is_on(&netconf(RTM_NEWNETCONF + 1, NETCONFA_FORWARDING, 1)));
+        for length in 0..on.len() {
+            assert!(!is_on(&on[..length]), "{length}");
+        }
     }
 }

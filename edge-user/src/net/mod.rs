@@ -17,7 +17,7 @@ pub mod tls;
 pub mod xmpp;
 
 pub use lines::LineLimiter;
-pub use local::own_addresses;
+pub use local::{interface_addresses, own_addresses};
 
 use std::{
     net::{IpAddr, SocketAddr},

@@ -168,6 +168,12 @@ impl BlockTable {
         self.management = management;
     }
 
+    /// Refuses what may not be blocked. An address of ours may: nobody administers this appliance
+    /// from itself by way of a device, and management is judged before blocks.
+    fn check_for(&self, owner: &BlockOwner, prefix: &IpNet) -> Result<(), FirewallError> {
+        if *owner == BlockOwner::OwnAddress { Ok(()) } else { self.check(prefix) }
+    }
+
     /// Refuses what may not be blocked.
     pub fn check(&self, prefix: &IpNet) -> Result<(), FirewallError> {
         match self.management.iter().find(|management| overlap(prefix, management)) {
@@ -180,7 +186,7 @@ impl BlockTable {
 
     /// One more owner, or the same owner again with another expiry.
     pub fn block(&mut self, request: &BlockRequest) -> Result<(), FirewallError> {
-        self.check(&request.prefix)?;
+        self.check_for(&request.owner, &request.prefix)?;
         let key = Key::new(&request.prefix);
         if !self.entries.contains_key(&key) {
             self.check_room(key)?;
@@ -231,7 +237,7 @@ impl BlockTable {
     ) -> Result<(), FirewallError> {
         let mut wanted = Vec::with_capacity(blocks.len());
         for block in blocks {
-            match self.check(&block.prefix) {
+            match self.check_for(owner, &block.prefix) {
                 Ok(()) => wanted.push(block),
                 Err(fault) if *owner == BlockOwner::File => return Err(fault),
                 Err(fault) => tracing::warn!(%fault, ?owner, "a block is left out"),

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
@@ -18,10 +19,19 @@ pub(super) struct Links {
     /// Devices without a zone that were named already.
     named: BTreeSet<String>,
     /// Devices whose fault was told already.
-    faulty: BTreeSet<String>,
+    pub faulty: BTreeSet<String>,
     /// Devices that have another name now than the configuration says.
     renamed: BTreeMap<String, String>,
+    /// Addresses that no packet from elsewhere comes from.
+    pub own: Vec<IpAddr>,
     again: Option<Instant>,
+}
+
+impl Links {
+    /// After a fault.
+    pub fn look_soon(&mut self) {
+        self.again = Some(Instant::now() + AGAIN);
+    }
 }
 
 impl Engine {
@@ -38,7 +48,7 @@ impl Engine {
     /// Links came, changed or went.
     pub fn heard(&mut self, heard: &Heard) {
         let look = match heard {
-            Heard::Lost => true,
+            Heard::Anything => true,
             Heard::Events(events) => {
                 events.iter().for_each(|event| self.name(event));
                 events.iter().any(|event| self.concerns(event))
@@ -88,9 +98,14 @@ impl Engine {
     }
 
     fn look_at_devices(&mut self) {
-        if let Err(fault) = self.take_devices() {
-            tracing::error!(%fault, "devices could not be looked at; trying again");
-            self.links.again = Some(Instant::now() + AGAIN);
+        if let Some(told) = self.switch_forwarding_off() {
+            tracing::error!("{told}");
+        }
+        for done in [self.look_at_addresses(), self.take_devices()] {
+            if let Err(fault) = done {
+                tracing::error!(%fault, "devices could not be looked at; trying again");
+                self.links.look_soon();
+            }
         }
     }
 
@@ -147,7 +162,7 @@ impl Engine {
         match done {
             Ok(()) => drop(self.links.faulty.remove(device)),
             Err(fault) => {
-                self.links.again = Some(Instant::now() + AGAIN);
+                self.links.look_soon();
                 if self.links.faulty.insert(device.to_owned()) {
                     tracing::error!(device, %fault, "ALARM: a device is not enforced; trying again");
                 }

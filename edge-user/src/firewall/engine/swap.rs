@@ -1,7 +1,5 @@
 //! Another rule set in the place of the one in force: whole, or the one of before is back.
 
-use std::net::IpAddr;
-
 use edge_ebpf::abi::{EVENT_DATA, SCHEMA, Settings};
 use ipnet::IpNet;
 
@@ -124,6 +122,7 @@ impl Engine {
                  `syn_cookies_above = 0` under [firewall.flood]"
             ));
         }
+        report.warnings.extend(self.switch_forwarding_off());
         // Until the swap is over, what either configuration blocks is blocked.
         let mut both = self.plan.blocks.clone();
         both.retain(|prefix| !plan.blocks.contains(prefix));
@@ -137,7 +136,7 @@ impl Engine {
             }
             report.faults.push(fault.to_string());
         }
-        if let Err(fault) = self.table.set_owner(&BlockOwner::OwnAddress, &own_blocks(&plan)) {
+        if let Err(fault) = self.refuse_own_addresses(&plan.own_addresses) {
             let what = "packets that claim to come from our own addresses are not all refused";
             report.warnings.push(format!("{what}: {fault}"));
         }
@@ -221,15 +220,4 @@ impl Engine {
     ) -> Result<(Attached, Vec<String>), FirewallError> {
         attach::attach(&mut self.kernel.ebpf, &self.options, device, ifindex, allow_generic)
     }
-}
-
-/// A packet from elsewhere that claims to come from an address of ours is forged.
-fn own_blocks(plan: &RuleSet) -> Vec<BlockRequest> {
-    let request = |address: &IpAddr| BlockRequest {
-        prefix: (*address).into(),
-        owner: BlockOwner::OwnAddress,
-        comment: Some("an address of this appliance's services".to_owned()),
-        expires_at: None,
-    };
-    plan.own_addresses.iter().map(request).collect()
 }

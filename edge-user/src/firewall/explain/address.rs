@@ -2,9 +2,12 @@
 
 use std::{net::IpAddr, path::Path};
 
-use edge_ebpf::abi::{
-    Bucket, KnownKey, NO_GENERATION, SOURCE_SET_MANAGEMENT, SOURCE_SET_PARTNERS, SetMask,
-    map_names, mapped,
+use edge_ebpf::{
+    abi::{
+        Bucket, KnownKey, NO_GENERATION, SOURCE_SET_MANAGEMENT, SOURCE_SET_PARTNERS, SetMask,
+        map_names, mapped,
+    },
+    verdict::Reason,
 };
 use ipnet::IpNet;
 use serde::Serialize;
@@ -65,7 +68,7 @@ pub fn address(pins: &Path, state: &Path, address: IpAddr) -> Result<AddressFact
         reason: decode::reason(block.reason),
         words: names::block(&block, &settings, now),
     });
-    let blocks = blocks.collect();
+    let blocks: Vec<AddressBlock> = blocks.collect();
     let mask = if settings.generation < NO_GENERATION {
         let generation = settings.generation;
         match address {
@@ -94,7 +97,8 @@ pub fn address(pins: &Path, state: &Path, address: IpAddr) -> Result<AddressFact
     known_under.dedup();
     Ok(AddressFacts {
         address,
-        ours: plan.is_some_and(|plan| plan.own_addresses.contains(&address)),
+        ours: plan.is_some_and(|plan| plan.own_addresses.contains(&address))
+            || blocks.iter().any(|block| block.reason == Reason::BadSource.name()),
         management: mask.contains(SOURCE_SET_MANAGEMENT),
         partner: mask.contains(SOURCE_SET_PARTNERS),
         blocks,

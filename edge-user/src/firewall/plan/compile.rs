@@ -1,7 +1,5 @@
 //! The compiler itself: drafts of rules, then sets and limits, then words.
 
-use std::net::IpAddr;
-
 use edge_ebpf::abi;
 use ipnet::IpNet;
 
@@ -62,7 +60,7 @@ pub fn compile_with(config: &Config, ids: &mut RuleIds) -> Result<RuleSet, PlanE
         named_sets: firewall.sets.clone(),
         management: config.management.from.clone(),
         blocks: firewall.blocks.clone(),
-        own_addresses: own_addresses(config),
+        own_addresses: services::own_addresses(config),
     })
 }
 
@@ -212,16 +210,6 @@ fn firewall_flags(firewall: &Firewall) -> u32 {
         | flag(firewall.lacp, abi::SETTING_LACP)
         | flag(firewall.dhcp_client, abi::SETTING_DHCP_CLIENT)
         | flood(firewall.flood).flags()
-}
-
-/// Addresses that no packet from elsewhere can come from. One inside a management prefix stays
-/// out: a block there could lock administrators out.
-fn own_addresses(config: &Config) -> Vec<IpAddr> {
-    let mut own = services::own_addresses(config);
-    own.retain(|address| {
-        !address.is_loopback() && !config.management.from.iter().any(|net| net.contains(address))
-    });
-    own
 }
 
 /// The number of a zone in the kernel's tables.

@@ -85,8 +85,7 @@ pub struct RuleSet {
     pub management: Vec<IpNet>,
     /// Blocks of the file.
     pub blocks: Vec<IpNet>,
-    /// Addresses of our services that lie in no management prefix: a packet that claims to come
-    /// from one is forged.
+    /// Addresses of our services: a packet that claims to come from one is forged.
     pub own_addresses: Vec<IpAddr>,
 }
 

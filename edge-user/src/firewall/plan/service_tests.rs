@@ -113,14 +113,15 @@ fn partners_are_a_set_of_their_own_that_changes_without_the_rules() {
 }
 
 #[test]
-fn own_addresses_are_those_of_services_outside_management() {
+fn own_addresses_are_those_of_services() {
     let mut config = config();
     let own = |config: &Config| -> Vec<String> {
         compile(config).unwrap().own_addresses.iter().map(ToString::to_string).collect()
     };
     assert_eq!(own(&config), ["10.0.0.10", "203.0.113.10", "2001:db8::10"]);
+    // Management is judged before blocks: those among its prefixes need no exception.
     config.management.from.push("203.0.113.0/28".parse().unwrap());
-    assert_eq!(own(&config), ["10.0.0.10", "2001:db8::10"]);
+    assert_eq!(own(&config), ["10.0.0.10", "203.0.113.10", "2001:db8::10"]);
 }
 
 #[test]

@@ -1,0 +1,84 @@
+//! What the stack does with packets that this appliance is not the end of: it forwards none, and
+//! takes none from elsewhere that claims to come from an address of ours.
+
+use std::net::IpAddr;
+
+use super::{BlockOwner, BlockRequest, Engine, FirewallError};
+use crate::{firewall::forwarding, net::interface_addresses};
+
+impl Engine {
+    /// Before rules are in force that somebody may use to reach what is behind us. Gives what is to
+    /// be told, the same fault once.
+    pub(super) fn switch_forwarding_off(&mut self) -> Option<String> {
+        let told = match forwarding::switch_off() {
+            Ok(on) if on.is_empty() => None,
+            Ok(on) => Some(format!(
+                "the kernel forwarded packets, and rules would have let them through to hosts \
+                 behind this appliance: switched off ({}); what runs here must not switch it on",
+                on.join(", ")
+            )),
+            Err(fault) => {
+                self.links.look_soon();
+                let told = format!(
+                    "ALARM: forwarding cannot be switched off ({fault}): ports that rules open may \
+                     be reached on hosts behind this appliance; switch it off with sysctl"
+                );
+                return self.links.faulty.insert(told.clone()).then_some(told);
+            }
+        };
+        self.links.faulty.retain(|told| !told.starts_with("ALARM: forwarding"));
+        told
+    }
+
+    /// Addresses came or went.
+    pub(super) fn look_at_addresses(&mut self) -> Result<(), FirewallError> {
+        let services = self.plan.own_addresses.clone();
+        let done = self.refuse_own_addresses(&services);
+        if !matches!(done, Ok(false)) {
+            self.flush()?;
+        }
+        done.map(drop)
+    }
+
+    /// Packets from these and the devices' addresses are forged, and from no other's any more; the
+    /// next flush writes it. `false`: nothing is to be written.
+    pub(super) fn refuse_own_addresses(
+        &mut self,
+        services: &[IpAddr],
+    ) -> Result<bool, FirewallError> {
+        let devices = interface_addresses();
+        let mut own = services.to_vec();
+        own.extend(devices.iter().flatten());
+        // The stack refuses loopback by itself, and a neighbour on another link may have the same
+        // link-local address.
+        own.retain(|address| !address.is_loopback() && !is_link_local(address));
+        own.sort_unstable();
+        own.dedup();
+        let changed = own != self.links.own;
+        if changed {
+            self.table.set_owner(&BlockOwner::OwnAddress, &blocks(&own))?;
+            self.links.own = own;
+        }
+        match devices {
+            Ok(_) => Ok(changed),
+            Err(fault) => Err(FirewallError::io("the devices' addresses", fault)),
+        }
+    }
+}
+
+fn is_link_local(address: &IpAddr) -> bool {
+    match address {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
+}
+
+fn blocks(own: &[IpAddr]) -> Vec<BlockRequest> {
+    let request = |address: &IpAddr| BlockRequest {
+        prefix: (*address).into(),
+        owner: BlockOwner::OwnAddress,
+        comment: Some("an address of this appliance".to_owned()),
+        expires_at: None,
+    };
+    own.iter().map(request).collect()
+}
