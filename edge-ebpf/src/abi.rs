@@ -11,7 +11,7 @@ pub use media::*;
 use crate::verdict::REASON_SLOTS;
 
 /// Version of all layouts in this file. Pins with another number are refused, never reused.
-pub const SCHEMA: u32 = 3;
+pub const SCHEMA: u32 = 4;
 
 /// Names of the maps, in the program and under the pin directory.
 pub mod map_names {
@@ -78,9 +78,9 @@ pub mod map_names {
     pub const EVENTS: &str = "EVENTS";
     /// LRU hash of [`super::FlowKey`] to seconds since boot (`u64`), written at egress.
     pub const FLOWS: &str = "FLOWS";
-    /// Array of slots of `MEDIA_FLOWS` (`u32`), indexed by [`super::media_port_index`].
+    /// Array of [`super::media_door`] (`u32`), indexed by [`super::media_port_index`].
     pub const MEDIA_PORTS: &str = "MEDIA_PORTS";
-    /// Hash of [`super::PinholeKey`] to a slot of `MEDIA_FLOWS` (`u32`).
+    /// Hash of [`super::PinholeKey`] to [`super::media_door`] (`u32`).
     pub const MEDIA_PINHOLES: &str = "MEDIA_PINHOLES";
     /// Array of [`super::MediaFlow`].
     pub const MEDIA_FLOWS: &str = "MEDIA_FLOWS";

@@ -23,6 +23,23 @@ pub const fn media_port_index(zone: u8, six: bool, port: u16) -> u32 {
     ((zone as u32 & 1) << 17) | ((six as u32) << 16) | port as u32
 }
 
+/// What stands in `MEDIA_PORTS` and `MEDIA_PINHOLES`: a flow's slot in `MEDIA_FLOWS`, above it that
+/// of its state in `MEDIA_STATES`, which the program may fetch without waiting for the flow; 0:
+/// nothing comes in here.
+pub const fn media_door(flow: u32, state: u32) -> u32 {
+    flow & 0xffff | state << 16
+}
+
+/// The flow's slot of a [`media_door`]; 0: none.
+pub const fn media_door_flow(door: u32) -> u32 {
+    door & 0xffff
+}
+
+/// The state's slot of a [`media_door`].
+pub const fn media_door_state(door: u32) -> u32 {
+    door >> 16
+}
+
 /// Key of `MEDIA_PINHOLES`: where a packet is for that is not for us.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -162,6 +179,8 @@ pub struct MediaState {
     pub jitter_sequence: u16,
     /// 1 in bit 16 and the sequence number with which the source would count anew; 0: none.
     pub strange: u32,
+    /// Zero: two cache lines hold an entry.
+    pub reserved: [u64; 2],
 }
 
 /// An entry of the ring `MEDIA_EVENTS`: a source was learned.
@@ -183,10 +202,11 @@ pub struct MediaLearned {
 }
 
 const _: () = {
-    // `MediaFlow::next` holds a slot.
+    // `MediaFlow::next` holds a slot, and half of a door either.
     assert!(MEDIA_FLOW_SLOTS - 1 == u16::MAX as u32);
+    assert!(MEDIA_STATE_SLOTS <= 1 << 16);
     assert!(size_of::<PinholeKey>() == 20);
     assert!(size_of::<MediaFlow>() == 160);
-    assert!(size_of::<MediaState>() == 112);
+    assert!(size_of::<MediaState>() == 128);
     assert!(size_of::<MediaLearned>() == 40);
 };

@@ -5,6 +5,7 @@ use std::path::Path;
 use edge_ebpf::abi::{
     MEDIA_BEHIND_NAT, MEDIA_BY_DAEMON, MEDIA_CANDIDATE, MEDIA_LEARNED, MEDIA_OUT_IPV6,
     MEDIA_REWRITE, MEDIA_RTP, MediaFlow, MediaState, PinholeKey, map_names as names,
+    media_door_flow, media_door_state,
 };
 use serde_json::{Value, json};
 
@@ -16,22 +17,24 @@ use super::{
 /// The entries of one of the media maps; `None`: it is none of them.
 pub(super) fn dump(pins: &Path, name: &str) -> Option<Rows> {
     Some(match name {
-        names::MEDIA_PORTS => array(pins, name, |index, slot: u32| {
-            (slot != 0).then(|| {
+        names::MEDIA_PORTS => array(pins, name, |index, door: u32| {
+            (door != 0).then(|| {
                 json!({
                     "zone": zone((index >> 17) as u8),
                     "family": if index & 0x1_0000 == 0 { "ipv4" } else { "ipv6" },
                     "port": index & 0xffff,
-                    "flow": slot,
+                    "flow": media_door_flow(door),
+                    "state": media_door_state(door),
                 })
             })
         }),
-        names::MEDIA_PINHOLES => hash(pins, name, |key: PinholeKey, slot: u32| {
+        names::MEDIA_PINHOLES => hash(pins, name, |key: PinholeKey, door: u32| {
             json!({
                 "zone": zone(key.zone),
                 "address": address(key.address).to_string(),
                 "port": u16::from_be_bytes(key.port),
-                "flow": slot,
+                "flow": media_door_flow(door),
+                "state": media_door_state(door),
             })
         }),
         names::MEDIA_FLOWS => array(pins, name, flow),

@@ -19,6 +19,8 @@ use super::{FirewallError, migrate};
 
 /// `BPF_F_NO_PREALLOC`.
 pub(super) const NO_PREALLOC: u32 = 1;
+/// `BPF_F_MMAPABLE`: the first entry begins a page. Nobody maps it.
+const ON_A_PAGE: u32 = 1 << 10;
 /// Source prefixes of one family in one generation.
 pub(super) const INNER_SOURCES: u32 = 16_384;
 /// Our own addresses in one generation.
@@ -123,8 +125,22 @@ pub(super) const SHAPES: &[Shape] = &[
         MAX_PINHOLES,
         NO_PREALLOC,
     ),
-    shape(names::MEDIA_FLOWS, MapType::Array, 4, size_of::<MediaFlow>(), MEDIA_FLOW_SLOTS, 0),
-    shape(names::MEDIA_STATES, MapType::Array, 4, size_of::<MediaState>(), MEDIA_STATE_SLOTS, 0),
+    shape(
+        names::MEDIA_FLOWS,
+        MapType::Array,
+        4,
+        size_of::<MediaFlow>(),
+        MEDIA_FLOW_SLOTS,
+        ON_A_PAGE,
+    ),
+    shape(
+        names::MEDIA_STATES,
+        MapType::Array,
+        4,
+        size_of::<MediaState>(),
+        MEDIA_STATE_SLOTS,
+        ON_A_PAGE,
+    ),
     shape(names::MEDIA_EVENTS, MapType::RingBuf, 0, 0, 1 << 16, 0),
 ];
 

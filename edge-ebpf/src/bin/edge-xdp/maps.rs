@@ -25,6 +25,9 @@ use edge_ebpf::{
 
 /// `BPF_F_NO_PREALLOC`: entries take memory when they are written, not before.
 const NO_PREALLOC: usize = 1;
+/// `BPF_F_MMAPABLE`: the first entry begins a page. An array without it begins 16 bytes after a
+/// cache line's first, and its entries lie across more lines than they must. Nobody maps it.
+const ON_A_PAGE: usize = 1 << 10;
 /// Generations of a rule set.
 const GENERATIONS: usize = edge_ebpf::abi::GENERATIONS as usize;
 /// Blocks of one kind, unless the loader says otherwise.
@@ -167,10 +170,11 @@ pub static MEDIA_PINHOLES: HashMap<PinholeKey, u32, { MAX_PINHOLES as usize }, N
     HashMap::new();
 /// See [`edge_ebpf::abi::map_names::MEDIA_FLOWS`].
 #[btf_map]
-pub static MEDIA_FLOWS: Array<MediaFlow, { MEDIA_FLOW_SLOTS as usize }> = Array::new();
+pub static MEDIA_FLOWS: Array<MediaFlow, { MEDIA_FLOW_SLOTS as usize }, ON_A_PAGE> = Array::new();
 /// See [`edge_ebpf::abi::map_names::MEDIA_STATES`].
 #[btf_map]
-pub static MEDIA_STATES: Array<MediaState, { MEDIA_STATE_SLOTS as usize }> = Array::new();
+pub static MEDIA_STATES: Array<MediaState, { MEDIA_STATE_SLOTS as usize }, ON_A_PAGE> =
+    Array::new();
 /// See [`edge_ebpf::abi::map_names::MEDIA_EVENTS`].
 #[btf_map]
 pub static MEDIA_EVENTS: RingBuf<MediaLearned, MEDIA_EVENT_BYTES> = RingBuf::new();

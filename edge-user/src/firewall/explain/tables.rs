@@ -15,8 +15,8 @@ use edge_ebpf::{
     abi::{
         Block, Bucket, Flood, FlowKey, Fragment, FragmentKey, Interface, Limit, PRESENT_ADDRESSES,
         PRESENT_PREFIXES, PinholeKey, Rule, RuleLimits, SET_ANY, SetMask, Settings, VlanKey,
-        WORD_FEDERATION, WORD_MANAGEMENT, WORD_MEDIA, map_names as names, presence4, presence6,
-        word_count, word_first, word_open_rule,
+        WORD_FEDERATION, WORD_MANAGEMENT, WORD_MEDIA, map_names as names, media_door_flow,
+        presence4, presence6, word_count, word_first, word_open_rule,
     },
     decide::{BucketName, Family, Found, Judged, Tables, Tuple, follow, rules},
     packet::{Frame, PROTOCOL_UDP},
@@ -362,7 +362,7 @@ impl Tables for PinnedTables<'_> {
     fn media_port(&self, index: u32) -> u32 {
         let found = open::<Array<MapData, u32>>(&self.pins, names::MEDIA_PORTS)
             .and_then(|ports| missing(names::MEDIA_PORTS, ports.get(&index, 0)));
-        let slot = self.keep(found).unwrap_or(0);
+        let slot = media_door_flow(self.keep(found).unwrap_or(0));
         self.note_flow(format!("the media flow at our UDP port {}", index & 0xffff), slot)
     }
 
@@ -370,7 +370,7 @@ impl Tables for PinnedTables<'_> {
         let found: Option<u32> = self.keep(lookup(&self.pins, names::MEDIA_PINHOLES, key));
         let end = (decode::address(key.address), u16::from_be_bytes(key.port));
         let asked = format!("the media flow to {}", std::net::SocketAddr::from(end));
-        self.note_flow(asked, found.unwrap_or(0))
+        self.note_flow(asked, media_door_flow(found.unwrap_or(0)))
     }
 
     fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {

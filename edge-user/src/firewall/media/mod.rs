@@ -49,7 +49,7 @@ use aya::{
 };
 use edge_ebpf::abi::{
     MEDIA_BY_DAEMON, MEDIA_FLOW_SLOTS, MEDIA_PORT_SLOTS, MediaFlow, MediaLearned, MediaState,
-    PinholeKey, map_names as names,
+    PinholeKey, map_names as names, media_door, media_door_flow,
 };
 
 pub(super) use self::in_use::InUse;
@@ -508,11 +508,13 @@ impl Maps {
     fn read(&self) -> Result<Held, FirewallError> {
         let [ports, flows] = &self.bulk;
         let ports: Vec<u32> = values(ports, names::MEDIA_PORTS, MEDIA_PORT_SLOTS)?;
-        let doors = (0u32..).zip(ports).filter(|(_, slot)| *slot != 0);
-        let mut doors: Vec<_> = doors.map(|(index, slot)| (Door::Port(index), slot)).collect();
+        let doors = (0u32..).zip(ports).filter(|(_, door)| *door != 0);
+        let slot = media_door_flow;
+        let mut doors: Vec<_> =
+            doors.map(|(index, door)| (Door::Port(index), slot(door))).collect();
         for entry in self.pinholes.iter() {
-            let (key, slot) = entry.map_err(at(names::MEDIA_PINHOLES))?;
-            doors.push((Door::Pinhole(key), slot));
+            let (key, door) = entry.map_err(at(names::MEDIA_PINHOLES))?;
+            doors.push((Door::Pinhole(key), slot(door)));
         }
         let flows: Vec<MediaFlow> = values(flows, names::MEDIA_FLOWS, MEDIA_FLOW_SLOTS)?;
         let used = (0u32..).zip(flows).filter(|(_, flow)| flow.call != 0);
@@ -537,9 +539,9 @@ impl MediaWrites for Paths {
         self.maps.clear_state(id)
     }
 
-    fn door(&mut self, door: Door, slot: u32) -> Result<(), FirewallError> {
+    fn door(&mut self, door: Door, slot: u32, id: FlowId) -> Result<(), FirewallError> {
         self.daemon.before(door, slot)?;
-        self.maps.door(door, slot)?;
+        self.maps.door(door, slot, id)?;
         self.daemon.after(door, slot);
         Ok(())
     }
@@ -562,9 +564,10 @@ impl MediaWrites for Maps {
         self.states.set(id.0, MediaState::default(), 0).map_err(at(names::MEDIA_STATES))
     }
 
-    fn door(&mut self, door: Door, slot: u32) -> Result<(), FirewallError> {
+    fn door(&mut self, door: Door, slot: u32, id: FlowId) -> Result<(), FirewallError> {
+        let word = media_door(slot, id.0);
         match door {
-            Door::Port(index) => self.ports.set(index, slot, 0).map_err(at(names::MEDIA_PORTS)),
+            Door::Port(index) => self.ports.set(index, word, 0).map_err(at(names::MEDIA_PORTS)),
             Door::Pinhole(key) if slot == 0 => match self.pinholes.remove(&key) {
                 Err(MapError::SyscallError(fault))
                     if fault.io_error.kind() == std::io::ErrorKind::NotFound =>
@@ -574,7 +577,7 @@ impl MediaWrites for Maps {
                 other => other.map_err(at(names::MEDIA_PINHOLES)),
             },
             Door::Pinhole(key) => {
-                self.pinholes.insert(key, slot, 0).map_err(at(names::MEDIA_PINHOLES))
+                self.pinholes.insert(key, word, 0).map_err(at(names::MEDIA_PINHOLES))
             }
         }
     }

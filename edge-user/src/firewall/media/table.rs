@@ -31,8 +31,8 @@ pub(super) trait MediaWrites {
     fn flow(&mut self, slot: u32, flow: &MediaFlow) -> Result<(), FirewallError>;
     /// Nothing is known of this flow.
     fn clear_state(&mut self, id: FlowId) -> Result<(), FirewallError>;
-    /// Points a door at a slot; 0: closes it. Closing what is closed is no fault.
-    fn door(&mut self, door: Door, slot: u32) -> Result<(), FirewallError>;
+    /// Points a door at the slot of this flow; slot 0: closes it. Closing what is closed is no fault.
+    fn door(&mut self, door: Door, slot: u32, id: FlowId) -> Result<(), FirewallError>;
     /// What must be there for a door that leads to this flow already.
     fn serve(&mut self, _: Door, _: u32, _: &MediaFlow) -> Result<(), FirewallError> {
         Ok(())
@@ -317,7 +317,8 @@ impl<W: MediaWrites> Table<W> {
                 break;
             }
         }
-        if let Err(fault) = done.and_then(|()| self.writes.door(door, next)) {
+        let (slot, first) = chain.last().map_or((0, FlowId(0)), |(id, entry)| (entry.slot, *id));
+        if let Err(fault) = done.and_then(|()| self.writes.door(door, slot, first)) {
             chain.iter().for_each(|(_, entry)| self.slots.rest(entry.slot, now));
             return Err(fault);
         }

@@ -86,8 +86,10 @@ impl MediaWrites for Memory {
         Ok(())
     }
 
-    fn door(&mut self, door: Door, slot: u32) -> Result<(), FirewallError> {
+    fn door(&mut self, door: Door, slot: u32, id: FlowId) -> Result<(), FirewallError> {
         self.write()?;
+        let state = self.slots.get(&slot).map_or(0, |flow| flow.state);
+        assert_eq!(id.0, state, "the state that a door names is its flow's");
         if slot == 0 {
             self.doors.remove(&door);
         } else {

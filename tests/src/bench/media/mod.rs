@@ -50,7 +50,7 @@ const FIRST_PORT: u16 = 40_000;
 /// Turns of each contender.
 const ROUNDS: usize = 5;
 
-/// Measures everything, or with `only` one part: `relay` or `calls`.
+/// Measures everything, or with `only` one part: `relay`, `flows` or `calls`.
 ///
 /// # Errors
 /// When a contender cannot be set up: not root, or a package is missing.
@@ -60,10 +60,13 @@ pub fn bench(say: &dyn Fn(&str), only: Option<&str>) -> Result<Vec<Row>> {
     if only.is_none_or(|only| only == "relay") {
         rows.extend(relay(say)?);
     }
+    if only.is_none_or(|only| only == "flows") {
+        rows.push(flows(say)?);
+    }
     if only.is_none_or(|only| only == "calls") {
         rows.extend(calls::calls(say)?);
     }
-    ensure!(!rows.is_empty(), "there are the parts relay and calls");
+    ensure!(!rows.is_empty(), "there are the parts relay, flows and calls");
     Ok(rows)
 }
 
@@ -156,28 +159,31 @@ fn relay(say: &dyn Fn(&str)) -> Result<Vec<Row>> {
     let [ours, cold, by_daemon, rtpengine, nftables] = cost[..] else {
         unreachable!("five contenders")
     };
-    // As many packets as so many flows of sound have: too many for the others.
-    let [few, many, ..] = &contenders;
-    let calls = few.row.calls_for(few.pace(0), u32::from(MANY) * OF_A_FLOW)?;
-    let load = Load { calls, packets: PACKETS_OF_CALLS };
-    let (cost, rate) = rounds(say, load, &nothing, &[few, many])?;
-    let [few, many] = cost[..] else { unreachable!("two contenders") };
-    let row = |path: &str, ours, peer, peer_value| Row {
-        path: path.to_owned(),
-        unit: "ns/packet",
-        ours,
-        peer,
-        peer_value,
-    };
-    let each = rate / f64::from(MANY);
     Ok(vec![
         row("cpu relay", ours, "rtpengine", rtpengine),
         row("cpu relay", ours, "nftables", nftables),
-        row(&format!("cpu relay {MANY} flows, {each:.0}/s each"), many, "10, same rate", few),
         row(&format!("cpu relay {MANY} flows, each cold"), cold, "10 flows", ours),
         row("cpu relay by the daemon", by_daemon, "rtpengine", rtpengine),
         row("cpu relay by the daemon", by_daemon, "edge", ours),
     ])
+}
+
+/// Many flows, each with as many packets as sound has, beside a few with as many in all: too many
+/// packets for the other contenders.
+fn flows(say: &dyn Fn(&str)) -> Result<Row> {
+    let nothing = dropping()?;
+    let few = by_edge("edge", "bmf", FEW, MediaPath::Kernel)?;
+    let many = by_edge("edge, many flows", "bmg", MANY, MediaPath::Kernel)?;
+    let calls = few.row.calls_for(few.pace(0), u32::from(MANY) * OF_A_FLOW)?;
+    let load = Load { calls, packets: PACKETS_OF_CALLS };
+    let (cost, rate) = rounds(say, load, &nothing, &[&few, &many])?;
+    let [few, many] = cost[..] else { unreachable!("two contenders") };
+    let each = rate / f64::from(MANY);
+    Ok(row(&format!("cpu relay {MANY} flows, {each:.0}/s each"), many, "10, same rate", few))
+}
+
+fn row(path: &str, ours: f64, peer: &'static str, peer_value: f64) -> Row {
+    Row { path: path.to_owned(), unit: "ns/packet", ours, peer, peer_value }
 }
 
 /// Each in turn, again and again, less what the same costs `nothing`: nanoseconds of a packet, the
