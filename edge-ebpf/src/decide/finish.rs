@@ -1,6 +1,6 @@
 //! What is still asked of a packet that was let in: what it carries, whether its rule's rates and
-//! its zone's ceiling have room, whether there is a flood. And a first fragment is remembered, so
-//! that those after it are known.
+//! its zone's ceiling have room, whether there is a flood. And what has passed all that is
+//! remembered, where what comes after it must be known: a first fragment, a connection's SYN.
 
 use super::{
     Family, Judged, Tables, Tuple,
@@ -10,10 +10,10 @@ use super::{
 use crate::{
     abi::{
         CONTENT_ANY, CONTENT_SIP, FLOOD_ROUND, FRAGMENT_SPOILED, FRAGMENTS_PER_SECOND, Flood,
-        Fragment, FragmentKey, KnownKey, Limit, Limits, SETTING_CEILING, SETTING_FLOOD, Settings,
-        bucket_index, zone_bucket,
+        FlowKey, Fragment, FragmentKey, KnownKey, Limit, Limits, SETTING_CEILING, SETTING_FLOOD,
+        Settings, bucket_index, zone_bucket,
     },
-    packet::{Frame, Kind, PROTOCOL_TCP, TCP_ACK, TCP_SYN, refused_content},
+    packet::{Frame, Kind, PROTOCOL_TCP, TCP_ACK, TCP_SYN, payload, refused_content},
     verdict::{Reason, Verdict},
 };
 
@@ -39,22 +39,11 @@ impl Judged {
     ) -> Reason {
         let reason = self.found.reason;
         // What keeps the link alive has no packed facts and is never limited.
-        if reason.verdict() != Verdict::Pass || reason == Reason::Management || self.upper == 0 {
+        if reason.verdict() != Verdict::Pass || self.upper == 0 {
             return reason;
         }
-        if self.found.content != CONTENT_ANY
-            && let Some(refused) = tables.content(settings, self, frame)
-        {
-            return refused;
-        }
-        if self.found.limits != 0
-            && let Some(refused) = tables.limited(settings, self, frame)
-        {
-            return refused;
-        }
-        let ceiling = settings.flags & SETTING_CEILING != 0;
-        if (ceiling || self.asks_for_floods(tables, settings))
-            && let Some(refused) = tables.flooded(settings, self, frame)
+        if reason != Reason::Management
+            && let Some(refused) = self.refused(tables, settings, frame)
         {
             return refused;
         }
@@ -63,7 +52,35 @@ impl Judged {
         {
             return refused;
         }
+        if self.found.content != CONTENT_ANY && self.is_syn() {
+            tables.begun(self, frame);
+        }
         reason
+    }
+
+    /// What its content, its rates or a flood refuse it for.
+    #[inline(always)]
+    fn refused<T: Tables>(
+        &self,
+        tables: &T,
+        settings: &Settings,
+        frame: &Frame<'_>,
+    ) -> Option<Reason> {
+        if self.found.content != CONTENT_ANY
+            && let Some(refused) = tables.content(settings, self, frame)
+        {
+            return Some(refused);
+        }
+        if self.found.limits != 0
+            && let Some(refused) = tables.limited(settings, self, frame)
+        {
+            return Some(refused);
+        }
+        let ceiling = settings.flags & SETTING_CEILING != 0;
+        if ceiling || self.asks_for_floods(tables, settings) {
+            return tables.flooded(settings, self, frame);
+        }
+        None
     }
 
     /// Whether it matters if there is a flood: to what opens a connection always, to the segments
@@ -91,7 +108,7 @@ impl Judged {
     }
 }
 
-/// The four questions, each always asked through the method of [`Tables`] of the same name.
+/// The questions, each always asked through the method of [`Tables`] of the same name.
 pub mod questions {
     use super::*;
 
@@ -108,12 +125,20 @@ pub mod questions {
         }
         let content = judged.found.content;
         let end = A::end(frame, judged.network as usize)?;
-        if let Some(refused) = refused_content(frame, judged.upper as usize, end, kind, content) {
+        let payload = payload(frame, judged.upper as usize, kind)?;
+        if let Some(refused) = refused_content(frame, payload, end, kind, content) {
             return Some(refused);
         }
-        let scanner =
-            content == CONTENT_SIP && kind == Kind::Udp && tables.is_scanner(frame, judged.upper);
+        let scanner = content == CONTENT_SIP && tables.is_scanner(frame, payload as u32);
         scanner.then_some(Reason::SipScanner)
+    }
+
+    /// Remembers where the first bytes of a connection come, whose SYN has passed.
+    #[inline(always)]
+    pub fn begun<T: Tables, A: Family>(tables: &T, judged: &Judged, frame: &Frame<'_>) {
+        if let Some((key, sequence)) = segment::<A>(judged, frame) {
+            tables.set_beginning(&key, sequence.wrapping_add(1));
+        }
     }
 
     /// The rule's limits: those for one source, then those for all.
@@ -277,20 +302,25 @@ const fn in_all(told: u64, second: u32, more: u32) -> u64 {
 
 /// Whether a TCP segment brings the first bytes of its connection, which alone say what it
 /// carries. The sequence number of a SYN that was let in tells. A connection whose SYN was
-/// forgotten under a flood is not looked at here: the daemon reads its bytes in any case.
+/// forgotten, or answered with a cookie, is not looked at here: the daemon reads its bytes in any
+/// case.
 #[inline(always)]
 fn begins<T: Tables, A: Family>(tables: &T, judged: &Judged, frame: &Frame<'_>) -> bool {
-    let Some(tuple) = judged.tuple::<A>(frame) else { return false };
-    let mut cursor = frame.cursor();
-    cursor.skip((judged.upper & 0x7fff) as usize);
-    let Some(header) = cursor.take::<8>() else { return false };
-    let sequence = u32::from_be_bytes(header.four::<4>());
-    let key = tuple.flow(PROTOCOL_TCP);
     if judged.is_syn() {
-        tables.set_beginning(&key, sequence.wrapping_add(1));
         return false;
     }
+    let Some((key, sequence)) = segment::<A>(judged, frame) else { return false };
     tables.beginning(&key) == Some(sequence)
+}
+
+/// A TCP segment's connection and sequence number.
+#[inline(always)]
+fn segment<A: Family>(judged: &Judged, frame: &Frame<'_>) -> Option<(FlowKey, u32)> {
+    let tuple = judged.tuple::<A>(frame)?;
+    let mut cursor = frame.cursor();
+    cursor.skip((judged.upper & 0x7fff) as usize);
+    let sequence = u32::from_be_bytes(cursor.take::<8>()?.four::<4>());
+    Some((tuple.flow(PROTOCOL_TCP), sequence))
 }
 
 #[inline(always)]

@@ -112,8 +112,17 @@ pub trait Tables: Sized {
     /// Looks for the signature of a scanner: always [`packet::is_scanner`]; as
     /// [`Tables::content`].
     #[inline(always)]
-    fn is_scanner(&self, frame: &Frame<'_>, upper: u32) -> bool {
-        packet::is_scanner(frame, upper as usize)
+    fn is_scanner(&self, frame: &Frame<'_>, payload: u32) -> bool {
+        packet::is_scanner(frame, payload as usize)
+    }
+    /// Remembers a SYN that has passed: always [`questions::begun`]; as [`Tables::content`].
+    #[inline(always)]
+    fn begun(&self, judged: &Judged, frame: &Frame<'_>) {
+        if judged.six {
+            questions::begun::<Self, [u8; 16]>(self, judged, frame);
+        } else {
+            questions::begun::<Self, [u8; 4]>(self, judged, frame);
+        }
     }
     /// What the payload begins with: always [`questions::content`], which the kernel program calls as a function that the
     /// verifier proves by itself.

@@ -14,34 +14,38 @@ const LONGEST_METHOD: usize = 24;
 /// STUN's magic cookie (RFC 8489 section 5).
 const STUN_COOKIE: u32 = 0x2112_a442;
 
-/// Looks at the payload of a TCP segment or UDP datagram whose header begins at `upper` in the
-/// frame and whose packet ends at `end`: what a frame brings beyond it is padding. `None`: it may
-/// be what it should be. A payload that is empty, or that lies in another piece of the frame, is
-/// not judged.
+/// Where the payload of a TCP segment or UDP datagram begins whose header begins at `upper` in the
+/// frame. `None`: it is neither.
+#[inline(always)]
+pub fn payload(frame: &Frame<'_>, upper: usize, kind: Kind) -> Option<usize> {
+    let upper = upper & 0x7fff;
+    let mut cursor = frame.cursor();
+    cursor.skip(upper);
+    match kind {
+        Kind::Tcp => {
+            let header = cursor.take::<20>()?;
+            let options = (((header.byte::<12>() >> 4) as usize) * 4).wrapping_sub(20) & 0x3c;
+            Some(upper + 20 + options)
+        }
+        Kind::Udp => Some(upper + 8),
+        Kind::Icmp | Kind::Other => None,
+    }
+}
+
+/// Looks at a payload that begins at `payload` in the frame and whose packet ends at `end`: what a
+/// frame brings beyond it is padding. `None`: it may be what it should be. A payload that is empty,
+/// or that lies in another piece of the frame, is not judged.
 #[inline(always)]
 pub fn refused_content(
     frame: &Frame<'_>,
-    upper: usize,
+    payload: usize,
     end: usize,
     kind: Kind,
     content: u8,
 ) -> Option<Reason> {
     let mut cursor = frame.cursor();
-    cursor.skip(upper & 0x7fff);
-    let header = match kind {
-        Kind::Tcp => {
-            let header = cursor.take::<20>()?;
-            let options = (((header.byte::<12>() >> 4) as usize) * 4).wrapping_sub(20) & 0x3c;
-            cursor.skip(options);
-            20 + options
-        }
-        Kind::Udp => {
-            cursor.take::<8>()?;
-            8
-        }
-        Kind::Icmp | Kind::Other => return None,
-    };
-    let length = end.checked_sub((upper & 0x7fff) + header)?;
+    cursor.skip(payload & 0x7fff);
+    let length = end.checked_sub(payload)?;
     if length == 0 {
         return None;
     }
@@ -124,12 +128,12 @@ const fn word(text: &[u8; 8]) -> u64 {
     u64::from_ne_bytes(*text)
 }
 
-/// Whether the head of a SIP message in a datagram, whose header begins at `upper` in the frame,
-/// names a scanner: SIPVicious (under all its names) or sipcli.
+/// Whether the head of a SIP message that begins at `payload` in the frame names a scanner:
+/// SIPVicious (under all its names) or sipcli. Of a stream only what its first segment brings.
 #[inline(always)]
-pub fn is_scanner(frame: &Frame<'_>, upper: usize) -> bool {
+pub fn is_scanner(frame: &Frame<'_>, payload: usize) -> bool {
     let mut cursor = frame.cursor();
-    cursor.skip((upper & 0x7fff) + 8);
+    cursor.skip(payload & 0x7fff);
     for _ in 0..SCANNED {
         let Some(here) = cursor.peek::<8>() else { return false };
         let eight = here.eight::<0>();
@@ -157,8 +161,9 @@ mod tests {
     fn udp(payload: &[u8], content: u8) -> Option<Reason> {
         let bytes = [&[0; 8], payload].concat();
         let frame = Frame::new(&bytes);
-        let scanner = content == CONTENT_SIP && is_scanner(&frame, 0);
-        refused_content(&frame, 0, bytes.len(), Kind::Udp, content)
+        let payload = super::payload(&frame, 0, Kind::Udp)?;
+        let scanner = content == CONTENT_SIP && is_scanner(&frame, payload);
+        refused_content(&frame, payload, bytes.len(), Kind::Udp, content)
             .or_else(|| scanner.then_some(Reason::SipScanner))
     }
 
@@ -219,7 +224,9 @@ mod tests {
         let mut segment = vec![0; 24];
         segment[12] = 0x60;
         segment.extend_from_slice(b"GET / HTTP/1.1");
-        let found = |end| refused_content(&Frame::new(&segment), 0, end, Kind::Tcp, CONTENT_SIP);
+        let frame = Frame::new(&segment);
+        assert_eq!(payload(&frame, 0, Kind::Tcp), Some(24));
+        let found = |end| refused_content(&frame, 24, end, Kind::Tcp, CONTENT_SIP);
         assert_eq!(found(segment.len()), Some(Reason::NotSip));
         // What follows the packet is padding, and a method may go on in the next segment.
         assert_eq!(found(24), None);

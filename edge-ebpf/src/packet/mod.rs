@@ -18,7 +18,7 @@ mod summary;
 mod tests;
 mod transport;
 
-pub use content::{is_scanner, refused_content, refused_first_byte};
+pub use content::{is_scanner, payload, refused_content, refused_first_byte};
 pub use cursor::{Cursor, Frame};
 pub use ip::{
     MAX_EXTENSION_HEADERS, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP, Upper,

@@ -7,6 +7,9 @@ use super::{
     PROTOCOL_UDP,
 };
 
+/// The fragment header (RFC 8200 section 4.5).
+const FRAGMENT: u8 = 44;
+
 /// A quoted packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quoted<A> {
@@ -56,7 +59,16 @@ impl Quotable for [u8; 16] {
         if header.byte::<0>() >> 4 != 6 {
             return None;
         }
-        Some((header.sixteen::<8, 16>(), header.sixteen::<24, 32>(), header.byte::<6>()))
+        let mut next = header.byte::<6>();
+        if next == FRAGMENT {
+            // The stack cuts a datagram that is too long: its first piece has the ports.
+            let piece = cursor.take::<8>()?;
+            if piece.number::<2>() & 0xfff8 != 0 {
+                return None;
+            }
+            next = piece.byte::<0>();
+        }
+        Some((header.sixteen::<8, 16>(), header.sixteen::<24, 32>(), next))
     }
 }
 

@@ -47,9 +47,10 @@ pub fn judge(world: &World, memory: &mut Memory, now: u64, frame: &[u8]) -> Judg
     Judgement { verdict, reason, rule }
 }
 
-/// Whether more is asked of a packet that passes for this reason.
+/// Whether more is asked of a packet that passes for this reason; of management only what no rule
+/// says, that fragments are whole.
 fn let_in(reason: Reason) -> bool {
-    reason.verdict() == Verdict::Pass && reason != Reason::Management
+    reason.verdict() == Verdict::Pass
 }
 
 /// A fragment after the first: it goes the way of its first.
@@ -307,7 +308,13 @@ fn quoted(bytes: &[u8], four: bool) -> Option<Flow> {
         if bytes.len() < 40 || bytes[0] / 16 != 6 {
             return None;
         }
-        (address6(bytes, 8).into(), address6(bytes, 24).into(), bytes[6], 40)
+        // The first piece of a datagram that was cut is like the whole.
+        let (next, header) = match bytes[6] {
+            44 if number(bytes.get(40..48)?, 2) >> 3 != 0 => return None,
+            44 => (bytes[40], 48),
+            next => (next, 40),
+        };
+        (address6(bytes, 8).into(), address6(bytes, 24).into(), next, header)
     };
     let upper = bytes.get(header..header + 8)?;
     let (icmp, echo_request) = if four { (1, 8) } else { (58, 128) };

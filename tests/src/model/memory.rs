@@ -14,7 +14,7 @@ use super::{
 const FRAGMENT_SECONDS: u64 = 30;
 /// Parts of a nanosecond in which rates reckon.
 const PARTS: u64 = 256;
-/// Bytes of a datagram in which scanners are looked for.
+/// Bytes of a message in which scanners are looked for.
 const SCANNED: usize = 512;
 
 /// What is remembered.
@@ -87,7 +87,16 @@ impl Memory {
                 }
             }
         }
-        self.begins(now / 1_000_000_000, seen)
+        let refused = self.begins(now / 1_000_000_000, seen);
+        if let Transport::Tcp { from, to, flags } = seen.packet.transport
+            && flags & 0x12 == 2
+            && refused.is_none()
+            && rule.is_some_and(|rule| rule.content != Carries::Anything)
+        {
+            let (flow, sequence) = segment(seen.packet, from, to);
+            self.beginnings.insert(flow, sequence.wrapping_add(1));
+        }
+        refused
     }
 
     /// Remembers a first fragment; refuses one that comes twice.
@@ -131,29 +140,16 @@ impl Memory {
         }
     }
 
-    fn content(&mut self, packet: &Packet, carries: Carries) -> Option<Reason> {
+    fn content(&self, packet: &Packet, carries: Carries) -> Option<Reason> {
         if carries == Carries::Anything {
             return None;
         }
         let udp = match packet.transport {
             Transport::Udp { .. } => true,
             Transport::Tcp { from, to, flags } => {
-                let flow = Flow {
-                    protocol: 6,
-                    local: packet.destination,
-                    local_port: to,
-                    remote: packet.source,
-                    remote_port: from,
-                    left_at: 0,
-                };
-                let high = u32::from(number(&packet.upper, 4));
-                let sequence = high * 65_536 + u32::from(number(&packet.upper, 6));
-                if flags & 0x12 == 2 {
-                    self.beginnings.insert(flow, sequence.wrapping_add(1));
-                    return None;
-                }
+                let (flow, sequence) = segment(packet, from, to);
                 // Only a connection's first bytes say what it is.
-                if self.beginnings.get(&flow) != Some(&sequence) {
+                if flags & 0x12 == 2 || self.beginnings.get(&flow) != Some(&sequence) {
                     return None;
                 }
                 false
@@ -167,10 +163,24 @@ impl Memory {
                 Some(Reason::NotMedia)
             }
             Carries::Sip if !is_sip(&packet.payload, udp) => Some(Reason::NotSip),
-            Carries::Sip if udp && is_scanner(&packet.payload) => Some(Reason::SipScanner),
+            Carries::Sip if is_scanner(&packet.payload) => Some(Reason::SipScanner),
             _ => None,
         }
     }
+}
+
+/// A TCP segment's connection, and the sequence number of its first byte.
+fn segment(packet: &Packet, from: u16, to: u16) -> (Flow, u32) {
+    let flow = Flow {
+        protocol: 6,
+        local: packet.destination,
+        local_port: to,
+        remote: packet.source,
+        remote_port: from,
+        left_at: 0,
+    };
+    let high = u32::from(number(&packet.upper, 4));
+    (flow, high * 65_536 + u32::from(number(&packet.upper, 6)))
 }
 
 /// What counts as one source: of IPv6 a /64.

@@ -221,7 +221,14 @@ fn message(random: &mut Random, ends: &Ends, v4: bool) -> Vec<u8> {
         58 => icmp(128, identifier, &[]),
         _ => tcp(ends.to, ends.from, 16),
     };
-    let mut quoted = ip(local, remote, about, &upper);
+    let mut quoted = match random.below(4) {
+        // The first piece of a datagram that was cut, or a later one.
+        0 if !v4 => {
+            let place = random.pick(&[1, 1, 0, 9]);
+            ip(local, remote, 44, &extension(about, [0, place, 0, 0, 0, 1], &upper))
+        }
+        _ => ip(local, remote, about, &upper),
+    };
     if random.once_in(6) {
         quoted.truncate(random.below(quoted.len()));
     }

@@ -38,7 +38,7 @@ pub const REACHED_HERE: [Reason; 13] = [
 
 /// The second rule of the fixture, which stands for [`PARTNER_PORT`], opens it to everybody and
 /// asks for more.
-fn asking(bench: &mut Bench, content: u8, limits: Option<RuleLimits>) {
+pub fn asking(bench: &mut Bench, content: u8, limits: Option<RuleLimits>) {
     bench.change(|tables| {
         let generation = &mut tables.generations[1];
         let rule = &mut generation.rules[1];
@@ -53,16 +53,16 @@ fn asking(bench: &mut Bench, content: u8, limits: Option<RuleLimits>) {
 }
 
 /// A packet a minute, and so many more at once: no machine is so slow that one comes back in time.
-fn each_minute(burst: u64) -> Limit {
+pub fn each_minute(burst: u64) -> Limit {
     let increment = 60 * Limit::new(1, 0).increment;
     Limit { increment, tolerance: increment * burst }
 }
 
-fn datagram(side: Side, from: IpAddr, port: u16, data: &[u8]) -> Vec<u8> {
+pub fn datagram(side: Side, from: IpAddr, port: u16, data: &[u8]) -> Vec<u8> {
     frame(from, side.me, 17, &udp(4000, port, data))
 }
 
-fn segment(side: Side, from: IpAddr, port: u16, flags: u8) -> Vec<u8> {
+pub fn segment(side: Side, from: IpAddr, port: u16, flags: u8) -> Vec<u8> {
     frame(from, side.me, 6, &tcp(4000, port, flags))
 }
 
@@ -120,6 +120,54 @@ fn of_tcp_only_the_first_bytes_of_a_connection_are_looked_at() {
             bench.kernel_says(&with(100, TCP_ACK, b"GET / HTTP"), Reason::NotSip);
             bench.kernel_says(&with(100, TCP_ACK, b"OPTIONS sip:a SIP/2.0"), Reason::Rule);
             bench.kernel_says(&with(121, TCP_ACK, b"\x80 anything"), Reason::Rule);
+        }
+    });
+}
+
+#[test]
+fn a_scanner_is_known_over_tcp_too() {
+    in_namespace(|| {
+        let mut bench = Bench::new();
+        asking(&mut bench, CONTENT_SIP, None);
+        let scan = b"OPTIONS sip:100@b SIP/2.0\r\nUser-Agent: friendly-scanner\r\n\r\n";
+        for side in sides() {
+            // With and without options between the header and what it brings.
+            for options in [&[][..], &[1; 4], &[1; 40]] {
+                let with = |sequence: u32, flags: u8, data: &[u8]| {
+                    let mut segment = tcp(4000, PARTNER_PORT, flags);
+                    segment[4..8].copy_from_slice(&sequence.to_be_bytes());
+                    segment[12] = (5 + options.len() as u8 / 4) << 4;
+                    let segment = [&segment, options, data].concat();
+                    frame(side.stranger, side.me, 6, &segment)
+                };
+                bench.both_say(&with(99, TCP_SYN, b""), Reason::Rule);
+                bench.kernel_says(&with(100, TCP_ACK, scan), Reason::SipScanner);
+                assert_eq!(bench.on_host(&with(100, TCP_ACK, scan)).reason, Reason::SipScanner);
+                // Later bytes are the daemon's.
+                bench.kernel_says(&with(500, TCP_ACK, scan), Reason::Rule);
+                bench.kernel_says(&with(100, TCP_ACK, b"OPTIONS sip:a SIP/2.0"), Reason::Rule);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_syn_that_is_refused_makes_nobody_forget_where_a_connection_begins() {
+    in_namespace(|| {
+        let mut bench = Bench::new();
+        let one = Limits { new: each_minute(0), ..Limits::default() };
+        for side in sides() {
+            let limits = RuleLimits { source: one, ..RuleLimits::default() };
+            asking(&mut bench, CONTENT_SIP, Some(limits));
+            let with = |sequence: u32, flags: u8, data: &[u8]| {
+                let mut segment = tcp(4000, PARTNER_PORT, flags);
+                segment[4..8].copy_from_slice(&sequence.to_be_bytes());
+                frame(side.stranger, side.me, 6, &[&segment, data].concat())
+            };
+            bench.kernel_says(&with(99, TCP_SYN, b""), Reason::Rule);
+            bench.kernel_says(&with(7000, TCP_SYN, b""), Reason::RateSource);
+            bench.kernel_says(&with(100, TCP_ACK, b"GET / HTTP"), Reason::NotSip);
+            bench.kernel_says(&with(7001, TCP_ACK, b"GET / HTTP"), Reason::Rule);
         }
     });
 }

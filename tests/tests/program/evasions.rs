@@ -476,6 +476,24 @@ fn later_fragments_go_the_way_of_their_first() {
 }
 
 #[test]
+fn the_pieces_of_managements_packets_follow_their_first() {
+    in_namespace(|| {
+        let mut bench = Bench::new();
+        for side in sides() {
+            let ends = (side.management, side.me);
+            let first = [syn(MANAGEMENT_PORT), vec![0; 4]].concat();
+            then(&mut bench, &piece(ends, 1, 3, false, &[0; 16]), Reason::Fragment);
+            then(&mut bench, &piece(ends, 2, 0, true, &first), Reason::Management);
+            then(&mut bench, &piece(ends, 2, 3, true, &[0; 16]), Reason::FragmentTracked);
+            then(&mut bench, &piece(ends, 2, 1, false, &[0; 16]), Reason::FragmentOverlap);
+            let stranger = (side.stranger, side.me);
+            then(&mut bench, &piece(stranger, 3, 0, true, &first), Reason::NoRule);
+            then(&mut bench, &piece(stranger, 3, 3, true, &[0; 16]), Reason::Fragment);
+        }
+    });
+}
+
+#[test]
 fn a_fragment_that_reaches_into_one_before_it_spoils_the_packet() {
     in_namespace(|| {
         let mut bench = Bench::new();

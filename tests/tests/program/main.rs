@@ -11,3 +11,4 @@ mod fixture;
 mod media;
 mod reasons;
 mod replies;
+mod tagged;

@@ -18,10 +18,11 @@ use edge_tests::{kernel::TEST_IFINDEX, packets::*};
 use crate::fixture::*;
 
 /// The three ways a frame may be tagged.
-const TAGS: [&[(u16, u16)]; 3] = [&[], &[(0x8100, VLAN)], &[(0x88a8, VLAN), (0x8100, INNER_VLAN)]];
+pub const TAGS: [&[(u16, u16)]; 3] =
+    [&[], &[(0x8100, VLAN)], &[(0x88a8, VLAN), (0x8100, INNER_VLAN)]];
 
 /// Puts tags into an untagged frame.
-fn tag(frame: &[u8], tags: &[(u16, u16)]) -> Vec<u8> {
+pub fn tag(frame: &[u8], tags: &[(u16, u16)]) -> Vec<u8> {
     let ether_type = u16::from_be_bytes([frame[12], frame[13]]);
     ethernet(tags, ether_type, &frame[14..])
 }

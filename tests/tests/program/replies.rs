@@ -191,6 +191,110 @@ fn a_remembered_flow_is_forgotten_in_time() {
     });
 }
 
+/// The errors that may quote a packet of ours, IPv4 or IPv6.
+fn errors(address: IpAddr) -> &'static [u8] {
+    if address.is_ipv4() { &[3, 11, 12] } else { &[1, 2, 3, 4] }
+}
+
+#[test]
+fn errors_about_datagrams_pass_for_sockets_and_flows_of_ours_only() {
+    in_namespace(|| {
+        let mut bench = Bench::new();
+        for side in sides() {
+            let number = icmp_protocol(side.me);
+            let connected = UdpSocket::bind((side.me, 0)).unwrap();
+            connected.connect((side.stranger, 53)).unwrap();
+            let bound = UdpSocket::bind((side.me, 0)).unwrap();
+            let port = |socket: &UdpSocket| socket.local_addr().unwrap().port();
+            for kind in errors(side.me) {
+                let about = |from: (IpAddr, u16), to: (IpAddr, u16)| {
+                    let quoted = ip(from.0, to.0, 17, &udp(from.1, to.1, &[0; 8]));
+                    frame(side.partner, side.me, number, &icmp(*kind, 0, &quoted))
+                };
+                let ours = (side.me, port(&connected));
+                bench.kernel_says(&about(ours, (side.stranger, 53)), Reason::IcmpError);
+                bench.kernel_says(&about(ours, (side.stranger, 54)), Reason::IcmpUnsolicited);
+                bench.kernel_says(&about(ours, (side.partner, 53)), Reason::IcmpUnsolicited);
+                let second = (side.second, ours.1);
+                bench.kernel_says(&about(second, (side.stranger, 53)), Reason::IcmpUnsolicited);
+                // One that is only bound has sent nothing yet.
+                let ours = (side.me, port(&bound));
+                let to = (side.stranger, 7000 + u16::from(*kind));
+                bench.kernel_says(&about(ours, to), Reason::IcmpUnsolicited);
+                let sent = ip(ours.0, to.0, 17, &udp(ours.1, to.1, &[0; 8]));
+                let kind = if side.me.is_ipv4() { 0x0800 } else { 0x86dd };
+                bench.kernel.send(&ethernet(&[], kind, &sent)).unwrap();
+                bench.kernel_says(&about(ours, to), Reason::IcmpError);
+            }
+        }
+    });
+}
+
+#[test]
+fn errors_about_echo_requests_pass_for_those_of_ours_only() {
+    in_namespace(|| {
+        let mut bench = Bench::new();
+        for side in sides() {
+            let number = icmp_protocol(side.me);
+            let (request, reply) = if side.me.is_ipv4() { (8, 0) } else { (128, 129) };
+            let asked = frame(side.me, side.stranger, number, &icmp(request, 55, &[0; 8]));
+            bench.kernel.send(&asked).unwrap();
+            for kind in errors(side.me) {
+                let about = |to: IpAddr, what: u8, identifier: u16| {
+                    let quoted = ip(side.me, to, number, &icmp(what, identifier, &[]));
+                    frame(side.partner, side.me, number, &icmp(*kind, 0, &quoted))
+                };
+                bench.kernel_says(&about(side.stranger, request, 55), Reason::IcmpError);
+                bench.kernel_says(&about(side.stranger, request, 56), Reason::IcmpUnsolicited);
+                bench.kernel_says(&about(side.partner, request, 55), Reason::IcmpUnsolicited);
+                // A reply of ours, or an error, says nothing of what we asked.
+                bench.kernel_says(&about(side.stranger, reply, 55), Reason::IcmpUnsolicited);
+                bench.kernel_says(&about(side.stranger, *kind, 55), Reason::IcmpUnsolicited);
+            }
+        }
+    });
+}
+
+#[test]
+fn errors_about_the_first_piece_of_a_datagram_of_ours_pass() {
+    in_namespace(|| {
+        let mut bench = Bench::new();
+        let sends = |bench: &mut Bench, side: Side, packet: &[u8]| {
+            let kind = if side.me.is_ipv4() { 0x0800 } else { 0x86dd };
+            bench.kernel.send(&ethernet(&[], kind, packet)).unwrap();
+        };
+        for side in sides() {
+            let number = icmp_protocol(side.me);
+            let too_big = if side.me.is_ipv4() { 3 } else { 2 };
+            let datagram = |port| udp(port, 53, &[0; 64]);
+            let cut = |port, offset: u16| match (side.me, side.stranger) {
+                (IpAddr::V4(me), IpAddr::V4(to)) => {
+                    ipv4(me, to, 17, 0x2000 | offset, &[], &datagram(port))
+                }
+                _ => {
+                    let [high, low] = (offset << 3 | 1).to_be_bytes();
+                    let piece = extension(17, [high, low, 0, 0, 0, 9], &datagram(port));
+                    ip(side.me, side.stranger, 44, &piece)
+                }
+            };
+            let about =
+                |packet: &[u8]| frame(side.partner, side.me, number, &icmp(too_big, 0, packet));
+            bench.kernel_says(&about(&cut(700, 0)), Reason::IcmpUnsolicited);
+            sends(&mut bench, side, &cut(700, 0));
+            bench.kernel_says(&about(&cut(700, 0)), Reason::IcmpError);
+            bench.kernel_says(&about(&cut(701, 0)), Reason::IcmpUnsolicited);
+            // A later piece has no ports, and two headers no sense.
+            bench.kernel_says(&about(&cut(700, 1)), Reason::IcmpUnsolicited);
+            if side.me.is_ipv6() {
+                let inner = extension(17, [0, 1, 0, 0, 0, 9], &datagram(700));
+                let two = extension(44, [0, 1, 0, 0, 0, 9], &inner);
+                let two = ip(side.me, side.stranger, 44, &two);
+                bench.kernel_says(&about(&two), Reason::IcmpUnsolicited);
+            }
+        }
+    });
+}
+
 #[test]
 fn path_mtu_errors_pass_for_our_connections_only() {
     in_namespace(|| {

@@ -301,8 +301,14 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
-    fn is_scanner(&self, _frame: &Frame<'_>, upper: u32) -> bool {
-        edge_scanner(self.context, upper) != 0
+    fn is_scanner(&self, _frame: &Frame<'_>, payload: u32) -> bool {
+        edge_scanner(self.context, payload) != 0
+    }
+
+    #[inline(always)]
+    fn begun(&self, judged: &Judged, _: &Frame<'_>) {
+        let [place, _, _] = self.packed_judged(judged);
+        edge_begun(self.context, place, judged.packed.0);
     }
 
     #[inline(always)]
@@ -1075,8 +1081,22 @@ extern "C" fn edge_conforms(increment: u64, tolerance: u64, due: u64, now: u64, 
 /// The search for the signatures of scanners; proved once.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn edge_scanner(context: *mut xdp_md, upper: u32) -> u64 {
-    u64::from(is_scanner(&frame_of(context), upper as usize))
+extern "C" fn edge_scanner(context: *mut xdp_md, payload: u32) -> u64 {
+    u64::from(is_scanner(&frame_of(context), payload as usize))
+}
+
+/// [`questions::begun`]; proved once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn edge_begun(context: *mut xdp_md, place: u64, facts: u64) -> u64 {
+    let (tables, judged) = judged_of(context, place, facts, 0, 0);
+    let frame = frame_of(context);
+    if judged.six {
+        questions::begun::<_, [u8; 16]>(&tables, &judged, &frame);
+    } else {
+        questions::begun::<_, [u8; 4]>(&tables, &judged, &frame);
+    }
+    0
 }
 
 /// [`questions::content`]; proved once. The number of the reason to refuse the packet, or 255.
