@@ -17,7 +17,7 @@ use edge_tests::{
         daemon::{Answer, Edge},
         layout::Site,
     },
-    patience::eventually,
+    patience::{eventually, patience},
     wire::{EDGE4, EDGE6, OWN_BLOCKS, PEER4, PEER6, Wire},
 };
 use edge_user::{
@@ -182,6 +182,34 @@ fn a_block_does_not_wait_for_a_big_list() {
     // What does not fit is refused before anything is written.
     let refused = handle.set_list_blocking("big", Some(list("big", many(500_000))));
     assert!(refused.unwrap_err().to_string().contains("max_blocked_addresses"));
+}
+
+#[test]
+fn packets_are_judged_while_a_big_list_is_freed() {
+    let wire = Wire::new("lsf").unwrap();
+    wire.know_neighbours().unwrap();
+    let (handle, _) = start(&wire, config(&wire));
+    let receiver = wire.edge.run(|| UdpSocket::bind((EDGE4, PORT)).unwrap()).unwrap();
+    receiver.set_read_timeout(Some(patience(Duration::from_secs(20)))).unwrap();
+    let sender = wire.peer.run(|| UdpSocket::bind((PEER4, 0)).unwrap()).unwrap();
+    let small = list("big", [IpNet::from(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)))]);
+    // A list in its place, and none.
+    for after in [Some(small), None] {
+        handle.set_list_blocking("big", Some(list("big", many(100_000)))).unwrap();
+        let other = handle.clone();
+        let freeing = std::thread::spawn(move || other.set_list_blocking("big", after).unwrap());
+        let mut judged = 0_u32;
+        while !freeing.is_finished() {
+            sender.send_to(&judged.to_be_bytes(), (EDGE4, PORT)).unwrap();
+            let mut number = [0; 4];
+            receiver.recv(&mut number).expect("the next packet passes");
+            assert_eq!(u32::from_be_bytes(number), judged);
+            judged += 1;
+        }
+        assert!(freeing.join().unwrap().removed > 90_000);
+        // Each waits for the one before: were packets held up, there would be one or two.
+        assert!(judged > 50, "{judged} packets while a list was freed");
+    }
 }
 
 #[test]

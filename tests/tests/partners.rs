@@ -11,6 +11,7 @@ use std::{
 use edge_tests::{
     demo::world::{World, contoso_access},
     lab::{
+        daemon::binary,
         layout::Site,
         netns::Namespace,
         sipp::{Carrier, Play},
@@ -114,6 +115,17 @@ fn a_daemon_knows_its_partners_from_dns_and_without_dns() {
         world.contoso.log().contains("not-partner")
             && world.contoso.log().contains("from_addresses")
     });
+    for address in Site::Stranger.outside() {
+        // In the daemon's namespace, where the program can be asked.
+        let mut ask = world.contoso.namespace().command(binary().unwrap());
+        ask.arg("-c").arg(world.contoso.file()).args(["explain", "address", &address.to_string()]);
+        let about = String::from_utf8(ask.output().unwrap().stdout).unwrap();
+        let dropped = about.lines().find(|line| line.starts_with("dropped "));
+        assert!(dropped.is_some_and(|line| line.contains("not-partner")), "{about}");
+        let syn = about.lines().find(|line| line.starts_with("a SYN "));
+        let told = |line: &str| line.contains("port 5061: drop, not-partner");
+        assert!(syn.is_some_and(told), "{about}");
+    }
 
     // Allowed and removed while it runs.
     assert_eq!(from(&world, Site::Evil), dropped);

@@ -142,6 +142,14 @@ pub(super) fn dropped_of(
 
 /// Gives the command while packets flow, and watches the kernel's counter.
 fn measure(world: &World, counters: &Counters) -> Result<Blocked> {
+    while_northwind_sends(world, || command_and_watch(world, counters))
+}
+
+/// Does something while Northwind's packets of both families come.
+pub(super) fn while_northwind_sends<T>(
+    world: &World,
+    work: impl FnOnce() -> Result<T>,
+) -> Result<T> {
     let senders = northwind_ways()
         .map(|(from, to)| SynSender::open(world.lab.site(Site::Northwind), from, to));
     let [sender4, sender6] = senders;
@@ -156,7 +164,7 @@ fn measure(world: &World, counters: &Counters) -> Result<Blocked> {
                 std::thread::sleep(INTERVAL);
             }
         });
-        let result = command_and_watch(world, counters);
+        let result = work();
         stop.store(true, Ordering::Relaxed);
         result
     })

@@ -45,16 +45,33 @@ pub fn operate(world: &mut World) -> Result<String> {
     ensure!(!rules(world)?.contains("\"demo\""), "the rollback left the rule");
     ensure!(std::fs::read_to_string(&file)? == before, "the file is not what it was");
 
-    let drops = world.contoso.json(&["drops", "--count", "1"])?;
-    let top = world.contoso.json(&["top", "--once"])?;
-    ensure!(!top.is_null(), "edge top says nothing");
+    let (dropped, remembered) = look(world)?;
     Ok(format!(
         "explain: a blocked partner's SYN to {FEDERATION_PORT} over IPv4 and IPv6 {}, a stranger's \
-         {}; plan, apply --dry-run, apply, rollback of a rule; drops remembered: {}",
-        told[0],
-        told[2],
-        drops.to_string().contains("reason"),
+         {}; plan, apply --dry-run, apply, rollback of a rule; top: {dropped:.0} packets a second of \
+         a blocked domain; drops: {remembered} remembered of it",
+        told[0], told[2],
     ))
+}
+
+/// What `top` and `drops` say while a blocked partner sends: its packets a second, and how many of
+/// its drops are remembered.
+fn look(world: &World) -> Result<(f64, usize)> {
+    let top = block::while_northwind_sends(world, || world.contoso.json(&["top", "--once"]))?;
+    let reasons = top["reasons"].as_array().context("edge top names no reasons")?;
+    let blocked = reasons.iter().find(|row| row["name"] == "blocked-domain");
+    let rate = blocked.and_then(|row| row["packets_per_second"].as_f64()).unwrap_or_default();
+    ensure!(rate > 0.0, "edge top does not see what is dropped: {top}");
+    let drops = world.contoso.json(&["drops", "--reason", "blocked-domain"])?;
+    let rows = drops.as_array().context("edge drops gives no list")?;
+    for from in Site::Northwind.outside() {
+        let is_from = |row: &&Value| row["source"] == from.to_string();
+        let row = rows.iter().rfind(is_from);
+        let row = row.with_context(|| format!("no drop from {from} is remembered: {drops}"))?;
+        ensure!(row["reason"] == "blocked-domain" && row["verdict"] == "drop", "{row}");
+        ensure!(row["destination_port"] == FEDERATION_PORT, "{row}");
+    }
+    Ok((rate, rows.len()))
 }
 
 /// Asks the live program, from inside the appliance's namespace, about a SYN.

@@ -66,6 +66,51 @@ fn outgoing_rows_are_those_of_the_port_tables() {
 }
 
 #[test]
+fn what_providers_the_default_route_and_lists_of_certificates_need_goes_out() {
+    use crate::config::{DefaultRoute, HostingProvider, PeerOptions, PublicImProvider};
+    let mut config = with_services();
+    let federation = &mut config.federation;
+    let options = PeerOptions::default;
+    let hosting = |name: &str, port, enabled| HostingProvider {
+        name: name.to_owned(),
+        proxy_fqdn: format!("{name}.example").parse().unwrap(),
+        port,
+        enabled,
+        shared_address_space: false,
+        domains: Vec::new(),
+        options: options(),
+    };
+    federation.hosting_providers = vec![hosting("a", 5091, true), hosting("off", 5099, false)];
+    federation.public_im_providers = vec![PublicImProvider {
+        name: "im".to_owned(),
+        proxy_fqdn: "im.example".parse().unwrap(),
+        port: 5092,
+        enabled: true,
+        domains: Vec::new(),
+        options: options(),
+    }];
+    federation.default_route = Some(DefaultRoute {
+        proxy_fqdn: "clearing.example".parse().unwrap(),
+        port: 5093,
+        public_im: false,
+        options: options(),
+    });
+    let out = |config: &Config, protocol: &str| -> Vec<String> {
+        let json = ports(config, &arguments(&[]), None).unwrap().json;
+        let rows = json["outer"].as_array().unwrap().iter();
+        let of = |row: &&serde_json::Value| {
+            row["service"] == "access" && row["direction"] == "out" && row["protocol"] == protocol
+        };
+        rows.filter(of).map(|row| row["to"]["ports"].to_string()).collect()
+    };
+    let sip = "[[5061,5061],[5091,5091],[5092,5092],[5093,5093]]";
+    config.revocation.points = true;
+    assert_eq!(out(&config, "tcp"), [sip, "[[53,53]]", "[[80,80]]"]);
+    config.revocation.points = false;
+    assert_eq!(out(&config, "tcp"), [sip, "[[53,53]]"]);
+}
+
+#[test]
 fn audio_and_video_differ_by_kind_of_partner_and_are_written_in_two_styles() {
     let legacy = "50000-59999";
     let rows = |style: &str| -> Vec<[String; 5]> {

@@ -194,8 +194,11 @@ fn sip_out(config: &Config, rows: &mut Vec<OuterRow>) {
     let access = &config.access;
     let from = End::addresses(access.listen.iter().map(SocketAddr::ip));
     // DNS names other ports seldom; those that the file pins are known.
+    let federation = &config.federation;
     let mut ports: Vec<u16> = vec![5061];
-    ports.extend(config.federation.allowed_domains.iter().map(|entry| entry.port));
+    ports.extend(federation.allowed_domains.iter().map(|entry| entry.port));
+    ports.extend(federation.providers().filter(|one| one.enabled).map(|one| one.port));
+    ports.extend(federation.default_route.iter().map(|route| route.port));
     ports.sort_unstable();
     ports.dedup();
     let ports = ports.iter().map(|port| (*port, *port)).collect();
@@ -213,8 +216,12 @@ fn sip_out(config: &Config, rows: &mut Vec<OuterRow>) {
             rows.push(out(Service::Access, protocol, from.clone(), to.clone(), why, access.line));
         }
     }
-    let why = "lists of revoked certificates, which partners' certificates name (not fetched yet)";
-    rows.push(out(Service::Access, "tcp", from, End::default().port(80), why, access.line));
+    if config.revocation.points {
+        let to = End::default().port(80);
+        let why = "lists of revoked certificates, from where partners' certificates say (other \
+                   ports too, where they do)";
+        rows.push(out(Service::Access, "tcp", from, to, why, access.line));
+    }
     let inside = &config.inside;
     for hop in inside.all_next_hops() {
         let from = End::addresses(inside.listen.iter().map(|(_, listen)| listen.ip()));
