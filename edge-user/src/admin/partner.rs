@@ -139,6 +139,9 @@ fn note(row: &Value) -> String {
         let names: Vec<String> = modalities.iter().map(string).collect();
         notes.push(format!("only {}", names.join(", ")));
     }
+    if let Some(carrier) = row["carried_by"]["name"].as_str() {
+        notes.push(format!("carried by {carrier}"));
+    }
     notes.join("; ")
 }
 
@@ -173,6 +176,7 @@ mod tests {
             (json!({ "enabled": true, "modalities": Modalities::ALL }), ""),
             (json!({ "enabled": false, "modalities": null }), "not in use"),
             (json!({ "enabled": true, "modalities": ["im", "audio"] }), "only im, audio"),
+            (json!({ "enabled": true, "carried_by": { "name": "cloud" } }), "carried by cloud"),
             (json!({ "enabled": false, "modalities": ["im"] }), "not in use; only im"),
         ] {
             assert_eq!(note(&row), expected);

@@ -64,7 +64,9 @@ impl Daemon {
         let domains: Vec<Domain> =
             row["domains"].as_array().into_iter().flatten().filter_map(named).collect();
         // What a connection proves is the domain, or the provider's host.
-        let keys: Vec<Domain> = domains.iter().cloned().chain(named(&row["host"])).collect();
+        let carrier = named(&row["carried_by"]["host"]);
+        let keys: Vec<Domain> =
+            domains.iter().cloned().chain(named(&row["host"])).chain(carrier).collect();
         let (proved, traffic) = self.shell.with_core(|core, _, _| {
             let traffic: Vec<(Domain, Traffic)> = domains
                 .iter()
@@ -136,6 +138,9 @@ impl Daemon {
             let key = row["host"].as_str().filter(|_| row["kind"] != "allowed-server");
             if let Ok(key) = key.unwrap_or(name).parse() {
                 self.add_targets(&key, &mut row);
+                if row["kind"] == PartnerKind::AllowedDomain.name() {
+                    self.add_carrier(&key, &mut row);
+                }
             }
             return Ok(row);
         }
@@ -153,6 +158,16 @@ impl Daemon {
                 Ok(row)
             }
             Err(reason) => Ok(refused(&domain, reason)),
+        }
+    }
+
+    /// The provider that carries a domain: what a connection proves is the provider's host.
+    fn add_carrier(&self, domain: &Domain, row: &mut Value) {
+        let carrier = self.shell.with_core(|core, now, _| core.proxy.carrier(now, domain));
+        if let Some(carrier) = carrier {
+            row["carried_by"] = json!({
+                "name": carrier.name, "kind": carrier.kind.name(), "host": carrier.key(),
+            });
         }
     }
 }

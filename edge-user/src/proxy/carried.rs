@@ -4,9 +4,15 @@
 use std::{sync::Arc, time::Instant};
 
 use super::{Output, Question, proxy::Proxy, route::Destination};
-use crate::federation::Partner;
+use crate::{domain::Domain, federation::Partner};
 
 impl Proxy {
+    /// The provider that carries a domain, as its list or what DNS said last has it.
+    pub fn carrier(&self, now: Instant, domain: &Domain) -> Option<Arc<Partner>> {
+        let entry = self.policy.partner(domain).ok()?;
+        Some(self.carried_by(now, entry)).filter(|carrier| carrier.kind.is_shared())
+    }
+
     /// The partner itself, or the provider that DNS is known to name for it.
     pub(super) fn carried_by(&self, now: Instant, entry: Arc<Partner>) -> Arc<Partner> {
         if !entry.may_be_carried {

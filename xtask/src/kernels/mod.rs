@@ -40,6 +40,7 @@ const PROGRAMS_LEFT_OUT: [(&str, &[&str]); 4] = [
             "federation",
             "foreign_peer",
             "hostile",
+            "kinds",
             "lab",
             "media",
             "partners",
