@@ -99,6 +99,21 @@ fn deploy_starts_the_daemon_and_its_firewall(machine: &Machine, edge: &Path) -> 
     assert_ne!(machine.tell("systemctl show -P WatchdogTimestampMonotonic edge")?, "0");
     assert!(machine.lets_in_from(ADMINISTRATOR)?);
     assert!(!machine.lets_in_from(ELSEWHERE)?, "the firewall is not in force");
+    switch_forwarding_on(machine)?;
+    wait_for_forwarding_off(machine)
+}
+
+fn switch_forwarding_on(machine: &Machine) -> Result<()> {
+    let switch = "/proc/sys/net/$family/conf/all/forwarding";
+    machine.tell(&format!("for family in ipv4 ipv6; do echo 1 >{switch}; done")).map(drop)
+}
+
+/// The unit lets it be written.
+fn wait_for_forwarding_off(machine: &Machine) -> Result<()> {
+    let on = "grep -v 0 /proc/sys/net/ipv4/conf/*/forwarding /proc/sys/net/ipv6/conf/*/forwarding";
+    let turns = "for turn in $(seq 200)";
+    machine
+        .tell(&format!("{turns}; do {on} >/dev/null || exit 0; sleep 0.1; done; {on}; exit 1"))?;
     Ok(())
 }
 
@@ -189,10 +204,11 @@ fn units_work_without_the_daemon(machine: &Machine) -> Result<()> {
     assert!(!machine.lets_in_from(ELSEWHERE)?, "enforcement went with the daemon");
     machine.tell("edge detach")?;
     assert!(machine.lets_in_from(ELSEWHERE)?, "detach left something in force");
+    switch_forwarding_on(machine)?;
     machine.tell("systemctl restart edge-load || { journalctl -u edge-load -n 20; exit 1; }")?;
     assert!(machine.lets_in_from(ADMINISTRATOR)?);
     assert!(!machine.lets_in_from(ELSEWHERE)?, "`edge load` put no rules in force");
-    Ok(())
+    wait_for_forwarding_off(machine)
 }
 
 #[test]
