@@ -73,7 +73,16 @@ fn a_message_passes_both_ways_by_certificates() {
     assert!(how.iter().all(|how| how == "sasl-external"), "{how:?}");
     let status = edge.status().unwrap();
     assert!(status["xmpp"]["messages_to_xmpp"].as_u64().unwrap() >= 1, "{}", status["xmpp"]);
+    let partners = edge.json(&["partner", "list", "--kind", "xmpp"]).unwrap();
+    let names: Vec<_> = partners.as_array().unwrap().iter().map(|row| &row["name"]).collect();
+    assert_eq!(names, ["adatum.example"]);
+    // An administrator begins anew.
+    let reset = edge.json(&["partner", "reset", "adatum.example"]).unwrap();
+    assert!(reset["streams"].as_u64().unwrap() >= 1, "{reset}");
+    eventually("no stream is left", || edge.status().unwrap()["xmpp"]["streams"] == 0);
+    exchange(&edge, &prosody, &mut alice);
     let explained = edge.command(&["explain", "domain", "adatum.example"]).unwrap();
+    assert!(!explained.stdout.contains("our certificate"), "{}", explained.stdout);
     assert!(explained.stdout.contains("SASL EXTERNAL over TLS"), "{}", explained.stdout);
     // Blocked, it is gone at once, and nobody gets through.
     edge.json(&["domain", "block", "adatum.example"]).unwrap();
@@ -126,10 +135,13 @@ fn nobody_who_is_no_partner_or_lacks_a_good_certificate_gets_through() {
         ..config
     });
     let mut dave = prosody.login(DAVE).unwrap();
-    let status = alice.message("dave@adatum.example", "no").unwrap();
-    assert!(status >= 400, "{status}");
     dave.message("alice@contoso.example", "no").unwrap();
     dave.expect("an error", |stanza| stanza.contains("type='error'")).unwrap();
+    // Who only says that it is the partner is shown so, with its certificate and what would do.
+    let shown = edge.command(&["partner", "show", "adatum.example"]).unwrap().stdout;
+    assert!(shown.contains("which says it is adatum.example"), "{shown}\n{}", edge.log());
+    let status = alice.message("dave@adatum.example", "no").unwrap();
+    assert!(status >= 400, "{status}");
     let row = edge.json(&["partner", "show", "adatum.example"]).unwrap();
     let refusals = row["xmpp"]["refusals"].as_array().unwrap();
     assert!(!refusals.is_empty(), "{row}\n{}", edge.log());

@@ -57,6 +57,11 @@ pub enum PartnerCommand {
         #[arg(long)]
         subdomains: bool,
     },
+    /// Begin anew with one: its connections and streams end, and what failed is tried again at once
+    Reset {
+        /// Domain, or provider's name
+        name: String,
+    },
     /// Take a partner from the watch list
     Forgive {
         /// The domain
@@ -78,6 +83,7 @@ pub fn partner(paths: &Paths, command: &PartnerCommand) -> Outcome {
         PartnerCommand::Block { name, subdomains } => {
             PartnerRequest::Block { domain: name, subdomains }
         }
+        PartnerCommand::Reset { name } => PartnerRequest::Reset { name },
         PartnerCommand::Forgive { name, source } => {
             PartnerRequest::Forgive { domain: name, source }
         }
@@ -106,9 +112,24 @@ pub fn partner(paths: &Paths, command: &PartnerCommand) -> Outcome {
         }
         PartnerCommand::Allow { name, .. } => format!("{name} is allowed\n"),
         PartnerCommand::Block { name, .. } => block_text(name.as_str(), &json),
+        PartnerCommand::Reset { name } => reset(name, &json),
         PartnerCommand::Forgive { name, .. } => forgiven(name, &json, unix),
     };
     Ok(Report::new(text, json))
+}
+
+fn reset(name: &str, json: &Value) -> String {
+    let count = |what: &str| json[what].as_u64().unwrap_or(0);
+    let (ended, failed) = match json["kind"] == "xmpp" {
+        true => ("streams", "failures"),
+        false => ("connections", "targets"),
+    };
+    format!(
+        "{name}: {} {ended} ended, {} {} forgotten\n",
+        count(ended),
+        count(failed),
+        if failed == "targets" { "dead targets" } else { failed },
+    )
 }
 
 fn forgiven(name: &Domain, json: &Value, unix: u64) -> String {
@@ -169,6 +190,15 @@ mod tests {
 
     use super::*;
     use crate::media::policy::Modalities;
+
+    #[test]
+    fn a_reset_says_what_ended_and_what_is_forgotten() {
+        let xmpp = json!({"kind": "xmpp", "streams": 2, "failures": 1});
+        assert_eq!(reset("j.example", &xmpp), "j.example: 2 streams ended, 1 failures forgotten\n");
+        let sip = json!({"kind": "allowed-domain", "connections": 1, "targets": 3});
+        let text = "f.example: 1 connections ended, 3 dead targets forgotten\n";
+        assert_eq!(reset("f.example", &sip), text);
+    }
 
     #[test]
     fn the_note_says_what_is_not_as_usual() {

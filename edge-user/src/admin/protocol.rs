@@ -213,6 +213,11 @@ pub enum PartnerRequest {
         /// Names below it too.
         subdomains: bool,
     },
+    /// End its connections and streams, and forget what failed.
+    Reset {
+        /// Domain, or provider's name.
+        name: String,
+    },
     /// Take a partner from the watch list.
     Forgive {
         /// The domain.

@@ -31,8 +31,9 @@ pub(super) fn partner(json: &Value, unix: u64) -> String {
     for row in list(&xmpp["expected"]) {
         let _ = writeln!(
             text,
-            "expected   with a {} certificate of its own: {} ({})",
+            "expected   with a {} certificate of its own{}: {} ({})",
             string(&row["certificate"]),
+            of_ours(&row),
             outcome(&string(&row["outcome"])),
             string(&row["why"]),
         );
@@ -71,6 +72,19 @@ pub(super) fn partner(json: &Value, unix: u64) -> String {
         );
     }
     text
+}
+
+/// For which domains of ours a row is, where our certificate does not prove them.
+fn of_ours(row: &Value) -> String {
+    let domains = row["domains"].as_array().into_iter().flatten().map(string);
+    let domains = domains.collect::<Vec<_>>().join(", ");
+    match row["own"].as_str() {
+        Some("invalid") => {
+            format!(", for {domains}, which our certificate does not name or whose time is over")
+        }
+        Some("missing") => format!(", for {domains}, for which there is no certificate of ours"),
+        _ => String::new(),
+    }
 }
 
 fn outcome(name: &str) -> &str {
@@ -168,6 +182,10 @@ mod tests {
                 "type": "federated", "tls": "required", "sasl": "optional", "dialback": true,
                 "expected": [{
                     "certificate": "valid", "outcome": "TlsExternal", "why": "both are valid",
+                    "own": "valid", "domains": ["contoso.example"],
+                }, {
+                    "certificate": "valid", "outcome": "TlsDialback", "why": "ours does not do",
+                    "own": "invalid", "domains": ["chat.contoso.example"],
                 }],
                 "streams": [{
                     "remote": "203.0.113.7:5269", "outbound": true, "since": 1_799_999_000,
@@ -197,6 +215,8 @@ mod tests {
             partner(&row(), 1_800_000_000),
             "xmpp       federated: TLS required, SASL EXTERNAL optional, dialback allowed\n\
              expected   with a valid certificate of its own: SASL EXTERNAL over TLS (both are valid)\n\
+             expected   with a valid certificate of its own, for chat.contoso.example, which our \
+             certificate does not name or whose time is over: dialback over TLS (ours does not do)\n\
              gateway    1 of its users watched, 2 watch ours, 3 sessions\n\
              stream     to 203.0.113.7:5269, for 16 min: TLSv1.3 TLS13_AES_256_GCM_SHA384; proved \
              jabber.example to contoso.example by dialback; certificate CN=x?[2J, expires in 10 \

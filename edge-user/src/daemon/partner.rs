@@ -54,19 +54,14 @@ impl Daemon {
             PartnerRequest::Block { domain, subdomains } => {
                 self.block_domain(BlockedDomain { domain, subdomains }, author).await
             }
+            PartnerRequest::Reset { name } => self.reset_partner(&name),
             PartnerRequest::Forgive { domain, source } => self.forgive(domain, source).await,
         }
     }
 
     /// Adds what is known from watching: connections, messages, refusals, and the watch list.
     async fn with_what_it_did(&self, mut row: Value) -> Value {
-        let named = |value: &Value| value.as_str().and_then(|text| text.parse::<Domain>().ok());
-        let domains: Vec<Domain> =
-            row["domains"].as_array().into_iter().flatten().filter_map(named).collect();
-        // What a connection proves is the domain, or the provider's host.
-        let carrier = named(&row["carried_by"]["host"]);
-        let keys: Vec<Domain> =
-            domains.iter().cloned().chain(named(&row["host"])).chain(carrier).collect();
+        let (domains, keys) = names_of(&row);
         let (proved, traffic) = self.shell.with_core(|core, _, _| {
             let traffic: Vec<(Domain, Traffic)> = domains
                 .iter()
@@ -95,6 +90,22 @@ impl Daemon {
         row["refusals"] = Value::Array(last_refusals(&traffic));
         row["watch"] = Value::Array(watch);
         row
+    }
+
+    /// Begins anew with a partner: its connections or streams end, and what failed is forgotten.
+    fn reset_partner(&self, name: &str) -> Result<Value, String> {
+        let row = self.show_partner(name)?;
+        if let Some(why) = row["why"].as_str() {
+            return Err(format!("{name} is no partner: {why}"));
+        }
+        let (domains, keys) = names_of(&row);
+        if row["kind"] == PartnerKind::Xmpp.name() {
+            let (streams, failures) = self.reset_xmpp(&domains);
+            return Ok(json!({"kind": row["kind"], "streams": streams, "failures": failures}));
+        }
+        let (connections, targets) =
+            self.shell.with_core(|core, now, out| core.proxy.reset(now, &keys, out));
+        Ok(json!({"kind": row["kind"], "connections": connections, "targets": targets}))
     }
 
     fn federation(&self) -> Federation {
@@ -170,6 +181,17 @@ impl Daemon {
             });
         }
     }
+}
+
+/// A row's domains, and what its connections prove: the domain, or the host of the provider
+/// that it is or that carries it.
+fn names_of(row: &Value) -> (Vec<Domain>, Vec<Domain>) {
+    let named = |value: &Value| value.as_str().and_then(|text| text.parse::<Domain>().ok());
+    let domains: Vec<Domain> =
+        row["domains"].as_array().into_iter().flatten().filter_map(named).collect();
+    let carrier = named(&row["carried_by"]["host"]);
+    let keys = domains.iter().cloned().chain(named(&row["host"])).chain(carrier).collect();
+    (domains, keys)
 }
 
 /// A live connection: what it proved, and how long its certificate is good.

@@ -2,6 +2,8 @@
 //! shown, and how it ends.
 
 mod change;
+mod shown;
+mod watch;
 
 use std::{
     collections::VecDeque,
@@ -39,10 +41,10 @@ use crate::{
     verdicts::Input,
     xmpp::{
         gateway::{Gateway, GatewayConfig, GatewayLimits, SavedGateway},
-        io::{PeerCertificate, StreamId, XmppEvent, XmppRefusal, XmppSide},
-        settings::{Negotiation, XmppPartner, XmppPartnerKind, XmppPolicy},
-        site::{Site, SiteOutput},
-        streams::{self, Certificate, Role, Settings, StreamStatus, Streams, StreamsConfig},
+        io::{StreamId, XmppEvent, XmppSide},
+        settings::XmppPolicy,
+        site::Site,
+        streams::{Streams, StreamsConfig},
     },
 };
 
@@ -52,8 +54,6 @@ const TO_SIP: usize = 4096;
 const GATEWAY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 5269);
 /// How often the wall clock is told to the streams: certificates end by it.
 const CLOCK: Duration = Duration::from_secs(60);
-/// Streams shown of one partner.
-const MAX_SHOWN: usize = 100;
 /// Refusals that are remembered, the newest last.
 const REFUSALS: usize = 64;
 /// Those of who only says who it is, in all and under one name.
@@ -175,7 +175,8 @@ impl Xmpp {
             StreamsConfig {
                 policy: policy.clone(),
                 secrets,
-                without_certificate: Vec::new(),
+                own: shown::own_certificates(config, around.tls),
+                watch: Box::new(watch::OfProxy(around.shell.clone())),
                 unix_seconds: unix_seconds(),
             },
         );
@@ -278,9 +279,11 @@ impl Xmpp {
 
     /// The wall clock, and what the certificates are worth now that streams are proved by. They are
     /// judged beside the core, which waits for nothing.
-    async fn look_at_certificates(&self, tls: &Arc<TlsStore>) {
+    async fn look_at_certificates(&self, config: &Config, tls: &Arc<TlsStore>) {
+        let own = shown::own_certificates(config, tls);
         let chains = self.handle.with_core(|core, now, _| {
             core.streams.set_clock(now, unix_seconds());
+            core.streams.set_own(own);
             core.streams.chains()
         });
         if chains.is_empty() {
@@ -294,10 +297,18 @@ impl Xmpp {
             return;
         }
         self.handle.with_core(|core, now, out| {
-            let mut said = Vec::new();
-            core.streams.no_longer_good(now, bad, &mut said);
-            out.extend(said.into_iter().map(SiteOutput::Stream));
+            core.with_streams(now, out, |streams, said| streams.no_longer_good(now, bad, said));
         });
+    }
+
+    /// Ends the streams of these domains, and forgets their failures. Says how many there were.
+    fn reset(&self, domains: &[Domain]) -> (usize, usize) {
+        self.handle.with_core(|core, now, out| {
+            core.with_streams(now, out, |streams, said| {
+                let each = domains.iter().map(|domain| streams.close_domain(now, domain, said));
+                each.fold((0, 0), |(s, f), (streams, failures)| (s + streams, f + failures))
+            })
+        })
     }
 
     pub(super) fn streams(&self) -> Vec<StreamInfo> {
@@ -392,106 +403,6 @@ fn keep(seen: &Seen, event: XmppEvent) {
     }
 }
 
-fn negotiation(what: Negotiation) -> &'static str {
-    match what {
-        Negotiation::Required => "required",
-        Negotiation::Optional => "optional",
-        Negotiation::NotSupported => "not-supported",
-    }
-}
-
-fn kind(kind: XmppPartnerKind) -> &'static str {
-    match kind {
-        XmppPartnerKind::Federated => "federated",
-        XmppPartnerKind::PublicVerified => "public-verified",
-        XmppPartnerKind::PublicUnverified => "public-unverified",
-    }
-}
-
-/// A row as `edge partner list` has it, with what is XMPP's alone.
-pub(super) fn row(partner: &XmppPartner, enabled: bool) -> Value {
-    let entry = crate::federation::Partner::of_xmpp(&partner.domain, partner);
-    json!({
-        "name": partner.domain,
-        "kind": entry.kind.name(),
-        "domains": partner.domains().collect::<Vec<_>>(),
-        "host": partner.proxy.as_ref().map(|(host, _)| host),
-        "verification": entry.verification().name(),
-        "modalities": entry.options.modalities,
-        "enabled": enabled,
-        "origin": "file",
-        "xmpp": {
-            "type": kind(partner.kind),
-            "tls": negotiation(partner.tls),
-            "sasl": negotiation(partner.sasl),
-            "dialback": partner.dialback,
-            "expected": expected(partner),
-        },
-    })
-}
-
-/// What becomes of a stream with this partner, by what its certificate is worth; ours is taken to
-/// be good.
-fn expected(partner: &XmppPartner) -> Vec<Value> {
-    let end = |certificate| Settings {
-        tls: partner.tls,
-        certificate,
-        sasl: partner.sasl,
-        dialback: partner.dialback,
-    };
-    let theirs = |certificate| Settings {
-        tls: Negotiation::Optional,
-        sasl: Negotiation::Optional,
-        dialback: true,
-        certificate,
-    };
-    let row = |(name, certificate)| {
-        let (outcome, why) = streams::expected(end(Certificate::Valid), theirs(certificate));
-        json!({"certificate": name, "outcome": format!("{outcome:?}"), "why": why})
-    };
-    [
-        ("valid", Certificate::Valid),
-        ("invalid", Certificate::Invalid),
-        ("missing", Certificate::Missing),
-    ]
-    .into_iter()
-    .map(row)
-    .collect()
-}
-
-/// A live stream: TLS, certificate, what is proved and how, and why not.
-fn stream(status: &StreamStatus, info: Option<&StreamInfo>, unix: u64) -> Value {
-    let proved = status
-        .proved
-        .iter()
-        .map(|(pair, how)| json!({"local": pair.local, "remote": pair.remote, "how": how.name()}));
-    let expires_at = info.and_then(|info| match &info.tls.as_ref()?.certificate {
-        PeerCertificate::Valid(names) => names.ends_at(),
-        PeerCertificate::Invalid { .. } | PeerCertificate::Missing => None,
-    });
-    let (tls, cipher) = status.tls.unzip();
-    json!({
-        "id": status.stream.0,
-        "remote": status.address,
-        "side": if status.side == XmppSide::Partner { "partner" } else { "inside" },
-        "outbound": status.role == Role::Initiating,
-        "since": unix.saturating_sub(status.age.as_secs()),
-        "step": status.step,
-        "tls": tls,
-        "cipher": cipher,
-        "direct_tls": status.direct_tls,
-        "certificate": status.certificate,
-        "certificate_before": status.certificate_before,
-        "certificate_fault": status.certificate_fault,
-        "expires_at": expires_at,
-        "proved": proved.collect::<Vec<_>>(),
-        "bidi": status.bidi,
-        "acknowledged": status.acknowledged,
-        "bytes_in": info.map(|info| info.bytes_in),
-        "bytes_out": info.map(|info| info.bytes_out),
-    })
-}
-
 impl Daemon {
     /// XMPP, while it is served.
     pub(super) fn xmpp(&self) -> Option<Arc<Xmpp>> {
@@ -501,6 +412,11 @@ impl Daemon {
     fn around(&self) -> Around<'_> {
         let Daemon { shell, tls, resolver, blocks, .. } = self;
         Around { shell, tls, resolver, blocks }
+    }
+
+    /// Ends the streams of these domains, and forgets their failures. Says how many there were.
+    pub(super) fn reset_xmpp(&self, domains: &[Domain]) -> (usize, usize) {
+        self.xmpp().map_or((0, 0), |xmpp| xmpp.reset(domains))
     }
 
     /// Streams are proved by certificates that end, or are taken back, or whose authority is trusted
@@ -514,117 +430,17 @@ impl Daemon {
                 changed = lists.changed() => if changed.is_err() { return },
             }
             if let Some(xmpp) = self.xmpp() {
-                xmpp.look_at_certificates(&self.tls).await;
+                xmpp.look_at_certificates(&self.config(), &self.tls).await;
                 xmpp.save();
             }
         }
-    }
-
-    /// Rows of XMPP partners.
-    pub(super) fn xmpp_partners(&self) -> Vec<Value> {
-        let config = self.config();
-        let enabled = config.xmpp.enabled && config.services.xmpp.is_some();
-        config.xmpp.partners.iter().map(|partner| row(partner, enabled)).collect()
-    }
-
-    /// Adds streams, subscriptions, sessions and refusals to an XMPP partner's row.
-    pub(super) fn add_xmpp(&self, row: &mut Value) {
-        let config = self.config();
-        let Some(name) = row["name"].as_str().and_then(|name| name.parse::<Domain>().ok()) else {
-            return;
-        };
-        let found = config.xmpp.partners.iter().find(|partner| partner.is_of(&name));
-        let (Some(partner), Some(xmpp)) = (found, self.xmpp()) else { return };
-        let (streams, backoffs, status) = xmpp.handle.with_core(|core, now, _| {
-            let (streams, backoffs) = (core.streams.status(now), core.streams.backoffs(now));
-            (streams, backoffs, core.gateway.status())
-        });
-        let of_it = |status: &&StreamStatus| {
-            status.side == XmppSide::Partner
-                && (status.remote.as_ref().is_some_and(|domain| partner.is_of(domain))
-                    || status.proved.iter().any(|(pair, _)| partner.is_of(&pair.remote)))
-        };
-        let (infos, unix) = (xmpp.streams(), unix_seconds());
-        let info = |id: StreamId| infos.iter().find(|info| info.id == id);
-        let streams: Vec<Value> = streams
-            .iter()
-            .filter(of_it)
-            .take(MAX_SHOWN)
-            .map(|status| stream(status, info(status.stream), unix))
-            .collect();
-        let failing = backoffs.iter().filter(|failing| partner.is_of(&failing.domain));
-        let failing: Vec<Value> = failing
-            .map(|failing| {
-                json!({
-                    "domain": failing.domain,
-                    "failures": failing.failures,
-                    "again_in": failing.wait.as_secs(),
-                    "detail": failing.text,
-                })
-            })
-            .collect();
-        let (mut watched, mut subscriptions, mut sessions) = (0, 0, 0);
-        for (domain, has) in &status.partners {
-            if partner.is_of(domain) {
-                watched += has.watched;
-                subscriptions += has.subscriptions;
-                sessions += has.sessions;
-            }
-        }
-        let domains: Vec<&Domain> = partner.domains().collect();
-        row["xmpp"]["streams"] = Value::Array(streams);
-        row["xmpp"]["failing"] = Value::Array(failing);
-        row["xmpp"]["watched"] = json!(watched);
-        row["xmpp"]["subscriptions"] = json!(subscriptions);
-        row["xmpp"]["sessions"] = json!(sessions);
-        row["xmpp"]["refusals"] = Value::Array(xmpp.seen.about(&domains));
-    }
-
-    /// What XMPP refused, and how often.
-    pub(super) fn xmpp_refusals(&self) -> Vec<(&'static str, u64)> {
-        let Some(xmpp) = self.xmpp() else { return Vec::new() };
-        let counts = xmpp.counts();
-        let count = |reason: &XmppRefusal| {
-            let wanted = format!("refused.{}", reason.name());
-            let found = counts.iter().find(|(name, _)| *name == wanted);
-            (reason.name(), found.map_or(0, |(_, count)| *count))
-        };
-        XmppRefusal::ALL.iter().map(count).collect()
-    }
-
-    /// What `edge status` says of XMPP.
-    pub(super) fn xmpp_state(&self) -> Value {
-        let Some(xmpp) = self.xmpp() else { return Value::Null };
-        let streams = xmpp.streams();
-        let of = |side| streams.iter().filter(|info| info.side == side).count();
-        let proved = streams.iter().filter(|info| !info.proved.is_empty()).count();
-        let status = xmpp.handle.with_core(|core, _, _| core.gateway.status());
-        let counters = status.counters;
-        let listening = xmpp.handle.listening().into_iter().map(|(side, direct_tls, address)| {
-            let side = if side == XmppSide::Partner { "partner" } else { "inside" };
-            json!({"side": side, "direct_tls": direct_tls, "address": address})
-        });
-        json!({
-            "enabled": self.config().xmpp.enabled,
-            "listening": listening.collect::<Vec<_>>(),
-            "streams": of(XmppSide::Partner),
-            "streams_inside": of(XmppSide::Inside),
-            "streams_proved": proved,
-            "watched": status.watched,
-            "subscriptions": status.subscriptions,
-            "sessions": status.sessions,
-            "messages_to_xmpp": counters.messages_to_xmpp,
-            "messages_to_sip": counters.messages_to_sip,
-            "presence_to_xmpp": counters.presence_to_xmpp,
-            "presence_to_sip": counters.presence_to_sip,
-            "counts": xmpp.counts().into_iter().collect::<std::collections::BTreeMap<_, _>>(),
-        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::xmpp::io::XmppRefusal;
 
     /// What anybody claims is shown as a claim, and washes nothing away.
     #[test]

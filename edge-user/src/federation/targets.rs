@@ -256,6 +256,16 @@ impl Targets {
         }
     }
 
+    /// Nothing is known of a partner's targets any more. Says how many had failed.
+    pub fn forget_all(&mut self, partner: &Domain) -> usize {
+        let failed = self.partners.get(partner).map(|own| own.keys().copied().collect::<Vec<_>>());
+        let failed = failed.unwrap_or_default();
+        for key in &failed {
+            self.forget(Some(partner), *key);
+        }
+        failed.len()
+    }
+
     /// When something is due.
     pub fn next_timeout(&self) -> Option<Instant> {
         self.due.first().map(|(at, ..)| *at)
@@ -467,6 +477,21 @@ mod tests {
             }
             assert!(targets.is_empty());
         }
+    }
+
+    #[test]
+    fn a_partner_s_failures_are_forgotten_at_once_and_nobody_else_s() {
+        let owner = |name: &str| name.parse::<Domain>().unwrap();
+        let (fabrikam, other) = (owner("fabrikam.example"), owner("other.example"));
+        let (mut targets, now) = (Targets::default(), Instant::now());
+        for owner in [None, Some(&fabrikam), Some(&other)] {
+            targets.failed(now, &target(1), owner, Cause::Connect, None);
+            targets.failed(now, &target(2), owner, Cause::Tls, None);
+        }
+        assert_eq!(targets.forget_all(&fabrikam), 2);
+        assert_eq!((targets.len(), targets.forget_all(&fabrikam)), (4, 0));
+        assert!(!targets.is_dead(now, Some(&fabrikam), key(1)));
+        assert!(targets.is_dead(now, Some(&other), key(1)) && targets.is_dead(now, None, key(2)));
     }
 
     #[test]

@@ -183,6 +183,37 @@ impl Proxy {
         }
     }
 
+    /// A stanza of an XMPP partner that is watched is to go to a server inside without coming here:
+    /// it is counted as its messages are.
+    pub fn meter_stanza(
+        &mut self,
+        now: Instant,
+        sender: Sender<'_>,
+        names: &CertificateNames,
+        user: &UserName<'_>,
+        out: &mut Vec<Output>,
+    ) -> Ruling {
+        let (time, settings) = (self.time(now), self.policy.throttle());
+        let (ruling, news) = self.meter.throttle.request(time, settings, sender, names, Some(user));
+        self.meter.watched(now, news, sender, PartnerKind::Xmpp, out);
+        ruling
+    }
+
+    /// Such a stanza failed. `kind`: `message`, `presence` or `iq`.
+    pub fn meter_stanza_failed(
+        &mut self,
+        now: Instant,
+        sender: Sender<'_>,
+        (kind, user): (&str, &UserName<'_>),
+        status: u16,
+        out: &mut Vec<Output>,
+    ) {
+        let (time, settings) = (self.time(now), self.policy.throttle());
+        let throttle = &mut self.meter.throttle;
+        let news = throttle.outcome(time, settings, sender, kind, Some(user), status);
+        self.meter.watched(now, news, sender, PartnerKind::Xmpp, out);
+    }
+
     /// An exchange has its final response.
     pub(super) fn meter_outcome(
         &mut self,

@@ -45,6 +45,25 @@ impl Moved {
 }
 
 impl Proxy {
+    /// An administrator wants to begin anew with a partner: its connections are closed, and what
+    /// goes over them ends; targets that failed are tried again at once. `keys`: what its
+    /// connections prove. Says how many there were of both.
+    pub fn reset(
+        &mut self,
+        now: Instant,
+        keys: &[Domain],
+        out: &mut Vec<Output>,
+    ) -> (usize, usize) {
+        let of_it = |key| self.connections.for_domain(now, key).map(|(id, _)| id);
+        let connections: BTreeSet<ConnectionId> = keys.iter().flat_map(of_it).collect();
+        for id in &connections {
+            self.closed(now, *id, out);
+            out.push(Output::Release { connection: *id });
+        }
+        let targets = keys.iter().map(|key| self.targets.forget_all(key)).sum();
+        (connections.len(), targets)
+    }
+
     /// The connection that a request to this destination takes, if it is to take one that is
     /// there.
     pub(super) fn take_pooled(

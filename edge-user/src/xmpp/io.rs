@@ -9,6 +9,7 @@ use std::{net::SocketAddr, sync::Arc, time::Instant};
 use bytes::Bytes;
 use rustls::pki_types::CertificateDer;
 
+pub use super::streams::Delivery;
 use super::xml::Element;
 use crate::{domain::Domain, federation::CertificateNames};
 
@@ -276,14 +277,7 @@ pub enum XmppOutput {
     /// A stanza for a domain of the gateway's came on a stream that proved this pair. `from` and `to`
     /// are set, valid JIDs, and lie in the pair. What goes between partners and inside servers is
     /// handed over within this core and never seen here.
-    Deliver {
-        /// The pair.
-        pair: Pair,
-        /// Where it came from.
-        side: XmppSide,
-        /// The stanza.
-        stanza: Element,
-    },
+    Deliver(Delivery),
     /// A stanza that was to be sent was not: no stream could be had.
     Undelivered {
         /// For which pair.
@@ -388,6 +382,10 @@ pub enum XmppRefusal {
     UserNoXmpp,
     /// A partner whose users must be invited first.
     NotInvited,
+    /// A partner whose users nobody vouches for sends too much.
+    Throttled,
+    /// It is on the watch list.
+    WatchListed,
     /// Out of step with the protocol.
     Protocol,
 }
@@ -402,7 +400,74 @@ impl TlsPeer {
     }
 }
 
+/// Stands before what mends a fault, in the words about it.
+pub const TO_MEND: &str = "; to mend: ";
+
 impl XmppRefusal {
+    /// What mends it, where nothing better is known.
+    pub const fn mend(self) -> &'static str {
+        match self {
+            XmppRefusal::Xml => "its server must write XML that RFC 6120 section 11 allows",
+            XmppRefusal::XmlLimit => {
+                "its server must write less; or raise stanza_bytes, first_bytes, depth, attributes \
+                 or namespaces in [xmpp]"
+            }
+            XmppRefusal::NotAuthorized => {
+                "its server must prove its domain, by SASL EXTERNAL or dialback, before it says more"
+            }
+            XmppRefusal::Slow => {
+                "look at what is slow or filtered on the way between the two servers, and at the \
+                 other's log; or raise setup in [xmpp]"
+            }
+            XmppRefusal::UnknownDomain => {
+                "write an entry [[xmpp.partner]] for the domain; what is ours stands in domains"
+            }
+            XmppRefusal::DomainBlocked => "edge domain unblock, if it is to federate",
+            XmppRefusal::Disabled => "write enabled = true in [xmpp] and [federation]",
+            XmppRefusal::NoTls => {
+                "its server must offer and take STARTTLS; or write tls = \"optional\" in its entry"
+            }
+            XmppRefusal::TlsFailed => {
+                "both must have a version of TLS (1.2, 1.3) in common, and each must take the other's \
+                 certificate; the other's log says more"
+            }
+            XmppRefusal::Certificate => {
+                "its server needs a certificate in its time, of an authority that is trusted here, \
+                 that names its domain"
+            }
+            XmppRefusal::Dialback => {
+                "DNS must lead to a server of the domain that knows its keys and can be reached; or \
+                 certificates do, with SASL EXTERNAL"
+            }
+            XmppRefusal::InvalidFrom => {
+                "its server must write for domains that it proved on this stream alone"
+            }
+            XmppRefusal::Limit => {
+                "if so many are wanted, raise connections in its entry, or connections and \
+                 partner_connections in [xmpp]"
+            }
+            XmppRefusal::PeerError => "the other's operator can say why: it stands in its log",
+            XmppRefusal::Unreachable => {
+                "look at its SRV records, and whether port 5269 of their hosts can be reached from \
+                 here; or write proxy_fqdn in its entry"
+            }
+            XmppRefusal::UserNoXmpp => "write xmpp = true for the user in [[user_policy]]",
+            XmppRefusal::NotInvited => {
+                "the user here writes first; or write type = \"public-verified\" in its entry"
+            }
+            XmppRefusal::Throttled => {
+                "[federation.throttle] says how much; or write type = \"federated\" in its entry, \
+                 when somebody vouches for its users"
+            }
+            XmppRefusal::WatchListed => {
+                "edge partner show says why; edge partner forgive takes it from the list"
+            }
+            XmppRefusal::Protocol => {
+                "its server departs from RFC 6120 or XEP-0220, which its operator can mend"
+            }
+        }
+    }
+
     /// Every one.
     pub const ALL: &'static [XmppRefusal] = &[
         XmppRefusal::Xml,
@@ -422,6 +487,8 @@ impl XmppRefusal {
         XmppRefusal::Unreachable,
         XmppRefusal::UserNoXmpp,
         XmppRefusal::NotInvited,
+        XmppRefusal::Throttled,
+        XmppRefusal::WatchListed,
         XmppRefusal::Protocol,
     ];
 
@@ -445,6 +512,8 @@ impl XmppRefusal {
             XmppRefusal::Unreachable => "xmpp-unreachable",
             XmppRefusal::UserNoXmpp => "xmpp-user-no-xmpp",
             XmppRefusal::NotInvited => "xmpp-not-invited",
+            XmppRefusal::Throttled => "xmpp-throttled",
+            XmppRefusal::WatchListed => "xmpp-watch-listed",
             XmppRefusal::Protocol => "xmpp-protocol",
         }
     }

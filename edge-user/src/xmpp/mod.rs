@@ -9,6 +9,7 @@
 //! | `streams` | the core of all streams: who proves what, where a pair goes | RFC 6120, XEP-0220 |
 //! | `gateway` | SIP to XMPP and back | RFC 7247, 7572, 8048 |
 //! | `site` | streams and gateway as one machine | |
+//! | `watch` | the watch list, as the streams ask it | |
 //!
 //! What this module must never do: build a tree of XML that the guard has not passed, hand on a
 //! stanza of a stream that has not proved its domain, or pass bytes of one stream to another: a
@@ -22,4 +23,5 @@ mod recent;
 pub mod settings;
 pub mod site;
 pub mod streams;
+pub mod watch;
 pub mod xml;

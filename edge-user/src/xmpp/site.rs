@@ -171,6 +171,19 @@ impl<S: StreamMachine, G: GatewayMachine> Site<S, G> {
         self.settle(now, said, Vec::new(), out);
     }
 
+    /// Asks something of the streams; what comes of it goes to the gateway as from any input.
+    pub fn with_streams<R>(
+        &mut self,
+        now: Instant,
+        out: &mut Vec<SiteOutput>,
+        call: impl FnOnce(&mut S, &mut Vec<XmppOutput>) -> R,
+    ) -> R {
+        let mut said = Vec::new();
+        let result = call(&mut self.streams, &mut said);
+        self.settle(now, said, Vec::new(), out);
+        result
+    }
+
     /// Carries stanzas between the two until nothing is left to carry.
     fn settle(
         &mut self,
@@ -187,7 +200,8 @@ impl<S: StreamMachine, G: GatewayMachine> Site<S, G> {
         let (mut turns, mut left) = (0, 0);
         while let Some(next) = work.pop_front() {
             let to = match next {
-                Work::Stream(XmppOutput::Deliver { pair, side, stanza }) => {
+                Work::Stream(XmppOutput::Deliver(delivery)) => {
+                    let (pair, side, stanza) = delivery.into_parts();
                     self.delivered(pair, side, stanza)
                 }
                 Work::Stream(XmppOutput::Undelivered { pair, stanza, condition, text }) => {
@@ -397,7 +411,8 @@ mod tests {
         pair: Pair,
         stanza: Element,
     ) -> Vec<SiteOutput> {
-        site.streams.incoming = Some(XmppOutput::Deliver { pair, side, stanza });
+        let delivery = crate::xmpp::io::Delivery::played(pair, side, stanza);
+        site.streams.incoming = Some(XmppOutput::Deliver(delivery));
         let input = XmppInput::Closed { stream: crate::xmpp::io::StreamId(1), fault: None };
         let mut out = Vec::new();
         site.handle(Instant::now(), input, &mut out);

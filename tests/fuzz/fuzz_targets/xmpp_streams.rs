@@ -30,6 +30,7 @@ use edge_user::{
             Negotiation, XmppLimits, XmppPartner, XmppPartnerKind, XmppPolicy, XmppSettings,
         },
         streams::{Streams, StreamsConfig},
+        watch::NobodyWatches,
         xml::Element,
     },
 };
@@ -159,7 +160,8 @@ impl World {
                     self.proved.insert((local.clone(), remote.clone()));
                     self.proved.insert((remote, local));
                 }
-                XmppOutput::Deliver { pair, stanza, .. } => {
+                XmppOutput::Deliver(delivery) => {
+                    let (pair, _, stanza) = delivery.into_parts();
                     let names = (pair.local.to_string(), pair.remote.to_string());
                     assert!(self.proved.contains(&names), "nobody proved {names:?}");
                     let of =
@@ -318,7 +320,8 @@ fuzz_target!(|data: &[u8]| {
     let config = StreamsConfig {
         policy: policy(true),
         secrets: Secrets { current: [7; 32], former: None },
-        without_certificate: Vec::new(),
+        own: Default::default(),
+        watch: Box::new(NobodyWatches),
         unix_seconds: 1_800_000_000,
     };
     let mut world = World {

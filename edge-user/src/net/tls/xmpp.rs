@@ -22,7 +22,10 @@ use super::{
 use crate::{
     config::{Config, OwnIdentity, TlsFiles},
     domain::Domain,
-    xmpp::io::{Chain, PeerCertificate, StreamId, TlsPeer, XmppNames, XmppSide},
+    xmpp::{
+        io::{Chain, PeerCertificate, StreamId, TlsPeer, XmppNames, XmppSide},
+        streams::Certificate,
+    },
 };
 
 /// The protocol's name for TLS from the first byte (XEP-0368).
@@ -53,6 +56,8 @@ impl XmppFiles {
 #[derive(Clone)]
 struct Own {
     names: Vec<Domain>,
+    /// What others read in it.
+    shown: Arc<XmppNames>,
     starttls: SideTls,
     direct: SideTls,
 }
@@ -84,11 +89,13 @@ impl XmppTls {
         let whatever = Arc::new(Whatever { algorithms });
         let make = |names: &[Domain], certificate: &PathBuf, key: &PathBuf| {
             let identity = Identity::read(certificate, key)?;
+            let leaf = identity.chain.first().and_then(|leaf| XmppNames::from_der(leaf).ok());
+            let shown = Arc::new(leaf.unwrap_or_default());
             let told = (identity.description.clone(), identity.validity, certificate.clone());
             let asked = Asked { client: Arc::clone(&whatever) as _, server: whatever.clone() };
             let starttls = build::both(identity, (certificate, key), asked, provider)?;
             let direct = with_alpn(&starttls);
-            Ok::<_, TlsError>((Own { names: names.to_vec(), starttls, direct }, told))
+            Ok::<_, TlsError>((Own { names: names.to_vec(), shown, starttls, direct }, told))
         };
         let (first, told) = make(&[], &files.tls.certificate, &files.tls.key)?;
         let mut own = vec![first];
@@ -129,6 +136,20 @@ impl TlsStore {
         let own = current.xmpp.as_ref()?.own_for(Some(local))?;
         let side = if direct { &own.direct } else { &own.starttls };
         Some(Arc::clone(&side.client))
+    }
+
+    /// What our certificate for a domain of ours is worth to others, as far as that can be known
+    /// here: whether it names the domain, and is in date.
+    pub fn xmpp_own(&self, local: &Domain, now: UnixTime) -> Certificate {
+        let current = self.current();
+        let Some(own) = current.xmpp.as_ref().and_then(|xmpp| xmpp.own_for(Some(local))) else {
+            return Certificate::Missing;
+        };
+        let ended = own.shown.ends_at().is_some_and(|end| end <= now.as_secs());
+        match own.shown.proves(local, true) && !ended {
+            true => Certificate::Valid,
+            false => Certificate::Invalid,
+        }
     }
 
     /// What a handshake found out about the other end.

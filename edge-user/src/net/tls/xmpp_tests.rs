@@ -260,3 +260,23 @@ fn any() -> Arc<dyn rustls::client::danger::ServerCertVerifier> {
     let algorithms = ring::default_provider().signature_verification_algorithms;
     Arc::new(xmpp::Whatever { algorithms })
 }
+
+/// What partners see of ours: whether it names the domain, by the certificate that is shown for it.
+#[test]
+fn our_certificate_is_worth_what_others_read_in_it() {
+    use crate::xmpp::streams::Certificate;
+
+    let lab = Lab::new();
+    let store = lab.store();
+    let now = UnixTime::now();
+    for (domain, worth) in [
+        ("a.example", Certificate::Valid),
+        (SECOND, Certificate::Valid),
+        ("chat.a.example", Certificate::Invalid),
+        ("c.example", Certificate::Invalid),
+    ] {
+        assert_eq!(store.xmpp_own(&d(domain), now), worth, "{domain}");
+    }
+    let late = UnixTime::since_unix_epoch(Duration::from_secs(1 << 40));
+    assert_eq!(store.xmpp_own(&d("a.example"), late), Certificate::Invalid);
+}

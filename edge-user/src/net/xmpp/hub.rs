@@ -441,7 +441,7 @@ impl<C: XmppCore> Hub<C> {
                 }
                 XmppOutput::Event(event) => self.event(event),
                 // The core keeps these to itself, and the rest is done already.
-                XmppOutput::Deliver { .. }
+                XmppOutput::Deliver(_)
                 | XmppOutput::Passed { .. }
                 | XmppOutput::Undelivered { .. }
                 | XmppOutput::Write { .. }

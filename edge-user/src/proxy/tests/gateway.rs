@@ -276,3 +276,42 @@ fn a_public_xmpp_partner_is_watched_as_a_discovered_one_is_but_never_blocked() {
         assert_eq!(writes(&mut world, gateway, "MESSAGE", "y"), None);
     }
 }
+
+/// What goes to servers inside without coming here is held against the same partner.
+#[test]
+fn stanzas_and_messages_of_a_public_partner_are_one_record() {
+    use crate::federation::{Ruling, Sender, UserName};
+
+    let muc = domain("muc.jabber.example");
+    for source in ["203.0.113.40", "2001:db8:7::1"] {
+        let source: std::net::IpAddr = source.parse().unwrap();
+        let mut settings = partners();
+        std::sync::Arc::make_mut(&mut settings.partners[0]).kind = XmppPartnerKind::PublicVerified;
+        let mut world = world_with(Some(&settings), |_| {});
+        let gateway = world.gateway(CONTOSO);
+        world.edges[CONTOSO].proxy.note_stream(&muc, source, None);
+        for n in 0..10 {
+            assert_eq!(writes(&mut world, gateway, "MESSAGE", &format!("u{n}")), None);
+        }
+        let now = world.now;
+        let ours = domain("chat.contoso.example");
+        let (names, mut out) = (Default::default(), Vec::new());
+        let mut stanza = |world: &mut World, user: &str| {
+            let (sender, user) =
+                (Sender { domain: &muc, source }, UserName::new(Some(user), &ours));
+            world.edges[CONTOSO].proxy.meter_stanza(now, sender, &names, &user, &mut out)
+        };
+        for n in 0..10 {
+            assert_eq!(stanza(&mut world, &format!("u{n}")), Ruling::Pass, "{n}");
+        }
+        assert_eq!(stanza(&mut world, "x"), Ruling::Slow);
+        assert!(writes(&mut world, gateway, "MESSAGE", "y").unwrap().contains("throttled"));
+        // What fails there is known here.
+        let (sender, user) = (Sender { domain: &muc, source }, UserName::new(Some("u1"), &ours));
+        let proxy = &mut world.edges[CONTOSO].proxy;
+        proxy.meter_stanza_failed(now, sender, ("message", &user), 404, &mut out);
+        let report = proxy.watch_report(now, Some(&muc));
+        let sample = report[0].evidence.samples.back().unwrap();
+        assert_eq!((sample.method.as_str(), sample.status), ("message", 404));
+    }
+}

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::config::Transport;
+use crate::{config::Transport, proxy::Output};
 
 const OLD: &str = "203.0.113.31:5061";
 const NEW: &str = "203.0.113.32:5061";
@@ -186,4 +186,33 @@ fn a_further_connection_that_cannot_be_had_delays_nobody_and_is_not_tried_at_eac
     let went = unanswered(&mut world, alice, 200, "b");
     assert_eq!(went.len(), 200);
     assert!(world.edges[CONTOSO].connects.len() <= 3, "{:?}", world.edges[CONTOSO].connects);
+}
+
+/// `edge partner reset`: the partner's connections end, whoever opened them, and nobody else's.
+#[test]
+fn a_reset_ends_the_connections_of_one_partner() {
+    for (first, second) in
+        [("203.0.113.20:5000", "203.0.113.21:5000"), ("[2001:db8::20]:5000", "[2001:db8::21]:5000")]
+    {
+        let mut world = World::new();
+        let partner = world.partner(CONTOSO, first, &["fabrikam.example"]);
+        let other = world.partner(CONTOSO, second, &["other.example"]);
+        for (at, from) in [(partner, "fabrikam.example"), (other, "other.example")] {
+            let request = Req::new("OPTIONS", from, "contoso.example").branch(from);
+            world.say(CONTOSO, at, &request.text());
+        }
+        let (now, mut out) = (world.now, Vec::new());
+        let proxy = &mut world.edges[CONTOSO].proxy;
+        let keys = ["fabrikam.example".parse().unwrap()];
+        assert_eq!(proxy.reset(now, &keys, &mut out), (1, 0));
+        let released: Vec<ConnectionId> = out
+            .iter()
+            .filter_map(|output| match output {
+                Output::Release { connection } => Some(*connection),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(released, [partner]);
+        assert_eq!(proxy.reset(now, &keys, &mut out), (0, 0));
+    }
 }

@@ -11,7 +11,8 @@ const MAX_DEPTH: usize = 2;
 pub const MAX_TEXT: usize = 64 << 10;
 
 /// What is taken: `Accept` of a 415.
-pub const ACCEPT: &str = "text/plain, text/html, multipart/alternative, application/im-iscomposing+xml, message/imdn+xml";
+pub const ACCEPT: &str =
+    "text/plain, text/html, multipart/alternative, application/im-iscomposing+xml";
 
 /// The text of a body; `None`: nothing that can be read (415).
 pub fn text_of(kind: &str, body: &[u8]) -> Option<String> {

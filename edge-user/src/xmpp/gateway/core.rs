@@ -15,7 +15,7 @@ use crate::{
     federation::UserName,
     sip::{Limits, Message, Method, build},
     xmpp::{
-        io::{Pair, XmppEvent, XmppRefusal},
+        io::{Pair, TO_MEND, XmppEvent, XmppRefusal},
         recent::Recent,
         settings::{XmppPartner, XmppPartnerKind, XmppPolicy},
         xml::Element,
@@ -274,6 +274,10 @@ impl<P> Core<P> {
     /// Something was refused.
     pub fn refused(&mut self, reason: XmppRefusal, domain: &Domain, text: String) {
         let domain = Some(domain.clone());
+        let text = match text.contains(TO_MEND) {
+            true => text,
+            false => format!("{text}{TO_MEND}{}", reason.mend()),
+        };
         self.out.push(GatewayOutput::Event(XmppEvent::Refused {
             reason,
             remote: None,
@@ -343,10 +347,7 @@ impl<P> Core<P> {
         self.counters.refused_xmpp += 1;
         let text = match reason {
             XmppRefusal::UserNoXmpp => {
-                format!(
-                    "{xmpp:?} to {}: the user may not federate over XMPP; allow it in [[user_policy]]",
-                    sip.jid
-                )
+                format!("{xmpp:?} to {}: the user may not federate over XMPP", sip.jid)
             }
             XmppRefusal::NotInvited => {
                 format!("{xmpp:?} to {}: users of this partner must be invited first", sip.jid)

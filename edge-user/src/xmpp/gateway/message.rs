@@ -176,6 +176,7 @@ impl Gateway {
     pub(super) fn on_pager(&mut self, request: &Message, sip: &Party, xmpp: &Party) {
         let tag = self.core.fresh();
         self.core.invite(sip, xmpp);
+        self.note_talk(sip, xmpp);
         self.take_message(request, tag, sip, xmpp, None);
     }
 
@@ -432,6 +433,9 @@ impl Gateway {
     /// What came of a MESSAGE of ours.
     pub(super) fn message_answered(&mut self, sent: &Sent, answer: &Answer<'_>) {
         if answer.is_success() {
+            if sent.session.is_none() {
+                self.note_talk(&sent.to, &sent.from);
+            }
             if sent.receipt && answer.status == 200 {
                 self.confirm(sent);
             }

@@ -34,6 +34,7 @@ mod presence;
 mod saved;
 mod session;
 mod status;
+mod typing;
 mod ua;
 
 #[cfg(test)]
@@ -106,6 +107,8 @@ enum Purpose {
     Notify(u64),
     /// A session.
     Invite(u64),
+    /// An XMPP user types.
+    Typing(typing::Two),
     /// Whatever comes of it.
     Nothing,
 }
@@ -121,6 +124,7 @@ pub struct Gateway {
     held: IdMap<u64, Held>,
     presence: Presence,
     sessions: Sessions,
+    talks: typing::Talks,
     /// What policy no longer allows, and is not ended yet.
     ending: VecDeque<DialogOf>,
     ending_at: Option<Instant>,
@@ -135,6 +139,7 @@ impl Gateway {
             held: IdMap::default(),
             presence: Presence::default(),
             sessions: Sessions::default(),
+            talks: typing::Talks::default(),
             ending: VecDeque::new(),
             ending_at: None,
         }
@@ -301,6 +306,7 @@ impl Gateway {
             Purpose::Subscribe(id, tag) => self.subscribe_answered(id, &tag, answer),
             Purpose::Notify(id) => self.notify_answered(id, answer),
             Purpose::Invite(id) => self.invite_answered(id, answer),
+            Purpose::Typing(two) => self.typing_answered(&two, answer),
             Purpose::Nothing => {}
         }
     }

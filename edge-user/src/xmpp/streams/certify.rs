@@ -42,11 +42,13 @@ pub(super) fn certify(
     let names = match tls.map(|tls| &tls.certificate) {
         None => return Err("there is no TLS".to_owned()),
         Some(PeerCertificate::Missing) => {
-            return Err(format!("it showed no certificate; one that names {domain} is needed"));
+            return Err(format!(
+                "it showed no certificate; to mend: one that names {domain} is needed"
+            ));
         }
         Some(PeerCertificate::Invalid { description, fault }) => {
             return Err(format!(
-                "its certificate ({description}) is not valid: {fault}; one of a trusted authority \
+                "its certificate ({description}) is not valid: {fault}; to mend: one of a trusted authority \
                  that names {domain} is needed"
             ));
         }
@@ -55,13 +57,13 @@ pub(super) fn certify(
     let certificate = &names.certificate;
     if names.ends_at().is_some_and(|end| end <= unix_seconds) {
         return Err(format!(
-            "its certificate ({}) or an authority that it hangs on has expired; it needs a new one",
+            "its certificate ({}) or an authority that it hangs on has expired; to mend: it needs a new one",
             certificate.description
         ));
     }
     if certificate.unchained {
         return Err(format!(
-            "its certificate ({}) is of no authority that is trusted here; one that is, and names \
+            "its certificate ({}) is of no authority that is trusted here; to mend: one that is, and names \
              {domain}, is needed",
             certificate.description
         ));
@@ -71,7 +73,7 @@ pub(super) fn certify(
         return Ok(Certified { domain: domain.clone() });
     }
     Err(format!(
-        "its certificate ({}) does not name {domain}; a DNS name or an SRV name \
+        "its certificate ({}) does not name {domain}; to mend: a DNS name or an SRV name \
          _xmpp-server.{domain} is needed",
         certificate.description
     ))

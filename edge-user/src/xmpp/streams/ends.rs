@@ -3,11 +3,11 @@
 use std::time::Instant;
 
 use super::{
-    Fault, Streams, certify,
+    Fault, Streams,
     rules::turned,
     stream::{Phase, Role, Sent},
     timers::Timer,
-    write,
+    words, write,
 };
 use crate::xmpp::{
     io::{Pair, StreamId, XmppEvent, XmppOutput, XmppRefusal, XmppSide},
@@ -41,11 +41,7 @@ impl Streams {
         let Some(stream) = self.streams.get(&id) else {
             return;
         };
-        let subject = certify::subject(stream.tls.as_ref())
-            .filter(|subject| !fault.text.contains(subject))
-            .map(|subject| format!("; its certificate: {subject}"))
-            .unwrap_or_default();
-        let text = format!("{}: {}{subject}", stream.describe(), fault.text);
+        let text = words::whole(fault.reason, Some(stream), &fault.text);
         self.refused(id, fault.reason, text.clone());
         let condition = match fault.reason {
             XmppRefusal::DomainBlocked | XmppRefusal::Disabled => "forbidden",

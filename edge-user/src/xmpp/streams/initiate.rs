@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::{
     Fault, Streams,
     keys::dialback_pair,
+    methods::Certificate,
     proof::How,
     receive::{idle_of, is_modern, limit_of},
     rules::{Terms, turned},
@@ -126,7 +127,8 @@ impl Streams {
             return Err(Fault {
                 condition: None,
                 reason: XmppRefusal::NoTls,
-                text: "the other end demands TLS, and its entry here says that it has none"
+                text: "the other end demands TLS, and its entry here says that it has \
+                       none; to mend: write tls = \"optional\" in its entry"
                     .to_owned(),
             });
         }
@@ -157,6 +159,7 @@ impl Streams {
     /// TLS is there: certificates where both are good, else dialback where that is allowed.
     fn over_tls_further(&mut self, id: StreamId, pair: &Pair, terms: &Terms) -> Result<(), Fault> {
         let limits = self.rules.limits().clone();
+        let own = self.own_of(&pair.local);
         let Some(stream) = self.streams.get_mut(&id) else {
             return Ok(());
         };
@@ -180,13 +183,19 @@ impl Streams {
         }
         let text = match &stream.certified {
             Err(why) => format!("{why}; or allow dialback in its entry"),
+            _ if own == Certificate::Invalid => format!(
+                "it takes no SASL EXTERNAL of ours: our certificate does not name {}, or its time is \
+                 over; to mend: have one issued that does and name it in [service.xmpp], or allow \
+                 dialback on both sides",
+                pair.local
+            ),
             Ok(_) if stream.sasl_failures > 0 => format!(
-                "it refused SASL EXTERNAL with our certificate for {}; its operator can say why, \
+                "it refused SASL EXTERNAL with our certificate for {}; to mend: its operator can say why, \
                  or dialback can be allowed on both sides",
                 pair.local
             ),
             Ok(_) => format!(
-                "it offers no SASL EXTERNAL: it does not take our certificate for {}; its operator \
+                "it offers no SASL EXTERNAL: it does not take our certificate for {}; to mend: its operator \
                  can say why (chain, name, expiry), or dialback can be allowed on both sides",
                 pair.local
             ),
@@ -336,7 +345,7 @@ impl Streams {
             .and_then(|error| error.children().next())
             .map_or("it is not valid", Element::name);
         let text = format!(
-            "the other end refused dialback for {}: {said}; it could not reach a server of that \
+            "the other end refused dialback for {}: {said}; to mend: it could not reach a server of that \
              domain that knows the key, or does not allow dialback",
             pair.local
         );

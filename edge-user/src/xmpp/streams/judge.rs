@@ -115,7 +115,7 @@ impl Streams {
             let subject = self.subject(id);
             let text = format!(
                 "the certificate ({subject}) or an authority that it hangs on is no longer good: \
-                 {why}; its server needs another one"
+                 {why}; to mend: its server needs another one"
             );
             self.fail(now, id, Fault::new("reset", XmppRefusal::Certificate, text));
         }
@@ -162,7 +162,8 @@ impl Streams {
                 Some(How::Dialback) => terms.methods.dialback(over_tls),
             };
             if !allowed {
-                let text = "its entry no longer allows how it was proved";
+                let text = "its entry no longer allows how it was proved; to mend: it proves itself anew, or \
+                            tls, sasl and dialback of its entry allow it";
                 return Err(Fault::new("reset", XmppRefusal::Certificate, text));
             }
             // The host that an entry pins may speak for its domains as long as it is pinned.
@@ -174,7 +175,7 @@ impl Streams {
             }
             let pinned = before.terms(stream.side, &pair).map(|terms| terms.pinned);
             if how == Some(How::Dialback) && pinned.is_ok_and(|pinned| pinned != terms.pinned) {
-                let text = "its entry names another server";
+                let text = "its entry names another server; to mend: it connects anew";
                 return Err(Fault::new("reset", XmppRefusal::Dialback, text));
             }
             if stream.entry.is_some() {

@@ -43,8 +43,12 @@ impl Streams {
         };
         let entry_is_other = stream.entry.as_ref().is_some_and(|entry| *entry != terms.entry);
         if entry_is_other {
-            let fault =
-                Fault::new("policy-violation", XmppRefusal::Dialback, "another partner's domain");
+            let fault = Fault::new(
+                "policy-violation",
+                XmppRefusal::Dialback,
+                "a key for a domain of another partner than the one whose stream it is; to mend: one \
+                 entry [[xmpp.partner]] names both, or its server opens another stream",
+            );
             return self.db_refuse(id, &pair, "not-allowed", fault);
         }
         if terms.inside {
@@ -65,7 +69,8 @@ impl Streams {
         let xml_id = self.streams.get(&id).map(|s| s.xml_id.clone()).unwrap_or_default();
         let shown = (xml_id, element.text().trim().to_owned());
         if !self.verifications.begin(id, side, pair.clone(), shown, now + VERIFY) {
-            let text = "this pair is being verified already, or too many are";
+            let text = "step dialback: this pair is being verified already, or too many are; to mend: its \
+                        server waits for the answer";
             let fault = Fault::new("resource-constraint", XmppRefusal::Dialback, text);
             return self.db_refuse(id, &pair, "resource-constraint", fault);
         }
@@ -188,7 +193,7 @@ impl Streams {
             Err(denied) => return Err(denied.into()),
         };
         if terms.tls == Negotiation::Required && !over_tls {
-            let text = "its entry demands TLS, also to verify keys";
+            let text = "step dialback: its entry demands TLS, also to verify keys";
             return Err(Fault::new("policy-violation", XmppRefusal::NoTls, text));
         }
         let shows_keys = terms.methods.dialback_over_tls || terms.methods.dialback_in_plain;
@@ -233,7 +238,7 @@ fn not_by_dialback(stream: &Stream, terms: &Terms, pair: &Pair) -> Fault {
     let (reason, text) = match (&stream.tls, &stream.certified) {
         (None, _) if terms.tls == Negotiation::Required && stream.offer.starttls => {
             let text = format!(
-                "its entry demands TLS, and it showed a key without; its server must take the \
+                "its entry demands TLS, and it showed a key without; to mend: its server must take the \
                  STARTTLS that is offered; or write tls = \"optional\" in the entry of {remote}"
             );
             (XmppRefusal::NoTls, text)
@@ -241,25 +246,24 @@ fn not_by_dialback(stream: &Stream, terms: &Terms, pair: &Pair) -> Fault {
         (None, _) if terms.tls == Negotiation::Required => {
             let text = format!(
                 "its entry demands TLS, and none was offered, as there is no certificate for \
-                 {local}; have one issued and name it in [service.xmpp]"
+                 {local}; to mend: have one issued and name it in [service.xmpp]"
             );
             (XmppRefusal::NoTls, text)
         }
         (None, _) => {
-            let text = "its entry allows no dialback, and there is no TLS; its server must take \
+            let text = "its entry allows no dialback, and there is no TLS; to mend: its server must take \
                         STARTTLS and show a certificate; or write dialback = true";
             (XmppRefusal::NoTls, text.to_owned())
         }
         (Some(_), Err(why)) => {
             let text = format!(
-                "its entry allows no dialback, and its certificate does not prove it: {why}; mend \
-                 the certificate; or write dialback = true in the entry of {remote}"
+                "its entry allows no dialback, and its certificate does not prove it: {why}; or write dialback = true in the entry of {remote}"
             );
             (XmppRefusal::Certificate, text)
         }
         (Some(_), Ok(_)) => {
             let text = format!(
-                "its entry allows no dialback; its certificate is good, so that its server may use \
+                "its entry allows no dialback; to mend: its certificate is good, so that its server may use \
                  SASL EXTERNAL; or write dialback = true in the entry of {remote}"
             );
             (XmppRefusal::Dialback, text)

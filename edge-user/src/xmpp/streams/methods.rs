@@ -1,6 +1,11 @@
 //! What a partner's entry lets two ends agree on, and the oracle that foretells what they do.
 
-use crate::xmpp::settings::{Negotiation, XmppPartner};
+use std::collections::HashMap;
+
+use crate::{
+    domain::Domain,
+    xmpp::settings::{Negotiation, XmppPartner},
+};
 
 /// Ways to prove a pair that an entry allows (Lync's negotiation settings for XMPP partners).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -64,6 +69,9 @@ pub struct Settings {
     /// Dialback.
     pub dialback: bool,
 }
+
+/// What other ends see of our certificates, by domain of ours. One that is not named has a good one.
+pub type OwnCertificates = HashMap<Domain, Certificate>;
 
 /// What becomes of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

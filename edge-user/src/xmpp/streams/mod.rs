@@ -16,6 +16,7 @@
 //! | `proof` | what a stream proved, as types | RFC 6120 section 13.12 |
 //! | `certify`, `dialback` | the two kinds of evidence | RFC 6120 section 13.7, XEP-0185, XEP-0220 |
 //! | `methods` | what entries allow, and the oracle of outcomes | |
+//! | `words` | what an operator reads of a refusal | |
 //! | `status` | what an operator sees | RFC 7590 section 3.6 |
 //!
 //! What must never happen: a stanza of a pair that its stream did not prove is handed on (`proof`
@@ -40,6 +41,7 @@ mod stanza;
 mod status;
 mod stream;
 mod timers;
+mod words;
 mod write;
 
 #[cfg(test)]
@@ -47,15 +49,15 @@ mod tests;
 
 use std::{
     collections::{BTreeSet, HashMap},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     time::Instant,
 };
 
 use bytes::Bytes;
 use ring::rand::{SecureRandom, SystemRandom};
 
-pub use methods::{Certificate, Methods, Outcome, Settings, expected};
-pub use proof::How;
+pub use methods::{Certificate, Methods, Outcome, OwnCertificates, Settings, expected};
+pub use proof::{Delivery, How};
 pub use status::{BackoffStatus, StreamStatus};
 pub use stream::{Role, Traffic};
 
@@ -72,6 +74,7 @@ use super::{
     io::{DialId, LookupId, StreamId, XmppEvent, XmppInput, XmppOutput, XmppRefusal},
     recent::Recent,
     settings::XmppPolicy,
+    watch::WatchList,
     xml::{Element, XmlEvent, XmlFault, XmlLimits, XmlReader},
 };
 use crate::{domain::Domain, proxy::Secrets};
@@ -82,8 +85,10 @@ pub struct StreamsConfig {
     pub policy: XmppPolicy,
     /// Of dialback.
     pub secrets: Secrets,
-    /// Domains of ours for which there is no certificate: no TLS is offered for them.
-    pub without_certificate: Vec<Domain>,
+    /// What our certificates are worth.
+    pub own: OwnCertificates,
+    /// Who keeps the watch list.
+    pub watch: Box<dyn WatchList>,
     /// The time, in seconds since 1970.
     pub unix_seconds: u64,
 }
@@ -93,7 +98,10 @@ pub struct Streams {
     rules: Rules,
     keys: Keys,
     random: SystemRandom,
-    without_certificate: Vec<Domain>,
+    own: OwnCertificates,
+    watch: Box<dyn WatchList>,
+    /// Where the stanzas last came from of partners that are watched.
+    sources: HashMap<Domain, IpAddr>,
     /// An instant, and the seconds since 1970 then.
     clock: (Instant, u64),
     streams: HashMap<StreamId, Stream>,
@@ -151,7 +159,9 @@ impl Streams {
             rules: Rules::new(config.policy, 1),
             keys: Keys::new(config.secrets),
             random: SystemRandom::new(),
-            without_certificate: config.without_certificate,
+            own: config.own,
+            watch: config.watch,
+            sources: HashMap::new(),
             clock: (now, config.unix_seconds),
             streams: HashMap::new(),
             routes: HashMap::new(),
@@ -207,6 +217,7 @@ impl Streams {
     pub fn set_policy(&mut self, now: Instant, policy: XmppPolicy, out: &mut Vec<XmppOutput>) {
         let epoch = self.rules.epoch + 1;
         let before = std::mem::replace(&mut self.rules, Rules::new(policy, epoch));
+        self.sources.retain(|partner, _| self.rules.is_watched(partner));
         let mut ids: Vec<_> = self.streams.keys().copied().collect();
         ids.sort_unstable();
         for id in ids {
@@ -237,9 +248,9 @@ impl Streams {
         }
     }
 
-    /// Domains of ours without a certificate, after certificates changed.
-    pub fn set_without_certificate(&mut self, domains: Vec<Domain>) {
-        self.without_certificate = domains;
+    /// What our certificates are worth, after they changed.
+    pub fn set_own(&mut self, own: OwnCertificates) {
+        self.own = own;
     }
 
     /// Other secrets of dialback are in force.
@@ -247,19 +258,28 @@ impl Streams {
         self.keys.change(secrets);
     }
 
-    /// Ends the streams of a domain (`edge partner reset`), and forgets its failures.
-    pub fn close_domain(&mut self, now: Instant, domain: &Domain, out: &mut Vec<XmppOutput>) {
+    /// Ends the streams of a domain (`edge partner reset`), and forgets its failures. Says how many
+    /// there were of both.
+    pub fn close_domain(
+        &mut self,
+        now: Instant,
+        domain: &Domain,
+        out: &mut Vec<XmppOutput>,
+    ) -> (usize, usize) {
+        let failed = self.backoffs.len();
         self.backoffs.retain(|(_, failed), _| failed != domain);
+        let failed = failed - self.backoffs.len();
         let of_it = |s: &&Stream| {
             s.remote.as_ref() == Some(domain) || s.proofs.iter().any(|p| p.pair.remote == *domain)
         };
         let mut ids: Vec<_> = self.streams.values().filter(of_it).map(|s| s.id).collect();
         ids.sort_unstable();
-        for id in ids {
+        for id in &ids {
             let text = "an administrator ended the streams of this domain";
-            self.end(now, id, Some("reset"), text, "remote-server-timeout");
+            self.end(now, *id, Some("reset"), text, "remote-server-timeout");
         }
         self.hand_out(out);
+        (ids.len(), failed)
     }
 
     /// Ends every stream in good order.
@@ -330,7 +350,13 @@ impl Streams {
         let remote = stream.map(|stream| stream.address);
         let domain = stream.and_then(Stream::known_remote).cloned();
         let claimed = stream.filter(|_| domain.is_none()).and_then(|s| s.remote.clone());
+        let text = words::whole(reason, stream, &text);
         self.event(XmppEvent::Refused { reason, remote, domain, claimed, text });
+    }
+
+    /// What our certificate for a domain of ours is worth to others.
+    fn own_of(&self, local: &Domain) -> Certificate {
+        self.own.get(local).copied().unwrap_or(Certificate::Valid)
     }
 
     fn id(&mut self) -> u64 {

@@ -1,5 +1,5 @@
 //! What a stream has proved, as types: a stanza leaves this core only through [`Leave`], which
-//! only [`Proofs::leave`] gives, for a pair that was granted by evidence: a [`Certified`]
+//! only [`Proofs::leave`] gives, as a [`Delivery`] or [`Onward`], for a pair that was granted by evidence: a [`Certified`]
 //! certificate or a [`Verified`] key, each of which only its own module can make.
 
 use super::{certify::Certified, dialback::Verified};
@@ -50,6 +50,59 @@ pub(super) struct Leave {
     side: XmppSide,
 }
 
+/// A stanza with the leave that it had: nobody else can make one.
+#[derive(Debug)]
+pub struct Delivery {
+    pair: Pair,
+    side: XmppSide,
+    stanza: Element,
+}
+
+impl Delivery {
+    /// The pair that its stream proved, the side it came from, and the stanza.
+    pub fn into_parts(self) -> (Pair, XmppSide, Element) {
+        (self.pair, self.side, self.stanza)
+    }
+
+    /// For tests of those who take them.
+    #[cfg(test)]
+    pub(crate) fn played(pair: Pair, side: XmppSide, stanza: Element) -> Self {
+        Self { pair, side, stanza }
+    }
+}
+
+/// Leave for one stanza to go to the other side.
+pub(super) struct Onward {
+    side: XmppSide,
+    pair: Pair,
+}
+
+impl Onward {
+    /// Where it goes.
+    pub(super) fn side(&self) -> XmppSide {
+        self.side
+    }
+
+    /// The pair, seen from the stream that it goes on.
+    pub(super) fn pair(&self) -> &Pair {
+        &self.pair
+    }
+
+    /// Side and pair, for the way.
+    pub(super) fn into_way(self) -> (XmppSide, Pair) {
+        (self.side, self.pair)
+    }
+
+    /// Side and pair of where it came from, for the answer.
+    pub(super) fn into_way_back(self) -> (XmppSide, Pair) {
+        let back = match self.side {
+            XmppSide::Partner => XmppSide::Inside,
+            XmppSide::Inside => XmppSide::Partner,
+        };
+        (back, Pair { local: self.pair.remote, remote: self.pair.local })
+    }
+}
+
 impl Leave {
     /// The pair.
     pub(super) fn pair(&self) -> &Pair {
@@ -58,18 +111,19 @@ impl Leave {
 
     /// Hands the stanza to the gateway.
     pub(super) fn deliver(self, stanza: Element) -> XmppOutput {
-        XmppOutput::Deliver { pair: self.pair, side: self.side, stanza }
+        XmppOutput::Deliver(Delivery { pair: self.pair, side: self.side, stanza })
     }
 
     /// The side and pair on the other side, where a stanza goes that is between a partner and an
     /// inside server; `inside`: the pair's own domain is one of those. `Err`: it is the gateway's.
-    pub(super) fn onward(self, inside: bool) -> Result<(XmppSide, Pair), Leave> {
+    pub(super) fn onward(self, inside: bool) -> Result<Onward, Leave> {
         let onward = match self.side {
             XmppSide::Inside => XmppSide::Partner,
             XmppSide::Partner if inside => XmppSide::Inside,
             XmppSide::Partner => return Err(self),
         };
-        Ok((onward, Pair { local: self.pair.remote, remote: self.pair.local }))
+        let pair = Pair { local: self.pair.remote, remote: self.pair.local };
+        Ok(Onward { side: onward, pair })
     }
 }
 

@@ -7,9 +7,11 @@ use std::{
 
 use super::{
     Fault, Streams,
+    methods::Certificate,
     proof::How,
     rules::{Terms, turned},
     stream::{Phase, Role, RouteKey, Stream},
+    words,
     write::{self, Offer},
 };
 use crate::{
@@ -40,6 +42,8 @@ impl Streams {
         tls: Option<TlsPeer>,
     ) {
         if let Some(text) = self.no_room(now, address) {
+            let text = format!("a stream from {address}, step accept: {text}");
+            let text = words::whole(XmppRefusal::Limit, None, &text);
             self.event(XmppEvent::Refused {
                 reason: XmppRefusal::Limit,
                 remote: Some(address),
@@ -64,7 +68,8 @@ impl Streams {
             s.role == Role::Receiving && !s.is_proved() && same_source(s.address, address)
         };
         if self.streams.values().filter(of_it).count() >= UNPROVED_OF_A_SOURCE {
-            return Some("this source has many streams that prove nothing".to_owned());
+            return Some("this source has many streams that prove nothing; to mend: who opens them must prove \
+                         a domain".to_owned());
         }
         (!self.has_room(now)).then(|| "as many streams as are allowed are open".to_owned())
     }
@@ -176,12 +181,12 @@ impl Streams {
     fn open_to_initiator(&mut self, now: Instant, id: StreamId, terms: Option<&Terms>) {
         self.write_header_once(id);
         let limits = self.rules.limits().clone();
+        let local = self.streams.get(&id).and_then(|stream| stream.local.as_ref());
+        let own_certificate = local.is_some_and(|local| self.own_of(local) != Certificate::Missing);
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
         stream.phase = Phase::Open;
-        let own_certificate =
-            stream.local.as_ref().is_some_and(|local| !self.without_certificate.contains(local));
         stream.offer = offer(stream, terms, own_certificate);
         if stream.modern {
             let features = write::features(stream.offer, &limits);

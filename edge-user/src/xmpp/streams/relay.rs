@@ -5,12 +5,20 @@ use std::time::Instant;
 
 use ring::digest;
 
-use super::{Streams, dialback, rules::turned, write};
+use super::{
+    Streams, dialback,
+    proof::Onward,
+    rules::{as_user, turned},
+    write,
+};
 use crate::{
     domain::Domain,
+    federation::{Ruling, Sender, UserName},
     xmpp::{
-        io::{Pair, StreamId, XmppRefusal, XmppSide},
+        gateway::errors,
+        io::{Pair, StreamId, TlsPeer, XmppRefusal, XmppSide},
         settings::XmppPartnerKind,
+        watch::Watched,
         xml::Element,
     },
 };
@@ -43,17 +51,27 @@ impl Streams {
     }
 
     /// A stanza that came on a stream goes to the other side, where that may be.
-    pub(super) fn relay(
-        &mut self,
-        now: Instant,
-        id: StreamId,
-        (onward, pair): (XmppSide, Pair),
-        stanza: Element,
-    ) {
-        let outer = turned(onward, pair.clone());
-        let may = self.may_relay(onward, &outer, &stanza).and_then(|()| self.fits(&stanza));
+    pub(super) fn relay(&mut self, now: Instant, id: StreamId, onward: Onward, stanza: Element) {
+        let outer = turned(onward.side(), onward.pair().clone());
+        let may = match onward.side() {
+            XmppSide::Inside => self.is_admitted(now, id, &outer, &stanza),
+            XmppSide::Partner => Ok(()),
+        };
+        let may = may.and_then(|()| {
+            let may = self.may_relay(onward.side(), &outer, &stanza);
+            may.and_then(|()| self.fits(&stanza)).inspect_err(|(reason, _)| {
+                let of_user = matches!(reason, XmppRefusal::UserNoXmpp | XmppRefusal::NotInvited);
+                if of_user && onward.side() == XmppSide::Inside && is_unasked(&stanza) {
+                    self.note_failure(now, &outer, (&stanza, "to"), "forbidden");
+                }
+            })
+        });
         let Err((reason, condition)) = may else {
-            if let Some(to) = self.send(now, onward, pair, stanza) {
+            if onward.side() == XmppSide::Partner && stanza.attribute("type") == Some("error") {
+                self.note_failure(now, &outer, (&stanza, "from"), errors::read(&stanza).0);
+            }
+            let (side, pair) = onward.into_way();
+            if let Some(to) = self.send(now, side, pair, stanza) {
                 self.feeds(now, id, to);
             }
             return;
@@ -61,17 +79,68 @@ impl Streams {
         let text = match reason {
             XmppRefusal::NotInvited => "users of this partner must be invited first",
             XmppRefusal::XmlLimit => "the stanza becomes too long when it is written",
-            _ => "the user may not federate over XMPP; allow it in [[user_policy]]",
+            XmppRefusal::Throttled => "users of this partner send more than a public service may",
+            XmppRefusal::WatchListed => "this partner is on the watch list",
+            _ => "the user may not federate over XMPP",
         };
         let named = |name| stanza.attribute(name).unwrap_or_default();
         let text = format!("{} to {}: {text}", named("from"), named("to"));
         self.refused(id, reason, text);
         // Presence is told to many who never asked: errors go to who wants a subscription alone.
         let is_asked = stanza.name() != "presence" || stanza.attribute("type") == Some("subscribe");
-        let (back, back_pair) = back_of(onward, pair);
+        let (back, back_pair) = onward.into_way_back();
         if let (true, Some(error)) = (is_asked, write::stanza_error(&stanza, condition, "")) {
             self.send(now, back, back_pair, error);
         }
+    }
+
+    /// What nobody inside asked for, of a partner that nobody vouches for: the watch list says
+    /// whether it goes on.
+    fn is_admitted(
+        &mut self,
+        now: Instant,
+        id: StreamId,
+        outer: &Pair,
+        stanza: &Element,
+    ) -> Result<(), (XmppRefusal, &'static str)> {
+        if !self.rules.is_watched(&outer.remote) || !is_unasked(stanza) {
+            return Ok(());
+        }
+        let Some(stream) = self.streams.get(&id) else { return Ok(()) };
+        let source = stream.address.ip();
+        if self.sources.get(&outer.remote) != Some(&source) {
+            self.sources.insert(outer.remote.clone(), source);
+        }
+        let names = stream.tls.as_ref().and_then(TlsPeer::names);
+        let user = local_part(stanza, "to").map(as_user);
+        let user = UserName::new(user.as_deref(), &outer.local);
+        let sender = Sender { domain: &outer.remote, source };
+        let what = Watched { sender, user: &user, kind: stanza.name() };
+        match self.watch.comes(now, what, names) {
+            Ruling::Pass => Ok(()),
+            Ruling::Slow => Err((XmppRefusal::Throttled, "resource-constraint")),
+            Ruling::Listed => Err((XmppRefusal::WatchListed, "policy-violation")),
+        }
+    }
+
+    /// A stanza of a partner that is watched failed: this one, or one that this answers. `ours`: the
+    /// attribute that names the user inside.
+    fn note_failure(
+        &mut self,
+        now: Instant,
+        outer: &Pair,
+        (stanza, ours): (&Element, &'static str),
+        condition: &str,
+    ) {
+        let Some(&source) = self.sources.get(&outer.remote) else { return };
+        if !self.rules.is_watched(&outer.remote) {
+            return;
+        }
+        let user = local_part(stanza, ours).map(as_user);
+        let user = UserName::new(user.as_deref(), &outer.local);
+        let sender = Sender { domain: &outer.remote, source };
+        let what = Watched { sender, user: &user, kind: stanza.name() };
+        self.watch.failed(now, what, errors::status_of(condition, true));
     }
 
     /// A stanza is not longer for who reads it than it may be for us: it would cost a stream that
@@ -96,7 +165,8 @@ impl Streams {
             XmppSide::Partner => (false, "from", "to"),
         };
         let (ours, theirs) = (local_part(stanza, ours), local_part(stanza, theirs));
-        if !self.rules.user_may(ours, &outer.local) {
+        let user = ours.map(as_user);
+        if !self.rules.user_may(&UserName::new(user.as_deref(), &outer.local)) {
             // Outside, who is there is not told.
             let condition = if to_inside { "service-unavailable" } else { "forbidden" };
             return Err((XmppRefusal::UserNoXmpp, condition));
@@ -119,13 +189,15 @@ impl Streams {
     }
 }
 
-/// Where a stanza came from that was to go to this side and pair.
-fn back_of(onward: XmppSide, pair: Pair) -> (XmppSide, Pair) {
-    let back = match onward {
-        XmppSide::Partner => XmppSide::Inside,
-        XmppSide::Inside => XmppSide::Partner,
-    };
-    (back, Pair { local: pair.remote, remote: pair.local })
+/// What comes unasked, as far as a stanza tells: what our own users asked for, and what ends or
+/// answers something, is no bother.
+fn is_unasked(stanza: &Element) -> bool {
+    let kind = stanza.attribute("type");
+    match stanza.name() {
+        "presence" => matches!(kind, Some("subscribe" | "probe")),
+        "iq" => matches!(kind, Some("get" | "set")),
+        _ => kind != Some("error"),
+    }
 }
 
 /// Whether a user of ours lets another speak by it. Presence counts: it goes to those whom the user

@@ -13,6 +13,7 @@ use super::{
     rules::{Terms, turned},
     stream::{Phase, Role, RouteKey, Stream},
     timers::Timer,
+    words,
 };
 use crate::{
     domain::Domain,
@@ -244,7 +245,10 @@ impl Streams {
                     ResolveError::NotFound | ResolveError::NoService => "remote-server-not-found",
                     _ => "remote-server-timeout",
                 };
-                let text = format!("DNS names no XMPP server of {}: {error}", key.pair.remote);
+                let text = format!(
+                    "our stream to {0}, step DNS: DNS names no XMPP server of {0}: {error}",
+                    key.pair.remote
+                );
                 self.back_off(now, &key, condition, &text);
             }
             Ok((hosts, _)) => {
@@ -270,7 +274,8 @@ impl Streams {
         };
         let Some(host) = attempt.hosts.pop_front() else {
             let (condition, fault) = (attempt.condition, attempt.fault.clone());
-            let text = format!("no server of {} does: {fault}", key.pair.remote);
+            let text =
+                format!("our stream to {0}: no server of {0} does: {fault}", key.pair.remote);
             return self.back_off(now, key, condition, &text);
         };
         attempt.step = Step::Dial(dial);
@@ -468,7 +473,7 @@ impl Streams {
                 remote: None,
                 domain: Some(key.pair.remote.clone()),
                 claimed: None,
-                text: text.to_owned(),
+                text: words::whole(XmppRefusal::Unreachable, None, text),
             });
         }
         self.give_up(now, key, condition, text);
@@ -508,7 +513,7 @@ impl Streams {
         }
         let (step, fault) = (attempt.step, attempt.fault.clone());
         let text = format!(
-            "no stream to {} in time: step {}; before that: {fault}",
+            "our stream to {}, step {}: there is none in time; before that: {fault}",
             key.pair.remote,
             match step {
                 Step::Lookup(_) => "DNS",

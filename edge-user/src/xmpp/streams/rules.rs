@@ -16,6 +16,14 @@ use crate::{
     },
 };
 
+/// A JID's local part, as [`UserName`] reads one: in a JID these two are letters as any other.
+pub(super) fn as_user(local: &str) -> Cow<'_, str> {
+    match local.contains(['%', ';']) {
+        true => Cow::Owned(local.replace('%', "%25").replace(';', "%3b")),
+        false => Cow::Borrowed(local),
+    }
+}
+
 /// From the contract's order to a stream's, or back.
 pub(super) fn turned(side: XmppSide, pair: Pair) -> Pair {
     match side {
@@ -98,13 +106,16 @@ impl Rules {
     }
 
     /// Whether a user of an inside server may federate over XMPP.
-    pub(super) fn user_may(&self, user: Option<&str>, domain: &Domain) -> bool {
-        // In a JID these two are letters as any other.
-        let user = user.map(|user| match user.contains(['%', ';']) {
-            true => Cow::Owned(user.replace('%', "%25").replace(';', "%3b")),
-            false => Cow::Borrowed(user),
-        });
-        self.policy.federation.users().rights(&UserName::new(user.as_deref(), domain)).xmpp
+    pub(super) fn user_may(&self, user: &UserName<'_>) -> bool {
+        self.policy.federation.users().rights(user).xmpp
+    }
+
+    /// The partner, when how much it sends is watched: nobody vouches for its users.
+    pub(super) fn is_watched(&self, partner: &Domain) -> bool {
+        matches!(
+            self.kind(partner),
+            Some(XmppPartnerKind::PublicVerified | XmppPartnerKind::PublicUnverified)
+        )
     }
 
     /// What the users of this partner may begin.
@@ -140,7 +151,9 @@ impl Rules {
         self.partners.get(domain).ok_or_else(|| {
             Denied::new(
                 XmppRefusal::UnknownDomain,
-                format!("{domain} is no XMPP partner here; an entry [[xmpp.partner]] is needed"),
+                format!(
+                    "{domain} is no XMPP partner here; to mend: an entry [[xmpp.partner]] is needed"
+                ),
             )
         })
     }

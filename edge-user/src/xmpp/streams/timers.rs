@@ -161,8 +161,8 @@ impl Streams {
             Wait::Expiry => {
                 let subject = self.subject(id);
                 let text = format!(
-                    "the certificate ({subject}) or an authority that it hangs on has expired; its \
-                     server needs a new one"
+                    "the certificate ({subject}) or an authority that it hangs on has expired; to mend: \
+                     its server needs a new one"
                 );
                 self.fail(now, id, Fault::new("reset", XmppRefusal::Certificate, text));
             }

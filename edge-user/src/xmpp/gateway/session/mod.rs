@@ -14,7 +14,7 @@
 mod incoming;
 mod offer;
 mod outgoing;
-mod typing;
+pub(in crate::xmpp::gateway) mod typing;
 
 use std::{
     collections::{HashMap, VecDeque},

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// RFC 3994.
-const IS_COMPOSING: &str = "application/im-iscomposing+xml";
+pub(in crate::xmpp::gateway) const IS_COMPOSING: &str = "application/im-iscomposing+xml";
 const IS_COMPOSING_NS: &str = "urn:ietf:params:xml:ns:im-iscomposing";
 
 /// Who types in a session.
@@ -24,7 +24,8 @@ pub(super) struct Typing {
 }
 
 impl Gateway {
-    /// A MESSAGE that is no message: isComposing, or a report of delivery, of which nobody asked.
+    /// A MESSAGE that is no message: isComposing, or a report of Lync's, which nobody asked for.
+    /// Reports of RFC 5438 are refused: none is asked for, and none can be passed on.
     pub(in crate::xmpp::gateway) fn take_notice(
         &mut self,
         request: &Message,
@@ -44,7 +45,7 @@ impl Gateway {
                 }
                 true
             }
-            Some("message/imdn+xml" | "application/ms-imdn+xml") => true,
+            Some("application/ms-imdn+xml") => true,
             _ => false,
         }
     }
@@ -100,8 +101,13 @@ impl Gateway {
         let Some(state) = stanza.children().find(|child| child.ns() == ns::CHAT_STATES) else {
             return;
         };
-        let Some(id) = self.session_of(sip, xmpp) else { return };
         let says_more = stanza.child(ns::SERVER, "body").is_some();
+        let Some(id) = self.session_of(sip, xmpp) else {
+            if !says_more {
+                self.state_without_session(sip, xmpp, (state.name(), stanza));
+            }
+            return;
+        };
         // What the last message began is not ended before the message is there.
         let calling =
             self.sessions.map.get(&id).is_some_and(|session| session.state == State::Calling);
@@ -136,7 +142,7 @@ impl Gateway {
     }
 }
 
-fn is_composing(state: &str) -> String {
+pub(in crate::xmpp::gateway) fn is_composing(state: &str) -> String {
     format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\r\n<isComposing xmlns=\"{IS_COMPOSING_NS}\">\
          <state>{state}</state><contenttype>text/plain</contenttype></isComposing>"

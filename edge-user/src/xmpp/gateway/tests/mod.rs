@@ -6,6 +6,7 @@ mod iqs;
 mod messages;
 mod policy;
 mod sessions;
+mod typing;
 mod watchers;
 
 use std::{
@@ -160,7 +161,10 @@ impl World {
                     assert_eq!((of("from"), of("to")), (pair.local, pair.remote));
                     self.stanzas.push(stanza);
                 }
-                GatewayOutput::Event(XmppEvent::Refused { reason, .. }) => self.events.push(reason),
+                GatewayOutput::Event(XmppEvent::Refused { reason, text, .. }) => {
+                    assert!(text.contains(crate::xmpp::io::TO_MEND), "{text}");
+                    self.events.push(reason);
+                }
                 GatewayOutput::Event(_) => {}
             }
         }

@@ -27,4 +27,4 @@ pub const ALLOW: &str =
     "INVITE, ACK, CANCEL, BYE, OPTIONS, MESSAGE, SUBSCRIBE, NOTIFY, INFO, UPDATE, BENOTIFY";
 /// `Accept` of an answer to OPTIONS.
 pub const ACCEPT: &str = "application/sdp, text/plain, text/html, multipart/alternative, \
-                          application/pidf+xml, application/im-iscomposing+xml, message/imdn+xml";
+                          application/pidf+xml, application/im-iscomposing+xml";

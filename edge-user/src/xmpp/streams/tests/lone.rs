@@ -11,7 +11,8 @@ use crate::xmpp::{
         XmppRefusal, XmppSide,
     },
     settings::XmppSettings,
-    streams::{Streams, StreamsConfig},
+    streams::{OwnCertificates, Streams, StreamsConfig},
+    watch::{NobodyWatches, WatchList},
     xml::Element,
 };
 
@@ -20,6 +21,8 @@ pub(super) struct Lone {
     pub(super) now: Instant,
     pub(super) streams: Streams,
     next: u64,
+    /// Where connections come from.
+    pub(super) comes_from: std::net::IpAddr,
     pub(super) delivered: Vec<(Pair, XmppSide, Element)>,
     pub(super) undelivered: Vec<(Element, &'static str)>,
     /// Messages on their way: their ids, and whether they were acknowledged.
@@ -45,17 +48,23 @@ impl Lone {
     }
 
     pub(super) fn with(settings: XmppSettings) -> Self {
+        Self::watched(settings, Box::new(NobodyWatches))
+    }
+
+    pub(super) fn watched(settings: XmppSettings, watch: Box<dyn WatchList>) -> Self {
         let now = Instant::now();
         let config = StreamsConfig {
             policy: policy(settings, &[]),
             secrets: crate::proxy::Secrets { current: [7; 32], former: None },
-            without_certificate: Vec::new(),
+            own: OwnCertificates::default(),
+            watch,
             unix_seconds: UNIX,
         };
         Self {
             now,
             streams: Streams::new(now, config),
             next: 0,
+            comes_from: "192.0.2.50".parse().unwrap(),
             delivered: Vec::new(),
             undelivered: Vec::new(),
             passed: Vec::new(),
@@ -100,9 +109,7 @@ impl Lone {
                     let hosts = self.hosts.iter().map(host).collect();
                     self.give(XmppInput::Resolved { lookup, result: Ok((hosts, self.now)) });
                 }
-                XmppOutput::Deliver { pair, side, stanza } => {
-                    self.delivered.push((pair, side, stanza));
-                }
+                XmppOutput::Deliver(delivery) => self.delivered.push(delivery.into_parts()),
                 XmppOutput::Undelivered { stanza, condition, .. } => {
                     self.undelivered.push((stanza, condition));
                 }
@@ -125,7 +132,8 @@ impl Lone {
     pub(super) fn accept_on(&mut self, side: XmppSide, tls: Option<TlsPeer>) -> StreamId {
         self.next += 1;
         let stream = StreamId(self.next);
-        let remote = format!("192.0.2.50:{}", 1000 + self.next).parse().unwrap();
+        let port = 1000 + self.next as u16;
+        let remote = std::net::SocketAddr::new(self.comes_from, port);
         let local = "192.0.2.1:5269".parse().unwrap();
         self.give(XmppInput::Accepted { stream, side, remote, local, tls });
         stream

@@ -5,8 +5,10 @@ mod bounds;
 mod lone;
 mod matrix;
 mod property;
+mod refusals;
 mod relay;
 mod together;
+mod watch;
 mod ways;
 mod world;
 

@@ -14,14 +14,14 @@ use crate::xmpp::{
 const OFFERS_DIALBACK: &str = "<dialback xmlns='urn:xmpp:features:dialback'/>";
 
 /// `in.example` is an inside server's.
-fn between(partner: XmppPartner) -> XmppSettings {
+pub(super) fn between(partner: XmppPartner) -> XmppSettings {
     let mut ours = settings(&["a.example", "in.example"], vec![partner]);
     ours.inside = vec![(vec![domain("in.example")], (domain("host.in.example"), 5269))];
     ours
 }
 
 /// A stream from one of the two to the other, proved by a certificate.
-fn from(end: &mut Lone, side: XmppSide) -> StreamId {
+pub(super) fn from(end: &mut Lone, side: XmppSide) -> StreamId {
     let (from, to) = match side {
         XmppSide::Partner => ("b.example", "in.example"),
         XmppSide::Inside => ("in.example", "b.example"),
@@ -34,7 +34,7 @@ fn from(end: &mut Lone, side: XmppSide) -> StreamId {
 }
 
 /// The stream of ours to one of the two that was asked for, proved by dialback, and what went out.
-fn to(end: &mut Lone, side: XmppSide) -> (StreamId, String) {
+pub(super) fn to(end: &mut Lone, side: XmppSide) -> (StreamId, String) {
     let (local, remote) = match side {
         XmppSide::Partner => ("in.example", "b.example"),
         XmppSide::Inside => ("b.example", "in.example"),

@@ -111,7 +111,8 @@ fn a_failure_is_told_shown_and_not_repeated_at_once() {
     world.send(a, "u@a.example", "v@b.example", "x");
     world.run();
     let mut out = Vec::new();
-    world.ends[a].streams.close_domain(world.now, &domain("b.example"), &mut out);
+    let ended = world.ends[a].streams.close_domain(world.now, &domain("b.example"), &mut out);
+    assert_eq!(ended, (0, 1));
     assert!(world.ends[a].streams.backoffs(world.now).is_empty());
 }
 

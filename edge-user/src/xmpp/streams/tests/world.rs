@@ -23,7 +23,8 @@ use crate::{
         settings::{
             Negotiation, XmppLimits, XmppPartner, XmppPartnerKind, XmppPolicy, XmppSettings,
         },
-        streams::{Certificate, Streams, StreamsConfig},
+        streams::{Certificate, OwnCertificates, Streams, StreamsConfig},
+        watch::NobodyWatches,
         xml::Element,
     },
 };
@@ -197,14 +198,13 @@ impl World {
             self.dns.insert(name.clone(), vec![(address, false)]);
         }
         let certified: Vec<String> = settings.domains.iter().map(ToString::to_string).collect();
-        let without_certificate = match certificate {
-            Certificate::Missing => settings.domains.clone(),
-            _ => Vec::new(),
-        };
+        let of = |name: &Domain| (name.clone(), certificate);
+        let own: OwnCertificates = settings.domains.iter().map(of).collect();
         let config = StreamsConfig {
             policy: policy(settings, &[]),
             secrets: crate::proxy::Secrets { current: [index as u8 + 1; 32], former: None },
-            without_certificate,
+            own,
+            watch: Box::new(NobodyWatches),
             unix_seconds: UNIX,
         };
         self.ends.push(End {
@@ -321,7 +321,8 @@ impl World {
                 let input = XmppInput::Resolved { lookup, result };
                 self.put(end, usize::MAX, Under::Input(input));
             }
-            XmppOutput::Deliver { pair, stanza, .. } => {
+            XmppOutput::Deliver(delivery) => {
+                let (pair, _, stanza) = delivery.into_parts();
                 self.ends[end].delivered.push((pair, stanza));
             }
             XmppOutput::Undelivered { pair, stanza, condition, text } => {
