@@ -91,6 +91,16 @@ pub(super) fn held(pins: &Path, device: &str) -> Option<(u32, String)> {
     Some((facts.ifindex, name))
 }
 
+/// What the pin of a link begins with that waits for its device's name; the index follows.
+const WAITS: &str = "%if";
+
+/// Whether a pinned link waits for its device's name (see [`take_over`]): it is renamed at this
+/// moment.
+pub(super) fn waits(device: &str) -> bool {
+    let index = device.strip_prefix(WAITS).and_then(|index| index.parse().ok());
+    index.and_then(sys::device_name).is_some()
+}
+
 /// A link of ours that is on the device already, under a name it had before, gets this name; one
 /// that has this name and is on another device gets that one's.
 fn take_over(folder: &Path, path: &Path, ifindex: u32) -> Result<(), FirewallError> {
@@ -104,7 +114,7 @@ fn take_over(folder: &Path, path: &Path, ifindex: u32) -> Result<(), FirewallErr
     }
     let other = on(path).and_then(|held| Some((held, sys::device_name(held)?)));
     // Where several change places, one waits under a name that no device has for its turn.
-    let aside = other.map(|(held, name)| (folder.join(format!("%if{held}")), name));
+    let aside = other.map(|(held, name)| (folder.join(format!("{WAITS}{held}")), name));
     if let Some((aside, _)) = &aside {
         fs::rename(path, aside).map_err(fault)?;
     }

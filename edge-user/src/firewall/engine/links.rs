@@ -133,7 +133,9 @@ impl Engine {
         }
         let pins = &self.options.pins;
         let gone = attach::detach_others(pins, |device| {
-            resolved.names.contains_key(device) || attach::held(pins, device).is_some()
+            resolved.names.contains_key(device)
+                || attach::held(pins, device).is_some()
+                || attach::waits(device)
         })?;
         for device in gone {
             tracing::warn!(device, "this device is gone: it is awaited");
