@@ -3,6 +3,7 @@
 pub mod bare;
 pub mod bench;
 pub mod demo;
+pub mod fuzzing;
 pub mod kernel;
 pub mod lab;
 pub mod model;

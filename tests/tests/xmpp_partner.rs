@@ -56,6 +56,15 @@ impl World {
         let contoso = &lab.identities.contoso;
         let config = EdgeConfig::new(Site::Contoso, contoso, &lab.identities.trust)
             .xmpp(&[(PARTNER, entry)]);
+        Self::with(lab, config, change)
+    }
+
+    /// The same, with this configuration of ours.
+    fn with(
+        lab: Lab,
+        config: EdgeConfig,
+        change: impl FnOnce(&Lab, ProsodyConfig) -> ProsodyConfig,
+    ) -> Self {
         let server = SocketAddr::new(Site::Contoso.server4().into(), SERVER_PORT);
         let inside = config.inside_address();
         let edge = Edge::start(&lab, config).unwrap();
@@ -167,6 +176,59 @@ fn an_xmpp_user_sees_a_sip_users_presence() {
             text.starts_with("SUBSCRIBE ") && text.contains("Expires: 0")
         })?;
         alice.reply(&over, "200 OK", "Expires: 0\r\n", "")?;
+        Ok(())
+    });
+}
+
+/// Whoever watched before our restart sees again without signing in anew, and is let see no more
+/// than before.
+#[test]
+fn an_xmpp_user_sees_presence_after_our_restart_too() {
+    let mut world = World::plain("xmpp-again");
+    world.check(|world| {
+        let (dave, alice) = (&mut world.dave, &mut world.alice);
+        dave.presence(ALICE, "subscribe")?;
+        let dialog = alice.expect_subscribe()?;
+        alice.notify(&dialog, "active;expires=3600", &pidf(ALICE, "open", "before"))?;
+        dave.expect_presence(ALICE, "subscribed")?;
+        dave.expect("presence from before", |stanza| stanza.contains("before"))?;
+
+        world.edge.stop()?;
+        world.edge.run()?;
+        let inside = world.edge.config.inside_address();
+        alice.connect_again(world.lab.inside(Site::Contoso), inside)?;
+        let dialog = alice.expect_subscribe()?;
+        alice.notify(&dialog, "active;expires=3600", &pidf(ALICE, "open", "after"))?;
+        dave.expect("presence from after", |stanza| stanza.contains("after"))?;
+        Ok(())
+    });
+}
+
+/// A list that names the certificate by which a live stream is proved ends it.
+#[test]
+fn a_revocation_list_ends_a_live_stream() {
+    let lab = Lab::raise("xmpp-revoked").unwrap();
+    let authority = &lab.identities.authority;
+    let theirs = authority.issue_numbered("numbered", &["adatum.example"], 77).unwrap();
+    let list = authority.revoke("list", &[]).unwrap();
+    let contoso = &lab.identities.contoso;
+    let mut config = EdgeConfig::new(Site::Contoso, contoso, &lab.identities.trust)
+        .xmpp(&[(PARTNER, &format!("{FEDERATED}\ndialback = false"))]);
+    config.more += &format!("\n[revocation]\nfiles = [\"{}\"]\n", list.display());
+    let mut world =
+        World::with(lab, config, |_, config| ProsodyConfig { identity: theirs, ..config });
+    world.check(|world| {
+        world.messages("before")?;
+        world.lab.identities.authority.revoke("list", &[78])?;
+        world.messages("another is revoked")?;
+        world.lab.identities.authority.revoke("list", &[77])?;
+        wait_for("no stream is left", PATIENCE, || {
+            let streams = &world.edge.status()?["xmpp"]["streams"];
+            Ok((*streams == 0).then_some(()))
+        })?;
+        world.refused(&["xmpp-certificate", "adatum.example", "evoked", "to mend: "])?;
+        let status = world.alice.message(DAVE, "never")?;
+        anyhow::ensure!(status >= 400, "answered with {status}");
         Ok(())
     });
 }
@@ -420,7 +482,7 @@ fn stanzas_of_an_xmpp_server_inside_are_relayed() {
         .unwrap();
     let server = authority.issue("chat", &[chat, "xmpp.contoso.example"], &[]).unwrap();
     let config = EdgeConfig::new(site, &own, &lab.identities.trust)
-        .xmpp(&[(PARTNER, FEDERATED)])
+        .xmpp(&[(PARTNER, "type = \"public-verified\"")])
         .xmpp_server(chat, "xmpp.contoso.example");
     let edge = Edge::start(&lab, config).unwrap();
     let erin = format!("erin@{chat}");
@@ -444,6 +506,10 @@ fn stanzas_of_an_xmpp_server_inside_are_relayed() {
         erin.expect_presence(DAVE, "subscribe")?;
         erin.presence(DAVE, "subscribed")?;
         dave.expect_presence(erin.jid(), "")?;
+        // Its message and its wish to watch stand in the record that SIP's partners have.
+        let row = edge.json(&["partner", "show", PARTNER])?;
+        let counted = row["watch"][0]["evidence"]["messages"].as_u64();
+        anyhow::ensure!(counted >= Some(2), "{row}");
         anyhow::Ok(())
     })();
     let logs = [edge.log(), inside.log_tail(), outside.log_tail()];

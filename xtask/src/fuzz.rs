@@ -1,9 +1,10 @@
 //! `cargo xtask fuzz`: the loaded program against the plain model, and libFuzzer's targets in
 //! `tests/fuzz`.
 
+mod seeds;
+
 use std::{
     fs,
-    path::Path,
     process::{Command, ExitCode},
 };
 
@@ -116,111 +117,18 @@ fn libfuzzer(target: &str, arguments: &Arguments) -> Result<ExitCode> {
     command.arg(format!("-max_total_time={}", arguments.seconds.unwrap_or(60)));
     command.args(arguments.seed.map(|seed| format!("-seed={seed}")));
     command.arg("-print_final_stats=1");
-    if target == "config" {
-        // The example is the way in: without it, most inputs are no configuration at all.
-        let example = workspace().join("edge-user/edge.example.toml");
-        fs::copy(&example, corpus.join("example")).with_context(|| corpus.display().to_string())?;
-        command.arg("-dict=config.dict");
+    for (name, bytes) in seeds::of(target, &workspace())? {
+        let to = corpus.join(name);
+        fs::write(&to, bytes).with_context(|| to.display().to_string())?;
     }
-    if target.starts_with("sip_") {
-        sip_seeds(target, &folder, &corpus)?;
-        command.args(["-dict=sip.dict", "-max_len=4096"]);
-    }
-    if target == "sdp" {
-        descriptions(&corpus)?;
-        command.args(["-dict=sdp.dict", "-max_len=4096"]);
-    }
-    if target.starts_with("xmpp_") {
-        xmpp_seeds(target, &folder, &corpus)?;
-        command.args(["-dict=xmpp.dict", "-max_len=4096"]);
-    }
-    if target == "proxy" {
-        // A remote user registers and is called along the Path: the way in to what needs both.
-        let registered = [0, 2, 2, 8, 2, 9, 0, 1, 5, 0, 2, 0, 7, 1, 0, 1];
-        let seed = corpus.join("registered");
-        fs::write(&seed, registered).with_context(|| seed.display().to_string())?;
-        command.arg("-max_len=2048");
-    }
+    command.args(match target {
+        "config" => &["-dict=config.dict"][..],
+        "sdp" => &["-dict=sdp.dict", "-max_len=4096"],
+        "proxy" => &["-max_len=2048"],
+        _ if target.starts_with("sip_") => &["-dict=sip.dict", "-max_len=4096"],
+        _ if target.starts_with("xmpp_") => &["-dict=xmpp.dict", "-max_len=4096"],
+        _ => &[],
+    });
     run(&mut command)?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// The session descriptions of the tests, alone and as parts of a body.
-fn descriptions(corpus: &Path) -> Result<()> {
-    let seeds = workspace().join("edge-user/src/media/sdp/tests");
-    for entry in fs::read_dir(&seeds).with_context(|| seeds.display().to_string())? {
-        let path = entry?.path();
-        if path.extension().is_none_or(|extension| extension != "sdp") {
-            continue;
-        }
-        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-        let text = text.replace('\n', "\r\n");
-        let part = format!("--b1\r\nContent-Type: application/sdp\r\n\r\n{text}\r\n");
-        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        for (name, seed) in
-            [(format!("{name}-parts"), format!("{part}{part}--b1--\r\n")), (name, text)]
-        {
-            let to = corpus.join(name);
-            fs::write(&to, seed).with_context(|| to.display().to_string())?;
-        }
-    }
-    Ok(())
-}
-
-/// The stanzas to begin with, after the bytes that each target reads first.
-fn xmpp_seeds(target: &str, folder: &Path, corpus: &Path) -> Result<()> {
-    let first: &[u8] = match target {
-        // How it is cut, and no bound on what comes first.
-        "xmpp_guard" => b"\x07\xff",
-        // A partner connects, opens a stream, and writes these raw bytes.
-        "xmpp_streams" => b"\x00\x00\x01\x01\x00\x00\x04\x00\xff",
-        _ => b"\x00",
-    };
-    let seeds = folder.join("seeds");
-    for entry in fs::read_dir(&seeds).with_context(|| seeds.display().to_string())? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "xml") {
-            let text = fs::read(&path).with_context(|| path.display().to_string())?;
-            let to = corpus.join(path.file_stem().unwrap_or_default());
-            let seed = [first, text.trim_ascii_end()].concat();
-            fs::write(&to, seed).with_context(|| to.display().to_string())?;
-        }
-    }
-    Ok(())
-}
-
-/// The messages to begin with, as each target reads them.
-fn sip_seeds(target: &str, folder: &Path, corpus: &Path) -> Result<()> {
-    let seeds = folder.join("seeds");
-    for entry in fs::read_dir(&seeds).with_context(|| seeds.display().to_string())? {
-        let path = entry?.path();
-        if path.extension().is_none_or(|extension| extension != "sip") {
-            continue;
-        }
-        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-        let message = text.replace('\n', "\r\n").into_bytes();
-        let write = |name: String, bytes: &[u8]| {
-            let to = corpus.join(name);
-            fs::write(&to, bytes).with_context(|| to.display().to_string())
-        };
-        match target {
-            // Lengths of chunks come first.
-            "sip_framing" => {
-                write(format!("{name}-twice"), &[b"\x01\x28\x03", &*message, &message].concat())?;
-            }
-            // Which value it is comes first.
-            "sip_values" => {
-                for (at, line) in text.lines().enumerate() {
-                    let value = line.split_once(": ").map_or(line, |(_, value)| value);
-                    for choice in 0..4u8 {
-                        let bytes = [&[choice], value.as_bytes()].concat();
-                        write(format!("{name}-{at}-{choice}"), &bytes)?;
-                    }
-                }
-            }
-            _ => write(name, &message)?,
-        }
-    }
-    Ok(())
 }

@@ -10,7 +10,7 @@ use super::{
     routing_cases::ROUTING_ERRORS,
     test_cases::{Case, ERRORS, WARNINGS},
     tests_support::{Folder, example, good_files, with_every_setting},
-    xmpp_cases::{XMPP_ERRORS, XMPP_WARNINGS},
+    xmpp_cases::{XMPP_ERRORS, XMPP_SILENT, XMPP_WARNINGS},
     *,
 };
 use crate::{
@@ -181,6 +181,20 @@ fn warnings_are_told_apart_and_leave_the_file_valid() {
         .filter_map(|case| fault(&folder, case, "warning").err())
         .collect();
     assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+/// Where TLS is required nothing is weak, whatever proves the partner.
+#[test]
+fn xmpp_terms_that_prove_enough_are_not_warned_of() {
+    let folder = good_files();
+    for terms in XMPP_SILENT {
+        let text = edited("# The firewall.", terms);
+        let checked = check_text(&text, &folder.0.join("edge.toml"), SystemTime::now());
+        assert!(checked.config.is_some(), "{terms}");
+        let said = checked.findings.warnings.iter().map(|w| w.message.as_str());
+        let said: Vec<&str> = said.filter(|words| words.contains("j.example")).collect();
+        assert!(said.is_empty(), "{terms}: {said:?}");
+    }
 }
 
 /// What is not as the case says.

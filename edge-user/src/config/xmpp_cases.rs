@@ -251,7 +251,27 @@ pub(super) const XMPP_WARNINGS: &[Case] = &[
     ),
     (
         HERE,
+        partner!("domain = \"j.example\"\ntls = \"optional\"\nsasl = \"optional\""),
+        ("tls = \"optional\"", 0),
+        "can take TLS out of streams with j.example",
+    ),
+    (
+        HERE,
+        partner!("domain = \"j.example\"\ntls = \"optional\"\nsasl = \"not-supported\""),
+        ("tls = \"optional\"", 0),
+        "can take TLS out of streams with j.example",
+    ),
+    (
+        HERE,
         partner!("domain = \"j.example\"\ntls = \"optional\"\ndialback = false"),
+        ("tls = \"optional\"", 0),
+        "TLS is optional for j.example, and without it no stream can be proved",
+    ),
+    (
+        HERE,
+        partner!(
+            "domain = \"j.example\"\ntls = \"optional\"\nsasl = \"optional\"\ndialback = false"
+        ),
         ("tls = \"optional\"", 0),
         "TLS is optional for j.example, and without it no stream can be proved",
     ),
@@ -288,4 +308,13 @@ pub(super) const XMPP_WARNINGS: &[Case] = &[
         ("\"edge.pem\"", 0),
         "ask this certificate for contoso.example, which it does not hold",
     ),
+];
+
+/// Terms of Lync's matrix that prove enough: nothing is said of them.
+pub(super) const XMPP_SILENT: &[&str] = &[
+    partner!("domain = \"j.example\""),
+    partner!("domain = \"j.example\"\ndialback = false"),
+    partner!("domain = \"j.example\"\nsasl = \"optional\""),
+    partner!("domain = \"j.example\"\nsasl = \"optional\"\ndialback = false"),
+    partner!("domain = \"j.example\"\nsasl = \"not-supported\""),
 ];

@@ -31,6 +31,16 @@ pub struct Row {
 }
 
 impl Row {
+    /// Whether a target is met, where the row has one: all but rates are better the smaller they are.
+    pub fn verdict(&self) -> Option<&'static str> {
+        let more_is_better = self.unit == "Mpps" || self.unit.ends_with("/s");
+        let met = match more_is_better {
+            true => self.ours >= self.peer_value,
+            false => self.ours <= self.peer_value,
+        };
+        (self.peer == "target").then_some(if met { "met" } else { "MISSED" })
+    }
+
     /// Ours to the peer's.
     pub fn ratio(&self) -> f64 {
         self.ours / self.peer_value
@@ -49,6 +59,7 @@ pub fn as_json(bench: &str, rows: &[Row]) -> Value {
                 "peer": row.peer,
                 "peer_value": round(row.peer_value),
                 "ratio": round(row.ratio()),
+                "verdict": row.verdict(),
             })
         })
         .collect();
@@ -62,18 +73,19 @@ fn round(value: f64) -> f64 {
 /// The table for people.
 pub fn as_table(rows: &[Row]) -> String {
     let mut text = format!(
-        "{:<36} {:>12} {:>10}  {:<14} {:>10} {:>8}\n",
+        "{:<36} {:>12} {:>10}  {:<14} {:>10} {:>8} verdict\n",
         "path", "unit", "ours", "peer", "peer's", "ratio"
     );
     for row in rows {
         text += &format!(
-            "{:<36} {:>12} {:>10.3}  {:<14} {:>10.3} {:>8.3}\n",
+            "{:<36} {:>12} {:>10.3}  {:<14} {:>10.3} {:>8.3} {}\n",
             row.path,
             row.unit,
             row.ours,
             row.peer,
             row.peer_value,
-            row.ratio()
+            row.ratio(),
+            row.verdict().unwrap_or_default()
         );
     }
     text
@@ -83,4 +95,28 @@ pub fn as_table(rows: &[Row]) -> String {
 pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_that_misses_its_target_says_so() {
+        let row = |unit, ours, peer| Row { path: "x".into(), unit, ours, peer, peer_value: 10.0 };
+        for (row, verdict) in [
+            (row("KiB", 10.0, "target"), Some("met")),
+            (row("KiB", 10.1, "target"), Some("MISSED")),
+            (row("Mpps", 9.9, "target"), Some("MISSED")),
+            (row("calls/s", 10.0, "target"), Some("met")),
+            (row("KiB", 99.0, "prosody"), None),
+        ] {
+            assert_eq!(row.verdict(), verdict, "{} {}", row.unit, row.ours);
+            assert_eq!(
+                as_json("b", std::slice::from_ref(&row))["rows"][0]["verdict"],
+                json!(verdict)
+            );
+            assert_eq!(as_table(&[row]).contains("MISSED"), verdict == Some("MISSED"));
+        }
+    }
 }

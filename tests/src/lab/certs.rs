@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, CustomExtension, DnType,
-    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer,
+    CustomExtension, DnType, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    RevokedCertParams, SanType, SerialNumber, date_time_ymd,
 };
 
 use super::layout::Site;
@@ -55,6 +56,37 @@ impl Authority {
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
         write(&self.dir, file, &certificate.pem(), &key)
+    }
+
+    /// The same for `dns` names alone, with a serial number by which it can be revoked.
+    pub fn issue_numbered(&self, file: &str, dns: &[&str], serial: u64) -> Result<Identity> {
+        let mut params = leaf(dns, &[], 2090)?;
+        params.serial_number = Some(SerialNumber::from(serial));
+        let key = KeyPair::generate()?;
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        write(&self.dir, file, &certificate.pem(), &key)
+    }
+
+    /// Writes the list of what is revoked, as `DIR/FILE.crl`, in one step.
+    pub fn revoke(&self, file: &str, serials: &[u64]) -> Result<PathBuf> {
+        let entry = |serial: &u64| RevokedCertParams {
+            serial_number: SerialNumber::from(*serial),
+            revocation_time: date_time_ymd(2025, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: date_time_ymd(2025, 1, 1),
+            next_update: date_time_ymd(2090, 1, 1),
+            crl_number: SerialNumber::from(1_u64),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(entry).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let (path, new) = (self.dir.join(format!("{file}.crl")), self.dir.join("new.crl"));
+        std::fs::write(&new, list.signed_by(&self.issuer)?.der().as_ref())?;
+        std::fs::rename(&new, &path)?;
+        Ok(path)
     }
 
     /// The same, with the year it ends in.

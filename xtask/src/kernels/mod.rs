@@ -31,7 +31,7 @@ const TESTS: [&str; 4] = ["program", "firewall", "egress", "interfaces"];
 /// Tests of those programs that do not run there: they need the daemon.
 const TESTS_LEFT_OUT: [&str; 1] = ["a_device_without_a_zone_is_named_once"];
 /// The other programs of tests, which do not run there, and why.
-const PROGRAMS_LEFT_OUT: [(&str, &[&str]); 4] = [
+const PROGRAMS_LEFT_OUT: [(&str, &[&str]); 5] = [
     (
         "they need the daemon, its peers or a DNS server",
         &[
@@ -56,6 +56,7 @@ const PROGRAMS_LEFT_OUT: [(&str, &[&str]); 4] = [
     ),
     ("what they add to `firewall` is the daemon's own", &["apply", "boot", "lists"]),
     ("an emulated processor sends no flood", &["flood"]),
+    ("they need no kernel", &["fuzz_seeds"]),
     (
         "not tried there yet; `program` has the tests of the media program itself",
         &["media_flows", "media_kernel"],

@@ -153,6 +153,17 @@ fn zone(name: &str, kind: RecordType) -> Option<Vec<RData>> {
         };
         return only(RecordType::SRV, records);
     }
+    if let Some(domain) = name.strip_prefix("_xmpp-server._tcp.") {
+        let records = match domain {
+            "good.example" => vec![srv(0, "sip.good.example.")],
+            "liar.example" => vec![srv(0, "liar.liar.example.")],
+            "ours.example" => vec![srv(0, "ours.ours.example.")],
+            "half.example" => vec![srv(0, "liar.liar.example."), srv(1, "sip.half.example.")],
+            "no.example" => vec![srv(0, ".")],
+            _ => return None,
+        };
+        return only(RecordType::SRV, records);
+    }
     match (name, kind) {
         ("sip.good.example", RecordType::A) => Some(vec![a("198.18.0.1")]),
         ("sip.good.example", RecordType::AAAA) => Some(vec![a("2a00:1450::1")]),
@@ -171,6 +182,10 @@ fn zone(name: &str, kind: RecordType) -> Option<Vec<RData>> {
         ("liar.liar.example", RecordType::AAAA) => {
             Some(vec![a("::1"), a("fe80::1"), a("fc00::1"), a("::ffff:127.0.0.1"), a("ff02::1")])
         }
+        // Without records of its own: its own addresses.
+        ("bare-liar.example", RecordType::A) => Some(vec![a("127.0.0.1"), a("192.168.1.1")]),
+        ("bare-liar.example", RecordType::AAAA) => Some(vec![a("::1"), a("fd00::1")]),
+        ("bare-ours.example", RecordType::A) => Some(vec![a("8.8.4.4")]),
         ("ours.ours.example", RecordType::A) => Some(vec![a("8.8.4.4")]),
         ("thousand.thousand.example", RecordType::A) => {
             Some((0..1000_u32).map(|n| RData::A(Ipv4Addr::from(0x0808_0000 + n).into())).collect())
@@ -380,4 +395,41 @@ async fn without_a_server_there_is_no_resolver() {
     config.dns.servers = Vec::new();
     let files = Files { resolv_conf: "/nonexistent".into(), ..Files::default() };
     assert_eq!(Resolver::with_files(&config, files).unwrap_err(), ResolverError::NoServers);
+}
+
+/// What DNS says of XMPP servers is a stranger's word, too.
+#[tokio::test]
+async fn xmpp_servers_are_never_loopback_private_or_ours() {
+    use ResolveError as E;
+
+    use crate::xmpp::io::XmppQuestion;
+
+    let server = server(zone, 300).await;
+    let resolver = resolver(server.address);
+    type Row<'a> = (&'a str, Result<&'a [&'a str], E>);
+    let domains: [Row<'_>; 7] = [
+        ("good.example", Ok(&["198.18.0.1:5061", "[2a00:1450::1]:5061"])),
+        ("liar.example", Err(E::ForbiddenAddress)),
+        ("ours.example", Err(E::ForbiddenAddress)),
+        ("half.example", Ok(&["8.8.8.8:5061"])),
+        ("no.example", Err(E::NoService)),
+        ("bare-liar.example", Err(E::ForbiddenAddress)),
+        ("bare-ours.example", Err(E::ForbiddenAddress)),
+    ];
+    let hosts: [Row<'_>; 3] = [
+        ("sip.half.example", Ok(&["8.8.8.8:5269"])),
+        ("liar.liar.example", Err(E::ForbiddenAddress)),
+        ("ours.ours.example", Err(E::ForbiddenAddress)),
+    ];
+    let domains = domains.map(|(name, found)| (XmppQuestion::Domain(domain(name)), found));
+    let hosts = hosts.map(|(name, found)| (XmppQuestion::Host(domain(name), 5269), found));
+    for (question, expected) in domains.into_iter().chain(hosts) {
+        let got = resolver.xmpp(&question, false).await.map(|(hosts, _)| {
+            let mut all: Vec<_> = hosts.iter().map(|host| host.address.to_string()).collect();
+            all.sort();
+            all
+        });
+        let expected = expected.map(|all| all.iter().map(ToString::to_string).collect());
+        assert_eq!(got, expected, "{question:?}");
+    }
 }

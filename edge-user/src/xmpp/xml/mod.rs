@@ -15,6 +15,8 @@ mod names;
 mod reader;
 
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod tests;
 
 pub use element::{Attribute, Element, Name, Node};

@@ -11,7 +11,7 @@ use super::{
 use crate::xmpp::{
     io::{PeerCertificate, XmppInput, XmppRefusal, XmppSide},
     ns,
-    settings::XmppPartner,
+    settings::{XmppLimits, XmppPartner},
     xml::Element,
 };
 
@@ -448,4 +448,109 @@ fn policy_that_changes_while_a_key_is_verified_wins() {
     end.write(asked, &verdict("b.example", "a.example", &own, "valid"));
     end.write(shown, &stanza("v@b.example", "u@a.example"));
     assert!(end.delivered.is_empty());
+}
+
+/// Each bound of XML is the configured one, in what is read of a stream.
+#[test]
+fn configured_bounds_are_those_that_act() {
+    type Row = (fn(&mut XmppLimits), fn(usize) -> String, usize);
+    let message =
+        |inside: &str| format!("<message from='u@b.example' to='v@a.example'>{inside}</message>");
+    let deep = |n: usize| "<a>".repeat(n - 1) + &"</a>".repeat(n - 1);
+    let attributes = |n: usize| {
+        let all: String = (0..n).map(|n| format!(" a{n}=''")).collect();
+        format!("<a{all}/>")
+    };
+    let namespaces = |n: usize| {
+        let all: String = (0..n).map(|n| format!(" xmlns:p{n}='urn:{n}'")).collect();
+        format!("<a{all}/>")
+    };
+    let long = |n: usize| "x".repeat(n - 55);
+    let rows: [Row; 8] = [
+        (|limits| limits.depth = 8, deep, 8),
+        (|limits| limits.depth = 40, deep, 40),
+        (|limits| limits.attributes = 10, attributes, 10),
+        (|limits| limits.attributes = 90, attributes, 90),
+        (|limits| limits.namespaces = 8, namespaces, 8),
+        (|limits| limits.namespaces = 50, namespaces, 50),
+        (|limits| limits.stanza_bytes = 10_000, long, 10_000),
+        (|limits| limits.stanza_bytes = 20_000, long, 20_000),
+    ];
+    for (n, (set, make, most)) in rows.into_iter().enumerate() {
+        let mut ours = settings(&["a.example"], vec![partner("b.example")]);
+        set(&mut ours.limits);
+        let mut end = Lone::with(ours);
+        let stream = end.proved();
+        end.write(stream, &message(&make(most)));
+        assert_eq!((end.delivered.len(), end.last_refusal()), (1, None), "{n}");
+        end.write(stream, &message(&make(most + 1)));
+        assert_eq!(end.delivered.len(), 1, "{n}");
+        assert_eq!(end.last_refusal(), Some(XmppRefusal::XmlLimit), "{n}");
+    }
+    for first_bytes in [4096, 8192] {
+        let mut ours = settings(&["a.example"], vec![partner("b.example")]);
+        ours.limits.first_bytes = first_bytes;
+        let mut end = Lone::with(ours);
+        let stream = end.accept(None);
+        let head = header("b.example", "a.example");
+        end.write(stream, &format!("{head}{}", " ".repeat(first_bytes - head.len())));
+        assert_eq!(end.last_refusal(), None, "{first_bytes}");
+        end.write(stream, " ");
+        assert_eq!(end.last_refusal(), Some(XmppRefusal::XmlLimit), "{first_bytes}");
+    }
+}
+
+/// XEP-0478 section 3: the limits of a connection that is used both ways stand in `<bidi/>`.
+#[test]
+fn limits_of_both_ways_are_said_and_obeyed() {
+    let limits = "<limits xmlns='urn:xmpp:stream-limits:0'><max-bytes>12000</max-bytes>\
+                  <idle-seconds>100</idle-seconds></limits>";
+    let mut end = Lone::new();
+    let stream = end.accept(Some(good(&["b.example"])));
+    end.write(stream, &header("b.example", "a.example"));
+    end.write(stream, &format!("<bidi xmlns='urn:xmpp:bidi'>{limits}</bidi>"));
+    end.write(stream, AUTH);
+    end.write(stream, &header("b.example", "a.example"));
+    let send_long = |end: &mut Lone, length: usize| {
+        let stanza = message("u@a.example", "v@b.example", &"x".repeat(length));
+        end.give(XmppInput::Send {
+            pair: pair("a.example", "b.example"),
+            side: XmppSide::Partner,
+            stanza,
+        });
+    };
+    send_long(&mut end, 11_000);
+    assert!(end.read(stream).contains("<message"));
+    send_long(&mut end, 13_000);
+    assert_eq!(end.undelivered.last().unwrap().1, "policy-violation");
+    // It is written to before it thinks the stream idle.
+    end.pass(Duration::from_secs(76));
+    assert!(end.read(stream).contains("<ping "));
+    // And ours are said, where we open it.
+    let mut end = Lone::new();
+    send(&mut end, "a.example", "b.example");
+    let stream = end.connect(Some(good(&["b.example"])));
+    let offers = "<mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>EXTERNAL\
+                  </mechanism></mechanisms><bidi xmlns='urn:xmpp:features:bidi'/>";
+    let said = end.write(stream, &format!("{}{}", answer("i"), features(offers)));
+    let bidi = said.split("<bidi ").nth(1).unwrap().split("</bidi>").next().unwrap();
+    assert!(bidi.contains("<max-bytes>262144</max-bytes>"), "{said}");
+    assert!(bidi.contains("<idle-seconds>600</idle-seconds>"), "{said}");
+}
+
+/// A partner that wants none is not asked whether it lives.
+#[test]
+fn who_wants_no_keep_alive_is_not_asked() {
+    for (keep_alive, asked) in [(true, true), (false, false)] {
+        let entry = XmppPartner { keep_alive, ..partner("b.example") };
+        let mut end = Lone::with(settings(&["a.example"], vec![entry]));
+        send(&mut end, "a.example", "b.example");
+        let stream = end.connect(None);
+        end.write(stream, &format!("{}{}", answer("i"), features("")));
+        end.write(stream, "<db:result from='b.example' to='a.example' type='valid'/>");
+        end.read(stream);
+        end.pass(Duration::from_secs(310));
+        assert_eq!(end.read(stream).contains("<ping "), asked);
+        assert!(end.closed.is_empty());
+    }
 }

@@ -83,6 +83,26 @@ fn an_approval_without_presence_is_an_empty_notify() {
     assert_eq!(state(&notify), "active;expires=600");
 }
 
+/// RFC 8048 section 7: a negative priority has no counterpart; RPID has one word for two shows.
+#[test]
+fn a_negative_priority_is_left_out_and_away_is_written_as_rpid_has_it() {
+    for (shown, activity) in [("away", "<away/>"), ("xa", "<away/>"), ("dnd", "<busy/>")] {
+        for (priority, contact) in [("-1", false), ("-128", false), ("0", true)] {
+            let (mut world, _) = asked();
+            world.stanza(presence(Some("subscribed")));
+            let first = world.one_sip();
+            let priority = Element::new(ns::SERVER, "priority").with_text(priority);
+            world.stanza(show(shown).with_child(priority));
+            world.respond(&first, 200, &[]);
+            let body = String::from_utf8(world.one_sip().body().to_vec()).unwrap();
+            assert!(body.contains(activity) && body.contains("<basic>open</basic>"), "{body}");
+            assert!(body.contains(&format!(">{shown}</show>")), "{body}");
+            assert_eq!(body.contains("<contact priority='0.000'>"), contact, "{body}");
+            assert_eq!(body.contains("<contact"), contact, "{body}");
+        }
+    }
+}
+
 #[test]
 fn the_most_available_resource_comes_first_and_speaks_for_the_person() {
     let (mut world, _) = asked();
