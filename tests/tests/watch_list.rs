@@ -394,3 +394,26 @@ fn a_corrupt_watch_list_is_an_alarm_nothing_else_is_lost_and_strangers_are_slowe
         assert_eq!(message(&mut fabrikam, Site::Fabrikam, "ann@contoso.example").0, 404);
     }
 }
+
+/// `edge partner reset`: a partner's connections end, over both families, and it may come again.
+#[test]
+fn a_reset_ends_a_partners_connections_and_nobody_elses() {
+    let world = World::raise("wreset");
+    for to in contoso_access() {
+        let mut other = world.session(Site::Fabrikam, Site::Fabrikam, to);
+        let mut session = world.session(Site::Adatum, Site::Adatum, to);
+        for (session, site) in [(&mut other, Site::Fabrikam), (&mut session, Site::Adatum)] {
+            assert_eq!(message(session, site, "user1@contoso.example").0, 404);
+        }
+        let name = Site::Adatum.domain();
+        let reset = world.contoso.json(&["partner", "reset", &name]).unwrap();
+        assert_eq!(reset["connections"], 1, "{reset}\n{}", world.contoso.log());
+        assert_eq!(world.show(Site::Adatum)["connections"].as_array().map(Vec::len), Some(0));
+        drop(session);
+        assert_eq!(message(&mut other, Site::Fabrikam, "user2@contoso.example").0, 404);
+        let mut again = world.session(Site::Adatum, Site::Adatum, to);
+        assert_eq!(message(&mut again, Site::Adatum, "user1@contoso.example").0, 404);
+        let text = world.partner(&["reset", &name]);
+        assert!(text.contains("1 connections ended"), "{text}");
+    }
+}
