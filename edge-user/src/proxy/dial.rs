@@ -26,6 +26,9 @@ use crate::{
 const BESIDE: Duration = Duration::from_millis(250);
 /// How long there is no further connection beside others when one could not be had.
 const NO_EXTRA: Duration = Duration::from_secs(5);
+/// How long it is believed of a server that it takes no TCP, and of how many.
+const NO_TCP: Duration = Duration::from_secs(600);
+const MOST_REFUSING: usize = 1000;
 /// Addresses of one destination that are tried at one time.
 const AT_ONE_TIME: usize = 2;
 
@@ -70,12 +73,28 @@ pub(super) struct Dials {
     due: BTreeSet<(Instant, u64)>,
     /// No further connection beside others before this: one could not be had.
     no_extra_before: Option<Instant>,
+    /// Servers inside that are spoken to by UDP and take no TCP, until when that is believed.
+    no_tcp: HashMap<SocketAddr, Instant>,
 }
 
 impl Dials {
     /// When something is due.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         self.due.first().map(|(at, _)| *at)
+    }
+
+    /// Whether this server has refused TCP a while ago.
+    pub(super) fn refuses_tcp(&self, now: Instant, server: SocketAddr) -> bool {
+        self.no_tcp.get(&server).is_some_and(|until| now < *until)
+    }
+
+    fn tcp_refused(&mut self, now: Instant, server: SocketAddr) {
+        if self.no_tcp.len() >= MOST_REFUSING {
+            self.no_tcp.retain(|_, until| now < *until);
+        }
+        if self.no_tcp.len() < MOST_REFUSING {
+            self.no_tcp.insert(server, now + NO_TCP);
+        }
     }
 
     /// A number for an attempt to connect.
@@ -386,7 +405,10 @@ impl Proxy {
         let Some((Attempt { dial: id, target, owner }, _)) = self.attempt_ended(attempt) else {
             return;
         };
-        if let Some(cause) = cause(error) {
+        let destination = self.dials.all.get(&id).map(|dial| &dial.destination);
+        if matches!(destination, Some(Destination::InsideTcp(_))) {
+            self.dials.tcp_refused(now, target.address);
+        } else if let Some(cause) = cause(error) {
             self.target_failed(now, &target, owner.clone(), cause, None, out);
         }
         if let Some(dial) = self.dials.all.get_mut(&id) {

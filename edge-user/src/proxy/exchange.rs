@@ -208,6 +208,8 @@ pub(super) struct Exchange {
     pub call: Option<CallId>,
     /// It brought an offer.
     pub offered: bool,
+    /// It is too long for UDP, and was to go by TCP.
+    pub long: bool,
     /// For people: why it was refused.
     pub detail: Option<Box<str>>,
     /// When it gets 100: what is no INVITE, and has no answer yet.
@@ -280,6 +282,7 @@ impl Exchange {
             cancelled: false,
             call: None,
             offered: false,
+            long: false,
             detail: None,
             trying: None,
             timeout: None,

@@ -141,8 +141,13 @@ impl Proxy {
                     self.send_back(id, bytes, out);
                 }
             }
-            // The caller was told a final "no" and is gone; without an ACK the callee hangs up.
-            Server::Completed | Server::Confirmed => {}
+            // The caller was told a final "no" and is gone.
+            Server::Completed | Server::Confirmed => {
+                let left = exchange.left.iter().find(|(of, _)| *of == attempt);
+                let Some((_, client)) = left else { return };
+                let invite = (client.connection, client.sent.clone());
+                self.hang_up(now, id, invite, &message, out);
+            }
         }
     }
 }

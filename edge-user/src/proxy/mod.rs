@@ -31,6 +31,7 @@ mod dial;
 mod drain;
 mod exchange;
 mod flow;
+mod hang_up;
 mod hops;
 mod io;
 mod late;

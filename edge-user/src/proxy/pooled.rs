@@ -117,6 +117,7 @@ impl Proxy {
                 self.connections.for_next_hop(*index).find(fits).map(|(id, _)| id)
             }
             Destination::InsideUdp(address) => self.connections.inside_at(Transport::Udp, *address),
+            Destination::InsideTcp(address) => self.connections.inside_at(Transport::Tcp, *address),
             Destination::Flow(connection) => Some(*connection),
         }
     }

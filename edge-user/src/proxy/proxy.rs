@@ -9,6 +9,7 @@ use super::{
     drain::Drain,
     exchange::{Exchanges, Kind, Server},
     flow::Flows,
+    hang_up::HangUps,
     lookups::{Lookups, Waiter},
     meter::Meter,
     pooled::Moved,
@@ -40,6 +41,7 @@ pub struct Proxy {
     pub(super) counters: Counters,
     pub(super) targets: Targets,
     pub(super) probes: Probes,
+    pub(super) hang_ups: HangUps,
     pub(super) drain: Drain,
     pub(super) moved: Moved,
     pub(super) meter: Meter,
@@ -89,6 +91,7 @@ impl Proxy {
             counters: Counters::default(),
             targets: Targets::default(),
             probes: Probes::new(config.probe.map(|_| now)),
+            hang_ups: HangUps::default(),
             drain: Drain::default(),
             moved: Moved::default(),
             started: now,
@@ -136,6 +139,7 @@ impl Proxy {
             self.meter.next_timeout(),
             self.targets.next_timeout(),
             self.probes.next_timeout(),
+            self.hang_ups.next_timeout(),
             self.moved.next_timeout(),
             self.calls.next_timeout(),
         ]
@@ -154,6 +158,7 @@ impl Proxy {
         self.dials_due(now, out);
         self.meter_due(now, out);
         self.targets_due(now, out);
+        self.hang_ups_due(now, out);
         self.moved_due(now, out);
         self.media_due(now, out);
         self.media_gone(now, out);

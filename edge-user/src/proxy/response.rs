@@ -8,12 +8,12 @@ use super::{
     ConnectionId, Output, Peer, Refusal, Side,
     admit::sip_domain,
     descriptions::NewBody,
-    exchange::{ClientState, Exchange, Kind, Server, Stage, T2, TIMER_C, TRANSACTION},
+    exchange::{Client, ClientState, Exchange, Kind, Server, Stage, T2, TIMER_C, TRANSACTION},
     neighbours,
     proxy::Proxy,
     record_route::sent_back,
     respond::Answer,
-    send::own_limits,
+    send::{fits, own_limits},
     settings::Branch,
     target::{Blame, retry_after},
 };
@@ -37,6 +37,9 @@ impl Proxy {
         }
         let branch = message.via().ok().and_then(|via| via.branch).and_then(Branch::parse);
         if branch.is_some_and(|b| self.probe_answered(now, b, connection, &message, out)) {
+            return;
+        }
+        if branch.is_some_and(|b| self.hung_up(b, connection, &message, out)) {
             return;
         }
         if let Some(branch) = branch.filter(|branch| self.is_late(*branch, connection, &message)) {
@@ -193,8 +196,11 @@ impl Proxy {
             self.acknowledge(id, message, out);
         }
         if exchange_is_over(self, id) {
-            // It was answered by us (blocked, timed out): a call that was accepted all the same
-            // has nobody to hang it up here; its 2xx goes no further.
+            // It was answered by us (blocked, timed out): the 2xx of a call that was accepted all the
+            // same goes no further.
+            if invite && status < 300 {
+                self.hang_up_current(now, id, message, out);
+            }
             self.exchanges.update(id, |exchange| {
                 exchange.timeout = None;
                 exchange.resend = None;
@@ -214,7 +220,12 @@ impl Proxy {
         }
         let bytes = match self.returning(now, id, message, out) {
             Ok(bytes) => bytes,
-            Err(answer) => return self.conclude(now, id, answer, out),
+            Err(answer) => {
+                if invite && status < 300 {
+                    self.hang_up_current(now, id, message, out);
+                }
+                return self.conclude(now, id, answer, out);
+            }
         };
         self.exchanges.update(id, |exchange| {
             exchange.timeout = None;
@@ -235,6 +246,22 @@ impl Proxy {
         if let Some(ban) = ban {
             self.shut_out(now, &ban, out);
         }
+    }
+
+    /// The callee's 2xx goes no further.
+    fn hang_up_current(&mut self, now: Instant, id: u64, message: &Message, out: &mut Vec<Output>) {
+        let of = |client: &Client| (client.connection, client.sent.clone());
+        let Some(invite) = self.exchanges.get(id).and_then(Exchange::client).map(of) else {
+            return;
+        };
+        // It has its end: nothing of it is sent again.
+        self.exchanges.update(id, |exchange| {
+            exchange.resend = None;
+            if let Some(client) = exchange.client_mut() {
+                client.state = ClientState::Completed;
+            }
+        });
+        self.hang_up(now, id, invite, message, out);
     }
 
     /// ACK for a final response other than 2xx (RFC 3261 section 17.1.1.3).
@@ -264,7 +291,9 @@ impl Proxy {
         }
         let body = self.media_of_response(now, id, message, out)?;
         let bytes = self.returning_with(now, id, message, body);
-        bytes.ok_or(Answer::new(502, "Bad Gateway"))
+        let fits =
+            |bytes: &Bytes| self.exchanges.get(id).is_some_and(|e| fits(&e.from_peer, bytes));
+        bytes.filter(fits).ok_or(Answer::new(502, "Bad Gateway"))
     }
 
     fn returning_with(

@@ -27,6 +27,9 @@ pub(super) enum Destination {
     NextHop(usize),
     /// A server inside that a verified token names; UDP has no connection that would end.
     InsideUdp(SocketAddr),
+    /// The same server as another way leads to by UDP, for a request that is long (RFC 3261 section
+    /// 18.1.1).
+    InsideTcp(SocketAddr),
     /// A remote user's connection, or the XMPP gateway's: that one or none.
     Flow(ConnectionId),
 }

@@ -27,6 +27,17 @@ use crate::{
     sip::{ForwardRequest, HeaderName, Limits, Message, build},
 };
 
+/// A request longer than this goes by TCP, if it can (RFC 3261 section 18.1.1).
+const LONG_DATAGRAM: usize = 1300;
+/// Bytes of a datagram's payload at most, over IPv4 (RFC 768, RFC 791) and IPv6.
+const LONGEST_DATAGRAM: [usize; 2] = [65_507, 65_527];
+
+/// Whether the transport carries a message of this length.
+pub(super) fn fits(peer: &Peer, bytes: &Bytes) -> bool {
+    let most = LONGEST_DATAGRAM[usize::from(peer.remote.is_ipv6())];
+    peer.transport != Transport::Udp || bytes.len() <= most
+}
+
 impl Proxy {
     /// Sends an exchange to its next destination, or has it wait for one; concludes it when
     /// there is none left.
@@ -121,6 +132,17 @@ impl Proxy {
         let Some((bytes, rewrite)) = self.outgoing(now, id, connection, &peer, body) else {
             return self.conclude(now, id, Refusal::Malformed.into(), out);
         };
+        if self.wants_tcp(now, id, &peer, &bytes) {
+            self.exchanges.update(id, |exchange| {
+                exchange.long = true;
+                exchange.stage = Stage::Over;
+                exchange.destinations.push_front(Destination::InsideTcp(peer.remote));
+            });
+            return self.advance(now, id, out);
+        }
+        if !fits(&peer, &bytes) {
+            return self.conclude(now, id, Answer::new(513, "Message Too Large"), out);
+        }
         out.push(Output::Send { connection, bytes: bytes.clone() });
         self.note_forwarded(now, id, out);
         let reliable = peer.transport != Transport::Udp;
@@ -154,6 +176,15 @@ impl Proxy {
         if self.exchanges.get(id).is_some_and(elsewhere) {
             self.exchanges.update(id, |exchange| exchange.timeout = Some(now + patience));
         }
+    }
+
+    /// Whether a request is to go by TCP to where it would go by UDP, since it is long (RFC 3261
+    /// section 18.1.1). Who has refused that has it by UDP.
+    fn wants_tcp(&self, now: Instant, id: u64, peer: &Peer, bytes: &Bytes) -> bool {
+        peer.transport == Transport::Udp
+            && bytes.len() > LONG_DATAGRAM
+            && self.exchanges.get(id).is_some_and(|exchange| !exchange.long)
+            && !self.dials.refuses_tcp(now, peer.remote)
     }
 
     fn note_forwarded(&mut self, now: Instant, id: u64, out: &mut Vec<Output>) {
@@ -441,7 +472,10 @@ impl Proxy {
             exchange.tried.extend(blame.map(|blame| blame.key.address));
             if to_user
                 || (blame.is_some()
-                    && matches!(exchange.destinations.front(), Some(Destination::InsideUdp(_))))
+                    && matches!(
+                        exchange.destinations.front(),
+                        Some(Destination::InsideUdp(_) | Destination::InsideTcp(_))
+                    ))
             {
                 exchange.destinations.pop_front();
             }

@@ -66,7 +66,9 @@ impl Proxy {
                 }
                 _ => (None, Lookup::default()),
             },
-            Destination::InsideUdp(_) | Destination::Flow(_) => (None, Lookup::default()),
+            Destination::InsideUdp(_) | Destination::InsideTcp(_) | Destination::Flow(_) => {
+                (None, Lookup::default())
+            }
         }
     }
 
@@ -75,6 +77,7 @@ impl Proxy {
         let (transport, address) = match destination {
             Destination::NextHop(index) => fixed(self.config.next_hops.get(*index)?)?,
             Destination::InsideUdp(address) => (Transport::Udp, *address),
+            Destination::InsideTcp(address) => (Transport::Tcp, *address),
             Destination::Partner(..) | Destination::Flow(_) => return None,
         };
         Some(Target { side: Side::Inside, transport, address, server_name: None, own: 0 })
@@ -154,7 +157,8 @@ impl Proxy {
         out: &mut Vec<Output>,
     ) {
         // A remote user is no server that is asked whether it lives.
-        if matches!(destination, Destination::Flow(_)) {
+        // Nor is it known of a server that is spoken to by UDP whether it takes TCP.
+        if matches!(destination, Destination::Flow(_) | Destination::InsideTcp(_)) {
             return;
         }
         let target = self.target_at(now, destination, blame.key);

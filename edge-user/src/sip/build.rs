@@ -1,5 +1,5 @@
 //! Messages of our own that are made from another message: responses (RFC 3261 section 8.2.6),
-//! ACK for a non-2xx response (17.1.1.3), CANCEL (9.1).
+//! ACK for a non-2xx response (17.1.1.3), CANCEL (9.1), ACK and BYE in a dialog (12.2.1.1).
 
 use bytes::Bytes;
 
@@ -80,6 +80,75 @@ pub fn ack(invite: &Message, response: &Message) -> Result<Bytes, EditError> {
 pub fn cancel(invite: &Message) -> Result<Bytes, EditError> {
     let to = invite.header(HeaderName::To).ok_or(EditError::NoSuchPlace)?.value;
     hop_by_hop(invite, "CANCEL", to)
+}
+
+/// A request of ours in the dialog that a 2xx has made.
+#[derive(Clone, Copy, Debug)]
+pub struct InDialog<'a> {
+    /// `ACK` or `BYE`.
+    pub method: &'a str,
+    /// Its CSeq number is the one after the INVITE's, else the INVITE's.
+    pub next: bool,
+    /// The Via value.
+    pub via: &'a str,
+    /// The session description in its body.
+    pub sdp: Option<&'a [u8]>,
+}
+
+/// A request in the dialog of this 2xx to an INVITE that we sent (RFC 3261 section 12.2.1.1): to its
+/// Contact, by those of its Record-Route values that were put in behind us, nearest first; where the
+/// dialog was there before, by the INVITE's own routes.
+pub fn in_dialog(
+    invite: &Message,
+    response: &Message,
+    request: &InDialog<'_>,
+) -> Result<Bytes, EditError> {
+    let uri_of = |value| NameAddr::parse(value).map(|name| name.uri.as_str().as_bytes());
+    let contact = response.list(HeaderName::Contact).next().map(|contact| contact.value);
+    let asked = || invite.bytes().get(invite.request_uri_range()?);
+    // Who leaves its Contact out is asked where it was asked before.
+    let mut target = match contact.map(uri_of) {
+        Some(Ok(uri)) => uri,
+        _ => asked().ok_or(EditError::NoSuchPlace)?,
+    };
+    let remote = [b"<", target, b">"].concat();
+    let before = invite.list(HeaderName::RecordRoute).count();
+    let records: Vec<&[u8]> =
+        response.list(HeaderName::RecordRoute).map(|value| value.value).collect();
+    let behind = records.get(..records.len().saturating_sub(before)).unwrap_or_default();
+    let stands = invite.to().is_ok_and(|to| to.tag().is_some());
+    let mut routes: Vec<&[u8]> = match stands {
+        true => invite.list(HeaderName::Route).map(|value| value.value).collect(),
+        false => behind.iter().rev().copied().collect(),
+    };
+    if let Some(Ok(first)) = routes.first().map(|first| NameAddr::parse(first))
+        && !first.uri.params().has("lr")
+    {
+        // A strict router wants to be the target, and the target last.
+        target = first.uri.as_str().as_bytes();
+        routes.remove(0);
+        routes.push(&remote);
+    }
+    let number = invite.cseq().map_err(|_| EditError::NoSuchPlace)?.number;
+    let number = number.wrapping_add(u32::from(request.next));
+    let method = request.method.as_bytes();
+    let mut out = Vec::with_capacity(768);
+    push(&mut out, &[method, b" ", target, b" SIP/2.0\r\n"]);
+    push(&mut out, &[b"Via: ", request.via.as_bytes(), b"\r\n"]);
+    for route in routes {
+        push(&mut out, &[b"Route: ", route, b"\r\n"]);
+    }
+    push(&mut out, &[b"Max-Forwards: 70\r\n"]);
+    copy(&mut out, invite, HeaderName::From)?;
+    copy(&mut out, response, HeaderName::To)?;
+    copy(&mut out, invite, HeaderName::CallId)?;
+    push(&mut out, &[b"CSeq: ", number.to_string().as_bytes(), b" ", method, b"\r\n"]);
+    let sdp = request.sdp.unwrap_or_default();
+    if !sdp.is_empty() {
+        push(&mut out, &[b"Content-Type: application/sdp\r\n"]);
+    }
+    push(&mut out, &[b"Content-Length: ", sdp.len().to_string().as_bytes(), b"\r\n\r\n", sdp]);
+    Ok(Bytes::from(out))
 }
 
 /// A request in the INVITE's own transaction: its Request-URI, top Via, Route, From, Call-ID and

@@ -134,9 +134,10 @@ impl Record {
     pub fn fits(&mut self, now: Instant, rate: u32) -> bool {
         let full = u64::from(rate) * 1000;
         let passed = now.saturating_duration_since(self.seen).as_millis();
-        let gained = u64::try_from(passed).unwrap_or(u64::MAX).saturating_mul(u64::from(rate));
-        self.room = self.room.saturating_add(gained).min(full);
-        self.seen = now;
+        let passed = u64::try_from(passed).unwrap_or(u64::MAX);
+        self.room = self.room.saturating_add(passed.saturating_mul(u64::from(rate))).min(full);
+        // What is left of a millisecond counts next time, however fast they come.
+        self.seen += Duration::from_millis(passed);
         self.room >= 1000
     }
 

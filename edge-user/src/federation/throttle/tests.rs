@@ -82,6 +82,22 @@ fn twenty_in_a_second_pass_from_ipv4_and_from_ipv6() {
     }
 }
 
+/// Several in a millisecond gain as much as one.
+#[test]
+fn however_fast_they_come_twenty_a_second_pass() {
+    for every in [Duration::from_micros(100), Duration::from_micros(1700)] {
+        let mut world = World::new();
+        let (mut passed, mut time) = (0, Duration::ZERO);
+        while time < Duration::from_secs(5) {
+            let ruling = world.say("p.example", "192.0.2.1", "ann");
+            passed += usize::from(ruling == Ruling::Pass);
+            world.now += every;
+            time += every;
+        }
+        assert!((119..=120).contains(&passed), "{passed} with one each {every:?}");
+    }
+}
+
 #[test]
 fn more_prefixes_or_more_domains_give_four_times_the_room_and_no_more() {
     let mut world = World::new();

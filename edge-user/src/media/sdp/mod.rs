@@ -152,6 +152,20 @@ impl Sdp {
         media.mid.as_ref().map(|range| str_at(&self.text, range))
     }
 
+    /// The answer that takes nothing of it: each of its m-lines with port 0 (RFC 3264 section 6).
+    pub fn rejection(&self) -> Bytes {
+        let mut text =
+            String::from("v=0\r\no=- 0 0 IN IP4 0.0.0.0\r\ns=-\r\nc=IN IP4 0.0.0.0\r\nt=0 0\r\n");
+        let lines = std::str::from_utf8(&self.text).unwrap_or_default().lines();
+        for line in lines.filter_map(|line| line.strip_prefix("m=")) {
+            let mut words = line.splitn(3, ' ');
+            if let (Some(kind), Some(_), Some(rest)) = (words.next(), words.next(), words.next()) {
+                text.push_str(&format!("m={kind} 0 {}\r\n", rest.trim_end()));
+            }
+        }
+        text.into()
+    }
+
     /// The text with changes. What is not named stays as it is, byte for byte.
     pub fn rewrite(&self, change: &Rewrite) -> Result<Bytes, SdpError> {
         rewrite::rewrite(self, change)

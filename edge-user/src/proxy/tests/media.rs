@@ -2,6 +2,7 @@
 //! refused.
 
 mod ends;
+mod hang_up;
 
 use std::time::Duration;
 

@@ -37,6 +37,67 @@ fn a_request_to_udp_is_sent_again_until_it_is_answered() {
     assert_eq!(world.mail(CONTOSO), []);
 }
 
+/// No datagram holds it: its sender learns that at once, and nothing is sent.
+#[test]
+fn what_no_datagram_holds_is_refused_at_once() {
+    let long = "x".repeat(70_000);
+    for method in ["MESSAGE", "INVITE"] {
+        let (mut world, partner) = udp_hop();
+        world.listeners.insert(address("10.0.0.21:5060"), Listener::UdpOnly(names(&[])));
+        let mut request = Req::new(method, "fabrikam.example", "contoso.example");
+        request.body = long.clone();
+        world.say(CONTOSO, partner, &request.text());
+        let mail = world.mail(CONTOSO);
+        assert!(mail.iter().all(|(at, _)| *at == partner), "{method}");
+        assert!(mail.last().unwrap().1.starts_with("SIP/2.0 513 "), "{}", mail[0].1);
+        world.pass(Duration::from_secs(60));
+        assert_eq!(world.live(), 0);
+    }
+    // A response.
+    let mut world = World::new();
+    let alice = world.inside(CONTOSO, Transport::Udp, "10.0.0.5:5060");
+    world.say(CONTOSO, alice, &Req::new("OPTIONS", "contoso.example", "fabrikam.example").text());
+    let (bob, got) = world.one(FABRIKAM);
+    let answer = answer(&got, "200 OK", Some("b"));
+    let answer = answer.replace("Content-Length: 0", "Content-Length: 70000") + &long;
+    world.say(FABRIKAM, bob, &answer);
+    world.expect(CONTOSO, alice, "SIP/2.0 502 ");
+}
+
+/// Longer than 1300 bytes is too long for UDP where the server takes TCP (RFC 3261 18.1.1).
+#[test]
+fn what_is_long_goes_by_tcp_or_by_udp_where_that_is_refused() {
+    for (takes_tcp, body, expected) in [
+        (true, 2000, [Transport::Tcp; 2]),
+        (true, 70_000, [Transport::Tcp; 2]),
+        (true, 200, [Transport::Udp; 2]),
+        (false, 2000, [Transport::Udp; 2]),
+    ] {
+        let (mut world, partner) = udp_hop();
+        if !takes_tcp {
+            world.listeners.insert(address("10.0.0.21:5060"), Listener::UdpOnly(names(&[])));
+        }
+        let asked = |world: &World| world.edges[CONTOSO].connects.len();
+        for (number, transport) in expected.into_iter().enumerate() {
+            let mut request = Req::new("MESSAGE", "fabrikam.example", "contoso.example");
+            request = request.branch(&number.to_string());
+            request.call_id = format!("long-{number}");
+            request.body = "x".repeat(body);
+            world.say(CONTOSO, partner, &request.text());
+            let mail = world.mail(CONTOSO);
+            let [(server, got)] = &mail[..] else { panic!("{mail:#?}") };
+            let via = headers(got, "Via")[0];
+            let name = if transport == Transport::Tcp { "SIP/2.0/TCP " } else { "SIP/2.0/UDP " };
+            assert!(via.starts_with(name), "{takes_tcp} {body}: {via}");
+            assert!(headers(got, "CSeq") == ["1 MESSAGE"] && got.ends_with(&request.body));
+            world.say(CONTOSO, *server, &answer(got, "200 OK", Some("b")));
+            world.expect(CONTOSO, partner, "SIP/2.0 200 ");
+        }
+        // UDP once, and TCP once where it is wanted: who refuses is not asked again and again.
+        assert_eq!(asked(&world), if body > 1000 { 2 } else { 1 });
+    }
+}
+
 #[test]
 fn a_request_from_udp_that_comes_twice_is_answered_again_and_forwarded_once() {
     let mut world = World::new();

@@ -41,6 +41,8 @@ pub(crate) enum Listener {
     Fails(ConnectError),
     /// What connects to it hears nothing; the attempts.
     Silent,
+    /// Opens over UDP and takes no TCP.
+    UdpOnly(Arc<CertificateNames>),
 }
 
 pub(crate) struct Edge {
@@ -442,7 +444,11 @@ impl World {
                 self.input(edge, Input::ConnectFailed { attempt, error });
             }
             Listener::Silent => self.edges[edge].attempts.push((attempt, target)),
-            Listener::Script(names) => {
+            Listener::UdpOnly(_) if transport != Transport::Udp => {
+                let error = ConnectError::Tcp("refused".into());
+                self.input(edge, Input::ConnectFailed { attempt, error });
+            }
+            Listener::Script(names) | Listener::UdpOnly(names) => {
                 let at = target.address;
                 let kind = (side, transport, target.own);
                 self.opened_as(edge, kind, at, names, Some(attempt));
