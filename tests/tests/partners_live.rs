@@ -13,6 +13,7 @@ use edge_tests::{
     lab::{
         Lab,
         certs::Identity,
+        config::EdgeConfig,
         daemon::Edge,
         dns::Record,
         kamailio::Kamailio,
@@ -23,6 +24,7 @@ use edge_tests::{
         tls_client::{Caller, SipClient, request},
     },
 };
+use serde_json::Value;
 
 /// Everything that is played with a peer: both directions of each.
 const PLAYS: [Play; 4] = [Play::Message, Play::Call, Play::HangUp, Play::Cancel];
@@ -44,10 +46,35 @@ impl Peers {
 
     /// With these records in place of what DNS says of their owners.
     fn raise_with(tag: &str, records: Vec<Record>) -> Self {
+        Self::configured(tag, records, |config| config)
+    }
+
+    /// And with a changed configuration.
+    fn configured(
+        tag: &str,
+        records: Vec<Record>,
+        change: impl FnOnce(EdgeConfig) -> EdgeConfig,
+    ) -> Self {
         let mut lab = Lab::raise(tag).unwrap();
         lab.dns.replace(records).unwrap();
-        let contoso = Edge::start(&lab, contoso_config(&lab)).unwrap();
+        let contoso = Edge::start(&lab, change(contoso_config(&lab))).unwrap();
         Self { contoso, lab }
+    }
+
+    /// What `edge partner show` tells of a domain.
+    fn shown(&self, domain: &str) -> Value {
+        self.contoso.json(&["partner", "show", domain]).unwrap()
+    }
+
+    /// How it stands with an address of Adatum's, as `edge partner show` has it: `alive`, or what it
+    /// failed by; none: it is no address of Adatum's.
+    fn health(&self, address: IpAddr) -> Option<String> {
+        let shown = self.shown("adatum.example");
+        let at = SocketAddr::new(address, FEDERATION_PORT).to_string();
+        let targets = shown["targets"].as_array().unwrap();
+        let target = targets.iter().find(|target| target["address"] == *at)?;
+        let told = if target["health"] == "alive" { "health" } else { "cause" };
+        Some(target[told].as_str().unwrap().to_owned())
     }
 
     fn agent(&self, site: Site) -> Agent<'_> {
@@ -138,6 +165,49 @@ fn sipp_behind_stunnel_is_a_partner_both_ways() {
     }
 }
 
+/// Inside there is TLS of another make too: the server proves its name, and so do we.
+#[test]
+fn sipp_behind_stunnel_is_the_server_inside_both_ways() {
+    const DIRECTOR: &str = "director.contoso.example";
+    for six in [false, true] {
+        let site = Site::Contoso;
+        let (own, edge): (IpAddr, IpAddr) = match six {
+            true => (site.server6().into(), site.edge_inside6().into()),
+            false => (site.server4().into(), site.edge_inside4().into()),
+        };
+        let records = vec![Record::address(DIRECTOR, own)];
+        let tag = if six { "psi6" } else { "psi4" };
+        let peers = Peers::configured(tag, records, |config| config.inside_tls(DIRECTOR));
+        let ids = &peers.lab.identities;
+        let director = ids.authority.issue("director", &[DIRECTOR], &[]).unwrap();
+        let at = |address, port| SocketAddr::new(address, port);
+        let tunnels = [
+            Tunnel { accept: at(own, 5061), connect: at(own, SERVER_PORT), client: false },
+            Tunnel { accept: at(own, BEHIND), connect: at(edge, 5061), client: true },
+        ];
+        let dir = peers.lab.dir().join("director");
+        let inside = peers.lab.inside(site);
+        let stunnel = Stunnel::start(inside, &dir, &director, &ids.trust, &tunnels).unwrap();
+        let _adatum = peers.edge_at(IpAddr::V4(Site::Adatum.v4()), &ids.adatum);
+        let agent = Agent { namespace: inside, address: own, carrier: Carrier::Tcp };
+        let adatum = peers.agent(Site::Adatum);
+        let (ours, theirs) = (user(site), user(Site::Adatum));
+        for play in PLAYS {
+            let dir = peers.lab.dir();
+            let out = Dialogue::once(play, &ours, &theirs);
+            let inward = Dialogue::once(play, &theirs, &ours);
+            let to = Kamailio::inside_address();
+            for outcome in [
+                sipp::play(&agent, at(own, BEHIND), &adatum, dir, &out),
+                sipp::play(&adatum, to, &agent, dir, &inward),
+            ] {
+                let logs = || format!("{}\n{}", peers.contoso.log(), stunnel.log_tail());
+                outcome.unwrap_or_else(|error| panic!("{play:?}: {error:#}\n{}", logs()));
+            }
+        }
+    }
+}
+
 #[test]
 fn kamailio_is_the_server_inside_both_ways() {
     let mut peers = Peers::raise("pki");
@@ -188,9 +258,22 @@ fn a_peer_with_block_chaining_only_is_told_apart_by_name_both_ways() {
 
 #[test]
 fn a_partner_that_moves_is_followed() {
+    moves("pmv", |config| config);
+}
+
+#[test]
+fn a_server_that_an_entry_names_is_followed_when_it_moves() {
+    moves("pmp", |mut config| {
+        let domain = Site::Adatum.domain();
+        config.allowed.retain(|allowed| *allowed != domain);
+        config.allow_server(&domain, &Site::Adatum.host())
+    });
+}
+
+fn moves(tag: &str, change: impl FnOnce(EdgeConfig) -> EdgeConfig) {
     // One family: the other address is not to be moved too.
     let v4 = Record::address(&Site::Adatum.host(), IpAddr::V4(Site::Adatum.v4()));
-    let mut peers = Peers::raise_with("pmv", vec![v4]);
+    let mut peers = Peers::configured(tag, vec![v4], change);
     let old = IpAddr::V4(Site::Adatum.v4());
     let stunnel = peers.edge_at(old, &peers.lab.identities.adatum);
     assert_eq!(peers.out(Play::Message), Ok(()));
@@ -208,6 +291,7 @@ fn a_partner_that_moves_is_followed() {
     let _stunnel = peers.edge_at(new, &peers.lab.identities.adatum);
     peers.followed();
     assert_eq!(peers.inward(Play::Message), Ok(()), "{}", peers.contoso.log());
+    assert_eq!((peers.health(new).as_deref(), peers.health(old)), (Some("alive"), None));
 }
 
 #[test]
@@ -229,10 +313,14 @@ fn one_of_a_partners_two_edges_is_enough() {
     // Only the second is there; then only the first; nothing is lost but time.
     let stunnel = peers.edge_at(second, &both);
     assert_eq!(peers.out(Play::Call), Ok(()), "{}", peers.contoso.log());
+    let stand = || (peers.health(first), peers.health(second));
+    let told = |first: &str, second: &str| (Some(first.to_owned()), Some(second.to_owned()));
+    assert_eq!(stand(), told("no-connection", "alive"));
     drop(stunnel);
     let _stunnel = peers.edge_at(first, &both);
     let took = peers.followed();
     assert!(took < Duration::from_secs(30), "{took:?}");
+    assert_eq!(stand(), told("alive", "no-connection"));
 }
 
 #[test]
@@ -279,11 +367,13 @@ fn a_certificate_that_is_rolled_is_taken_and_a_wrong_one_is_not() {
     let stunnel = peers.edge_at(address, &rolled);
     peers.followed();
     assert_eq!(peers.inward(Play::Message), Ok(()));
+    assert_eq!(peers.health(address).as_deref(), Some("alive"));
     drop(stunnel);
     let wrong = authority.issue("adatum-wrong", &["sip.northwind.example"], &[]).unwrap();
     let _stunnel = peers.edge_at(address, &wrong);
     assert_eq!(peers.ask_out(), 504);
     assert!(peers.out(Play::Message).is_err(), "a wrong certificate was sent a message");
+    assert_eq!(peers.health(address).as_deref(), Some("tls-failed"));
 }
 
 #[test]
@@ -298,6 +388,11 @@ fn another_domains_from_is_refused_and_counted() {
     assert!(answer.text.contains("ms-diagnostics-public"), "{}", answer.text);
     assert!(!answer.text.contains("ms-diagnostics:"), "{}", answer.text);
     assert_eq!(peers.contoso.refusals("identity-not-proved").unwrap(), before + 1);
+    let shown = peers.shown(&Site::Northwind.domain());
+    let refusal = &shown["refusals"][0];
+    assert_eq!(refusal["reason"], "identity-not-proved", "{shown:#}");
+    let remote: SocketAddr = refusal["remote"].as_str().unwrap().parse().unwrap();
+    assert_eq!(remote.ip(), Site::Adatum.v4(), "{shown:#}");
 }
 
 #[test]
@@ -325,6 +420,12 @@ fn a_partner_that_goes_silent_holds_up_nobody_else() {
             sipp::play(&from, server, &to, peers.lab.dir(), &dialogue).unwrap();
             assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
         }
+        // Something went out, and nothing comes.
+        let shown = peers.shown("adatum.example");
+        assert_eq!(
+            (shown["messages_in"].as_u64(), shown["messages_out"].as_u64()),
+            (Some(0), Some(1))
+        );
         let (outcome, _) = silent.join().unwrap();
         assert!(outcome.is_err(), "nobody answered, and yet the message was delivered");
     });

@@ -26,6 +26,8 @@ use crate::{
 const BESIDE: Duration = Duration::from_millis(250);
 /// How long there is no further connection beside others when one could not be had.
 const NO_EXTRA: Duration = Duration::from_secs(5);
+/// How long TCP is waited for where there is UDP.
+const SHORT: Duration = Duration::from_secs(2);
 /// How long it is believed of a server that it takes no TCP, and of how many.
 const NO_TCP: Duration = Duration::from_secs(600);
 const MOST_REFUSING: usize = 1000;
@@ -192,7 +194,7 @@ impl Proxy {
         self.dials.all.insert(
             id,
             Dial {
-                destination,
+                destination: destination.clone(),
                 question: question.clone(),
                 secure: lookup.secure,
                 targets: targets.into_iter().collect(),
@@ -205,7 +207,13 @@ impl Proxy {
             },
         );
         match question {
-            None => self.try_next_target(now, id, out),
+            None => {
+                let until = matches!(destination, Destination::InsideTcp(_)).then(|| now + SHORT);
+                self.try_next_target(now, id, out);
+                if until.is_some() {
+                    self.dials.set_next(id, until);
+                }
+            }
             Some(question) => {
                 let waiter = Waiter::Dial(id);
                 let limit = self.config.bounds.waiting_for_one();
@@ -222,6 +230,12 @@ impl Proxy {
     pub(super) fn dials_due(&mut self, now: Instant, out: &mut Vec<Output>) {
         while let Some((_, id)) = self.dials.due.first().copied().filter(|(at, _)| *at <= now) {
             self.dials.set_next(id, None);
+            let destination = self.dials.all.get(&id).map(|dial| &dial.destination);
+            if let Some(Destination::InsideTcp(server)) = destination {
+                self.dials.tcp_refused(now, *server);
+                self.dial_failed(now, id, out);
+                continue;
+            }
             self.try_next_target(now, id, out);
         }
     }
@@ -407,7 +421,10 @@ impl Proxy {
         };
         let destination = self.dials.all.get(&id).map(|dial| &dial.destination);
         if matches!(destination, Some(Destination::InsideTcp(_))) {
-            self.dials.tcp_refused(now, target.address);
+            // Not when it is for a bound of ours.
+            if matches!(error, ConnectError::Tcp(_)) {
+                self.dials.tcp_refused(now, target.address);
+            }
         } else if let Some(cause) = cause(error) {
             self.target_failed(now, &target, owner.clone(), cause, None, out);
         }

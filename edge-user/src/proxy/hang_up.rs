@@ -7,7 +7,7 @@
 //! until it is answered or timer F fires.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     time::{Duration, Instant},
 };
 
@@ -34,12 +34,15 @@ use crate::{
 /// Beyond these ACK and BYE are sent once, and what comes again is a stray.
 const MAX_HANG_UPS: usize = 1000;
 
+/// Which call: the exchange of its INVITE, and the callee's tag. Of a call that forks each who accepts
+/// has a dialog of its own.
+type Accepted = (u64, Box<str>);
+
 /// A call that was hung up.
 #[derive(Debug)]
 struct HangUp {
+    call: Accepted,
     connection: ConnectionId,
-    /// The BYE's number in its branch; 0: none was sent.
-    number: u64,
     ack: Bytes,
     /// What is sent again after this pause.
     again: Option<(Bytes, Duration)>,
@@ -49,12 +52,11 @@ struct HangUp {
     over: Instant,
 }
 
-/// All of them, by the exchange of their INVITE.
+/// All of them, by the number in their BYE's branch.
 #[derive(Debug, Default)]
 pub(super) struct HangUps {
     all: IdMap<u64, HangUp>,
-    /// The exchange, by the number of the BYE.
-    by_number: IdMap<u64, u64>,
+    by_call: HashMap<Accepted, u64>,
     due: BTreeSet<(Instant, u64)>,
 }
 
@@ -63,18 +65,21 @@ impl HangUps {
         self.due.first().map(|(at, _)| *at)
     }
 
-    fn insert(&mut self, id: u64, call: HangUp) {
-        self.due.insert((call.at, id));
-        if call.number != 0 {
-            self.by_number.insert(call.number, id);
-        }
-        self.all.insert(id, call);
+    /// Whether a callee of this exchange was hung up.
+    pub(super) fn is_of(&self, exchange: u64) -> bool {
+        self.all.values().any(|hang_up| hang_up.call.0 == exchange)
     }
 
-    fn remove(&mut self, id: u64) {
-        if let Some(call) = self.all.remove(&id) {
-            self.due.remove(&(call.at, id));
-            self.by_number.remove(&call.number);
+    fn insert(&mut self, number: u64, hang_up: HangUp) {
+        self.due.insert((hang_up.at, number));
+        self.by_call.insert(hang_up.call.clone(), number);
+        self.all.insert(number, hang_up);
+    }
+
+    fn remove(&mut self, number: u64) {
+        if let Some(hang_up) = self.all.remove(&number) {
+            self.due.remove(&(hang_up.at, number));
+            self.by_call.remove(&hang_up.call);
         }
     }
 }
@@ -107,14 +112,13 @@ impl Proxy {
         if let Some(bytes) = bye.clone() {
             out.push(Output::Send { connection, bytes });
         }
-        if self.hang_ups.all.len() >= MAX_HANG_UPS || self.hang_ups.all.contains_key(&id) {
+        if self.hang_ups.all.len() >= MAX_HANG_UPS {
             return;
         }
-        let over = now + TRANSACTION;
-        let number = if bye.is_some() { numbers[1] } else { 0 };
+        let (call, over) = ((id, tag_of(response).into()), now + TRANSACTION);
         let again = bye.filter(|_| peer.transport == Transport::Udp).map(|bytes| (bytes, T1));
         let at = if again.is_some() { now + T1 } else { over };
-        self.hang_ups.insert(id, HangUp { connection, number, ack, again, at, over });
+        self.hang_ups.insert(numbers[1], HangUp { call, connection, ack, again, at, over });
     }
 
     /// Takes a response about a call that was hung up. True when it was one.
@@ -128,46 +132,53 @@ impl Proxy {
         if self.hang_ups.all.is_empty() {
             return false;
         }
-        let number = branch.exchange;
-        let id = self.hang_ups.by_number.get(&number).copied().unwrap_or(number);
-        let Some(call) = self.hang_ups.all.get_mut(&id) else { return false };
         let (status, method) = (response.status(), response.cseq().map(|cseq| cseq.method));
-        if call.connection != connection {
+        let number = match (method, status) {
+            (Ok(Method::Bye), Some(_)) => Some(branch.exchange),
+            (Ok(Method::Invite), Some(200..300)) => {
+                self.hang_ups.by_call.get(&(branch.exchange, tag_of(response).into())).copied()
+            }
+            _ => None,
+        };
+        let Some(hang_up) = number.and_then(|number| self.hang_ups.all.get_mut(&number)) else {
+            return false;
+        };
+        if hang_up.connection != connection {
             return false;
         }
-        match (method, status) {
-            (Ok(Method::Bye), Some(status)) if number == call.number => {
-                if status >= 200 {
-                    call.again = None;
-                }
-                true
-            }
-            (Ok(Method::Invite), Some(200..300)) if number == id => {
-                out.push(Output::Send { connection, bytes: call.ack.clone() });
-                true
-            }
-            _ => false,
+        if method == Ok(Method::Invite) {
+            out.push(Output::Send { connection, bytes: hang_up.ack.clone() });
+        } else if status >= Some(200) {
+            hang_up.again = None;
         }
+        true
     }
 
     /// Sends again, or forgets, what is due.
     pub(super) fn hang_ups_due(&mut self, now: Instant, out: &mut Vec<Output>) {
-        while let Some((_, id)) = self.hang_ups.due.first().copied().filter(|(at, _)| *at <= now) {
-            let Some(call) = self.hang_ups.all.get_mut(&id).filter(|call| call.over > now) else {
-                self.hang_ups.due.pop_first();
-                self.hang_ups.remove(id);
-                continue;
-            };
-            self.hang_ups.due.pop_first();
-            call.at = call.over;
-            if let Some((bytes, pause)) = &mut call.again {
-                out.push(Output::Send { connection: call.connection, bytes: bytes.clone() });
-                *pause = (*pause * 2).min(T2);
-                call.at = (now + *pause).min(call.over);
+        while let Some((at, number)) = self.hang_ups.due.first().copied() {
+            if at > now {
+                break;
             }
-            self.hang_ups.due.insert((call.at, id));
+            self.hang_ups.due.pop_first();
+            let Some(hang_up) = self.hang_ups.all.get_mut(&number) else { continue };
+            if hang_up.over <= now {
+                self.hang_ups.remove(number);
+                continue;
+            }
+            hang_up.at = hang_up.over;
+            if let Some((bytes, pause)) = &mut hang_up.again {
+                out.push(Output::Send { connection: hang_up.connection, bytes: bytes.clone() });
+                *pause = (*pause * 2).min(T2);
+                hang_up.at = (now + *pause).min(hang_up.over);
+            }
+            self.hang_ups.due.insert((hang_up.at, number));
         }
     }
+}
+
+fn tag_of(response: &Message) -> &str {
+    response.to().ok().and_then(|to| to.tag()).unwrap_or_default()
 }
 
 /// The answer that takes nothing of what a response offers; `None` when there is no offer that can be

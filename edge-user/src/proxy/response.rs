@@ -120,6 +120,10 @@ impl Proxy {
                 // Our ACK was lost.
                 self.acknowledge(id, &message, out);
             }
+            // Another callee of a call that the first one's 2xx did not begin.
+            (ClientState::Completed, 200..300) if self.hang_ups.is_of(id) => {
+                self.hang_up_current(now, id, &message, out);
+            }
             (ClientState::Accepted, 200..300) => {
                 if let Ok(bytes) = self.returning(now, id, &message, out) {
                     self.send_back(id, bytes, out);

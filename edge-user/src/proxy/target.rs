@@ -240,7 +240,9 @@ impl Proxy {
 
     /// Whether a request has somewhere else to go when where it is now stays silent.
     pub(super) fn has_elsewhere(&self, now: Instant, exchange: &Exchange) -> bool {
-        if exchange.destinations.len() > 1 {
+        // After TCP to a server comes UDP to the same one, for when there is no connection.
+        let tcp = matches!(exchange.destinations.front(), Some(Destination::InsideTcp(_)));
+        if exchange.destinations.len() > 1 + usize::from(tcp) {
             return true;
         }
         let Some(way @ (Destination::NextHop(_) | Destination::Partner(..))) =

@@ -31,6 +31,8 @@ pub struct EdgeConfig {
     pub blocked: Vec<String>,
     /// Next hops, in order.
     pub next_hops: Vec<String>,
+    /// The one server inside that is spoken to, by TLS alone: its name.
+    pub inside_tls: Option<String>,
     /// How often they are asked whether they live: never, since most are scripts.
     pub probe: String,
     /// Lines of `[service.access]`.
@@ -56,6 +58,7 @@ impl EdgeConfig {
             allowed_servers: Vec::new(),
             blocked: Vec::new(),
             next_hops: vec![format!("sip:{}:{SERVER_PORT};transport=tcp", site.server4())],
+            inside_tls: None,
             probe: "0s".to_owned(),
             access: Vec::new(),
             federation: Vec::new(),
@@ -170,6 +173,14 @@ impl EdgeConfig {
         Ok(text)
     }
 
+    /// Speaks TLS with a server inside, which must prove this name.
+    #[must_use]
+    pub fn inside_tls(mut self, server: &str) -> Self {
+        self.next_hops = vec![format!("sip:{server}:5061;transport=tls")];
+        self.inside_tls = Some(server.to_owned());
+        self
+    }
+
     fn services(&self, text: &mut String) -> Result<()> {
         let (site, tls) = (self.site, self.tls_lines() + &self.access.join("\n"));
         writeln!(
@@ -186,6 +197,13 @@ impl EdgeConfig {
             format!("tcp:[{edge6}]:{SERVER_PORT}"),
         ];
         let servers = [format!("{}/32", site.server4()), format!("{}/128", site.server6())];
+        let (listen, servers) = match &self.inside_tls {
+            None => (listen.to_vec(), servers.to_vec()),
+            Some(name) => (
+                vec![format!("tls:{edge4}:5061"), format!("tls:[{edge6}]:5061")],
+                vec![name.clone()],
+            ),
+        };
         writeln!(
             text,
             "[inside]\nlisten = {}\nservers = {}\nnext_hops = {}\nprobe = \"{}\"\n",

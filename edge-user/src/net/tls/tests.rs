@@ -180,6 +180,47 @@ fn a_session_is_never_resumed() {
     }
 }
 
+/// A client's certificate, and how many authorities it was asked to be of.
+#[derive(Debug)]
+struct Asked {
+    own: Arc<rustls::sign::CertifiedKey>,
+    authorities: std::sync::Mutex<Vec<usize>>,
+}
+
+impl rustls::client::ResolvesClientCert for Asked {
+    fn resolve(
+        &self,
+        authorities: &[&[u8]],
+        _: &[rustls::SignatureScheme],
+    ) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        self.authorities.lock().unwrap().push(authorities.len());
+        Some(Arc::clone(&self.own))
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+/// A list of hundreds of authorities does not fit into what some peers read, and others show no
+/// certificate when theirs is not in it.
+#[test]
+fn a_certificate_is_asked_for_without_a_list_of_authorities() {
+    let made = made();
+    let store = TlsStore::load_files(&made.files, Some(&made.files)).unwrap();
+    let key = ring::default_provider().key_provider.load_private_key(made.own.key()).unwrap();
+    let own = Arc::new(rustls::sign::CertifiedKey::new(made.own.chain(), key));
+    for version in [&version::TLS12, &version::TLS13] {
+        for side in [Side::Partner, Side::Inside] {
+            let asked = Arc::new(Asked { own: Arc::clone(&own), authorities: Default::default() });
+            let mut client = eager_client(&made, version);
+            client.client_auth_cert_resolver = Arc::clone(&asked) as _;
+            shake(client, store.server(side).unwrap());
+            assert_eq!(*asked.authorities.lock().unwrap(), [0], "{version:?} {side:?}");
+        }
+    }
+}
+
 #[test]
 fn we_never_resume_as_a_client() {
     let made = made();

@@ -98,6 +98,40 @@ fn what_is_long_goes_by_tcp_or_by_udp_where_that_is_refused() {
     }
 }
 
+/// TCP that nothing is heard of is waited for once, and not for long.
+#[test]
+fn what_is_long_goes_by_udp_soon_where_tcp_is_silent() {
+    let (mut world, partner) = udp_hop();
+    world.listeners.insert(address("10.0.0.21:5060"), Listener::UdpAndSilence(names(&[])));
+    for (number, wait) in [(0, Duration::from_secs(2)), (1, Duration::ZERO)] {
+        let mut request = Req::new("MESSAGE", "fabrikam.example", "contoso.example");
+        request = request.branch(&number.to_string());
+        (request.call_id, request.body) = (format!("long-{number}"), "x".repeat(2000));
+        world.say(CONTOSO, partner, &request.text());
+        if !wait.is_zero() {
+            assert_eq!(world.mail(CONTOSO), []);
+            world.pass(wait);
+        }
+        let (server, got) = world.one(CONTOSO);
+        assert!(headers(&got, "Via")[0].starts_with("SIP/2.0/UDP "), "{got}");
+        world.say(CONTOSO, server, &answer(&got, "200 OK", Some("b")));
+        world.expect(CONTOSO, partner, "SIP/2.0 200 ");
+    }
+}
+
+/// UDP to the same server is no other way for who is slow over TCP.
+#[test]
+fn a_long_call_that_is_slow_to_be_answered_does_not_come_twice() {
+    let (mut world, partner) = udp_hop();
+    let mut request = Req::new("INVITE", "fabrikam.example", "contoso.example");
+    request.body = "x".repeat(2000);
+    world.say(CONTOSO, partner, &request.text());
+    world.pass(Duration::from_secs(20));
+    let mail = world.mail(CONTOSO);
+    let invites: Vec<_> = mail.iter().filter(|(_, got)| got.starts_with("INVITE ")).collect();
+    assert_eq!(invites.len(), 1, "{invites:#?}");
+}
+
 #[test]
 fn a_request_from_udp_that_comes_twice_is_answered_again_and_forwarded_once() {
     let mut world = World::new();

@@ -43,6 +43,8 @@ pub(crate) enum Listener {
     Silent,
     /// Opens over UDP and takes no TCP.
     UdpOnly(Arc<CertificateNames>),
+    /// Opens over UDP; of TCP nothing is heard.
+    UdpAndSilence(Arc<CertificateNames>),
 }
 
 pub(crate) struct Edge {
@@ -448,7 +450,10 @@ impl World {
                 let error = ConnectError::Tcp("refused".into());
                 self.input(edge, Input::ConnectFailed { attempt, error });
             }
-            Listener::Script(names) | Listener::UdpOnly(names) => {
+            Listener::UdpAndSilence(_) if transport != Transport::Udp => {
+                self.edges[edge].attempts.push((attempt, target));
+            }
+            Listener::Script(names) | Listener::UdpOnly(names) | Listener::UdpAndSilence(names) => {
                 let at = target.address;
                 let kind = (side, transport, target.own);
                 self.opened_as(edge, kind, at, names, Some(attempt));

@@ -89,6 +89,29 @@ fn a_change_that_is_refused_is_acknowledged_and_its_call_goes_on() {
     assert_eq!(call.world.mail(FABRIKAM), []);
 }
 
+/// Whoever else accepts, behind a proxy that forks, has a dialog of its own, and is hung up too.
+#[test]
+fn each_callee_of_a_fork_is_hung_up() {
+    let mut world = world();
+    let partner = world.partner(CONTOSO, "203.0.113.20:40001", &["sip.fabrikam.example"]);
+    let invite = Req::new("INVITE", "fabrikam.example", "contoso.example");
+    world.say(CONTOSO, partner, &with_sdp(invite, &audio("203.0.113.99", 4000)).text());
+    let (server, got) = world.mail(CONTOSO).pop().unwrap();
+    for (tag, expected) in [("b1", 3), ("b2", 2), ("b1", 1), ("b2", 1)] {
+        let accepted = ok_of(&got, "nonsense").replace("tag=b1", &format!("tag={tag}"));
+        world.say(CONTOSO, server, &accepted);
+        let mail = world.mail(CONTOSO);
+        let to_server: Vec<_> = mail.iter().filter(|(at, _)| *at == server).collect();
+        // The first one's caller is told, too.
+        assert_eq!(mail.len(), expected, "{tag}: {mail:#?}");
+        let begins =
+            |begins: &str| to_server.iter().filter(|(_, got)| got.starts_with(begins)).count();
+        assert_eq!((begins("ACK "), begins("BYE ")), (1, usize::from(expected > 1)), "{mail:#?}");
+        assert!(to_server.iter().all(|(_, got)| headers(got, "To")[0].ends_with(tag)), "{mail:#?}");
+    }
+    assert_eq!(world.refused(CONTOSO, Refusal::StrayResponse), 0);
+}
+
 /// Over UDP the 2xx comes again until it is acknowledged, and BYE goes again until it is answered.
 #[test]
 fn over_udp_what_is_lost_is_sent_again() {
