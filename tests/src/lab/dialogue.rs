@@ -84,7 +84,7 @@ pub struct InsideServer {
 impl InsideServer {
     /// Listens at `address` in `namespace`.
     pub fn start(namespace: &Namespace, address: SocketAddr) -> Result<Self> {
-        let listener = namespace.run(|| TcpListener::bind(address))?.context("server inside")?;
+        let listener = namespace.listen(address).context("server inside")?;
         listener.set_nonblocking(true)?;
         Ok(Self { listener })
     }

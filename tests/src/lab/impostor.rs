@@ -1,13 +1,7 @@
 //! A TLS server that shows a certificate of one's choice and keeps whatever it is told: what an
 //! impostor at a partner's address would learn.
 
-use std::{
-    io::Read as _,
-    net::{SocketAddr, TcpListener},
-    sync::Arc,
-    thread::JoinHandle,
-    time::Duration,
-};
+use std::{io::Read as _, net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
 
 use anyhow::Result;
 use rustls::{
@@ -35,7 +29,7 @@ impl Impostor {
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
             .with_single_cert(chain, PrivateKeyDer::from_pem_file(&identity.key)?)?;
-        let listener = namespace.run(|| TcpListener::bind(address))??;
+        let listener = namespace.listen(address)?;
         listener.set_nonblocking(true)?;
         let thread = std::thread::spawn(move || {
             let stream = wait_for("a caller", PATIENCE, || Ok(Some(listener.accept()?.0)))?;

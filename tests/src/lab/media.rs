@@ -191,7 +191,7 @@ impl Drop for MediaLab {
 }
 
 fn socket(namespace: &Namespace, address: IpAddr, port: u16) -> Result<UdpSocket> {
-    let socket = namespace.run(|| UdpSocket::bind(SocketAddr::new(address, port)))??;
+    let socket = namespace.udp(SocketAddr::new(address, port))?;
     socket.set_read_timeout(Some(patience(Duration::from_millis(300))))?;
     Ok(socket)
 }

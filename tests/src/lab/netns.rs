@@ -3,16 +3,19 @@
 
 use std::{
     fs::File,
-    io::Write as _,
+    io::{ErrorKind, Write as _},
+    net::{SocketAddr, TcpListener, UdpSocket},
     os::fd::AsFd as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::layout::{INTERNET, Site};
+use crate::patience::patience;
 
 /// Where iproute2 keeps named namespaces.
 const NETNS: &str = "/run/netns";
@@ -76,6 +79,44 @@ impl Namespace {
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
+    }
+
+    /// A UDP socket inside.
+    ///
+    /// # Errors
+    /// When the address is not of here, or stays taken.
+    pub fn udp(&self, at: SocketAddr) -> Result<UdpSocket> {
+        self.bind(at, UdpSocket::bind)
+    }
+
+    /// A listener for TCP inside.
+    ///
+    /// # Errors
+    /// When the address is not of here, or stays taken.
+    pub fn listen(&self, at: SocketAddr) -> Result<TcpListener> {
+        self.bind(at, TcpListener::bind)
+    }
+
+    /// Binds, and asks again for a while when the address is taken: while another test starts a
+    /// program, the child has every socket of this process until it has become that program, so
+    /// an address lives a moment longer than the socket that was closed.
+    fn bind<T: Send>(
+        &self,
+        at: SocketAddr,
+        bind: impl Fn(SocketAddr) -> std::io::Result<T> + Send,
+    ) -> Result<T> {
+        let end = Instant::now() + patience(Duration::from_secs(2));
+        let bound = self.run(move || {
+            loop {
+                match bind(at) {
+                    Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < end => {
+                        std::thread::sleep(Duration::from_millis(5));
+                    }
+                    other => return other,
+                }
+            }
+        })?;
+        bound.with_context(|| format!("{at} in {}", self.name))
     }
 
     /// A command that will run inside (bpffs stays visible, unlike with `ip netns exec`).

@@ -28,7 +28,7 @@ pub struct Recorder {
 impl Recorder {
     /// Listens at `address` in `namespace`.
     pub fn start(namespace: &Namespace, address: SocketAddr) -> Result<Self> {
-        let listener = namespace.run(|| TcpListener::bind(address))?.context("recorder")?;
+        let listener = namespace.listen(address).context("recorder")?;
         listener.set_nonblocking(true)?;
         let requests = Arc::new(Mutex::new(Vec::new()));
         let stop = Arc::new(AtomicBool::new(false));

@@ -23,7 +23,7 @@ pub struct RtpEnd {
 impl RtpEnd {
     /// Listens at `at` in `namespace`.
     pub fn bind(namespace: &Namespace, at: SocketAddr, ssrc: u32) -> Result<Self> {
-        let socket = namespace.run(|| UdpSocket::bind(at))?.with_context(|| at.to_string())?;
+        let socket = namespace.udp(at)?;
         Ok(Self { socket, ssrc, sequence: 0 })
     }
 

@@ -52,7 +52,7 @@ impl SipUser {
         address: SocketAddr,
         edge: SocketAddr,
     ) -> Result<Self> {
-        let listener = namespace.run(|| TcpListener::bind(address))?.context("server inside")?;
+        let listener = namespace.listen(address).context("server inside")?;
         listener.set_nonblocking(true)?;
         let nobody = std::path::Path::new("");
         let caller = Caller { namespace, from: None, identity: None, trust: nobody };
