@@ -13,7 +13,7 @@ use std::{
 use edge_tests::{
     demo::world::contoso_config,
     lab::{Lab, daemon::Edge, daemon::binary},
-    patience::patience,
+    patience::{eventually, patience},
     wire::{DEVICE, EDGE4, EDGE6, PEER4, PEER6, Wire, open_port},
 };
 use edge_user::{
@@ -174,6 +174,59 @@ fn administrators_blocks_are_in_force_from_boot() {
         for prefix in ["198.51.100.77/32", "2001:db8:77::/48"] {
             assert!(held.iter().any(|held| held == prefix), "{prefix}: {held:?}");
         }
+    }
+}
+
+/// As in a container that has its settings read-only.
+#[test]
+fn forwarding_that_cannot_be_switched_off_is_an_alarm_until_it_is_off() {
+    const READ_ONLY: &str = "mount --bind /proc/sys /proc/sys && \
+                             mount -o remount,bind,ro /proc/sys && exec \"$@\"";
+    let lab = Lab::raise("btf").unwrap();
+    let mut edge = Edge::prepare(&lab, contoso_config(&lab)).unwrap();
+    let read_only = ["unshare", "--mount", "sh", "-c", READ_ONLY, "read-only"];
+    let file = |family: &str| format!("/proc/sys/net/{family}/conf/all/forwarding");
+    let site = edge.namespace().clone();
+    let switch = |family: &str, value: &str| {
+        site.run(|| std::fs::write(file(family), value).unwrap()).unwrap();
+    };
+    let is_told = |text: &str| text.contains("forwarding cannot be switched off");
+    let families = ["ipv4", "ipv6"];
+
+    // At boot nobody tries again.
+    switch(families[0], "1");
+    let mut load = edge.namespace().command(read_only[0]);
+    let output = load.args(&read_only[1..]).arg(binary().unwrap()).args(["load", "-c"]);
+    let output = output.arg(edge.file()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.lines().any(|line| line.starts_with("ALARM") && is_told(line)), "{text}");
+
+    switch(families[0], "0");
+    edge.launcher = read_only.map(str::to_owned).to_vec();
+    edge.run().unwrap();
+    let alarms = || edge.status().unwrap()["alarms"].as_array().unwrap().clone();
+    let told = || alarms().iter().filter(|alarm| is_told(alarm.as_str().unwrap())).count();
+    assert_eq!(told(), 0, "{:?}", alarms());
+    let process = edge.process().unwrap().id().to_string();
+    let mount = |how: &str| {
+        let mut mount = std::process::Command::new("nsenter");
+        mount.args(["--mount", "--target", &process, "mount", "-o", how, "/proc/sys"]);
+        assert!(mount.status().unwrap().success(), "{how}");
+    };
+    for family in families {
+        switch(family, "1");
+        eventually("it is an alarm", || told() == 1);
+        let text = edge.command(&["status"]).unwrap().stdout;
+        let row = text.lines().find(|line| line.starts_with("ALARM") && is_told(line));
+        assert!(row.is_some_and(|row| row.contains(&file(family))), "{text}");
+        match family {
+            "ipv4" => switch(family, "0"),
+            _ => mount("remount,bind,rw"),
+        }
+        eventually("the alarm has ended", || told() == 0);
+        let off = site.run(|| std::fs::read_to_string(file(family)).unwrap()).unwrap();
+        assert_eq!(off.trim(), "0", "{family}");
     }
 }
 

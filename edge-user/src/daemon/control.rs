@@ -245,6 +245,7 @@ impl Daemon {
             })
             .collect();
         let blocks = self.firewall.blocks().await.map_err(|error| error.to_string())?;
+        let enforced = self.firewall.alarms().await.map_err(|error| error.to_string())?;
         let loaded = self.tls.loaded();
         let unkept = self.store().unkept().map(|why| {
             format!("what was changed at runtime would not hold after a restart: {why}")
@@ -274,8 +275,8 @@ impl Daemon {
             "certificate": {"access": loaded.access, "inside": loaded.inside,
                             "expires_at": loaded.expires_at},
             "blocks": blocks,
-            "alarms": self.alarms.iter().cloned().chain(unkept).chain(self.endings())
-                .collect::<Vec<_>>(),
+            "alarms": self.alarms.iter().cloned().chain(enforced).chain(unkept)
+                .chain(self.endings()).collect::<Vec<_>>(),
             "differences": differences,
             "warnings": warnings,
         }))

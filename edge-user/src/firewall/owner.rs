@@ -128,6 +128,7 @@ enum Request {
     Apply(Vec<Intent>, Answer<Applied>),
     Settle(Answer<Applied>),
     Blocks(Answer<Vec<BlockRow>>),
+    Alarms(Answer<Vec<String>>),
     Lists(Answer<Vec<Arc<List>>>),
     Outlook(String, Answer<Outlook>),
     SetList(String, Option<Arc<List>>, Answer<Applied>),
@@ -239,6 +240,9 @@ async fn run(
             Ok(Some(Request::Blocks(answer))) => {
                 let _ = answer.send(Ok(engine.rows()));
             }
+            Ok(Some(Request::Alarms(answer))) => {
+                let _ = answer.send(Ok(engine.alarms()));
+            }
             Ok(Some(Request::Lists(answer))) => {
                 let _ = answer.send(Ok(engine.lists()));
             }
@@ -341,6 +345,11 @@ impl FirewallHandle {
     /// Every block with its owners.
     pub async fn blocks(&self) -> Result<Vec<BlockRow>, FirewallError> {
         self.ask(Request::Blocks).await
+    }
+
+    /// What is not as it should be now with the stack and the devices, and is tried again.
+    pub async fn alarms(&self) -> Result<Vec<String>, FirewallError> {
+        self.ask(Request::Alarms).await
     }
 
     /// As [`Self::blocks`], for code outside a runtime.
@@ -457,7 +466,11 @@ pub fn load_last_good(
     let mut faults = Vec::new();
     let mut try_with =
         |source, rules| match Engine::start(options.clone(), rules, Devices::Possible) {
-            Ok((_engine, start)) => Ok(Some((source, start))),
+            Ok((engine, mut start)) => {
+                // Nobody tries again before the daemon runs.
+                start.faults.extend(engine.alarms());
+                Ok(Some((source, start)))
+            }
             // Whoever holds the lock enforces, and what is no root can do nothing.
             Err(fault @ (FirewallError::Locked { .. } | FirewallError::NotPermitted)) => Err(fault),
             Err(fault) => {

@@ -19,6 +19,8 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 pub struct Edge {
     /// What its file says.
     pub config: EdgeConfig,
+    /// A program that launcher the daemon, with its arguments, at its next start.
+    pub launcher: Vec<String>,
     /// More variables of its environment, at its next start.
     pub environment: Vec<(String, String)>,
     namespace: Namespace,
@@ -56,7 +58,8 @@ impl Edge {
         let pins = Path::new(cleanup::BPFFS).join(format!("{}-{name}", lab.prefix()));
         let namespace = lab.site(config.site).clone();
         let environment = Vec::new();
-        let edge = Self { config, environment, namespace, dir, pins, process: None };
+        let launcher = Vec::new();
+        let edge = Self { config, launcher, environment, namespace, dir, pins, process: None };
         edge.write_config()?;
         Ok(edge)
     }
@@ -69,8 +72,10 @@ impl Edge {
 
     /// Starts the daemon (again) and waits until it is ready.
     pub fn run(&mut self) -> Result<()> {
-        let mut command = self.namespace.command(binary()?);
-        command.arg("run").arg("-c").arg(self.file()).env("NO_COLOR", "1");
+        let (binary, before) = (binary()?, self.launcher.iter().map(PathBuf::from));
+        let mut words = before.chain([binary]);
+        let mut command = self.namespace.command(words.next().context("no program")?);
+        command.args(words).arg("run").arg("-c").arg(self.file()).env("NO_COLOR", "1");
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         let mut process = Process::spawn("edge", command, &self.log_file())?;
         process.wait_ready(START_LIMIT, || {

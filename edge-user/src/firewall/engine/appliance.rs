@@ -7,27 +7,34 @@ use super::{BlockOwner, BlockRequest, Engine, FirewallError};
 use crate::{firewall::forwarding, net::interface_addresses};
 
 impl Engine {
-    /// Before rules are in force that somebody may use to reach what is behind us. Gives what is to
-    /// be told, the same fault once.
+    /// Before rules are in force that somebody may use to reach what is behind us. Gives what was
+    /// switched off. Where the kernel refuses it, that is an alarm until it does not.
     pub(super) fn switch_forwarding_off(&mut self) -> Option<String> {
-        let told = match forwarding::switch_off() {
-            Ok(on) if on.is_empty() => None,
-            Ok(on) => Some(format!(
-                "the kernel forwarded packets, and rules would have let them through to hosts \
-                 behind this appliance: switched off ({}); what runs here must not switch it on",
-                on.join(", ")
-            )),
+        match forwarding::switch_off() {
+            Ok(on) => {
+                self.links.forwarding = None;
+                (!on.is_empty()).then(|| {
+                    format!(
+                        "the kernel forwarded packets, and rules would have let them through to \
+                         hosts behind this appliance: switched off ({}); what runs here must not \
+                         switch it on",
+                        on.join(", ")
+                    )
+                })
+            }
             Err(fault) => {
                 self.links.look_soon();
-                let told = format!(
-                    "ALARM: forwarding cannot be switched off ({fault}): ports that rules open may \
-                     be reached on hosts behind this appliance; switch it off with sysctl"
+                let alarm = format!(
+                    "forwarding cannot be switched off ({fault}): ports that rules open may be \
+                     reached on hosts behind this appliance; switch it off with sysctl"
                 );
-                return self.links.faulty.insert(told.clone()).then_some(told);
+                if self.links.forwarding.as_ref() != Some(&alarm) {
+                    tracing::error!("ALARM: {alarm}");
+                    self.links.forwarding = Some(alarm);
+                }
+                None
             }
-        };
-        self.links.faulty.retain(|told| !told.starts_with("ALARM: forwarding"));
-        told
+        }
     }
 
     /// Addresses came or went.

@@ -18,12 +18,16 @@ const AGAIN: Duration = Duration::from_secs(5);
 pub(super) struct Links {
     /// Devices without a zone that were named already.
     named: BTreeSet<String>,
-    /// Devices whose fault was told already.
-    pub faulty: BTreeSet<String>,
+    /// Devices that are not enforced, and why, as it was told.
+    faulty: BTreeMap<String, String>,
+    /// The same of devices that the kernel's tables have no place for.
+    misplaced: Vec<String>,
     /// Devices that have another name now than the configuration says.
     renamed: BTreeMap<String, String>,
     /// Addresses that no packet from elsewhere comes from.
     pub own: Vec<IpAddr>,
+    /// Why the stack still forwards, as it was told.
+    pub forwarding: Option<String>,
     again: Option<Instant>,
 }
 
@@ -32,12 +36,28 @@ impl Links {
     pub fn look_soon(&mut self) {
         self.again = Some(Instant::now() + AGAIN);
     }
+
+    fn alarms(&self) -> impl Iterator<Item = String> {
+        let forwarding = self.forwarding.iter().cloned();
+        let faulty = self
+            .faulty
+            .iter()
+            .map(|(device, fault)| format!("device `{device}` is not enforced: {fault}"));
+        let renamed = self.renamed.iter().map(|(now, device)| renamed(device, now));
+        forwarding.chain(faulty).chain(self.misplaced.iter().cloned()).chain(renamed)
+    }
 }
 
 impl Engine {
     /// What was said at the start need not be said again.
     pub fn devices_named(&mut self) {
         self.links.named = sys::devices_up().into_iter().collect();
+    }
+
+    /// What is not as it should be with the stack and the devices, since it was last looked at. Each
+    /// ends by itself when its cause has.
+    pub fn alarms(&self) -> Vec<String> {
+        self.links.alarms().collect()
     }
 
     /// When devices are to be looked at again.
@@ -99,7 +119,7 @@ impl Engine {
 
     fn look_at_devices(&mut self) {
         if let Some(told) = self.switch_forwarding_off() {
-            tracing::error!("{told}");
+            tracing::warn!("{told}");
         }
         for done in [self.look_at_addresses(), self.take_devices()] {
             if let Err(fault) = done {
@@ -115,16 +135,18 @@ impl Engine {
         self.pins_are_there()?;
         let resolved = resolve(&self.plan, Devices::Possible, &self.options.pins)?;
         for fault in &resolved.faults {
-            if self.links.faulty.insert(fault.clone()) {
+            if !self.links.misplaced.contains(fault) {
                 tracing::error!(fault, "ALARM: a device is not enforced");
             }
         }
+        self.links.misplaced.clone_from(&resolved.faults);
         for (now, device) in &resolved.renamed {
             if self.links.renamed.get(now) != Some(device) {
                 tracing::error!("ALARM: {}", renamed(device, now));
             }
         }
         self.links.renamed.clone_from(&resolved.renamed);
+        self.links.faulty.retain(|device, _| resolved.names.contains_key(device));
         let changes = self.kernel.interface_changes(&resolved.devices, &resolved.vlans)?;
         self.kernel.write_interfaces(changes.close)?;
         self.kernel.write_interfaces(changes.open)?;
@@ -139,7 +161,6 @@ impl Engine {
         })?;
         for device in gone {
             tracing::warn!(device, "this device is gone: it is awaited");
-            self.links.faulty.remove(&device);
         }
         self.kernel.write_interfaces(changes.go)
     }
@@ -165,7 +186,7 @@ impl Engine {
             Ok(()) => drop(self.links.faulty.remove(device)),
             Err(fault) => {
                 self.links.look_soon();
-                if self.links.faulty.insert(device.to_owned()) {
+                if self.links.faulty.insert(device.to_owned(), fault.to_string()).is_none() {
                     tracing::error!(device, %fault, "ALARM: a device is not enforced; trying again");
                 }
             }
