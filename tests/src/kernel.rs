@@ -4,7 +4,7 @@
 
 use std::{
     collections::{self, BTreeSet},
-    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
+    os::fd::{AsFd as _, BorrowedFd},
     time::Duration,
 };
 
@@ -24,13 +24,16 @@ use edge_ebpf::{
         PROGRAM_SHADOW, PROGRAM_SYN_COOKIE, PROTOCOL_WORD_SLOTS, ReasonCounter, Rule, RuleLimits,
         SetMask, Settings, TRIAL_ANSWERED, Trial, map_names, reason_slot,
     },
-    decide::{Generation, MemoryTables, Prefixes},
+    decide::{Generation, MemoryTables},
     verdict::{REASON_SLOTS, Reason, Verdict},
 };
 use edge_user::firewall::verified;
 
+mod maps;
 mod media;
 
+pub use maps::memory;
+use maps::{data, replace, replace_prefixes};
 pub use media::{Outcome, XDP_DROP, XDP_PASS, XDP_REDIRECT, XDP_TX};
 
 /// The interface that a test run pretends packets come in on: the loopback of the namespace.
@@ -546,66 +549,4 @@ pub struct ProgramCost {
     pub translated_bytes: u32,
     /// Size as machine code.
     pub jited_bytes: u32,
-}
-
-/// Bytes that the kernel has set aside for a map.
-///
-/// # Errors
-/// When it does not tell.
-pub fn memory(map: BorrowedFd<'_>) -> Result<u64> {
-    let descriptor = map.as_raw_fd();
-    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("memlock:"));
-    Ok(line.context("the kernel does not tell")?.trim().parse()?)
-}
-
-fn data(map: &Map) -> Result<&MapData> {
-    Ok(match map {
-        Map::Array(map)
-        | Map::ArrayOfMaps(map)
-        | Map::HashMap(map)
-        | Map::LpmTrie(map)
-        | Map::LruHashMap(map)
-        | Map::PerCpuArray(map)
-        | Map::PerCpuHashMap(map)
-        | Map::PerCpuLruHashMap(map)
-        | Map::ProgramArray(map)
-        | Map::RingBuf(map) => map,
-        other => anyhow::bail!("a map of an unexpected kind: {other:?}"),
-    })
-}
-
-fn replace<'a, K, V>(
-    map: &mut HashMap<&mut MapData, K, V>,
-    entries: impl Iterator<Item = (&'a K, &'a V)>,
-) -> Result<()>
-where
-    K: Pod + 'a,
-    V: Pod + 'a,
-{
-    let old: Vec<K> = map.keys().collect::<Result<_, _>>()?;
-    for key in &old {
-        map.remove(key)?;
-    }
-    for (key, value) in entries {
-        map.insert(key, value, 0)?;
-    }
-    Ok(())
-}
-
-fn replace_prefixes<const N: usize, V: Pod>(
-    trie: &mut LpmTrie<&mut MapData, [u8; N], V>,
-    prefixes: &Prefixes<[u8; N], V>,
-) -> Result<()>
-where
-    [u8; N]: Pod,
-{
-    let old: Vec<Key<[u8; N]>> = trie.keys().collect::<Result<_, _>>()?;
-    for key in &old {
-        trie.remove(key)?;
-    }
-    for (address, length, value) in prefixes.iter() {
-        trie.insert(&Key::new(length.into(), *address), *value, 0)?;
-    }
-    Ok(())
 }

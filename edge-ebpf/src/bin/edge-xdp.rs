@@ -3,14 +3,22 @@
 #![no_main]
 #![expect(missing_docs, reason = "the macros of the entry points make functions without text")]
 
+#[path = "edge-xdp/context.rs"]
+mod context;
 #[path = "edge-xdp/cookie.rs"]
 mod cookie;
+#[path = "edge-xdp/functions.rs"]
+mod functions;
 #[path = "edge-xdp/hand.rs"]
 mod hand;
+#[path = "edge-xdp/headers.rs"]
+mod headers;
 #[path = "edge-xdp/maps.rs"]
 mod maps;
 #[path = "edge-xdp/media.rs"]
 mod media;
+#[path = "edge-xdp/numbers.rs"]
+mod numbers;
 #[path = "edge-xdp/record.rs"]
 mod record;
 #[path = "edge-xdp/tables.rs"]
@@ -33,7 +41,7 @@ use edge_ebpf::{
     verdict::{Reason, Verdict},
 };
 
-use crate::tables::{KernelTables, frame_of};
+use crate::{context::frame_of, tables::KernelTables};
 
 /// Judges every packet that comes in.
 ///

@@ -1,8 +1,8 @@
 use super::*;
 use crate::abi::{
-    ACTION_DROP, Block, FLOW_SECONDS, FlowKey, Interface, PinholeKey, RULE_DESTINATION4,
-    RULE_DESTINATION6, Rule, SCOPE_ALL, SETTING_CEILING, SETTING_FLOOD, ZONE_EXTERNAL,
-    ZONE_INTERNAL, mapped, media_port_index, open_word, word, word4,
+    ACTION_DROP, ACTION_PASS, Block, FLOW_SECONDS, FlowKey, Interface, PinholeKey,
+    RULE_DESTINATION4, RULE_DESTINATION6, Rule, SCOPE_ALL, SET_ANY, SETTING_CEILING, SETTING_FLOOD,
+    SetMask, ZONE_EXTERNAL, ZONE_INTERNAL, mapped, media_port_index, open_word, word, word4,
 };
 
 const ME: [u8; 4] = [192, 0, 2, 1];

@@ -5,10 +5,10 @@
 
 use aya_ebpf::{
     EbpfContext as _,
-    bindings::{BPF_F_CURRENT_NETNS, bpf_sock_tuple},
+    bindings::{BPF_F_CURRENT_NETNS, bpf_sock, bpf_sock_tuple, xdp_md},
     helpers::{
-        bpf_sk_release, bpf_skc_lookup_tcp, bpf_tcp_gen_syncookie, bpf_xdp_adjust_tail,
-        bpf_xdp_get_buff_len, bpf_xdp_load_bytes,
+        bpf_sk_release, bpf_skc_lookup_tcp, bpf_tcp_check_syncookie, bpf_tcp_gen_syncookie,
+        bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes,
     },
     programs::XdpContext,
 };
@@ -17,7 +17,7 @@ use edge_ebpf::{
     packet::{Handler, Ip, Kind, Link, Piece, parse},
 };
 
-use crate::tables::{KernelTables, frame_of};
+use crate::{context::frame_of, tables::KernelTables};
 
 /// `TCP_LISTEN`.
 const STATE_LISTEN: u32 = 10;
@@ -280,5 +280,41 @@ impl Back for [u8; 16] {
             ip.wrapping_add(8).cast::<[u8; 16]>().write_unaligned(destination);
             ip.wrapping_add(24).cast::<[u8; 16]>().write_unaligned(source);
         }
+    }
+}
+
+/// Whether a segment for a listening socket brings a good SYN cookie.
+///
+/// # Safety
+/// `socket` was found by a look-up and is not released yet.
+#[inline(always)]
+pub(super) unsafe fn brings_cookie(
+    context: *mut xdp_md,
+    socket: *mut bpf_sock,
+    network: u32,
+    upper: u32,
+    six: bool,
+) -> bool {
+    let length = if six { 40 } else { 20 };
+    // The helper knows headers without options only.
+    if upper.wrapping_sub(network) != length {
+        return false;
+    }
+    let frame = frame_of(context);
+    let (start, end) = frame.bounds();
+    let ip = start.wrapping_add(network as usize & 0x1f);
+    let tcp = ip.wrapping_add(if six { 40 } else { 20 });
+    if tcp.wrapping_add(20) > end {
+        return false;
+    }
+    // SAFETY: both headers were just found to be there; the socket is the caller's.
+    unsafe {
+        bpf_tcp_check_syncookie(
+            socket.cast(),
+            ip.cast_mut().cast(),
+            length,
+            tcp.cast_mut().cast(),
+            20,
+        ) == 0
     }
 }

@@ -14,7 +14,7 @@ use edge_ebpf::{
     verdict::Verdict,
 };
 
-use crate::{maps, tables::now_nanoseconds};
+use crate::{context::now_nanoseconds, maps};
 
 /// Fewer bytes of a frame than its Ethernet header tell nothing.
 const FIRST_BYTES: u32 = 14;

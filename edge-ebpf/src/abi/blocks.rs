@@ -1,0 +1,145 @@
+//! Blocked addresses and prefixes, where they can be at all, and what a CPU remembers of blocks that
+//! it has found.
+
+/// A blocked address or prefix.
+///
+/// The kernel asks the entry of exactly the address and then the longest prefix that holds it,
+/// no other: an entry hides every shorter prefix around it. Whoever writes the tables gives a
+/// prefix inside another one the wider scope and the later expiry of the two.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// `SCOPE_*`: what of the source's traffic is dropped.
+    pub scope: u8,
+    /// Number of the reason it is counted under.
+    pub reason: u8,
+    /// How many owners hold it (an administrator, one or more domains).
+    pub owners: u16,
+    /// Seconds since boot (`CLOCK_MONOTONIC`) when it ends; 0: never.
+    pub expires_at_seconds: u32,
+    /// In force from this [`Settings::block_version`] on; 0: at once.
+    pub from_version: u32,
+    /// In force before this version only; 0: no end.
+    pub until_version: u32,
+}
+
+impl Block {
+    /// A block that is in force at once.
+    pub const fn new(scope: u8, reason: u8, owners: u16, expires_at_seconds: u32) -> Self {
+        Self { scope, reason, owners, expires_at_seconds, from_version: 0, until_version: 0 }
+    }
+
+    /// Whether it is in force in this version of the block lists.
+    pub const fn in_version(&self, version: u32) -> bool {
+        self.from_version <= version && (self.until_version == 0 || version < self.until_version)
+    }
+}
+/// Everything from this source is dropped.
+pub const SCOPE_ALL: u8 = 0;
+/// Only what goes to federation ports is dropped.
+pub const SCOPE_FEDERATION: u8 = 1;
+/// Only in the kernel program's memory: no table says anything of this source.
+pub const SCOPE_NONE: u8 = 0xff;
+/// What is remembered of a source of which no table says anything.
+pub const NOT_BLOCKED: Block = Block::new(SCOPE_NONE, 0, 0, 0);
+
+/// A block that the program found a moment ago, kept for each CPU so that a source which goes on
+/// sending costs one array look-up. Not pinned: it belongs to one loaded program.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RememberedBlock<A> {
+    /// [`Settings::block_epoch`] when it was found.
+    pub epoch: u64,
+    /// The source, in words as it stands in the packet.
+    pub source: A,
+    /// [`Block::scope`].
+    pub scope: u8,
+    /// [`Block::reason`].
+    pub reason: u8,
+    /// `AT_ONCE_*`.
+    pub at_once: u16,
+    /// [`Block::expires_at_seconds`].
+    pub expires_at_seconds: u32,
+    /// [`Block::from_version`].
+    pub from_version: u32,
+    /// [`Block::until_version`].
+    pub until_version: u32,
+}
+
+impl<A> RememberedBlock<A> {
+    /// Remembers what the tables said.
+    #[inline(always)]
+    pub const fn new(epoch: u64, source: A, block: Block, at_once: u16) -> Self {
+        Self {
+            epoch,
+            source,
+            scope: block.scope,
+            reason: block.reason,
+            at_once,
+            expires_at_seconds: block.expires_at_seconds,
+            from_version: block.from_version,
+            until_version: block.until_version,
+        }
+    }
+
+    /// What the tables said; how many owners there are is forgotten.
+    #[inline(always)]
+    pub const fn block(&self) -> Block {
+        Block {
+            scope: self.scope,
+            reason: self.reason,
+            owners: 0,
+            expires_at_seconds: self.expires_at_seconds,
+            from_version: self.from_version,
+            until_version: self.until_version,
+        }
+    }
+}
+/// It was not asked yet whether the remembered block holds whatever the packet is for.
+pub const AT_ONCE_UNKNOWN: u16 = 0;
+/// Until it expires, the remembered block holds whatever a packet of this source is for.
+pub const AT_ONCE_YES: u16 = 1;
+/// What the packet is for must be asked each time: the source may manage the appliance, or not
+/// everything of it is blocked.
+pub const AT_ONCE_NO: u16 = 2;
+/// Slots for remembered blocks of each family. A power of two.
+pub const REMEMBERED_BLOCKS: u32 = 256;
+
+/// Slot of an IPv4 source among the remembered blocks.
+pub const fn remembered4(source: [u8; 4]) -> u32 {
+    // Fibonacci hashing, as for the presence bitmap.
+    u32::from_ne_bytes(source).wrapping_mul(0x9e37_79b1) >> 24
+}
+
+/// Slot of an IPv6 source among the remembered blocks.
+pub const fn remembered6(source: [u8; 16]) -> u32 {
+    let all = u128::from_ne_bytes(source);
+    let (one, other) = (all as u64, (all >> 64) as u64);
+    ((one ^ other.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u32
+}
+/// Words of 64 bits in `PRESENCE4`: two bits a /24.
+pub const PRESENCE4_SLOTS: u32 = 1 << 19;
+/// Words of 64 bits in `PRESENCE6`.
+pub const PRESENCE6_SLOTS: u32 = 1 << 19;
+/// In the two bits of a cell: addresses in it are blocked one by one.
+pub const PRESENT_ADDRESSES: u32 = 1;
+/// In the two bits of a cell: blocked prefixes lie in it or around it.
+pub const PRESENT_PREFIXES: u32 = 2;
+
+/// Slot of an IPv4 address in `PRESENCE4`, and where in the word its two bits begin.
+pub const fn presence4(address: [u8; 4]) -> (u32, u32) {
+    let net = u32::from_be_bytes(address) >> 8;
+    (net >> 5, (net & 31) * 2)
+}
+
+/// Slot of an IPv6 address in `PRESENCE6`, and where in the word its two bits begin: a hash of
+/// its first 48 bits. A set bit may stand for several /48 (a false positive costs a look-up); a
+/// clear one is proof.
+pub const fn presence6(address: [u8; 16]) -> (u32, u32) {
+    let high = u32::from_be_bytes([address[0], address[1], address[2], address[3]]);
+    let low = u16::from_be_bytes([address[4], address[5]]);
+    // Fibonacci hashing: multiply, keep the top 24 bits.
+    let net = ((high as u64) << 16) | low as u64;
+    let hash = (net.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u32;
+    (hash >> 5, (hash & 31) * 2)
+}
