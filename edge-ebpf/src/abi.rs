@@ -117,6 +117,7 @@ impl Settings {
         unsafe { core::ptr::read_volatile(&raw const self.block_epoch) }
     }
 }
+
 /// No rule set has been written yet.
 pub const NO_GENERATION: u32 = GENERATIONS;
 /// Count drops, but pass the packets (monitor-only).

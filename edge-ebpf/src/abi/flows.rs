@@ -18,6 +18,7 @@ pub struct FlowKey {
     /// Zero.
     pub reserved: [u8; 3],
 }
+
 /// How long a remembered flow lets answers in, in seconds.
 pub const FLOW_SECONDS: u64 = 60;
 
@@ -49,6 +50,7 @@ pub struct Fragment {
     /// Seconds since boot when the first came.
     pub seconds: u32,
 }
+
 /// See [`Fragment::end`].
 pub const FRAGMENT_SPOILED: u32 = u32::MAX;
 /// How long fragments may follow their first, in seconds. The stack waits as long.

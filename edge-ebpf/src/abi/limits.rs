@@ -16,6 +16,7 @@ pub struct Limit {
     /// How far ahead of the clock the arrival time may run: the burst.
     pub tolerance: u64,
 }
+
 /// Fractions of a nanosecond in a [`Limit`].
 pub const LIMIT_SCALE: u64 = 256;
 
@@ -67,6 +68,7 @@ pub struct Bucket {
     /// Zero.
     pub reserved: u64,
 }
+
 /// Buckets in one of the two rows of `SOURCE_BUCKETS`. A power of two.
 pub const SOURCE_BUCKETS_ROW: u32 = 32_768;
 
@@ -100,6 +102,7 @@ pub struct KnownKey {
     /// Zero.
     pub reserved: u32,
 }
+
 /// A CPU tells the others of its new connections when it has counted so many: of those of another CPU
 /// it does not know fewer than these, and together CPUs overlook at most so many each. A power of two.
 pub const FLOOD_ROUND: u32 = 16;

@@ -28,8 +28,8 @@ pub const BLOCKED6: &str = "BLOCKED6";
 pub const BLOCKED6_PREFIXES: &str = "BLOCKED6_PREFIXES";
 /// Array of `u64`: two bits for each IPv4 /24, see [`super::presence4`].
 pub const PRESENCE4: &str = "PRESENCE4";
-/// Array of `u64`: two bits for each hash of an IPv6 /48, see [`super::presence6`].
-pub const PRESENCE6: &str = "PRESENCE6";
+/// Array of `u64`: two cells of two bits for each IPv6 /48, see [`super::presence6`].
+pub const PRESENCE6_CELLS: &str = "PRESENCE6_CELLS";
 /// Per-CPU array of [`super::ReasonCounter`], indexed by [`super::reason_slot`].
 pub const REASON_COUNTERS: &str = "REASON_COUNTERS";
 /// Generations of arrays of [`super::RuleLimits`], indexed by [`super::Rule::limits`].

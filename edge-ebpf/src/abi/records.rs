@@ -100,6 +100,7 @@ pub struct Event {
     /// The frame's first bytes.
     pub data: [u8; EVENT_DATA],
 }
+
 /// Room for a frame's first bytes in an event.
 pub const EVENT_DATA: usize = 160;
 
@@ -126,5 +127,6 @@ pub struct Trial {
     /// Zero.
     pub reserved: [u32; 3],
 }
+
 /// See [`Trial::magic`].
 pub const TRIAL_ANSWERED: u64 = u64::from_be_bytes(*b"answered");

@@ -32,6 +32,7 @@ pub const fn port_index(zone: u8, udp: bool, port: u16) -> u32 {
 pub const fn protocol_index(zone: u8, protocol: u8) -> u32 {
     ((zone as u32) << 8) | protocol as u32
 }
+
 /// Word: the port is a management port in this zone.
 pub const WORD_MANAGEMENT: u32 = 1 << 31;
 /// Word: the port is a federation port; a blocked domain's addresses are dropped here.
@@ -93,6 +94,7 @@ pub struct Rule {
     /// Zero.
     pub reserved: u8,
 }
+
 /// The rule names an IPv4 address of its destination set.
 pub const RULE_DESTINATION4: u8 = 1;
 /// The rule names an IPv6 address of its destination set.

@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use super::*;
 
 #[test]
@@ -41,7 +43,11 @@ fn indices_stay_inside_their_maps() {
     assert!(protocol_index(ZONE_INTERNAL, 255) < PROTOCOL_WORD_SLOTS);
     assert!(media_port_index(ZONE_INTERNAL, true, 65_535) < MEDIA_PORT_SLOTS);
     assert!(presence4([255; 4]).0 < PRESENCE4_SLOTS);
-    assert!(presence6([255; 16]).0 < PRESENCE6_SLOTS);
+    for byte in 0..=255 {
+        for (slot, at) in [presence6([byte; 16]), presence6_again([byte; 16])] {
+            assert!(slot < PRESENCE6_SLOTS && at < 64);
+        }
+    }
     for byte in 0..=255 {
         assert!(remembered4([byte; 4]) < REMEMBERED_BLOCKS);
         assert!(
@@ -61,5 +67,51 @@ fn a_set_mask_holds_every_set() {
     for set in 0..MAX_SETS {
         let mask = SetMask::default().with(set);
         assert!((0..MAX_SETS).all(|other| mask.contains(other) == (other == set)));
+    }
+}
+
+/// Source addresses of a /48, from the number that its bits are.
+fn in_net48(net: u64) -> [u8; 16] {
+    (u128::from(net) << 80 | 7).to_be_bytes()
+}
+
+#[test]
+fn networks_of_a_40_have_cells_of_their_own_in_two_cache_lines() {
+    for first in [0x2001_0db8_0000, 0x2a00_1450_4000, 0xffff_ffff_ff00_u64] {
+        for cell in [presence6, presence6_again] {
+            let cells: BTreeSet<(u32, u32)> =
+                (0..256).map(|low| cell(in_net48(first + low))).collect();
+            assert_eq!(cells.len(), 256, "{first:x}");
+            let lines: BTreeSet<u32> = cells.iter().map(|(slot, _)| slot / 8).collect();
+            assert_eq!(lines.len(), 1, "{first:x}");
+        }
+    }
+}
+
+#[test]
+fn of_random_sources_beside_a_million_random_networks_one_in_eighty_is_taken_for_blocked() {
+    const NETS: u64 = 1_000_000;
+    let mut state = 0x1234_5678_9abc_def1_u64;
+    // All networks; and the zeroth of each /40, as people number them.
+    for mask in [0xffff_ffff_ffff_u64, 0xffff_ffff_ff00] {
+        let mut any = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            in_net48(state & mask)
+        };
+        let mut words = vec![0_u64; PRESENCE6_SLOTS as usize];
+        for _ in 0..NETS {
+            let net = any();
+            for (slot, at) in [presence6(net), presence6_again(net)] {
+                words[slot as usize] |= 1 << at;
+            }
+        }
+        let is_set = |(slot, at): (u32, u32)| words[slot as usize] >> at & 1 != 0;
+        let taken = (0..NETS)
+            .map(|_| any())
+            .filter(|net| is_set(presence6(*net)) && is_set(presence6_again(*net)));
+        let share = taken.count() as f64 / NETS as f64;
+        assert!((0.01..0.015).contains(&share), "{mask:x}: {share}");
     }
 }

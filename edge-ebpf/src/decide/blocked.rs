@@ -53,6 +53,10 @@ pub fn blocked<T: Tables, A: Family>(
             return Some(reason);
         }
     }
+    let present = source.may_still_be_blocked(tables, settings.flags, present);
+    if present == 0 {
+        return None;
+    }
     let exact = if present & PRESENT_ADDRESSES != 0 { source.blocked(tables) } else { None };
     if let Some(block) = exact
         && let Some(reason) = in_force(block)

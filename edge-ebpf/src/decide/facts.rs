@@ -50,6 +50,7 @@ pub struct Place {
     /// Slot of the interface in the counters.
     pub slot: u8,
 }
+
 /// Facts of an IP packet that stand in one number, so that a function of BPF can take them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packed(pub u64);
@@ -110,6 +111,7 @@ impl Packed {
         (self.0 >> 56) as u8
     }
 }
+
 /// In [`Found::content`]: the flows and rules of the word that stands in [`Found::rule`] are still to
 /// be asked, for the port that stands in [`Found::limits`]. A function of its own does that, so that
 /// the functions of the kernel program do not lie too deep: all their frames together have 512

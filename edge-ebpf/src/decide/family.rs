@@ -4,8 +4,8 @@ use super::{Asked, Found, Packed, Tables, Walk};
 use crate::{
     abi::{
         Block, PRESENT_ADDRESSES, PRESENT_PREFIXES, RULE_DESTINATION4, RULE_DESTINATION6, Rule,
-        SETTING_SHORT_PREFIXES6, SetMask, Settings, address6, mapped, presence4, presence6, word4,
-        words6,
+        SETTING_SHORT_PREFIXES6, SetMask, Settings, address6, mapped, presence4, presence6,
+        presence6_again, word4, words6,
     },
     packet::{self, Frame, Ip, Link},
     verdict::Reason,
@@ -29,6 +29,8 @@ pub trait Family: packet::Quotable + PartialEq {
     /// Which of the block tables can have the source, as `PRESENT_*` bits; 0 is proof that none
     /// has.
     fn may_be_blocked<T: Tables>(&self, tables: &T, flags: u32) -> u32;
+    /// Of these `PRESENT_*` bits, those that still stand when it is looked more closely.
+    fn may_still_be_blocked<T: Tables>(&self, tables: &T, flags: u32, present: u32) -> u32;
     /// The block of exactly this address.
     fn blocked<T: Tables>(&self, tables: &T) -> Option<Block>;
     /// The block of the longest prefix that holds this address.
@@ -195,6 +197,11 @@ impl Family for [u8; 4] {
     }
 
     #[inline(always)]
+    fn may_still_be_blocked<T: Tables>(&self, _tables: &T, _flags: u32, present: u32) -> u32 {
+        present
+    }
+
+    #[inline(always)]
     fn blocked<T: Tables>(&self, tables: &T) -> Option<Block> {
         tables.blocked4(self)
     }
@@ -246,6 +253,12 @@ impl Family for [u8; 4] {
     fn rule<T: Tables>(tables: &T, walk: &mut Walk<Self>, position: u32) -> Option<Found> {
         tables.rule4(walk, position)
     }
+}
+
+/// The bitmap does not know of prefixes shorter than /48.
+#[inline(always)]
+const fn with_short(present: u32, flags: u32) -> u32 {
+    if flags & SETTING_SHORT_PREFIXES6 != 0 { present | PRESENT_PREFIXES } else { present }
 }
 
 impl Family for [u8; 16] {
@@ -346,8 +359,13 @@ impl Family for [u8; 16] {
     #[inline(always)]
     fn may_be_blocked<T: Tables>(&self, tables: &T, flags: u32) -> u32 {
         let (slot, at) = presence6(*self);
-        let present = (tables.presence6(slot) >> at) as u32 & PRESENT;
-        if flags & SETTING_SHORT_PREFIXES6 != 0 { present | PRESENT_PREFIXES } else { present }
+        with_short((tables.presence6(slot) >> at) as u32 & PRESENT, flags)
+    }
+
+    #[inline(always)]
+    fn may_still_be_blocked<T: Tables>(&self, tables: &T, flags: u32, present: u32) -> u32 {
+        let (slot, at) = presence6_again(*self);
+        with_short((tables.presence6(slot) >> at) as u32 & present, flags)
     }
 
     #[inline(always)]

@@ -13,7 +13,7 @@ use crate::{
         Block, Bucket, Flood, FlowKey, Fragment, FragmentKey, GENERATIONS, Interface, KnownKey,
         PRESENT_ADDRESSES, PRESENT_PREFIXES, PinholeKey, Rule, RuleLimits, SETTING_BLOCKS,
         SETTING_SHORT_PREFIXES6, SetMask, Settings, VlanKey, ZONES, presence4, presence6,
-        zone_bucket,
+        presence6_again, zone_bucket,
     },
     packet::{Frame, PROTOCOL_TCP, PROTOCOL_UDP},
     verdict::Reason,
@@ -168,8 +168,9 @@ impl MemoryTables {
             self.settings.flags |= SETTING_SHORT_PREFIXES6;
         } else {
             let present = if length >= 128 { PRESENT_ADDRESSES } else { PRESENT_PREFIXES };
-            let (slot, at) = presence6(address);
-            *self.presence6.entry(slot).or_default() |= u64::from(present) << at;
+            for (slot, at) in [presence6(address), presence6_again(address)] {
+                *self.presence6.entry(slot).or_default() |= u64::from(present) << at;
+            }
         }
         self.settings.flags |= SETTING_BLOCKS;
     }

@@ -54,6 +54,7 @@ pub struct Walk<A> {
     sources: SetMask,
     destinations: SetMask,
 }
+
 const KNOWN_SOURCES: u32 = 1;
 const KNOWN_DESTINATIONS: u32 = 2;
 

@@ -19,7 +19,7 @@ use super::{
     migrate,
     owner::{last_good, take_pins},
     plan::{self, RuleIds, RuleSet},
-    shadow, state, sys,
+    shadow, shape, state, sys,
 };
 use crate::{
     config::{Config, Least},
@@ -169,6 +169,8 @@ impl Engine {
             let removed = migrate::remove(&migrate::folder(&engine.options.pins));
             report.warnings.extend(removed.err().map(|fault| fault.to_string()));
         }
+        let gone = shape::remove_gone(&engine.options.pins);
+        report.warnings.extend(gone.err().map(|fault| fault.to_string()));
         failpoint::enter(Phase::Other);
         report.warnings.extend(unconfigured(&resolved));
         engine.devices_named();

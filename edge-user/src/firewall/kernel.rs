@@ -332,7 +332,7 @@ impl BlockMaps {
             prefixes4: open(pins, names::BLOCKED4_PREFIXES)?,
             prefixes6: open(pins, names::BLOCKED6_PREFIXES)?,
             presence4: open(pins, names::PRESENCE4)?,
-            presence6: open(pins, names::PRESENCE6)?,
+            presence6: open(pins, names::PRESENCE6_CELLS)?,
             folder: shape::map_folder(pins),
         })
     }
@@ -386,7 +386,7 @@ impl BlockMaps {
     pub fn repair_presence(&mut self, presence: &Presence) -> Result<u64, FirewallError> {
         let mut repaired = 0;
         for v6 in [false, true] {
-            let name = if v6 { names::PRESENCE6 } else { names::PRESENCE4 };
+            let name = if v6 { names::PRESENCE6_CELLS } else { names::PRESENCE4 };
             let words = presence.words(v6);
             let slots = u32::try_from(words.len()).unwrap_or(u32::MAX);
             let map = MapData::from_pin(self.folder.join(name)).map_err(at(name))?;
@@ -454,7 +454,7 @@ impl BlockSink for BlockMaps {
 
     fn presence(&mut self, v6: bool, slot: u32, word: u64) -> Result<(), FirewallError> {
         let (name, map) = match v6 {
-            true => (names::PRESENCE6, &mut self.presence6),
+            true => (names::PRESENCE6_CELLS, &mut self.presence6),
             false => (names::PRESENCE4, &mut self.presence4),
         };
         map.set(slot, word, 0).map_err(at(name))

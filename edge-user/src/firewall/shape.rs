@@ -74,7 +74,7 @@ pub(super) const SHAPES: &[Shape] = &[
     shape(names::BLOCKED6, MapType::Hash, 16, size_of::<Block>(), 0, NO_PREALLOC),
     shape(names::BLOCKED6_PREFIXES, MapType::LpmTrie, 20, size_of::<Block>(), 0, NO_PREALLOC),
     shape(names::PRESENCE4, MapType::Array, 4, 8, PRESENCE4_SLOTS, 0),
-    shape(names::PRESENCE6, MapType::Array, 4, 8, PRESENCE6_SLOTS, 0),
+    shape(names::PRESENCE6_CELLS, MapType::Array, 4, 8, PRESENCE6_SLOTS, 0),
     shape(
         names::REASON_COUNTERS,
         MapType::PerCpuArray,
@@ -149,6 +149,22 @@ const _: () = assert!(size_of::<SetMask>() == 8, "inner maps hold two halves");
 /// Folder of the maps of this schema.
 pub(super) fn map_folder(pins: &Path) -> std::path::PathBuf {
     pins.join(format!("v{SCHEMA}"))
+}
+
+/// Maps that earlier versions of this schema had, for programs that run no more.
+const GONE: [&str; 1] = ["PRESENCE6"];
+
+/// Takes away the pins of maps that no program has any use for. Each program keeps what it uses.
+pub(super) fn remove_gone(pins: &Path) -> Result<(), FirewallError> {
+    for path in GONE.map(|name| map_folder(pins).join(name)) {
+        match std::fs::remove_file(&path) {
+            Err(fault) if fault.kind() != std::io::ErrorKind::NotFound => {
+                return Err(FirewallError::io(path.display().to_string(), fault));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// What is pinned.

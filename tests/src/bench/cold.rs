@@ -15,7 +15,7 @@ use aya::maps::{LpmTrie, lpm_trie::Key};
 use edge_ebpf::{
     abi::{
         Block, PRESENT_ADDRESSES, PRESENT_PREFIXES, SCOPE_ALL, SETTING_BLOCKS, Settings, map_names,
-        presence4, presence6,
+        presence4, presence6, presence6_again,
     },
     verdict::Reason,
 };
@@ -210,8 +210,9 @@ fn fill(kernel: &mut Kernel, count: u32) -> Result<()> {
     for number in 0..count {
         let address = host6(number);
         hosts.insert(address, block, 0)?;
-        let (slot, at) = presence6(address);
-        *bits6.entry(slot).or_default() |= u64::from(PRESENT_ADDRESSES) << at;
+        for (slot, at) in [presence6(address), presence6_again(address)] {
+            *bits6.entry(slot).or_default() |= u64::from(PRESENT_ADDRESSES) << at;
+        }
     }
     let mut trie = LpmTrie::try_from(kernel.map(map_names::BLOCKED4_PREFIXES)?)?;
     for number in 0..count {
@@ -224,10 +225,11 @@ fn fill(kernel: &mut Kernel, count: u32) -> Result<()> {
     for number in 0..count {
         let address = address6(PREFIXES6 + (number << 1));
         trie.insert(&Key::new(48, address), block, 0)?;
-        let (slot, at) = presence6(address);
-        *bits6.entry(slot).or_default() |= u64::from(PRESENT_PREFIXES) << at;
+        for (slot, at) in [presence6(address), presence6_again(address)] {
+            *bits6.entry(slot).or_default() |= u64::from(PRESENT_PREFIXES) << at;
+        }
     }
-    for (name, bits) in [(map_names::PRESENCE4, bits4), (map_names::PRESENCE6, bits6)] {
+    for (name, bits) in [(map_names::PRESENCE4, bits4), (map_names::PRESENCE6_CELLS, bits6)] {
         let mut words = kernel.array::<u64>(name)?;
         for (slot, word) in bits {
             words.set(slot, word, 0)?;

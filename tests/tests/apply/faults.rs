@@ -242,6 +242,29 @@ fn pins_that_go_while_the_daemon_runs_are_told_and_mended_by_the_next_start() {
     firewall::detach(&wire.pins, true).unwrap();
 }
 
+/// The version before had one cell for each IPv6 network, in a map of another name.
+#[test]
+fn a_bitmap_that_was_not_there_is_filled_before_a_program_asks_it() {
+    let wire = Wire::new("ap").unwrap();
+    wire.know_neighbours().unwrap();
+    let (handle, _) = start(&wire, wire.config_with(new)).unwrap();
+    handle.apply_blocking(vec![block(&format!("{PEER6}/128"), BlockOwner::Administrator)]).unwrap();
+    let passes = || passes_from(&wire, PEER6.into(), EDGE6.into(), NEW);
+    assert!(!passes());
+    drop(handle);
+    wire.wait_lock_free();
+    let folder = wire.pins.join(format!("v{SCHEMA}"));
+    let (cells, former) = (folder.join("PRESENCE6_CELLS"), folder.join("PRESENCE6"));
+    std::fs::remove_file(&cells).unwrap();
+    Array::<MapData, u64>::create(8, 0).unwrap().pin(&former).unwrap();
+    let (handle, report) = start(&wire, wire.config_with(new)).unwrap();
+    assert!(report.adopted && !report.migrated, "{report:?}");
+    assert!(!passes());
+    assert!(cells.exists() && !former.exists());
+    handle.settle_blocking().unwrap();
+    assert!(passes(), "nobody claimed it");
+}
+
 /// Pins as schema 2 left them: its settings and block tables, and a link whose program drops
 /// everything.
 pub fn former_pins(wire: &Wire) -> std::path::PathBuf {

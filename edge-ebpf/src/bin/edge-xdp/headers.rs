@@ -50,6 +50,7 @@ impl Environment for KernelTables {
         }
     }
 }
+
 const REFUSED: u64 = 1 << 63;
 
 /// The walk over IPv6 extension headers, proved once as [`edge_decide4`] is. Of the answer, bit 63

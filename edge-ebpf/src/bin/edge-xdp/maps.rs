@@ -119,9 +119,9 @@ pub static HANDED: PerCpuArray<Handed, 1> = PerCpuArray::new();
 /// See [`edge_ebpf::abi::map_names::PRESENCE4`].
 #[btf_map]
 pub static PRESENCE4: Array<u64, { PRESENCE4_SLOTS as usize }> = Array::new();
-/// See [`edge_ebpf::abi::map_names::PRESENCE6`].
+/// See [`edge_ebpf::abi::map_names::PRESENCE6_CELLS`].
 #[btf_map]
-pub static PRESENCE6: Array<u64, { PRESENCE6_SLOTS as usize }> = Array::new();
+pub static PRESENCE6_CELLS: Array<u64, { PRESENCE6_SLOTS as usize }> = Array::new();
 /// See [`edge_ebpf::abi::map_names::REASON_COUNTERS`].
 #[btf_map]
 pub static REASON_COUNTERS: PerCpuArray<

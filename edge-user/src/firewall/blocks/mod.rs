@@ -72,7 +72,7 @@ pub(super) trait BlockSink {
     fn put(&mut self, prefix: IpNet, block: &Block) -> Result<(), FirewallError>;
     /// Takes an entry out; one that is not there is no error.
     fn remove(&mut self, prefix: IpNet) -> Result<(), FirewallError>;
-    /// Writes a word of `PRESENCE4` or `PRESENCE6`.
+    /// Writes a word of `PRESENCE4` or `PRESENCE6_CELLS`.
     fn presence(&mut self, v6: bool, slot: u32, word: u64) -> Result<(), FirewallError>;
 }
 

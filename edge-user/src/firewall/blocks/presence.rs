@@ -2,13 +2,14 @@
 //!
 //! A cell has two bits: one for single addresses in it, one for prefixes that touch it. A bit must
 //! be set while there is such an entry; a clear bit that should be set would let a blocked source
-//! in. It may stay set without one for IPv6, where a cell stands for a hash, and for addresses
-//! that have gone from a cell that a prefix covers.
+//! in. It may stay set without one for IPv6, where a cell stands for several networks, and for
+//! addresses that have gone from a cell that a prefix covers. An IPv6 network has two cells.
 
 use std::collections::{BTreeSet, HashMap};
 
 use edge_ebpf::abi::{
     PRESENCE4_SLOTS, PRESENCE6_SLOTS, PRESENT_ADDRESSES, PRESENT_PREFIXES, presence4, presence6,
+    presence6_again,
 };
 
 use super::{BlockSink, Key};
@@ -19,8 +20,8 @@ use crate::firewall::FirewallError;
 pub(in crate::firewall) struct Presence {
     words4: Vec<u64>,
     words6: Vec<u64>,
-    /// Entries that share a bit of the IPv6 bitmap.
-    counts6: HashMap<(u32, u64), u32>,
+    /// Entries that share a bit of the IPv6 bitmap, by the bit's number in all of it.
+    counts6: HashMap<u32, u32>,
     /// IPv6 entries shorter than /48, for which the bitmap cannot answer.
     short6: u32,
     dirty: BTreeSet<(bool, u32)>,
@@ -55,14 +56,12 @@ impl Presence {
         } else if key.length < 48 {
             self.short6 += 1;
         } else {
-            let (slot, bit) = bit6(key);
-            let count = self.counts6.entry((slot, bit)).or_default();
-            *count += 1;
-            if *count == 1
-                && let Some(word) = self.words6.get_mut(slot as usize)
-            {
-                *word |= bit;
-                self.dirty.insert((true, slot));
+            for bit in bits6(key) {
+                let count = self.counts6.entry(bit).or_default();
+                *count += 1;
+                if *count == 1 {
+                    self.change6(bit, |word, bit| word | bit);
+                }
             }
         }
     }
@@ -79,20 +78,18 @@ impl Presence {
         }
     }
 
-    /// Takes an IPv6 entry out of the counts, and clears its bit when it was the last.
+    /// Takes an IPv6 entry out of the counts, and clears the bits of which it was the last.
     pub fn remove6(&mut self, key: Key) {
         if key.length < 48 {
             self.short6 = self.short6.saturating_sub(1);
             return;
         }
-        let (slot, bit) = bit6(key);
-        let Some(count) = self.counts6.get_mut(&(slot, bit)) else { return };
-        *count -= 1;
-        if *count == 0 {
-            self.counts6.remove(&(slot, bit));
-            if let Some(word) = self.words6.get_mut(slot as usize) {
-                *word &= !bit;
-                self.dirty.insert((true, slot));
+        for bit in bits6(key) {
+            let Some(count) = self.counts6.get_mut(&bit) else { continue };
+            *count -= 1;
+            if *count == 0 {
+                self.counts6.remove(&bit);
+                self.change6(bit, |word, bit| word & !bit);
             }
         }
     }
@@ -107,6 +104,14 @@ impl Presence {
         Ok(())
     }
 
+    fn change6(&mut self, bit: u32, change: impl Fn(u64, u64) -> u64) {
+        let slot = bit / WORD;
+        if let Some(word) = self.words6.get_mut(slot as usize) {
+            *word = change(*word, 1 << (bit % WORD));
+            self.dirty.insert((true, slot));
+        }
+    }
+
     fn change4(&mut self, slot: u32, change: impl Fn(u64) -> u64) {
         if let Some(word) = self.words4.get_mut(slot as usize) {
             let changed = change(*word);
@@ -118,15 +123,19 @@ impl Presence {
     }
 }
 
+/// Bits of a word.
+const WORD: u32 = u64::BITS;
+
 /// Which of a cell's bits stands for this entry.
 fn kind(key: Key) -> u32 {
     if key.single() { PRESENT_ADDRESSES } else { PRESENT_PREFIXES }
 }
 
-/// The slot and the bit of an IPv6 entry.
-fn bit6(key: Key) -> (u32, u64) {
-    let (slot, at) = presence6(key.first.to_be_bytes());
-    (slot, u64::from(kind(key)) << at)
+/// The bits of an IPv6 entry, by their numbers in the bitmap.
+fn bits6(key: Key) -> [u32; 2] {
+    let address = key.first.to_be_bytes();
+    [presence6(address), presence6_again(address)]
+        .map(|(slot, at)| slot * WORD + at + kind(key).trailing_zeros())
 }
 
 /// Cells in one word.

@@ -1,6 +1,6 @@
 use std::{collections::BTreeMap, time::Duration};
 
-use edge_ebpf::abi::{PRESENT_ADDRESSES, PRESENT_PREFIXES, presence4, presence6};
+use edge_ebpf::abi::{PRESENT_ADDRESSES, PRESENT_PREFIXES, presence4, presence6, presence6_again};
 use proptest::prelude::*;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -53,14 +53,17 @@ impl Tables {
         seconds: u64,
         federation: bool,
     ) -> Option<Block> {
-        let (v6, (slot, at)) = match source {
-            IpAddr::V4(address) => (false, presence4(address.octets())),
-            IpAddr::V6(address) => (true, presence6(address.octets())),
+        let (v6, cells) = match source {
+            IpAddr::V4(address) => (false, vec![presence4(address.octets())]),
+            IpAddr::V6(address) => {
+                (true, vec![presence6(address.octets()), presence6_again(address.octets())])
+            }
         };
         if flags & SETTING_BLOCKS == 0 {
             return None;
         }
-        let present = (self.bits.get(&(v6, slot)).copied().unwrap_or(0) >> at) as u32;
+        let bits = |(slot, at)| (self.bits.get(&(v6, slot)).copied().unwrap_or(0) >> at) as u32;
+        let present = cells.into_iter().map(bits).fold(u32::MAX, |all, bits| all & bits);
         let addresses = present & PRESENT_ADDRESSES != 0;
         let prefixes =
             present & PRESENT_PREFIXES != 0 || v6 && flags & SETTING_SHORT_PREFIXES6 != 0;

@@ -16,7 +16,7 @@ use edge_ebpf::{
         Block, Bucket, Flood, FlowKey, Fragment, FragmentKey, Interface, Limit, PRESENT_ADDRESSES,
         PRESENT_PREFIXES, PinholeKey, Rule, RuleLimits, SET_ANY, SetMask, Settings, VlanKey,
         WORD_FEDERATION, WORD_MANAGEMENT, WORD_MEDIA, map_names as names, media_door_flow,
-        presence4, presence6, word_count, word_first, word_open_rule,
+        presence4, presence6, presence6_again, word_count, word_first, word_open_rule,
     },
     decide::{BucketName, Family, Found, Judged, Tables, Tuple, follow, rules},
     packet::{Frame, PROTOCOL_UDP},
@@ -443,10 +443,14 @@ impl Tables for PinnedTables<'_> {
     }
 
     fn presence6(&self, slot: u32) -> u64 {
-        let word = self.keep(blocks::presence(&self.pins, names::PRESENCE6, slot));
+        let word = self.keep(blocks::presence(&self.pins, names::PRESENCE6_CELLS, slot));
         if let Some(source) = self.source_octets6() {
-            let cell = ipnet::Ipv6Net::new(source.into(), 48).map(|net| net.trunc().to_string());
-            self.presence(presence6(source).1, word, cell.unwrap_or_default());
+            let net = ipnet::Ipv6Net::new(source.into(), 48).map(|net| net.trunc().to_string());
+            let net = net.unwrap_or_default();
+            match presence6(source) {
+                (first, at) if first == slot => self.presence(at, word, net),
+                _ => self.presence(presence6_again(source).1, word, format!("{net} after all")),
+            }
         }
         word
     }
