@@ -4,17 +4,13 @@
 //! itself back when it fails; then what cannot fail. A block that the kernel cannot take is tried
 //! again, and is a warning. Listeners change last: whom they let in meets the new configuration.
 
-use std::{
-    sync::{Arc, PoisonError},
-    time::SystemTime,
-};
+use std::sync::{Arc, PoisonError};
 
-use super::{Daemon, limits, policy_of, secret, unix_seconds};
+use super::{Daemon, limits, secret, unix_seconds};
 use crate::{
     config::Config,
     firewall::{FirewallError, Intent},
     proxy::{ProxyConfig, Secrets},
-    state::effective,
 };
 
 impl Daemon {
@@ -46,8 +42,7 @@ impl Daemon {
         let blocks = self.enforce().await.err();
         self.shell.install(listeners).await;
         if let Some(change) = xmpp {
-            let federation = effective(&config, &self.store(), SystemTime::now()).federation;
-            let policy = Arc::new(policy_of(&config, &federation));
+            let policy = self.shell.with_core(|core, _, _| core.proxy.policy());
             self.take_xmpp(change, &config, policy).await;
         }
         let log = (config.log != old.log)

@@ -204,6 +204,11 @@ impl Proxy {
         self.config = config;
     }
 
+    /// The policy in force.
+    pub fn policy(&self) -> Arc<Policy> {
+        Arc::clone(&self.policy)
+    }
+
     /// Puts a policy in force: every later request is judged by it, and what is live from a
     /// domain that is now blocked ends.
     pub fn set_policy(&mut self, now: Instant, policy: Arc<Policy>, out: &mut Vec<Output>) {

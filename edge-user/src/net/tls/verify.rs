@@ -28,7 +28,7 @@ use rustls::{
 use webpki::{
     CertRevocationList, EndEntityCert, ExpirationPolicy, ExtendedKeyUsageValidator,
     KeyPurposeIdIter, KeyUsage, RequiredEkuNotFoundContext, RevocationCheckDepth,
-    RevocationOptions, RevocationOptionsBuilder, UnknownStatusPolicy,
+    RevocationOptions, RevocationOptionsBuilder, UnknownStatusPolicy, VerifiedPath,
 };
 use x509_parser::prelude::FromDer as _;
 
@@ -106,32 +106,63 @@ impl PeerVerifier {
         now: UnixTime,
     ) -> Result<(), Error> {
         let certificate = EndEntityCert::try_from(end_entity).map_err(certificate_error)?;
-        let Some(rules) = &self.rules else {
-            return self.chain(&certificate, intermediates, now, None).map_err(certificate_error);
+        self.path(&certificate, end_entity, intermediates, now).map(drop)
+    }
+
+    /// Judges a chain as a handshake does. Of a good one: when the first of the authorities between
+    /// the certificate and the trust store ends, in seconds since 1970.
+    pub(super) fn authorities_end(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<Option<u64>, Error> {
+        let certificate = EndEntityCert::try_from(end_entity).map_err(certificate_error)?;
+        let path = self.path(&certificate, end_entity, intermediates, now)?;
+        let ends = |authority: &CertificateDer<'_>| {
+            CertificateNames::from_der(authority).ok().and_then(|names| names.expires_at)
         };
-        match self.judge(rules, &certificate, end_entity, intermediates, now) {
-            Ok(()) => {
+        Ok(path.and_then(|path| {
+            let authorities = path.intermediate_certificates();
+            authorities.filter_map(|authority| ends(&authority.der())).min()
+        }))
+    }
+
+    /// The path to the trust store; none for a key that a partner's entry pins.
+    fn path<'p>(
+        &'p self,
+        certificate: &'p EndEntityCert<'p>,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &'p [CertificateDer<'p>],
+        now: UnixTime,
+    ) -> Result<Option<VerifiedPath<'p>>, Error> {
+        let Some(rules) = &self.rules else {
+            let path = self.chain(certificate, intermediates, now, None);
+            return path.map(Some).map_err(certificate_error);
+        };
+        match self.judge(rules, certificate, end_entity, intermediates, now) {
+            Ok(path) => {
                 rules.note_chained(end_entity);
-                Ok(())
+                Ok(Some(path))
             }
             Err(error) => {
                 let pinned = error != webpki::Error::CertRevoked
-                    && is_pinned(rules, &certificate, end_entity, now)
+                    && is_pinned(rules, certificate, end_entity, now)
                     && rules.note_unchained(end_entity);
-                if pinned { Ok(()) } else { Err(certificate_error(error)) }
+                if pinned { Ok(None) } else { Err(certificate_error(error)) }
             }
         }
     }
 
     /// The chain, and what the lists in force say of its end.
-    fn judge(
-        &self,
+    fn judge<'p>(
+        &'p self,
         rules: &PeerRules,
-        certificate: &EndEntityCert<'_>,
+        certificate: &'p EndEntityCert<'p>,
         end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
+        intermediates: &'p [CertificateDer<'p>],
         now: UnixTime,
-    ) -> Result<(), webpki::Error> {
+    ) -> Result<VerifiedPath<'p>, webpki::Error> {
         let revocation = rules.revocation();
         let (settings, lists) = &*revocation;
         let seconds = now.as_secs();
@@ -142,14 +173,15 @@ impl PeerVerifier {
         let old = lists.all().iter().filter(|list| !settings.hard && !current(list));
         let used: Vec<&CertRevocationList<'_>> =
             lists.all().iter().filter(current).chain(old).map(|list| &list.list).collect();
-        let plain = |error| {
-            // The chain's own fault comes first.
-            self.chain(certificate, intermediates, now, None)?;
-            if settings.hard { Err(error) } else { Ok(()) }
-        };
+        let plain = || self.chain(certificate, intermediates, now, None);
         let unknown = webpki::Error::UnknownRevocationStatus;
-        let judged = match RevocationOptionsBuilder::new(&used) {
-            Err(_) => plain(unknown),
+        // The path, and what is to be said when all else is well. The chain's own fault comes first.
+        let without = || {
+            let path = plain()?;
+            Ok((path, if settings.hard { Err(unknown.clone()) } else { Ok(()) }))
+        };
+        let (mut path, judged) = match RevocationOptionsBuilder::new(&used) {
+            Err(_) => without()?,
             Ok(options) => {
                 let status = match settings.hard {
                     true => UnknownStatusPolicy::Deny,
@@ -161,38 +193,35 @@ impl PeerVerifier {
                     .with_expiration_policy(ExpirationPolicy::Ignore)
                     .build();
                 match self.chain(certificate, intermediates, now, Some(options)) {
-                    Err(error) if is_about_lists(&error) => plain(unknown),
-                    judged => judged,
+                    Err(error) if is_about_lists(&error) => without()?,
+                    path => (path?, Ok(())),
                 }
             }
         };
-        let good = matches!(judged, Ok(()) | Err(webpki::Error::UnknownRevocationStatus));
-        if !good {
-            return judged;
-        }
         for list in lists.all().iter().filter(|list| is_of_an_authority(list, intermediates)) {
-            self.authorities(certificate, intermediates, now, list, ExpirationPolicy::Ignore)
-                .or_else(|error| match error {
-                    webpki::Error::CertRevoked => Err(error),
-                    // Not signed by its issuer: no list.
-                    _ => Ok(()),
-                })?;
+            match self.authorities(certificate, intermediates, now, list, ExpirationPolicy::Ignore)
+            {
+                Ok(other) => path = other,
+                Err(error @ webpki::Error::CertRevoked) => return Err(error),
+                // Not signed by its issuer: no list.
+                Err(_) => {}
+            }
         }
         if settings.points {
-            self.want(rules, certificate, end_entity, intermediates, now);
+            want(rules, &path, end_entity, intermediates, now);
         }
-        judged
+        judged.map(|()| path)
     }
 
     /// The chain, and what one list says of any certificate in it.
-    fn authorities(
-        &self,
-        certificate: &EndEntityCert<'_>,
-        intermediates: &[CertificateDer<'_>],
+    fn authorities<'p>(
+        &'p self,
+        certificate: &'p EndEntityCert<'p>,
+        intermediates: &'p [CertificateDer<'p>],
         now: UnixTime,
         list: &RevocationList,
         expiration: ExpirationPolicy,
-    ) -> Result<(), webpki::Error> {
+    ) -> Result<VerifiedPath<'p>, webpki::Error> {
         let used = [&list.list];
         let options = RevocationOptionsBuilder::new(&used)
             .map_err(|_| webpki::Error::BadDer)?
@@ -203,87 +232,22 @@ impl PeerVerifier {
         self.chain(certificate, intermediates, now, Some(options))
     }
 
-    /// Asks for the lists that the certificates of a good chain name: those of the chain itself, not
-    /// whatever else was sent.
-    fn want(
-        &self,
-        rules: &PeerRules,
-        certificate: &EndEntityCert<'_>,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
+    fn chain<'p>(
+        &'p self,
+        certificate: &'p EndEntityCert<'p>,
+        intermediates: &'p [CertificateDer<'p>],
         now: UnixTime,
-    ) {
-        let ask = |certificate: &CertificateDer<'_>| {
-            if let Ok(names) = CertificateNames::from_der(certificate) {
-                rules.want(&names, end_entity, intermediates, now.as_secs());
-            }
-        };
-        ask(end_entity);
-        self.each_authority(certificate, intermediates, now, ask);
-    }
-
-    /// Hands over the certificates between a good one and the trust store: those of the path, not
-    /// whatever else was sent.
-    fn each_authority(
-        &self,
-        certificate: &EndEntityCert<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-        mut each: impl FnMut(&CertificateDer<'_>),
-    ) {
-        if intermediates.is_empty() {
-            return;
-        }
-        let path = certificate.verify_for_usage(
+        revocation: Option<RevocationOptions<'_>>,
+    ) -> Result<VerifiedPath<'p>, webpki::Error> {
+        certificate.verify_for_usage(
             self.algorithms.all,
             &self.anchors,
             intermediates,
             now,
             AnyOfUsages,
+            revocation,
             None,
-            None,
-        );
-        if let Ok(path) = path {
-            path.intermediate_certificates().for_each(|authority| each(&authority.der()));
-        }
-    }
-
-    /// When the first of the authorities between a good certificate and the trust store ends, in
-    /// seconds since 1970.
-    pub(super) fn authorities_end(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Option<u64> {
-        let certificate = EndEntityCert::try_from(end_entity).ok()?;
-        let mut first = None;
-        self.each_authority(&certificate, intermediates, now, |authority| {
-            let ends = CertificateNames::from_der(authority).ok().and_then(|own| own.expires_at);
-            first = first.into_iter().chain(ends).min();
-        });
-        first
-    }
-
-    fn chain(
-        &self,
-        certificate: &EndEntityCert<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-        revocation: Option<RevocationOptions<'_>>,
-    ) -> Result<(), webpki::Error> {
-        let algorithms = self.algorithms.all;
-        certificate
-            .verify_for_usage(
-                algorithms,
-                &self.anchors,
-                intermediates,
-                now,
-                AnyOfUsages,
-                revocation,
-                None,
-            )
-            .map(drop)
+        )
     }
 
     /// Whether a list that was fetched is in its time, of an issuer in this chain, and signed by it.
@@ -306,14 +270,14 @@ impl PeerVerifier {
             .with_expiration_policy(ExpirationPolicy::Enforce)
             .build();
         match self.chain(&certificate, intermediates, now, Some(options)) {
-            Ok(()) | Err(webpki::Error::CertRevoked) => Ok(()),
+            Ok(_) | Err(webpki::Error::CertRevoked) => Ok(()),
             Err(webpki::Error::CrlExpired { .. }) => Err(ListFault::Outdated),
             Err(webpki::Error::UnknownRevocationStatus)
                 if is_of_an_authority(list, intermediates) =>
             {
                 let expiration = ExpirationPolicy::Enforce;
                 match self.authorities(&certificate, intermediates, now, list, expiration) {
-                    Ok(()) | Err(webpki::Error::CertRevoked) => Ok(()),
+                    Ok(_) | Err(webpki::Error::CertRevoked) => Ok(()),
                     Err(webpki::Error::CrlExpired { .. }) => Err(ListFault::Outdated),
                     Err(error) => Err(refused(error)),
                 }
@@ -333,6 +297,24 @@ impl PeerVerifier {
                     || (exceptions.common_name && names.common_name.as_ref() == Some(host))
             })
     }
+}
+
+/// Asks for the lists that the certificates of a good path name: not for those of whatever else was
+/// sent.
+fn want(
+    rules: &PeerRules,
+    path: &VerifiedPath<'_>,
+    end_entity: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    now: UnixTime,
+) {
+    let ask = |certificate: &CertificateDer<'_>| {
+        if let Ok(names) = CertificateNames::from_der(certificate) {
+            rules.want(&names, end_entity, intermediates, now.as_secs());
+        }
+    };
+    ask(end_entity);
+    path.intermediate_certificates().for_each(|authority| ask(&authority.der()));
 }
 
 /// Whether an entry pins this key, and the certificate is in its time.

@@ -196,9 +196,7 @@ impl TlsStore {
             XmppSide::Partner => &xmpp.partners,
             XmppSide::Inside => &xmpp.inside,
         };
-        let verdict =
-            ClientCertVerifier::verify_client_cert(verifier.as_ref(), leaf, intermediates, now);
-        match verdict {
+        match verifier.authorities_end(leaf, intermediates, now) {
             // Ours says it in words, rustls in a name.
             Err(Error::InvalidCertificate(CertificateError::Other(fault))) => {
                 invalid(fault.0.to_string())
@@ -209,8 +207,8 @@ impl TlsStore {
             Ok(_) if side == XmppSide::Partner && self.rules().is_unchained(leaf) => {
                 invalid("it leads to no authority in the trust store".to_owned())
             }
-            Ok(_) => {
-                names.authorities_end = verifier.authorities_end(leaf, intermediates, now);
+            Ok(ends) => {
+                names.authorities_end = ends;
                 PeerCertificate::Valid(Arc::new(names))
             }
         }
