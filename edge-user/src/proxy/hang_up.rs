@@ -1,7 +1,9 @@
 //! Calls that were accepted and that the caller is not told of: what the callee offers in its 2xx is
 //! forbidden or cannot be read, or the INVITE was answered by us meanwhile. The callee has an ACK
-//! from us, with an answer that takes nothing of an offer, and, of a call that begins, a BYE (RFC 3261
-//! sections 13.2.2.4 and 15): else it would be in a call that nobody hears until it gives up.
+//! from us, with an answer that takes nothing of an offer, and a BYE (RFC 3261 sections 13.2.2.4 and
+//! 15): else it would be in a call that nobody hears until it gives up. A call that is up ends too
+//! when what the callee agreed to cannot pass: the two would not agree on its session any more. One
+//! whose re-INVITE we answered ourselves goes on without the change.
 //!
 //! Both go where the INVITE went. ACK is sent again with each 2xx that comes again, BYE over UDP
 //! until it is answered or timer F fires.
@@ -85,13 +87,14 @@ impl HangUps {
 }
 
 impl Proxy {
-    /// Takes a 2xx to this INVITE, as it was sent on this connection, that goes no further.
+    /// Takes a 2xx to this INVITE, as it was sent on this connection, that goes no further, and
+    /// whether that is since it cannot pass.
     pub(super) fn hang_up(
         &mut self,
         now: Instant,
         id: u64,
         (connection, invite): (ConnectionId, Bytes),
-        response: &Message,
+        (response, refused): (&Message, bool),
         out: &mut Vec<Output>,
     ) {
         let Some(peer) = self.connections.get(connection).map(|used| used.peer.clone()) else {
@@ -106,9 +109,9 @@ impl Proxy {
         let ack = InDialog { method: "ACK", next: false, via: &to_ack, sdp: answer.as_deref() };
         let Ok(ack) = build::in_dialog(&invite, response, &ack) else { return };
         out.push(Output::Send { connection, bytes: ack.clone() });
-        let begins = invite.to().is_ok_and(|to| to.tag().is_none());
+        let ends = refused || invite.to().is_ok_and(|to| to.tag().is_none());
         let bye = InDialog { method: "BYE", next: true, via: &to_bye, sdp: None };
-        let bye = begins.then(|| build::in_dialog(&invite, response, &bye).ok()).flatten();
+        let bye = ends.then(|| build::in_dialog(&invite, response, &bye).ok()).flatten();
         if let Some(bytes) = bye.clone() {
             out.push(Output::Send { connection, bytes });
         }

@@ -146,7 +146,7 @@ impl Proxy {
                 let left = exchange.left.iter().find(|(of, _)| *of == attempt);
                 let Some((_, client)) = left else { return };
                 let invite = (client.connection, client.sent.clone());
-                self.hang_up(now, id, invite, &message, out);
+                self.hang_up(now, id, invite, (&message, false), out);
             }
         }
     }

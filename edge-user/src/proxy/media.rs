@@ -146,6 +146,23 @@ impl Proxy {
         }
     }
 
+    /// The callee of an INVITE within a dialog is hung up: its call is over, as with a BYE. `false`:
+    /// the INVITE was to begin a dialog.
+    pub(super) fn media_hung_up(&mut self, id: u64, out: &mut Vec<Output>) -> bool {
+        let Some(exchange) = self.exchanges.get(id) else { return false };
+        let Some(request) = &exchange.request else { return false };
+        let Some(to_tag) = request.to().ok().and_then(|to| to.tag()) else { return false };
+        let partner = exchange.partner.as_ref().filter(|_| !exchange.remote);
+        if !exchange.stranger
+            && let Some(names) = names(request, Some(to_tag), exchange.inbound, partner)
+        {
+            let mut effects = Effects::default();
+            self.calls.bye(&names, &mut effects);
+            media_output(effects, out);
+        }
+        true
+    }
+
     /// What is done to a request's body on its way to a peer. The flows that it opens are told before.
     pub(super) fn media_of_request(
         &mut self,

@@ -122,7 +122,7 @@ impl Proxy {
             }
             // Another callee of a call that the first one's 2xx did not begin.
             (ClientState::Completed, 200..300) if self.hang_ups.is_of(id) => {
-                self.hang_up_current(now, id, &message, out);
+                self.hang_up_current(now, id, &message, false, out);
             }
             (ClientState::Accepted, 200..300) => {
                 if let Ok(bytes) = self.returning(now, id, &message, out) {
@@ -203,7 +203,7 @@ impl Proxy {
             // It was answered by us (blocked, timed out): the 2xx of a call that was accepted all the
             // same goes no further.
             if invite && status < 300 {
-                self.hang_up_current(now, id, message, out);
+                self.hang_up_current(now, id, message, false, out);
             }
             self.exchanges.update(id, |exchange| {
                 exchange.timeout = None;
@@ -225,9 +225,18 @@ impl Proxy {
         let bytes = match self.returning(now, id, message, out) {
             Ok(bytes) => bytes,
             Err(answer) => {
-                if invite && status < 300 {
-                    self.hang_up_current(now, id, message, out);
+                let accepted = invite && status < 300;
+                if accepted {
+                    self.hang_up_current(now, id, message, true, out);
                 }
+                let answer = match accepted && self.media_hung_up(id, out) {
+                    // Whoever hears it ends the dialog too (RFC 3261 section 12.2.1.2): the two
+                    // ends would not agree on its session any more.
+                    true => {
+                        Answer { status: 481, phrase: "Call/Transaction Does Not Exist", ..answer }
+                    }
+                    false => answer,
+                };
                 return self.conclude(now, id, answer, out);
             }
         };
@@ -252,8 +261,16 @@ impl Proxy {
         }
     }
 
-    /// The callee's 2xx goes no further.
-    fn hang_up_current(&mut self, now: Instant, id: u64, message: &Message, out: &mut Vec<Output>) {
+    /// The callee's 2xx goes no further. `refused`: since it cannot pass; then its dialog ends, even
+    /// when that was there before.
+    fn hang_up_current(
+        &mut self,
+        now: Instant,
+        id: u64,
+        message: &Message,
+        refused: bool,
+        out: &mut Vec<Output>,
+    ) {
         let of = |client: &Client| (client.connection, client.sent.clone());
         let Some(invite) = self.exchanges.get(id).and_then(Exchange::client).map(of) else {
             return;
@@ -265,7 +282,7 @@ impl Proxy {
                 client.state = ClientState::Completed;
             }
         });
-        self.hang_up(now, id, invite, message, out);
+        self.hang_up(now, id, invite, (message, refused), out);
     }
 
     /// ACK for a final response other than 2xx (RFC 3261 section 17.1.1.3).

@@ -70,23 +70,40 @@ fn an_answer_that_makes_no_sense_is_acknowledged_and_hung_up() {
     }
 }
 
+/// What the callee agreed to is not what the caller is told: the call ends on both sides.
 #[test]
-fn a_change_that_is_refused_is_acknowledged_and_its_call_goes_on() {
-    let mut world = world();
-    world.set_policy(CONTOSO, only(&[Modality::Audio]));
-    let mut call = begin(world, &audio(ALICE, 4000));
-    let ok = call.bob_says("200 OK", &audio(BOB, 5000));
-    call.world.say(CONTOSO, call.alice, &call.within(&ok, true, "INVITE", 2).text());
-    call.world.mail(CONTOSO);
-    let (_, again) = call.world.one(FABRIKAM);
-    call.world.say(FABRIKAM, call.bob, &ok_of(&again, &sdp(BOB, VIDEO)));
-    let (_, heard) = call.world.one(CONTOSO);
-    assert!(heard.starts_with("SIP/2.0 488 "), "{heard}");
-    let (_, ack) = call.world.one(FABRIKAM);
-    assert!(ack.starts_with("ACK ") && ports(&ack) == [0], "{ack}");
-    // bob has what he offered rejected, and nobody hangs up.
-    assert_eq!((call.open()[CONTOSO], call.calls()[CONTOSO]), (4, 1));
-    assert_eq!(call.world.mail(FABRIKAM), []);
+fn a_change_whose_answer_cannot_pass_ends_the_call() {
+    // What the re-INVITE offers, what the 2xx says, the ports of the ACK, and whose edge refuses it.
+    for (offer, says, acknowledged, edge) in [
+        (String::new(), sdp(BOB, VIDEO), vec![0], CONTOSO),
+        (audio(ALICE, 4002), "nonsense".to_owned(), vec![], FABRIKAM),
+    ] {
+        let mut world = world();
+        world.set_policy(CONTOSO, only(&[Modality::Audio]));
+        let mut call = begin(world, &audio(ALICE, 4000));
+        let ok = call.bob_says("200 OK", &audio(BOB, 5000));
+        let again = call.within(&ok, true, "INVITE", 2);
+        let again = if offer.is_empty() { again } else { with_sdp(again, &offer) };
+        call.world.say(CONTOSO, call.alice, &again.text());
+        call.world.mail(CONTOSO);
+        let (_, again) = call.world.one(FABRIKAM);
+        call.world.say(FABRIKAM, call.bob, &ok_of(&again, &says));
+        // 481 ends alice's dialog (RFC 3261 section 12.2.1.2).
+        let (_, heard) = call.world.one(CONTOSO);
+        assert!(heard.starts_with("SIP/2.0 481 "), "{heard}");
+        let mail = call.world.mail(FABRIKAM);
+        let [(_, ack), (at, bye)] = &mail[..] else { panic!("{mail:#?}") };
+        assert!(ack.starts_with("ACK sip:bob@10.9.9.9:5070 "), "{ack}");
+        assert_eq!((ports(ack), headers(ack, "CSeq")), (acknowledged, vec!["2 ACK"]));
+        assert!(bye.starts_with("BYE sip:bob@10.9.9.9:5070 "), "{bye}");
+        assert_eq!((*at, headers(bye, "CSeq")), (call.bob, vec!["3 BYE"]));
+        assert!(headers(bye, "To")[0].ends_with(";tag=b1"), "{bye}");
+        call.world.say(FABRIKAM, call.bob, &answer(bye, "200 OK", None));
+        assert_eq!((call.open()[edge], call.calls()[edge]), (0, 0));
+        // What alice does then ends it everywhere.
+        call.world.say(CONTOSO, call.alice, &call.within(&ok, true, "BYE", 3).text());
+        assert_eq!((call.open(), call.calls()), ([0, 0], [0, 0]));
+    }
 }
 
 /// Whoever else accepts, behind a proxy that forks, has a dialog of its own, and is hung up too.
