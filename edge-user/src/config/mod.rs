@@ -42,6 +42,8 @@ mod certificate_tests;
 #[cfg(test)]
 mod federation_cases;
 #[cfg(test)]
+mod firewall_cases;
+#[cfg(test)]
 mod identity_tests;
 #[cfg(test)]
 mod media_cases;

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::{
     federation_cases::{FEDERATION_ERRORS, FEDERATION_WARNINGS},
+    firewall_cases::FIREWALL_ERRORS,
     media_cases::{MEDIA_ERRORS, MEDIA_WARNINGS},
     routing_cases::ROUTING_ERRORS,
     test_cases::{Case, ERRORS, WARNINGS},
@@ -163,6 +164,7 @@ fn every_error_is_found_at_its_place_with_its_mend() {
         .iter()
         .chain(FEDERATION_ERRORS)
         .chain(ROUTING_ERRORS)
+        .chain(FIREWALL_ERRORS)
         .chain(MEDIA_ERRORS)
         .chain(XMPP_ERRORS)
         .filter_map(|case| fault(&folder, case, "error").err())

@@ -195,6 +195,7 @@ impl EdgeConfig {
             format!("tcp:{edge4}:{SERVER_PORT}"),
             format!("udp:{edge4}:{SERVER_PORT}"),
             format!("tcp:[{edge6}]:{SERVER_PORT}"),
+            format!("udp:[{edge6}]:{SERVER_PORT}"),
         ];
         let servers = [format!("{}/32", site.server4()), format!("{}/128", site.server6())];
         let (listen, servers) = match &self.inside_tls {

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -26,15 +26,26 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Listens at `address` in `namespace`.
+    /// Listens at `address` in `namespace`, over TCP.
     pub fn start(namespace: &Namespace, address: SocketAddr) -> Result<Self> {
         let listener = namespace.listen(address).context("recorder")?;
         listener.set_nonblocking(true)?;
+        Ok(Self::of(move |kept, ended| serve(&listener, kept, ended)))
+    }
+
+    /// The same over UDP.
+    pub fn start_udp(namespace: &Namespace, address: SocketAddr) -> Result<Self> {
+        let socket = namespace.udp(address).context("recorder")?;
+        socket.set_read_timeout(Some(LOOK))?;
+        Ok(Self::of(move |kept, ended| serve_udp(&socket, kept, ended)))
+    }
+
+    fn of(serve: impl FnOnce(&Mutex<Vec<Vec<u8>>>, &AtomicBool) + Send + 'static) -> Self {
         let requests = Arc::new(Mutex::new(Vec::new()));
         let stop = Arc::new(AtomicBool::new(false));
         let (kept, ended) = (Arc::clone(&requests), Arc::clone(&stop));
-        let thread = std::thread::spawn(move || serve(&listener, &kept, &ended));
-        Ok(Self { requests, stop, thread: Some(thread) })
+        let thread = std::thread::spawn(move || serve(&kept, &ended));
+        Self { requests, stop, thread: Some(thread) }
     }
 
     /// The next request, taken out of the record.
@@ -71,6 +82,18 @@ fn serve(listener: &TcpListener, requests: &Mutex<Vec<Vec<u8>>>, stop: &AtomicBo
         }
         connections.retain_mut(|(stream, unread)| read(stream, unread, requests).is_ok());
         std::thread::sleep(LOOK);
+    }
+}
+
+fn serve_udp(socket: &UdpSocket, requests: &Mutex<Vec<Vec<u8>>>, stop: &AtomicBool) {
+    let mut buffer = vec![0_u8; 64 * 1024];
+    while !stop.load(Ordering::Relaxed) {
+        let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };
+        let request = buffer[..length].to_vec();
+        let _ = socket.send_to(answer(&request).as_bytes(), from);
+        if let Ok(mut requests) = requests.lock() {
+            requests.push(request);
+        }
     }
 }
 

@@ -42,6 +42,7 @@ const PROGRAMS_LEFT_OUT: [(&str, &[&str]); 5] = [
             "hostile",
             "kinds",
             "lab",
+            "long_requests",
             "media",
             "partners",
             "partners_live",
