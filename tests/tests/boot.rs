@@ -205,9 +205,8 @@ fn forwarding_that_cannot_be_switched_off_is_an_alarm_until_it_is_off() {
     switch(families[0], "0");
     edge.launcher = read_only.map(str::to_owned).to_vec();
     edge.run().unwrap();
-    let alarms = || edge.status().unwrap()["alarms"].as_array().unwrap().clone();
-    let told = || alarms().iter().filter(|alarm| is_told(alarm.as_str().unwrap())).count();
-    assert_eq!(told(), 0, "{:?}", alarms());
+    let told = || alarms(&edge, "forwarding cannot be switched off");
+    assert_eq!(told(), 0);
     let process = edge.process().unwrap().id().to_string();
     let mount = |how: &str| {
         let mut mount = std::process::Command::new("nsenter");
@@ -228,6 +227,38 @@ fn forwarding_that_cannot_be_switched_off_is_an_alarm_until_it_is_off() {
         let off = site.run(|| std::fs::read_to_string(file(family)).unwrap()).unwrap();
         assert_eq!(off.trim(), "0", "{family}");
     }
+}
+
+/// Alarms that `edge status` shows and that speak of this.
+fn alarms(edge: &Edge, of: &str) -> usize {
+    let status = edge.status().unwrap();
+    let alarms = status["alarms"].as_array().unwrap();
+    alarms.iter().filter(|alarm| alarm.as_str().unwrap().contains(of)).count()
+}
+
+#[test]
+fn a_device_that_is_not_enforced_or_has_another_name_is_an_alarm_as_long() {
+    let lab = Lab::raise("btg").unwrap();
+    let edge = Edge::start(&lab, contoso_config(&lab)).unwrap();
+    let rename = |from: &str, to: &str| {
+        let lines = format!("link set {from} down\nlink set {from} name {to}\nlink set {to} up\n");
+        edge.namespace().ip_batch(&lines).unwrap();
+    };
+    let other_name = || alarms(&edge, "`ext0` is called `other0` now");
+    assert_eq!(other_name(), 0);
+    rename("ext0", "other0");
+    eventually("the name is an alarm", || other_name() == 1);
+    rename("other0", "ext0");
+    eventually("the alarm has ended", || other_name() == 0);
+
+    // A macvlan has no XDP in its driver.
+    let not_enforced = || alarms(&edge, "`int0` is not enforced");
+    edge.namespace()
+        .ip_batch("link del int0\nlink add link ext0 name int0 type macvlan\n")
+        .unwrap();
+    eventually("the device is an alarm", || not_enforced() == 1);
+    edge.namespace().ip_batch("link del int0\nlink add int0 type veth peer name inner0\n").unwrap();
+    eventually("the alarm has ended", || not_enforced() == 0);
 }
 
 fn start(

@@ -9,7 +9,7 @@ use std::{
 };
 
 use edge_tests::{
-    patience::{eventually, patience},
+    patience::{eventually, kernel_version, patience},
     wire::{DEVICE, EDGE4, EDGE6, OWN_BLOCKS, PEER4, PEER6, Wire},
 };
 use edge_user::{
@@ -498,8 +498,10 @@ fn every_map_can_be_listed_and_dumped_and_drops_are_told() {
     });
     let maps = inspect::maps(&wire.pins).unwrap();
     assert_eq!(maps.len(), 34);
+    // Older kernels tell no ring buffer's memory.
+    let is_told = |map: &inspect::MapRow| map.kind != "RingBuf" || kernel_version() >= (6, 4);
     for map in &maps {
-        assert!(map.bytes > 0 || map.name == "EVENTS", "{map:?}");
+        assert!(map.bytes > 0 || !is_told(map), "{map:?}");
         let rows = inspect::dump(&wire.pins, &map.name).unwrap();
         let filled = [
             "SETTINGS",

@@ -85,7 +85,8 @@ fn refused_sip(cursor: Cursor<'_>, length: usize, first: u8, kind: Kind) -> Opti
         // Keep-alives: line ends, and STUN on UDP (RFC 5626 section 3.5).
         b'\r' | b'\n' => return None,
         0 | 1 if kind == Kind::Udp => {
-            let cookie = cursor.peek::<8>().map(|start| u32::from_be_bytes(start.four::<4>()));
+            let start = if length >= 8 { cursor.peek::<8>() } else { None };
+            let cookie = start.map(|start| u32::from_be_bytes(start.four::<4>()));
             return (cookie != Some(STUN_COOKIE)).then_some(Reason::NotSip);
         }
         _ => {}
@@ -96,7 +97,8 @@ fn refused_sip(cursor: Cursor<'_>, length: usize, first: u8, kind: Kind) -> Opti
 /// A status line, or a method, a space and the scheme of a URI that SIP uses (RFC 3261 section 7).
 #[inline(always)]
 fn begins_like_sip(mut cursor: Cursor<'_>, length: usize) -> bool {
-    if let Some(start) = cursor.peek::<8>()
+    if length >= 8
+        && let Some(start) = cursor.peek::<8>()
         && &start.two::<0>() == b"SI"
         && &start.four::<2>() == b"P/2."
     {
@@ -233,5 +235,17 @@ mod tests {
         assert_eq!(found(27), None);
         assert_eq!(found(28), None, "nor is a method and its space judged by what follows");
         assert_eq!(found(30), Some(Reason::NotSip));
+    }
+
+    #[test]
+    fn what_follows_a_datagram_makes_nothing_of_it() {
+        for text in [b"SIP/2.0 ", b"\0\x01\0\0\x21\x12\xa4\x42"] {
+            let bytes = [&[0; 8], &text[..], &[0xff; 8]].concat();
+            let frame = Frame::new(&bytes);
+            let found =
+                |length: usize| refused_content(&frame, 8, 8 + length, Kind::Udp, CONTENT_SIP);
+            assert_eq!(found(8), None, "{}", text.escape_ascii());
+            assert_eq!(found(7), Some(Reason::NotSip), "{}", text.escape_ascii());
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Devices, Engine, FirewallError, attach, renamed, resolve, sys};
+use super::{Devices, Engine, FirewallError, Resolved, attach, renamed, resolve, sys};
 use crate::firewall::watch::{Heard, LinkEvent};
 
 /// How long after a fault a device is tried again.
@@ -35,6 +35,13 @@ impl Links {
     /// After a fault.
     pub fn look_soon(&mut self) {
         self.again = Some(Instant::now() + AGAIN);
+    }
+
+    /// What is said of devices that are configured no more, or are gone, has ended.
+    pub fn forget_others(&mut self, resolved: &Resolved) {
+        self.faulty.retain(|device, _| resolved.names.contains_key(device));
+        self.misplaced.retain(|fault| resolved.faults.contains(fault));
+        self.renamed.retain(|now, device| resolved.renamed.get(now) == Some(device));
     }
 
     fn alarms(&self) -> impl Iterator<Item = String> {
@@ -146,7 +153,7 @@ impl Engine {
             }
         }
         self.links.renamed.clone_from(&resolved.renamed);
-        self.links.faulty.retain(|device, _| resolved.names.contains_key(device));
+        self.links.forget_others(&resolved);
         let changes = self.kernel.interface_changes(&resolved.devices, &resolved.vlans)?;
         self.kernel.write_interfaces(changes.close)?;
         self.kernel.write_interfaces(changes.open)?;

@@ -159,6 +159,7 @@ impl Engine {
         // After the swap: what is remembered from now on knows the new rules.
         self.write_settings(Settings { block_epoch: block_epoch(), ..settings })?;
         self.plan = plan.clone();
+        self.links.forget_others(resolved);
         report.generation = idle;
         if both.len() > plan.blocks.len() {
             // The new rules are in force: what cannot be let go yet is tried again.
