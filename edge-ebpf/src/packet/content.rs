@@ -85,9 +85,8 @@ fn refused_sip(cursor: Cursor<'_>, length: usize, first: u8, kind: Kind) -> Opti
         // Keep-alives: line ends, and STUN on UDP (RFC 5626 section 3.5).
         b'\r' | b'\n' => return None,
         0 | 1 if kind == Kind::Udp => {
-            let start = if length >= 8 { cursor.peek::<8>() } else { None };
-            let cookie = start.map(|start| u32::from_be_bytes(start.four::<4>()));
-            return (cookie != Some(STUN_COOKIE)).then_some(Reason::NotSip);
+            let cookie = cursor.peek::<8>().map(|start| u32::from_be_bytes(start.four::<4>()));
+            return (cookie != Some(STUN_COOKIE) || length < 8).then_some(Reason::NotSip);
         }
         _ => {}
     }
@@ -97,12 +96,12 @@ fn refused_sip(cursor: Cursor<'_>, length: usize, first: u8, kind: Kind) -> Opti
 /// A status line, or a method, a space and the scheme of a URI that SIP uses (RFC 3261 section 7).
 #[inline(always)]
 fn begins_like_sip(mut cursor: Cursor<'_>, length: usize) -> bool {
-    if length >= 8
-        && let Some(start) = cursor.peek::<8>()
+    if let Some(start) = cursor.peek::<8>()
         && &start.two::<0>() == b"SI"
         && &start.four::<2>() == b"P/2."
     {
-        return true;
+        // Some of it may be padding, and three letters could begin a method.
+        return length >= 8 || length <= 3;
     }
     for position in 0..LONGEST_METHOD {
         // A head that ends so early may go on in the next segment.
@@ -245,7 +244,9 @@ mod tests {
             let found =
                 |length: usize| refused_content(&frame, 8, 8 + length, Kind::Udp, CONTENT_SIP);
             assert_eq!(found(8), None, "{}", text.escape_ascii());
-            assert_eq!(found(7), Some(Reason::NotSip), "{}", text.escape_ascii());
+            for length in 4..8 {
+                assert_eq!(found(length), Some(Reason::NotSip), "{}", text.escape_ascii());
+            }
         }
     }
 }
