@@ -94,6 +94,11 @@ fn in_seconds(seconds: u64) -> u32 {
     u32::try_from(now_seconds() + seconds).unwrap()
 }
 
+/// A time that is over: the program's clock may be a tick behind ours.
+fn a_second_ago() -> u32 {
+    in_seconds(0) - 1
+}
+
 /// An RTP packet with so many bytes after its header.
 fn rtp(sequence: u16, ssrc: u32, bytes: usize) -> Vec<u8> {
     let mut packet = vec![0x80, 0];

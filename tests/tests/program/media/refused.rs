@@ -53,7 +53,7 @@ fn a_source_is_learned_in_the_kernel_as_on_the_host() {
             relay.dropped(&anew, Reason::MediaLearning);
             relay.forwarded(&anew);
             // After the window.
-            relay.open(|flow| flow.learn_until_seconds = in_seconds(0));
+            relay.open(|flow| flow.learn_until_seconds = a_second_ago());
             relay.dropped(&other, Reason::MediaSource);
             relay.forwarded(&relay.sent(&rtp(1, 7, 20)));
             // Behind NAT, anybody in the prefix, who comes twice.
@@ -88,7 +88,7 @@ fn what_a_flow_does_not_take_is_dropped_with_a_reason() {
     in_namespace(|| {
         each_way(|relay| {
             let right = relay.sent(&rtp(1, 7, 20));
-            relay.open(|flow| flow.expires_at_seconds = in_seconds(0));
+            relay.open(|flow| flow.expires_at_seconds = a_second_ago());
             relay.dropped(&right, Reason::MediaExpired);
             relay.open(|flow| flow.call = 0);
             relay.dropped(&right, Reason::MediaExpired);
