@@ -8,7 +8,7 @@
 //! | `preflight`, `meter`, `drain` | what is asked of every request, and how many there may be |
 //! | `send`, `dial`, `lookups`, `connections`, `pooled`, `hops` | the way to the next server: pooled by proven identity, resolved, connected, tried in turn |
 //! | `target`, `probe` | which addresses that means, what failed is tried last and asked whether it lives |
-//! | `response`, `timers`, `exchange`, `residue` | the transactions (RFC 3261 section 17, RFC 6026) |
+//! | `response`, `timers`, `exchange`, `exchanges`, `residue` | the transactions (RFC 3261 section 17, RFC 6026) |
 //! | `token`, `record_route`, `route_set`, `settings` | how we name ourselves, and what we sign into Record-Route |
 //! | `remote`, `flow`, `login` | remote users: whom they may write to, the connection they registered on, and who guesses passwords |
 //! | `media`, `descriptions` | what is said of media, and which flows are open for it |
@@ -30,6 +30,7 @@ mod descriptions;
 mod dial;
 mod drain;
 mod exchange;
+mod exchanges;
 mod flow;
 mod hang_up;
 mod hops;

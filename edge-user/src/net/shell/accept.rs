@@ -16,9 +16,10 @@ use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor, rustls::server::Acceptor};
 use super::{
     bind,
     counters::add,
-    hub::{Hub, Phase, Settings, Way, side_index},
+    hub::{Hub, Phase, Way, side_index},
     limits::Place,
     queue::WriteQueue,
+    settings::Settings,
     stream,
 };
 use crate::{

@@ -7,6 +7,7 @@
 //! | `connect` | connections we open |
 //! | `stream` | one TCP or TLS connection in one task |
 //! | `queue` | what waits to be written, bounded |
+//! | `settings` | what follows from the configuration |
 //! | `datagram` | UDP inside |
 //! | `gateway` | the XMPP gateway's connection |
 //! | `bind` | sockets and their options |
@@ -21,6 +22,7 @@ mod gateway;
 mod hub;
 pub(super) mod limits;
 mod queue;
+mod settings;
 pub(super) mod stream;
 #[cfg(test)]
 mod tests;
@@ -43,8 +45,9 @@ use tokio::{
 pub use self::gateway::GatewayLink;
 use self::{
     datagram::DatagramPort,
-    hub::{Hub, Phase, Settings},
+    hub::{Hub, Phase},
     queue::CloseCause,
+    settings::Settings,
 };
 use super::{Core, dns::Resolver, tls::TlsStore};
 use crate::{

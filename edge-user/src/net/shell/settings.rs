@@ -1,0 +1,103 @@
+//! What follows from the configuration: who is served where, and how much each side may send.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use tokio::sync::Semaphore;
+
+use crate::{
+    config::{Config, InsideServer, Transport},
+    proxy::{Peer, Side},
+    sip,
+};
+
+/// What follows from the configuration.
+#[derive(Debug)]
+pub(super) struct Settings {
+    pub(super) config: Arc<Config>,
+    pub(super) frame: sip::Limits,
+    /// Places for handshakes of each side.
+    handshakes: [Semaphore; 3],
+}
+
+impl Settings {
+    pub(super) fn new(config: Arc<Config>) -> Arc<Self> {
+        let limits = &config.limits;
+        let frame = sip::Limits {
+            head: limits.head_bytes,
+            body: limits.body_bytes,
+            ..sip::Limits::default()
+        };
+        let places = limits.handshakes.clamp(1, Semaphore::MAX_PERMITS);
+        let handshakes = [(); 3].map(|()| Semaphore::new(places));
+        Arc::new(Self { frame, handshakes, config })
+    }
+
+    /// Places for handshakes of this side: strangers among the remote users take none of the
+    /// partners'.
+    pub(super) fn handshakes(&self, side: Side) -> &Semaphore {
+        let [partner, inside, remote] = &self.handshakes;
+        match side {
+            Side::Partner | Side::Gateway => partner,
+            Side::Inside => inside,
+            Side::Remote => remote,
+        }
+    }
+
+    /// Whether remote users are served at this address of ours.
+    pub(super) fn serves(&self, local: SocketAddr) -> bool {
+        let at = |listen: &SocketAddr| {
+            listen.port() == local.port()
+                && (listen.ip().is_unspecified() || listen.ip() == local.ip().to_canonical())
+        };
+        let remote = self.config.services.remote.as_ref();
+        remote.is_some_and(|remote| {
+            remote.listen.iter().any(at)
+                || (remote.shared && self.config.access.listen.iter().any(at))
+        })
+    }
+
+    /// How large a message from this side may be.
+    pub(super) fn frame_for(&self, side: Side) -> sip::Limits {
+        let remote = self.config.services.remote.as_ref().filter(|_| side == Side::Remote);
+        let body = remote.map_or(self.frame.body, |remote| remote.body_bytes.min(self.frame.body));
+        sip::Limits { body, ..self.frame.clone() }
+    }
+
+    /// How large a message from outside may be before its sender has proved anything: a partner its
+    /// domain, a remote user its password.
+    pub(super) fn first_frame(&self) -> sip::Limits {
+        let first = self.config.limits.first_request_bytes;
+        let (head, body) = (self.frame.head.min(first), self.frame.body.min(first));
+        sip::Limits { head, body, ..self.frame.clone() }
+    }
+
+    /// Connections from this side, in all and from one source.
+    pub(super) fn places_for(&self, side: Side) -> (usize, usize) {
+        let limits = &self.config.limits;
+        match side {
+            Side::Partner => (limits.connections, limits.connections_per_source),
+            // Inside servers are few and listed; only their total is bounded.
+            Side::Inside => (limits.connections, limits.connections),
+            // Opened by this program itself.
+            Side::Gateway => (0, 0),
+            Side::Remote => self
+                .config
+                .services
+                .remote
+                .as_ref()
+                .map_or((0, 0), |remote| (remote.connections, remote.connections_per_source)),
+        }
+    }
+
+    /// Whether an inside server is listed: by a name of its certificate for TLS, by its address
+    /// for TCP and UDP.
+    pub(super) fn listed(&self, peer: &Peer) -> bool {
+        self.config.inside.servers.iter().any(|server| match server {
+            InsideServer::Name(name) => peer.transport == Transport::Tls && peer.names.holds(name),
+            InsideServer::Prefix(prefix) => {
+                peer.transport != Transport::Tls
+                    && prefix.contains(&peer.remote.ip().to_canonical())
+            }
+        })
+    }
+}
