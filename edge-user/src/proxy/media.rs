@@ -119,30 +119,19 @@ impl Proxy {
         if request.method() != Some(Method::Bye) {
             return;
         }
-        let to_tag = request.to().ok().and_then(|to| to.tag());
-        if let Some(names) = names(request, to_tag, inbound, partner) {
-            let mut effects = Effects::default();
-            self.calls.bye(&names, &mut effects);
-            media_output(effects, out);
-        }
+        over(&mut self.calls, request, inbound, partner, out);
     }
 
     /// The same for a BYE whose sender is judged.
     pub(super) fn media_bye_of(&mut self, id: u64, out: &mut Vec<Output>) {
-        let ends = |exchange: &Exchange| {
-            let method = exchange.request.as_ref().and_then(Message::method);
-            !exchange.stranger && method == Some(Method::Bye)
-        };
-        if !self.exchanges.get(id).is_some_and(ends) {
+        let Some(exchange) = self.exchanges.get(id).filter(|exchange| !exchange.stranger) else {
             return;
-        }
-        let taken = self.exchanges.update(id, |exchange| {
-            let partner = exchange.partner.clone().filter(|_| !exchange.remote);
-            exchange.request.take().map(|request| (request, exchange.inbound, partner))
-        });
-        if let Some((request, inbound, partner)) = taken.flatten() {
-            self.media_bye(&request, inbound, partner.as_ref(), out);
-            self.exchanges.update(id, |exchange| exchange.request = Some(request));
+        };
+        if let Some(request) = &exchange.request
+            && request.method() == Some(Method::Bye)
+        {
+            let partner = exchange.partner.as_ref().filter(|_| !exchange.remote);
+            over(&mut self.calls, request, exchange.inbound, partner, out);
         }
     }
 
@@ -151,14 +140,12 @@ impl Proxy {
     pub(super) fn media_hung_up(&mut self, id: u64, out: &mut Vec<Output>) -> bool {
         let Some(exchange) = self.exchanges.get(id) else { return false };
         let Some(request) = &exchange.request else { return false };
-        let Some(to_tag) = request.to().ok().and_then(|to| to.tag()) else { return false };
-        let partner = exchange.partner.as_ref().filter(|_| !exchange.remote);
-        if !exchange.stranger
-            && let Some(names) = names(request, Some(to_tag), exchange.inbound, partner)
-        {
-            let mut effects = Effects::default();
-            self.calls.bye(&names, &mut effects);
-            media_output(effects, out);
+        if request.to().ok().and_then(|to| to.tag()).is_none() {
+            return false;
+        }
+        if !exchange.stranger {
+            let partner = exchange.partner.as_ref().filter(|_| !exchange.remote);
+            over(&mut self.calls, request, exchange.inbound, partner, out);
         }
         true
     }
@@ -489,6 +476,22 @@ impl Proxy {
     pub fn adopt_flows(&mut self, now: Instant, flows: Vec<Flow>, out: &mut Vec<Output>) {
         let mut effects = Effects::default();
         self.calls.adopt(now, flows, &mut effects);
+        media_output(effects, out);
+    }
+}
+
+/// The call that this request is of is over, as with a BYE.
+fn over(
+    calls: &mut Calls,
+    request: &Message,
+    inbound: bool,
+    partner: Option<&Domain>,
+    out: &mut Vec<Output>,
+) {
+    let to_tag = request.to().ok().and_then(|to| to.tag());
+    if let Some(names) = names(request, to_tag, inbound, partner) {
+        let mut effects = Effects::default();
+        calls.bye(&names, &mut effects);
         media_output(effects, out);
     }
 }
