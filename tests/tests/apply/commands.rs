@@ -181,7 +181,10 @@ fn an_apply_to_be_confirmed_goes_back_by_itself_also_over_a_killed_daemon() {
     bench.run(&["apply", "--confirm", "1s"]);
     assert!(bench.has_rule("two"));
     bench.wait_for_rule("two", false);
-    assert_eq!(std::fs::read_to_string(bench.edge.file()).unwrap(), before);
+    // The rules are back a moment before the file is.
+    super::eventually("the file of before", || {
+        std::fs::read_to_string(bench.edge.file()).unwrap() == before
+    });
 
     // Taken back by hand.
     bench.run(&["apply", path(&two), "--confirm", "10min"]);
