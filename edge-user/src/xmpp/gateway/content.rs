@@ -11,8 +11,8 @@ const MAX_DEPTH: usize = 2;
 pub const MAX_TEXT: usize = 64 << 10;
 
 /// What is taken: `Accept` of a 415.
-pub const ACCEPT: &str =
-    "text/plain, text/html, multipart/alternative, application/im-iscomposing+xml";
+pub const ACCEPT: &str = "text/plain, text/html, multipart/alternative, \
+                          application/im-iscomposing+xml, message/cpim, message/imdn+xml";
 
 /// The text of a body; `None`: nothing that can be read (415).
 pub fn text_of(kind: &str, body: &[u8]) -> Option<String> {
@@ -134,16 +134,21 @@ fn one_part(part: &[u8]) -> Option<(String, &[u8])> {
         let (name, value) = line.split_once(':')?;
         if name.trim().eq_ignore_ascii_case("content-type") {
             kind = value.trim().to_owned();
-        } else if name.trim().eq_ignore_ascii_case("content-transfer-encoding") {
-            let value = value.trim().to_ascii_lowercase();
-            if !matches!(value.as_str(), "7bit" | "8bit" | "binary") {
-                return None;
-            }
+        } else if name.trim().eq_ignore_ascii_case("content-transfer-encoding")
+            && !is_unencoded(value)
+        {
+            return None;
         }
     }
     // The line end before the delimiter belongs to it.
     let body = rest.strip_suffix(b"\r\n").or_else(|| rest.strip_suffix(b"\n")).unwrap_or(rest);
     Some((kind, body))
+}
+
+/// Whether a Content-Transfer-Encoding leaves the bytes as they are (RFC 2045 section 6.2).
+pub fn is_unencoded(encoding: &str) -> bool {
+    let known = ["7bit", "8bit", "binary"];
+    known.iter().any(|known| encoding.trim().eq_ignore_ascii_case(known))
 }
 
 /// HTML without its markup. Never markup again: what stands in it as `&lt;` is text, and stays text

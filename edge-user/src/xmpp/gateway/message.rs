@@ -20,12 +20,13 @@ use super::{
     bounds::Timer,
     content,
     core::number,
+    cpim::Content,
     errors,
     ua::{ALLOW, Answer, Reply, Request, line, name_addr},
 };
 use crate::{
     domain::Domain,
-    sip::{HeaderName, Limits, Message, Method},
+    sip::{Limits, Message, Method},
     xmpp::{
         io::{Pair, XmppRefusal},
         ns,
@@ -65,6 +66,16 @@ pub(super) enum Sender<'a> {
     User(&'a Party),
     /// The user's server, or the streams on the way to it.
     Server(&'a Domain),
+}
+
+impl Sender<'_> {
+    /// Whether it may say what became of a message for this user.
+    pub fn may_say_of(&self, user: &Party) -> bool {
+        match self {
+            Sender::User(xmpp) => user.is_user(xmpp),
+            Sender::Server(domain) => user.domain == **domain,
+        }
+    }
 }
 
 /// A stanza that went as a MESSAGE.
@@ -114,21 +125,13 @@ impl Text {
         })
     }
 
-    /// Of a request's body.
-    fn of_request(request: &Message) -> Option<Self> {
-        let kind = request.text(HeaderName::ContentType).unwrap_or("text/plain");
-        let encoded = request.header(HeaderName::ContentEncoding);
-        if encoded.is_some_and(|header| !header.value.eq_ignore_ascii_case(b"identity")) {
-            return None;
-        }
+    /// Of a request; `content`: what is in it.
+    fn of_request(request: &Message, content: &Content<'_>) -> Option<Self> {
         let lang = request.headers_named("Content-Language").next();
         let lang = lang.and_then(|header| std::str::from_utf8(header.value).ok());
         Some(Self {
-            body: content::text_of(kind, request.body())?,
-            subject: request
-                .text(HeaderName::Subject)
-                .map(content::clean)
-                .filter(|s| !s.is_empty()),
+            body: content::text_of(&content.kind, content.body)?,
+            subject: content.subject.clone(),
             lang: lang.filter(|lang| content::is_lang(lang)).map(str::to_owned),
             thread: None,
         })
@@ -191,12 +194,15 @@ impl Gateway {
     ) {
         let in_session = session.is_some();
         let thread = session.flatten();
-        if self.take_notice(request, sip, xmpp, thread.as_deref()) {
+        let unread = Reply::new(415).with("Accept", content::ACCEPT);
+        let Some(content) = Content::of(request) else {
+            return self.core.reply_as(request, &tag, &unread);
+        };
+        if self.take_notice(&content, sip, xmpp, thread.as_deref()) {
             return self.core.reply_as(request, &tag, &Reply::new(200));
         }
-        let Some(mut text) = Text::of_request(request) else {
-            let refusal = Reply::new(415).with("Accept", content::ACCEPT);
-            return self.core.reply_as(request, &tag, &refusal);
+        let Some(mut text) = Text::of_request(request, &content) else {
+            return self.core.reply_as(request, &tag, &unread);
         };
         // A Call-ID often names a host inside: what goes out says no more than that two are the same.
         text.thread = match in_session {
@@ -211,6 +217,9 @@ impl Gateway {
         let stanza = text.stanza(&name, in_session);
         self.core.count_to_xmpp(xmpp);
         self.core.stanza(sip, xmpp, stanza);
+        if let Some(asked) = content.asked {
+            self.want_report((id, &name), (sip, xmpp), asked);
+        }
         let answer = Reply::new(200).write(request, &tag);
         let template =
             answer.and_then(|bytes| Message::parse_datagram(bytes, &Limits::default()).ok());
@@ -232,10 +241,7 @@ impl Gateway {
         let name = id?;
         let id = number(name)?;
         let held = self.held.get(&id)?;
-        let known = match from {
-            Sender::User(xmpp) => held.xmpp.is_user(xmpp),
-            Sender::Server(domain) => held.xmpp.domain == **domain,
-        };
+        let known = from.may_say_of(&held.xmpp);
         (known && held.name == name && held.sip.is_user(sip)).then_some(id)
     }
 
@@ -275,7 +281,10 @@ impl Gateway {
         condition: &str,
         text: &str,
     ) {
-        let Some(id) = self.held_by(stanza.attribute("id"), sip, from) else {
+        let name = stanza.attribute("id");
+        let held = self.held_by(name, sip, from);
+        self.report(name, sip, from, (false, held.is_some()));
+        let Some(id) = held else {
             let says = stanza.child(ns::SERVER, "body").is_some();
             self.core.counters.late_errors += u64::from(says);
             return;
@@ -500,9 +509,11 @@ impl Gateway {
 
     /// A receipt of an XMPP user.
     fn receipt(&mut self, sip: &Party, xmpp: &Party, id: Option<&str>) {
-        if let Some(id) = self.held_by(id, sip, &Sender::User(xmpp)) {
-            self.release(id, &Reply::new(200));
+        let from = Sender::User(xmpp);
+        if let Some(held) = self.held_by(id, sip, &from) {
+            self.release(held, &Reply::new(200));
         }
+        self.report(id, sip, &from, (true, false));
     }
 }
 

@@ -11,8 +11,9 @@
 //! | [`errors`] | errors of one side as those of the other | RFC 7247 section 7 |
 //! | [`io`] | inputs and outputs | |
 //! | `ua` | requests, transactions, dialogs, answers | RFC 3261 |
-//! | `content`, `document` | what bodies say | RFC 2046 |
+//! | `content`, `cpim`, `document` | what bodies say | RFC 2046, RFC 3862 |
 //! | `message` | messages without a session | RFC 7572 |
+//! | `reports` | reports of delivery | RFC 5438, XEP-0184 |
 //! | `session` | sessions as Lync has them, typing | RFC 7573, XEP-0085 |
 //! | `presence` | presence both ways | RFC 8048 |
 //! | `iq` | questions | RFC 6120 section 8.2.3 |
@@ -25,12 +26,14 @@ pub mod address;
 mod bounds;
 mod content;
 mod core;
+mod cpim;
 mod document;
 pub mod errors;
 pub mod io;
 mod iq;
 mod message;
 mod presence;
+mod reports;
 mod saved;
 mod session;
 mod status;
@@ -125,6 +128,7 @@ pub struct Gateway {
     presence: Presence,
     sessions: Sessions,
     talks: typing::Talks,
+    reports: reports::Reports,
     /// What policy no longer allows, and is not ended yet.
     ending: VecDeque<DialogOf>,
     ending_at: Option<Instant>,
@@ -140,6 +144,7 @@ impl Gateway {
             presence: Presence::default(),
             sessions: Sessions::default(),
             talks: typing::Talks::default(),
+            reports: reports::Reports::default(),
             ending: VecDeque::new(),
             ending_at: None,
         }

@@ -2,9 +2,16 @@
 
 use super::State;
 use crate::{
-    sip::{HeaderName, Message, Method},
+    sip::{Message, Method},
     xmpp::{
-        gateway::{Gateway, Purpose, address::Party, content, document, ua::Reply},
+        gateway::{
+            Gateway, Purpose,
+            address::Party,
+            content,
+            cpim::{Content, IMDN},
+            document,
+            ua::Reply,
+        },
         ns,
         xml::Element,
     },
@@ -24,19 +31,18 @@ pub(super) struct Typing {
 }
 
 impl Gateway {
-    /// A MESSAGE that is no message: isComposing, or a report of Lync's, which nobody asked for.
-    /// Reports of RFC 5438 are refused: none is asked for, and none can be passed on.
+    /// A MESSAGE that is no message: isComposing, or a report (Lync's, or RFC 5438), of which nobody
+    /// asked for one: it is taken and goes no further.
     pub(in crate::xmpp::gateway) fn take_notice(
         &mut self,
-        request: &Message,
+        content: &Content<'_>,
         sip: &Party,
         xmpp: &Party,
         thread: Option<&str>,
     ) -> bool {
-        let kind = request.text(HeaderName::ContentType).map(content::media_type);
-        match kind.as_ref().map(|(name, _)| name.as_str()) {
-            Some(IS_COMPOSING) => {
-                let document = document::read(request.body());
+        match content::media_type(&content.kind).0.as_str() {
+            IS_COMPOSING => {
+                let document = document::read(content.body);
                 let root = document.as_ref().filter(|root| root.is(IS_COMPOSING_NS, "isComposing"));
                 let state = root.and_then(|root| root.child(IS_COMPOSING_NS, "state"));
                 if let Some(state) = state {
@@ -45,7 +51,7 @@ impl Gateway {
                 }
                 true
             }
-            Some("application/ms-imdn+xml") => true,
+            "application/ms-imdn+xml" | IMDN => true,
             _ => false,
         }
     }
@@ -69,6 +75,22 @@ impl Gateway {
                 (session.sip.clone(), session.xmpp.clone(), session.thread.clone());
             self.say_state(&sip, &xmpp, state, thread.as_deref());
         }
+    }
+
+    /// A MESSAGE within the session of two users, whatever comes of it; `false`: none is up.
+    pub(in crate::xmpp::gateway) fn session_notice(
+        &mut self,
+        sip: &Party,
+        xmpp: &Party,
+        body: (&str, &[u8]),
+    ) -> bool {
+        let session = self.session_of(sip, xmpp).and_then(|id| self.sessions.map.get_mut(&id));
+        let Some(session) = session.filter(|session| session.state == State::Up) else {
+            return false;
+        };
+        let request = session.dialog.request(Method::Message, Vec::new(), Some(body));
+        let _ = self.core.send(&session.xmpp.domain, &request, Purpose::Nothing);
+        true
     }
 
     /// `<gone/>` to the XMPP side.

@@ -227,6 +227,8 @@ fn who_moved_is_followed_only_to_a_partner() {
 fn bodies_that_are_no_text_are_refused_with_what_would_be_taken() {
     for (kind, bytes) in [
         ("message/cpim", &b"From: x\r\n\r\nhi"[..]),
+        ("message/cpim", b"\r\nContent-Type: image/png\r\n\r\nx"),
+        ("message/cpim", b"\r\nContent-Type: message/cpim\r\n\r\n\r\n\r\nx"),
         ("text/rtf", b"{}"),
         ("image/png", b"x"),
         ("text/plain", b"\xff"),

@@ -5,6 +5,7 @@ mod any;
 mod iqs;
 mod messages;
 mod policy;
+mod reports;
 mod sessions;
 mod typing;
 mod watchers;

@@ -136,17 +136,3 @@ fn typing_is_bounded_and_under_policy() {
     world.stanza(state("paused").with("from", "d@montague.example/r"));
     assert!(world.sip.is_empty());
 }
-
-/// Reports that nobody asked for: Lync's are taken, those of RFC 5438 refused by name.
-#[test]
-fn reports_of_delivery_are_taken_or_refused() {
-    for (kind, status) in [("application/ms-imdn+xml", 200), ("message/imdn+xml", 415)] {
-        let mut world = World::new();
-        world.ask(Ask::new("MESSAGE").body(kind, b"<imdn/>"));
-        let answer = world.one_sip();
-        assert_eq!(answer.status(), Some(status), "{kind}");
-        assert_eq!(text(&answer, "Accept").contains("text/plain"), status == 415);
-        assert!(!text(&answer, "Accept").contains("imdn"));
-        world.silent();
-    }
-}

@@ -27,4 +27,5 @@ pub const ALLOW: &str =
     "INVITE, ACK, CANCEL, BYE, OPTIONS, MESSAGE, SUBSCRIBE, NOTIFY, INFO, UPDATE, BENOTIFY";
 /// `Accept` of an answer to OPTIONS.
 pub const ACCEPT: &str = "application/sdp, text/plain, text/html, multipart/alternative, \
-                          application/pidf+xml, application/im-iscomposing+xml";
+                          application/pidf+xml, application/im-iscomposing+xml, \
+                          message/cpim, message/imdn+xml";
