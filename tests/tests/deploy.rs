@@ -96,6 +96,13 @@ fn deploy_starts_the_daemon_and_its_firewall(machine: &Machine, edge: &Path) -> 
     let expected =
         ["CapEff:", "000000c000001400", "CapBnd:", "000000c000001400", "NoNewPrivs:", "1"];
     assert_eq!(words, expected);
+    // The unit lets it lower the priority of the threads that make strangers' handshakes.
+    let (name, nice) = ("(edge-handshake)", 19);
+    let low = machine.tell(&format!(
+        "grep -hF '{name}' /proc/$(systemctl show -P MainPID edge)/task/*/stat | \
+         cut -d ' ' -f {nice} | sort -u"
+    ))?;
+    assert_eq!(low, "10");
     assert_ne!(machine.tell("systemctl show -P WatchdogTimestampMonotonic edge")?, "0");
     assert!(machine.lets_in_from(ADMINISTRATOR)?);
     assert!(!machine.lets_in_from(ELSEWHERE)?, "the firewall is not in force");

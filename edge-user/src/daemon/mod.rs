@@ -64,7 +64,7 @@ use crate::{
         events::{DropEvent, Feed},
     },
     net::{
-        Core as _, LineLimiter, crl,
+        Core as _, LineLimiter, LowPriority, crl,
         dns::Resolver,
         shell::{Listeners, MediaSink, Shell, ShellHandle, ShellParts},
         tls::{Exceptions, TlsStore},
@@ -122,14 +122,18 @@ pub fn run(config: Config, choice: Choice) -> Result<()> {
         .thread_name("edge-net")
         .build()
         .context("no threads for the network")?;
-    runtime.block_on(serve(Arc::new(config), choice))
+    let (low_priority, threads) = LowPriority::start().context("no threads for handshakes")?;
+    let served = runtime.block_on(serve(Arc::new(config), choice, low_priority));
+    threads.shutdown_background();
+    served
 }
 
-async fn serve(config: Arc<Config>, choice: Choice) -> Result<()> {
+async fn serve(config: Arc<Config>, choice: Choice, low_priority: LowPriority) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let Started { daemon, drops, blocks: block_task, socket } = start(config, choice).await?;
+    let Started { daemon, drops, blocks: block_task, socket } =
+        start(config, choice, low_priority).await?;
     let mut control = tokio::spawn(socket.serve(Arc::clone(&daemon)));
     // What the daemon cannot do without: it ends when one of these panics, and is started again.
     let mut tasks = JoinSet::new();
@@ -201,7 +205,11 @@ struct Started {
     socket: ControlSocket,
 }
 
-async fn start(config: Arc<Config>, mut choice: Choice) -> Result<Started> {
+async fn start(
+    config: Arc<Config>,
+    mut choice: Choice,
+    low_priority: LowPriority,
+) -> Result<Started> {
     make_folders(&config.paths)?;
     let run_lock = lock(&config.paths.run)?;
     if let Some(fault) = Changes::before_start(&config, &mut choice) {
@@ -244,6 +252,7 @@ async fn start(config: Arc<Config>, mut choice: Choice) -> Result<Started> {
         secret,
         tls,
         resolver,
+        low_priority,
         listeners,
         prepared,
         now_in_force,
@@ -269,6 +278,7 @@ struct Parts {
     secret: Secrets,
     tls: Arc<TlsStore>,
     resolver: Arc<Resolver>,
+    low_priority: LowPriority,
     listeners: Listeners,
     prepared: Option<Prepared>,
     now_in_force: Effective,
@@ -278,7 +288,7 @@ struct Parts {
 
 async fn start_network(parts: Parts) -> Result<Started> {
     let Parts { config, choice, run_lock, store, mut alarms, secret, tls, resolver, .. } = parts;
-    let Parts { listeners, prepared, now_in_force, firewall, mut report, .. } = parts;
+    let Parts { low_priority, listeners, prepared, now_in_force, firewall, mut report, .. } = parts;
     report.warnings.extend(limits::descriptors(&config.limits));
     for warning in &report.warnings {
         warn!(warning, "firewall");
@@ -334,6 +344,7 @@ async fn start_network(parts: Parts) -> Result<Started> {
             sink.event(&event);
             bell.event(&event);
         }),
+        low_priority,
         media: media.clone().map(|media| media as Arc<dyn MediaSink>),
     };
     let shell = Shell::start(shell_parts, listeners);

@@ -212,6 +212,7 @@ impl Xmpp {
                 meet(&shell, &event);
                 keep(&refusals, event);
             }),
+            low_priority: around.shell.low_priority(),
             sip: to_sip,
         };
         let handle = XmppShell::start(parts, doors);

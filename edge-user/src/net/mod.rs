@@ -9,6 +9,7 @@ pub mod crl;
 pub mod dns;
 mod lines;
 pub mod local;
+mod low_priority;
 pub mod shell;
 #[cfg(test)]
 mod testing;
@@ -18,6 +19,7 @@ pub mod xmpp;
 
 pub use lines::LineLimiter;
 pub use local::{interface_addresses, own_addresses};
+pub use low_priority::{LowPriority, lower_priority};
 
 use std::{
     net::{IpAddr, SocketAddr},

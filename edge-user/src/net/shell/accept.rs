@@ -27,7 +27,7 @@ use crate::{
     federation::CertificateNames,
     net::{
         Core,
-        tls::{HandshakeError, HandshakeFault},
+        tls::{HandshakeError, HandshakeFault, TlsStore},
     },
     proxy::{Peer, Refusal, Side},
 };
@@ -119,11 +119,17 @@ async fn serve<C: Core>(
     if peer.transport != Transport::Tls {
         return carry(&hub, stream, peer, place);
     }
-    let (stream, names, own) =
-        match handshake(&hub, &settings, stream, (peer.side, peer.remote.ip())).await {
-            Ok(done) => done,
-            Err(error) => return failed(&hub, peer.remote, &error),
-        };
+    let mut phase = hub.phase.subscribe();
+    let shaken = tokio::select! {
+        biased;
+        // Another member of the pool, or another server, is the better place to go on.
+        _ = phase.wait_for(|phase| *phase >= Phase::Draining) => return,
+        shaken = handshake(&hub, &settings, stream, (peer.side, peer.remote.ip())) => shaken,
+    };
+    let (stream, names, own) = match shaken {
+        Ok(done) => done,
+        Err(error) => return failed(&hub, peer.remote, &error),
+    };
     peer.own = own;
     match names {
         Some(names) => peer.names = Arc::new(names),
@@ -165,10 +171,6 @@ async fn handshake<C: Core>(
     stream: TcpStream,
     (side, remote): (Side, IpAddr),
 ) -> Result<(ServerStream, Option<CertificateNames>, u8), HandshakeError> {
-    let no_files = || HandshakeError {
-        fault: HandshakeFault::Protocol,
-        detail: "no TLS files are configured for this side".to_owned(),
-    };
     let shaking = async {
         // A peer that says nothing takes no place among the handshakes.
         stream.peek(&mut [0]).await?;
@@ -176,14 +178,14 @@ async fn handshake<C: Core>(
             return Err(HandshakeError::too_many());
         }
         let _permit = settings.handshakes(side).acquire().await;
-        if !hub.tls.asks_for_name(side) {
-            let config = hub.tls.server(side).ok_or_else(no_files)?;
-            return Ok((TlsAcceptor::from(config).accept(stream).await?, 0));
+        let accepting = accept(Arc::clone(&hub.tls), side, stream);
+        match side {
+            // Our own servers do not stand in line with strangers.
+            Side::Inside => accepting.await,
+            _ => hub.low_priority.run(accepting).await.unwrap_or_else(|| {
+                Err(fault("a fault of ours, or the end of the appliance".to_owned()))
+            }),
         }
-        let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
-        let name = hello.client_hello().server_name().map(str::to_owned);
-        let (config, own) = hub.tls.server_for(side, name.as_deref()).ok_or_else(no_files)?;
-        Ok::<_, HandshakeError>((hello.into_stream(config).await?, own))
     };
     let (stream, own) = tokio::time::timeout(settings.config.limits.handshake_timeout, shaking)
         .await
@@ -196,6 +198,26 @@ async fn handshake<C: Core>(
         _ => Some(hub.tls.peer_names(side, chain)?),
     };
     Ok((stream, names, own))
+}
+
+async fn accept(
+    tls: Arc<TlsStore>,
+    side: Side,
+    stream: TcpStream,
+) -> Result<(ServerStream, u8), HandshakeError> {
+    let no_files = || fault("no TLS files are configured for this side".to_owned());
+    if !tls.asks_for_name(side) {
+        let config = tls.server(side).ok_or_else(no_files)?;
+        return Ok((TlsAcceptor::from(config).accept(stream).await?, 0));
+    }
+    let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+    let name = hello.client_hello().server_name().map(str::to_owned);
+    let (config, own) = tls.server_for(side, name.as_deref()).ok_or_else(no_files)?;
+    Ok((hello.into_stream(config).await?, own))
+}
+
+fn fault(detail: String) -> HandshakeError {
+    HandshakeError { fault: HandshakeFault::Protocol, detail }
 }
 
 /// Counts a failed handshake. A fault of the peer's certificate, and having nothing in common with

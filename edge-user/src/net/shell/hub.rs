@@ -19,7 +19,7 @@ use bytes::Bytes;
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::{
-    ConnectionInfo, EventSink, MediaApplied, MediaSink,
+    ConnectionInfo, EventSink, MediaApplied, MediaSink, ShellParts,
     counters::{Counters, add},
     datagram::DatagramPort,
     limits::{Admission, Pace},
@@ -27,11 +27,10 @@ use super::{
     settings::Settings,
 };
 use crate::{
-    config::Config,
     federation::Lookup,
     ids::IdMap,
     media::flow::{CallId, MediaChange},
-    net::{Core, dns::Resolver, timer, tls::TlsStore},
+    net::{Core, LowPriority, dns::Resolver, timer, tls::TlsStore},
     proxy::{
         ConnectionId, Event, Input, Output, Peer, QueryId, Question, Refusal, ResolveError, Side,
     },
@@ -100,6 +99,7 @@ pub(super) struct Hub<C> {
     settings: RwLock<Arc<Settings>>,
     pub(super) tls: Arc<TlsStore>,
     pub(super) resolver: Arc<Resolver>,
+    pub(super) low_priority: LowPriority,
     events: EventSink,
     media: Option<Arc<dyn MediaSink>>,
     pub(super) counters: Counters,
@@ -170,14 +170,8 @@ impl After {
 }
 
 impl<C: Core> Hub<C> {
-    pub(super) fn new(
-        core: C,
-        config: Arc<Config>,
-        tls: Arc<TlsStore>,
-        resolver: Arc<Resolver>,
-        events: EventSink,
-        media: Option<Arc<dyn MediaSink>>,
-    ) -> Arc<Self> {
+    pub(super) fn new(parts: ShellParts<C>) -> Arc<Self> {
+        let ShellParts { core, config, tls, resolver, events, low_priority, media } = parts;
         let inner = Inner { core, links: IdMap::default(), armed: None, scratch: Vec::new() };
         Arc::new(Self {
             inner: Mutex::new(inner),
@@ -185,6 +179,7 @@ impl<C: Core> Hub<C> {
             settings: RwLock::new(Settings::new(config)),
             tls,
             resolver,
+            low_priority,
             events,
             media,
             counters: Counters::default(),

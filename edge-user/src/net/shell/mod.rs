@@ -49,7 +49,7 @@ use self::{
     queue::CloseCause,
     settings::Settings,
 };
-use super::{Core, dns::Resolver, tls::TlsStore};
+use super::{Core, LowPriority, dns::Resolver, tls::TlsStore};
 use crate::{
     config::{Config, Transport},
     media::flow::{CallId, FlowTally, MediaChange},
@@ -93,6 +93,8 @@ pub struct ShellParts<C> {
     pub resolver: Arc<Resolver>,
     /// Where events go.
     pub events: EventSink,
+    /// Where strangers' handshakes are made.
+    pub low_priority: LowPriority,
     /// Where media flows go; without it none can be opened.
     pub media: Option<Arc<dyn MediaSink>>,
 }
@@ -194,8 +196,7 @@ impl Shell {
 
     /// Starts with the listeners of its configuration.
     pub fn start<C: Core>(parts: ShellParts<C>, listeners: Listeners) -> ShellHandle<C> {
-        let ShellParts { core, config, tls, resolver, events, media } = parts;
-        let hub = Hub::new(core, config, tls, resolver, events, media);
+        let hub = Hub::new(parts);
         tokio::spawn(Arc::clone(&hub).run_timer());
         let bound = listeners.sockets.into_iter().map(|socket| socket.run(&hub)).collect();
         ShellHandle { hub, bound: Arc::new(Mutex::new(bound)), changing: Arc::default() }
@@ -365,6 +366,11 @@ impl<C: Core> ShellHandle<C> {
             self.remove(old).await;
         }
         Drained { live_left, closed: links.len() }
+    }
+
+    /// Where strangers' handshakes are made.
+    pub fn low_priority(&self) -> LowPriority {
+        self.hub.low_priority.clone()
     }
 
     /// What is listened on.

@@ -162,12 +162,16 @@ async fn direct<C: XmppCore>(
         // A peer that says nothing costs no handshake.
         stream.peek(&mut [0]).await.map_err(|error| error.to_string())?;
         may_shake(hub, remote, side)?;
-        let hello = LazyConfigAcceptor::new(Acceptor::default(), stream)
-            .await
-            .map_err(|error| error.to_string())?;
-        let name = hello.client_hello().server_name().and_then(|name| name.parse().ok());
-        let config = hub.tls.xmpp_server(name.as_ref(), true).ok_or("XMPP has no TLS files")?;
-        hello.into_stream(config).await.map_err(|error| error.to_string())
+        let tls = Arc::clone(&hub.tls);
+        let accepting = async move {
+            let hello = LazyConfigAcceptor::new(Acceptor::default(), stream)
+                .await
+                .map_err(|error| error.to_string())?;
+            let name = hello.client_hello().server_name().and_then(|name| name.parse().ok());
+            let config = tls.xmpp_server(name.as_ref(), true).ok_or("XMPP has no TLS files")?;
+            hello.into_stream(config).await.map_err(|error| error.to_string())
+        };
+        aside(hub, side, accepting).await
     };
     let stream = shake(hub, place, shaking).await?;
     let peer = hub.tls.xmpp_peer(side, stream.get_ref().1);
@@ -211,6 +215,21 @@ pub(super) async fn shake<C: XmppCore, T>(
             shaken.map_err(|_| "timed out".to_owned())?
         }
         () = given_up => Err("it took long, and others waited".to_owned()),
+    }
+}
+
+/// Makes the handshake where it keeps nobody else waiting; those of our own servers, here.
+pub(super) async fn aside<C: XmppCore, T: Send + 'static>(
+    hub: &Hub<C>,
+    side: XmppSide,
+    accepting: impl Future<Output = Result<T, String>> + Send + 'static,
+) -> Result<T, String> {
+    match side {
+        XmppSide::Inside => accepting.await,
+        XmppSide::Partner => match hub.low_priority.run(accepting).await {
+            Some(accepted) => accepted,
+            None => Err("a fault of ours, or the end of the appliance".to_owned()),
+        },
     }
 }
 

@@ -31,6 +31,7 @@ use super::{
 use crate::{
     config::Config,
     net::{
+        LowPriority,
         dns::Resolver,
         shell::limits::{Admission, Pace},
         timer,
@@ -123,6 +124,7 @@ pub(super) struct Hub<C> {
     config: RwLock<Arc<Config>>,
     pub(super) tls: Arc<TlsStore>,
     pub(super) resolver: Arc<Resolver>,
+    pub(super) low_priority: LowPriority,
     events: XmppEventSink,
     sip: mpsc::Sender<Bytes>,
     pub(super) counters: Counters,
@@ -154,7 +156,7 @@ struct After {
 
 impl<C: XmppCore> Hub<C> {
     pub(super) fn new(parts: XmppParts<C>) -> Arc<Self> {
-        let XmppParts { core, config, tls, resolver, events, sip } = parts;
+        let XmppParts { core, config, tls, resolver, events, low_priority, sip } = parts;
         let inner = Inner {
             core,
             links: HashMap::new(),
@@ -168,6 +170,7 @@ impl<C: XmppCore> Hub<C> {
             config: RwLock::new(config),
             tls,
             resolver,
+            low_priority,
             events,
             sip,
             counters: Counters::default(),

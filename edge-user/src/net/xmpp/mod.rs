@@ -38,6 +38,7 @@ use tokio::{
 use self::hub::{Hub, Phase};
 pub use self::status::{StreamInfo, XmppCounts};
 use super::{
+    LowPriority,
     dns::Resolver,
     shell::{BindError, bind},
     tls::TlsStore,
@@ -110,6 +111,8 @@ pub struct XmppParts<C> {
     pub resolver: Arc<Resolver>,
     /// Where events go.
     pub events: XmppEventSink,
+    /// Where strangers' handshakes are made.
+    pub low_priority: LowPriority,
     /// Where the gateway's SIP messages go.
     pub sip: mpsc::Sender<Bytes>,
 }

@@ -18,7 +18,11 @@ use super::*;
 use crate::{
     config::{Config, XmppService, tests_support::Folder},
     domain::Domain,
-    net::testing::{Authority, Issued, Leaf, PATIENCE, loopback, write_files},
+    net::{
+        LowPriority,
+        low_priority::Busy,
+        testing::{Authority, Issued, Leaf, PATIENCE, loopback, write_files},
+    },
     xmpp::io::{
         DialId, Pair, PeerCertificate, StreamId, TlsPeer, XmppOutput, XmppRefusal, XmppTarget,
     },
@@ -64,6 +68,15 @@ fn pair(local: &str, remote: &str) -> Pair {
 
 impl End {
     async fn new(own: &Issued, trust: &str, change: impl FnOnce(&mut Config)) -> Self {
+        Self::on(LowPriority::none(), own, trust, change).await
+    }
+
+    async fn on(
+        low_priority: LowPriority,
+        own: &Issued,
+        trust: &str,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
         let folder = Folder::new();
         let files = write_files(&folder, "edge", own, trust);
         let mut config = loopback(files.clone());
@@ -85,6 +98,7 @@ impl End {
             tls,
             resolver,
             events: Arc::new(move |event| seen.lock().unwrap().push(event)),
+            low_priority,
             sip: to_sip,
         };
         let shell = XmppShell::start(parts, doors);
@@ -276,6 +290,33 @@ async fn direct_tls_stands_before_the_core_hears_of_it_and_a_client_may_show_not
     let _stranger = connector.connect("b.example".try_into().unwrap(), socket).await.unwrap();
     let XmppInput::Accepted { tls: Some(stranger), .. } = server.next().await else { panic!() };
     assert!(matches!(stranger.certificate, PeerCertificate::Missing));
+}
+
+#[tokio::test]
+async fn a_strangers_handshake_keeps_no_stream_waiting() {
+    let root = Authority::new("root");
+    let (low, busy) = Busy::start();
+    let mut client = End::new(&root.dns(&["a.example"]), &root.pem, |_| {}).await;
+    let mut server = End::on(low, &root.dns(&["b.example"]), &root.pem, |_| {}).await;
+    let (ours, theirs) = joined(&mut client, &mut server).await;
+    let (ab, ba) = (pair("a.example", "b.example"), pair("b.example", "a.example"));
+    server.say(XmppOutput::StartTls { stream: theirs, accepting: true, pair: ba });
+    client.say(XmppOutput::StartTls { stream: ours, accepting: false, pair: ab });
+    client.connect(server.at(true), true, "a.example", "b.example");
+    let waited = tokio::time::timeout(Duration::from_millis(300), server.next()).await;
+    assert!(waited.is_err(), "{waited:?}");
+    let (_, plain) = joined(&mut client, &mut server).await;
+    server.write(plain, "<a/>");
+    client.hears("<a/>").await;
+    busy.go_on();
+    let (mut begun, mut direct) = (false, false);
+    while !(begun && direct) {
+        match server.next().await {
+            XmppInput::TlsDone { .. } => begun = true,
+            XmppInput::Accepted { tls, .. } => direct = tls.is_some(),
+            _ => {}
+        }
+    }
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Bad input at a rate, while good calls go on: how much longer these take.
 //!
-//! The attacker shares the load's core at the lowest priority, so that it takes from the generator
-//! as little as can be; the proxy's core it takes from the proxy alone.
+//! The attacker shares the load's core at low priority, so that it takes from the generator as
+//! little as can be; the proxy's core it takes from the proxy alone.
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
@@ -110,7 +110,8 @@ fn under<T>(world: &World, attack: &Attack, work: impl FnOnce() -> Result<T>) ->
 
 fn strike(world: &World, attack: &Attack, stop: &AtomicBool, struck: &AtomicU64) -> Result<()> {
     load::pin(CORE + 1)?;
-    rustix::process::setpriority_process(None, 19)?;
+    // By its nice value alone a thread is not taken from its core before its slice is over.
+    edge_user::net::lower_priority()?;
     let mut attacker = (attack.begin)(world)?;
     let spacing = Duration::from_secs(1) / attack.rate;
     let mut next = Instant::now();

@@ -7,6 +7,7 @@ mod life;
 mod media;
 mod outbound;
 mod remote;
+mod strangers;
 
 use std::{
     io,
@@ -59,6 +60,14 @@ async fn lab(change: impl FnOnce(&mut Config)) -> Lab {
 }
 
 async fn lab_with(media: Option<Arc<dyn MediaSink>>, change: impl FnOnce(&mut Config)) -> Lab {
+    lab_on(LowPriority::none(), media, change).await
+}
+
+async fn lab_on(
+    low_priority: LowPriority,
+    media: Option<Arc<dyn MediaSink>>,
+    change: impl FnOnce(&mut Config),
+) -> Lab {
     let folder = Folder::new();
     let partners = Authority::new("partners' root");
     let ours = Authority::new("our root");
@@ -76,6 +85,7 @@ async fn lab_with(media: Option<Arc<dyn MediaSink>>, change: impl FnOnce(&mut Co
         tls: Arc::clone(&tls),
         resolver: Resolver::new(&config).unwrap(),
         events: Arc::new(move |event| kept.lock().unwrap().push(event)),
+        low_priority,
         media,
     };
     let shell = Shell::start(parts, Shell::bind(&config).unwrap());
