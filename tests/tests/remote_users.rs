@@ -5,17 +5,20 @@
 
 use std::net::SocketAddr;
 
+use edge_ebpf::verdict::Reason;
 use edge_tests::{
     demo::world::contoso_config,
     lab::{
         Lab,
         config::EdgeConfig,
+        counters::Counters,
         daemon::Edge,
         kamailio::Kamailio,
         layout::Site,
         phone::{PATIENCE, Phone, headers, status},
         tls_client::{Caller, SipClient},
     },
+    patience::eventually,
 };
 
 const PASSWORD: &str = "correct horse";
@@ -54,15 +57,20 @@ impl World {
         Self { lab, edge, _kamailio: kamailio }
     }
 
+    fn caller(&self, from: Site) -> Caller<'_> {
+        let trust = &self.lab.identities.trust;
+        Caller { namespace: self.lab.site(from), from: None, identity: None, trust }
+    }
+
     /// A connection from a site, by one of the families.
     fn connect(&self, from: Site, family: usize) -> anyhow::Result<SipClient> {
-        let caller = Caller {
-            namespace: self.lab.site(from),
-            from: None,
-            identity: None,
-            trust: &self.lab.identities.trust,
-        };
+        let caller = self.caller(from);
         caller.tls(at(Site::Contoso.outside()[family]), &Site::Contoso.host())
+    }
+
+    /// Packets of blocked addresses that the driver dropped.
+    fn dropped(&self) -> u64 {
+        Counters::open(self.edge.pins()).unwrap().packets(Reason::BlockedAddress).unwrap()
     }
 
     fn remote(&self, from: Site, family: usize, user: &str, password: &str) -> Phone {
@@ -164,7 +172,7 @@ fn target(message: &str) -> String {
 
 #[test]
 fn guessing_a_password_is_a_ban_and_others_go_on() {
-    let world = World::raise("guess");
+    let mut world = World::raise("guess");
     for (family, user) in [ALICE, CAROL].into_iter().enumerate() {
         let mut good = world.remote(Site::Stranger, family, user, PASSWORD);
         assert_eq!(good.register().unwrap(), 200);
@@ -177,21 +185,40 @@ fn guessing_a_password_is_a_ban_and_others_go_on() {
         assert!(bad.client.closed_within(PATIENCE), "the ban closes its connection");
         let bans = world.edge.json(&["remote", "bans"]).unwrap();
         assert_eq!(bans.as_array().unwrap().len(), family + 1, "{bans}");
+        // In the driver, too, and at this port alone.
+        eventually("dropped in the driver", || {
+            let blocks = world.edge.json(&["block", "list"]).unwrap().to_string();
+            blocks.matches("wrong-passwords").count() > family
+        });
+        let dropped = world.dropped();
         assert!(world.connect(Site::Evil, family).is_err(), "nor is it let in again");
+        assert!(world.dropped() > dropped);
+        let outside = Site::Contoso.outside()[family];
+        world.caller(Site::Evil).plain(SocketAddr::new(outside, 5061)).unwrap();
         // Who signed in before goes on, and comes again.
         assert_eq!(good.register().unwrap(), 200);
         let mut again = world.remote(Site::Stranger, family, user, PASSWORD);
         assert_eq!(again.register().unwrap(), 200);
     }
     assert_eq!(world.edge.status().unwrap()["remote"]["bans"], 2);
-    assert!(world.edge.count("closed.banned").unwrap() >= 4);
+    assert!(world.edge.count("closed.banned").unwrap() >= 2);
     // An administrator lets the first of them in again.
     let forgiven = Site::Evil.v4().to_string();
     let answer = world.edge.json(&["remote", "forgive", &forgiven]).unwrap();
     assert_eq!(answer["bans_ended"], 1, "{answer}");
+    eventually("let in by the driver", || {
+        let blocks = world.edge.json(&["block", "list"]).unwrap().to_string();
+        blocks.matches("wrong-passwords").count() == 1
+    });
     let mut bad = world.remote(Site::Evil, 0, ALICE, PASSWORD);
     assert_eq!(bad.register().unwrap(), 200);
     assert!(world.connect(Site::Evil, 1).is_err(), "the other one stays out");
+    // After a restart, too.
+    world.edge.kill().unwrap();
+    world.edge.run().unwrap();
+    assert!(world.connect(Site::Evil, 1).is_err(), "the other one stays out");
+    let blocks = world.edge.json(&["block", "list"]).unwrap().to_string();
+    assert_eq!(blocks.matches("wrong-passwords").count(), 1, "{blocks}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Blocked addresses and prefixes, where they can be at all, and what a CPU remembers of blocks that
 //! it has found.
 
-use super::words6;
+use super::{word_scopes, words6};
 
 /// A blocked address or prefix.
 ///
@@ -31,6 +31,11 @@ impl Block {
         Self { scope, reason, owners, expires_at_seconds, from_version: 0, until_version: 0 }
     }
 
+    /// Whether it is for what goes to a port of this word.
+    pub const fn is_for(&self, word: u32) -> bool {
+        self.scope == SCOPE_ALL || self.scope & word_scopes(word) != 0
+    }
+
     /// Whether it is in force in this version of the block lists.
     pub const fn in_version(&self, version: u32) -> bool {
         self.from_version <= version && (self.until_version == 0 || version < self.until_version)
@@ -39,8 +44,10 @@ impl Block {
 
 /// Everything from this source is dropped.
 pub const SCOPE_ALL: u8 = 0;
-/// Only what goes to federation ports is dropped.
+/// Bit: what goes to federation ports is dropped.
 pub const SCOPE_FEDERATION: u8 = 1;
+/// Bit: what goes to the ports of remote users is dropped.
+pub const SCOPE_REMOTE: u8 = 2;
 /// Only in the kernel program's memory: no table says anything of this source.
 pub const SCOPE_NONE: u8 = 0xff;
 /// What is remembered of a source of which no table says anything.

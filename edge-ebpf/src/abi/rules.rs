@@ -1,7 +1,7 @@
 //! The rule set: words by port and protocol, the rules that they point to, and the sets that rules
 //! name.
 
-use super::ZONES;
+use super::{SCOPE_FEDERATION, SCOPE_REMOTE, ZONES};
 
 /// Entries of `PORT_WORDS`: zone, TCP or UDP, port.
 pub const PORT_WORD_SLOTS: u32 = ZONES * 2 * 65_536;
@@ -41,6 +41,17 @@ pub const WORD_FEDERATION: u32 = 1 << 30;
 pub const WORD_OPEN: u32 = 1 << 29;
 /// Word: media flows may come in at this UDP port of ours (`MEDIA_PORTS` says which).
 pub const WORD_MEDIA: u32 = 1 << 28;
+
+/// Word: the port is one of remote users and of no other service; whoever guesses passwords is dropped
+/// here.
+pub const WORD_REMOTE: u32 = 1 << 27;
+
+/// The scopes (bits of [`super::Block::scope`]) that the port of a word is in.
+pub const fn word_scopes(word: u32) -> u8 {
+    let federation = if word & WORD_FEDERATION != 0 { SCOPE_FEDERATION } else { 0 };
+    let remote = if word & WORD_REMOTE != 0 { SCOPE_REMOTE } else { 0 };
+    federation | remote
+}
 
 /// The word of a port or protocol that one rule opens to every source and for every address of
 /// ours: it holds the rule's id, and the rules need not be asked.

@@ -30,6 +30,9 @@ fn a_word_gives_back_what_was_put_in() {
     let word = word(4095, 32, WORD_FEDERATION);
     assert_eq!((word_first(word), word_count(word)), (4095, 32));
     assert_ne!(word & WORD_FEDERATION, 0);
+    assert_eq!(word_scopes(word), SCOPE_FEDERATION);
+    assert_eq!(word_scopes(WORD_REMOTE | 7), SCOPE_REMOTE);
+    assert_eq!(word_scopes(WORD_MANAGEMENT | WORD_MEDIA | WORD_OPEN), 0);
     assert_eq!(word_open_rule(word), None);
     let open = open_word(MAX_RULE_IDS - 1, WORD_MANAGEMENT);
     assert_eq!((word_open_rule(open), word_count(open)), (Some(MAX_RULE_IDS - 1), 0));

@@ -4,8 +4,7 @@ use super::{Family, Tables};
 use crate::{
     abi::{
         AT_ONCE_NO, AT_ONCE_UNKNOWN, AT_ONCE_YES, Block, NOT_BLOCKED, PRESENT_ADDRESSES,
-        PRESENT_PREFIXES, SCOPE_ALL, SCOPE_FEDERATION, SCOPE_NONE, SOURCE_SET_MANAGEMENT, Settings,
-        WORD_FEDERATION,
+        PRESENT_PREFIXES, SCOPE_ALL, SCOPE_NONE, SOURCE_SET_MANAGEMENT, Settings,
     },
     verdict::Reason,
 };
@@ -28,7 +27,7 @@ pub fn blocked<T: Tables, A: Family>(
         if !block.in_version(settings.block_version) {
             return None;
         }
-        if block.scope == SCOPE_FEDERATION && word & WORD_FEDERATION == 0 {
+        if !block.is_for(word) {
             return None;
         }
         if block.expires_at_seconds != 0

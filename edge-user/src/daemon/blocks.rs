@@ -10,7 +10,10 @@ use ipnet::IpNet;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
-use super::{Daemon, watch::offense};
+use super::{
+    Daemon,
+    watch::{guessers, offense},
+};
 use crate::{
     config::{Config, Federation},
     domain::Domain,
@@ -182,7 +185,8 @@ pub(super) struct Watched {
 impl Watched {
     /// Tells what of the proxy's outputs matters to the blocks. Offenders are told here and not as
     /// events, because this is under the core's lock: nobody can be forgiven in between.
-    fn look(&self, out: &[proxy::Output]) {
+    fn look(&self, now: Instant, out: &[proxy::Output]) {
+        let mut banned = false;
         for output in out {
             match output {
                 proxy::Output::Close { connection, .. } | proxy::Output::Release { connection } => {
@@ -192,9 +196,19 @@ impl Watched {
                     let offense = offense((domain.clone(), *source, *until));
                     self.blocks.tell(Input::Offender(offense));
                 }
+                proxy::Output::Event(Event::Banned { .. }) => banned = true,
                 _ => {}
             }
         }
+        if banned {
+            self.tell_guessers(now);
+        }
+    }
+
+    /// Tells who is shut out: all of them, so that what was lost is made good by the next. Under the
+    /// core's lock, as forgiving is.
+    pub fn tell_guessers(&self, now: Instant) {
+        self.blocks.tell(guessers(&self.proxy, now));
     }
 }
 
@@ -212,7 +226,7 @@ impl Core for Watched {
         }
         let before = out.len();
         self.proxy.handle(now, input, out);
-        self.look(&out[before..]);
+        self.look(now, &out[before..]);
     }
 
     fn next_timeout(&self) -> Option<Instant> {
@@ -222,7 +236,7 @@ impl Core for Watched {
     fn on_timeout(&mut self, now: Instant, out: &mut Vec<proxy::Output>) {
         let before = out.len();
         self.proxy.on_timeout(now, out);
-        self.look(&out[before..]);
+        self.look(now, &out[before..]);
     }
 
     fn refuses(&self, now: Instant, remote: IpAddr) -> bool {
@@ -270,7 +284,7 @@ impl BlockTask {
         federation: Federation,
         resolver: Arc<Resolver>,
         firewall: FirewallHandle,
-        offenders: Input,
+        listed: [Input; 2],
     ) -> (Self, BlockTaskHandle) {
         let (sender, commands) = mpsc::channel(QUEUE);
         let mut core = DomainBlocks::new();
@@ -280,7 +294,9 @@ impl BlockTask {
             let (domain, addresses) = (domain.clone(), last.addresses.clone());
             core.handle(now, Input::LastGood { domain, addresses });
         }
-        core.handle(now, offenders);
+        for input in listed {
+            core.handle(now, input);
+        }
         let handle = sender.downgrade();
         let task = Self { core, commands, handle, resolver, firewall, outbox: Outbox::default() };
         (task, BlockTaskHandle(sender))
@@ -399,6 +415,12 @@ impl BlockTask {
 }
 
 fn log_intent(intent: &Intent) {
+    if let Intent::Block(block) = intent {
+        info!(owner = ?block.owner, prefix = %block.prefix, "a block");
+    }
+    if let Intent::Unblock { prefix, owner } = intent {
+        info!(?owner, %prefix, "a block is taken back");
+    }
     if let Intent::SetPartners(partners) = intent {
         info!(prefixes = partners.len(), "partners' addresses");
     }

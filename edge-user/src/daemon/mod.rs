@@ -320,7 +320,7 @@ async fn start_network(parts: Parts) -> Result<Started> {
     if let Some(media) = &media {
         proxy.adopt_flows(Instant::now(), media.flows(), &mut adopted);
     }
-    let (watching, offenders, lost) = Watching::start(&config.paths.state, &mut proxy);
+    let (watching, listed, lost) = Watching::start(&config.paths.state, &mut proxy);
     alarms.extend(lost);
     let (task, blocks) = BlockTask::new(
         &config,
@@ -328,7 +328,7 @@ async fn start_network(parts: Parts) -> Result<Started> {
         now_in_force.federation,
         Arc::clone(&resolver),
         firewall.clone(),
-        offenders,
+        listed,
     );
     let (limiter, media_limiter) = (LineLimiter::default(), LineLimiter::default());
     let sink = blocks.clone();

@@ -31,8 +31,11 @@ impl Daemon {
                 Ok(bans.iter().map(row).collect())
             }
             RemoteRequest::Forgive { prefix } => {
-                let ended =
-                    self.shell.with_core(|core, now, _| core.proxy.forgive_source(now, &prefix));
+                let ended = self.shell.with_core(|core, now, _| {
+                    let ended = core.proxy.forgive_source(now, &prefix);
+                    core.tell_guessers(now);
+                    ended
+                });
                 self.watching.ring();
                 Ok(json!({"prefix": prefix, "bans_ended": ended}))
             }

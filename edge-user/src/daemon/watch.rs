@@ -19,7 +19,7 @@ use crate::{
     federation::{Report, Saved, SavedBans, Standing},
     proxy::{Event, Proxy},
     state::KeptFile,
-    verdicts::{Input, Offense, WatchReport},
+    verdicts::{Guesser, Input, Offense, WatchReport},
 };
 
 /// What changes together is written together.
@@ -52,7 +52,7 @@ impl Watching {
     /// Reads the list into the proxy; gives what the blocks must know, and alarms. When the list
     /// is lost, whoever is discovered is suspicious for a while: an attacker who was listed is no
     /// better off for it.
-    pub fn start(folder: &Path, proxy: &mut Proxy) -> (Self, Input, Vec<String>) {
+    pub fn start(folder: &Path, proxy: &mut Proxy) -> (Self, [Input; 2], Vec<String>) {
         let now = Instant::now();
         let (file, saved, alarms) = KeptFile::<Saved>::open(folder);
         let alarms: Vec<String> = alarms
@@ -75,7 +75,8 @@ impl Watching {
         proxy.restore_bans(now, unix_seconds(), saved);
         let (file, bans) = (Mutex::new(file), Mutex::new(bans));
         let alarms = alarms.into_iter().chain(lost).collect();
-        (Self { file, bans, changed: Arc::default() }, offenders, alarms)
+        let listed = [offenders, guessers(proxy, now)];
+        (Self { file, bans, changed: Arc::default() }, listed, alarms)
     }
 
     /// The list may have changed without an event: the policy did.
@@ -92,6 +93,13 @@ impl Watching {
 pub(super) fn offense((domain, source, until): (Domain, IpAddr, Instant)) -> Offense {
     let left = until.saturating_duration_since(Instant::now());
     Offense { domain, source, until, expires_at: SystemTime::now() + left }
+}
+
+/// Who is shut out for wrong passwords, for the blocks, which end by the wall clock.
+pub(super) fn guessers(proxy: &Proxy, now: Instant) -> Input {
+    let wall = SystemTime::now();
+    let guesser = |(source, left)| Guesser { source, expires_at: wall + left };
+    Input::Guessers(proxy.shut_sources(now).into_iter().map(guesser).collect())
 }
 
 impl Daemon {
@@ -116,6 +124,7 @@ impl Daemon {
         self.shell.with_core(|core, now, _| {
             let offenders = core.proxy.offenders(now).into_iter().map(offense).collect();
             core.blocks.tell(Input::Offenders(offenders));
+            core.tell_guessers(now);
         });
     }
 

@@ -17,8 +17,8 @@ use edge_ebpf::{
     abi::{
         ACTION_DROP, Block, Bucket, Counter, FlowKey, Fragment, FragmentKey, GENERATION_SHADOW,
         Interface, KnownKey, NO_GENERATION, PinholeKey, ReasonCounter, Rule, SCOPE_ALL, SET_ANY,
-        SetMask, Settings, VlanKey, WORD_FEDERATION, WORD_MANAGEMENT, WORD_MEDIA, ZONE_EXTERNAL,
-        ZONE_INTERNAL, map_names as names, word_count, word_first, word_open_rule,
+        SetMask, Settings, VlanKey, WORD_FEDERATION, WORD_MANAGEMENT, WORD_MEDIA, WORD_REMOTE,
+        ZONE_EXTERNAL, ZONE_INTERNAL, map_names as names, word_count, word_first, word_open_rule,
     },
     verdict::{REASON_SLOTS, Reason},
 };
@@ -264,6 +264,7 @@ fn word(value: u32) -> Value {
     let flags = json!({
         "management": value & WORD_MANAGEMENT != 0,
         "federation": value & WORD_FEDERATION != 0,
+        "remote": value & WORD_REMOTE != 0,
         "media": value & WORD_MEDIA != 0,
     });
     if let Some(rule) = word_open_rule(value) {

@@ -26,6 +26,8 @@ pub enum BlockOwner {
     Domain(Domain),
     /// A discovered partner on the watch list: what goes to federation ports is dropped.
     Watch(Domain),
+    /// Who guesses passwords of remote users: what goes to the ports of these is dropped.
+    WrongPasswords,
 }
 
 /// A block that should be in force.

@@ -2,7 +2,11 @@
 //! who is shut out for it. The credentials themselves are looked at for the name of the account and
 //! for nothing else, and are shown to nobody.
 
-use std::{net::IpAddr, time::Instant};
+use std::{
+    collections::HashSet,
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 use ipnet::IpNet;
 
@@ -131,6 +135,20 @@ impl Proxy {
     /// Sources that are shut out.
     pub fn bans(&self, now: Instant) -> Vec<Ban> {
         self.guard.bans(now)
+    }
+
+    /// Sources that are shut out and have no connection any more: whoever was let stay there is gone,
+    /// so that all that comes from them to remote users' ports may be dropped. With the time left.
+    pub fn shut_sources(&self, now: Instant) -> Vec<(IpAddr, Duration)> {
+        let bans = self.guard.bans(now);
+        if bans.is_empty() {
+            return Vec::new();
+        }
+        let remote = self.connections.iter().filter(|(_, c)| c.peer.side == Side::Remote);
+        let there: HashSet<IpAddr> =
+            remote.map(|(_, c)| first_of_source(c.peer.remote.ip())).collect();
+        let gone = bans.into_iter().filter(|ban| !there.contains(&ban.source));
+        gone.map(|ban| (ban.source, ban.left)).collect()
     }
 
     /// Sources that are shut out, for a file. `unix`: the wall clock.

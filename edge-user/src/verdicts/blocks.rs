@@ -10,6 +10,7 @@ use std::{
 
 use super::{
     DomainReport, Input, MAX_ADDRESSES, Offense, Output, Refused, START_WAIT, WatchReport, Why,
+    guessers::Guessers,
     lingering::Lingering,
     offenders::Offenders,
     partners::{self, PartnerSet},
@@ -60,6 +61,7 @@ pub struct DomainBlocks {
     wait_until: Option<Instant>,
     partners: PartnerSet,
     offenders: Offenders,
+    guessers: Guessers,
     outputs: VecDeque<Output>,
 }
 
@@ -101,6 +103,12 @@ impl DomainBlocks {
             Input::Forgiven { domain, source } => {
                 self.offenders.forgive(&domain, source.as_ref());
                 self.offender_changed(&domain);
+            }
+            Input::Guessers(guessers) => {
+                if let Some(setting) = &self.setting {
+                    let told = self.guessers.replace(&guessers, setting);
+                    self.outputs.extend(told.into_iter().map(Output::Apply));
+                }
             }
             Input::Closed { connection } => self.closed(now, connection),
             Input::CrlHost { point, addresses } => self.crl_host(point, addresses),

@@ -7,13 +7,15 @@
 //! the proxy only, listed with its reason, and judged again at every change on either side. From the
 //! watch list's blocks those are kept out too who were connected a moment ago.
 //!
-//! Beside it, allowed partners' addresses become the set that rules for partners ask
+//! Beside it, who guesses passwords of remote users is dropped at their ports (`guessers`), and
+//! allowed partners' addresses become the set that rules for partners ask
 //! (`partners`), with the same questions to DNS.
 //!
 //! A state machine without sockets and clock: inputs and `now` go in, queries and intents come
 //! out. It never resolves, and never blocks for more than a domain asked to be blocked.
 
 mod blocks;
+mod guessers;
 mod lingering;
 mod offenders;
 mod outbox;
@@ -23,6 +25,8 @@ mod watch;
 
 #[cfg(test)]
 mod crl_host_tests;
+#[cfg(test)]
+mod guesser_tests;
 #[cfg(test)]
 mod lingering_tests;
 #[cfg(test)]
@@ -53,6 +57,7 @@ use crate::{
 };
 
 pub use blocks::DomainBlocks;
+pub use guessers::Guesser;
 pub use lingering::LINGER_FOR;
 pub use outbox::Outbox;
 pub use partners::{LINGER, known_partners};
@@ -134,6 +139,8 @@ pub enum Input {
         /// The prefix; without it all.
         source: Option<IpNet>,
     },
+    /// Exactly these sources are shut out for wrong passwords, and nothing of them is connected.
+    Guessers(Vec<Guesser>),
     /// A connection is gone.
     Closed {
         /// The connection.

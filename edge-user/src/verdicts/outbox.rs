@@ -4,13 +4,15 @@
 
 use std::time::{Duration, Instant};
 
-use crate::firewall::Intent;
+use ipnet::IpNet;
+
+use crate::firewall::{BlockOwner, Intent};
 
 /// How long after a failure the firewall is told again.
 pub const RETELL: Duration = Duration::from_secs(5);
 
-/// Intents on their way. Each says the whole of one owner's blocks, or of the partners: a newer one
-/// stands for the older.
+/// Intents on their way. Each says the whole of one owner's blocks, of one block, or of the partners: a
+/// newer one stands for the older.
 #[derive(Debug, Default)]
 pub struct Outbox {
     new: Vec<Intent>,
@@ -55,12 +57,21 @@ impl Outbox {
     }
 }
 
+/// Whose block of which prefix it puts in force or takes back, if it is about one.
+fn one_block(intent: &Intent) -> Option<(&BlockOwner, &IpNet)> {
+    match intent {
+        Intent::Block(block) => Some((&block.owner, &block.prefix)),
+        Intent::Unblock { prefix, owner } => Some((owner, prefix)),
+        _ => None,
+    }
+}
+
 fn is_about_the_same(a: &Intent, b: &Intent) -> bool {
     match (a, b) {
         (Intent::SetOwnerBlocks { owner: a, .. }, Intent::SetOwnerBlocks { owner: b, .. }) => {
             a == b
         }
         (Intent::SetPartners(_), Intent::SetPartners(_)) => true,
-        _ => false,
+        _ => one_block(a).is_some_and(|block| one_block(b) == Some(block)),
     }
 }

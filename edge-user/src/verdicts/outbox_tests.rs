@@ -1,6 +1,6 @@
 //! What the firewall could not do is told until it is done, as it stands then.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::{
     offender_tests::{net, offender, world},
@@ -104,6 +104,36 @@ fn an_unblocked_domain_is_released_too() {
     world.pass(RETELL);
     firewall.take(world.now, true);
     assert_eq!(firewall.held, []);
+}
+
+#[test]
+fn of_one_block_the_newer_word_stands() {
+    let owner = BlockOwner::WrongPasswords;
+    let block = |prefix: &str, ends: u64| {
+        let expires_at = Some(SystemTime::UNIX_EPOCH + Duration::from_secs(ends));
+        let (prefix, owner) = (net(prefix), owner.clone());
+        Intent::Block(BlockRequest { prefix, owner, comment: None, expires_at })
+    };
+    let unblock = |prefix: &str| Intent::Unblock { prefix: net(prefix), owner: owner.clone() };
+    let (mut outbox, now) = (Outbox::default(), Instant::now());
+    for intent in [block("8.8.4.1/32", 1), block("8.8.4.2/32", 1), block("8.8.4.3/32", 1)] {
+        outbox.put(intent);
+    }
+    outbox.take(now);
+    outbox.done(now, false);
+    outbox.put(block("8.8.4.2/32", 2));
+    outbox.put(unblock("8.8.4.3/32"));
+    let told = outbox.take(now + RETELL);
+    let said: Vec<(IpNet, bool)> = told
+        .iter()
+        .map(|intent| match intent {
+            Intent::Block(block) => (block.prefix, true),
+            Intent::Unblock { prefix, .. } => (*prefix, false),
+            _ => panic!("{intent:?}"),
+        })
+        .collect();
+    let each = [("8.8.4.1/32", true), ("8.8.4.2/32", true), ("8.8.4.3/32", false)];
+    assert_eq!(said, each.map(|(prefix, blocks)| (net(prefix), blocks)));
 }
 
 #[test]

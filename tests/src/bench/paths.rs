@@ -21,7 +21,7 @@ use crate::{
         differential::in_namespace,
         lower,
         random::own_addresses,
-        world::{Block, Carries, Limit, Limits, Prefix, Rule, Scope, Service, Why, World},
+        world::{Block, Carries, Limit, Limits, Place, Prefix, Rule, Scope, Service, Why, World},
     },
     packets::{self, ACK, SYN},
 };
@@ -169,7 +169,7 @@ fn tables() -> MemoryTables {
     let port = |udp, port| Service::Ports(udp, port, port);
     let block = |v4| Block {
         prefix: Prefix { address: blocked(v4), length: if v4 { 32 } else { 128 } },
-        federation_only: false,
+        place: Place::Everywhere,
         why: Why::Administrator,
         ends: 0,
         from_version: 0,

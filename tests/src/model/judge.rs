@@ -7,7 +7,7 @@ use edge_ebpf::verdict::{Reason, Verdict};
 use super::{
     headers::{self, Content, Packet, Piece, Transport, address4, address6, number},
     memory::{Memory, Seen},
-    world::{Block, Flow, Service, Why, World},
+    world::{Block, Flow, Place, Service, Why, World},
 };
 
 /// What happens, and why.
@@ -59,7 +59,7 @@ fn later(world: &World, memory: &mut Memory, second: u64, zone: u8, piece: &Piec
         return Reason::NoRuleSet;
     }
     // It has no port: a block for some ports says nothing of it.
-    match blocked(world, second, piece.source, false) {
+    match blocked(world, second, piece.source, (false, false)) {
         Some(reason) => reason,
         None => memory.follows(second, zone, piece),
     }
@@ -98,8 +98,9 @@ fn ip(world: &World, now: u64, zone: u8, packet: &Packet) -> (Reason, Option<u32
     if at_port_of(&world.management, zone, packet) && in_set(world, packet.source, 0) {
         return (Reason::Management, None);
     }
-    let federation = at_port_of(&world.federation, zone, packet);
-    if let Some(reason) = blocked(world, now, packet.source, federation) {
+    let at = |ports| at_port_of(ports, zone, packet);
+    let (federation, remote) = (at(&world.federation), at(&world.remote));
+    if let Some(reason) = blocked(world, now, packet.source, (federation, remote)) {
         return (reason, None);
     }
     let echo_request = if packet.source.is_ipv4() { 8 } else { 128 };
@@ -158,7 +159,12 @@ fn in_set(world: &World, source: IpAddr, set: usize) -> bool {
 }
 
 /// The entry of exactly the source, then the longest prefix around it: no other is asked.
-fn blocked(world: &World, now: u64, source: IpAddr, federation: bool) -> Option<Reason> {
+fn blocked(
+    world: &World,
+    now: u64,
+    source: IpAddr,
+    (federation, remote): (bool, bool),
+) -> Option<Reason> {
     let holds = world.blocks.iter().filter(|block| block.prefix.contains(source));
     let (exact, around): (Vec<&Block>, Vec<&Block>) =
         holds.partition(|block| block.prefix.is_host());
@@ -167,8 +173,13 @@ fn blocked(world: &World, now: u64, source: IpAddr, federation: bool) -> Option<
         let ended = block.ends != 0 && now >= u64::from(block.ends);
         let later = block.from_version > world.block_version;
         let gone = block.until_version != 0 && block.until_version <= world.block_version;
-        let elsewhere = block.federation_only && !federation;
-        if ended || later || gone || elsewhere {
+        let here = match block.place {
+            Place::Everywhere => true,
+            Place::Federation => federation,
+            Place::Remote => remote,
+            Place::Both => federation || remote,
+        };
+        if ended || later || gone || !here {
             continue;
         }
         return Some(match block.why {

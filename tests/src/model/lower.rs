@@ -7,14 +7,14 @@ use edge_ebpf::{
         self, ACTION_DROP, ACTION_PASS, CONTENT_ANY, CONTENT_MEDIA, CONTENT_SIP, CONTENT_STUN,
         Interface, NO_GENERATION, RULE_DESTINATION4, RULE_DESTINATION6, SCHEMA, SET_ANY,
         SETTING_DHCP_CLIENT, SETTING_LACP, SETTING_LLDP, SETTING_MONITOR, SETTING_PINHOLES,
-        SetMask, Settings, VlanKey, WORD_FEDERATION, WORD_MANAGEMENT, WORD_MEDIA, mapped,
-        open_word, port_index, protocol_index, word, word4, words6,
+        SetMask, Settings, VlanKey, WORD_FEDERATION, WORD_MANAGEMENT, WORD_MEDIA, WORD_REMOTE,
+        mapped, open_word, port_index, protocol_index, word, word4, words6,
     },
     decide::{Generation, MemoryTables},
     verdict::Reason,
 };
 
-use super::world::{Block, Carries, Flow, Limit, Prefix, Rule, Scope, Service, Why, World};
+use super::world::{Block, Carries, Flow, Limit, Place, Prefix, Rule, Scope, Service, Why, World};
 use crate::kernel::TEST_IFINDEX;
 
 /// The number of trials.
@@ -90,7 +90,12 @@ fn block(tables: &mut MemoryTables, block: &Block) {
         Why::Domain => Reason::BlockedDomain,
         Why::OurOwn => Reason::BadSource,
     };
-    let scope = if block.federation_only { abi::SCOPE_FEDERATION } else { abi::SCOPE_ALL };
+    let scope = match block.place {
+        Place::Everywhere => abi::SCOPE_ALL,
+        Place::Federation => abi::SCOPE_FEDERATION,
+        Place::Remote => abi::SCOPE_REMOTE,
+        Place::Both => abi::SCOPE_FEDERATION | abi::SCOPE_REMOTE,
+    };
     let entry = abi::Block {
         from_version: block.from_version,
         until_version: block.until_version,
@@ -168,8 +173,11 @@ fn covers(around: &Prefix, inner: &Prefix) -> bool {
 
 /// Every port that anything is said of.
 fn ports(world: &World) -> BTreeSet<(u8, bool, u16)> {
-    let mut ports: BTreeSet<_> =
-        world.management.iter().chain(&world.federation).copied().collect();
+    let mut ports: BTreeSet<_> = [&world.management, &world.federation, &world.remote]
+        .into_iter()
+        .flatten()
+        .copied()
+        .collect();
     for rule in &world.rules {
         if let Service::Ports(udp, first, last) = rule.to {
             ports.extend((first..=last).map(|port| (rule.zone, udp, port)));
@@ -191,6 +199,9 @@ fn port_word(world: &World, into: &mut Generation, zone: u8, udp: bool, port: u1
     }
     if world.federation.contains(&(zone, udp, port)) {
         flags |= WORD_FEDERATION;
+    }
+    if world.remote.contains(&(zone, udp, port)) {
+        flags |= WORD_REMOTE;
     }
     // There are no media flows in this world, so that it makes no difference.
     if udp && port.is_multiple_of(2) {

@@ -72,7 +72,7 @@ impl Ends {
 }
 
 fn port(random: &mut Random, world: &World) -> u16 {
-    let named = [&world.management[..], &world.federation].concat();
+    let named = [&world.management[..], &world.federation, &world.remote].concat();
     let port = match random.below(6) {
         0 if !named.is_empty() => random.pick(&named).2,
         1 | 2 if !world.rules.is_empty() => match random.pick(&world.rules).to {

@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 
 use super::world::{
-    Block, Carries, Flow, Limit, Limits, Prefix, Rule, Scope, Service, Vlan, Why, World, four, six,
+    Block, Carries, Flow, Limit, Limits, Place, Prefix, Rule, Scope, Service, Vlan, Why, World,
+    four, six,
 };
 
 /// A small generator (SplitMix64): the same run for the same seed.
@@ -96,7 +97,7 @@ fn any_zone(random: &mut Random) -> Option<u8> {
     }
 }
 
-/// Ports of the lists for management and federation.
+/// Ports of the lists for management, federation and remote users.
 fn any_ports(random: &mut Random) -> Vec<(u8, bool, u16)> {
     let count = random.below(4);
     (0..count).map(|_| (random.below(2) as u8, random.once_in(4), random.pick(&PORTS))).collect()
@@ -117,6 +118,7 @@ pub fn any_world(random: &mut Random, now: u64) -> World {
         destinations: (0..3).map(|_| own_set(random)).collect(),
         management: any_ports(random),
         federation: any_ports(random),
+        remote: any_ports(random),
         block_version: random.below(4) as u32,
         short_form: random.once_in(2),
         ..World::default()
@@ -205,7 +207,14 @@ fn any_block(random: &mut Random, now: u64) -> Block {
     let now = now as u32;
     Block {
         prefix: any_prefix(random),
-        federation_only: random.once_in(3),
+        place: random.pick(&[
+            Place::Everywhere,
+            Place::Everywhere,
+            Place::Everywhere,
+            Place::Federation,
+            Place::Remote,
+            Place::Both,
+        ]),
         why: random.pick(&[Why::Administrator, Why::Administrator, Why::Domain, Why::OurOwn]),
         ends: random.pick(&[0, 0, now - 100, now + 10_000]),
         from_version: random.pick(&[0, 0, 1, 2, 3]),

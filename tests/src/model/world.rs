@@ -33,6 +33,8 @@ pub struct World {
     pub management: Vec<(u8, bool, u16)>,
     /// Ports for federation: zone, UDP, port.
     pub federation: Vec<(u8, bool, u16)>,
+    /// Ports of remote users: zone, UDP, port.
+    pub remote: Vec<(u8, bool, u16)>,
     /// Blocks; no prefix twice.
     pub blocks: Vec<Block>,
     /// The version of the block lists that is in force.
@@ -171,13 +173,26 @@ pub enum Why {
     OurOwn,
 }
 
+/// Where a block is in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Everywhere.
+    Everywhere,
+    /// At federation ports.
+    Federation,
+    /// At ports of remote users.
+    Remote,
+    /// At both.
+    Both,
+}
+
 /// A block.
 #[derive(Clone, Copy, Debug)]
 pub struct Block {
     /// Whom it blocks.
     pub prefix: Prefix,
-    /// Only at federation ports.
-    pub federation_only: bool,
+    /// Where.
+    pub place: Place,
     /// Why.
     pub why: Why,
     /// Second at which it ends; 0: never.

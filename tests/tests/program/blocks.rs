@@ -77,6 +77,34 @@ fn a_domains_block_drops_at_federation_ports_only() {
 }
 
 #[test]
+fn a_guessers_block_drops_at_remote_users_ports_only() {
+    in_namespace(|| {
+        // By itself, and by a prefix around it.
+        for shorter in [0, 8] {
+            let mut bench = Bench::new();
+            for side in sides() {
+                let from = side.stranger;
+                let length = if side.me.is_ipv4() { 32 } else { 128 } - shorter;
+                let at = |port| syn(from, side.me, port);
+                bench.both_say(&at(REMOTE_PORT), Reason::Rule);
+                bench.change(|tables| block(tables, from, length, GUESSER));
+                bench.both_say(&at(REMOTE_PORT), Reason::BlockedAddress);
+                bench.both_say(&at(FEDERATION_PORT), Reason::Rule);
+                bench.both_say(&at(1), Reason::NoRule);
+                let established = frame(from, side.me, 6, &tcp(1, REMOTE_PORT, ACK));
+                bench.both_say(&established, Reason::BlockedAddress);
+                // A blocked domain's, too.
+                let scope = DOMAIN.scope | GUESSER.scope;
+                bench.change(|tables| block(tables, from, length, Block { scope, ..DOMAIN }));
+                bench.both_say(&at(REMOTE_PORT), Reason::BlockedDomain);
+                bench.both_say(&at(FEDERATION_PORT), Reason::BlockedDomain);
+                bench.both_say(&at(1), Reason::NoRule);
+            }
+        }
+    });
+}
+
+#[test]
 fn management_comes_before_blocks_but_only_at_its_ports() {
     in_namespace(|| {
         let mut bench = Bench::new();

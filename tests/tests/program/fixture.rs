@@ -5,8 +5,9 @@ use std::{net::IpAddr, process::Command, thread};
 use edge_ebpf::{
     abi::{
         ACTION_DROP, ACTION_PASS, Block, Interface, Rule, SCHEMA, SCOPE_ALL, SCOPE_FEDERATION,
-        SET_ANY, SOURCE_SET_MANAGEMENT, SetMask, Settings, VlanKey, WORD_FEDERATION,
-        WORD_MANAGEMENT, ZONE_EXTERNAL, mapped, open_word, port_index, protocol_index, word,
+        SCOPE_REMOTE, SET_ANY, SOURCE_SET_MANAGEMENT, SetMask, Settings, VlanKey, WORD_FEDERATION,
+        WORD_MANAGEMENT, WORD_REMOTE, ZONE_EXTERNAL, mapped, open_word, port_index, protocol_index,
+        word,
     },
     decide::{Decision, Generation, MemoryTables, judge},
     packet::Frame,
@@ -21,6 +22,8 @@ pub const VLAN: u16 = 100;
 pub const INNER_VLAN: u16 = 200;
 /// Open to all, a federation port.
 pub const FEDERATION_PORT: u16 = 5061;
+/// Open to all, for remote users.
+pub const REMOTE_PORT: u16 = 5443;
 /// Open to the partners only.
 pub const PARTNER_PORT: u16 = 8443;
 /// Open on the second address only.
@@ -109,6 +112,8 @@ pub fn block(tables: &mut MemoryTables, address: IpAddr, length: u8, block: Bloc
 
 /// A block of everything, for ever.
 pub const FOREVER: Block = Block::new(SCOPE_ALL, Reason::BlockedAddress as u8, 1, 0);
+/// Of who guesses passwords.
+pub const GUESSER: Block = Block::new(SCOPE_REMOTE, Reason::BlockedAddress as u8, 1, 0);
 /// A domain's block.
 pub const DOMAIN: Block = Block::new(SCOPE_FEDERATION, Reason::BlockedDomain as u8, 1, 0);
 
@@ -138,6 +143,7 @@ pub fn tables() -> MemoryTables {
             generation.port_words.insert(port_index(ZONE_EXTERNAL, udp, port), word);
         };
         port(FEDERATION_PORT, open_word(RULE_IDS[0], WORD_FEDERATION));
+        port(REMOTE_PORT, open_word(RULE_IDS[0], WORD_REMOTE));
         port(PARTNER_PORT, word(1, 1, 0));
         port(SECOND_PORT, word(2, 1, 0));
         port(CLOSED_PORT, word(3, 1, 0));

@@ -1,9 +1,8 @@
 //! Answers to what this appliance began, against real sockets in a namespace of the test.
 
 use std::{
-    io,
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    time::Duration,
+    io::{self, Read as _},
+    net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
 };
 
 use edge_ebpf::{
@@ -44,9 +43,9 @@ fn both_ends_of_a_connection_are_known_and_a_bare_syn_never_is() {
         for side in sides() {
             let listener = TcpListener::bind((side.second, 0)).unwrap();
             let server = listener.local_addr().unwrap();
-            let client = TcpStream::connect(server).unwrap();
+            let mut client = TcpStream::connect(server).unwrap();
             let local = client.local_addr().unwrap();
-            let (accepted, _) = listener.accept().unwrap();
+            let (mut accepted, _) = listener.accept().unwrap();
             bench.kernel_says(&segment(server, local, ACK), Reason::ReplyTcp);
             bench.kernel_says(&segment(local, server, ACK), Reason::ReplyTcp);
             bench.kernel_says(&segment(server, local, SYN), Reason::NoRule);
@@ -54,9 +53,11 @@ fn both_ends_of_a_connection_are_known_and_a_bare_syn_never_is() {
             bench.kernel_says(&segment(stranger, local, ACK), Reason::NoRule);
             // The client closes first and stays in TIME-WAIT: its peer's last segments are
             // answers, a new connection to that port is none.
-            drop(client);
-            drop(accepted);
-            std::thread::sleep(Duration::from_millis(50));
+            // By words and not by closing: a child that another test starts may have a copy.
+            client.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(accepted.read(&mut [0]).unwrap(), 0);
+            accepted.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(client.read(&mut [0]).unwrap(), 0);
             bench.kernel_says(&segment(server, local, ACK), Reason::ReplyTcp);
             bench.kernel_says(&segment(server, local, SYN), Reason::NoRule);
         }

@@ -19,7 +19,7 @@
 use std::time::SystemTime;
 
 use edge_ebpf::{
-    abi::{Block, SCOPE_ALL, SCOPE_FEDERATION},
+    abi::{Block, SCOPE_ALL},
     verdict::Reason,
 };
 
@@ -49,11 +49,14 @@ impl Effect {
             (Some(one), Some(two)) => Some(one.max(two)),
             _ => None,
         };
-        let scope = if self.scope == SCOPE_ALL { SCOPE_ALL } else { other.scope };
+        let scope = match [self.scope, other.scope].contains(&SCOPE_ALL) {
+            true => SCOPE_ALL,
+            false => self.scope | other.scope,
+        };
         let reason = [self.reason, other.reason];
         let reason = if reason.contains(&Reason::BadSource) {
             Reason::BadSource
-        } else if scope == SCOPE_FEDERATION {
+        } else if scope != SCOPE_ALL && reason.contains(&Reason::BlockedDomain) {
             Reason::BlockedDomain
         } else {
             Reason::BlockedAddress

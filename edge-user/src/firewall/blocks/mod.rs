@@ -23,7 +23,9 @@ use std::{
 };
 
 use edge_ebpf::{
-    abi::{Block, SCOPE_ALL, SCOPE_FEDERATION, SETTING_BLOCKS, SETTING_SHORT_PREFIXES6},
+    abi::{
+        Block, SCOPE_ALL, SCOPE_FEDERATION, SCOPE_REMOTE, SETTING_BLOCKS, SETTING_SHORT_PREFIXES6,
+    },
     verdict::Reason,
 };
 use ipnet::IpNet;
@@ -102,6 +104,7 @@ fn scope_of(owner: &BlockOwner) -> u8 {
         | BlockOwner::Administrator
         | BlockOwner::List(_) => SCOPE_ALL,
         BlockOwner::Domain(_) | BlockOwner::Watch(_) => SCOPE_FEDERATION,
+        BlockOwner::WrongPasswords => SCOPE_REMOTE,
     }
 }
 
@@ -114,7 +117,12 @@ fn reason_of(owner: &BlockOwner) -> Reason {
 }
 
 fn scope_name(scope: u8) -> &'static str {
-    if scope == SCOPE_ALL { "all" } else { "federation" }
+    match scope {
+        SCOPE_ALL => "all",
+        SCOPE_FEDERATION => "federation",
+        SCOPE_REMOTE => "remote users",
+        _ => "federation, remote users",
+    }
 }
 
 #[derive(Clone, Debug, Default)]

@@ -193,6 +193,26 @@ fn a_longer_or_shorter_lived_entry_never_weakens_the_prefix_around_it() {
             0,
         ),
         (
+            "two owners of two kinds of ports: both, as long as one holds",
+            vec![
+                request("192.0.2.1/32", some.clone(), Some(5)),
+                request("192.0.2.1/32", BlockOwner::WrongPasswords, Some(10)),
+            ],
+            "192.0.2.1",
+            SCOPE_FEDERATION | SCOPE_REMOTE,
+            510,
+        ),
+        (
+            "a guesser in a prefix that is blocked for more",
+            vec![
+                request("2001:db8::/48", BlockOwner::File, None),
+                request("2001:db8::/64", BlockOwner::WrongPasswords, Some(10)),
+            ],
+            "2001:db8::1",
+            SCOPE_ALL,
+            0,
+        ),
+        (
             "alone",
             vec![request("2001:db8::1/128", some, Some(10))],
             "2001:db8::1",

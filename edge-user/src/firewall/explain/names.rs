@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use edge_ebpf::abi::{
     Block, CONTENT_ANY, CONTENT_MEDIA, CONTENT_SIP, CONTENT_STUN, LIMIT_SCALE, Limit, MAX_SETS,
-    Rule, SCOPE_FEDERATION, SET_ANY, SOURCE_SET_MANAGEMENT, SOURCE_SET_PARTNERS, SetMask, Settings,
+    Rule, SCOPE_FEDERATION, SCOPE_REMOTE, SET_ANY, SOURCE_SET_MANAGEMENT, SOURCE_SET_PARTNERS,
+    SetMask, Settings,
 };
 
 use super::super::{
@@ -173,10 +174,12 @@ pub(super) fn icmp(protocol: u8, kind: u8) -> Option<&'static str> {
 
 /// A block in words, and whether it is in force now.
 pub(super) fn block(block: &Block, settings: &Settings, now: u64) -> String {
-    let scope = if block.scope == SCOPE_FEDERATION {
-        "what it sends to federation ports is dropped"
-    } else {
-        "everything from it is dropped"
+    const BOTH: u8 = SCOPE_FEDERATION | SCOPE_REMOTE;
+    let scope = match block.scope {
+        SCOPE_FEDERATION => "what it sends to federation ports is dropped",
+        SCOPE_REMOTE => "what it sends to ports of remote users is dropped",
+        BOTH => "what it sends to ports of federation and of remote users is dropped",
+        _ => "everything from it is dropped",
     };
     let owners = if block.owners == 1 { "owner" } else { "owners" };
     let mut text =
@@ -216,5 +219,9 @@ mod tests {
         assert!(block(&later, &settings, 0).contains("not in force"));
         let domain = Block::new(SCOPE_FEDERATION, Reason::BlockedDomain as u8, 1, 0);
         assert!(block(&domain, &settings, 0).starts_with("what it sends to federation ports"));
+        let guesser = Block { scope: SCOPE_REMOTE, ..domain };
+        assert!(block(&guesser, &settings, 0).starts_with("what it sends to ports of remote"));
+        let both = Block { scope: SCOPE_FEDERATION | SCOPE_REMOTE, ..domain };
+        assert!(block(&both, &settings, 0).contains("of federation and of remote users"));
     }
 }

@@ -15,8 +15,9 @@ use edge_ebpf::{
     abi::{
         Block, Bucket, Flood, FlowKey, Fragment, FragmentKey, Interface, Limit, PRESENT_ADDRESSES,
         PRESENT_PREFIXES, PinholeKey, Rule, RuleLimits, SET_ANY, SetMask, Settings, VlanKey,
-        WORD_FEDERATION, WORD_MANAGEMENT, WORD_MEDIA, map_names as names, media_door_flow,
-        presence4, presence6, presence6_again, word_count, word_first, word_open_rule,
+        WORD_FEDERATION, WORD_MANAGEMENT, WORD_MEDIA, WORD_REMOTE, map_names as names,
+        media_door_flow, presence4, presence6, presence6_again, word_count, word_first,
+        word_open_rule,
     },
     decide::{BucketName, Family, Found, Judged, Tables, Tuple, follow, rules},
     packet::{Frame, PROTOCOL_UDP},
@@ -136,6 +137,9 @@ impl<'a> PinnedTables<'a> {
         }
         if word & WORD_FEDERATION != 0 {
             parts.push("a federation port".to_owned());
+        }
+        if word & WORD_REMOTE != 0 {
+            parts.push("a port of remote users".to_owned());
         }
         if word & WORD_MEDIA != 0 {
             parts.push("a port of media flows".to_owned());

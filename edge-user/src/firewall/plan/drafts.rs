@@ -20,6 +20,8 @@ pub(super) struct Draft {
     pub content: Content,
     /// A blocked domain's addresses are dropped here.
     pub federation: bool,
+    /// Its ports are those of remote users: whoever guesses passwords is dropped there.
+    pub remote: bool,
     pub service: Option<Service>,
     pub why: String,
     pub line: Line,
@@ -80,6 +82,7 @@ fn written(rule: &FirewallRule) -> Result<Draft, PlanError> {
         rates: rule.rates,
         content: rule.content,
         federation: false,
+        remote: false,
         service: None,
         why: "an administrator's rule".to_owned(),
         line: rule.line,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use edge_ebpf::abi::{self, WORD_FEDERATION};
+use edge_ebpf::abi::{self, WORD_FEDERATION, WORD_REMOTE};
 use ipnet::IpNet;
 
 use super::{
@@ -222,6 +222,22 @@ fn every_service_implies_what_the_port_tables_say() {
         let (word, rules) = look_up(&set, *zone, *udp, *port);
         assert_eq!(rules, *names, "zone {zone} udp {udp} port {port}");
         assert_eq!(word & WORD_FEDERATION != 0, *federation, "port {port}");
+        assert_eq!(word & WORD_REMOTE, 0, "port {port}: of no other service");
+    }
+    // Where remote users have a port to themselves, whoever guesses passwords is dropped there.
+    let mut config = with_services(false);
+    for listen in &mut config.services.remote.as_mut().unwrap().listen {
+        listen.set_port(5443);
+    }
+    let set = compile(&config).unwrap();
+    for (zone, port, remote) in [
+        (external, 5443, true),
+        (external, 443, false),
+        (external, 5061, false),
+        (internal, 5443, false),
+    ] {
+        let (word, _) = look_up(&set, zone, false, port);
+        assert_eq!(word & WORD_REMOTE != 0, remote, "zone {zone} port {port}");
     }
     for row in set.rows.iter().filter(|row| row.id.is_some() && row.zone == Zone::External) {
         let families = row.to.iter().map(IpAddr::is_ipv4);

@@ -21,6 +21,8 @@ struct Side<'d> {
     from: Sources,
     rates: Rates,
     federation: bool,
+    /// Its ports are those of remote users.
+    remote: bool,
     line: Line,
 }
 
@@ -32,7 +34,16 @@ impl<'d> Side<'d> {
         rates: Rates,
         line: Line,
     ) -> Self {
-        Self { drafts, service, zone, from: Sources::default(), rates, federation: false, line }
+        Self {
+            drafts,
+            service,
+            zone,
+            from: Sources::default(),
+            rates,
+            federation: false,
+            remote: false,
+            line,
+        }
     }
 
     fn name(&self) -> String {
@@ -87,6 +98,7 @@ impl<'d> Side<'d> {
                 rates,
                 content,
                 federation: self.federation,
+                remote: self.remote,
                 service: Some(self.service),
                 why: why.to_owned(),
                 line: self.line,
@@ -127,8 +139,9 @@ pub(super) fn implied(config: &Config, drafts: &mut Vec<Draft>) {
             .tcp(&service.inside, "our XMPP servers, over mutual TLS");
     }
     if let Some(service) = &services.remote {
-        Side::new(drafts, Service::Remote, external, service.rates, service.line)
-            .tcp(&service.listen, "remote users' SIP over TLS");
+        let mut side = Side::new(drafts, Service::Remote, external, service.rates, service.line);
+        side.remote = true;
+        side.tcp(&service.listen, "remote users' SIP over TLS");
     }
     if let Some(service) = &services.admin {
         let mut side = Side::new(drafts, Service::Admin, internal, service.rates, service.line);

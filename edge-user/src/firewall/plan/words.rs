@@ -85,11 +85,17 @@ impl<'a> Words<'a> {
             if media.is_some_and(|(low, high)| (low..=high).contains(&first)) {
                 flags |= abi::WORD_MEDIA;
             }
-            let federation = |draft: &&Draft| {
-                draft.federation && (draft.zone, draft.protocol) == (zone, protocol)
-            };
-            if self.drafts.iter().filter(federation).any(covers) {
+            let here =
+                |draft: &&Draft| (draft.zone, draft.protocol) == (zone, protocol) && covers(draft);
+            if self.drafts.iter().filter(here).any(|draft| draft.federation) {
                 flags |= abi::WORD_FEDERATION;
+            }
+            // Not where other services listen too, at another address: a word knows no addresses.
+            let mut services = self.drafts.iter().filter(here).filter(|d| d.service.is_some());
+            if services.next().is_some_and(|draft| draft.remote)
+                && services.all(|draft| draft.remote)
+            {
+                flags |= abi::WORD_REMOTE;
             }
             let what = || format!("{protocol} port {first}");
             let word = self.word(zone, protocol, covers, flags, what)?;

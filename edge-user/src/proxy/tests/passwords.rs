@@ -42,8 +42,12 @@ fn wrong_passwords_are_a_ban_and_nobody_else_feels_it() {
         assert_eq!(world.edges[CONTOSO].proxy.bans(world.now).len(), 1);
         let home = "198.51.100.0/24".parse().unwrap();
         let now = world.now;
+        // Nothing of it is connected: it may be dropped.
+        let shut = world.edges[CONTOSO].proxy.shut_sources(now);
+        assert_eq!(shut, [(address(HOME).ip(), Duration::from_secs(600))]);
         assert_eq!(world.edges[CONTOSO].proxy.forgive_source(now, &home), 1);
         assert!(!world.edges[CONTOSO].proxy.refuses(world.now, address(HOME).ip()));
+        assert_eq!(world.edges[CONTOSO].proxy.shut_sources(now), []);
     }
 }
 
@@ -207,6 +211,8 @@ fn who_is_registered_stays_when_a_neighbour_behind_the_same_address_is_banned() 
         assert!(closed.contains(&(eve, Refusal::Banned)), "{closed:?}");
         assert!(closed.iter().all(|(id, _)| *id != alice), "{closed:?}");
         assert!(world.edges[CONTOSO].proxy.refuses(world.now, address(home).ip()));
+        // As long as she is there, what comes from there is not dropped.
+        assert_eq!(world.edges[CONTOSO].proxy.shut_sources(world.now), []);
         // She renews her registration, with her password; and nobody guesses another's there.
         guess(&mut world, alice, "alice", 1, "200 OK");
         let mut request = register("carol").branch("carol");
@@ -219,6 +225,9 @@ fn who_is_registered_stays_when_a_neighbour_behind_the_same_address_is_banned() 
         guess(&mut world, alice, "alice", 2, "401 Unauthorized");
         world.say(CONTOSO, alice, &register("alice").branch("last").text());
         world.expect(CONTOSO, alice, "SIP/2.0 403 ");
+        let input = Input::Closed { connection: alice };
+        world.input(CONTOSO, input);
+        assert_eq!(world.edges[CONTOSO].proxy.shut_sources(world.now).len(), 1);
     }
 }
 
