@@ -11,6 +11,10 @@ const EMULATED: &str = "EDGE_TEST_EMULATED";
 /// An emulated processor is about this much slower, with others at work beside it.
 const SLOWER: u32 = 10;
 
+/// How long what takes a moment may take on a machine that is busy with other work. Whoever waits
+/// for it goes on as soon as it is there.
+pub const BUSY: Duration = Duration::from_secs(60);
+
 /// Whether the processor is emulated.
 pub fn emulated() -> bool {
     is_emulated(std::env::var(EMULATED).ok().as_deref())
@@ -31,7 +35,7 @@ pub fn patience(limit: Duration) -> Duration {
 /// When it does not come to hold.
 #[track_caller]
 pub fn eventually(what: &str, check: impl Fn() -> bool) {
-    let (began, limit) = (Instant::now(), patience(Duration::from_secs(10)));
+    let (began, limit) = (Instant::now(), patience(BUSY));
     while !check() {
         assert!(began.elapsed() < limit, "not after {} s: {what}", limit.as_secs());
         thread::sleep(Duration::from_millis(5));

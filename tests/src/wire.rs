@@ -11,7 +11,7 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
@@ -24,7 +24,10 @@ use edge_user::{
     firewall::inspect,
 };
 
-use crate::{lab::netns::Namespace, patience::eventually};
+use crate::{
+    lab::netns::Namespace,
+    patience::{eventually, patience},
+};
 
 /// The device that carries the program.
 pub const DEVICE: &str = "edge0";
@@ -103,6 +106,13 @@ impl FrameSender {
     }
 }
 
+/// How long a datagram is waited for when one was dropped since: it may have been another.
+const AFTER_A_DROP: Duration = Duration::from_millis(250);
+/// When none was dropped: it is on its way, and a neighbour is looked for each second.
+const LOST: Duration = Duration::from_secs(15);
+/// When nobody counts.
+const NOT_COUNTED: Duration = Duration::from_millis(1500);
+
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// The pair of namespaces.
@@ -141,7 +151,44 @@ impl Wire {
              addr add {PEER6}/64 dev peer0 nodad\n\
              link set peer0 up\n"
         ))?;
+        wire.edge.wait_links();
+        wire.peer.wait_links();
         Ok(wire)
+    }
+
+    /// Sends one datagram of so many bytes from outside and tells whether it arrives. One that is
+    /// let in is waited for as long as it takes; that one is dropped is known from the program's
+    /// counters, where there is a program of ours.
+    ///
+    /// # Panics
+    /// When it cannot be sent.
+    #[track_caller]
+    pub fn passes(&self, from: IpAddr, to: IpAddr, port: u16, bytes: usize) -> bool {
+        let receiver = self.edge.udp(SocketAddr::new(to, port)).expect("our port");
+        let look = Some(Duration::from_millis(20));
+        receiver.set_read_timeout(look).expect("a socket");
+        let sender = self.peer.udp(SocketAddr::new(from, 0)).expect("an address outside");
+        let dropped = || {
+            let rows = inspect::reasons(&self.pins).ok()?;
+            let drops = rows.iter().filter(|row| row.verdict == "drop");
+            Some(drops.map(|row| row.packets).sum::<u64>())
+        };
+        let (before, began) = (dropped(), Instant::now());
+        sender.send_to(&vec![7; bytes], (to, port)).expect("it is sent");
+        let mut buffer = vec![0; bytes + 1];
+        loop {
+            if receiver.recv(&mut buffer).is_ok_and(|length| length == bytes) {
+                return true;
+            }
+            let limit = match (before, dropped()) {
+                (Some(before), Some(now)) if now > before => AFTER_A_DROP,
+                (Some(_), Some(_)) => LOST,
+                _ => NOT_COUNTED,
+            };
+            if began.elapsed() >= patience(limit) {
+                return false;
+            }
+        }
     }
 
     /// Tells both ends who their neighbour is, for good: a program that drops ARP and neighbour

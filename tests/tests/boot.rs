@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, SocketAddr, TcpStream},
     path::PathBuf,
     process::Output,
     sync::Arc,
@@ -49,7 +49,7 @@ fn load(wire: &Wire, file: &std::path::Path) -> Output {
 /// Whether a connection to this port of ours comes about.
 fn connects(wire: &Wire, to: IpAddr, port: u16) -> bool {
     let to = SocketAddr::new(to, port);
-    let _listener = wire.edge.run(|| TcpListener::bind(to).unwrap()).unwrap();
+    let _listener = wire.edge.listen(to).unwrap();
     let wait = patience(Duration::from_millis(400));
     wire.peer.run(|| TcpStream::connect_timeout(&to, wait).is_ok()).unwrap()
 }
@@ -280,9 +280,5 @@ fn open(config: &mut Config) {
 }
 
 fn passes(wire: &Wire) -> bool {
-    let receiver = wire.edge.run(|| UdpSocket::bind((EDGE4, OPEN)).unwrap()).unwrap();
-    receiver.set_read_timeout(Some(patience(Duration::from_millis(300)))).unwrap();
-    let sender = wire.peer.run(|| UdpSocket::bind((PEER4, 0)).unwrap()).unwrap();
-    sender.send_to(b"x", (EDGE4, OPEN)).unwrap();
-    receiver.recv(&mut [0; 8]).is_ok()
+    wire.passes(PEER4.into(), EDGE4.into(), OPEN, 1)
 }

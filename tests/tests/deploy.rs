@@ -105,7 +105,7 @@ fn deploy_starts_the_daemon_and_its_firewall(machine: &Machine, edge: &Path) -> 
     assert_eq!(low, "10");
     assert_ne!(machine.tell("systemctl show -P WatchdogTimestampMonotonic edge")?, "0");
     assert!(machine.lets_in_from(ADMINISTRATOR)?);
-    assert!(!machine.lets_in_from(ELSEWHERE)?, "the firewall is not in force");
+    assert!(machine.keeps_out_from(ELSEWHERE)?, "the firewall is not in force");
     switch_forwarding_on(machine)?;
     wait_for_forwarding_off(machine)
 }
@@ -118,7 +118,7 @@ fn switch_forwarding_on(machine: &Machine) -> Result<()> {
 /// The unit lets it be written.
 fn wait_for_forwarding_off(machine: &Machine) -> Result<()> {
     let on = "grep -v 0 /proc/sys/net/ipv4/conf/*/forwarding /proc/sys/net/ipv6/conf/*/forwarding";
-    let turns = "for turn in $(seq 200)";
+    let turns = "for turn in $(seq 600)";
     machine
         .tell(&format!("{turns}; do {on} >/dev/null || exit 0; sleep 0.1; done; {on}; exit 1"))?;
     Ok(())
@@ -188,10 +188,10 @@ fn what_is_enforced_without_a_daemon_stays_so(machine: &Machine) -> Result<()> {
     let broken = broken_edge(machine)?;
     for dead in ["systemctl kill --signal=KILL edge; systemctl stop edge", "systemctl stop edge"] {
         machine.tell(dead)?;
-        assert!(!machine.lets_in_from(ELSEWHERE)?, "enforcement went with the daemon");
+        assert!(machine.keeps_out_from(ELSEWHERE)?, "enforcement went with the daemon");
         let answer = deploy(machine, &broken, ADMINISTRATOR, 3)?;
         assert!(answer.text.contains("the former version is back"), "{}", answer.text);
-        assert!(!machine.lets_in_from(ELSEWHERE)?, "the host is open: {}", answer.text);
+        assert!(machine.keeps_out_from(ELSEWHERE)?, "the host is open: {}", answer.text);
         assert!(machine.lets_in_from(ADMINISTRATOR)?);
         assert_eq!(machine.tell("systemctl is-enabled edge edge-load")?, "enabled\nenabled");
         assert_ne!(state(machine)?, "active", "it was not running");
@@ -208,13 +208,13 @@ fn what_is_enforced_without_a_daemon_stays_so(machine: &Machine) -> Result<()> {
 /// At boot, before the network: the last good rules without a daemon. And enforcement outlives it.
 fn units_work_without_the_daemon(machine: &Machine) -> Result<()> {
     machine.tell("systemctl kill --signal=KILL edge; systemctl stop edge")?;
-    assert!(!machine.lets_in_from(ELSEWHERE)?, "enforcement went with the daemon");
+    assert!(machine.keeps_out_from(ELSEWHERE)?, "enforcement went with the daemon");
     machine.tell("edge detach")?;
     assert!(machine.lets_in_from(ELSEWHERE)?, "detach left something in force");
     switch_forwarding_on(machine)?;
     machine.tell("systemctl restart edge-load || { journalctl -u edge-load -n 20; exit 1; }")?;
     assert!(machine.lets_in_from(ADMINISTRATOR)?);
-    assert!(!machine.lets_in_from(ELSEWHERE)?, "`edge load` put no rules in force");
+    assert!(machine.keeps_out_from(ELSEWHERE)?, "`edge load` put no rules in force");
     wait_for_forwarding_off(machine)
 }
 

@@ -4,14 +4,17 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
-    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use edge_tests::lab::{certs::Identities, config::EdgeConfig, layout::Site};
+use edge_tests::{
+    lab::{certs::Identities, config::EdgeConfig, layout::Site, netns::Namespace},
+    patience::BUSY,
+};
 use edge_user::{
     domain::Domain,
     federation::Lookup,
@@ -19,17 +22,21 @@ use edge_user::{
     proxy::{Question, ResolveError},
 };
 
-/// Where knot answers; a port of this process's own.
+/// Where knot answers, in a namespace of its own: nobody else has its port.
+const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 53);
+
+/// The server.
 struct Knot {
     process: Child,
     dir: PathBuf,
-    address: SocketAddr,
+    namespace: Namespace,
 }
 
 impl Drop for Knot {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
+        Namespace::delete(self.namespace.name());
         let _ = std::fs::remove_dir_all(&self.dir);
     }
 }
@@ -55,13 +62,14 @@ const NO_KEY: &str = "bogus.example. DS 1 13 2 \
 
 impl Knot {
     fn start() -> Self {
-        let dir = std::env::temp_dir().join(format!("edge-dnssec-{}", std::process::id()));
+        let name = format!("edge-dnssec-{}", std::process::id());
+        let (dir, namespace) =
+            (std::env::temp_dir().join(&name), Namespace::create(&name).unwrap());
         let _ = std::fs::remove_dir_all(&dir);
         for folder in ["run", "db"] {
             std::fs::create_dir_all(dir.join(folder)).unwrap();
         }
-        let address = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        std::fs::write(dir.join("knot.conf"), conf(&dir, address)).unwrap();
+        std::fs::write(dir.join("knot.conf"), conf(&dir, ADDRESS)).unwrap();
         let mut ds = NO_KEY.to_owned();
         for zone in ["signed.example.", "bogus.example.", "."] {
             let args = [zone, "generate", "algorithm=ECDSAP256SHA256", "ksk=yes", "zsk=yes"];
@@ -80,7 +88,8 @@ impl Knot {
             std::fs::write(dir.join(file_of(zone)), text).unwrap();
         }
         let log = std::fs::File::create(dir.join("log")).unwrap();
-        let process = Command::new("/usr/sbin/knotd")
+        let process = namespace
+            .command("/usr/sbin/knotd")
             .arg("-c")
             .arg(dir.join("knot.conf"))
             .stdin(Stdio::null())
@@ -88,7 +97,7 @@ impl Knot {
             .stderr(log)
             .spawn()
             .expect("knotd: `cargo xtask setup` installs it");
-        Self { process, dir, address }
+        Self { process, dir, namespace }
     }
 
     fn resolver(&self) -> Arc<Resolver> {
@@ -98,8 +107,8 @@ impl Knot {
         let text = config.to_toml(&self.dir, Path::new("/sys/fs/bpf/edge-never")).unwrap();
         std::fs::write(&file, text).unwrap();
         let mut config = edge_user::config::load(&file).unwrap();
-        config.dns.servers = vec![self.address];
-        config.dns.timeout = Duration::from_secs(2);
+        config.dns.servers = vec![ADDRESS];
+        config.dns.timeout = BUSY;
         config.dns.trust_anchor = Some(self.dir.join("anchor"));
         config.federation.allow_addresses = vec!["198.51.100.0/24".parse().unwrap()];
         Resolver::new(&config).unwrap()
@@ -145,35 +154,45 @@ fn keymgr(dir: &Path, args: &[&str]) -> String {
 #[test]
 fn only_signed_answers_count_where_they_are_demanded() {
     let knot = Knot::start();
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(async {
-        let resolver = knot.resolver();
-        let ask = async |name: &str, secure: bool| {
-            let domain: Domain = name.parse().unwrap();
-            let lookup = Lookup { secure, ..Lookup::default() };
-            let answer = resolver.resolve(&Question::Federation(domain), lookup).await;
-            answer.map(|found| found.hosts[0].addresses[0])
-        };
-        // knotd signs as it starts: a busy machine takes its time.
-        let until = Instant::now() + Duration::from_secs(30);
-        while ask("signed.example", false).await.is_err() {
+    // Its sockets are of the namespace of this one thread.
+    let only = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(signed_answers(&knot));
+    };
+    knot.namespace.run(only).unwrap();
+}
+
+async fn signed_answers(knot: &Knot) {
+    let resolver = knot.resolver();
+    let ask = async |name: &str, secure: bool| {
+        let domain: Domain = name.parse().unwrap();
+        let lookup = Lookup { secure, ..Lookup::default() };
+        let answer = resolver.resolve(&Question::Federation(domain), lookup).await;
+        answer.map(|found| found.hosts[0].addresses[0])
+    };
+    // knotd loads and signs each zone as it starts: a busy machine takes its time.
+    let until = Instant::now() + BUSY;
+    for (name, secure) in
+        [("signed.example", true), ("plain.example", false), ("bogus.example", false)]
+    {
+        while ask(name, secure).await.is_err() {
             let log = std::fs::read_to_string(knot.dir.join("log")).unwrap_or_default();
-            assert!(Instant::now() < until, "no answer: {log}");
+            assert!(Instant::now() < until, "no answer about {name}: {log}");
             resolver.flush();
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        let at = |last| Ok(Ipv4Addr::new(198, 51, 100, last).into());
-        use ResolveError as E;
-        for (name, plain, secure) in [
-            ("signed.example", at(1), at(1)),
-            ("plain.example", at(2), Err(E::NotSecure)),
-            ("bogus.example", at(3), Err(E::NotSecure)),
-            // That it does not exist is signed.
-            ("nothing.signed.example", Err(E::NotFound), Err(E::NotFound)),
-            ("nothing.plain.example", Err(E::NotFound), Err(E::NotSecure)),
-        ] {
-            assert_eq!(ask(name, false).await, plain, "{name}");
-            assert_eq!(ask(name, true).await, secure, "{name}, signed");
-        }
-    });
+    }
+    let at = |last| Ok(Ipv4Addr::new(198, 51, 100, last).into());
+    use ResolveError as E;
+    for (name, plain, secure) in [
+        ("signed.example", at(1), at(1)),
+        ("plain.example", at(2), Err(E::NotSecure)),
+        ("bogus.example", at(3), Err(E::NotSecure)),
+        // That it does not exist is signed.
+        ("nothing.signed.example", Err(E::NotFound), Err(E::NotFound)),
+        ("nothing.plain.example", Err(E::NotFound), Err(E::NotSecure)),
+    ] {
+        assert_eq!(ask(name, false).await, plain, "{name}");
+        assert_eq!(ask(name, true).await, secure, "{name}, signed");
+    }
 }

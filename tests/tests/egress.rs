@@ -3,14 +3,14 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
-    net::{IpAddr, SocketAddr, UdpSocket},
+    net::{IpAddr, SocketAddr},
     path::Path,
     sync::Arc,
     time::Duration,
 };
 
 use edge_tests::{
-    patience::{kernel_version, patience},
+    patience::{BUSY, kernel_version, patience},
     wire::{DEVICE, EDGE4, EDGE6, PEER4, PEER6, Wire},
 };
 use edge_user::{
@@ -40,9 +40,9 @@ fn filters(wire: &Wire, device: &str) -> Vec<String> {
 /// Whether an answer from outside to what an unconnected socket of ours sent arrives in this time:
 /// only when the program at egress remembered it.
 fn answered(wire: &Wire, (ours, theirs): (IpAddr, IpAddr), within: Duration) -> bool {
-    let peer = wire.peer.run(|| UdpSocket::bind((theirs, 0)).unwrap()).unwrap();
-    let socket = wire.edge.run(|| UdpSocket::bind((ours, 0)).unwrap()).unwrap();
-    for (socket, wait) in [(&peer, Duration::from_secs(2)), (&socket, within)] {
+    let peer = wire.peer.udp((theirs, 0).into()).unwrap();
+    let socket = wire.edge.udp((ours, 0).into()).unwrap();
+    for (socket, wait) in [(&peer, BUSY), (&socket, within)] {
         socket.set_read_timeout(Some(patience(wait))).unwrap();
     }
     socket.send_to(b"question", peer.local_addr().unwrap()).unwrap();
@@ -70,8 +70,7 @@ fn both_answered(wire: &Wire) -> bool {
         rows.iter().find(|row| row.name == "reply-remembered").unwrap().packets
     };
     let before = remembered();
-    ends().into_iter().all(|ends| answered(wire, ends, Duration::from_secs(2)))
-        && remembered() == before + 2
+    ends().into_iter().all(|ends| answered(wire, ends, BUSY)) && remembered() == before + 2
 }
 
 #[test]

@@ -20,6 +20,7 @@ use edge_tests::{
         sipp::{Carrier, Play},
         tls_client::{Caller, SipClient, request, unique},
     },
+    patience::{BUSY, eventually},
 };
 
 /// Bounds of the daemon under test, small enough to be reached.
@@ -28,6 +29,8 @@ const PER_SOURCE: usize = 16;
 /// Time a handshake, and a message, may take here.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(2);
 const MESSAGE_LIMIT: Duration = Duration::from_secs(3);
+/// What is given up in time is closed within this, also on a machine that is busy.
+const IN_TIME: Duration = Duration::from_secs(9);
 /// What an attack may make the daemon hold, in KiB, beyond what it held before.
 const MEMORY_KIB: u64 = 32 * 1024;
 
@@ -80,7 +83,7 @@ fn session(world: &World) -> SipClient {
 fn to_the_end(world: &World, command: std::process::Command) -> (Option<i32>, String) {
     let log = world.lab.dir().join(format!("command-{}.log", unique()));
     let mut process = Process::spawn("command", command, &log).unwrap();
-    let status = process.wait(Duration::from_secs(15)).unwrap();
+    let status = process.wait(BUSY).unwrap();
     (status.code(), process.log())
 }
 
@@ -123,7 +126,7 @@ fn garbage_instead_of_tls_closes_the_connection() {
             {
                 let mut stream = stranger(&world).tcp(to).unwrap();
                 let _ = stream.write_all(&bytes);
-                assert!(closes(&mut stream, HANDSHAKE_LIMIT * 2));
+                assert!(closes(&mut stream, IN_TIME));
             }
         }
     });
@@ -138,12 +141,12 @@ fn a_handshake_that_stops_in_the_middle_is_given_up_in_time() {
         let mut cut_off = stranger(&world).tcp(contoso_access()[0]).unwrap();
         cut_off.write_all(&begin).unwrap();
         cut_off.shutdown(std::net::Shutdown::Write).unwrap();
-        assert!(closes(&mut cut_off, HANDSHAKE_LIMIT * 2));
+        assert!(closes(&mut cut_off, IN_TIME));
 
         let mut silent = stranger(&world).tcp(contoso_access()[1]).unwrap();
         silent.write_all(&begin).unwrap();
         let begun = Instant::now();
-        assert!(closes(&mut silent, HANDSHAKE_LIMIT * 3));
+        assert!(closes(&mut silent, IN_TIME));
         assert!(begun.elapsed() > HANDSHAKE_LIMIT / 2, "a slow handshake was cut too soon");
     });
 }
@@ -155,7 +158,7 @@ fn garbage_inside_tls_closes_the_connection() {
         for bytes in [garbage(100_000), b"\r\n\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec()] {
             let mut client = session(&world);
             let _ = client.write(&bytes);
-            assert!(client.closed_within(MESSAGE_LIMIT * 2));
+            assert!(client.closed_within(IN_TIME));
         }
     });
 }
@@ -169,7 +172,7 @@ fn a_header_of_ten_megabytes_is_cut_off_early() {
         let chunk = [b'x'; 16 * 1024];
         let written = (0..640).take_while(|_| client.write(&chunk).is_ok()).count();
         assert!(written < 640, "all 10 MB were taken");
-        assert!(client.closed_within(MESSAGE_LIMIT));
+        assert!(client.closed_within(IN_TIME));
     });
 }
 
@@ -181,7 +184,7 @@ fn a_body_longer_than_allowed_is_refused_before_it_is_read() {
         let head = request("MESSAGE", "mallory@evil.example", &user(Site::Contoso), "evil");
         let (head, _) = head.split_once("Content-Length").unwrap();
         client.write(format!("{head}Content-Length: 4000000000\r\n\r\n").as_bytes()).unwrap();
-        assert!(client.closed_within(MESSAGE_LIMIT * 2));
+        assert!(client.closed_within(IN_TIME));
     });
 }
 
@@ -231,8 +234,14 @@ fn a_full_connection_table_refuses_newcomers_keeps_the_old_and_recovers() {
             request("OPTIONS", &user(Site::Fabrikam), &user(Site::Contoso), &Site::Fabrikam.host());
         assert!(old.ask(&message).is_ok(), "an old connection was dropped for newcomers");
         drop(held);
-        std::thread::sleep(Duration::from_millis(500));
+        eventually("there is room again", || connections(&world) < CONNECTIONS / 2);
     });
+}
+
+/// How many connections the daemon holds.
+fn connections(world: &World) -> usize {
+    let status = world.contoso.status().unwrap();
+    status["connections"].as_array().unwrap().len()
 }
 
 /// Opens up to `count` sessions from a site and keeps those that the daemon keeps.
@@ -396,9 +405,7 @@ fn unsolicited_datagrams_to_a_resolvers_port_are_dropped() {
     for port in (32_768..33_768_u16).step_by(10) {
         socket.send_to(&[0; 12], (target, port)).unwrap();
     }
-    std::thread::sleep(Duration::from_millis(200));
-    let dropped = world.counters().unwrap().dropped().unwrap() - before;
-    assert!(dropped >= 100, "{dropped} of 100 dropped");
+    eventually("100 are dropped", || world.counters().unwrap().dropped().unwrap() - before >= 100);
 }
 
 #[test]

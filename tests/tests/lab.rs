@@ -2,18 +2,22 @@
 
 use std::{
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
-use edge_tests::lab::{
-    Lab, cleanup,
-    dns::Record,
-    kamailio::Kamailio,
-    layout::Site,
-    netns::Namespace,
-    scan,
-    sipp::{self, Agent, Carrier, Dialogue, Play},
-    tls_client::{Caller, request},
+use edge_tests::{
+    lab::{
+        Lab, cleanup,
+        dns::Record,
+        kamailio::Kamailio,
+        layout::Site,
+        netns::Namespace,
+        scan::{self, Seen},
+        sipp::{self, Agent, Carrier, Dialogue, Play},
+        tls_client::{Caller, request},
+    },
+    patience::BUSY,
 };
 
 #[test]
@@ -27,7 +31,7 @@ fn a_lab_routes_answers_carries_sip_and_leaves_nothing_behind() {
         let to = listener.local_addr().unwrap();
         let stream = lab
             .site(Site::Stranger)
-            .run(|| TcpStream::connect_timeout(&to, Duration::from_secs(2)).unwrap())
+            .run(|| TcpStream::connect_timeout(&to, BUSY).unwrap())
             .unwrap();
         assert!(Site::Stranger.outside().contains(&stream.local_addr().unwrap().ip()));
     }
@@ -66,18 +70,28 @@ fn the_scanner_sees_open_and_closed_ports_where_nothing_filters() {
     let (contoso, stranger) = (lab.site(Site::Contoso), lab.site(Site::Stranger));
     for (from, target) in Site::Stranger.outside().into_iter().zip(Site::Contoso.outside()) {
         let _service = contoso.run(|| TcpListener::bind((target, 8443)).unwrap()).unwrap();
-        let seen = scan::tcp(stranger, from, target, &[8442, 8443, 8444]).unwrap();
+        let all = |count: usize| move |seen: &Seen| seen.open.len() + seen.closed.len() >= count;
+        let ports = [8442, 8443, 8444];
+        let seen = scan::until(all(3), || scan::tcp(stranger, from, target, &ports)).unwrap();
         assert!(seen.open.iter().eq([&8443]), "{seen:?}");
         assert!(seen.closed.iter().eq([&8442, &8444]), "{seen:?}");
 
         let service = contoso.run(|| UdpSocket::bind((target, 3478)).unwrap()).unwrap();
-        let echo = std::thread::spawn(move || {
-            let mut buffer = [0; 16];
-            let (_, from) = service.recv_from(&mut buffer).unwrap();
-            service.send_to(b"here", from).unwrap();
+        service.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        let over = AtomicBool::new(false);
+        let seen = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut buffer = [0; 16];
+                while !over.load(Ordering::Relaxed) {
+                    if let Ok((_, from)) = service.recv_from(&mut buffer) {
+                        service.send_to(b"here", from).unwrap();
+                    }
+                }
+            });
+            let seen = scan::until(all(2), || scan::udp(stranger, target, &[3477, 3478]));
+            over.store(true, Ordering::Relaxed);
+            seen.unwrap()
         });
-        let seen = scan::udp(stranger, target, &[3477, 3478]).unwrap();
-        echo.join().unwrap();
         assert!(seen.open.iter().eq([&3478]), "{seen:?}");
         assert!(seen.closed.iter().eq([&3477]), "{seen:?}");
     }
@@ -111,6 +125,6 @@ fn the_foreign_peer_takes_mutual_tls_only_and_passes_messages_to_its_inside() {
     let mut tls = caller.tls(to, "sip.adatum.example").unwrap();
     let answer = tls.ask(&message).unwrap();
     assert_eq!(answer.status, 200, "{}\n{}", answer.text, peer.log_tail());
-    receiver.finish(Duration::from_secs(5)).unwrap();
+    receiver.finish(BUSY).unwrap();
     assert!(peer.alive());
 }

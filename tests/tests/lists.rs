@@ -3,7 +3,7 @@
 
 use std::{
     io::Write as _,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     process::Stdio,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -17,7 +17,7 @@ use edge_tests::{
         daemon::{Answer, Edge},
         layout::Site,
     },
-    patience::{eventually, patience},
+    patience::{BUSY, eventually, patience},
     wire::{EDGE4, EDGE6, OWN_BLOCKS, PEER4, PEER6, Wire},
 };
 use edge_user::{
@@ -74,11 +74,7 @@ fn many(count: u32) -> impl Iterator<Item = IpNet> {
 
 /// Whether a datagram from outside arrives.
 fn passes(wire: &Wire, from: IpAddr, to: IpAddr) -> bool {
-    let receiver = wire.edge.run(|| UdpSocket::bind((to, PORT)).unwrap()).unwrap();
-    receiver.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-    let sender = wire.peer.run(|| UdpSocket::bind((from, 0)).unwrap()).unwrap();
-    sender.send_to(b"hello", (to, PORT)).unwrap();
-    receiver.recv(&mut [0; 16]).is_ok()
+    wire.passes(from, to, PORT, 5)
 }
 
 #[test]
@@ -120,11 +116,7 @@ fn a_list_comes_back_from_its_file_at_a_start_and_after_a_reboot() {
         assert!(!passes(&wire, PEER4.into(), EDGE4.into()), "{reboot}");
         assert!(!passes(&wire, PEER6.into(), EDGE6.into()), "{reboot}");
         drop(handle);
-        let began = Instant::now();
-        while inspect::status(&wire.pins).unwrap().daemon {
-            assert!(began.elapsed() < Duration::from_secs(5));
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        wire.wait_lock_free();
         if reboot {
             firewall::detach(&wire.pins, false).unwrap();
         }
@@ -158,7 +150,7 @@ fn a_block_does_not_wait_for_a_big_list() {
         let loaded = other.set_list_blocking("big", Some(big)).unwrap();
         (loaded, other.set_list_blocking("big", None).unwrap())
     });
-    let mut waits = Vec::new();
+    let (mut waits, whole) = (Vec::new(), Instant::now());
     while !loader.is_finished() {
         let address = IpNet::from(IpAddr::V4(Ipv4Addr::from(0xc612_0000 + waits.len() as u32)));
         let (prefix, owner) = (address, BlockOwner::Administrator);
@@ -168,16 +160,15 @@ fn a_block_does_not_wait_for_a_big_list() {
         waits.push(began.elapsed());
         std::thread::sleep(Duration::from_millis(2));
     }
+    let whole = whole.elapsed();
     let (loaded, removed) = loader.join().unwrap();
     assert_eq!((loaded.added, removed.removed), (size, size));
     waits.sort();
     assert!(waits.len() > 20, "{} blocks while the list was loaded", waits.len());
     let (median, worst) = (waits[waits.len() / 2], waits[waits.len() - 1]);
-    // The build is not optimised and others share the machine: the bench measures closely.
-    assert!(
-        median < Duration::from_millis(20) && worst < Duration::from_secs(1),
-        "{median:?} {worst:?}"
-    );
+    // The build is not optimised and others share the machine, which holds up the list as much:
+    // the bench measures closely.
+    assert!(median < whole / 20 && worst < whole / 2, "{median:?} {worst:?} of {whole:?}");
     assert_eq!(inspect::blocks(&wire.pins).unwrap().len(), waits.len());
     // What does not fit is refused before anything is written.
     let refused = handle.set_list_blocking("big", Some(list("big", many(500_000))));
@@ -189,9 +180,9 @@ fn packets_are_judged_while_a_big_list_is_freed() {
     let wire = Wire::new("lsf").unwrap();
     wire.know_neighbours().unwrap();
     let (handle, _) = start(&wire, config(&wire));
-    let receiver = wire.edge.run(|| UdpSocket::bind((EDGE4, PORT)).unwrap()).unwrap();
-    receiver.set_read_timeout(Some(patience(Duration::from_secs(20)))).unwrap();
-    let sender = wire.peer.run(|| UdpSocket::bind((PEER4, 0)).unwrap()).unwrap();
+    let receiver = wire.edge.udp((EDGE4, PORT).into()).unwrap();
+    receiver.set_read_timeout(Some(patience(BUSY))).unwrap();
+    let sender = wire.peer.udp((PEER4, 0).into()).unwrap();
     let small = list("big", [IpNet::from(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)))]);
     // A list in its place, and none.
     for after in [Some(small), None] {
@@ -217,18 +208,21 @@ fn a_list_ends_by_itself() {
     let wire = Wire::new("lsd").unwrap();
     let (handle, _) = start(&wire, config(&wire));
     let member = list("a", [IpNet::from(IpAddr::V4(PEER4))]);
-    let expires_at = Some(SystemTime::now() + Duration::from_secs(2));
-    let about = ListAbout { expires_at, ..member.about.clone() };
-    let ending = Arc::new(List { about, content: Arc::clone(&member.content) });
-    stage_file(&wire.state, &ending).unwrap().keep().unwrap();
-    handle.set_list_blocking("a", Some(ending)).unwrap();
-    assert!(!passes(&wire, PEER4.into(), EDGE4.into()));
-    let began = Instant::now();
-    while !inspect::blocks(&wire.pins).unwrap().is_empty() {
-        assert!(began.elapsed() < Duration::from_secs(8), "it stays");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    assert!(passes(&wire, PEER4.into(), EDGE4.into()));
+    // On a slow machine its time may be over before a packet was judged.
+    let was_in_time = [2, 8, 32].into_iter().any(|seconds| {
+        let until = SystemTime::now() + Duration::from_secs(seconds);
+        let about = ListAbout { expires_at: Some(until), ..member.about.clone() };
+        let ending = Arc::new(List { about, content: Arc::clone(&member.content) });
+        stage_file(&wire.state, &ending).unwrap().keep().unwrap();
+        handle.set_list_blocking("a", Some(ending)).unwrap();
+        let passed = passes(&wire, PEER4.into(), EDGE4.into());
+        let in_time = SystemTime::now() < until;
+        assert!(!(passed && in_time), "it does not hold");
+        eventually("it ends", || inspect::blocks(&wire.pins).unwrap().is_empty());
+        assert!(passes(&wire, PEER4.into(), EDGE4.into()));
+        in_time
+    });
+    assert!(was_in_time);
     // Its file stays for a while: the clock may be wrong.
     assert!(wire.state.join("lists/a.list").exists());
     assert!(read_all(&wire.state, SystemTime::now()).0.is_empty());
@@ -351,7 +345,7 @@ fn blocks_of_a_domain_hold_from_boot_on() {
     // DNS does not answer: they hold all the same.
     lab.dns.pause().unwrap();
     edge.run().unwrap();
-    std::thread::sleep(Duration::from_secs(5));
+    std::thread::sleep(Duration::from_secs(8));
     assert!(is_blocked(&edge));
     lab.dns.resume().unwrap();
 }

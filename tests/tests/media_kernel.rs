@@ -20,7 +20,7 @@ use edge_ebpf::abi::{
 use edge_tests::{
     bench::raw::{self, Tiny},
     lab::netns::Namespace,
-    patience::{eventually, patience},
+    patience::{BUSY, eventually, patience},
     wire::{DEVICE, EDGE4, EDGE6, PEER4, PEER6, Wire, ifindex, open_port},
 };
 use edge_user::{
@@ -38,7 +38,7 @@ const PHONE6: Ipv6Addr = Ipv6Addr::new(0xfd00, 9, 0, 0, 0, 0, 0, 7);
 const OPEN: u16 = 4000;
 const PORTS: (u16, u16) = (50_000, 50_099);
 /// How long it may take until a datagram is there, on the busiest machine.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = BUSY;
 
 /// The last byte of a device's address tells which it is.
 const EDGE_OUT: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -90,6 +90,8 @@ impl World {
                 "route add 10.9.0.0/24 via {EDGE4}\nroute add fd00:9::/64 via {EDGE6}\n"
             ))
             .unwrap();
+        inside.wait_links();
+        wire.edge.wait_links();
         // Frames that a local socket sent carry partial checksums, and a frame that is redirected
         // arrives only where a program runs.
         let far = [(&wire.peer, "peer0"), (&inside, "eth0")].map(|(namespace, device)| {
@@ -226,7 +228,7 @@ fn rtp(sequence: u16) -> Vec<u8> {
 }
 
 fn socket(namespace: &Namespace, address: IpAddr) -> UdpSocket {
-    let socket = namespace.run(|| UdpSocket::bind((address, 0)).unwrap()).unwrap();
+    let socket = namespace.udp((address, 0).into()).unwrap();
     socket.set_read_timeout(Some(patience(PATIENCE))).unwrap();
     socket
 }
@@ -341,7 +343,7 @@ fn an_open_port_is_ours_alone_whoever_switches_forwarding_on() {
             (IpAddr::from(PEER6), IpAddr::from(PHONE6)),
         ] {
             let outside = socket(&world.wire.peer, from);
-            let inside = world.inside.run(|| UdpSocket::bind((to, OPEN)).unwrap()).unwrap();
+            let inside = world.inside.udp((to, OPEN).into()).unwrap();
             let (let_in, refused) = (world.counted("rule"), world.refused(to.is_ipv6()));
             outside.send_to(&rtp(1), (to, OPEN)).unwrap();
             inside.set_nonblocking(true).unwrap();

@@ -3,7 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
+    io::ErrorKind,
     net::{IpAddr, SocketAddr, TcpStream},
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,6 +18,7 @@ use edge_tests::{
         netns::Namespace,
         sipp::{Carrier, Play},
     },
+    patience::{BUSY, eventually},
     wire::{EDGE4, EDGE6, PEER4, PEER6, Wire},
 };
 use edge_user::{
@@ -31,24 +34,22 @@ enum Attempt {
     Dropped,
 }
 
-fn attempt(from: &Namespace, to: SocketAddr) -> Attempt {
+/// Nothing is dropped for certain before the program has counted it: on a machine that is busy an
+/// answer may be late.
+fn attempt(from: &Namespace, to: SocketAddr, pins: &Path) -> Attempt {
     let wait = Duration::from_millis(400);
-    match from.run(move || TcpStream::connect_timeout(&to, wait).map(drop)).unwrap() {
-        Ok(()) => Attempt::Answered,
-        Err(fault) if fault.kind() == std::io::ErrorKind::ConnectionRefused => Attempt::Answered,
-        Err(_) => Attempt::Dropped,
+    let (before, began) = (count(pins, "not-partner"), Instant::now());
+    loop {
+        match from.run(move || TcpStream::connect_timeout(&to, wait).map(drop)).unwrap() {
+            Ok(()) => return Attempt::Answered,
+            Err(fault) if fault.kind() == ErrorKind::ConnectionRefused => return Attempt::Answered,
+            Err(_) if count(pins, "not-partner") > before => return Attempt::Dropped,
+            Err(fault) => assert!(began.elapsed() < BUSY, "{to}: {fault}, and nobody counts it"),
+        }
     }
 }
 
-fn eventually(what: &str, check: impl Fn() -> bool) {
-    let began = Instant::now();
-    while !check() {
-        assert!(began.elapsed() < Duration::from_secs(10), "{what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-fn count(pins: &std::path::Path, reason: &str) -> u64 {
+fn count(pins: &Path, reason: &str) -> u64 {
     let rows = inspect::reasons(pins).unwrap();
     rows.iter().find(|row| row.name == reason).unwrap().packets
 }
@@ -67,7 +68,7 @@ fn partners_are_let_in_from_one_packet_to_the_next_and_nobody_else_is() {
     let config = wire.config_with(|config| config.access.partners_only = true);
     let handle = start(&wire, Arc::clone(&config));
     let ways: [(IpAddr, IpAddr); 2] = [(PEER4.into(), EDGE4.into()), (PEER6.into(), EDGE6.into())];
-    let go = |to: IpAddr| attempt(&wire.peer, SocketAddr::new(to, 5061));
+    let go = |to: IpAddr| attempt(&wire.peer, SocketAddr::new(to, 5061), &wire.pins);
     for (_, to) in ways {
         let before = count(&wire.pins, "not-partner");
         assert_eq!(go(to), Attempt::Dropped, "{to}");
@@ -90,7 +91,7 @@ fn partners_are_let_in_from_one_packet_to_the_next_and_nobody_else_is() {
     handle.apply_blocking(vec![Intent::SetConfig(Arc::clone(&config))]).unwrap();
     assert_eq!(go(EDGE4.into()), Attempt::Answered);
     drop(handle);
-    eventually("the lock is free", || !inspect::status(&wire.pins).unwrap().daemon);
+    wire.wait_lock_free();
     assert_eq!(go(EDGE6.into()), Attempt::Answered, "without an owner");
     let handle = start(&wire, config);
     assert_eq!((go(EDGE4.into()), go(EDGE6.into())), (Attempt::Answered, Attempt::Answered));
@@ -102,8 +103,9 @@ fn partners_are_let_in_from_one_packet_to_the_next_and_nobody_else_is() {
 fn a_daemon_knows_its_partners_from_dns_and_without_dns() {
     let mut world =
         World::raise_with("ptd", |config| config.access("partners_only = true")).unwrap();
-    let from =
-        |world: &World, site: Site| contoso_access().map(|to| attempt(world.lab.site(site), to));
+    let from = |world: &World, site: Site| {
+        contoso_access().map(|to| attempt(world.lab.site(site), to, world.contoso.pins()))
+    };
     let (answered, dropped) =
         ([Attempt::Answered, Attempt::Answered], [Attempt::Dropped, Attempt::Dropped]);
     eventually("DNS has named the partner", || from(&world, Site::Fabrikam) == answered);
@@ -174,7 +176,7 @@ fn a_daemon_knows_its_partners_from_dns_and_without_dns() {
     world.lab.dns.pause().unwrap();
     world.contoso.run().unwrap();
     assert_eq!(from(&world, Site::Fabrikam), answered);
-    std::thread::sleep(Duration::from_secs(4));
+    std::thread::sleep(Duration::from_secs(8));
     assert_eq!(from(&world, Site::Fabrikam), answered, "also when DNS had its moment");
     assert_eq!(from(&world, Site::Stranger), dropped);
 }

@@ -23,13 +23,15 @@ use edge_tests::{
         stunnel::{Stunnel, Tunnel},
         tls_client::{Caller, SipClient, request},
     },
+    patience::{BUSY, eventually},
 };
 use serde_json::Value;
 
 /// Everything that is played with a peer: both directions of each.
 const PLAYS: [Play; 4] = [Play::Message, Play::Call, Play::HangUp, Play::Cancel];
-/// How long answers of DNS may be old: their shortest life, and as long again.
-const FOLLOWED: Duration = Duration::from_secs(75);
+/// How long answers of DNS may be old, their shortest life and as long again, on a machine that is
+/// busy.
+const FOLLOWED: Duration = Duration::from_secs(150);
 /// Where Contoso's user is when Kamailio is in front of it.
 const BEHIND: u16 = 5070;
 
@@ -220,7 +222,7 @@ fn kamailio_is_the_server_inside_both_ways() {
         let inbound = Dialogue::once(play, &user(Site::Adatum), &user(Site::Contoso));
         let receiver = sipp::receiver_on(&own, &dir, &inbound, BEHIND).unwrap();
         let sender = sipp::sender(&adatum, &dir, &inbound, Kamailio::inside_address()).unwrap();
-        let limit = Duration::from_secs(20);
+        let limit = BUSY;
         let outcome = sender.finish(limit).and_then(|()| receiver.finish(limit));
         assert!(outcome.is_ok(), "{play:?} in: {outcome:?}\n{}", kamailio.log_tail());
         let outbound = Dialogue::once(play, &user(Site::Contoso), &user(Site::Adatum));
@@ -243,8 +245,10 @@ fn a_peer_with_block_chaining_only_is_told_apart_by_name_both_ways() {
         let said = openssl_peer::call_with(site, to, adatum, BLOCK_CHAINING).unwrap();
         assert!(said.contains("handshake failure"), "{said}");
     }
+    // Both are counted and told a moment after the peer has heard it.
+    eventually("both are counted", || counted() >= before + 2);
     assert_eq!(counted(), before + 2);
-    assert!(peers.contoso.log().contains("no-common-cipher-suite"), "{}", peers.contoso.log());
+    eventually("it is in the log", || peers.contoso.log().contains("no-common-cipher-suite"));
     let length = peers.contoso.log().len();
 
     let at = SocketAddr::new(IpAddr::V4(Site::Adatum.v4()), FEDERATION_PORT);
@@ -252,8 +256,9 @@ fn a_peer_with_block_chaining_only_is_told_apart_by_name_both_ways() {
     let suites = Some(BLOCK_CHAINING);
     let _server = openssl_peer::Server::start(site, peers.lab.dir(), at, adatum, suites).unwrap();
     assert_eq!(peers.ask_out(), 504);
-    let log = peers.contoso.log();
-    assert!(log[length..].contains("no cipher suite in common"), "{}", &log[length..]);
+    eventually("it is in the log", || {
+        peers.contoso.log()[length..].contains("no cipher suite in common")
+    });
 }
 
 #[test]
@@ -319,7 +324,7 @@ fn one_of_a_partners_two_edges_is_enough() {
     drop(stunnel);
     let _stunnel = peers.edge_at(first, &both);
     let took = peers.followed();
-    assert!(took < Duration::from_secs(30), "{took:?}");
+    assert!(took < BUSY, "{took:?}");
     assert_eq!(stand(), told("alive", "no-connection"));
 }
 
@@ -418,7 +423,8 @@ fn a_partner_that_goes_silent_holds_up_nobody_else() {
             let server = fabrikam.config.inside_address();
             let (from, to) = (peers.agent(Site::Fabrikam), peers.agent(Site::Contoso));
             sipp::play(&from, server, &to, peers.lab.dir(), &dialogue).unwrap();
-            assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+            // Less than the silent one is waited for (RFC 3261 section 17.1.2.2: 32 s).
+            assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
         }
         // Something went out, and nothing comes.
         let shown = peers.shown("adatum.example");

@@ -201,7 +201,8 @@ fn guessing_a_password_is_a_ban_and_others_go_on() {
         assert_eq!(again.register().unwrap(), 200);
     }
     assert_eq!(world.edge.status().unwrap()["remote"]["bans"], 2);
-    assert!(world.edge.count("closed.banned").unwrap() >= 2);
+    // Each is counted a moment after its end has seen it.
+    eventually("both are counted", || world.edge.count("closed.banned").unwrap() >= 2);
     // An administrator lets the first of them in again.
     let forgiven = Site::Evil.v4().to_string();
     let answer = world.edge.json(&["remote", "forgive", &forgiven]).unwrap();

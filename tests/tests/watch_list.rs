@@ -5,7 +5,7 @@
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, SocketAddr, TcpStream},
     time::{Duration, Instant},
 };
 
@@ -23,11 +23,12 @@ use edge_tests::{
         stunnel::{Stunnel, Tunnel},
         tls_client::{Caller, SipClient, request},
     },
+    patience::{BUSY, eventually},
 };
 use serde_json::Value;
 
 /// What the tests wait for happens at once or after a disk and a task; a busy machine is slow.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = BUSY;
 
 /// Contoso's edge, which discovers everybody but Fabrikam, and a server inside that knows no user.
 struct World {
@@ -85,11 +86,23 @@ impl World {
 
     /// Packets of Adatum's edge are dropped as a blocked partner's.
     fn dropped(&self, to: SocketAddr) -> bool {
+        !self.answered(Site::Adatum, to)
+    }
+
+    /// Somebody at this site gets a connection. That nobody does is certain only when the program
+    /// has counted the drop: on a machine that is busy an answer may be late.
+    fn answered(&self, at: Site, to: SocketAddr) -> bool {
         let counters = Counters::open(self.contoso.pins()).unwrap();
-        let before = counters.packets(Reason::BlockedDomain).unwrap();
-        let answered = answered(self.lab.site(Site::Adatum), to);
-        let counted = counters.packets(Reason::BlockedDomain).unwrap() > before;
-        !answered && counted
+        let counted = || counters.packets(Reason::BlockedDomain).unwrap();
+        let (before, began) = (counted(), Instant::now());
+        let connect = || TcpStream::connect_timeout(&to, Duration::from_millis(700)).is_ok();
+        while !self.lab.site(at).run(connect).unwrap() {
+            if counted() > before {
+                return false;
+            }
+            assert!(began.elapsed() < PATIENCE, "{to}: no answer, and nobody counts a drop");
+        }
+        true
     }
 
     /// Adatum writes to one user more than it may; says what the last answer was.
@@ -104,19 +117,6 @@ impl World {
     }
 }
 
-fn answered(from: &Namespace, to: SocketAddr) -> bool {
-    let wait = Duration::from_millis(700);
-    from.run(move || TcpStream::connect_timeout(&to, wait).is_ok()).unwrap()
-}
-
-fn eventually(what: &str, check: impl Fn() -> bool) {
-    let began = Instant::now();
-    while !check() {
-        assert!(began.elapsed() < PATIENCE, "{what}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
 /// Status and text of what a message is answered with.
 fn message(session: &mut SipClient, from: Site, to: &str) -> (u16, String) {
     let answer = session.ask(&request("MESSAGE", &user(from), to, &from.host())).unwrap();
@@ -126,7 +126,7 @@ fn message(session: &mut SipClient, from: Site, to: &str) -> (u16, String) {
 /// A server inside that answers every request with 404.
 fn nobody_home(inside: &Namespace) {
     let at = SocketAddr::new(IpAddr::V4(Site::Contoso.server4()), SERVER_PORT);
-    let listener = inside.run(move || TcpListener::bind(at)).unwrap().unwrap();
+    let listener = inside.listen(at).unwrap();
     std::thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
             std::thread::spawn(move || {
@@ -180,15 +180,17 @@ fn one_that_enumerates_users_is_listed_and_blocked_until_it_is_forgiven() {
     assert_eq!(last, 403, "{}", world.contoso.log());
     assert!(session.closed_within(PATIENCE), "its connection stays open");
     eventually("its packets are not dropped", || world.dropped(to4));
-    assert!(answered(world.lab.site(Site::Adatum), to6), "only where it sent from is blocked");
-    let fabrikam = world.lab.site(Site::Fabrikam);
-    assert!(answered(fabrikam, to4), "only it is blocked");
+    assert!(world.answered(Site::Adatum, to6), "only where it sent from is blocked");
+    assert!(world.answered(Site::Fabrikam, to4), "only it is blocked");
 
+    // Its end sees that the connection is closed a moment before it is taken off the list.
+    eventually("its connection is listed", || {
+        world.show(Site::Adatum)["connections"] == Value::Array(vec![])
+    });
     let told = world.show(Site::Adatum);
     assert_eq!(told["kind"], "discovered-domain", "{told:#}");
     assert_eq!((&told["messages_in"], &told["messages_out"]), (&10.into(), &10.into()), "{told:#}");
     assert_eq!(told["refusals"][0]["reason"], "watch-listed", "{told:#}");
-    assert_eq!(told["connections"], Value::Array(vec![]), "{told:#}");
     let watched = &told["watch"][0];
     assert_eq!(watched["standing"], "listed", "{told:#}");
     assert_eq!(watched["source"], format!("{}/32", Site::Adatum.v4()));
@@ -223,7 +225,7 @@ fn one_that_enumerates_users_is_listed_and_blocked_until_it_is_forgiven() {
     });
 
     assert!(world.partner(&["forgive", &name]).contains("is forgiven"));
-    assert!(answered(world.lab.site(Site::Adatum), to4), "forgiven, and still dropped");
+    assert!(world.answered(Site::Adatum, to4), "forgiven, and still dropped");
     assert!(world.watch_list().is_empty());
     let mut session = world.session(Site::Adatum, Site::Adatum, to4);
     assert_eq!(message(&mut session, Site::Adatum, "ann@contoso.example").0, 404);
@@ -242,7 +244,7 @@ fn an_entry_ends_the_record_and_a_block_takes_the_domain() {
     assert_eq!(world.watch_list()[0]["source"], "2001:db8:4::/64", "{:#?}", world.watch_list());
 
     assert!(world.partner(&["allow", &name]).contains("is allowed"));
-    assert!(answered(world.lab.site(Site::Adatum), to6), "allowed, and still dropped");
+    assert!(world.answered(Site::Adatum, to6), "allowed, and still dropped");
     assert!(world.watch_list().is_empty());
     // And it is not watched any more.
     let (_session, last) = world.enumerate(to6, 15);
@@ -267,11 +269,15 @@ fn a_flood_is_slowed_down_and_said_why() {
         request("MESSAGE", &user(Site::Northwind), "ann@contoso.example", &Site::Northwind.host())
     };
     let flood: String = (0..200).map(|_| one()).collect();
+    let began = Instant::now();
     session.write(flood.as_bytes()).unwrap();
     let answers: Vec<_> = (0..200).map(|_| session.response().unwrap()).collect();
+    let took = began.elapsed();
     let slowed: Vec<_> = answers.iter().filter(|answer| answer.status == 503).collect();
-    // 20 a second, for as long as it took; but no more than a few seconds.
-    assert!((100..=185).contains(&slowed.len()), "{}", slowed.len());
+    // 20 at once, and 20 a second for as long as it took.
+    let most = 20 + took.as_secs() as usize * 20 + 20;
+    let passed = 200 - slowed.len();
+    assert!((15..=most).contains(&passed), "{passed} of 200 in {took:?}");
     for answer in slowed {
         let wait = answer.text.lines().find_map(|line| line.strip_prefix("Retry-After: ")).unwrap();
         assert!((5..=15).contains(&wait.parse::<u32>().unwrap()), "{wait}");
@@ -310,10 +316,10 @@ fn sipp_behind_stunnel_that_floods_is_slowed_down() {
         address: IpAddr::V4(site.server4()),
         carrier: Carrier::Tcp,
     };
-    // Fifty a second, of which twenty may come.
+    // Of 300 a second twenty may come.
     let count = 150;
     let once = Dialogue::once(Play::Message, &user(site), &user(Site::Contoso));
-    let flood = Dialogue { count, ..once };
+    let flood = Dialogue { count, rate: 300, ..once };
     let sender = sipp::sender(&agent, lab.dir(), &flood, inside).unwrap();
     assert!(sender.finish(PATIENCE * 3).is_err(), "nobody is at home, and sipp was content");
     let told = world.show(site);
@@ -339,7 +345,7 @@ fn an_address_that_another_partner_uses_is_not_blocked_nor_when_it_has_just_left
         let told = world.show(Site::Adatum);
         told["watch"][0]["not_blocked"] == "partner northwind.example is connected from there"
     });
-    assert!(answered(world.lab.site(Site::Adatum), to4), "a shared address is blocked");
+    assert!(world.answered(Site::Adatum, to4), "a shared address is blocked");
     assert!(world.partner(&["show", &Site::Adatum.domain()]).contains("kernel: not blocked: "));
     // The proxy refuses it all the same, and the honest one passes.
     let mut again = world.session(Site::Adatum, Site::Adatum, to4);
@@ -408,7 +414,9 @@ fn a_reset_ends_a_partners_connections_and_nobody_elses() {
         let name = Site::Adatum.domain();
         let reset = world.contoso.json(&["partner", "reset", &name]).unwrap();
         assert_eq!(reset["connections"], 1, "{reset}\n{}", world.contoso.log());
-        assert_eq!(world.show(Site::Adatum)["connections"].as_array().map(Vec::len), Some(0));
+        eventually("its connections have ended", || {
+            world.show(Site::Adatum)["connections"].as_array().map(Vec::len) == Some(0)
+        });
         drop(session);
         assert_eq!(message(&mut other, Site::Fabrikam, "user2@contoso.example").0, 404);
         let mut again = world.session(Site::Adatum, Site::Adatum, to);

@@ -23,14 +23,14 @@ use edge_tests::{
         sipp::SERVER_PORT,
         xmpp_client::XmppClient,
     },
-    patience::patience,
+    patience::{BUSY, patience},
 };
 
 const ALICE: &str = "alice@contoso.example";
 const DAVE: &str = "dave@adatum.example";
 const PARTNER: &str = "adatum.example";
 /// For a machine that is busy with other work; nothing here waits for time to pass.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = BUSY;
 /// What is looked at to see that nothing comes.
 const NOTHING: Duration = Duration::from_millis(500);
 

@@ -245,6 +245,10 @@ pub(super) fn take_away(pins: &Path, path: &Path, device: &str) -> Result<(), Fi
     if path.starts_with(egress_folder(pins)) {
         return egress::detach(path, device);
     }
+    if path.starts_with(link_folder(pins)) {
+        // Where that cannot be, or the device is gone, the link ends with its pin.
+        let _ = sys::detach_link(path);
+    }
     fs::remove_file(path).map_err(|fault| FirewallError::io(path.display().to_string(), fault))
 }
 

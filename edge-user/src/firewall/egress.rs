@@ -55,6 +55,8 @@ pub(super) fn detach(path: &Path, device: &str) -> Result<(), FirewallError> {
             _ => {}
         }
     }
+    // A link; where that cannot be, or the device is gone, it ends with its pin.
+    let _ = sys::detach_link(path);
     fs::remove_file(path).map_err(fault)
 }
 

@@ -21,6 +21,7 @@ const BPF_MAP_GET_NEXT_KEY: libc::c_long = 4;
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
+const BPF_LINK_DETACH: libc::c_long = 34;
 
 /// Both clocks now.
 pub(super) fn now() -> Moment {
@@ -154,7 +155,12 @@ pub(super) fn lock(pins: &Path) -> Result<Option<File>, FirewallError> {
 
 /// Whether a daemon has the lock.
 pub(super) fn is_locked(pins: &Path) -> Result<bool, FirewallError> {
-    Ok(try_lock(pins, FlockOperation::NonBlockingLockShared)?.is_none())
+    let Some(ours) = try_lock(pins, FlockOperation::NonBlockingLockShared)? else {
+        return Ok(true);
+    };
+    // Not by closing it: a child that starts at this moment has a copy, and the lock with it.
+    let _ = flock(&ours, FlockOperation::Unlock);
+    Ok(false)
 }
 
 fn try_lock(pins: &Path, operation: FlockOperation) -> Result<Option<File>, FirewallError> {
@@ -319,6 +325,15 @@ pub(super) fn link_facts(path: &Path) -> io::Result<LinkFacts> {
     attributes[1] = info.as_mut_ptr() as u64;
     bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attributes)?;
     Ok(LinkFacts { id: info[1], program_id: info[2], ifindex: info[4] })
+}
+
+/// Takes what a pinned link holds off its device at once. A link that only loses its last holder
+/// lets go a moment later, and whoever attaches until then meets it.
+pub(super) fn detach_link(path: &Path) -> io::Result<()> {
+    let link = open_pin(path)?;
+    let mut attributes = [0u64; 16];
+    attributes[0] = pair(link.as_raw_fd() as u32, 0);
+    bpf(BPF_LINK_DETACH, &mut attributes).map(drop)
 }
 
 /// The XDP program on a device, as rtnetlink tells it.

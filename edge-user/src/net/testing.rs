@@ -300,7 +300,7 @@ pub(super) fn message(number: usize) -> String {
 }
 
 /// Shorter than waiting for a human, longer than a busy machine needs.
-pub(super) const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
+pub(super) const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// A refusal that a test closes connections with.
 pub(super) const REASON: Refusal = Refusal::DomainBlocked;

@@ -27,6 +27,7 @@ use super::{
 };
 use crate::{
     packets,
+    patience::BUSY,
     wire::{DEVICE, EDGE4, EDGE6, PEER4, PEER6, Wire, ifindex, open_port},
 };
 
@@ -105,6 +106,21 @@ fn received(wire: &Wire) -> Result<u64> {
     Ok(packets.sum())
 }
 
+/// What was counted and what was taken in, when nothing is under way between the two.
+fn settled(wire: &Wire) -> Result<(Vec<(&'static str, u64)>, u64)> {
+    let began = Instant::now();
+    let mut before = (counted(wire)?, received(wire)?);
+    loop {
+        std::thread::sleep(Duration::from_millis(100));
+        let now = (counted(wire)?, received(wire)?);
+        if now == before {
+            return Ok(now);
+        }
+        ensure!(began.elapsed() < BUSY, "frames go on coming");
+        before = now;
+    }
+}
+
 /// Frames that may pass and frames that may not, both families.
 fn frames() -> [Vec<u8>; 4] {
     let blocked = BLOCKED.map(|prefix| prefix.parse::<IpNet>().map_or(PEER4.into(), |p| p.addr()));
@@ -172,7 +188,7 @@ pub fn run(tag: &str, load: Load) -> Result<Outcome> {
     let _far = wire.peer.run(|| -> Result<_> { attach() })??;
     drop(start(&wire, wire.config_with(config))?);
     wait_lock_free(&wire)?;
-    let (before, first) = (counted(&wire)?, received(&wire)?);
+    let (before, first) = settled(&wire)?;
     let (stop, rounds) = (AtomicBool::new(false), AtomicU64::new(0));
     let mut programs = BTreeSet::new();
     let mut daemons = 0;
@@ -193,8 +209,7 @@ pub fn run(tag: &str, load: Load) -> Result<Outcome> {
         replaced.and(sent?)
     })?;
     let seconds = began.elapsed().as_secs_f64();
-    std::thread::sleep(Duration::from_millis(100));
-    let (after, last) = (counted(&wire)?, received(&wire)?);
+    let (after, last) = settled(&wire)?;
     let reasons: Vec<(&str, u64)> = after
         .iter()
         .zip(&before)

@@ -10,12 +10,15 @@ use anyhow::{Context as _, Result, ensure};
 use edge_ebpf::verdict::Reason;
 
 use super::world::{World, contoso_access, user};
-use crate::lab::{counters::Counters, layout::Site, scan::SynSender, tls_client::request};
+use crate::{
+    lab::{counters::Counters, layout::Site, scan::SynSender, tls_client::request},
+    patience::BUSY,
+};
 
 /// Time between two packets of the sender, each family.
 const INTERVAL: Duration = Duration::from_micros(200);
 /// The first drop must come within this.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = BUSY;
 
 /// What blocking a sending partner showed.
 struct Blocked {
@@ -38,7 +41,7 @@ pub fn block(world: &mut World) -> Result<String> {
 
     let counters = world.counters()?;
     let blocked = measure(world, &counters)?;
-    let live = client.closed_within(Duration::from_secs(2));
+    let live = client.closed_within(PATIENCE);
     ensure!(live, "northwind's live connection was not closed");
     let mut families = Vec::new();
     for (from, to) in northwind_ways() {

@@ -17,7 +17,7 @@ use crate::lab::{
 };
 
 /// For a machine that is busy with other work.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = crate::patience::BUSY;
 
 /// With discovery on, Fabrikam without an entry: its SRV record and certificate are enough.
 pub fn message_discovered(world: &mut World) -> Result<String> {

@@ -27,7 +27,7 @@ const TALK: Duration = Duration::from_secs(5);
 /// Packets each way that are waited for.
 const PACKETS: u64 = 20;
 /// Longer than anything here takes on a machine that is busy.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = crate::patience::BUSY;
 
 /// Both edges get an A/V service; a user of Fabrikam calls a user of Contoso, and both speak.
 pub fn call_with_media(world: &mut World) -> Result<String> {

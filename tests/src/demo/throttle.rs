@@ -13,17 +13,20 @@ use super::{
     discover::with_config,
     world::{World, contoso_access, user},
 };
-use crate::lab::{
-    config::EdgeConfig,
-    layout::Site,
-    process::wait_for,
-    tls_client::{SipClient, request},
+use crate::{
+    lab::{
+        config::EdgeConfig,
+        layout::Site,
+        process::wait_for,
+        tls_client::{SipClient, request},
+    },
+    patience::BUSY,
 };
 
 /// Users of ours that a discovered partner may write to, in this step.
 const USERS: usize = 10;
 /// The kernel has the block within this; it takes milliseconds.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = BUSY;
 
 /// Adatum without an entry writes to one user after the other.
 pub fn block_throttled(world: &mut World) -> Result<String> {

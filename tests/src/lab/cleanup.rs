@@ -13,6 +13,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 use super::netns::Namespace;
+use crate::patience::BUSY;
 
 /// Where pins live.
 pub const BPFFS: &str = "/sys/fs/bpf";
@@ -132,15 +133,15 @@ fn end_processes(namespaces: &[String]) {
             .filter_map(Pid::from_raw)
             .collect()
     };
-    for pid in pids() {
-        let _ = kill_process(pid, Signal::TERM);
-    }
-    let deadline = Instant::now() + Duration::from_secs(2);
-    while !pids().is_empty() && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    for pid in pids() {
-        let _ = kill_process(pid, Signal::KILL);
+    // What still runs would write into the folder that is taken away.
+    for (signal, wait) in [(Signal::TERM, Duration::from_secs(2)), (Signal::KILL, BUSY)] {
+        for pid in pids() {
+            let _ = kill_process(pid, signal);
+        }
+        let deadline = Instant::now() + wait;
+        while !pids().is_empty() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 }
 

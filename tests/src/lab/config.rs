@@ -165,7 +165,7 @@ impl EdgeConfig {
         )?;
         self.services(&mut text)?;
         self.federation(&mut text)?;
-        writeln!(text, "[dns]\nservers = [\"{}:53\"]\ntimeout = \"1s\"\n", Site::Dns.v4())?;
+        writeln!(text, "[dns]\nservers = [\"{}:53\"]\ntimeout = \"3s\"\n", Site::Dns.v4())?;
         if !self.limits.is_empty() {
             writeln!(text, "[limits]\n{}\n", self.limits.join("\n"))?;
         }

@@ -3,7 +3,6 @@
 use std::{
     path::{Path, PathBuf},
     process::{Command, Output},
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -11,9 +10,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::{Lab, cleanup, config::EdgeConfig, netns::Namespace, process::Process};
-
-/// How long a daemon may take until it says that it is ready, on a machine that is busy.
-const START_LIMIT: Duration = Duration::from_secs(60);
+use crate::patience::BUSY;
 
 /// A running daemon; dropping it ends it and takes its pins away.
 pub struct Edge {
@@ -78,7 +75,7 @@ impl Edge {
         command.args(words).arg("run").arg("-c").arg(self.file()).env("NO_COLOR", "1");
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         let mut process = Process::spawn("edge", command, &self.log_file())?;
-        process.wait_ready(START_LIMIT, || {
+        process.wait_ready(BUSY, || {
             Ok((self.status()?["ready"] == Value::Bool(true)).then_some(()))
         })?;
         self.process = Some(process);
@@ -141,14 +138,14 @@ impl Edge {
     pub fn kill(&mut self) -> Result<()> {
         let mut process = self.process.take().context("the daemon does not run")?;
         process.signal(Signal::KILL)?;
-        process.wait(Duration::from_secs(5))?;
+        process.wait(BUSY)?;
         Ok(())
     }
 
     /// Waits until the daemon has ended by itself.
     pub fn ended(&mut self) -> Result<()> {
         let mut process = self.process.take().context("the daemon does not run")?;
-        process.wait(Duration::from_secs(10))?;
+        process.wait(BUSY)?;
         Ok(())
     }
 

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result};
 use rustix::process::Signal;
 
 use super::{layout::Site, netns::Namespace, process::Process};
+use crate::patience::BUSY;
 
 /// The service of SIP federation over TLS.
 pub const FEDERATION_SERVICE: &str = "_sipfederationtls._tcp";
@@ -155,9 +156,7 @@ impl Dns {
         let wanted = self.serial;
         let namespace = self.namespace.clone();
         self.process
-            .wait_ready(Duration::from_secs(10), || {
-                Ok((namespace.run(serial)?? == wanted).then_some(()))
-            })
+            .wait_ready(BUSY, || Ok((namespace.run(serial)?? == wanted).then_some(())))
             .with_context(|| format!("zone serial {wanted}"))
     }
 }
@@ -205,7 +204,7 @@ fn write_zone(file: &Path, records: &[Record], serial: u32) -> Result<()> {
 /// additional record begin with it.
 fn serial() -> Result<u32> {
     let socket = std::net::UdpSocket::bind("127.0.0.1:0")?;
-    socket.set_read_timeout(Some(Duration::from_millis(200)))?;
+    socket.set_read_timeout(Some(Duration::from_secs(1)))?;
     socket.connect("127.0.0.1:53")?;
     let question =
         b"\x00\x07\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x07example\x00\x00\x06\x00\x01";

@@ -1,7 +1,7 @@
 //! A TLS server that shows a certificate of one's choice and keeps whatever it is told: what an
 //! impostor at a partner's address would learn.
 
-use std::{io::Read as _, net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
+use std::{io::Read as _, net::SocketAddr, sync::Arc, thread::JoinHandle};
 
 use anyhow::Result;
 use rustls::{
@@ -10,9 +10,7 @@ use rustls::{
 };
 
 use super::{certs::Identity, netns::Namespace, process::wait_for};
-
-/// How long a connection may say nothing.
-const PATIENCE: Duration = Duration::from_secs(3);
+use crate::patience::BUSY;
 
 /// Waits for one connection.
 pub struct Impostor {
@@ -32,9 +30,9 @@ impl Impostor {
         let listener = namespace.listen(address)?;
         listener.set_nonblocking(true)?;
         let thread = std::thread::spawn(move || {
-            let stream = wait_for("a caller", PATIENCE, || Ok(Some(listener.accept()?.0)))?;
+            let stream = wait_for("a caller", BUSY, || Ok(Some(listener.accept()?.0)))?;
             stream.set_nonblocking(false)?;
-            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.set_read_timeout(Some(BUSY))?;
             let connection = ServerConnection::new(Arc::new(config))?;
             let mut told = Vec::new();
             // Ends with the alert, the end of the stream, or when nothing comes.

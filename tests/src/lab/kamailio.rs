@@ -15,6 +15,7 @@ use super::{
     process::{Process, tail},
     sipp::SERVER_PORT,
 };
+use crate::patience::BUSY;
 
 /// How often a Kamailio that dies while it starts is started again (Debian's TLS module can).
 const TRIES: u32 = 3;
@@ -98,7 +99,7 @@ impl Kamailio {
             .arg("-Y")
             .arg(dir);
         let mut process = Process::spawn("kamailio (package kamailio)", command, &log)?;
-        process.wait_ready(Duration::from_secs(10), || {
+        process.wait_ready(BUSY, || {
             namespace.run(|| {
                 std::net::TcpStream::connect_timeout(&listens, Duration::from_millis(200))
                     .map(|_| Some(()))

@@ -104,6 +104,8 @@ impl MediaLab {
              route add default via {INSIDE4}\n\
              route add ::/0 via {INSIDE6}\n"
         ))?;
+        self.inside.wait_links();
+        self.wire.edge.wait_links();
         self.wire.peer.ip_batch(&format!(
             "addr add {FAR4}/32 dev lo\n\
              addr add {FAR6}/128 dev lo nodad\n\

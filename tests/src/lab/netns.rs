@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, bail};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::layout::{INTERNET, Site};
-use crate::patience::patience;
+use crate::patience::{BUSY, eventually, patience};
 
 /// Where iproute2 keeps named namespaces.
 const NETNS: &str = "/run/netns";
@@ -105,7 +105,7 @@ impl Namespace {
         at: SocketAddr,
         bind: impl Fn(SocketAddr) -> std::io::Result<T> + Send,
     ) -> Result<T> {
-        let end = Instant::now() + patience(Duration::from_secs(2));
+        let end = Instant::now() + patience(BUSY);
         let bound = self.run(move || {
             loop {
                 match bind(at) {
@@ -117,6 +117,20 @@ impl Namespace {
             }
         })?;
         bound.with_context(|| format!("{at} in {}", self.name))
+    }
+
+    /// Waits until its devices carry packets: the kernel takes a link into use a moment after both
+    /// ends are up, and what is sent before is lost.
+    ///
+    /// # Panics
+    /// When one never does.
+    pub fn wait_links(&self) {
+        eventually("the links carry packets", || {
+            let shown = Command::new("ip").args(["-n", &self.name, "-o", "link", "show"]).output();
+            let text = shown.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+            let is_used = |line: &str| line.contains("state UP") || line.contains("state UNKNOWN");
+            text.is_ok_and(|text| !text.is_empty() && text.lines().all(is_used))
+        });
     }
 
     /// A command that will run inside (bpffs stays visible, unlike with `ip netns exec`).

@@ -5,7 +5,6 @@ use std::{
     net::SocketAddr,
     path::Path,
     process::{Command, Stdio},
-    time::Duration,
 };
 
 use anyhow::{Result, bail};
@@ -15,6 +14,7 @@ use super::{
     netns::Namespace,
     process::{Process, wait_for},
 };
+use crate::patience::BUSY;
 
 /// Suites with block chaining, which Edge does not speak.
 pub const BLOCK_CHAINING: &str = "ECDHE-ECDSA-AES128-SHA256:ECDHE-ECDSA-AES128-SHA";
@@ -55,7 +55,7 @@ impl Server {
         let log = dir.join("s_server.log");
         let mut process = Process::spawn("openssl (package openssl)", command, &log)?;
         let port = format!(":{:04X}", at.port());
-        wait_for("s_server listens", Duration::from_secs(20), || {
+        wait_for("s_server listens", BUSY, || {
             if process.exited().is_some() {
                 bail!("{}", process.log_tail());
             }

@@ -6,9 +6,10 @@ use std::{io::Write as _, process::Stdio, time::Duration};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::tls_client::{SipClient, unique};
+use crate::patience::BUSY;
 
 /// Long enough for a machine that is busy with other work; nothing here waits for time to pass.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = BUSY;
 
 /// The telephone.
 pub struct Phone {

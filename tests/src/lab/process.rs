@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::cleanup;
 
 /// How long a child may take to end by itself after SIGTERM.
-const GRACE: Duration = Duration::from_secs(20);
+const GRACE: Duration = Duration::from_secs(40);
 
 /// A running child.
 #[derive(Debug)]

@@ -18,6 +18,7 @@ use super::{
     process::{Process, tail},
     xmpp_client::XmppClient,
 };
+use crate::patience::BUSY;
 
 /// Where servers meet.
 pub const SERVER_PORT: u16 = 5269;
@@ -26,7 +27,7 @@ pub const DIRECT_TLS_PORT: u16 = 5270;
 /// Where its users log in, on loopback.
 const CLIENT_PORT: u16 = 5222;
 /// How long it may take until it listens, on a machine that is busy.
-const START: Duration = Duration::from_secs(30);
+const START: Duration = BUSY;
 /// Every user's password.
 const PASSWORD: &str = "secret";
 
@@ -248,7 +249,7 @@ impl Prosody {
     pub fn kill(&mut self) -> Result<()> {
         let mut process = self.process.take().context("Prosody does not run")?;
         process.signal(Signal::KILL)?;
-        process.wait(Duration::from_secs(20))?;
+        process.wait(BUSY)?;
         Ok(())
     }
 

@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use rustix::net::Shutdown;
 
 use super::netns::Namespace;
 
@@ -82,6 +83,12 @@ fn serve(listener: &TcpListener, requests: &Mutex<Vec<Vec<u8>>>, stop: &AtomicBo
         }
         connections.retain_mut(|(stream, unread)| read(stream, unread, requests).is_ok());
         std::thread::sleep(LOOK);
+    }
+    // At once, whoever has a copy of them: a child that is started has all sockets of this process
+    // until it has become its program.
+    let _ = rustix::net::shutdown(listener, Shutdown::Both);
+    for (stream, _) in &connections {
+        let _ = rustix::net::shutdown(stream, Shutdown::Both);
     }
 }
 

@@ -140,16 +140,27 @@ pub fn reaches(
     bail!("nothing of what was sent to {to} within {limit:?} came to {}", receiver.address()?)
 }
 
-/// How many of `count` packets sent to `to` come to `receiver`, and nothing later.
-pub fn heard(sender: &mut RtpEnd, to: SocketAddr, receiver: &RtpEnd, count: u32) -> Result<u32> {
-    receiver.drain()?;
+/// How many of `count` packets sent to `to` come to `receiver`. Each has `wait` to come after the
+/// one before; what was on its way before is not counted.
+pub fn heard(
+    sender: &mut RtpEnd,
+    to: SocketAddr,
+    receiver: &RtpEnd,
+    count: u16,
+    wait: Duration,
+) -> Result<u16> {
+    let (ssrc, first) = (sender.ssrc.to_be_bytes(), sender.sequence);
     for _ in 0..count {
         sender.send(to)?;
         std::thread::sleep(Duration::from_millis(2));
     }
     let mut heard = 0;
-    while receiver.receive(Duration::from_millis(200))?.is_some() {
-        heard += 1;
+    while heard < count
+        && let Some((_, bytes)) = receiver.receive(wait)?
+    {
+        let Some(&[high, low]) = bytes.get(2..4) else { continue };
+        let number = u16::from_be_bytes([high, low]).wrapping_sub(first);
+        heard += u16::from(bytes.get(8..12) == Some(&ssrc[..]) && number < count);
     }
     Ok(heard)
 }

@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result};
 use super::netns::Namespace;
 
 /// Answers that come later are not waited for.
-const QUIET: Duration = Duration::from_millis(400);
+const QUIET: Duration = Duration::from_secs(1);
 /// Probes between two looks at the answers.
 const BURST: usize = 256;
 /// Our port in TCP probes.
@@ -43,6 +43,23 @@ pub fn tcp(namespace: &Namespace, from: IpAddr, target: IpAddr, ports: &[u16]) -
 /// Sends a datagram to each of `ports` of `target` from inside `namespace`.
 pub fn udp(namespace: &Namespace, target: IpAddr, ports: &[u16]) -> Result<Seen> {
     namespace.run(|| scan_udp(target, ports))?
+}
+
+/// Scans until there was `enough`: on a machine that is busy a probe or its answer may be lost.
+/// What is seen is what any of the scans saw.
+pub fn until(enough: impl Fn(&Seen) -> bool, scan: impl Fn() -> Result<Seen>) -> Result<Seen> {
+    const SCANS: usize = 10;
+    let mut all = Seen::default();
+    for _ in 0..SCANS {
+        let mut seen = scan()?;
+        all.open.append(&mut seen.open);
+        all.closed.append(&mut seen.closed);
+        all.probes += seen.probes;
+        if enough(&all) {
+            break;
+        }
+    }
+    Ok(all)
 }
 
 /// Every port there is.

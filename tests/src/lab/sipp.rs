@@ -14,6 +14,7 @@ use super::{
     netns::Namespace,
     process::{Process, tail},
 };
+use crate::patience::BUSY;
 
 /// What is played.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,13 +95,15 @@ pub struct Dialogue {
     pub count: u32,
     /// How long a call lasts.
     pub talk: Duration,
+    /// How many begin in a second.
+    pub rate: u32,
 }
 
 impl Dialogue {
     /// One of them.
     pub fn once(play: Play, from: &str, to: &str) -> Self {
         let (from, to) = (from.to_owned(), to.to_owned());
-        Self { play, from, to, count: 1, talk: Duration::from_millis(50) }
+        Self { play, from, to, count: 1, talk: Duration::from_millis(50), rate: 50 }
     }
 }
 
@@ -125,9 +128,7 @@ pub fn receiver(agent: &Agent, dir: &Path, dialogue: &Dialogue) -> Result<Runnin
 pub fn receiver_on(agent: &Agent, dir: &Path, dialogue: &Dialogue, port: u16) -> Result<Running> {
     let mut running = start(agent, dir, dialogue, dialogue.play.receiver(), port, None)?;
     let (namespace, address, carrier) = (agent.namespace, agent.address, agent.carrier);
-    running.process.wait_ready(Duration::from_secs(5), || {
-        namespace.run(|| bound(carrier, address, port))?
-    })?;
+    running.process.wait_ready(BUSY, || namespace.run(|| bound(carrier, address, port))?)?;
     Ok(running)
 }
 
@@ -179,10 +180,10 @@ pub fn play(
 ) -> Result<()> {
     let receiver = receiver(to, dir, dialogue)?;
     let sender = sender(from, dir, dialogue, server)?;
-    let limit = Duration::from_secs(20) + dialogue.talk * dialogue.count;
+    let limit = BUSY + dialogue.talk * dialogue.count;
     let sent = sender.finish(limit).context("the sender failed");
     let received = receiver
-        .finish(if sent.is_ok() { Duration::from_secs(5) } else { Duration::from_millis(200) })
+        .finish(if sent.is_ok() { BUSY } else { Duration::from_millis(200) })
         .context("the receiver failed");
     match (sent, received) {
         (Ok(()), received) => received,
@@ -213,7 +214,15 @@ fn start(
         .arg(&file)
         .args(["-t", agent.carrier.flag(), "-i", &agent.address.to_string()])
         .args(["-p", &port.to_string(), "-m", &dialogue.count.to_string(), "-nostdin"])
-        .args(["-r", "50", "-timeout", "60", "-timeout_error", "-trace_err", "-error_file"])
+        .args([
+            "-r",
+            &dialogue.rate.to_string(),
+            "-timeout",
+            "60",
+            "-timeout_error",
+            "-trace_err",
+            "-error_file",
+        ])
         .arg(&errors)
         .args(["-trace_msg", "-message_file"])
         .arg(dir.join("messages.log"));

@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::{certs::Identity, netns::Namespace, process::Process};
+use crate::patience::BUSY;
 
 /// One way through.
 #[derive(Clone, Copy, Debug)]
@@ -60,7 +61,7 @@ impl Stunnel {
             Process::spawn("stunnel (package stunnel4)", command, &dir.join("stunnel.log"))?;
         for tunnel in tunnels {
             let at = tunnel.accept;
-            process.wait_ready(Duration::from_secs(5), || {
+            process.wait_ready(BUSY, || {
                 namespace.run(|| {
                     TcpStream::connect_timeout(&at, Duration::from_millis(200))
                         .map(|_| Some(()))

@@ -16,9 +16,13 @@ use rustls::{
 };
 
 use super::{certs::Identity, netns::Namespace};
+use crate::patience::BUSY;
 
-/// How long the client waits for anything.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the client waits for what it is told.
+const PATIENCE: Duration = BUSY;
+/// How long it waits for a connection, which some are not to have: a SYN that was lost is sent
+/// again after one, three and seven seconds.
+const CONNECT: Duration = Duration::from_secs(9);
 
 /// A connection that speaks SIP.
 pub struct SipClient {
@@ -301,7 +305,7 @@ pub fn unique() -> String {
 }
 
 fn connect(from: Option<IpAddr>, to: SocketAddr) -> Result<TcpStream> {
-    let Some(from) = from else { return Ok(TcpStream::connect_timeout(&to, PATIENCE)?) };
+    let Some(from) = from else { return Ok(TcpStream::connect_timeout(&to, CONNECT)?) };
     // std cannot bind before connecting: tokio's socket can.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -311,7 +315,7 @@ fn connect(from: Option<IpAddr>, to: SocketAddr) -> Result<TcpStream> {
             tokio::net::TcpSocket::new_v6()?
         };
         socket.bind(SocketAddr::new(from, 0))?;
-        let stream = tokio::time::timeout(PATIENCE, socket.connect(to)).await??.into_std()?;
+        let stream = tokio::time::timeout(CONNECT, socket.connect(to)).await??.into_std()?;
         stream.set_nonblocking(false)?;
         Ok(stream)
     })

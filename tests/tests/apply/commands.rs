@@ -2,19 +2,28 @@
 
 use std::{
     io::{ErrorKind, Read as _},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     path::PathBuf,
     time::{Duration, Instant},
 };
 
-use edge_tests::lab::{
-    Lab,
-    config::EdgeConfig,
-    daemon::{self, Answer, Edge},
-    layout::Site,
+use edge_tests::{
+    lab::{
+        Lab,
+        config::EdgeConfig,
+        daemon::{self, Answer, Edge},
+        layout::Site,
+    },
+    patience::BUSY,
 };
 use edge_user::firewall::inspect;
 use serde_json::Value;
+
+/// A time for what is to end by itself: what is done before may take as long on a machine that is
+/// busy.
+const SOON: &str = "6s";
+/// It is over after this.
+const SOON_IS_OVER: Duration = Duration::from_millis(6200);
 
 struct Bench {
     edge: Edge,
@@ -67,7 +76,7 @@ impl Bench {
     fn wait_for_rule(&self, name: &str, there: bool) {
         let began = Instant::now();
         while self.has_rule(name) != there {
-            assert!(began.elapsed() < Duration::from_secs(10), "{name}: {}", self.edge.log());
+            assert!(began.elapsed() < BUSY, "{name}: {}", self.edge.log());
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -141,22 +150,24 @@ fn an_apply_to_be_confirmed_goes_back_by_itself_also_over_a_killed_daemon() {
     let mut bench = Bench::new("confirm");
     let one = bench.file_with("one", 7001);
     // Not confirmed in time: back, and the file was never touched.
-    let answer = bench.run(&["apply", path(&one), "--confirm", "2s"]);
+    bench.run(&["apply", path(&one), "--confirm", "1s"]);
+    // The rules are back a moment before the list of versions says so.
+    let back = "version 2 was not confirmed, back to 1";
+    super::eventually(back, || bench.versions()[0]["how"] == back);
+    assert!(!bench.has_rule("one") && !bench.file_has("\"one\""));
+    let waits = || !bench.edge.status().unwrap()["configuration"]["waits"].is_null();
+    super::eventually("nothing waits any more", || !waits());
+    assert!(bench.edge.command(&["confirm"]).unwrap().code != 0, "nothing waits any more");
+
+    // While it waits nothing else is taken. Killed and started within the time it holds on, and
+    // can be confirmed.
+    let answer = bench.run(&["apply", path(&one), "--confirm", "10min"]);
     assert!(answer.stdout.contains("edge confirm"), "{}", answer.stdout);
     assert!(bench.has_rule("one") && !bench.file_has("\"one\""));
     let refused = bench.edge.command(&["apply"]).unwrap();
     assert!(refused.code != 0 && refused.stderr.contains("waits"), "{refused:?}");
     let refused = bench.edge.command(&["reload"]).unwrap();
     assert!(refused.code != 0 && refused.stderr.contains("waits"), "{refused:?}");
-    bench.wait_for_rule("one", false);
-    assert!(!bench.file_has("\"one\""));
-    // The rules are back a moment before the list of versions says so.
-    let back = "version 2 was not confirmed, back to 1";
-    super::eventually(back, || bench.versions()[0]["how"] == back);
-    assert!(bench.edge.command(&["confirm"]).unwrap().code != 0, "nothing waits any more");
-
-    // Killed and started within the time: it holds on, and can be confirmed.
-    bench.run(&["apply", path(&one), "--confirm", "10min"]);
     bench.edge.kill().unwrap();
     bench.edge.run().unwrap();
     assert!(bench.has_rule("one") && !bench.file_has("\"one\""));
@@ -168,17 +179,17 @@ fn an_apply_to_be_confirmed_goes_back_by_itself_also_over_a_killed_daemon() {
 
     // Killed, and started when its time was over: the former is taken.
     let two = bench.file_with("two", 7002);
-    bench.run(&["apply", path(&two), "--confirm", "1s"]);
+    bench.run(&["apply", path(&two), "--confirm", SOON]);
     bench.edge.kill().unwrap();
     assert!(bench.has_rule("two"), "what is loaded stays in force without a daemon");
-    std::thread::sleep(Duration::from_millis(1200));
+    std::thread::sleep(SOON_IS_OVER);
     bench.edge.run().unwrap();
     assert!(bench.has_rule("one") && !bench.has_rule("two") && !bench.file_has("\"two\""));
 
     // The configured file itself was edited: it says the former again.
     let before = std::fs::read_to_string(bench.edge.file()).unwrap();
     std::fs::copy(&two, bench.edge.file()).unwrap();
-    bench.run(&["apply", "--confirm", "1s"]);
+    bench.run(&["apply", "--confirm", SOON]);
     assert!(bench.has_rule("two"));
     bench.wait_for_rule("two", false);
     // The rules are back a moment before the file is.
@@ -224,7 +235,7 @@ fn a_shadow_is_started_shown_and_ended_by_command_by_time_and_by_an_apply() {
     assert!(bench.run(&["status"]).stdout.contains("shadow "));
     bench.run(&["shadow", "stop"]);
     assert!(!counting());
-    bench.run(&["apply", "--shadow", "--for", "1s", path(&file)]);
+    bench.run(&["apply", "--shadow", "--for", SOON, path(&file)]);
     assert!(counting());
     super::eventually("its time is over", || !counting());
     bench.run(&["apply", "--shadow", path(&file)]);
@@ -290,7 +301,7 @@ fn kill_9_between_the_steps_on_the_disk_leaves_one_whole_configuration() {
 fn rules_that_could_not_be_put_back_are_told_and_tried_again() {
     let mut bench = Bench::new("unsettled");
     bench.edge.stop().unwrap();
-    let fails = "in-force:1,put-back:1";
+    let fails = "in-force:1,put-back:3";
     bench.edge.environment = vec![("EDGE_FAIL_AT".to_owned(), fails.to_owned())];
     bench.edge.run().unwrap();
     let file = bench.file_with("extra", 7000);
@@ -304,7 +315,7 @@ fn rules_that_could_not_be_put_back_are_told_and_tried_again() {
     let began = Instant::now();
     let wrong = || bench.edge.command(&["status"]).unwrap().stdout.contains("the rules in force");
     while bench.has_rule("extra") || wrong() {
-        assert!(began.elapsed() < Duration::from_secs(60), "{}", bench.edge.log());
+        assert!(began.elapsed() < BUSY, "{}", bench.edge.log());
         std::thread::sleep(Duration::from_millis(100));
     }
 }
@@ -346,7 +357,7 @@ fn a_start_that_fails_late_leaves_the_rules_of_before() {
     let new = std::fs::read_to_string(bench.file_with("extra", 7000)).unwrap();
     std::fs::write(bench.edge.file(), new).unwrap();
     let taken = SocketAddr::new(Site::Contoso.v4().into(), 5061);
-    let holder = bench.edge.namespace().run(|| TcpListener::bind(taken).unwrap()).unwrap();
+    let holder = bench.edge.namespace().listen(taken).unwrap();
     let fails = |variable, value| {
         let output = ended_run(&bench, variable, value);
         assert_eq!(output.status.code(), Some(1), "{output:?}");
@@ -409,7 +420,7 @@ fn the_rules_come_back_also_when_their_version_cannot() {
     let away = bench.edge.dir().join("away.pem");
     let waits = || !bench.edge.status().unwrap()["configuration"]["waits"].is_null();
 
-    bench.run(&["apply", path(&file), "--confirm", "1s"]);
+    bench.run(&["apply", path(&file), "--confirm", SOON]);
     std::fs::rename(&identity.certificate, &away).unwrap();
     bench.wait_for_rule("extra", false);
     assert!(waits(), "the rest still does");
@@ -418,7 +429,7 @@ fn the_rules_come_back_also_when_their_version_cannot() {
     assert!(!bench.has_rule("extra"));
 
     // Whoever confirms it after all has its rules, too.
-    bench.run(&["apply", path(&file), "--confirm", "1s"]);
+    bench.run(&["apply", path(&file), "--confirm", SOON]);
     std::fs::rename(&identity.certificate, &away).unwrap();
     bench.wait_for_rule("extra", false);
     bench.run(&["confirm"]);
@@ -469,7 +480,7 @@ fn exit_codes_tell_a_bad_configuration_from_a_failure_and_from_no_daemon() {
 fn a_change_whose_last_listener_is_taken_closes_no_connection() {
     let bench = Bench::with("whole", |config| config.xmpp(&[]));
     let taken = SocketAddr::new(Site::Contoso.v4().into(), 5299);
-    let holder = bench.edge.namespace().run(|| TcpListener::bind(taken).unwrap()).unwrap();
+    let holder = bench.edge.namespace().listen(taken).unwrap();
     let (to, from) = (bench.edge.config.inside_address(), Site::Contoso.server4());
     let inside = bench.lab.inside(Site::Contoso);
     let mut inside = inside.run(|| TcpStream::connect(to).unwrap()).unwrap();
@@ -492,10 +503,13 @@ fn a_change_whose_last_listener_is_taken_closes_no_connection() {
     assert!(!bench.has_rule("extra") && is_open());
 
     drop(holder);
-    bench.run(&["apply", path(&file)]);
+    // A child that another test starts may hold the address for a moment.
+    super::eventually("the address is free", || {
+        bench.edge.command(&["apply", path(&file)]).unwrap().code == 0
+    });
     assert!(bench.has_rule("extra"));
     let began = Instant::now();
     while is_open() {
-        assert!(began.elapsed() < Duration::from_secs(20), "the server is no longer listed");
+        assert!(began.elapsed() < BUSY, "the server is no longer listed");
     }
 }

@@ -17,6 +17,7 @@ use edge_ebpf::{
 };
 use edge_tests::{
     bench::raw::{self, Tiny},
+    patience::BUSY,
     wire::{DEVICE, EDGE4, EDGE6, PEER4, PEER6, Wire, ifindex},
 };
 use edge_user::{
@@ -233,7 +234,7 @@ fn pins_that_go_while_the_daemon_runs_are_told_and_mended_by_the_next_start() {
     let (_handle, report) = loop {
         match start(&wire, wire.config_with(new)) {
             Ok(started) => break started,
-            Err(fault) => assert!(began.elapsed() < Duration::from_secs(5), "{fault}"),
+            Err(fault) => assert!(began.elapsed() < BUSY, "{fault}"),
         }
         std::thread::sleep(Duration::from_millis(50));
     };
@@ -298,7 +299,7 @@ pub fn attach_soon(wire: &Wire, program: &OwnedFd) -> OwnedFd {
     loop {
         match wire.edge.run(attach).unwrap() {
             Ok(link) => return link,
-            Err(fault) => assert!(began.elapsed() < Duration::from_secs(5), "{fault}"),
+            Err(fault) => assert!(began.elapsed() < BUSY, "{fault}"),
         }
         std::thread::sleep(Duration::from_millis(10));
     }

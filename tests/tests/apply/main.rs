@@ -7,11 +7,7 @@ mod shadow;
 mod traffic;
 mod zones;
 
-use std::{
-    net::{IpAddr, UdpSocket},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::IpAddr, sync::Arc};
 
 use edge_tests::{
     patience::eventually,
@@ -36,9 +32,5 @@ fn passes(wire: &Wire, port: u16) -> bool {
 }
 
 fn passes_from(wire: &Wire, from: IpAddr, to: IpAddr, port: u16) -> bool {
-    let receiver = wire.edge.run(|| UdpSocket::bind((to, port)).unwrap()).unwrap();
-    receiver.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
-    let sender = wire.peer.run(|| UdpSocket::bind((from, 0)).unwrap()).unwrap();
-    sender.send_to(b"hello", (to, port)).unwrap();
-    receiver.recv(&mut [0; 16]).is_ok()
+    wire.passes(from, to, port, 5)
 }

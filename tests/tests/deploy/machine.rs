@@ -26,9 +26,11 @@ pub const ADMINISTRATOR: &str = "203.0.113.1";
 pub const ELSEWHERE: &str = "203.0.113.100";
 
 const BOOT: &str = include_str!("boot.sh");
-const BOOT_LIMIT: Duration = Duration::from_secs(60);
-const COMMAND_LIMIT: Duration = Duration::from_secs(60);
-const DEPLOY_LIMIT: Duration = Duration::from_secs(180);
+const BOOT_LIMIT: Duration = Duration::from_secs(180);
+const COMMAND_LIMIT: Duration = Duration::from_secs(180);
+const DEPLOY_LIMIT: Duration = Duration::from_secs(400);
+/// How long ssh tries to connect from where it is let in, and from where not.
+const CONNECT_SECONDS: [u32; 2] = [60, 3];
 
 /// The machine; dropping it takes everything away.
 pub struct Machine {
@@ -95,12 +97,12 @@ impl Machine {
 
     /// Runs a shell script on the machine, over ssh.
     pub fn ssh(&self, script: &str) -> Result<Answer> {
-        self.ssh_from(ADMINISTRATOR, script)
+        self.ssh_from(ADMINISTRATOR, script, CONNECT_SECONDS[0])
     }
 
-    fn ssh_from(&self, source: &str, script: &str) -> Result<Answer> {
+    fn ssh_from(&self, source: &str, script: &str, seconds: u32) -> Result<Answer> {
         let mut command = self.admin.command("ssh");
-        command.args(["-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=3"]);
+        command.args(["-T", "-o", "BatchMode=yes", "-o", &format!("ConnectTimeout={seconds}")]);
         command.args(["-o", &format!("BindAddress={source}")]);
         for option in self.ssh_options() {
             command.args(["-o", &option]);
@@ -132,7 +134,12 @@ impl Machine {
 
     /// Can the administrator log in from this address?
     pub fn lets_in_from(&self, source: &str) -> Result<bool> {
-        Ok(self.ssh_from(source, "true")?.code == 0)
+        Ok(self.ssh_from(source, "true", CONNECT_SECONDS[0])?.code == 0)
+    }
+
+    /// Can nobody log in from this address?
+    pub fn keeps_out_from(&self, source: &str) -> Result<bool> {
+        Ok(self.ssh_from(source, "true", CONNECT_SECONDS[1])?.code != 0)
     }
 
     /// A folder for the test's own files.
@@ -166,7 +173,7 @@ impl Drop for Machine {
         self.process.kill();
         let base = base(&self.dir, &self.prefix);
         // Its processes are dying; their cgroups can go when the last one is gone.
-        let gone = wait_for("cgroups gone", Duration::from_secs(10), || {
+        let gone = wait_for("cgroups gone", BOOT_LIMIT, || {
             let status = Command::new("unshare")
                 .args(["--mount", "--propagation", "private", "sh"])
                 .arg(self.dir.join("boot.sh"))

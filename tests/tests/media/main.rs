@@ -25,13 +25,16 @@ use edge_tests::{
         sipp::SERVER_PORT,
         tls_client::{Caller, SipClient, request},
     },
+    patience::BUSY,
 };
 use serde_json::Value;
 
 /// For a machine that is busy with other work; nothing here waits for time to pass.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = BUSY;
 /// Packets that are sent to see whether they come.
-const PACKETS: u32 = 50;
+const PACKETS: u16 = 50;
+/// How long is looked for one that must not come.
+const NOTHING: Duration = Duration::from_millis(200);
 
 /// Contoso's edge with media, a partner outside and a server inside that the test plays itself.
 struct World {
@@ -235,10 +238,17 @@ impl Talk {
         assert_eq!(from, seems, "RTCP comes from the port above that of the media");
     }
 
+    /// Of [`PACKETS`] of the partner's, how many the inside hears.
+    fn heard_inside(&mut self) -> u16 {
+        rtp::heard(&mut self.outside, self.to_inside, &self.inside, PACKETS, PATIENCE).unwrap()
+    }
+
     fn nothing_comes_in(&mut self) {
-        let heard = rtp::heard(&mut self.outside, self.to_inside, &self.inside, PACKETS).unwrap();
+        let heard =
+            rtp::heard(&mut self.outside, self.to_inside, &self.inside, PACKETS, NOTHING).unwrap();
         assert_eq!(heard, 0, "media from outside of a call that is over");
-        let heard = rtp::heard(&mut self.inside, self.to_outside, &self.outside, PACKETS).unwrap();
+        let heard =
+            rtp::heard(&mut self.inside, self.to_outside, &self.outside, PACKETS, NOTHING).unwrap();
         assert_eq!(heard, 0, "media from inside of a call that is over");
     }
 }
@@ -267,14 +277,13 @@ fn relayed(tag: &str, inside_six: bool, change: impl FnOnce(EdgeConfig) -> EdgeC
         let ours = Site::Contoso.outside()[usize::from(outside_six)];
         assert_eq!(talk.to_inside.ip(), ours, "the partner sees our own address");
         talk.both_ways(&world);
-        let heard = rtp::heard(&mut talk.outside, talk.to_inside, &talk.inside, PACKETS).unwrap();
-        assert_eq!(heard, PACKETS, "{}", world.edge.log());
+        assert_eq!(talk.heard_inside(), PACKETS, "{}", world.edge.log());
         let reports = talk.reports_go_both_ways(&world, outside_six, inside_six, port);
 
         // Somebody else, even at the partner's own address, is not heard.
         let mut thief = world.outside_end(outside_six, port + 100, 7);
-        let stolen = rtp::heard(&mut thief, talk.to_inside, &talk.inside, PACKETS).unwrap();
-        assert_eq!(stolen, 0, "another source");
+        let stolen = rtp::heard(&mut thief, talk.to_inside, &talk.inside, PACKETS, NOTHING);
+        assert_eq!(stolen.unwrap(), 0, "another source");
         let listed = world.edge.json(&["call", "list"]).unwrap();
         assert_eq!(listed.as_array().map(Vec::len), Some(1), "{listed}");
 
@@ -282,7 +291,7 @@ fn relayed(tag: &str, inside_six: bool, change: impl FnOnce(EdgeConfig) -> EdgeC
         talk.nothing_comes_in();
         let [outside, inside] = reports;
         outside.send_raw(above(talk.to_inside), &rtp::sender_report(1)).unwrap();
-        let late = inside.receive(Duration::from_millis(200)).unwrap();
+        let late = inside.receive(NOTHING).unwrap();
         assert_eq!(late, None, "RTCP of a call that is over");
         world.wait_until("flows stay open", || world.open_flows() == 0);
     }
@@ -324,7 +333,13 @@ fn a_call_is_shown_with_its_parties_and_what_its_flows_carry() {
             });
         }
         // Long enough that the first of them was passed over.
-        std::thread::sleep(Duration::from_secs(1));
+        world.wait_until("they speak", || {
+            let flows = flows(&world.edge);
+            ["outside", "inside"].iter().all(|side| {
+                let from = flows.iter().filter(|flow| flow["from"] == *side);
+                from.filter_map(|flow| flow["packets"].as_u64()).sum::<u64>() > 40
+            })
+        });
         let told = world.edge.json(&["call", "show", &id]);
         let text = world.edge.command(&["call", "show", &id]);
         over.store(true, Ordering::Relaxed);
@@ -383,8 +398,7 @@ fn media_goes_on_while_the_daemon_is_dead_and_the_call_ends_under_the_next() {
     let mut talk = Talk::begin(&world, End::Outside, false, false, 43_000);
     talk.both_ways(&world);
     world.edge.kill().unwrap();
-    let heard = rtp::heard(&mut talk.outside, talk.to_inside, &talk.inside, PACKETS).unwrap();
-    assert_eq!(heard, PACKETS, "without the daemon");
+    assert_eq!(talk.heard_inside(), PACKETS, "without the daemon");
     world.edge.run().unwrap();
     talk.both_ways(&world);
     world.wait_until("the call is not known again", || world.open_flows() > 0);
@@ -401,12 +415,13 @@ fn a_pinhole_lets_the_calls_own_packets_through_unchanged() {
     for (six, port) in [(false, 44_000), (true, 44_010)] {
         let mut early = world.outside_end(six, port + 50, 9);
         let target = world.inside_end(six, port + 60, 10);
-        let before = rtp::heard(&mut early, target.address().unwrap(), &target, PACKETS).unwrap();
+        let to = target.address().unwrap();
+        let before = rtp::heard(&mut early, to, &target, PACKETS, NOTHING).unwrap();
         assert_eq!(before, 0, "nothing of a call passes");
         let mut talk = Talk::begin(&world, End::Outside, six, six, port);
         assert_eq!(talk.to_inside, talk.inside.address().unwrap(), "SDP is not changed");
         talk.both_ways(&world);
-        let other = rtp::heard(&mut talk.outside, target.address().unwrap(), &target, PACKETS);
+        let other = rtp::heard(&mut talk.outside, to, &target, PACKETS, NOTHING);
         assert_eq!(other.unwrap(), 0, "another port of the same host");
         talk.call.hang_up(End::Inside).unwrap();
         talk.nothing_comes_in();

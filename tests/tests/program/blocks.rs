@@ -201,7 +201,7 @@ fn a_remembered_block_says_what_the_tables_say() {
             bench.change(exact);
             again_and_again(&mut bench, &federation, Reason::BlockedAddress);
             // Remembered or not, it ends when its time has come.
-            let soon = u32::try_from(now_seconds()).unwrap() + 2;
+            let soon = u32::try_from(now_seconds()).unwrap() + 6;
             let ends = Block { expires_at_seconds: soon, ..FOREVER };
             bench.change(|tables| block(tables, side.stranger, host - 8, ends));
             again_and_again(&mut bench, &federation, Reason::BlockedAddress);

@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use edge_tests::lab::{Lab, config::EdgeConfig, daemon::Edge, layout::Site};
+use edge_tests::{
+    lab::{Lab, config::EdgeConfig, daemon::Edge, layout::Site},
+    patience::BUSY,
+};
 
 use super::CLOSED;
 
@@ -52,7 +55,7 @@ fn wireshark_reads_verdict_and_rule_in_the_captured_drops() {
             }
         }
         std::thread::sleep(Duration::from_millis(50));
-        assert!(began.elapsed() < Duration::from_secs(30), "forty drops in time");
+        assert!(began.elapsed() < BUSY, "forty drops in time");
     }
     let about = output("capinfos", &["-t", "-E", "-c", "-I"], &file);
     for part in ["pcapng", "Ethernet", "Number of packets:   40", "Name = ext0"] {

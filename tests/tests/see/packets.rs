@@ -10,6 +10,7 @@ use std::{
 use edge_tests::{
     lab::{Lab, daemon, layout::Site},
     packets,
+    patience::BUSY,
     wire::{DEVICE, EDGE4, EDGE6, PEER4, PEER6, Wire, open_port},
 };
 use edge_user::{
@@ -155,7 +156,7 @@ fn rates_are_spelt_out_and_a_used_up_one_is_seen() {
             if found.reason == "rate-source" {
                 break found;
             }
-            assert!(began.elapsed() < Duration::from_secs(10), "{found:#?}");
+            assert!(began.elapsed() < BUSY, "{found:#?}");
         };
         check(&used_up, ("drop", "rate-source", Some("limited")));
         assert_eq!(step(&used_up, "the source's rates (first"), "used up for now");
@@ -204,7 +205,7 @@ fn a_flood_is_seen_as_the_program_sees_it() {
             if found.verdict == "answer" && found.disagrees.is_none() {
                 break found;
             }
-            assert!(began.elapsed() < Duration::from_secs(10), "{found:#?}");
+            assert!(began.elapsed() < BUSY, "{found:#?}");
         };
         check(&flooded, ("answer", "syn-cookie", Some("access")));
         let said = step(&flooded, "new connections in the external zone in this second");
@@ -247,7 +248,7 @@ fn fragments_are_explained_by_what_passed_before() {
         send(&wire, &first, own);
         let began = Instant::now();
         while ask_frame(&wire, &later).verdict != "pass" {
-            assert!(began.elapsed() < Duration::from_secs(5), "{:#?}", ask_frame(&wire, &later));
+            assert!(began.elapsed() < BUSY, "{:#?}", ask_frame(&wire, &later));
         }
         for _ in 0..2 {
             check(&ask_frame(&wire, &later), ("pass", "fragment-tracked", None));
@@ -339,7 +340,7 @@ fn a_captured_frame_is_explained_with_the_line_or_the_domain_behind_it() {
                 if said.starts_with(verdict) && said.contains(made_by) {
                     break said;
                 }
-                assert!(began.elapsed() < Duration::from_secs(10), "{verdict} {made_by}: {said}");
+                assert!(began.elapsed() < BUSY, "{verdict} {made_by}: {said}");
                 std::thread::sleep(Duration::from_millis(50));
             };
             let zone = format!("zone      external, by [[interface]] in {}", edge.file().display());

@@ -9,7 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use edge_tests::lab::{Lab, daemon, daemon::Edge, layout::Site};
+use edge_tests::{
+    lab::{Lab, daemon, daemon::Edge, layout::Site},
+    patience::BUSY,
+};
 use rustix::{
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
     termios::{Termios, Winsize, tcgetattr, tcsetwinsize},
@@ -146,7 +149,7 @@ impl Terminal {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status.code();
             }
-            assert!(began.elapsed() < Duration::from_secs(10), "it ends: {}", self.text());
+            assert!(began.elapsed() < BUSY, "it ends: {}", self.text());
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -200,7 +203,7 @@ fn top_draws_on_a_terminal_and_leaves_it_and_the_kernel_as_they_were() {
             && screen.contains("ns a packet")
             && screen.contains("no-rule")
             && screen.contains(&Site::Stranger.v6().to_string());
-        assert!(began.elapsed() < Duration::from_secs(30), "quiet {quiet}, busy {busy}:\n{screen}");
+        assert!(began.elapsed() < BUSY, "quiet {quiet}, busy {busy}:\n{screen}");
         std::thread::sleep(Duration::from_millis(20));
     }
     assert!(runs(&edge) > counted, "the kernel measures while somebody watches");
@@ -218,14 +221,14 @@ fn top_draws_on_a_terminal_and_leaves_it_and_the_kernel_as_they_were() {
         if runs(&edge) == counted {
             break;
         }
-        assert!(began.elapsed() < Duration::from_secs(20), "the kernel measures no longer");
+        assert!(began.elapsed() < BUSY, "the kernel measures no longer");
     }
 
     // A signal ends it as well as a key.
     let (mut terminal, before) = top(&lab, &edge);
     let began = Instant::now();
     while rate(&terminal.text(), "drop").is_none() {
-        assert!(began.elapsed() < Duration::from_secs(10), "{}", terminal.text());
+        assert!(began.elapsed() < BUSY, "{}", terminal.text());
         std::thread::sleep(Duration::from_millis(20));
     }
     // `setsid` is the child; what it waits for is the program.
@@ -252,7 +255,7 @@ fn sane(terminal: &Terminal, before: &Termios) {
         if last("\u{1b}[?25h", "\u{1b}[?25l") && last("\u{1b}[?1049l", "\u{1b}[?1049h") {
             return;
         }
-        assert!(began.elapsed() < Duration::from_secs(5), "{all:?}");
+        assert!(began.elapsed() < BUSY, "{all:?}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }

@@ -411,8 +411,8 @@ async fn the_core_hears_when_too_much_waits_and_when_that_is_taken() {
 async fn a_drain_lets_nobody_in_and_whoever_is_in_stay() {
     let root = Authority::new("root");
     let mut server = End::new(&root.dns(&["b.example"]), &root.pem, |config| {
-        // A port that stays the same.
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        // A port that stays the same, at an address of no other test.
+        let port = std::net::TcpListener::bind("127.0.7.2:0").unwrap();
         let service = config.services.xmpp.as_mut().unwrap();
         service.listen = vec![port.local_addr().unwrap()];
         service.direct_tls.clear();

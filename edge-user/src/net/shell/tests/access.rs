@@ -150,7 +150,7 @@ fn cbc_only_hello() -> Vec<u8> {
 #[tokio::test]
 async fn what_is_no_good_tls_is_named_and_disturbs_nobody() {
     let mut lab = lab(|config| {
-        config.limits.handshake_timeout = Duration::from_millis(500);
+        config.limits.handshake_timeout = Duration::from_secs(2);
     })
     .await;
     let (mut honest, _) = lab.partner_connected().await;
@@ -215,7 +215,7 @@ async fn silent_handshakes_do_not_keep_others_out() {
 async fn a_slow_sender_is_closed_in_time_and_an_idle_one_later() {
     let mut lab = lab(|config| {
         config.limits.message_timeout = Duration::from_millis(600);
-        config.limits.idle_timeout = Duration::from_millis(2500);
+        config.limits.idle_timeout = Duration::from_secs(5);
     })
     .await;
     let (mut slow, slow_id) = lab.partner_connected().await;
@@ -243,7 +243,7 @@ async fn a_slow_sender_is_closed_in_time_and_an_idle_one_later() {
     };
     assert_eq!(ended, slow_id);
     let took = started.elapsed();
-    assert!(took >= Duration::from_millis(550) && took < Duration::from_secs(5), "{took:?}");
+    assert!(took >= Duration::from_millis(550) && took < PATIENCE, "{took:?}");
     assert_eq!(lab.count("closed.slow-sender"), 1);
     // Time between messages is not time within one.
     for number in 0..3 {
