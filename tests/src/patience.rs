@@ -13,7 +13,7 @@ const SLOWER: u32 = 10;
 
 /// How long what takes a moment may take on a machine that is busy with other work. Whoever waits
 /// for it goes on as soon as it is there.
-pub const BUSY: Duration = Duration::from_secs(60);
+pub const BUSY: Duration = Duration::from_secs(120);
 
 /// Whether the processor is emulated.
 pub fn emulated() -> bool {

@@ -324,7 +324,7 @@ fn one_of_a_partners_two_edges_is_enough() {
     drop(stunnel);
     let _stunnel = peers.edge_at(first, &both);
     let took = peers.followed();
-    assert!(took < BUSY, "{took:?}");
+    assert!(took < Duration::from_secs(60), "{took:?}");
     assert_eq!(stand(), told("alive", "no-connection"));
 }
 

@@ -65,8 +65,7 @@ pub fn command() -> Result<ExitCode> {
             .args(["clippy", "--workspace", "--all-targets", "--locked"])
             .args(["--", "-D", "warnings"])),
     );
-    // The lab runs the daemon itself; cargo would not build it for another package's tests.
-    tally.check("build", run(cargo().args(["build", "--workspace", "--bins", "--locked"])));
+    tally.check("build", build());
     tally.add(tests(runner)?);
     match kernels::short(KernelVersion::V6_1) {
         Ok(older) => tally.add(older),
@@ -74,6 +73,15 @@ pub fn command() -> Result<ExitCode> {
     }
     say(format!("took {} s", start.elapsed().as_secs()));
     Ok(tally.end())
+}
+
+/// Builds what the tests run, and the tests.
+fn build() -> Result<()> {
+    // The lab runs the daemon itself; cargo would not build it for another package's tests.
+    run(cargo().args(["build", "--workspace", "--bins", "--locked"]))?;
+    run(cargo().args(["test", "--workspace", "--no-run", "--locked"]))?;
+    // All that goes to the disk now, and not while daemons wait for what they write.
+    run(&mut Command::new("sync"))
 }
 
 /// `cargo xtask test --update-budget`: writes down what the kernel programs cost on this kernel, or

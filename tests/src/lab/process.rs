@@ -98,10 +98,21 @@ impl Process {
             }
             if Instant::now() >= deadline {
                 let why = last.err().map(|error| format!("{error:#}\n")).unwrap_or_default();
-                bail!("{} not ready within {limit:?}: {why}{}", self.name, self.log_tail());
+                let (log, stands) = (self.log_tail(), self.stands());
+                bail!("{} not ready within {limit:?}: {why}{log}\n{stands}", self.name);
             }
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Where its threads stand in the kernel, for error messages.
+    fn stands(&self) -> String {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.id())).into_iter().flatten();
+        let about = tasks.flatten().map(|task| {
+            let read = |name: &str| std::fs::read_to_string(task.path().join(name));
+            ["comm", "stat", "stack"].map(|name| read(name).unwrap_or_default()).concat()
+        });
+        about.collect::<Vec<_>>().join("\n")
     }
 
     /// Ends it at once.

@@ -1,6 +1,7 @@
 //! An inside server that keeps every request as it came, byte for byte, and answers 200.
 
 use std::{
+    collections::HashSet,
     io::{self, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::{
@@ -94,11 +95,15 @@ fn serve(listener: &TcpListener, requests: &Mutex<Vec<Vec<u8>>>, stop: &AtomicBo
 
 fn serve_udp(socket: &UdpSocket, requests: &Mutex<Vec<Vec<u8>>>, stop: &AtomicBool) {
     let mut buffer = vec![0_u8; 64 * 1024];
+    let mut came: HashSet<Vec<u8>> = HashSet::new();
     while !stop.load(Ordering::Relaxed) {
         let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };
         let request = buffer[..length].to_vec();
         let _ = socket.send_to(answer(&request).as_bytes(), from);
-        if let Ok(mut requests) = requests.lock() {
+        // One that is sent again, because the answer was slow, is the same request.
+        if came.insert(request.clone())
+            && let Ok(mut requests) = requests.lock()
+        {
             requests.push(request);
         }
     }

@@ -218,7 +218,7 @@ fn start(
             "-r",
             &dialogue.rate.to_string(),
             "-timeout",
-            "60",
+            "120",
             "-timeout_error",
             "-trace_err",
             "-error_file",
