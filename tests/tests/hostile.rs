@@ -27,7 +27,7 @@ use edge_tests::{
 const CONNECTIONS: usize = 40;
 const PER_SOURCE: usize = 16;
 /// Time a handshake, and a message, may take here.
-const HANDSHAKE_LIMIT: Duration = Duration::from_secs(2);
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(4);
 const MESSAGE_LIMIT: Duration = Duration::from_secs(3);
 /// What is given up in time is closed within this, also on a machine that is busy.
 const IN_TIME: Duration = Duration::from_secs(9);
@@ -43,7 +43,7 @@ fn world() -> MutexGuard<'static, World> {
                 .limit(&format!("connections = {CONNECTIONS}"))
                 .limit(&format!("connections_per_source = {PER_SOURCE}"))
                 .limit("handshakes = 32")
-                .limit("handshake_timeout = \"2s\"")
+                .limit("handshake_timeout = \"4s\"")
                 .limit("message_timeout = \"3s\"")
                 .allow("elsewhere.example")
                 .allow("ours.example")

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use super::{netns::Namespace, process::Process, sipp::SERVER_PORT};
 use crate::patience::BUSY;
@@ -87,14 +87,15 @@ impl Running {
         })
     }
 
-    /// Waits until it has heard so much, and returns the samples after its end.
-    pub fn heard(mut self, least: Duration, limit: Duration) -> Result<Vec<i16>> {
-        let samples = u64::from(RATE) * least.as_secs();
-        let (dir, log) = (self.dir.clone(), self.dir.join("log"));
-        let heard = || Ok((sound(&dir)?.len() as u64 > 2 * samples).then_some(()));
-        self.process.wait_ready(limit, heard).with_context(|| log.display().to_string())?;
-        self.process.stop()?;
-        let bytes = sound(&self.dir)?;
+    /// Waits for its end and returns the samples that it heard.
+    pub fn heard(mut self, limit: Duration) -> Result<Vec<i16>> {
+        self.process.wait(limit)?;
+        let file = std::fs::read_dir(&self.dir)?
+            .flatten()
+            .map(|entry| entry.path())
+            .find(|path| path.to_string_lossy().ends_with("-dec.wav"));
+        let Some(file) = file else { bail!("it heard nothing: {}", self.process.log_tail()) };
+        let bytes = std::fs::read(&file)?;
         let samples = bytes.get(44..).context("no sound in the file")?;
         Ok(samples.chunks_exact(2).map(|pair| i16::from_le_bytes([pair[0], pair[1]])).collect())
     }
@@ -103,13 +104,6 @@ impl Running {
     pub fn log(&self) -> String {
         self.process.log_tail()
     }
-}
-
-/// The file of what a telephone heard, as it is by now; empty: there is none.
-fn sound(dir: &Path) -> Result<Vec<u8>> {
-    let files = std::fs::read_dir(dir)?.flatten().map(|entry| entry.path());
-    let mut heard = files.filter(|path| path.to_string_lossy().ends_with("-dec.wav"));
-    Ok(heard.next().map(std::fs::read).transpose()?.unwrap_or_default())
 }
 
 /// How much of the sound's power lies at this frequency, 0 to 1 (Goertzel's algorithm).

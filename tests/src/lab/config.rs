@@ -166,9 +166,12 @@ impl EdgeConfig {
         self.services(&mut text)?;
         self.federation(&mut text)?;
         writeln!(text, "[dns]\nservers = [\"{}:53\"]\ntimeout = \"3s\"\n", Site::Dns.v4())?;
-        if !self.limits.is_empty() {
-            writeln!(text, "[limits]\n{}\n", self.limits.join("\n"))?;
+        let mut limits = self.limits.clone();
+        if !limits.iter().any(|line| line.starts_with("handshake_timeout")) {
+            // Handshakes have a low priority, and others are at work on this machine.
+            limits.push("handshake_timeout = \"10s\"".to_owned());
         }
+        writeln!(text, "[limits]\n{}\n", limits.join("\n"))?;
         writeln!(text, "[log]\nfilter = \"{}\"\n\n{}", self.log_filter, self.more)?;
         Ok(text)
     }
