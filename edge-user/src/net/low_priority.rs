@@ -6,21 +6,25 @@
 //! comes to its next pause. A core that signalling has need of all the time still gives handshakes a
 //! share by their weight, so that partners can always connect.
 //!
-//! What is run here is bounded by who runs it (see `limits.handshakes`); sockets, timers and the
-//! proven connection stay with the runtime that they were made in.
+//! What is run here is bounded by who runs it (see `limits.handshakes`) and has no timers. A socket
+//! comes here for as long as its handshake takes, so that what comes on it wakes these threads and
+//! no other; the proven connection goes back to where it came from.
 
 use std::{
     future::Future,
     io,
+    os::fd::AsFd as _,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
 };
 
 use tokio::{
+    net::TcpStream,
     runtime::{Builder, Handle, Runtime},
     task::JoinHandle,
 };
+use tokio_rustls::server::TlsStream;
 
 /// Weight of these threads (sched(7)): about a tenth of an ordinary thread's.
 const NICE: i32 = 10;
@@ -39,8 +43,8 @@ impl LowPriority {
     /// # Errors
     /// The system's, when there can be no more threads.
     pub fn start() -> io::Result<(Self, Runtime)> {
-        // No timers and no sockets: both belong to the caller's runtime.
         let runtime = Builder::new_multi_thread()
+            .enable_io()
             .thread_name("edge-handshake")
             .on_thread_start(|| {
                 if let Err(error) = lower_priority() {
@@ -58,6 +62,30 @@ impl LowPriority {
     #[cfg(test)]
     pub fn none() -> Self {
         Self(Handle::current())
+    }
+
+    /// Makes a handshake there, with a socket of the calling runtime, to which the stream comes
+    /// back; with what else is told of it.
+    ///
+    /// # Errors
+    /// The handshake's, and the system's when the socket cannot be moved.
+    pub async fn shake<T, E, F>(
+        &self,
+        socket: TcpStream,
+        accept: impl FnOnce(TcpStream) -> F + Send + 'static,
+    ) -> Result<(TlsStream<TcpStream>, T), E>
+    where
+        T: Send + 'static,
+        E: From<io::Error> + Send + 'static,
+        F: Future<Output = Result<(TlsStream<TcpStream>, T), E>> + Send,
+    {
+        let socket = socket.into_std()?;
+        let shaking = async move { accept(TcpStream::from_std(socket)?).await };
+        let shaken = self.run(shaking).await;
+        let ended = || rustls::Error::General("a fault of ours, or the end".to_owned());
+        let (mut stream, told) = shaken.unwrap_or_else(|| Err(io::Error::other(ended()).into()))?;
+        move_here(stream.get_mut().0)?;
+        Ok((stream, told))
     }
 
     /// Does work there; given up with the future that is returned. `None` when it panicked, or the
@@ -79,6 +107,14 @@ impl LowPriority {
     }
 }
 
+/// Moves a socket to the runtime in which this is called.
+fn move_here(socket: &mut TcpStream) -> io::Result<()> {
+    // There is no taking out what is in a stream: another descriptor of the same takes its place.
+    let same = socket.as_fd().try_clone_to_owned()?;
+    *socket = TcpStream::from_std(same.into())?;
+    Ok(())
+}
+
 /// One thread of them, which does nothing until this is dropped.
 #[cfg(test)]
 pub(super) struct Busy {
@@ -89,7 +125,7 @@ pub(super) struct Busy {
 #[cfg(test)]
 impl Busy {
     pub(super) fn start() -> (LowPriority, Self) {
-        let runtime = Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        let runtime = Builder::new_multi_thread().enable_io().worker_threads(1).build().unwrap();
         let (until, dropped) = std::sync::mpsc::channel::<()>();
         runtime.spawn(async move {
             let _ = dropped.recv();

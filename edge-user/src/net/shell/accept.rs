@@ -178,13 +178,12 @@ async fn handshake<C: Core>(
             return Err(HandshakeError::too_many());
         }
         let _permit = settings.handshakes(side).acquire().await;
-        let accepting = accept(Arc::clone(&hub.tls), side, stream);
+        let tls = Arc::clone(&hub.tls);
+        let accepting = move |stream| accept(tls, side, stream);
         match side {
             // Our own servers do not stand in line with strangers.
-            Side::Inside => accepting.await,
-            _ => hub.low_priority.run(accepting).await.unwrap_or_else(|| {
-                Err(fault("a fault of ours, or the end of the appliance".to_owned()))
-            }),
+            Side::Inside => accepting(stream).await,
+            _ => hub.low_priority.shake(stream, accepting).await,
         }
     };
     let (stream, own) = tokio::time::timeout(settings.config.limits.handshake_timeout, shaking)
@@ -205,7 +204,10 @@ async fn accept(
     side: Side,
     stream: TcpStream,
 ) -> Result<(ServerStream, u8), HandshakeError> {
-    let no_files = || fault("no TLS files are configured for this side".to_owned());
+    let no_files = || HandshakeError {
+        fault: HandshakeFault::Protocol,
+        detail: "no TLS files are configured for this side".to_owned(),
+    };
     if !tls.asks_for_name(side) {
         let config = tls.server(side).ok_or_else(no_files)?;
         return Ok((TlsAcceptor::from(config).accept(stream).await?, 0));
@@ -214,10 +216,6 @@ async fn accept(
     let name = hello.client_hello().server_name().map(str::to_owned);
     let (config, own) = tls.server_for(side, name.as_deref()).ok_or_else(no_files)?;
     Ok((hello.into_stream(config).await?, own))
-}
-
-fn fault(detail: String) -> HandshakeError {
-    HandshakeError { fault: HandshakeFault::Protocol, detail }
 }
 
 /// Counts a failed handshake. A fault of the peer's certificate, and having nothing in common with

@@ -1,6 +1,7 @@
 //! Listeners: how many come in, and TLS from the first byte where that is what the listener is for.
 
 use std::{
+    io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -10,7 +11,9 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
 };
-use tokio_rustls::{LazyConfigAcceptor, TlsStream, rustls::server::Acceptor};
+use tokio_rustls::{
+    LazyConfigAcceptor, TlsStream, rustls::server::Acceptor, server::TlsStream as ServerStream,
+};
 
 use super::{
     Door, XmppCore,
@@ -163,15 +166,14 @@ async fn direct<C: XmppCore>(
         stream.peek(&mut [0]).await.map_err(|error| error.to_string())?;
         may_shake(hub, remote, side)?;
         let tls = Arc::clone(&hub.tls);
-        let accepting = async move {
-            let hello = LazyConfigAcceptor::new(Acceptor::default(), stream)
-                .await
-                .map_err(|error| error.to_string())?;
+        aside(hub, side, stream, move |stream| async move {
+            let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
             let name = hello.client_hello().server_name().and_then(|name| name.parse().ok());
-            let config = tls.xmpp_server(name.as_ref(), true).ok_or("XMPP has no TLS files")?;
-            hello.into_stream(config).await.map_err(|error| error.to_string())
-        };
-        aside(hub, side, accepting).await
+            let config = tls.xmpp_server(name.as_ref(), true);
+            let config = config.ok_or_else(|| io::Error::other("XMPP has no TLS files"))?;
+            hello.into_stream(config).await
+        })
+        .await
     };
     let stream = shake(hub, place, shaking).await?;
     let peer = hub.tls.xmpp_peer(side, stream.get_ref().1);
@@ -219,18 +221,23 @@ pub(super) async fn shake<C: XmppCore, T>(
 }
 
 /// Makes the handshake where it keeps nobody else waiting; those of our own servers, here.
-pub(super) async fn aside<C: XmppCore, T: Send + 'static>(
+pub(super) async fn aside<C: XmppCore, F>(
     hub: &Hub<C>,
     side: XmppSide,
-    accepting: impl Future<Output = Result<T, String>> + Send + 'static,
-) -> Result<T, String> {
-    match side {
-        XmppSide::Inside => accepting.await,
-        XmppSide::Partner => match hub.low_priority.run(accepting).await {
-            Some(accepted) => accepted,
-            None => Err("a fault of ours, or the end of the appliance".to_owned()),
-        },
-    }
+    stream: TcpStream,
+    accept: impl FnOnce(TcpStream) -> F + Send + 'static,
+) -> Result<ServerStream<TcpStream>, String>
+where
+    F: Future<Output = io::Result<ServerStream<TcpStream>>> + Send,
+{
+    let accepted = match side {
+        XmppSide::Inside => accept(stream).await,
+        XmppSide::Partner => {
+            let accept = |stream| async { accept(stream).await.map(|stream| (stream, ())) };
+            hub.low_priority.shake(stream, accept).await.map(|(stream, ())| stream)
+        }
+    };
+    accepted.map_err(|error| error.to_string())
 }
 
 /// Whether a handshake more may begin.

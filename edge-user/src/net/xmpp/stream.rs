@@ -201,10 +201,8 @@ async fn begin_tls<C: XmppCore>(
         accept::may_shake(hub, link.remote.ip(), link.side)?;
         let config =
             hub.tls.xmpp_server(Some(&pair.local), false).ok_or("XMPP has no TLS files")?;
-        let accepting = async move {
-            TlsAcceptor::from(config).accept(stream).await.map_err(|error| error.to_string())
-        };
-        let stream = accept::aside(hub, link.side, accepting).await?;
+        let accepting = move |stream| TlsAcceptor::from(config).accept(stream);
+        let stream = accept::aside(hub, link.side, stream, accepting).await?;
         let peer = hub.tls.xmpp_peer(link.side, stream.get_ref().1);
         Ok((Io::Tls(Box::new(TlsStream::Server(stream))), peer))
     };
