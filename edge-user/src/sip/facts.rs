@@ -2,33 +2,31 @@
 //! and given again as slices.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr},
     ops::Range,
 };
 
 use super::{
     Host, Params,
+    scan::find,
     uri::{Uri, UriAt},
     value::{CSeq, NameAddr},
     via::Via,
 };
 use crate::sip::Method;
 
-/// A part of a value, or none.
+/// A part of a value, or none: its start, and above it its end, in one number.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Part {
-    start: u16,
-    end: u16,
-}
+pub(super) struct Part(u32);
 
 impl Part {
-    pub(super) const NONE: Part = Part { start: u16::MAX, end: u16::MAX };
+    pub(super) const NONE: Part = Part(u32::MAX);
     /// A value that a part is told of is shorter: no line is so long.
     pub(super) const END: usize = u16::MAX as usize;
 
     /// From one place to another, both below [`Part::END`].
     pub(super) const fn new(start: usize, end: usize) -> Self {
-        Self { start: start as u16, end: end as u16 }
+        Self((end as u32) << 16 | start as u16 as u32)
     }
 
     /// `part` is a slice of `whole`.
@@ -38,10 +36,11 @@ impl Part {
     }
 
     pub(super) fn read(self, whole: &str) -> Option<&str> {
-        if self.end == u16::MAX {
+        let (start, end) = (self.0 & 0xffff, self.0 >> 16);
+        if end == 0xffff {
             return None;
         }
-        whole.get(usize::from(self.start)..usize::from(self.end))
+        whole.get(start as usize..end as usize)
     }
 }
 
@@ -88,13 +87,15 @@ pub(super) fn place(whole: &[u8], part: &[u8]) -> Option<Range<usize>> {
     (end <= whole.len()).then_some(start..end)
 }
 
-/// A host, in a text.
+/// A host, in a text: two words, which are handed on in registers.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum HostAt {
     None,
     Name(Part),
-    V4(Ipv4Addr),
-    V6(Ipv6Addr),
+    /// The address.
+    V4(u32),
+    /// Where it begins: it is read again.
+    V6(u32),
 }
 
 impl HostAt {
@@ -102,15 +103,17 @@ impl HostAt {
     pub(super) fn at(start: usize, host: Host<'_>) -> Self {
         match host {
             Host::Name(name) => HostAt::Name(Part::new(start, start + name.len())),
-            Host::V4(address) => HostAt::V4(address),
-            Host::V6(address) => HostAt::V6(address),
+            Host::V4(address) => HostAt::V4(address.to_bits()),
+            Host::V6(_) => HostAt::V6(start as u32),
         }
     }
 
     fn of(whole: &[u8], host: Host<'_>) -> Option<Self> {
         let start = match host {
             Host::Name(name) => place(whole, name.as_bytes())?.start,
-            _ => 0,
+            Host::V4(_) => 0,
+            // Nothing before it holds one.
+            Host::V6(_) => find(whole, b'[')?,
         };
         Some(Self::at(start, host))
     }
@@ -119,8 +122,8 @@ impl HostAt {
         match self {
             HostAt::None => None,
             HostAt::Name(part) => part.read(whole).map(Host::Name),
-            HostAt::V4(address) => Some(Host::V4(address)),
-            HostAt::V6(address) => Some(Host::V6(address)),
+            HostAt::V4(address) => Some(Host::V4(Ipv4Addr::from_bits(address))),
+            HostAt::V6(start) => Some(Host::front(whole.get(start as usize..)?)?.0),
         }
     }
 }
@@ -286,6 +289,8 @@ mod tests {
             b"SIP/2.0 200 OK\r\nVia: SIP/2.0/TCP 192.0.2.7;rport;branch=z9hG4bKx\r\n\
               From: Bob <sip:b@c.example>\r\nTo: <sip:192.0.2.9>;tag=1\r\nCall-ID: c\r\n\
               CSeq: 2147483647 FOO\r\n\r\n",
+            b"BYE sip:[2001:db8::2];lr SIP/2.0\r\nVia: SIP/2.0/TLS [2001:db8::7]:5061;received=2001:db8::9\r\n\
+              From: sip:b@[2001:db8::3]\r\nTo: <sip:[::192.0.2.1]:5061>\r\nCall-ID: c\r\nCSeq: 1 BYE\r\n\r\n",
             b"FOO urn:service:sos SIP/2.0\r\nVia: SIP/2.0/TCP h.example\r\nFrom: sip:b@c.example\r\n\
               To: <urn:x:y>\r\nCall-ID: c\r\nCSeq: 0 FOO\r\n\r\n",
         ];

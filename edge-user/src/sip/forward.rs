@@ -14,7 +14,7 @@ use super::{
     edit::{EditError, is_safe},
     facts::place,
     head::Entry,
-    header::HeaderName,
+    header::{HeaderName, set},
     message::{Element, Message},
     via::Via,
 };
@@ -27,6 +27,10 @@ pub struct Received {
     /// Source port.
     pub port: u16,
 }
+
+/// What of a request may change whatever is taken away.
+const TOUCHED: [HeaderName; 4] =
+    [HeaderName::Via, HeaderName::Route, HeaderName::MaxForwards, HeaderName::ContentLength];
 
 /// Changes to a request on its way (RFC 3261 section 16.6).
 #[derive(Clone, Debug)]
@@ -105,16 +109,20 @@ impl<'a> ForwardRequest<'a> {
             out.put(uri.as_bytes());
         }
         copy.up_to(out, message.headers_start());
-        line(out, "Via", self.via.as_bytes());
+        known_line(out, b"Via: ", self.via.as_bytes());
         for value in self.record_routes {
-            line(out, "Record-Route", value.as_bytes());
+            known_line(out, b"Record-Route: ", value.as_bytes());
         }
-        let removed = bits(self.remove);
+        let removed = bits(self.remove) & !HeaderName::Other.bit();
+        let touched = removed | set(&TOUCHED);
         let mut routes = self.remove_routes;
         let mut hops = Decimal::new(self.max_forwards.into());
         let mut hops = Some(&mut hops);
         for (index, entry) in message.entries().iter().enumerate() {
-            if entry.name != HeaderName::Other && removed & entry.name.bit() != 0 {
+            if touched & entry.name.bit() == 0 {
+                continue;
+            }
+            if removed & entry.name.bit() != 0 {
                 copy.replace(out, entry.line());
                 continue;
             }
@@ -225,6 +233,7 @@ pub(super) trait Sink {
 }
 
 impl Sink for Vec<u8> {
+    #[inline]
     fn put(&mut self, part: &[u8]) {
         self.extend_from_slice(part);
     }
@@ -300,6 +309,14 @@ impl Decimal {
     fn text(&self) -> &[u8] {
         self.digits.get(self.start..).unwrap_or_default()
     }
+}
+
+/// A line that begins with a name and colon known here: as many pieces fewer.
+#[inline]
+fn known_line<const N: usize>(out: &mut impl Sink, begin: &[u8; N], value: &[u8]) {
+    out.put(begin);
+    out.put(value);
+    out.put(b"\r\n");
 }
 
 fn line(out: &mut impl Sink, name: &str, value: &[u8]) {

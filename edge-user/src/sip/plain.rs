@@ -303,7 +303,7 @@ fn host_at(bytes: &[u8], range: Range<usize>, start: usize) -> Option<HostAt> {
     if bytes.get(range.start + last_label)?.is_ascii_alphabetic() {
         return Some(HostAt::Name(Part::new(range.start - start, range.end - start)));
     }
-    quad(bytes.get(range)?).map(HostAt::V4)
+    quad(bytes.get(range)?).map(|address| HostAt::V4(address.to_bits()))
 }
 
 /// Four numbers as everybody writes them, without needless zeros.
