@@ -102,7 +102,7 @@ fn deploy_starts_the_daemon_and_its_firewall(machine: &Machine, edge: &Path) -> 
         "grep -hF '{name}' /proc/$(systemctl show -P MainPID edge)/task/*/stat | \
          cut -d ' ' -f {nice} | sort -u"
     ))?;
-    assert_eq!(low, "10");
+    assert_eq!(low, "5");
     assert_ne!(machine.tell("systemctl show -P WatchdogTimestampMonotonic edge")?, "0");
     assert!(machine.lets_in_from(ADMINISTRATOR)?);
     assert!(machine.keeps_out_from(ELSEWHERE)?, "the firewall is not in force");

@@ -26,12 +26,13 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-/// Weight of these threads (sched(7)): about a tenth of an ordinary thread's.
-const NICE: i32 = 10;
-/// How long one of them runs at a time when nobody else wants the core, in nanoseconds: the longest
-/// there is. Who has a shorter slice, as everybody, takes the core from it on waking (Linux 6.12;
-/// before, the weight alone does that).
-const SLICE: u64 = 100_000_000;
+/// Weight of these threads (sched(7)): about a third of an ordinary thread's, so that handshakes
+/// have their time on a machine that is busy.
+const NICE: i32 = 5;
+/// How long one of them runs at a time, in nanoseconds: longer than the kernel gives to others.
+/// Who has a shorter slice takes the core from it on waking (Linux 6.12; by the weight alone that
+/// wakes up to a millisecond late).
+const SLICE: u64 = 4_000_000;
 
 /// Where work of low priority is run. Clones are the same.
 #[derive(Clone, Debug)]
