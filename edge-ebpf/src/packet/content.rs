@@ -9,8 +9,8 @@ use crate::{
 
 /// Bytes of a SIP message's head that are searched for the signature of a scanner.
 const SCANNED: usize = 512;
-/// A method is at most this long (the longest in use has 13 letters).
-const LONGEST_METHOD: usize = 24;
+/// As much of a method is looked at (the longest in use has 13 letters, RFC 4475 has one of 43).
+const METHOD_SEEN: usize = 24;
 /// STUN's magic cookie (RFC 8489 section 5).
 const STUN_COOKIE: u32 = 0x2112_a442;
 
@@ -93,37 +93,65 @@ fn refused_sip(cursor: Cursor<'_>, length: usize, first: u8, kind: Kind) -> Opti
     (!begins_like_sip(cursor, length)).then_some(Reason::NotSip)
 }
 
-/// A status line, or a method, a space and the scheme of a URI that SIP uses (RFC 3261 section 7).
+/// A status line, or a method (any token, RFC 3261 section 7.1), a space and what is no target of
+/// HTTP's. Which schemes there are is the daemon's to judge: it can answer (416).
 #[inline(always)]
 fn begins_like_sip(mut cursor: Cursor<'_>, length: usize) -> bool {
     if let Some(start) = cursor.peek::<8>()
-        && &start.two::<0>() == b"SI"
-        && &start.four::<2>() == b"P/2."
+        && u16::from_ne_bytes(start.two::<0>()) | 0x2020 == u16::from_ne_bytes(*b"si")
+        && u32::from_ne_bytes(start.four::<2>()) | 0x2020_2020 == u32::from_ne_bytes(*b"p/2.")
     {
         // Some of it may be padding, and three letters could begin a method.
         return length >= 8 || length <= 3;
     }
-    for position in 0..LONGEST_METHOD {
+    for position in 0..METHOD_SEEN {
         // A head that ends so early may go on in the next segment.
         if position >= length {
             return position > 0;
         }
         let Some(byte) = cursor.take::<1>() else { return position > 0 };
         match byte.byte::<0>() {
-            // The scheme's first letters may be in the next segment too.
+            // The target's first letters may be in the next segment too.
             b' ' if position + 3 > length => return position > 0,
             b' ' => {
-                let Some(scheme) = cursor.peek::<2>() else { return position > 0 };
-                let scheme = [scheme.byte::<0>() | 0x20, scheme.byte::<1>() | 0x20];
-                return position > 0 && matches!(&scheme, b"si" | b"te" | b"im" | b"pr" | b"ur");
+                let Some(target) = cursor.peek::<2>() else { return position > 0 };
+                let http = position <= 4
+                    && [target.byte::<0>() | 0x20, target.byte::<1>() | 0x20] == *b"ht";
+                let path = matches!(target.byte::<0>(), b'/' | b'*');
+                return position > 0 && !path && !http;
             }
-            b'A'..=b'Z' | b'a'..=b'z' => {}
-            b'0'..=b'9' | b'-' | b'.' | b'_' if position > 0 => {}
+            byte if is_token(byte) => {}
             _ => return false,
         }
     }
-    false
+    true
 }
+
+/// RFC 3261 section 25.1 `token`, one byte of it.
+#[inline(always)]
+const fn is_token(byte: u8) -> bool {
+    let marks = match byte >> 6 {
+        0 => TOKENS[0],
+        1 => TOKENS[1],
+        _ => 0,
+    };
+    marks >> (byte & 63) & 1 == 1
+}
+
+/// One bit for each byte below 128.
+const TOKENS: [u64; 2] = {
+    let mut marks = [0; 2];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        if byte.is_ascii_alphanumeric()
+            || matches!(byte, b'-' | b'.' | b'!' | b'%' | b'*' | b'_' | b'+' | b'`' | b'\'' | b'~')
+        {
+            marks[(byte >> 6) as usize] |= 1 << (byte & 63);
+        }
+        byte += 1;
+    }
+    marks
+};
 
 const fn word(text: &[u8; 8]) -> u64 {
     u64::from_ne_bytes(*text)
@@ -170,24 +198,36 @@ mod tests {
 
     #[test]
     fn what_begins_like_sip_passes_and_nothing_else() {
-        let table: [(&[u8], Option<Reason>); 18] = [
+        let table: [(&[u8], Option<Reason>); 28] = [
             (b"", None),
             (b"OPTIONS sip:a@b SIP/2.0\r\n", None),
             (b"SIP/2.0 200 OK\r\n", None),
+            (b"sip/2.0 200 OK\r\n", None),
             (b"REGISTER sips:b SIP/2.0\r\n", None),
             (b"MESSAGE im:a@b SIP/2.0\r\n", None),
             (b"INVITE tel:+1 SIP/2.0\r\n", None),
             (b"NEWTHING-2 SIP:b SIP/2.0\r\n", None),
+            // RFC 4475: a method is any token, of any length, and whoever writes a scheme that nobody
+            // knows, or none, is to be answered.
+            (b"!interesting-Method0123456789_*+`.%indeed'~ sip:a@b SIP/2.0\r\n", None),
+            (b"RE%47IST%45R sip:a@b SIP/2.0\r\n", None),
+            (b"1NVITE sip:a", None),
+            (b"OPTIONS nobodyKnowsThisScheme:totallyopaquecontent SIP/2.0\r\n", None),
+            (b"OPTIONS soap.beep://192.0.2.103:3002 SIP/2.0\r\n", None),
+            (b"OPTIONS http://a SIP/2.0\r\n", None),
+            (b"INVITE <sip:a@b> SIP/2.0\r\n", None),
+            (b"INVITE  sip:a@b  SIP/2.0\r\n", None),
             (b"\r\n\r\n", None),
             (b"\0\x01\0\0\x21\x12\xa4\x42", None),
             (b"\0\x01\0\0\0\0\0\0", Some(Reason::NotSip)),
             (b"\0", Some(Reason::NotSip)),
             (b"GET / HTTP/1.1\r\n", Some(Reason::NotSip)),
             (b"GET http://a/ HTTP/1.1\r\n", Some(Reason::NotSip)),
+            (b"OPTIONS * HTTP/1.1\r\n", Some(Reason::NotSip)),
+            (b"SIP/7.0 200 OK\r\n", Some(Reason::NotSip)),
             (b"\x16\x03\x01\0", Some(Reason::NotSip)),
             (b" sip:a", Some(Reason::NotSip)),
-            (b"1NVITE sip:a", Some(Reason::NotSip)),
-            (b"AVERYLONGWORDTHATISNOMETHODATALL sip:a", Some(Reason::NotSip)),
+            (b"INV<TE sip:a", Some(Reason::NotSip)),
             (b"\x80\0\0\0", Some(Reason::NotSip)),
         ];
         for (payload, expected) in table {

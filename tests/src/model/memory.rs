@@ -229,24 +229,19 @@ fn is_sip(payload: &[u8], udp: bool) -> bool {
         0 | 1 if udp => return payload.get(4..8) == Some(&[0x21, 0x12, 0xa4, 0x42]),
         _ => {}
     }
-    if payload.len() >= 8 && payload.starts_with(b"SIP/2.") {
+    if payload.len() >= 8 && payload[..6].eq_ignore_ascii_case(b"SIP/2.") {
         return true;
     }
-    let method = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._".contains(byte);
-    if !payload[0].is_ascii_alphabetic() {
-        return false;
-    }
-    let length = payload.iter().take_while(|byte| method(byte)).count();
-    if length >= 24 {
-        return false;
+    let token = |byte: &u8| byte.is_ascii_alphanumeric() || b"-.!%*_+`'~".contains(byte);
+    let length = payload.iter().take_while(|byte| token(byte)).count();
+    if length == 0 || length >= 24 {
+        return length > 0;
     }
     match &payload[length..] {
         // The rest may come with the next segment.
         [] | [b' '] | [b' ', _] => true,
-        [b' ', first, second, ..] => {
-            let scheme = [first | 0x20, second | 0x20];
-            [b"si", b"te", b"im", b"pr", b"ur"].contains(&&scheme)
-        }
+        [b' ', b'/' | b'*', ..] => false,
+        [b' ', first, second, ..] => length > 4 || [first | 0x20, second | 0x20] != *b"ht",
         _ => false,
     }
 }
