@@ -73,13 +73,19 @@ pub fn response(request: &Message, response: &Response<'_>) -> Result<Bytes, Edi
 /// 17.1.1.3): it goes where the INVITE went.
 pub fn ack(invite: &Message, response: &Message) -> Result<Bytes, EditError> {
     let to = response.header(HeaderName::To).ok_or(EditError::NoSuchPlace)?.value;
-    hop_by_hop(invite, "ACK", to)
+    hop_by_hop(invite, "ACK", to, &[])
 }
 
 /// The CANCEL for an INVITE that we sent (RFC 3261 section 9.1): it goes where the INVITE went.
 pub fn cancel(invite: &Message) -> Result<Bytes, EditError> {
+    cancel_because(invite, &[])
+}
+
+/// The same with further headers, which say why (RFC 3326). One with a value that cannot stand there
+/// is left out.
+pub fn cancel_because(invite: &Message, why: &[(&str, &[u8])]) -> Result<Bytes, EditError> {
     let to = invite.header(HeaderName::To).ok_or(EditError::NoSuchPlace)?.value;
-    hop_by_hop(invite, "CANCEL", to)
+    hop_by_hop(invite, "CANCEL", to, why)
 }
 
 /// A request of ours in the dialog that a 2xx has made.
@@ -153,7 +159,12 @@ pub fn in_dialog(
 
 /// A request in the INVITE's own transaction: its Request-URI, top Via, Route, From, Call-ID and
 /// CSeq number.
-fn hop_by_hop(invite: &Message, method: &str, to: &[u8]) -> Result<Bytes, EditError> {
+fn hop_by_hop(
+    invite: &Message,
+    method: &str,
+    to: &[u8],
+    more: &[(&str, &[u8])],
+) -> Result<Bytes, EditError> {
     let uri = invite
         .request_uri_range()
         .and_then(|range| invite.bytes().get(range))
@@ -170,7 +181,11 @@ fn hop_by_hop(invite: &Message, method: &str, to: &[u8]) -> Result<Bytes, EditEr
     push(&mut out, &[b"To: ", to, b"\r\n"]);
     copy(&mut out, invite, HeaderName::CallId)?;
     push(&mut out, &[b"CSeq: ", number.to_string().as_bytes(), b" ", method.as_bytes()]);
-    push(&mut out, &[b"\r\nContent-Length: 0\r\n\r\n"]);
+    push(&mut out, &[b"\r\n"]);
+    for (name, value) in more.iter().filter(|(_, value)| is_safe(value)) {
+        push(&mut out, &[name.as_bytes(), b": ", value, b"\r\n"]);
+    }
+    push(&mut out, &[b"Content-Length: 0\r\n\r\n"]);
     Ok(Bytes::from(out))
 }
 

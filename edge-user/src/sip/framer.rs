@@ -15,6 +15,8 @@ use super::{
 pub enum Frame {
     /// A message.
     Message(Message),
+    /// A message that can be handled no further, whose end is known: the stream goes on behind it.
+    Faulty(FrameError),
     /// A keep-alive, CRLF CRLF: answer with one CRLF.
     Ping,
 }
@@ -99,7 +101,12 @@ impl Framer {
                     };
                     let head = std::mem::take(head);
                     let fault = match (head.fault, head.content_length) {
-                        (Some(fault), _) => Some(fault),
+                        (Some(fault), Some(length))
+                            if head.endless || length > self.limits.body =>
+                        {
+                            Some(fault)
+                        }
+                        (Some(fault), None) => Some(fault),
                         (None, None) => Some(Fault::Missing(super::HeaderName::ContentLength)),
                         (None, Some(length)) if length > self.limits.body => {
                             Some(Fault::BodyTooLong)
@@ -118,6 +125,11 @@ impl Framer {
                     }
                     let (head, body, end) = (std::mem::take(head), *body, *end);
                     self.state = State::Idle { half_ping: false };
+                    if let Some(fault) = head.fault {
+                        let partial = cut(buffer, head, body, body);
+                        buffer.advance(end - body);
+                        return Ok(Some(Frame::Faulty(FrameError::with(fault, partial))));
+                    }
                     return Ok(Some(Frame::Message(cut(buffer, head, body, end))));
                 }
             }

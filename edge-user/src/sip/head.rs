@@ -142,6 +142,8 @@ pub(super) struct Head {
     pub folded: bool,
     /// The first fault of meaning.
     pub fault: Option<Fault>,
+    /// Where the message ends is in doubt too: of what follows in a stream nothing can be told.
+    pub endless: bool,
     pub content_length: Option<usize>,
     /// End of the start line, CRLF included.
     pub start_end: u32,
@@ -315,6 +317,8 @@ impl Head {
     }
 
     fn note(&mut self, fault: Fault) {
+        let length = HeaderName::ContentLength;
+        self.endless |= fault == Fault::ContentLength || fault == Fault::Duplicate(length);
         self.fault.get_or_insert(fault);
     }
 
@@ -333,8 +337,10 @@ impl Head {
         let (target, version) = (&rest[..space], &rest[space + 1..]);
         if !version.get(..4).is_some_and(|v| v.eq_ignore_ascii_case(b"SIP/")) {
             self.note(Fault::StartLine);
+            self.endless = true;
         } else if &version[4..] != b"2.0" {
             self.note(Fault::Version);
+            self.endless = true;
         }
         if target.is_empty() || target.iter().any(|b| matches!(b, b' ' | b'\t')) {
             self.note(Fault::StartLine);
@@ -490,9 +496,14 @@ pub(super) fn trim(bytes: &[u8], start: usize, end: usize) -> (usize, usize) {
     (start, end.max(start))
 }
 
-/// Decimal digits, at most ten of them.
+/// Decimal digits: a number of at most ten, and any zeros before it.
 pub(super) fn number(text: &[u8]) -> Option<u32> {
-    if text.is_empty() || text.len() > 10 || !text.iter().all(u8::is_ascii_digit) {
+    if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let zeros = text.iter().take_while(|digit| **digit == b'0').count();
+    let text = if text.len() > 10 { text.get(zeros..)? } else { text };
+    if text.len() > 10 {
         return None;
     }
     let value = text.iter().fold(0u64, |n, digit| n * 10 + u64::from(digit - b'0'));

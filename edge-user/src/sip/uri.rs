@@ -236,6 +236,35 @@ impl<'a> Uri<'a> {
         self.params().has("lr")
     }
 
+    /// Where `;maddr=` says that it goes in place of the host (RFC 3261 section 19.1.1). `None`: nowhere;
+    /// `Some(None)`: what it says is no host.
+    pub fn maddr(&self) -> Option<Option<Host<'a>>> {
+        let params = self.params();
+        params.has("maddr").then(|| params.get("maddr").and_then(Host::parse))
+    }
+
+    /// A `sip:` or `sips:` URI without `maddr`, port and transport: what is left when they have led to
+    /// where they should (RFC 3261 section 16.4).
+    pub fn arrived(&self) -> Option<String> {
+        let scheme = self.raw.split_once(':').filter(|_| self.is_sip())?.0;
+        let mut text = format!("{scheme}:");
+        if let Some(user) = self.user() {
+            text.push_str(user);
+            if let Some(password) = self.password() {
+                text.push(':');
+                text.push_str(password);
+            }
+            text.push('@');
+        }
+        text.push_str(&self.host()?.to_string());
+        for (name, piece) in self.params().pieces() {
+            if !name.eq_ignore_ascii_case("maddr") && !name.eq_ignore_ascii_case("transport") {
+                text.push_str(piece);
+            }
+        }
+        Some(text)
+    }
+
     /// `;transport=`, as it is written.
     pub fn transport(&self) -> Option<&'a str> {
         self.params().get("transport")

@@ -323,6 +323,10 @@ where
                     whole = true;
                     self.inputs.push(Input::Message { connection, message });
                 }
+                Ok(Some(Frame::Faulty(error))) => {
+                    whole = true;
+                    self.inputs.push(Input::Unreadable { connection, error });
+                }
                 Ok(Some(Frame::Ping)) => ping = true,
                 Ok(None) => break,
                 Err(error) => {

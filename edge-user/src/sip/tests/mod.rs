@@ -73,6 +73,7 @@ fn a_stream_is_cut_at_the_same_places_however_it_arrives() {
             while let Some(frame) = framer.next(&mut buffer).unwrap() {
                 match frame {
                     Frame::Ping => pings += 1,
+                    Frame::Faulty(error) => panic!("{error}"),
                     Frame::Message(message) => {
                         assert_eq!(message.bytes(), INVITE.as_bytes());
                         messages += 1;
@@ -81,6 +82,73 @@ fn a_stream_is_cut_at_the_same_places_however_it_arrives() {
             }
         }
         assert_eq!((messages, pings), (2, 2), "chunks of {chunk}");
+    }
+}
+
+/// What is wrong with a message is no fault of those behind it, as long as it is known where it ends.
+#[test]
+fn a_stream_goes_on_behind_a_faulty_message_whose_end_is_known() {
+    let with = |line: &str| INVITE.replacen("CSeq:", &format!("{line}\r\nCSeq:"), 1);
+    let without = |name: &str| {
+        let line = INVITE.split("\r\n").find(|line| line.starts_with(name)).unwrap();
+        INVITE.replacen(&format!("{line}\r\n"), "", 1)
+    };
+    let start = |line: &str| INVITE.replacen("INVITE sip:bob@contoso.example SIP/2.0", line, 1);
+    for (faulty, fault, goes_on) in [
+        (with("f: <sip:x@y.example>"), Fault::Duplicate(HeaderName::From), true),
+        (with("CSeq: 8 INVITE"), Fault::Duplicate(HeaderName::CSeq), true),
+        (without("Call-ID"), Fault::Missing(HeaderName::CallId), true),
+        (without("Via"), Fault::Missing(HeaderName::Via), true),
+        (start("INVITE sip:bob@contoso.example; lr SIP/2.0"), Fault::StartLine, true),
+        (start("INVITE  sip:bob@contoso.example SIP/2.0"), Fault::StartLine, true),
+        (start("INVITE sip:bob@contoso.example HTTP/1.1"), Fault::StartLine, false),
+        (start("INVITE sip:bob@contoso.example SIP/3.0"), Fault::Version, false),
+        (with("l: 4"), Fault::Duplicate(HeaderName::ContentLength), false),
+        (with("f: <sip:x@y.example>\r\nl: 4"), Fault::Duplicate(HeaderName::From), false),
+        (
+            with("f: <sip:x@y.example>").replace("Length: 4", "Length: x"),
+            Fault::Duplicate(HeaderName::From),
+            false,
+        ),
+        (
+            with("f: <sip:x@y.example>").replace("Length: 4", "Length: 9999999"),
+            Fault::Duplicate(HeaderName::From),
+            false,
+        ),
+        (without("Content-Length"), Fault::Missing(HeaderName::ContentLength), false),
+    ] {
+        let stream = format!("{faulty}{INVITE}");
+        for chunk in [1, 7, stream.len()] {
+            let mut framer = Framer::new(Limits::default());
+            let mut buffer = BytesMut::new();
+            let (mut faults, mut messages) = (vec![], 0);
+            for part in stream.as_bytes().chunks(chunk) {
+                buffer.extend_from_slice(part);
+                loop {
+                    match framer.next(&mut buffer) {
+                        Ok(Some(Frame::Message(message))) => {
+                            assert_eq!(message.bytes(), INVITE.as_bytes());
+                            messages += 1;
+                        }
+                        Ok(Some(Frame::Ping)) => panic!("no ping"),
+                        Ok(Some(Frame::Faulty(error))) => {
+                            let empty = error.answerable().is_none_or(|m| m.body().is_empty());
+                            assert!(goes_on && empty);
+                            faults.push(error.fault);
+                        }
+                        Ok(None) => break,
+                        Err(error) => {
+                            assert!(!goes_on, "{faulty}");
+                            faults.push(error.fault);
+                            break;
+                        }
+                    }
+                }
+            }
+            assert_eq!(faults.first(), Some(&fault), "{faulty}");
+            let rest = if goes_on { 1 } else { faults.len() };
+            assert_eq!((faults.len(), messages), (rest, usize::from(goes_on)), "{faulty}");
+        }
     }
 }
 

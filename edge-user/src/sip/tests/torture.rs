@@ -247,6 +247,10 @@ fn invalid_messages_are_refused_rfc_4475_3_1_2() {
             Invalid(ValueError::CSeq),
         ),
         ("scalar02", with(invite, "INVITE", "Max-Forwards: 300"), Invalid(ValueError::MaxForwards)),
+        // Zeros in front make no number larger.
+        ("wsinv", with(invite, "INVITE", "CSeq: 000000000000000000000008 INVITE"), Good),
+        ("wsinv", with(invite, "INVITE", "Max-Forwards: 000000000000000000000255"), Good),
+        ("wsinv", with(invite, "INVITE", "Content-Length: 000000000000000000000000"), Good),
         (
             "scalarlg",
             with("SIP/2.0 503 Service Unavailable\n", "X", "CSeq: 9292394834772304023312 OPTIONS"),

@@ -58,6 +58,34 @@ fn a_uri_has_one_reading() {
 }
 
 #[test]
+fn a_uri_that_has_arrived_names_nothing_but_its_user_and_domain() {
+    for (text, maddr, arrived) in [
+        ("sip:a@b.example", "none", "sip:a@b.example"),
+        (
+            "SIPS:a:pw@b.example:5061;x=1;maddr=192.0.2.1;y",
+            "192.0.2.1",
+            "SIPS:a:pw@b.example;x=1;y",
+        ),
+        ("sip:a;maddr=c.example@b.example", "none", "sip:a;maddr=c.example@b.example"),
+        ("sip:b.example:5060;MADDR=C.example;Transport=tcp", "C.example", "sip:b.example"),
+        ("sip:[2001:db8::1]:5;maddr=[2001:db8::2]", "[2001:db8::2]", "sip:[2001:db8::1]"),
+        ("sip:a@b.example;maddr", "bad", "sip:a@b.example"),
+        ("sip:a@b.example;maddr=2001:db8::2", "bad", "sip:a@b.example"),
+        ("sip:a@b.example;maddr=192.0.2.1:5060", "bad", "sip:a@b.example"),
+    ] {
+        let uri = Uri::parse(text).unwrap();
+        let got = match uri.maddr() {
+            None => "none".to_owned(),
+            Some(None) => "bad".to_owned(),
+            Some(Some(host)) => host.to_string(),
+        };
+        assert_eq!(got, maddr, "{text}");
+        assert_eq!(uri.arrived().unwrap(), arrived, "{text}");
+    }
+    assert_eq!(Uri::parse("tel:+1;maddr=x").unwrap().arrived(), None);
+}
+
+#[test]
 fn a_host_is_compared_as_a_name_and_never_by_its_end() {
     let domain: crate::domain::Domain = "contoso.example".parse().unwrap();
     for (host, same) in [
@@ -258,6 +286,7 @@ fn keep_alives_are_told_from_messages() {
             match frame {
                 Frame::Ping => seen.0 += 1,
                 Frame::Message(_) => seen.1 += 1,
+                Frame::Faulty(error) => panic!("{error}"),
             }
         }
         assert_eq!(seen, (pings, messages), "{bytes:?}");
