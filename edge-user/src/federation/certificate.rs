@@ -31,7 +31,7 @@ const MAX_DESCRIPTION: usize = 256;
 /// parts and anything that is no [`Domain`] are left out: they prove nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct CertificateNames {
-    /// Host parts of `sip:` and `sips:` URI names without a user part.
+    /// Host parts of `sip:` URI names without a user part.
     pub sip_uris: Vec<Domain>,
     /// DNS names.
     pub dns: Vec<Domain>,
@@ -136,10 +136,11 @@ impl CertificateNames {
     }
 }
 
-/// The host of a `sip:` or `sips:` URI that names a domain and not a user.
+/// The host of a `sip:` URI that names a domain and not a user. No other scheme counts, `sips:` included
+/// (RFC 5922 section 7.1).
 fn sip_identity(uri: &str) -> Option<Domain> {
     let (scheme, rest) = uri.split_once(':')?;
-    if !scheme.eq_ignore_ascii_case("sip") && !scheme.eq_ignore_ascii_case("sips") {
+    if !scheme.eq_ignore_ascii_case("sip") {
         return None;
     }
     if rest.contains(['@', '?', '%', '/']) {
@@ -302,7 +303,8 @@ mod tests {
     fn a_uri_names_a_domain_only_without_a_user() {
         for (text, expected) in [
             ("sip:fabrikam.com", Some("fabrikam.com")),
-            ("SIPS:Fabrikam.COM", Some("fabrikam.com")),
+            ("SIP:Fabrikam.COM", Some("fabrikam.com")),
+            ("sips:fabrikam.com", None),
             ("sip:fabrikam.com:5061", Some("fabrikam.com")),
             ("sip:fabrikam.com;transport=tls", Some("fabrikam.com")),
             ("sip:alice@fabrikam.com", None),

@@ -37,6 +37,8 @@ pub(super) const SILENCE: Duration = Duration::from_secs(4);
 pub(super) const LONG_SILENCE: Duration = Duration::from_secs(16);
 /// What is no INVITE and has no answer yet gets 100 after this: T1 + 2 T1 + 4 T1 (RFC 4320).
 pub(super) const TRYING: Duration = Duration::from_millis(3500);
+/// An INVITE that is not sent on yet gets 100 after this: 200 ms are allowed (RFC 3261 section 17.2.1).
+pub(super) const PROMPTLY: Duration = Duration::from_millis(150);
 /// Tries of one request in all.
 pub(super) const MAX_ATTEMPTS: u8 = 8;
 
@@ -196,6 +198,8 @@ pub(super) struct Exchange {
     /// A response other than 100 was passed on.
     pub answered: bool,
     pub cancelled: bool,
+    /// The CANCEL that came, when it says why.
+    pub cancel_came: Option<Box<Message>>,
     /// The call whose media it is about.
     pub call: Option<CallId>,
     /// It brought an offer.
@@ -272,6 +276,7 @@ impl Exchange {
             last_response: None,
             answered: false,
             cancelled: false,
+            cancel_came: None,
             call: None,
             offered: false,
             long: false,

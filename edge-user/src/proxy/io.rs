@@ -173,8 +173,8 @@ pub enum Input {
         /// The message.
         message: crate::sip::Message,
     },
-    /// What came cannot be read as SIP; the shell closes a stream after this. The core may send
-    /// a 400 first (see `sip::FrameError`), and counts.
+    /// What came cannot be read as SIP; the shell closes a stream after this, unless it is known where
+    /// the message ends. The core may send a 400 first (see `sip::FrameError`), and counts.
     Unreadable {
         /// On which connection.
         connection: ConnectionId,
@@ -269,6 +269,8 @@ pub enum Refusal {
     Transit,
     /// A Route or Record-Route that we did not write, or for another dialog.
     ForeignRoute,
+    /// A Route that this edge wrote for this very dialog, so long ago that it is believed no more.
+    DialogTooOld,
     /// An in-dialog request on a connection that does not prove the dialog's partner.
     WrongDialogPeer,
     /// Not readable as SIP, or with headers that no honest sender writes.
@@ -357,6 +359,7 @@ impl Refusal {
         Refusal::NotOurUser,
         Refusal::Transit,
         Refusal::ForeignRoute,
+        Refusal::DialogTooOld,
         Refusal::WrongDialogPeer,
         Refusal::Malformed,
         Refusal::TooManyHops,
@@ -408,6 +411,7 @@ impl Refusal {
             Refusal::NotOurUser => "not-our-user",
             Refusal::Transit => "transit",
             Refusal::ForeignRoute => "foreign-route",
+            Refusal::DialogTooOld => "dialog-too-old",
             Refusal::WrongDialogPeer => "wrong-dialog-peer",
             Refusal::Malformed => "malformed",
             Refusal::TooManyHops => "too-many-hops",

@@ -11,7 +11,10 @@ use super::{
     send::own_limits,
     settings::Branch,
 };
-use crate::sip::{Message, Method, build};
+use crate::sip::{HeaderName, Message, Method, build};
+
+/// What the others are told when one has accepted.
+const ELSEWHERE: &[u8] = b"SIP;cause=200;text=\"Call completed elsewhere\"";
 
 impl Exchange {
     /// Gives the current client up, but remembers it.
@@ -63,10 +66,12 @@ impl Proxy {
         match status {
             100..200 => {
                 self.exchanges.update(id, |exchange| {
+                    let taken = exchange.server == Server::Accepted;
+                    let why = [(HeaderName::Reason.as_str(), ELSEWHERE)];
                     let left = exchange.left.iter_mut().find(|(of, _)| *of == attempt);
                     if let Some((_, client)) = left {
                         client.state = ClientState::Proceeding;
-                        cancel(client, out);
+                        cancel(client, if taken { &why } else { &[] }, out);
                     }
                 });
             }
@@ -125,7 +130,8 @@ impl Proxy {
                     let (_, winner) = exchange.left.swap_remove(at);
                     exchange.leave_client();
                     if let Some((_, other)) = exchange.left.last_mut() {
-                        cancel(other, out);
+                        // Not a call that its callee has missed (RFC 3326 section 3.1).
+                        cancel(other, &[(HeaderName::Reason.as_str(), ELSEWHERE)], out);
                     }
                     exchange.stage = Stage::Sent(winner);
                     exchange.attempt = attempt;
@@ -157,11 +163,12 @@ fn sent(client: &Client) -> Option<Message> {
 }
 
 /// CANCEL, once there was a provisional response (RFC 3261 section 9.1), and once only.
-fn cancel(client: &mut Client, out: &mut Vec<Output>) {
+fn cancel(client: &mut Client, why: &[(&str, &[u8])], out: &mut Vec<Output>) {
     if client.state != ClientState::Proceeding || client.cancel.is_some() {
         return;
     }
-    if let Some(bytes) = sent(client).and_then(|invite| build::cancel(&invite).ok()) {
+    let cancel = |invite| build::cancel_because(&invite, why).ok();
+    if let Some(bytes) = sent(client).and_then(cancel) {
         out.push(Output::Send { connection: client.connection, bytes: bytes.clone() });
         client.cancel = Some(bytes);
     }

@@ -50,6 +50,29 @@ impl Proxy {
         })
     }
 
+    /// The request without a `maddr` that has led to us (RFC 3261 section 16.4). `None`: it has none.
+    pub(super) fn without_own_maddr(&self, message: &Message) -> Option<Message> {
+        let uri = message.request_uri()?.ok()?;
+        let maddr = uri.maddr()??;
+        if !self.config.is_me(maddr, uri.port()) {
+            return None;
+        }
+        let mut edit = Edit::new(message);
+        edit.request_uri(&uri.arrived()?);
+        checked(edit)
+    }
+
+    /// Where a Request-URI from outside names a place beside its domain (`maddr`), one of our servers would
+    /// send to it: within a dialog that is for who told it in its Contact, and never this machine.
+    pub(super) fn judge_maddr(&self, message: &Message, in_dialog: bool) -> Result<(), Refusal> {
+        let uri = message.request_uri().and_then(Result::ok);
+        match uri.and_then(|uri| uri.maddr()) {
+            None => Ok(()),
+            Some(Some(host)) if in_dialog && !self.config.is_no_target(host, None) => Ok(()),
+            Some(_) => Err(Refusal::Transit),
+        }
+    }
+
     /// The request as a loose router would have sent it (RFC 3261 section 16.4): a strict one puts
     /// what we wrote into Record-Route in the place of the Request-URI, and that as the last Route.
     /// Only for our own URI, signed by us for this very dialog: nothing else is guessed.
@@ -107,6 +130,10 @@ fn with_routes<'a>(
     for route in routes {
         edit.append(HeaderName::Route.as_str(), route);
     }
+    checked(edit)
+}
+
+fn checked(mut edit: Edit<'_>) -> Option<Message> {
     let changed = Message::parse_datagram(edit.finish().ok()?, &own_limits()).ok()?;
     changed.validate().is_ok().then_some(changed)
 }

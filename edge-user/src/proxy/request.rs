@@ -10,7 +10,7 @@ use std::{
 use super::{
     ConnectionId, Output, Peer, Refusal, Side,
     admit::Judgement,
-    exchange::{Exchange, Kind, NewExchange, Server, Stage, T4, TRYING, TransactionKey},
+    exchange::{Exchange, Kind, NewExchange, PROMPTLY, Server, Stage, T4, TRYING, TransactionKey},
     flow::Flow,
     lookups::{Asked, Waiter},
     preflight::for_strict_router,
@@ -97,6 +97,7 @@ impl Proxy {
             return;
         }
         let message = self.loosen_strict_router(now, &message, peer.side).unwrap_or(message);
+        let message = self.without_own_maddr(&message).unwrap_or(message);
         let scope = self.share(&message, &peer, scope);
         let plan = match self.plan(now, connection, &message, &peer, scope, out) {
             Ok(Some(plan)) => plan,
@@ -188,6 +189,7 @@ impl Proxy {
         path: Path,
         hash: u32,
     ) -> Result<Plan, Answer> {
+        self.judge_maddr(message, path.token.is_some())?;
         let ways = self.ways_inside(message, path.token.as_ref())?;
         Ok(self.plan_to_hops(now, ways, path, hash))
     }
@@ -232,6 +234,7 @@ impl Proxy {
         hash: u32,
     ) -> Result<Plan, Answer> {
         let domain = self.judge_remote(now, message, path.token.as_ref())?;
+        self.judge_maddr(message, path.token.is_some())?;
         let ways = self.ways_to_hops(message, domain.as_ref(), path.token.as_ref())?;
         self.judge_login(now, from, message)?;
         let begins = message.method() == Some(Method::Invite)
@@ -423,7 +426,7 @@ impl Proxy {
                 let limit = self.config.bounds.waiting_for_one();
                 let brought_by = self.brought_by(from, &question);
                 match self.lookups.ask(now, &question, lookup, waiter, limit, brought_by, out) {
-                    Asked::Waits => {}
+                    Asked::Waits => self.trying_soon(now, id),
                     Asked::Full => self.conclude(now, id, Refusal::Overload.into(), out),
                     // It was not known a moment ago: cannot be; refuse rather than spin.
                     Asked::Known => {
@@ -449,16 +452,36 @@ impl Proxy {
         let Some(exchange) = self.exchanges.get(id) else { return };
         match exchange.kind {
             Kind::Invite if exchange.last_response.is_none() => self.say_trying(id, out),
-            Kind::NonInvite => {
-                self.exchanges.update(id, |exchange| exchange.trying = Some(now + TRYING));
+            Kind::NonInvite if exchange.last_response.is_none() => {
+                self.exchanges.update(id, |exchange| {
+                    exchange.trying.get_or_insert(now + TRYING);
+                });
             }
             _ => {}
         }
     }
 
+    /// The same while DNS is asked who the sender is: of an INVITE after what RFC 3261 section 17.2.1
+    /// leaves us, or it would be sent again, or elsewhere.
+    fn trying_soon(&mut self, now: Instant, id: u64) {
+        self.exchanges.update(id, |exchange| {
+            let wait = match exchange.kind {
+                Kind::Invite => PROMPTLY,
+                Kind::NonInvite => TRYING,
+                Kind::OneWay => return,
+            };
+            if exchange.last_response.is_none() {
+                exchange.trying.get_or_insert(now + wait);
+            }
+        });
+    }
+
     pub(super) fn say_trying(&mut self, id: u64, out: &mut Vec<Output>) {
         if let Some(bytes) = self.own_answer(id, Answer::new(100, "Trying")) {
-            self.exchanges.update(id, |exchange| exchange.last_response = Some(bytes.clone()));
+            self.exchanges.update(id, |exchange| {
+                exchange.last_response = Some(bytes.clone());
+                exchange.trying = None;
+            });
             self.send_back(id, bytes, out);
         }
     }
@@ -499,6 +522,17 @@ impl Proxy {
         };
         self.answer_stateless(connection, peer, message, answer, out);
         if let Some(id) = invite {
+            let says_why = [HeaderName::Reason, HeaderName::MsDiagnosticsPublic]
+                .into_iter()
+                .any(|name| message.header(name).is_some());
+            if says_why {
+                let came = Some(Box::new(message.clone()));
+                self.exchanges.update(id, |exchange| {
+                    if exchange.server == Server::Proceeding {
+                        exchange.cancel_came = came;
+                    }
+                });
+            }
             self.cancel(now, id, out);
         }
     }

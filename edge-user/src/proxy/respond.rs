@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{Peer, Refusal, ResolveError, Side, drain, overload, proxy::Proxy, trust_headers};
 use crate::{
     domain::Domain,
-    sip::{HeaderName, Message, Received, build},
+    sip::{HeaderName, Message, Method, Received, build},
 };
 
 impl Refusal {
@@ -25,6 +25,8 @@ impl Refusal {
             | Refusal::UserSlowed
             | Refusal::Draining
             | Refusal::MediaPorts => (503, "Service Unavailable"),
+            // Whoever hears it begins anew (RFC 3261 section 12.2.1.2, RFC 6665 section 4.1.2.2).
+            Refusal::DialogTooOld => (481, "Call/Transaction Does Not Exist"),
             Refusal::FlowFailed => (430, "Flow Failed"),
             Refusal::UserNoPublicAv | Refusal::MediaAddress | Refusal::MediaNotRelayed => {
                 (488, "Not Acceptable Here")
@@ -58,6 +60,9 @@ impl Refusal {
             Refusal::NotOurUser => "From is in none of the domains served here; see edge.domains",
             Refusal::Transit => "It is neither from nor for one of our own users",
             Refusal::ForeignRoute => "The Route is not one that this edge wrote for this dialog",
+            Refusal::DialogTooOld => {
+                "The dialog began more than a week ago; its parties must begin another"
+            }
             Refusal::WrongDialogPeer => {
                 "The connection does not prove the partner with whom the dialog began"
             }
@@ -156,7 +161,7 @@ impl Refusal {
             | Refusal::DomainNotAllowed
             | Refusal::ProviderDisabled
             | Refusal::Transit => 1005,
-            Refusal::ForeignRoute | Refusal::WrongDialogPeer => 1004,
+            Refusal::ForeignRoute | Refusal::DialogTooOld | Refusal::WrongDialogPeer => 1004,
             Refusal::IdentityNotProved
             | Refusal::NoCertificate
             | Refusal::BoundElsewhere
@@ -216,6 +221,15 @@ impl From<Refusal> for Answer {
 /// What passes; and whatever else there is, but for what two neighbours agree on (NEGOTIATE).
 const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER, MESSAGE, SUBSCRIBE, NOTIFY, \
     REFER, INFO, UPDATE, PRACK, PUBLISH, SERVICE, BENOTIFY";
+
+/// What an edge that is asked for itself says of itself: whatever it is brought passes.
+const CAPABILITIES: [(&str, &str); 5] = [
+    ("Allow", ALLOW),
+    ("Accept", "*/*"),
+    ("Accept-Encoding", "*"),
+    ("Accept-Language", "*"),
+    ("Supported", ""),
+];
 
 /// The extensions that a request asks of a proxy, for `Unsupported` (RFC 3261 section 16.3).
 fn required(request: &Message) -> String {
@@ -288,6 +302,8 @@ pub(super) fn answer(
             headers.push(("Retry-After", &retry_after));
         }
         405 => headers.push(("Allow", ALLOW)),
+        // RFC 3261 section 11.2.
+        200 if request.method() == Some(Method::Options) => headers.extend(CAPABILITIES),
         420 => {
             unsupported = required(request);
             headers.push(("Unsupported", &unsupported));

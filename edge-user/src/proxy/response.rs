@@ -42,6 +42,12 @@ impl Proxy {
         if branch.is_some_and(|b| self.hung_up(b, connection, &message, out)) {
             return;
         }
+        // RFC 3261 section 16.7 step 3: without a Via below ours it is for nobody. (A CANCEL is our own.)
+        let cancel = message.cseq().is_ok_and(|cseq| cseq.method == Method::Cancel);
+        if !cancel && message.list(HeaderName::Via).nth(1).is_none() {
+            let detail = "response: the Via of whoever asked is missing".to_owned();
+            return self.note_refusal(peer, Refusal::Malformed, None, detail, out);
+        }
         if let Some(branch) = branch.filter(|branch| self.is_late(*branch, connection, &message)) {
             return self.on_late(now, branch, message, out);
         }
@@ -211,6 +217,22 @@ impl Proxy {
                 exchange.end.get_or_insert(now + TRANSACTION);
                 exchange.stage = Stage::Over;
             });
+            return;
+        }
+        if status == 408 && !invite {
+            // RFC 4320 section 4.2: to anything but INVITE nobody sends it. Whoever asked hears that
+            // from its own timer F.
+            let kept = self.exchanges.update(id, |exchange| {
+                exchange.stage = Stage::Over;
+                exchange.trying = None;
+                exchange.timeout = None;
+                exchange.resend = None;
+                exchange.end = Some(now + TRANSACTION);
+                !exchange.sender_is_reliable()
+            });
+            if kept == Some(false) {
+                self.exchanges.remove(id);
+            }
             return;
         }
         if status == 503 {

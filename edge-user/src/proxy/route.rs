@@ -5,8 +5,12 @@
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use super::{
-    ConnectionId, Refusal, Side, flow::Flow, proxy::Proxy, respond::Answer, route_set::RouteSet,
-    token::Token,
+    ConnectionId, Refusal, Side,
+    flow::Flow,
+    proxy::Proxy,
+    respond::Answer,
+    route_set::RouteSet,
+    token::{Token, TokenFault},
 };
 use crate::{
     config::Transport,
@@ -97,10 +101,12 @@ impl Proxy {
         let from = message.from().map_err(|_| Refusal::Malformed)?;
         let to = message.to().map_err(|_| Refusal::Malformed)?;
         let call_id = message.call_id().map_err(|_| Refusal::Malformed)?;
-        let token = self
-            .keys
-            .verify(now, text, side != Side::Inside, call_id, &from, &to)
-            .ok_or(Refusal::ForeignRoute)?;
+        let token = self.keys.check(now, text, side != Side::Inside, call_id, &from, &to).map_err(
+            |fault| match fault {
+                TokenFault::Foreign => Refusal::ForeignRoute,
+                TokenFault::Expired => Refusal::DialogTooOld,
+            },
+        )?;
         self.fits_the_side(&token, connection, side)?;
         // We wrote two, one for each side (RFC 5658): the second goes too.
         if let Some(second) = routes.next()

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     config::Transport,
     federation::{Cause, TargetKey},
-    sip::{ForwardRequest, HeaderName, Limits, Message, build},
+    sip::{ForwardRequest, HeaderName, Limits, Message, Scheme, build},
 };
 
 /// A request longer than this goes by TCP, if it can (RFC 3261 section 18.1.1).
@@ -241,8 +241,10 @@ impl Proxy {
         let rewrite = self.record(now, id, connection, peer)?;
         let exchange = self.exchanges.get(id)?;
         let request = exchange.request.as_ref()?;
-        let to_them = self.config.record_route(peer, &rewrite.initial);
-        let to_sender = self.config.record_route(&exchange.from_peer, &rewrite.initial);
+        let uri = request.request_uri().and_then(Result::ok);
+        let secure = uri.is_some_and(|uri| uri.scheme() == Scheme::Sips);
+        let to_them = self.config.record_route(peer, &rewrite.initial, secure);
+        let to_sender = self.config.record_route(&exchange.from_peer, &rewrite.initial, secure);
         let values = [to_them.as_str(), to_sender.as_str()];
         forward.record_routes = &values;
         let bytes = forward.apply(request).ok()?;
@@ -330,6 +332,7 @@ impl Proxy {
         let stays = self.exchanges.update(id, |exchange| {
             exchange.answered = true;
             exchange.trying = None;
+            exchange.cancel_came = None;
             exchange.end = Some(now + TRANSACTION);
             let accepted = exchange.kind == Kind::Invite && status < 300;
             if accepted {
@@ -403,9 +406,10 @@ impl Proxy {
         {
             return;
         }
+        let why = exchange.cancel_came.as_deref().map(why_cancelled).unwrap_or_default();
         let Some(bytes) = Message::parse_datagram(client.sent.clone(), &own_limits())
             .ok()
-            .and_then(|invite| build::cancel(&invite).ok())
+            .and_then(|invite| build::cancel_because(&invite, &why).ok())
         else {
             return;
         };
@@ -489,6 +493,16 @@ impl Proxy {
         }
         self.advance(now, id, out);
     }
+}
+
+/// What a CANCEL says of why it was sent, and what its receiver is told too (RFC 3326 section 2; MS-OCER
+/// has at most one reason).
+fn why_cancelled(cancel: &Message) -> Vec<(&str, &[u8])> {
+    [(HeaderName::Reason, 4), (HeaderName::MsDiagnosticsPublic, 1)]
+        .into_iter()
+        .flat_map(|(name, most)| cancel.headers(name).take(most))
+        .map(|header| (header.name.as_str(), header.value))
+        .collect()
 }
 
 /// For messages that we wrote: they were within the peer's limits, and grew by a little.

@@ -252,21 +252,25 @@ impl ProxyConfig {
     /// Our Path value towards a server inside, with a flow token. `first`: we are the first whom the
     /// user's request met (RFC 5626 section 5.1).
     pub(super) fn path(&self, peer: &Peer, flow: &str, first: bool) -> String {
-        let mut value = self.record_route(peer, flow);
+        let mut value = self.record_route(peer, flow, false);
         if first && value.pop().is_some() {
             value.push_str(";ob>");
         }
         value
     }
 
-    /// Our Record-Route value towards a peer, with a token.
-    pub(super) fn record_route(&self, peer: &Peer, token: &str) -> String {
+    /// Our Record-Route value towards a peer, with a token. `secure`: for a dialog that goes by TLS all
+    /// the way (RFC 3261 section 16.6 step 4), as far as this peer is reached by it.
+    pub(super) fn record_route(&self, peer: &Peer, token: &str, secure: bool) -> String {
+        let secure = secure && peer.transport == Transport::Tls;
         let mut value = String::with_capacity(token.len() + 96);
-        for part in ["<sip:", token, "@"] {
+        for part in [if secure { "<sips:" } else { "<sip:" }, token, "@"] {
             value.push_str(part);
         }
         self.put_host_port(peer, &mut value);
         value.push_str(match peer.transport {
+            // The scheme says it (RFC 5630 section 3.1.4 has no transport=tls beside it).
+            _ if secure => ";lr>",
             Transport::Udp => ";transport=udp;lr>",
             Transport::Tcp => ";transport=tcp;lr>",
             Transport::Tls => ";transport=tls;lr>",

@@ -61,6 +61,15 @@ pub struct Token {
     pub allowed: Modalities,
 }
 
+/// Why a text is no token of the dialog that it came with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenFault {
+    /// It was never signed by us for this dialog.
+    Foreign,
+    /// It was, and its time is over.
+    Expired,
+}
+
 /// What the code covers beside the token's own content.
 #[derive(Clone, Copy, Debug)]
 pub struct Dialog<'a> {
@@ -110,6 +119,13 @@ impl TokenKeys {
         u32::try_from(self.unix(now) / EPOCH.as_secs()).unwrap_or(u32::MAX)
     }
 
+    fn derived(&self, secret: usize, epoch: u32) -> hmac::Key {
+        let mut context = hmac::Context::with_key(&self.secrets[secret]);
+        context.update(b"edge record-route key");
+        context.update(&epoch.to_be_bytes());
+        hmac::Key::new(hmac::HMAC_SHA256, context.sign().as_ref())
+    }
+
     fn key(&mut self, secret: usize, epoch: u32) -> &hmac::Key {
         let same = |(of, made, _): &(usize, u32, _)| (*of, *made) == (secret, epoch);
         let at = match self.made.iter().position(same) {
@@ -118,11 +134,7 @@ impl TokenKeys {
                 if self.made.len() > self.secrets.len() * (OVERLAP as usize + 2) {
                     self.made.clear();
                 }
-                let mut context = hmac::Context::with_key(&self.secrets[secret]);
-                context.update(b"edge record-route key");
-                context.update(&epoch.to_be_bytes());
-                let key = hmac::Key::new(hmac::HMAC_SHA256, context.sign().as_ref());
-                self.made.push((secret, epoch, key));
+                self.made.push((secret, epoch, self.derived(secret, epoch)));
                 self.made.len() - 1
             }
         };
@@ -138,6 +150,28 @@ impl TokenKeys {
         dialog: &Dialog<'_>,
         both: bool,
     ) -> hmac::Tag {
+        let covered = self.cover(content, dialog, both);
+        let code = hmac::sign(self.key(secret, epoch), &covered);
+        self.covered = covered;
+        code
+    }
+
+    /// The same with a key that is made for it alone: senders choose how old a token says it is, and keys
+    /// that are in use stay.
+    fn former_code(
+        &mut self,
+        (secret, epoch): (usize, u32),
+        content: &[u8],
+        dialog: &Dialog<'_>,
+        both: bool,
+    ) -> hmac::Tag {
+        let covered = self.cover(content, dialog, both);
+        let code = hmac::sign(&self.derived(secret, epoch), &covered);
+        self.covered = covered;
+        code
+    }
+
+    fn cover(&mut self, content: &[u8], dialog: &Dialog<'_>, both: bool) -> Vec<u8> {
         let mut covered = std::mem::take(&mut self.covered);
         covered.clear();
         put(&mut covered, content);
@@ -147,9 +181,7 @@ impl TokenKeys {
         put(&mut covered, callee_tag.unwrap_or_default().as_bytes());
         put_party(&mut covered, &dialog.caller.uri);
         put_party(&mut covered, &dialog.callee.uri);
-        let code = hmac::sign(self.key(secret, epoch), &covered);
-        self.covered = covered;
-        code
+        covered
     }
 
     /// The token's text. The callee's tag is covered when the dialog has one.
@@ -200,33 +232,71 @@ impl TokenKeys {
         from: &NameAddr<'_>,
         to: &NameAddr<'_>,
     ) -> Option<Token> {
+        self.check(now, text, from_outside, call_id, from, to).ok()
+    }
+
+    /// The same, and tells what was signed and is too old from what was not.
+    pub fn check(
+        &mut self,
+        now: Instant,
+        text: &str,
+        from_outside: bool,
+        call_id: &str,
+        from: &NameAddr<'_>,
+        to: &NameAddr<'_>,
+    ) -> Result<Token, TokenFault> {
+        let expired = self.signed(now, text, from_outside, call_id, from, to);
+        let (content, expired) = expired.ok_or(TokenFault::Foreign)?;
+        if expired {
+            return Err(TokenFault::Expired);
+        }
+        Token::read(&content).ok_or(TokenFault::Foreign)
+    }
+
+    /// A token's content, when it was signed for this dialog, and whether its time is over.
+    fn signed(
+        &mut self,
+        now: Instant,
+        text: &str,
+        from_outside: bool,
+        call_id: &str,
+        from: &NameAddr<'_>,
+        to: &NameAddr<'_>,
+    ) -> Option<(Vec<u8>, bool)> {
         if text.len() > MAX_TEXT || from.tag().is_none() || to.tag().is_none() {
             return None;
         }
-        let bytes = base64url::decode(text)?;
+        let mut bytes = base64url::decode(text)?;
         let (content, code) = bytes.split_at_checked(bytes.len().checked_sub(CODE_BYTES)?)?;
-        let (head, rest) = content.split_first_chunk::<7>()?;
-        let [version, flags, e0, e1, e2, e3, transport] = *head;
+        let [version, flags, e0, e1, e2, e3, _] = *content.first_chunk::<7>()?;
         let epoch = u32::from_be_bytes([e0, e1, e2, e3]);
         let current = self.epoch(now);
         // One ahead: another member's clock.
-        if (version != VERSION && version != WITH_FLOW)
-            || epoch > current.saturating_add(1)
-            || current.saturating_sub(epoch) > OVERLAP
-        {
+        if (version != VERSION && version != WITH_FLOW) || epoch > current.saturating_add(1) {
             return None;
         }
+        let expired = current.saturating_sub(epoch) > OVERLAP;
         let inbound = flags & INBOUND != 0;
         let (caller, callee) = if inbound == from_outside { (from, to) } else { (to, from) };
         let dialog = Dialog { call_id, caller, callee };
         let both = flags & BOTH_TAGS != 0;
         let signed = (0..self.secrets.len()).any(|secret| {
-            let expected = self.code((secret, epoch), content, &dialog, both);
+            let expected = match expired {
+                true => self.former_code((secret, epoch), content, &dialog, both),
+                false => self.code((secret, epoch), content, &dialog, both),
+            };
             same_code(&expected.as_ref()[..CODE_BYTES], code)
         });
-        if !signed {
-            return None;
-        }
+        let length = content.len();
+        bytes.truncate(length);
+        signed.then_some((bytes, expired))
+    }
+}
+
+impl Token {
+    /// From what was signed.
+    fn read(content: &[u8]) -> Option<Self> {
+        let ([version, flags, _, _, _, _, transport], rest) = content.split_first_chunk::<7>()?;
         let inside_transport = match transport {
             0 => Transport::Udp,
             1 => Transport::Tcp,
@@ -235,7 +305,7 @@ impl TokenKeys {
         };
         let (inside_remote, rest) = take_address(rest)?;
         let (partner_remote, rest) = take_address(rest)?;
-        let (flow, rest) = match version {
+        let (flow, rest) = match *version {
             WITH_FLOW => Flow::take(rest).map(|(flow, rest)| (Some(flow), rest))?,
             _ => (None, rest),
         };
@@ -248,8 +318,8 @@ impl TokenKeys {
             _ => RouteSet::take(rest).map(|(routes, rest)| (Some(routes), rest))?,
         };
         let partner = std::str::from_utf8(rest).ok()?.parse().ok()?;
-        Some(Token {
-            inbound,
+        Some(Self {
+            inbound: flags & INBOUND != 0,
             partner,
             partner_remote,
             inside_transport,
@@ -436,7 +506,12 @@ mod tests {
         assert_ne!(first, ours.sign(later, &token(false), &dialog));
         for (at, expected) in [(now, true), (later, true), (now + EPOCH * (OVERLAP + 2), false)] {
             for keys in [&mut ours, &mut member] {
-                assert_eq!(keys.verify(at, &first, false, "c1", &alice, &bob).is_some(), expected);
+                let got = keys.check(at, &first, false, "c1", &alice, &bob);
+                let too_old = Err(TokenFault::Expired);
+                assert_eq!(got, if expected { Ok(token(false)) } else { too_old });
+                // Only of its own dialog it is told that it is too old.
+                let other = keys.check(at, &first, false, "c2", &alice, &bob);
+                assert_eq!(other, Err(TokenFault::Foreign));
             }
             assert_eq!(stranger.verify(at, &first, false, "c1", &alice, &bob), None);
         }

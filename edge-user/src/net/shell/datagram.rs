@@ -1,4 +1,5 @@
-//! UDP inside: each pair of listener and remote address is a connection of its own for the core.
+//! UDP inside: each pair of listener and remote address is a connection of its own for the core. Of who
+//! sends requests it is the address at which it hears answers.
 
 use std::{
     collections::HashMap,
@@ -32,6 +33,8 @@ const SWEEP: Duration = Duration::from_secs(30);
 const MAX_PAIRS: usize = 4096;
 /// Datagrams that are handed on together, when they are there.
 const TOGETHER: usize = 32;
+/// Of who names no port.
+const SIP_PORT: u16 = 5060;
 /// The largest datagram.
 const MAX_DATAGRAM: usize = 65_535;
 
@@ -127,6 +130,21 @@ impl DatagramPort {
         Some(link)
     }
 
+    /// Where the sender of a message from `remote` hears its answer: at the port that its Via names, unless
+    /// it asks for the one it sent from (RFC 3261 section 18.2.2, RFC 3581). Who names no port is
+    /// answered at 5060 where it is known there, and otherwise at the port it sent from.
+    fn heard_at(&self, message: &Message, remote: SocketAddr) -> SocketAddr {
+        let via = match message.is_request() {
+            true => message.via().ok().filter(|via| via.rport.is_none()),
+            false => None,
+        };
+        let Some(via) = via else { return remote };
+        let mut at = remote;
+        at.set_port(via.port.unwrap_or(SIP_PORT));
+        let fits = at == remote || via.port.is_some() || self.pairs().contains_key(&at);
+        if fits { at } else { remote }
+    }
+
     fn pairs(&self) -> MutexGuard<'_, HashMap<SocketAddr, Pair>> {
         self.pairs.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -218,14 +236,16 @@ fn take<C: Core>(
             return;
         }
     }
-    let Some(link) = known.or_else(|| port.open(hub, remote, None)) else {
+    let parsed = Message::parse_datagram(Bytes::copy_from_slice(bytes), &settings.frame);
+    let at = parsed.as_ref().map_or(remote, |message| port.heard_at(message, remote));
+    let known = if at == remote { known } else { port.known(at) };
+    let Some(link) = known.or_else(|| port.open(hub, at, None)) else {
         add(&hub.counters.datagrams_dropped);
         return;
     };
     link.bytes_in.fetch_add(bytes.len() as u64, Ordering::Relaxed);
     add(&hub.counters.messages);
     let connection = link.id;
-    let parsed = Message::parse_datagram(Bytes::copy_from_slice(bytes), &settings.frame);
     inputs.push(match parsed {
         Ok(message) => Input::Message { connection, message },
         Err(error) => Input::Unreadable { connection, error },

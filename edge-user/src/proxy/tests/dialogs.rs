@@ -1,5 +1,7 @@
 //! Calls: INVITE to BYE, both ways, and what a Record-Route token lets through.
 
+use std::time::Duration;
+
 use super::*;
 use crate::config::Transport;
 
@@ -326,6 +328,9 @@ fn within_a_dialog_nobody_names_this_machine_or_everybody_as_target() {
         "sip:x@169.254.169.254:80",
         "sip:x@[fe80::1]",
         "sip:x@203.0.113.10:5061",
+        "sip:x@10.9.9.9;maddr=127.0.0.1",
+        "sip:x@10.9.9.9;maddr=224.0.1.75",
+        "sip:x@10.9.9.9;maddr=nonsense..",
     ];
     for uri in uris {
         let mut call = call(FABRIKAM);
@@ -336,6 +341,32 @@ fn within_a_dialog_nobody_names_this_machine_or_everybody_as_target() {
         call.world.say(FABRIKAM, call.caller.1, &bye.text());
         let refused = call.world.refused(to, Refusal::Transit);
         assert_eq!(refused, 1, "{uri}: {:?}", call.world.mail(to));
+    }
+}
+
+/// Whoever hears 481 begins anew (RFC 6665 section 4.1.2.2); after 403 a subscription would be waited for.
+#[test]
+fn a_dialog_that_is_too_old_is_told_that_it_is_over() {
+    for (days, expected) in [(6, None), (8, Some("SIP/2.0 481 "))] {
+        let mut call = call(FABRIKAM);
+        call.world.pass(Duration::from_secs(days * 86_400));
+        let bye = call.by_caller("BYE", 2);
+        call.world.say(FABRIKAM, call.caller.1, &bye.text());
+        match expected {
+            None => {
+                let (to, callee) = call.callee;
+                call.world.expect(to, callee, "BYE ");
+            }
+            Some(status) => {
+                call.world.expect(FABRIKAM, call.caller.1, status);
+                assert_eq!(call.world.refused(FABRIKAM, Refusal::DialogTooOld), 1);
+                // Of another dialog nothing is said.
+                let mut other = call.by_caller("BYE", 3).branch("o");
+                other.call_id = "another".into();
+                call.world.say(FABRIKAM, call.caller.1, &other.text());
+                call.world.expect(FABRIKAM, call.caller.1, "SIP/2.0 403 ");
+            }
+        }
     }
 }
 

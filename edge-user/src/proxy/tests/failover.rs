@@ -312,9 +312,14 @@ fn a_2xx_that_comes_late_is_not_lost() {
         let called_off =
             |mail: &[(_, String)]| mail.iter().any(|(at, m)| *at == second && m.starts_with("CAN"));
         assert_eq!(called_off(&mail), rings, "{mail:?}");
+        let elsewhere = |(_, text): &(_, String)| {
+            headers(text, "Reason") == ["SIP;cause=200;text=\"Call completed elsewhere\""]
+        };
+        assert_eq!(mail.iter().any(elsewhere), rings, "no missed call: {mail:?}");
         if !rings {
             world.say(CONTOSO, second, &answer(&got, "180 Ringing", Some("b1")));
-            assert!(called_off(&world.mail(CONTOSO)));
+            let mail = world.mail(CONTOSO);
+            assert!(called_off(&mail) && mail.iter().any(elsewhere), "{mail:?}");
         }
         world.say(CONTOSO, second, &answer(&got, "487 Request Terminated", Some("b1")));
         world.expect(CONTOSO, second, "ACK ");

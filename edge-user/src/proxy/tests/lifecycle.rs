@@ -56,6 +56,41 @@ fn a_cancel_waits_for_a_provisional_response_and_follows_the_invite() {
     }
 }
 
+/// RFC 3326 section 2: else a phone shows a call as missed that was taken elsewhere.
+#[test]
+fn a_cancel_says_on_why_it_was_sent() {
+    let why = "Reason: SIP;cause=200;text=\"Call completed elsewhere\"\r\nreason : Q.850;cause=16\r\n\
+               ms-diagnostics-public: 51004;reason=\"a\"\r\nms-diagnostics-public: 2;reason=\"b\"\r\n\
+               ms-diagnostics: 3;source=\"x\"\r\nX: \"\\\u{1}\"\r\nCSeq";
+    for ringing_first in [true, false] {
+        let (mut world, partner, server, got) = invited();
+        let ring = answer(&got, "180 Ringing", Some("b1"));
+        let cancel = cancel().replacen("CSeq", why, 1);
+        let order = if ringing_first {
+            [(server, &ring), (partner, &cancel)]
+        } else {
+            [(partner, &cancel), (server, &ring)]
+        };
+        for (at, text) in order {
+            world.say(CONTOSO, at, text);
+        }
+        let mail = world.mail(CONTOSO);
+        let (_, sent) = mail.iter().find(|(_, text)| text.starts_with("CANCEL ")).unwrap();
+        let reasons = ["SIP;cause=200;text=\"Call completed elsewhere\"", "Q.850;cause=16"];
+        assert_eq!(headers(sent, "Reason"), reasons, "{sent}");
+        assert_eq!(headers(sent, "ms-diagnostics-public"), ["51004;reason=\"a\""]);
+        assert_eq!(headers(sent, "ms-diagnostics").len() + headers(sent, "X").len(), 0, "{sent}");
+    }
+    // What cannot stand in a header of ours is left out, and the call ends all the same.
+    let (mut world, partner, server, got) = invited();
+    world.say(CONTOSO, server, &answer(&got, "180 Ringing", Some("b1")));
+    let odd = cancel().replacen("CSeq", "Reason: x;text=\"\\\u{1}\"\r\nCSeq", 1);
+    world.say(CONTOSO, partner, &odd);
+    let mail = world.mail(CONTOSO);
+    let (_, sent) = mail.iter().find(|(_, text)| text.starts_with("CANCEL ")).unwrap();
+    assert_eq!(headers(sent, "Reason").len(), 0, "{sent}");
+}
+
 #[test]
 fn a_cancel_for_nothing_is_told_so_and_nobody_cancels_for_another() {
     let (mut world, _, server, got) = invited();
@@ -73,15 +108,32 @@ fn a_cancel_reaches_a_request_that_still_waits() {
     world.dns.clear();
     let partner = world.partner(CONTOSO, "203.0.113.20:5000", &["sip.fabrikam.example"]);
     world.say(CONTOSO, partner, &Req::new("INVITE", "fabrikam.example", "contoso.example").text());
+    // RFC 3261 section 17.2.1: within 200 ms, however long DNS takes.
     assert_eq!(world.mail(CONTOSO), []);
+    world.pass(Duration::from_millis(200));
+    world.expect(CONTOSO, partner, "SIP/2.0 100 ");
     world.say(CONTOSO, partner, &cancel());
     let mail = world.mail(CONTOSO);
     assert!(mail[0].1.starts_with("SIP/2.0 200 "), "{mail:?}");
     assert!(mail[1].1.starts_with("SIP/2.0 487 "), "{mail:?}");
     let question = Question::Federation(domain("fabrikam.example"));
-    assert_eq!(world.edges[CONTOSO].questions, [question]);
+    assert_eq!(world.edges[CONTOSO].questions, std::slice::from_ref(&question));
     world
         .input(CONTOSO, Input::Resolved { query: QueryId(0), result: Err(ResolveError::NotFound) });
+    assert_eq!(world.mail(CONTOSO), []);
+    // It is said once.
+    let mut world = World::new();
+    let answer = world.dns.remove(&question).unwrap();
+    let partner = world.partner(CONTOSO, "203.0.113.20:5000", &["sip.fabrikam.example"]);
+    world.say(CONTOSO, partner, &Req::new("INVITE", "fabrikam.example", "contoso.example").text());
+    world.pass(Duration::from_millis(200));
+    world.expect(CONTOSO, partner, "SIP/2.0 100 ");
+    let (hosts, valid_until) = (answer.unwrap(), world.now + Duration::from_secs(60));
+    let result = Ok(Resolved { hosts, valid_until });
+    world.input(CONTOSO, Input::Resolved { query: QueryId(0), result });
+    let (_, got) = world.one(CONTOSO);
+    assert!(got.starts_with("INVITE "), "{got}");
+    world.pass(Duration::from_secs(1));
     assert_eq!(world.mail(CONTOSO), []);
 }
 

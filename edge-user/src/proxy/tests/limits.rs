@@ -121,7 +121,9 @@ fn what_waits_too_long_is_told_so() {
     world.say(CONTOSO, alice, &invite.text());
     world.expect(CONTOSO, alice, "SIP/2.0 100 ");
     world.say(CONTOSO, partner, &request(1).text());
-    world.pass(Duration::from_secs(11));
+    world.pass(Duration::from_secs(4));
+    world.expect(CONTOSO, partner, "SIP/2.0 100 ");
+    world.pass(Duration::from_secs(7));
     let mail = world.mail(CONTOSO);
     assert_eq!(mail.len(), 2, "{mail:?}");
     for (at, got) in mail {

@@ -296,6 +296,22 @@ fn non_invite_client_17_1_2() {
             );
         }
     }
+    for (transport, forgotten) in [(UDP, ""), (TCP, ">MESSAGE")] {
+        play(
+            "408 is for nobody (RFC 4320 section 4.2)",
+            Way::Out(transport),
+            "MESSAGE",
+            &[
+                ("say", ">MESSAGE"),
+                ("get 408", ""),
+                // Whoever sends again over UDP does so for its own 32 seconds.
+                ("say", forgotten),
+                ("get 408", ""),
+                ("pass 33000", ""),
+                ("gone", ""),
+            ],
+        );
+    }
     play(
         "503 is no answer",
         Way::In(UDP),

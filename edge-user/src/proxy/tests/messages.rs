@@ -165,7 +165,12 @@ fn an_options_for_the_edge_itself_is_answered_by_it() {
         let mut request = Req::new("OPTIONS", "contoso.example", "contoso.example");
         request.uri = uri.into();
         world.say(CONTOSO, alice, &request.text());
-        world.expect(CONTOSO, alice, "SIP/2.0 200 OK\r\n");
+        let ok = world.expect(CONTOSO, alice, "SIP/2.0 200 OK\r\n");
+        // RFC 3261 section 11.2.
+        assert!(headers(&ok, "Allow")[0].contains("SUBSCRIBE"), "{ok}");
+        for name in ["Accept", "Accept-Encoding", "Accept-Language", "Supported"] {
+            assert_eq!(headers(&ok, name).len(), 1, "{name}: {ok}");
+        }
     }
 }
 

@@ -62,6 +62,13 @@ fn valid() -> Vec<Row> {
     long.headers.extend(vias);
     vec![
         row("3.1.1.1 wsinv", "INVITE sip:vivekg@{to};unknownparam SIP/2.0", odd, SDP, Forwarded),
+        row(
+            "3.1.1.1 wsinv, more zeros",
+            INVITE,
+            &["CSeq: 00000000000000000000009 INVITE", "Max-Forwards: 00000000000000000000068"],
+            SDP,
+            Forwarded,
+        ),
         // The document's own Route leads to a server that is none of ours: no relay.
         row("3.1.1.1 wsinv, its Route", INVITE, &with_route, SDP, Answered(403)),
         row(

@@ -122,6 +122,88 @@ fn a_request_that_comes_round_unchanged_is_a_loop() {
     assert_ne!(at, partner, "{got}");
 }
 
+/// RFC 3261 sections 16.4 and 16.5: a server inside would send to where `maddr` says.
+#[test]
+fn nobody_outside_names_another_place_beside_our_domain() {
+    for (maddr, expected) in [
+        ("10.0.0.77", None),
+        ("other.example", None),
+        ("[2001:db8::7]", None),
+        ("127.0.0.1", None),
+        ("nonsense..", None),
+        ("203.0.113.10", Some("sip:bob@contoso.example;user=phone")),
+        ("EDGE.contoso.example", Some("sip:bob@contoso.example;user=phone")),
+    ] {
+        for outside in [true, false] {
+            let mut world = World::new();
+            let sender = match outside {
+                true => world.partner(CONTOSO, "203.0.113.20:5000", &["fabrikam.example"]),
+                false => world.inside(CONTOSO, Transport::Tcp, "10.0.0.5:40000"),
+            };
+            let far = Listener::Script(names(&["sip.fabrikam.example"]));
+            world.listeners.insert(address("203.0.113.20:5061"), far);
+            let (from, to) = match outside {
+                true => ("fabrikam.example", "contoso.example"),
+                false => ("contoso.example", "fabrikam.example"),
+            };
+            let mut request = Req::new("MESSAGE", from, to);
+            let plain = format!("sip:bob@{to};user=phone");
+            request.uri = format!("{plain};maddr={maddr};transport=tls");
+            world.say(CONTOSO, sender, &request.text());
+            let (at, got) = world.one(CONTOSO);
+            match (outside, expected) {
+                (true, None) => {
+                    assert!(at == sender && got.starts_with("SIP/2.0 403 "), "{maddr}: {got}");
+                    assert_eq!(world.refused(CONTOSO, Refusal::Transit), 1);
+                }
+                (true, Some(uri)) => {
+                    assert!(got.starts_with(&format!("MESSAGE {uri} SIP/2.0\r\n")), "{got}");
+                }
+                // Where a partner's URI leads is the partner's, but for what led to us.
+                (false, None) => {
+                    assert!(got.starts_with(&format!("MESSAGE {} ", request.uri)), "{got}");
+                }
+                (false, Some(_)) => {
+                    assert!(got.starts_with(&format!("MESSAGE {plain} SIP/2.0\r\n")), "{got}");
+                }
+            }
+        }
+    }
+}
+
+/// RFC 3261 section 16.6 step 4: then in-dialog requests go by TLS all the way too.
+#[test]
+fn a_secure_dialog_is_recorded_with_secure_uris() {
+    for scheme in ["sip", "sips"] {
+        let mut world = World::new();
+        world.configure(CONTOSO, |config| {
+            config.next_hops = vec![hop("10.0.0.22:5061", Transport::Tls)];
+        });
+        world.listeners.insert(address("10.0.0.22:5061"), Listener::Script(names(&["d.example"])));
+        let partner = world.partner(CONTOSO, "203.0.113.20:5000", &["fabrikam.example"]);
+        let mut invite = Req::new("INVITE", "fabrikam.example", "contoso.example");
+        invite.uri = format!("{scheme}:bob@contoso.example");
+        world.say(CONTOSO, partner, &invite.text());
+        let (server, got) = world.mail(CONTOSO).pop().unwrap();
+        let recorded = headers(&got, "Record-Route");
+        let begins = format!("<{scheme}:");
+        assert!(recorded.iter().all(|value| value.starts_with(&begins)), "{recorded:?}");
+        let transport = if scheme == "sips" { ";transport=" } else { "sips:" };
+        assert!(!recorded.concat().contains(transport), "{recorded:?}");
+        // And it is understood when it comes back.
+        world.say(CONTOSO, server, &answer(&got, "200 OK", Some("b1")));
+        let ok = world.expect(CONTOSO, partner, "SIP/2.0 200 ");
+        let mut bye = Req::new("BYE", "fabrikam.example", "contoso.example").branch("2");
+        (bye.cseq, bye.to) = (2, headers(&ok, "To")[0].into());
+        for route in headers(&ok, "Record-Route").iter().rev() {
+            bye.headers.push(format!("Route: {route}"));
+        }
+        bye.uri = format!("{scheme}:bob@10.0.0.30");
+        world.say(CONTOSO, partner, &bye.text());
+        assert_eq!(world.one_of(CONTOSO, "BYE "), server, "{scheme}");
+    }
+}
+
 #[test]
 fn a_secure_uri_goes_to_tls_next_hops_only() {
     let mut world = World::new();

@@ -81,6 +81,26 @@ fn what_is_asked_before_the_route_rfc_3261_16_3() {
     assert!(allowed[0].contains("INVITE") && !allowed[0].contains("NEGOTIATE"), "{allowed:?}");
 }
 
+/// RFC 3261 section 16.7 step 3: it would go back to nobody.
+#[test]
+fn a_response_that_lost_the_via_of_whoever_asked_goes_no_further() {
+    for method in ["MESSAGE", "INVITE"] {
+        let mut world = World::new();
+        let partner = partner(&mut world);
+        world.say(CONTOSO, partner, &inbound(method).text());
+        let (server, got) = world.mail(CONTOSO).pop().unwrap();
+        let whole = answer(&got, "200 OK", Some("b1"));
+        let vias: Vec<&str> =
+            whole.split("\r\n").filter(|line| line.starts_with("Via: ")).collect();
+        assert_eq!(vias.len(), 2);
+        world.say(CONTOSO, server, &whole.replacen(&format!("{}\r\n", vias[1]), "", 1));
+        assert_eq!(world.mail(CONTOSO), [], "{method}");
+        assert_eq!(world.refused(CONTOSO, Refusal::Malformed), 1);
+        world.say(CONTOSO, server, &whole);
+        world.expect(CONTOSO, partner, "SIP/2.0 200 OK\r\n");
+    }
+}
+
 #[test]
 fn an_ack_is_never_answered_whatever_is_wrong_with_it() {
     for header in ["Proxy-Require: a", "Max-Breadth: 0", "Max-Breadth: x", "CSeq: x"] {

@@ -67,6 +67,65 @@ async fn udp_is_for_listed_prefixes_and_answers_go_back() {
     assert!(bad.shell.connections().is_empty());
 }
 
+/// RFC 3261 section 18.2.2, RFC 3581: by Via, and to the port that a request came from only where that is
+/// asked for or nothing else is known.
+#[tokio::test]
+async fn an_answer_over_udp_goes_where_via_says() {
+    let mut lab = lab(|config| tcp_and_udp(config, "127.0.0.0/8")).await;
+    let port = lab.address(Side::Inside, Transport::Udp);
+    let sender = UdpSocket::bind("127.0.0.2:0").await.unwrap();
+    let listener = UdpSocket::bind("127.0.0.2:0").await.unwrap();
+    let (from, named) = (sender.local_addr().unwrap(), listener.local_addr().unwrap());
+    let mut buffer = [0; 2000];
+    let mut peers = Vec::new();
+    for (number, (sent_by, at)) in [
+        (format!("x.example:{}", named.port()), &listener),
+        (format!("x.example:{};rport", named.port()), &sender),
+        (format!("x.example : {}", named.port()), &listener),
+        ("x.example".to_owned(), &sender),
+        ("x.example;rport".to_owned(), &sender),
+        (format!("x.example:{}", from.port()), &sender),
+    ]
+    .iter()
+    .enumerate()
+    {
+        let text =
+            message(number).replace("sip.fabrikam.example;branch", &format!("{sent_by};branch"));
+        sender.send_to(text.as_bytes(), port).await.unwrap();
+        let (length, answered_by) =
+            timeout(PATIENCE, at.recv_from(&mut buffer)).await.unwrap().unwrap();
+        assert_eq!((&buffer[..length], answered_by), (text.as_bytes(), port), "{sent_by}");
+        while let Ok(seen) = lab.seen.try_recv() {
+            if let Seen::Opened(_, peer, _) = seen {
+                peers.push(peer.remote);
+            }
+        }
+    }
+    assert_eq!(peers, [named, from], "one connection for each place where answers are heard");
+    // What cannot be read has no Via to go by.
+    let bad = message(9).replace("Call-ID: 9@", "Call-ID").replace("x.example", "y.example");
+    sender.send_to(bad.as_bytes(), port).await.unwrap();
+    let (length, _) = timeout(PATIENCE, sender.recv_from(&mut buffer)).await.unwrap().unwrap();
+    assert!(buffer[..length].starts_with(b"SIP/2.0 400 "));
+}
+
+/// Who names no port listens at 5060, where it is known there.
+#[tokio::test]
+async fn who_names_no_port_is_answered_at_5060_where_it_is_known_there() {
+    let lab = lab(|config| tcp_and_udp(config, "127.0.0.0/8")).await;
+    let port = lab.address(Side::Inside, Transport::Udp);
+    let server = UdpSocket::bind("127.0.0.3:5060").await.unwrap();
+    let sender = UdpSocket::bind("127.0.0.3:0").await.unwrap();
+    let mut buffer = [0; 2000];
+    for (number, (from, at)) in
+        [(&sender, &sender), (&server, &server), (&sender, &server)].into_iter().enumerate()
+    {
+        from.send_to(message(number).as_bytes(), port).await.unwrap();
+        let (length, _) = timeout(PATIENCE, at.recv_from(&mut buffer)).await.unwrap().unwrap();
+        assert_eq!(&buffer[..length], message(number).as_bytes(), "{number}");
+    }
+}
+
 #[tokio::test]
 async fn tls_is_for_listed_names() {
     let inside = Authority::new("inside root");
