@@ -3,7 +3,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{net::SocketAddr, sync::MutexGuard};
+use std::{
+    net::{SocketAddr, UdpSocket},
+    sync::MutexGuard,
+};
 
 use edge_tests::{
     demo::{
@@ -82,6 +85,34 @@ fn any_method_passes_and_foreign_headers_and_bodies_arrive_byte_for_byte() {
     let (ours, theirs) = (user(Site::Contoso), user(Site::Fabrikam));
     let negotiate = request("NEGOTIATE", &theirs, &ours, &Site::Fabrikam.host());
     assert_eq!(partner.ask(&negotiate).unwrap().status, 405);
+}
+
+/// Through the driver, which takes what cannot be SIP off the ports in the clear.
+#[test]
+fn odd_methods_and_schemes_of_rfc_4475_reach_the_daemon_and_are_answered() {
+    let world = world();
+    let server = SocketAddr::new(Site::Contoso.server4().into(), 0);
+    let socket = world.lab.inside(Site::Contoso).run(|| UdpSocket::bind(server)).unwrap().unwrap();
+    socket.set_read_timeout(Some(BUSY)).unwrap();
+    for (start, expected) in [
+        ("OPTIONS nobodyKnowsThisScheme:totallyopaquecontent SIP/2.0", "416"),
+        ("OPTIONS soap.beep://192.0.2.103:3002 SIP/2.0", "416"),
+        ("INVITE <sip:bob@nobody.example> SIP/2.0", "400"),
+        ("INVITE  sip:bob@nobody.example  SIP/2.0", "400"),
+        ("!interesting-Method0123456789_*+`.%indeed'~ sip:bob@nobody.example SIP/2.0", "403"),
+        ("RE%47IST%45R sip:bob@nobody.example SIP/2.0", "403"),
+    ] {
+        let method = start.split(' ').next().unwrap();
+        let text = request(method, &user(Site::Contoso), "bob@nobody.example", "server.example");
+        let (_, rest) = text.split_once("\r\n").unwrap();
+        let text = format!("{start}\r\n{rest}").replacen("SIP/2.0/TLS", "SIP/2.0/UDP", 1);
+        let text = text.replacen(";branch=", ";rport;branch=", 1);
+        socket.send_to(text.as_bytes(), world.contoso.config.inside_address()).unwrap();
+        let mut buffer = [0; 4096];
+        let length = socket.recv(&mut buffer).unwrap_or_else(|error| panic!("{start}: {error}"));
+        let answer = String::from_utf8_lossy(&buffer[..length]);
+        assert!(answer.starts_with(&format!("SIP/2.0 {expected} ")), "{start}: {answer}");
+    }
 }
 
 #[test]

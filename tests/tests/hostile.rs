@@ -279,7 +279,7 @@ fn dns_answers_that_lie_lead_nowhere() {
         // No record that may be used, or no address that may.
         let refused = || {
             let count = |reason| world.contoso.refusals(reason).unwrap();
-            count("no-srv") + count("unreachable")
+            count("no-srv") + count("foreign-target") + count("unreachable")
         };
         for domain in ["elsewhere.example", "ours.example", "loopback.example", "private.example"] {
             let before = refused();
