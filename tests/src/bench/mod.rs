@@ -30,9 +30,19 @@ pub struct Row {
     pub peer_value: f64,
 }
 
+/// The peer of a row whose value is a rate that was asked for, and ours the one that was reached.
+pub const ASKED: &str = "asked";
+/// How far from the rate that was asked for another may be.
+const NEAR: f64 = 0.03;
+
 impl Row {
     /// Whether a target is met, where the row has one: all but rates are better the smaller they are.
+    /// Whether a rate is the one that was [`ASKED`] for.
     pub fn verdict(&self) -> Option<&'static str> {
+        if self.peer == ASKED {
+            let held = (self.ratio() - 1.0).abs() <= NEAR;
+            return Some(if held { "held" } else { "NOT HELD" });
+        }
         let more_is_better = self.unit == "Mpps" || self.unit.ends_with("/s");
         let met = match more_is_better {
             true => self.ours >= self.peer_value,
@@ -110,13 +120,20 @@ mod tests {
             (row("Mpps", 9.9, "target"), Some("MISSED")),
             (row("calls/s", 10.0, "target"), Some("met")),
             (row("KiB", 99.0, "prosody"), None),
+            (row("packets/s", 9.8, ASKED), Some("held")),
+            (row("packets/s", 9.6, ASKED), Some("NOT HELD")),
+            (row("packets/s", 10.4, ASKED), Some("NOT HELD")),
+            (row("packets/s", f64::NAN, ASKED), Some("NOT HELD")),
         ] {
             assert_eq!(row.verdict(), verdict, "{} {}", row.unit, row.ours);
             assert_eq!(
                 as_json("b", std::slice::from_ref(&row))["rows"][0]["verdict"],
                 json!(verdict)
             );
-            assert_eq!(as_table(&[row]).contains("MISSED"), verdict == Some("MISSED"));
+            let table = as_table(&[row]);
+            for mark in ["MISSED", "NOT HELD"] {
+                assert_eq!(table.contains(mark), verdict == Some(mark), "{table}");
+            }
         }
     }
 }

@@ -67,7 +67,10 @@ pub fn pin(threads: &[i32], cpu: usize, urgency: i32) {
             let first = libc::sched_param { sched_priority: urgency };
             // What a thread starts is ahead of nobody.
             let policy = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
-            libc::sched_setscheduler(*thread, policy, &first);
+            if libc::sched_setscheduler(*thread, policy, &first) != 0 {
+                // A group of processes may have no share of such time.
+                libc::setpriority(libc::PRIO_PROCESS, *thread as libc::id_t, -20);
+            }
         }
     }
 }

@@ -27,25 +27,21 @@ use ipnet::IpNet;
 use self::{
     rtpengine::RtpEngine,
     wire::{
-        INSIDE, INSIDE_DEVICE, OUTSIDE, RECEIVER, RECEIVER_PORT, Row3, SENDER, SENDER_PORT, quiet,
+        BATCH, INSIDE, INSIDE_DEVICE, Load, OUTSIDE, RECEIVER, RECEIVER_PORT, Row3, SENDER,
+        SENDER_PORT, quiet,
     },
 };
-use super::{
-    Row, median,
-    raw::{self, Pace},
-};
+use super::{ASKED, Row, median, raw};
 use crate::wire::{ifindex, small_config};
 
-/// Slow enough for every contender: some 15,000 packets a second. Of many flows, each is gone from
-/// every cache when its next packet comes.
-const SLOW: Load = Load { calls: 10_000, packets: 60_000 };
+/// Slow enough for every contender. Of many flows, each is gone from every cache when its next
+/// packet comes, a second later.
+const SLOW: Load = Load { rate: 10_000, packets: 60_000 };
 /// Flows, of which any may be the next packet's.
 const FEW: u16 = 10;
 const MANY: u16 = 10_000;
-/// Packets a second of a flow that carries 20 ms of sound in each.
-const OF_A_FLOW: u32 = 50;
-/// Packets of a measurement at the rate of that many flows.
-const PACKETS_OF_CALLS: u32 = 600_000;
+/// Of each of many flows 50 packets a second: 20 ms of sound in each.
+const OF_CALLS: Load = Load { rate: 50 * MANY as u32, packets: 600_000 };
 const FIRST_PORT: u16 = 40_000;
 /// Turns of each contender.
 const ROUNDS: usize = 5;
@@ -61,20 +57,13 @@ pub fn bench(say: &dyn Fn(&str), only: Option<&str>) -> Result<Vec<Row>> {
         rows.extend(relay(say)?);
     }
     if only.is_none_or(|only| only == "flows") {
-        rows.push(flows(say)?);
+        rows.extend(flows(say)?);
     }
     if only.is_none_or(|only| only == "calls") {
         rows.extend(calls::calls(say)?);
     }
     ensure!(!rows.is_empty(), "there are the parts relay, flows and calls");
     Ok(rows)
-}
-
-/// How many packets, and how slowly: see [`Pace::calls`].
-#[derive(Clone, Copy)]
-struct Load {
-    calls: u16,
-    packets: u32,
 }
 
 /// What packets cost.
@@ -114,10 +103,6 @@ impl Drop for Folder {
 }
 
 impl Contender {
-    fn pace(&self, calls: u16) -> Pace {
-        Pace { calls, port: self.ports.0, ports: self.ports.1 }
-    }
-
     /// Sends so many packets, and sees what they cost.
     fn measure(&self, load: Load) -> Result<Cost> {
         let mut threads = cpu::device_threads(&self.row.device)?;
@@ -126,22 +111,20 @@ impl Contender {
         for process in &self.processes {
             threads.extend(cpu::threads_of(*process)?);
         }
-        cpu::pin(&threads, 1, 1);
+        cpu::pin(&threads, 1, 2);
         cpu::pin(&[0], 0, 1);
-        cpu::pin(&cpu::device_threads(&self.row.last)?, 0, 2);
+        // It takes in what came once the others sleep: who relays wakes it with no word to another
+        // CPU, which costs whatever the machine makes of it.
+        cpu::pin(&cpu::device_threads(&self.row.last)?, 1, 1);
         // Buffers and caches fill.
-        self.row.send(self.pace(load.calls), load.packets / 30)?;
+        self.row.send(self.ports, Load { packets: load.packets / 30, ..load })?;
         let (before, received) = (cpu::used(&threads)?, self.row.received()?);
-        let took = self.row.send(self.pace(load.calls), load.packets)?;
+        let rate = self.row.send(self.ports, load)?;
         std::thread::sleep(Duration::from_millis(100));
         let used = cpu::used(&threads)?.saturating_sub(before);
         let received = self.row.received()?.saturating_sub(received);
         let sent = f64::from(load.packets);
-        Ok(Cost {
-            used: used.as_nanos() as f64 / sent,
-            share: received as f64 / sent,
-            rate: sent / took.as_secs_f64(),
-        })
+        Ok(Cost { used: used.as_nanos() as f64 / sent, share: received as f64 / sent, rate })
     }
 }
 
@@ -155,51 +138,84 @@ fn relay(say: &dyn Fn(&str)) -> Result<Vec<Row>> {
         by_nftables()?,
     ];
     let all: Vec<&Contender> = contenders.iter().collect();
-    let (cost, _) = rounds(say, SLOW, &nothing, &all)?;
-    let [ours, cold, by_daemon, rtpengine, nftables] = cost[..] else {
+    let measured = rounds(say, SLOW, &nothing, &all)?;
+    let [ours, cold, by_daemon, rtpengine, nftables] = &measured[..] else {
         unreachable!("five contenders")
     };
-    Ok(vec![
+    let mut rows = vec![
         row("cpu relay", ours, "rtpengine", rtpengine),
         row("cpu relay", ours, "nftables", nftables),
         row(&format!("cpu relay {MANY} flows, each cold"), cold, "10 flows", ours),
         row("cpu relay by the daemon", by_daemon, "rtpengine", rtpengine),
         row("cpu relay by the daemon", by_daemon, "edge", ours),
-    ])
+    ];
+    rows.extend(contenders.iter().zip(&measured).map(|(who, what)| what.rate_row(who.name)));
+    Ok(rows)
 }
 
 /// Many flows, each with as many packets as sound has, beside a few with as many in all: too many
 /// packets for the other contenders.
-fn flows(say: &dyn Fn(&str)) -> Result<Row> {
+fn flows(say: &dyn Fn(&str)) -> Result<Vec<Row>> {
     let nothing = dropping()?;
-    let few = by_edge("edge", "bmf", FEW, MediaPath::Kernel)?;
+    let few = by_edge("edge, few flows", "bmf", FEW, MediaPath::Kernel)?;
     let many = by_edge("edge, many flows", "bmg", MANY, MediaPath::Kernel)?;
-    let calls = few.row.calls_for(few.pace(0), u32::from(MANY) * OF_A_FLOW)?;
-    let load = Load { calls, packets: PACKETS_OF_CALLS };
-    let (cost, rate) = rounds(say, load, &nothing, &[&few, &many])?;
-    let [few, many] = cost[..] else { unreachable!("two contenders") };
-    let each = rate / f64::from(MANY);
-    Ok(row(&format!("cpu relay {MANY} flows, {each:.0}/s each"), many, "10, same rate", few))
+    let measured = rounds(say, OF_CALLS, &nothing, &[&few, &many])?;
+    let [of_few, of_many] = &measured[..] else { unreachable!("two contenders") };
+    let path = format!("cpu relay {MANY} flows, {}/s each", OF_CALLS.rate / u32::from(MANY));
+    Ok(vec![
+        row(&path, of_many, "10, same rate", of_few),
+        of_few.rate_row(few.name),
+        of_many.rate_row(many.name),
+    ])
 }
 
-fn row(path: &str, ours: f64, peer: &'static str, peer_value: f64) -> Row {
-    Row { path: path.to_owned(), unit: "ns/packet", ours, peer, peer_value }
+/// What a contender's packets cost, and how many there were.
+struct Measured {
+    /// CPU nanoseconds of a packet.
+    cost: f64,
+    /// Packets a second: asked, and reached.
+    asked: f64,
+    reached: f64,
 }
 
-/// Each in turn, again and again, less what the same costs `nothing`: nanoseconds of a packet, the
-/// medians, and packets a second.
+impl Measured {
+    fn rate_row(&self, who: &str) -> Row {
+        Row {
+            path: format!("rate of {who}"),
+            unit: "packets/s",
+            ours: self.reached,
+            peer: ASKED,
+            peer_value: self.asked,
+        }
+    }
+}
+
+/// A comparison; marked where one of the two did not have the packets it should have had.
+fn row(path: &str, ours: &Measured, peer: &'static str, theirs: &Measured) -> Row {
+    let held = [ours, theirs].iter().all(|who| who.rate_row("").verdict() == Some("held"));
+    Row {
+        path: path.to_owned(),
+        unit: if held { "ns/packet" } else { "ns/packet, RATE NOT HELD" },
+        ours: ours.cost,
+        peer,
+        peer_value: theirs.cost,
+    }
+}
+
+/// Each in turn, again and again, less what the same costs `nothing`: the medians.
 fn rounds(
     say: &dyn Fn(&str),
     load: Load,
     nothing: &Contender,
     contenders: &[&Contender],
-) -> Result<(Vec<f64>, f64)> {
-    let mut costs = vec![(Vec::new(), Vec::new()); contenders.len()];
-    let (mut idle, mut rates) = (Vec::new(), Vec::new());
+) -> Result<Vec<Measured>> {
+    say(&format!("{} packets a second are asked for, {BATCH} at a time", load.rate));
+    let mut turns = vec![(Vec::new(), Vec::new(), Vec::new()); contenders.len()];
+    let mut idle = Vec::new();
     for round in 1..=ROUNDS {
         say(&format!("round {round} of {ROUNDS}"));
         idle.push(nothing.measure(load)?.used);
-        for (contender, (costs, shares)) in contenders.iter().zip(&mut costs) {
+        for (contender, (costs, shares, rates)) in contenders.iter().zip(&mut turns) {
             let Cost { used, share, rate } = contender.measure(load).context(contender.name)?;
             say(&format!(
                 "{}: {used:.0} ns, {:.0} without, {share:.3} came, {rate:.0} a second",
@@ -213,8 +229,12 @@ fn rounds(
         }
     }
     let idle = median(idle);
-    let cost = |(used, share)| (median(used) - idle) / median(share);
-    Ok((costs.into_iter().map(cost).collect(), median(rates)))
+    let measured = |(used, share, rates)| Measured {
+        cost: (median(used) - idle) / median(share),
+        asked: load.rate.into(),
+        reached: median(rates),
+    };
+    Ok(turns.into_iter().map(measured).collect())
 }
 
 /// Our kernel program, with so many flows open.

@@ -40,6 +40,9 @@ impl RtpEngine {
             "--port-min=50000".to_owned(),
             "--port-max=50999".to_owned(),
             "--num-threads=1".to_owned(),
+            // It waits while others are measured.
+            "--timeout=3600".to_owned(),
+            "--silent-timeout=3600".to_owned(),
         ]);
         let process = Process::spawn("rtpengine", command, &dir.join("rtpengine.log"))?;
         let control = row.relay.run(|| UdpSocket::bind("127.0.0.1:0"))??;

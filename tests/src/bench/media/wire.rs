@@ -4,7 +4,7 @@
 
 use std::{
     net::Ipv4Addr,
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     process::Stdio,
     time::Duration,
 };
@@ -37,13 +37,17 @@ const RELAY_MAC: &str = "02:00:00:00:09:01";
 const SENDER_MAC: [u8; 6] = [2, 0, 0, 0, 9, 2];
 const RELAY_MAC_BYTES: [u8; 6] = [2, 0, 0, 0, 9, 1];
 
-/// Packets that are sent together: rtpengine gives a socket up where 50 wait, again and again.
-const BATCH: u32 = 8;
+/// So many packets, and how many of them in a second.
+#[derive(Clone, Copy)]
+pub struct Load {
+    /// A second, in bursts of [`BATCH`]: at least 4,000.
+    pub rate: u32,
+    /// In all.
+    pub packets: u32,
+}
 
-/// Packets, and calls before each, by which it is found out how long a call takes.
-const PACED: u32 = 100_000;
-const FAST: u16 = 100;
-const SLOW: u16 = 1000;
+/// Packets that are sent together: rtpengine gives a socket up where 50 wait, again and again.
+pub const BATCH: u32 = 8;
 
 /// Bytes of an RTP packet: 20 ms of G.711 and its header.
 pub const RTP_BYTES: usize = 172;
@@ -110,31 +114,24 @@ impl Row3 {
         in_a_thread(&self.receiver, last)
     }
 
-    /// Sends `count` RTP packets to ports of the relay, as fast as `calls` lets.
-    pub fn send(&self, pace: raw::Pace, count: u32) -> Result<Duration> {
-        let frame = frame(pace.port);
+    /// Sends RTP packets to these ports of the relay (the first, and how many: every second one),
+    /// by the clock. How many there were in a second.
+    pub fn send(&self, (port, ports): (u16, u16), load: Load) -> Result<f64> {
+        let frame = frame(port);
+        let clock = raw::Clock::create()?;
+        let interval = 1_000_000_000 / load.rate;
+        let pace = raw::Pace { clock: clock.as_raw_fd(), interval, port, ports };
         let generator = raw::load(raw::Tiny::Pace(pace))?;
         let before = raw::Before { frame: frame.get(..48).unwrap_or(&frame), entry: None };
         let (restoring, _programs) = raw::restoring(generator.as_fd(), before)?;
         self.sender.run(|| {
             let index = ifindex("out0").context("out0")?;
-            Ok(raw::send_in_batches(restoring.as_fd(), &frame, index, count, BATCH)?)
-        })?
-    }
-
-    /// The [`raw::Pace::calls`] that make it `rate` packets a second.
-    pub fn calls_for(&self, pace: raw::Pace, rate: u32) -> Result<u16> {
-        let one = |calls| -> Result<f64> {
-            let pace = raw::Pace { calls, ..pace };
-            let few = self.send(pace, BATCH)?;
-            let took = self.send(pace, PACED + BATCH)?.saturating_sub(few);
-            Ok(took.as_secs_f64() / f64::from(PACED))
-        };
-        let (fast, slow) = (one(FAST)?, one(SLOW)?);
-        let of_a_call = (slow - fast) / f64::from(SLOW - FAST);
-        ensure!(of_a_call > 0.0, "the sender's time does not depend on its calls");
-        let calls = f64::from(FAST) + (1.0 / f64::from(rate) - fast) / of_a_call;
-        Ok(calls.clamp(0.0, f64::from(SLOW)) as u16)
+            raw::send_in_batches(restoring.as_fd(), &frame, index, load.packets, BATCH)?;
+            anyhow::Ok(())
+        })??;
+        let clock = raw::Clock::read(clock.as_fd())?;
+        let took = Duration::from_nanos(clock.last.saturating_sub(clock.first));
+        Ok(f64::from(load.packets.saturating_sub(1)) / took.as_secs_f64())
     }
 
     /// Packets that came to the receiver so far.

@@ -9,9 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use program::{Before, Entry, LookUp, Pace, Scatter, Tiny};
+pub use program::{Before, Clock, Entry, LookUp, Pace, Scatter, Tiny};
 
 const BPF_MAP_CREATE: libc::c_long = 0;
+const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_OBJ_PIN: libc::c_long = 6;
@@ -109,6 +110,31 @@ pub fn update_map(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> io::Result<(
     put_u64(&mut attributes, 2, key.as_ptr() as u64);
     put_u64(&mut attributes, 4, value.as_ptr() as u64);
     bpf(BPF_MAP_UPDATE_ELEM, &mut attributes).map(drop)
+}
+
+impl Clock {
+    /// An array of one, in which nothing has been sent yet.
+    ///
+    /// # Errors
+    /// When the kernel refuses it.
+    pub fn create() -> io::Result<OwnedFd> {
+        create_map(MapKind::Array, 4, size_of::<Self>() as u32, 1)
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// When the kernel refuses it.
+    pub fn read(map: BorrowedFd<'_>) -> io::Result<Self> {
+        let (key, mut words) = ([0_u8; 4], [0_u64; 3]);
+        let mut attributes = Attributes::default();
+        attributes[0] = map.as_raw_fd() as u32;
+        put_u64(&mut attributes, 2, key.as_ptr() as u64);
+        put_u64(&mut attributes, 4, words.as_mut_ptr() as u64);
+        bpf(BPF_MAP_LOOKUP_ELEM, &mut attributes)?;
+        let [due, first, last] = words;
+        Ok(Self { due, first, last })
+    }
 }
 
 /// A program that makes a source up and goes on with `next`; what it needs besides.

@@ -28,15 +28,29 @@ pub enum Tiny {
     Pace(Pace),
 }
 
-/// How a generator is slowed down, and what ports it sends to.
+/// When a generator sends, and to what ports.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
-    /// Calls of a helper that does nothing of use, before each packet.
-    pub calls: u16,
+    /// The array whose one value is a [`Clock`].
+    pub clock: RawFd,
+    /// Nanoseconds from one packet to the next, below 300,000. What is late by up to sixteen of
+    /// them is caught up with; later, the time begins anew.
+    pub interval: u32,
     /// The first port.
     pub port: u16,
     /// Ports: every second from the first on.
     pub ports: u16,
+}
+
+/// What a paced generator keeps, in nanoseconds of `CLOCK_MONOTONIC`, each word in native order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Clock {
+    /// When the next packet goes.
+    pub due: u64,
+    /// When the first went; 0: none yet.
+    pub first: u64,
+    /// When the last went.
+    pub last: u64,
 }
 
 /// A plain table that is asked about the source.
@@ -95,6 +109,7 @@ const MOV_IMM: u8 = 0xb7;
 const MOV: u8 = 0xbf;
 const ADD_IMM: u8 = 0x07;
 const ADD: u8 = 0x0f;
+const SUBTRACT: u8 = 0x1f;
 const AND_IMM: u8 = 0x57;
 const SHIFT_LEFT_IMM: u8 = 0x67;
 const LOAD8: u8 = 0x71;
@@ -107,6 +122,8 @@ const STORE64: u8 = 0x7b;
 const STORE32_IMM: u8 = 0x62;
 const STORE16_IMM: u8 = 0x6a;
 const JUMP_GREATER: u8 = 0x2d;
+const JUMP_LESS: u8 = 0xad;
+const JUMP_NOT_GREATER_IMM: u8 = 0xb5;
 const JUMP_EQUAL_IMM: u8 = 0x15;
 const JUMP_NOT_EQUAL_IMM: u8 = 0x55;
 const MODULO32_IMM: u8 = 0x94;
@@ -122,8 +139,12 @@ const EXIT: u8 = 0x95;
 /// In the source register of [`LOAD_WIDE`]: the immediate is a map's descriptor.
 const MAP_DESCRIPTOR: u8 = 1;
 const HELPER_LOOK_UP: i32 = 1;
+const HELPER_TIME: i32 = 5;
 const HELPER_RANDOM: i32 = 7;
 const HELPER_TAIL_CALL: i32 = 12;
+
+/// How often a paced generator looks at the clock before a packet, at most.
+const LOOKS: i32 = 20_000;
 
 /// Where the source address stands in an untagged frame.
 const SOURCE4: i16 = 14 + 12;
@@ -215,8 +236,36 @@ fn instructions(program: Tiny) -> Vec<Instruction> {
 }
 
 fn paced(pace: Pace) -> Vec<Instruction> {
-    let mut code = vec![(MOV, 6, 1, 0, 0)];
-    code.extend((0..pace.calls).map(|_| (CALL, 0, 0, 0, HELPER_RANDOM)));
+    let interval = pace.interval as i32;
+    let mut code = vec![
+        (MOV, 6, 1, 0, 0),
+        (STORE32_IMM, 10, 0, -4, 0),
+        (MOV, 2, 10, 0, 0),
+        (ADD_IMM, 2, 0, 0, -4),
+        (LOAD_WIDE, 1, MAP_DESCRIPTOR, 0, pace.clock),
+        (0, 0, 0, 0, 0),
+        (CALL, 0, 0, 0, HELPER_LOOK_UP),
+        (JUMP_NOT_EQUAL_IMM, 0, 0, 2, 0),
+        (MOV_IMM, 0, 0, 0, XDP_DROP),
+        (EXIT, 0, 0, 0, 0),
+        (MOV, 7, 0, 0, 0), // r7 = the clock, r8 = when this packet is due
+        (LOAD64, 8, 7, 0, 0),
+        (MOV_IMM, 9, 0, 0, LOOKS),
+        (CALL, 0, 0, 0, HELPER_TIME), // wait
+        (ADD_IMM, 9, 0, 0, -1),
+        (JUMP_EQUAL_IMM, 9, 0, 1, 0),
+        (JUMP_LESS, 0, 8, -4, 0),
+        (MOV, 1, 0, 0, 0), // too late, or never waited for: begin anew
+        (SUBTRACT, 1, 8, 0, 0),
+        (JUMP_NOT_GREATER_IMM, 1, 0, 1, interval.saturating_mul(16)),
+        (MOV, 8, 0, 0, 0),
+        (ADD_IMM, 8, 0, 0, interval),
+        (STORE64, 7, 8, 0, 0),
+        (STORE64, 7, 0, 16, 0), // the last, and perhaps the first
+        (LOAD64, 1, 7, 8, 0),
+        (JUMP_NOT_EQUAL_IMM, 1, 0, 1, 0),
+        (STORE64, 7, 0, 8, 0),
+    ];
     code.extend([
         (CALL, 0, 0, 0, HELPER_RANDOM),
         (MODULO32_IMM, 0, 0, 0, pace.ports.into()),
