@@ -9,7 +9,7 @@
 //! until it is answered or timer F fires.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -58,7 +58,7 @@ struct HangUp {
 #[derive(Debug, Default)]
 pub(super) struct HangUps {
     all: IdMap<u64, HangUp>,
-    by_call: HashMap<Accepted, u64>,
+    by_call: BTreeMap<Accepted, u64>,
     due: BTreeSet<(Instant, u64)>,
 }
 
@@ -69,7 +69,8 @@ impl HangUps {
 
     /// Whether a callee of this exchange was hung up.
     pub(super) fn is_of(&self, exchange: u64) -> bool {
-        self.all.values().any(|hang_up| hang_up.call.0 == exchange)
+        let first = self.by_call.range((exchange, Box::default())..).next();
+        first.is_some_and(|((of, _), _)| *of == exchange)
     }
 
     fn insert(&mut self, number: u64, hang_up: HangUp) {
