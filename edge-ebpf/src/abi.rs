@@ -122,7 +122,7 @@ impl Settings {
 pub const NO_GENERATION: u32 = GENERATIONS;
 /// Count drops, but pass the packets (monitor-only).
 pub const SETTING_MONITOR: u32 = 1;
-/// Blocked IPv6 prefixes shorter than /48 exist: the presence bitmap cannot answer for them.
+/// Blocked IPv6 prefixes shorter than /48 exist: `PRESENCE6_SHORT` must be asked, too.
 pub const SETTING_SHORT_PREFIXES6: u32 = 1 << 1;
 /// Let LLDP through.
 pub const SETTING_LLDP: u32 = 1 << 2;

@@ -46,8 +46,9 @@ pub struct Kernel {
     ebpf: Ebpf,
     /// What is in the slots of the generations, so that it is not written again.
     generations: [Option<Generation>; GENERATIONS as usize],
-    /// Words of the presence bitmaps that were written and are not zero: IPv4, IPv6.
-    present: [BTreeSet<u32>; 2],
+    /// Words of the presence bitmaps that were written and are not zero: IPv4, IPv6,
+    /// short IPv6 prefixes.
+    present: [BTreeSet<u32>; 3],
     /// Another one each time the tables are written.
     epoch: u64,
 }
@@ -84,7 +85,7 @@ impl Kernel {
         Ok(Self {
             ebpf,
             generations: [const { None }; GENERATIONS as usize],
-            present: [BTreeSet::new(), BTreeSet::new()],
+            present: Default::default(),
             epoch: 0,
         })
     }
@@ -314,6 +315,7 @@ impl Kernel {
         replace_prefixes(&mut trie, &tables.blocked6_prefixes)?;
         self.apply_presence(0, map_names::PRESENCE4, &tables.presence4)?;
         self.apply_presence(1, map_names::PRESENCE6_CELLS, &tables.presence6)?;
+        self.apply_presence(2, map_names::PRESENCE6_SHORT, &tables.presence6_short)?;
         for (slot, generation) in (0..GENERATIONS).zip(&tables.generations) {
             let index = usize::try_from(slot)?;
             if self.generations[index].as_ref() != Some(generation) {

@@ -494,7 +494,7 @@ fn every_map_can_be_listed_and_dumped_and_drops_are_told() {
         })
     });
     let maps = inspect::maps(&wire.pins).unwrap();
-    assert_eq!(maps.len(), 34);
+    assert_eq!(maps.len(), 35);
     // Older kernels tell no ring buffer's memory.
     let is_told = |map: &inspect::MapRow| map.kind != "RingBuf" || kernel_version() >= (6, 4);
     for map in &maps {

@@ -138,6 +138,37 @@ pub const PRESENT_ADDRESSES: u32 = 1;
 /// In the two bits of a cell: blocked prefixes lie in it or around it.
 pub const PRESENT_PREFIXES: u32 = 2;
 
+/// Only in the program: there are blocked IPv6 prefixes shorter than /48, and it must be asked where.
+pub const PRESENT_SHORT: u32 = 4;
+
+/// Blocked IPv6 prefixes of fewer bits are told by the /16 alone.
+pub const SHORT_BITS: u8 = 20;
+/// Words in `PRESENCE6_SHORT` that are about the /16.
+pub(super) const WIDE_SLOTS: u32 = 1 << 11;
+/// Words of 64 bits in `PRESENCE6_SHORT`: two bits for each /16, then a bit for each of 2^21 cells,
+/// of which a /32 has one.
+pub const PRESENCE6_SHORT_SLOTS: u32 = WIDE_SLOTS + (1 << 15);
+/// In the two bits of a /16: blocked prefixes of fewer than [`SHORT_BITS`] lie in it or around it.
+pub const WIDE_HERE: u32 = 1;
+/// In the two bits of a /16: it has blocked prefixes of [`SHORT_BITS`] to 47; where, the cells of the
+/// /32 tell.
+pub const WIDE_CELLS: u32 = 2;
+
+/// Slot of an IPv6 address in `PRESENCE6_SHORT`, and where in the word the two bits of its /16 begin.
+pub const fn presence6_wide(address: [u8; 16]) -> (u32, u32) {
+    let net = u16::from_be_bytes([address[0], address[1]]) as u32;
+    (net >> 5, (net & 31) * 2)
+}
+
+/// Slot of an IPv6 address in `PRESENCE6_SHORT`, and where in the word the bit of its /32 is. A set
+/// bit may stand for another /32.
+pub const fn presence6_short(address: [u8; 16]) -> (u32, u32) {
+    let first = (u64::from_be(words6(address)[0]) >> 32) as u32;
+    // Fibonacci hashing.
+    let cell = first.wrapping_mul(0x9e37_79b1) >> 11;
+    (WIDE_SLOTS + (cell >> 6), cell & 63)
+}
+
 /// Slot of an IPv4 address in `PRESENCE4`, and where in the word its two bits begin.
 pub const fn presence4(address: [u8; 4]) -> (u32, u32) {
     let net = u32::from_be_bytes(address) >> 8;

@@ -50,6 +50,9 @@ fn indices_stay_inside_their_maps() {
         for (slot, at) in [presence6([byte; 16]), presence6_again([byte; 16])] {
             assert!(slot < PRESENCE6_SLOTS && at < 64);
         }
+        let (wide, short) = (presence6_wide([byte; 16]), presence6_short([byte; 16]));
+        assert!(wide.0 < WIDE_SLOTS && wide.1 < 64);
+        assert!((WIDE_SLOTS..PRESENCE6_SHORT_SLOTS).contains(&short.0) && short.1 < 64);
     }
     for byte in 0..=255 {
         assert!(remembered4([byte; 4]) < REMEMBERED_BLOCKS);
@@ -89,6 +92,28 @@ fn networks_of_a_40_have_cells_of_their_own_in_two_cache_lines() {
             assert_eq!(lines.len(), 1, "{first:x}");
         }
     }
+}
+
+#[test]
+fn ten_thousand_networks_mark_one_other_in_a_hundred() {
+    let mut words = vec![0_u64; PRESENCE6_SHORT_SLOTS as usize];
+    let in_net32 = |net: u32| (u128::from(net) << 96).to_be_bytes();
+    let all = 0x2a00_0000..0x2a10_0000_u32;
+    // A /29 is eight /32; one in 104 of them.
+    let is_listed = |net: &u32| net / 8 % 13 == 5 && net / 104 % 8 == 3;
+    for net in all.clone().filter(is_listed) {
+        let (slot, at) = presence6_short(in_net32(net));
+        words[slot as usize] |= 1 << at;
+    }
+    let others = all.filter(|net| !is_listed(net));
+    let (mut marked, mut count) = (0_u32, 0_u32);
+    for net in others {
+        let (slot, at) = presence6_short(in_net32(net));
+        marked += u32::from(words[slot as usize] >> at & 1 != 0);
+        count += 1;
+    }
+    let share = f64::from(marked) / f64::from(count);
+    assert!(share < 0.01, "{share}");
 }
 
 #[test]

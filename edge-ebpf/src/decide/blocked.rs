@@ -52,7 +52,7 @@ pub fn blocked<T: Tables, A: Family>(
             return Some(reason);
         }
     }
-    let present = source.may_still_be_blocked(tables, settings.flags, present);
+    let present = source.may_still_be_blocked(tables, present);
     if present == 0 {
         return None;
     }

@@ -3,9 +3,10 @@
 use super::{Asked, Found, Packed, Tables, Walk};
 use crate::{
     abi::{
-        Block, PRESENT_ADDRESSES, PRESENT_PREFIXES, RULE_DESTINATION4, RULE_DESTINATION6, Rule,
-        SETTING_SHORT_PREFIXES6, SetMask, Settings, address6, mapped, presence4, presence6,
-        presence6_again, word4, words6,
+        Block, PRESENT_ADDRESSES, PRESENT_PREFIXES, PRESENT_SHORT, RULE_DESTINATION4,
+        RULE_DESTINATION6, Rule, SETTING_SHORT_PREFIXES6, SetMask, Settings, WIDE_CELLS, WIDE_HERE,
+        address6, mapped, presence4, presence6, presence6_again, presence6_short, presence6_wide,
+        word4, words6,
     },
     packet::{self, Frame, Ip, Link},
     verdict::Reason,
@@ -30,7 +31,7 @@ pub trait Family: packet::Quotable + PartialEq {
     /// has.
     fn may_be_blocked<T: Tables>(&self, tables: &T, flags: u32) -> u32;
     /// Of these `PRESENT_*` bits, those that still stand when it is looked more closely.
-    fn may_still_be_blocked<T: Tables>(&self, tables: &T, flags: u32, present: u32) -> u32;
+    fn may_still_be_blocked<T: Tables>(&self, tables: &T, present: u32) -> u32;
     /// The block of exactly this address.
     fn blocked<T: Tables>(&self, tables: &T) -> Option<Block>;
     /// The block of the longest prefix that holds this address.
@@ -197,7 +198,7 @@ impl Family for [u8; 4] {
     }
 
     #[inline(always)]
-    fn may_still_be_blocked<T: Tables>(&self, _tables: &T, _flags: u32, present: u32) -> u32 {
+    fn may_still_be_blocked<T: Tables>(&self, _tables: &T, present: u32) -> u32 {
         present
     }
 
@@ -255,10 +256,19 @@ impl Family for [u8; 4] {
     }
 }
 
-/// The bitmap does not know of prefixes shorter than /48.
+/// The cells do not know of prefixes shorter than /48: [`PRESENT_PREFIXES`] when there may be one.
 #[inline(always)]
-const fn with_short(present: u32, flags: u32) -> u32 {
-    if flags & SETTING_SHORT_PREFIXES6 != 0 { present | PRESENT_PREFIXES } else { present }
+fn short6<T: Tables>(tables: &T, address: [u8; 16]) -> u32 {
+    let (slot, at) = presence6_wide(address);
+    let wide = (tables.presence6_short(slot) >> at) as u32;
+    if wide & WIDE_HERE != 0 {
+        return PRESENT_PREFIXES;
+    }
+    if wide & WIDE_CELLS == 0 {
+        return 0;
+    }
+    let (slot, at) = presence6_short(address);
+    if tables.presence6_short(slot) >> at & 1 != 0 { PRESENT_PREFIXES } else { 0 }
 }
 
 impl Family for [u8; 16] {
@@ -359,13 +369,18 @@ impl Family for [u8; 16] {
     #[inline(always)]
     fn may_be_blocked<T: Tables>(&self, tables: &T, flags: u32) -> u32 {
         let (slot, at) = presence6(*self);
-        with_short((tables.presence6(slot) >> at) as u32 & PRESENT, flags)
+        let short = if flags & SETTING_SHORT_PREFIXES6 != 0 { PRESENT_SHORT } else { 0 };
+        (tables.presence6(slot) >> at) as u32 & PRESENT | short
     }
 
     #[inline(always)]
-    fn may_still_be_blocked<T: Tables>(&self, tables: &T, flags: u32, present: u32) -> u32 {
+    fn may_still_be_blocked<T: Tables>(&self, tables: &T, present: u32) -> u32 {
         let (slot, at) = presence6_again(*self);
-        with_short((tables.presence6(slot) >> at) as u32 & present, flags)
+        let present_here = (tables.presence6(slot) >> at) as u32 & present & PRESENT;
+        if present & PRESENT_SHORT != 0 && present_here & PRESENT_PREFIXES == 0 {
+            return present_here | short6(tables, *self);
+        }
+        present_here
     }
 
     #[inline(always)]

@@ -12,8 +12,8 @@ use crate::{
     abi::{
         Block, Bucket, Flood, FlowKey, Fragment, FragmentKey, GENERATIONS, Interface, KnownKey,
         PRESENT_ADDRESSES, PRESENT_PREFIXES, PinholeKey, Rule, RuleLimits, SETTING_BLOCKS,
-        SETTING_SHORT_PREFIXES6, SetMask, Settings, VlanKey, ZONES, presence4, presence6,
-        presence6_again, zone_bucket,
+        SETTING_SHORT_PREFIXES6, SHORT_BITS, SetMask, Settings, VlanKey, WIDE_CELLS, WIDE_HERE,
+        ZONES, presence4, presence6, presence6_again, presence6_short, presence6_wide, zone_bucket,
     },
     packet::{Frame, PROTOCOL_TCP, PROTOCOL_UDP},
     verdict::Reason,
@@ -100,6 +100,8 @@ pub struct MemoryTables {
     pub presence4: HashMap<u32, u64>,
     /// The IPv6 presence bitmap.
     pub presence6: HashMap<u32, u64>,
+    /// Where IPv6 prefixes shorter than /48 are.
+    pub presence6_short: HashMap<u32, u64>,
     /// TCP connections that have a socket which is not listening, and UDP sockets that are
     /// connected.
     pub sockets: HashSet<FlowKey>,
@@ -166,6 +168,7 @@ impl MemoryTables {
         }
         if length < 48 {
             self.settings.flags |= SETTING_SHORT_PREFIXES6;
+            self.mark_short6(u128::from_be_bytes(masked(address, length)), length);
         } else {
             let present = if length >= 128 { PRESENT_ADDRESSES } else { PRESENT_PREFIXES };
             for (slot, at) in [presence6(address), presence6_again(address)] {
@@ -173,6 +176,24 @@ impl MemoryTables {
             }
         }
         self.settings.flags |= SETTING_BLOCKS;
+    }
+
+    /// Says that there is an IPv6 prefix shorter than /48.
+    fn mark_short6(&mut self, first: u128, length: u8) {
+        let (step, cells, mark) = if length < SHORT_BITS {
+            (112, 1_u128 << 16_u8.saturating_sub(length), WIDE_HERE)
+        } else {
+            (96, 1_u128 << 32_u8.saturating_sub(length), WIDE_CELLS)
+        };
+        for cell in 0..cells {
+            let address = (first | cell << step).to_be_bytes();
+            let (slot, at) = presence6_wide(address);
+            *self.presence6_short.entry(slot).or_default() |= u64::from(mark) << at;
+            if mark == WIDE_CELLS {
+                let (slot, at) = presence6_short(address);
+                *self.presence6_short.entry(slot).or_default() |= 1 << at;
+            }
+        }
     }
 
     /// Adds a socket: of TCP one that is not listening, of UDP one that is connected.
@@ -232,6 +253,10 @@ impl Tables for MemoryTables {
 
     fn presence6(&self, slot: u32) -> u64 {
         self.presence6.get(&slot).copied().unwrap_or(0)
+    }
+
+    fn presence6_short(&self, slot: u32) -> u64 {
+        self.presence6_short.get(&slot).copied().unwrap_or(0)
     }
 
     fn blocked4(&self, source: &[u8; 4]) -> Option<Block> {

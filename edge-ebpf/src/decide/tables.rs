@@ -72,6 +72,8 @@ pub trait Tables: Sized {
     fn presence4(&self, slot: u32) -> u64;
     /// A word of the IPv6 presence bitmap.
     fn presence6(&self, slot: u32) -> u64;
+    /// A word of what tells where IPv6 prefixes shorter than /48 are.
+    fn presence6_short(&self, slot: u32) -> u64;
     /// The block of exactly this address.
     fn blocked4(&self, source: &[u8; 4]) -> Option<Block>;
     /// The block of the longest prefix that holds this address.

@@ -19,6 +19,16 @@ fn frame(from: [u8; 4], to: [u8; 4], protocol: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
+fn frame6(from: [u8; 16], to: [u8; 16], protocol: u8, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x86, 0xdd, 0x60, 0, 0, 0];
+    bytes.extend((payload.len() as u16).to_be_bytes());
+    bytes.extend([protocol, 64]);
+    bytes.extend(from);
+    bytes.extend(to);
+    bytes.extend(payload);
+    bytes
+}
+
 fn tcp(from: u16, to: u16, flags: u8) -> Vec<u8> {
     let ([a, b], [c, d]) = (from.to_be_bytes(), to.to_be_bytes());
     vec![a, b, c, d, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, flags, 1, 0, 0, 0, 0, 0]
@@ -194,6 +204,60 @@ fn short_prefixes_reach_every_bit_of_the_presence_bitmap() {
     }
     let syn = frame([204, 0, 0, 1], ME, 6, &tcp(1, 443, 2));
     assert_eq!(outcome(&tables, 2, &syn).0, Reason::NoRule);
+}
+
+/// A source beside a short IPv6 prefix does not pay for it: its table is not asked, so that not
+/// even what stands there unmarked is found.
+#[test]
+fn where_ipv6_prefixes_shorter_than_48_are_is_known_without_their_table() {
+    const ME6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+    let block = Block::new(SCOPE_ALL, 0, 1, 0);
+    let at = |net: u32, last: u8| {
+        let mut address = [last; 16];
+        address[..4].copy_from_slice(&net.to_be_bytes());
+        address
+    };
+    let said = |tables: &MemoryTables, source: [u8; 16]| {
+        outcome(tables, 2, &frame6(source, ME6, 6, &tcp(1, 443, 2))).0
+    };
+    // Length, networks inside, beside.
+    let table: [(u8, &[u32], &[u32]); 7] = [
+        (0, &[0x2a00_0000, 0x3fff_ffff, 0x2001_0db8], &[]),
+        (3, &[0x2a00_0000, 0x3fff_ffff, 0x2000_0000], &[0x4000_0000]),
+        (16, &[0x2a00_0000, 0x2a00_ffff], &[0x2a01_0000, 0x29ff_ffff]),
+        // The whole /16 asks for these; what lies beyond it does not.
+        (19, &[0x2a00_0000, 0x2a00_1fff], &[0x2a01_0000]),
+        (20, &[0x2a00_0000, 0x2a00_0fff], &[0x2a00_1000, 0x29ff_ffff, 0x2a00_ffff]),
+        (29, &[0x2a00_0000, 0x2a00_0007], &[0x2a00_0008, 0x2a01_0000]),
+        (32, &[0x2a00_0000], &[0x2a00_0001, 0x29ff_ffff]),
+    ];
+    for (length, inside, beside) in table {
+        let mut tables = tables(&[]);
+        tables.block6(at(0x2a00_0000, 0), length, block);
+        for net in inside {
+            for last in [0, 1, 0xff] {
+                assert_eq!(
+                    said(&tables, at(*net, last)),
+                    Reason::BlockedAddress,
+                    "/{length} {net:x}"
+                );
+            }
+        }
+        for net in beside {
+            assert_eq!(said(&tables, at(*net, 1)), Reason::NoRule, "/{length} {net:x}");
+            tables.blocked6_prefixes.insert(at(*net, 1), 127, block);
+            assert_eq!(said(&tables, at(*net, 1)), Reason::NoRule, "/{length} {net:x} asks");
+        }
+    }
+    let mut tables = tables(&[]);
+    tables.block6(at(0x2a00_0000, 0), 47, block);
+    let neighbour = |third: u8| {
+        let mut address = at(0x2a00_0000, 0);
+        address[5] = third;
+        address
+    };
+    assert_eq!(said(&tables, neighbour(1)), Reason::BlockedAddress);
+    assert_eq!(said(&tables, neighbour(2)), Reason::NoRule);
 }
 
 /// Gives the decision.

@@ -129,6 +129,9 @@ pub(super) fn dump(pins: &Path, name: &str) -> Rows {
                 json!({ "slot": slot, "first": first.to_string(), "bits": format!("{bits:#018x}"), "address_cells": (bits & ADDRESS_BITS).count_ones(), "prefix_cells": (bits & !ADDRESS_BITS).count_ones() })
             })
         }),
+        names::PRESENCE6_SHORT => array(pins, name, |slot, bits: u64| {
+            (bits != 0).then(|| json!({ "slot": slot, "bits": format!("{bits:#018x}") }))
+        }),
         names::PRESENCE6_CELLS => array(pins, name, |slot, bits: u64| {
             (bits != 0).then(|| {
                 json!({ "slot": slot, "bits": format!("{bits:#018x}"), "address_cells": (bits & ADDRESS_BITS).count_ones(), "prefix_cells": (bits & !ADDRESS_BITS).count_ones() })

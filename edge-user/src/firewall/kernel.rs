@@ -27,7 +27,7 @@ use ipnet::IpNet;
 
 use super::{
     FirewallError, KERNEL_OBJECT,
-    blocks::{BlockSink, Presence, Room},
+    blocks::{Bitmap, BlockSink, Presence, Room},
     debug_log::{self, DebugLog},
     media::InUse,
     plan::RuleSet,
@@ -71,6 +71,7 @@ pub(super) struct BlockMaps {
     prefixes6: LpmTrie<MapData, [u8; 16], Block>,
     presence4: Array<MapData, u64>,
     presence6: Array<MapData, u64>,
+    presence6_short: Array<MapData, u64>,
     folder: PathBuf,
 }
 
@@ -333,6 +334,7 @@ impl BlockMaps {
             prefixes6: open(pins, names::BLOCKED6_PREFIXES)?,
             presence4: open(pins, names::PRESENCE4)?,
             presence6: open(pins, names::PRESENCE6_CELLS)?,
+            presence6_short: open(pins, names::PRESENCE6_SHORT)?,
             folder: shape::map_folder(pins),
         })
     }
@@ -385,21 +387,29 @@ impl BlockMaps {
     /// this runs at every adoption.
     pub fn repair_presence(&mut self, presence: &Presence) -> Result<u64, FirewallError> {
         let mut repaired = 0;
-        for v6 in [false, true] {
-            let name = if v6 { names::PRESENCE6_CELLS } else { names::PRESENCE4 };
-            let words = presence.words(v6);
+        for bitmap in Bitmap::ALL {
+            let name = self.bitmap(bitmap).0;
+            let words = presence.words(bitmap);
             let slots = u32::try_from(words.len()).unwrap_or(u32::MAX);
             let map = MapData::from_pin(self.folder.join(name)).map_err(at(name))?;
             let pinned: Vec<u64> = sys::array_values(map.fd().as_fd(), slots)
                 .map_err(|fault| FirewallError::map(name, fault))?;
             for ((slot, word), pinned) in (0u32..).zip(words).zip(pinned) {
                 if pinned != *word {
-                    self.presence(v6, slot, *word)?;
+                    self.presence(bitmap, slot, *word)?;
                     repaired += 1;
                 }
             }
         }
         Ok(repaired)
+    }
+
+    fn bitmap(&mut self, bitmap: Bitmap) -> (&'static str, &mut Array<MapData, u64>) {
+        match bitmap {
+            Bitmap::V4 => (names::PRESENCE4, &mut self.presence4),
+            Bitmap::V6 => (names::PRESENCE6_CELLS, &mut self.presence6),
+            Bitmap::Short6 => (names::PRESENCE6_SHORT, &mut self.presence6_short),
+        }
     }
 }
 
@@ -452,11 +462,8 @@ impl BlockSink for BlockMaps {
         }
     }
 
-    fn presence(&mut self, v6: bool, slot: u32, word: u64) -> Result<(), FirewallError> {
-        let (name, map) = match v6 {
-            true => (names::PRESENCE6_CELLS, &mut self.presence6),
-            false => (names::PRESENCE4, &mut self.presence4),
-        };
+    fn presence(&mut self, bitmap: Bitmap, slot: u32, word: u64) -> Result<(), FirewallError> {
+        let (name, map) = self.bitmap(bitmap);
         map.set(slot, word, 0).map_err(at(name))
     }
 }

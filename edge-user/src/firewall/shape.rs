@@ -9,8 +9,9 @@ use edge_ebpf::{
         Block, Bucket, Counter, Flood, FlowKey, Fragment, FragmentKey, GENERATIONS, Handed,
         INTERFACE_SLOTS, Interface, KnownKey, MAX_IFINDEX, MAX_PINHOLES, MAX_RULE_IDS,
         MEDIA_FLOW_SLOTS, MEDIA_PORT_SLOTS, MEDIA_STATE_SLOTS, MediaFlow, MediaState,
-        PRESENCE4_SLOTS, PRESENCE6_SLOTS, PROGRAM_SLOTS, PinholeKey, ReasonCounter, SCHEMA,
-        SOURCE_BUCKETS_ROW, SetMask, Settings, VlanKey, ZONES, map_names as names,
+        PRESENCE4_SLOTS, PRESENCE6_SHORT_SLOTS, PRESENCE6_SLOTS, PROGRAM_SLOTS, PinholeKey,
+        ReasonCounter, SCHEMA, SOURCE_BUCKETS_ROW, SetMask, Settings, VlanKey, ZONES,
+        map_names as names,
     },
     verdict::REASON_SLOTS,
 };
@@ -75,6 +76,7 @@ pub(super) const SHAPES: &[Shape] = &[
     shape(names::BLOCKED6_PREFIXES, MapType::LpmTrie, 20, size_of::<Block>(), 0, NO_PREALLOC),
     shape(names::PRESENCE4, MapType::Array, 4, 8, PRESENCE4_SLOTS, 0),
     shape(names::PRESENCE6_CELLS, MapType::Array, 4, 8, PRESENCE6_SLOTS, 0),
+    shape(names::PRESENCE6_SHORT, MapType::Array, 4, 8, PRESENCE6_SHORT_SLOTS, 0),
     shape(
         names::REASON_COUNTERS,
         MapType::PerCpuArray,

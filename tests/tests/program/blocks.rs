@@ -31,6 +31,11 @@ fn a_prefix_blocks_every_address_in_it_and_none_beside_it() {
             (six, "2001:db8:aaaa::", 48, "2001:db8:aaaa:1::1", "2001:db8:aaab::1"),
             (six, "2001:db8:bbbb:1::", 64, "2001:db8:bbbb:1::9", "2001:db8:bbbb:2::9"),
             (six, "2a00::", 12, "2a0f:1::1", "2a10::1"),
+            (six, "2c0f:2000::", 19, "2c0f:3fff::1", "2c0f:4000::1"),
+            (six, "2610:1000::", 20, "2610:1fff:f::1", "2610:2000::1"),
+            (six, "2620:8::", 29, "2620:f:f::1", "2620:10::1"),
+            (six, "2630:1::", 32, "2630:1:ffff::1", "2630:2::1"),
+            (six, "2630:3:2::", 47, "2630:3:3::1", "2630:3:4::1"),
         ];
         for (side, prefix, length, inside, beside) in table {
             let parsed = |text: &str| text.parse::<IpAddr>().unwrap();

@@ -16,9 +16,9 @@ use edge_ebpf::{
         Block, Bucket, Counter, Event, Flood, FlowKey, Fragment, FragmentKey, Handed,
         INTERFACE_SLOTS, Interface, KnownKey, MAX_IFINDEX, MAX_PINHOLES, MAX_RATES, MAX_RULE_IDS,
         MAX_RULES, MEDIA_FLOW_SLOTS, MEDIA_PORT_SLOTS, MEDIA_STATE_SLOTS, MediaFlow, MediaLearned,
-        MediaState, PORT_WORD_SLOTS, PRESENCE4_SLOTS, PRESENCE6_SLOTS, PROGRAM_SLOTS,
-        PROTOCOL_WORD_SLOTS, PinholeKey, REMEMBERED_BLOCKS, ReasonCounter, RememberedBlock, Rule,
-        RuleLimits, SOURCE_BUCKETS_ROW, SetMask, Settings, VlanKey, ZONES,
+        MediaState, PORT_WORD_SLOTS, PRESENCE4_SLOTS, PRESENCE6_SHORT_SLOTS, PRESENCE6_SLOTS,
+        PROGRAM_SLOTS, PROTOCOL_WORD_SLOTS, PinholeKey, REMEMBERED_BLOCKS, ReasonCounter,
+        RememberedBlock, Rule, RuleLimits, SOURCE_BUCKETS_ROW, SetMask, Settings, VlanKey, ZONES,
     },
     verdict::REASON_SLOTS,
 };
@@ -122,6 +122,9 @@ pub static PRESENCE4: Array<u64, { PRESENCE4_SLOTS as usize }> = Array::new();
 /// See [`edge_ebpf::abi::map_names::PRESENCE6_CELLS`].
 #[btf_map]
 pub static PRESENCE6_CELLS: Array<u64, { PRESENCE6_SLOTS as usize }> = Array::new();
+/// See [`edge_ebpf::abi::map_names::PRESENCE6_SHORT`].
+#[btf_map]
+pub static PRESENCE6_SHORT: Array<u64, { PRESENCE6_SHORT_SLOTS as usize }> = Array::new();
 /// See [`edge_ebpf::abi::map_names::REASON_COUNTERS`].
 #[btf_map]
 pub static REASON_COUNTERS: PerCpuArray<

@@ -165,6 +165,11 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
+    fn presence6_short(&self, slot: u32) -> u64 {
+        maps::PRESENCE6_SHORT.get(slot).copied().unwrap_or(0)
+    }
+
+    #[inline(always)]
     fn blocked4(&self, source: &[u8; 4]) -> Option<Block> {
         // SAFETY: the pointer comes from the map.
         unsafe { copied(maps::BLOCKED4.get_ptr(source)) }

@@ -152,9 +152,9 @@ impl BlockSink for Watched {
         }
         Ok(())
     }
-    fn presence(&mut self, v6: bool, slot: u32, word: u64) -> Result<(), FirewallError> {
+    fn presence(&mut self, bitmap: Bitmap, slot: u32, word: u64) -> Result<(), FirewallError> {
         self.write()?;
-        self.tables.presence(v6, slot, word)?;
+        self.tables.presence(bitmap, slot, word)?;
         if self.watching {
             self.check(&format!("presence {slot}"));
         }
@@ -302,10 +302,8 @@ proptest! {
         let held: BTreeSet<IpNet> = truth.prefixes();
         let found: BTreeSet<IpNet> = sink.tables.entries.keys().map(|key| key.prefix()).collect();
         prop_assert_eq!(found, held);
-        for (v6, words) in [(false, table.presence().words(false)), (true, table.presence().words(true))] {
-            for ((_, slot), word) in sink.tables.bits.iter().filter(|((family, _), _)| *family == v6) {
-                prop_assert_eq!(words[*slot as usize], *word);
-            }
+        for ((bitmap, slot), word) in &sink.tables.bits {
+            prop_assert_eq!(table.presence().words(*bitmap)[*slot as usize], *word);
         }
         if truth.0.is_empty() {
             prop_assert_eq!(table.flags(), 0);

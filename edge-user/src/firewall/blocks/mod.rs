@@ -37,7 +37,7 @@ pub(super) use files::{is_kept, read_every};
 pub(super) use key::Key;
 pub use list::{List, ListAbout, ListTally, Outlook, list_name};
 pub use parse::{LineFault, ListParser, Parsed};
-pub(super) use presence::Presence;
+pub(super) use presence::{Bitmap, Presence};
 
 use self::{
     change::{Change, Rewrite},
@@ -74,8 +74,8 @@ pub(super) trait BlockSink {
     fn put(&mut self, prefix: IpNet, block: &Block) -> Result<(), FirewallError>;
     /// Takes an entry out; one that is not there is no error.
     fn remove(&mut self, prefix: IpNet) -> Result<(), FirewallError>;
-    /// Writes a word of `PRESENCE4` or `PRESENCE6_CELLS`.
-    fn presence(&mut self, v6: bool, slot: u32, word: u64) -> Result<(), FirewallError>;
+    /// Writes a word of a bitmap.
+    fn presence(&mut self, bitmap: Bitmap, slot: u32, word: u64) -> Result<(), FirewallError>;
 }
 
 /// Room in the kernel's tables.

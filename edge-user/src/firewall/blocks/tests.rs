@@ -1,6 +1,9 @@
 use std::{collections::BTreeMap, time::Duration};
 
-use edge_ebpf::abi::{PRESENT_ADDRESSES, PRESENT_PREFIXES, presence4, presence6, presence6_again};
+use edge_ebpf::abi::{
+    PRESENT_ADDRESSES, PRESENT_PREFIXES, WIDE_CELLS, WIDE_HERE, presence4, presence6,
+    presence6_again, presence6_short, presence6_wide,
+};
 use proptest::prelude::*;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -11,7 +14,7 @@ use super::*;
 #[derive(Default)]
 pub(super) struct Tables {
     pub entries: BTreeMap<Key, Block>,
-    pub bits: BTreeMap<(bool, u32), u64>,
+    pub bits: BTreeMap<(Bitmap, u32), u64>,
     pub version: u32,
     /// The kernel takes no entry for this one.
     pub refuses: Option<IpNet>,
@@ -37,8 +40,8 @@ impl BlockSink for Tables {
         self.entries.remove(&Key::new(&prefix));
         Ok(())
     }
-    fn presence(&mut self, v6: bool, slot: u32, word: u64) -> Result<(), FirewallError> {
-        self.bits.insert((v6, slot), word);
+    fn presence(&mut self, bitmap: Bitmap, slot: u32, word: u64) -> Result<(), FirewallError> {
+        self.bits.insert((bitmap, slot), word);
         Ok(())
     }
 }
@@ -53,20 +56,31 @@ impl Tables {
         seconds: u64,
         federation: bool,
     ) -> Option<Block> {
-        let (v6, cells) = match source {
-            IpAddr::V4(address) => (false, vec![presence4(address.octets())]),
+        let (bitmap, cells) = match source {
+            IpAddr::V4(address) => (Bitmap::V4, vec![presence4(address.octets())]),
             IpAddr::V6(address) => {
-                (true, vec![presence6(address.octets()), presence6_again(address.octets())])
+                (Bitmap::V6, vec![presence6(address.octets()), presence6_again(address.octets())])
             }
         };
         if flags & SETTING_BLOCKS == 0 {
             return None;
         }
-        let bits = |(slot, at)| (self.bits.get(&(v6, slot)).copied().unwrap_or(0) >> at) as u32;
+        let word = |bitmap, slot| self.bits.get(&(bitmap, slot)).copied().unwrap_or(0);
+        let bits = |(slot, at)| (word(bitmap, slot) >> at) as u32;
         let present = cells.into_iter().map(bits).fold(u32::MAX, |all, bits| all & bits);
+        let short = |source: [u8; 16]| {
+            let (slot, at) = presence6_wide(source);
+            let wide = (word(Bitmap::Short6, slot) >> at) as u32;
+            let (slot, at) = presence6_short(source);
+            let cell = word(Bitmap::Short6, slot) >> at & 1 != 0;
+            wide & WIDE_HERE != 0 || wide & WIDE_CELLS != 0 && cell
+        };
+        let short = match source {
+            IpAddr::V6(source) if flags & SETTING_SHORT_PREFIXES6 != 0 => short(source.octets()),
+            _ => false,
+        };
         let addresses = present & PRESENT_ADDRESSES != 0;
-        let prefixes =
-            present & PRESENT_PREFIXES != 0 || v6 && flags & SETTING_SHORT_PREFIXES6 != 0;
+        let prefixes = present & PRESENT_PREFIXES != 0 || short;
         let in_force = |block: &Block| {
             let ends = u64::from(block.expires_at_seconds);
             block.in_version(self.version)
@@ -334,7 +348,7 @@ fn what_is_found_in_the_kernel_stays_until_it_is_settled_or_claimed() {
     table.settle();
     assert_eq!(table.flush(now, &mut tables).unwrap().removed, 1);
     assert_eq!(tables.entries.len(), 1);
-    assert_eq!(table.presence().words(true).iter().filter(|word| **word != 0).count(), 0);
+    assert_eq!(table.presence().words(Bitmap::V6).iter().filter(|word| **word != 0).count(), 0);
 }
 
 #[derive(Clone, Debug)]
@@ -359,12 +373,12 @@ pub(super) fn prefixes() -> impl Strategy<Value = IpNet> {
             let address = 0xc000_0200 + (a << 22) + (b << 8) + c;
             IpNet::new(Ipv4Addr::from(address).into(), length).unwrap().trunc()
         });
-    let v6 = (0u128..3, 0u128..3, prop::sample::select(vec![32u8, 47, 48, 56, 64, 128])).prop_map(
-        |(a, c, length)| {
-            let address = (0x2001_0db8u128 << 96) + (a << 80) + c;
-            IpNet::new(Ipv6Addr::from(address).into(), length).unwrap().trunc()
-        },
-    );
+    let v6 =
+        (0u128..3, 0u128..3, prop::sample::select(vec![12u8, 19, 20, 29, 32, 47, 48, 56, 64, 128]))
+            .prop_map(|(a, c, length)| {
+                let address = (0x2001_0db8u128 << 96) + (a << 80) + c;
+                IpNet::new(Ipv6Addr::from(address).into(), length).unwrap().trunc()
+            });
     prop_oneof![v4, v6]
 }
 
@@ -416,13 +430,13 @@ proptest! {
                 prop_assert_eq!(found.is_some_and(|b| b.scope == SCOPE_ALL), all, "{}", source);
             }
         }
-        let words = table.presence().words(false);
-        for ((_, slot), word) in tables.bits.iter().filter(|((v6, _), _)| !v6) {
+        let words = table.presence().words(Bitmap::V4);
+        for ((_, slot), word) in tables.bits.iter().filter(|((bitmap, _), _)| *bitmap == Bitmap::V4) {
             prop_assert_eq!(words[*slot as usize], *word);
         }
         let set = words.iter().enumerate().filter(|(_, word)| **word != 0);
         for (slot, word) in set {
-            prop_assert_eq!(tables.bits.get(&(false, slot as u32)), Some(word));
+            prop_assert_eq!(tables.bits.get(&(Bitmap::V4, slot as u32)), Some(word));
             for bit in (0..64).filter(|bit| word & (1 << bit) != 0) {
                 let cell = Ipv4Addr::from(((slot as u32) << 13) | ((bit / 2) << 8));
                 let cell = IpNet::new(cell.into(), 24).unwrap();

@@ -15,9 +15,9 @@ use edge_ebpf::{
     abi::{
         Block, Bucket, Flood, FlowKey, Fragment, FragmentKey, Interface, Limit, PRESENT_ADDRESSES,
         PRESENT_PREFIXES, PinholeKey, Rule, RuleLimits, SET_ANY, SetMask, Settings, VlanKey,
-        WORD_FEDERATION, WORD_MANAGEMENT, WORD_MEDIA, WORD_REMOTE, map_names as names,
-        media_door_flow, presence4, presence6, presence6_again, word_count, word_first,
-        word_open_rule,
+        WIDE_CELLS, WIDE_HERE, WORD_FEDERATION, WORD_MANAGEMENT, WORD_MEDIA, WORD_REMOTE,
+        map_names as names, media_door_flow, presence4, presence6, presence6_again,
+        presence6_short, presence6_wide, word_count, word_first, word_open_rule,
     },
     decide::{BucketName, Family, Found, Judged, Tables, Tuple, follow, rules},
     packet::{Frame, PROTOCOL_UDP},
@@ -455,6 +455,23 @@ impl Tables for PinnedTables<'_> {
                 (first, at) if first == slot => self.presence(at, word, net),
                 _ => self.presence(presence6_again(source).1, word, format!("{net} after all")),
             }
+        }
+        word
+    }
+
+    fn presence6_short(&self, slot: u32) -> u64 {
+        let word = self.keep(blocks::presence(&self.pins, names::PRESENCE6_SHORT, slot));
+        if let Some(source) = self.source_octets6() {
+            let (bits, at, marks) = match presence6_wide(source) {
+                (wide, at) if wide == slot => (16, at, WIDE_HERE | WIDE_CELLS),
+                _ => (32, presence6_short(source).1, 1),
+            };
+            let net = ipnet::Ipv6Net::new(source.into(), bits).map(|net| net.trunc().to_string());
+            let found = (word >> at) as u32 & marks != 0;
+            self.note(
+                format!("any prefix shorter than /48 in {}", net.unwrap_or_default()),
+                if found { "perhaps" } else { "none" },
+            );
         }
         word
     }
