@@ -4,6 +4,7 @@
 use std::{
     fs::File,
     io::{BufWriter, ErrorKind, Write},
+    num::NonZeroUsize,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     time::{Duration, UNIX_EPOCH},
@@ -42,7 +43,7 @@ pub struct DropsArguments {
     source: Option<IpNet>,
     /// End after so many (without --follow: the last so many)
     #[arg(long, value_name = "N")]
-    count: Option<usize>,
+    count: Option<NonZeroUsize>,
     /// Also write them to a pcapng file, with verdict and rule as comments
     #[arg(long, value_name = "FILE")]
     pcap: Option<PathBuf>,
@@ -92,7 +93,7 @@ pub fn recent(paths: &Paths, arguments: &DropsArguments) -> Result<Report, Comma
             DropLine::Lost(_) => None,
         })
         .collect();
-    let surplus = arguments.count.map_or(0, |count| drops.len().saturating_sub(count));
+    let surplus = arguments.count.map_or(0, |count| drops.len().saturating_sub(count.get()));
     drops.drain(..surplus);
     let mut capture = open_capture(arguments.pcap.as_deref())?;
     let mut text = String::new();
@@ -126,7 +127,7 @@ fn try_follow(paths: &Paths, json: bool, arguments: &DropsArguments) -> Result<(
     let (mut seen, mut fault) = (0, None);
     let mut out = std::io::stdout();
     let followed = client::follow(&paths.run, &arguments.request(), |line: DropLine| {
-        if arguments.count.is_some_and(|count| seen >= count) {
+        if arguments.count.is_some_and(|count| seen >= count.get()) {
             return false;
         }
         let text = match &line {
@@ -143,7 +144,7 @@ fn try_follow(paths: &Paths, json: bool, arguments: &DropsArguments) -> Result<(
         }
         // A reader that is gone ends it.
         let shown = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-        shown.is_ok() && arguments.count.is_none_or(|count| seen < count)
+        shown.is_ok() && arguments.count.is_none_or(|count| seen < count.get())
     });
     match fault {
         Some(fault) => Err(fault),

@@ -431,12 +431,15 @@ impl Daemon {
     pub(super) async fn dry_run(&self, file: Option<SentFile>) -> Result<Value, Fault> {
         let sent = file.as_ref().map(|file| file.name.clone());
         let (new, _) = self.text_of(file)?;
-        let (config, warnings) = self.checked(&new, sent.as_deref()).await?;
+        let (config, mut warnings) = self.checked(&new, sent.as_deref()).await?;
         let difference = self.difference(&config, &new)?;
+        let refused = self.would_refuse(&config).await;
+        warnings.extend(refused.iter().map(|why| format!("it would be refused: {why}")));
         Ok(json!({
             "text": difference.to_string(),
             "difference": difference,
             "warnings": warnings,
+            "refused": refused,
         }))
     }
 

@@ -18,7 +18,7 @@ use crate::{
     domain::Domain,
     firewall::{BlockOwner, BlockRequest, Intent, lists::Parsed},
     proxy::Refusal,
-    state::{Author, Store, StoreError, effective},
+    state::{Author, Store, StoreError, effective, words},
     verdicts::DomainReport,
 };
 
@@ -170,6 +170,7 @@ impl Daemon {
     ) -> Result<Value, String> {
         let _one = self.change.lock().await;
         Store::may_block_address(prefix).map_err(|error| error.to_string())?;
+        let comment = comment.as_deref().map(words);
         let expires_at =
             seconds.and_then(|s| SystemTime::now().checked_add(Duration::from_secs(s)));
         let request = BlockRequest {

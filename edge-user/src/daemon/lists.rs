@@ -14,10 +14,9 @@ use crate::{
         FirewallError,
         lists::{List, ListAbout, ListTally, Parsed, list_name, remove_file, stage_file},
     },
+    state::words,
 };
 
-/// A comment is at most this long, in characters.
-const MAX_COMMENT: usize = 256;
 /// Prefixes that are left out and named one by one.
 const NAMED: usize = 10;
 
@@ -73,12 +72,9 @@ impl Daemon {
             return Err(no_room);
         }
         let now = SystemTime::now();
-        let clean = |comment: String| {
-            comment.chars().filter(|c| !c.is_control()).take(MAX_COMMENT).collect()
-        };
         let about = ListAbout {
             name: name.clone(),
-            comment: import.comment.map(clean),
+            comment: import.comment.as_deref().map(words),
             expires_at: import
                 .seconds
                 .and_then(|seconds| now.checked_add(Duration::from_secs(seconds))),

@@ -9,16 +9,33 @@ use std::sync::{Arc, PoisonError};
 use super::{Daemon, limits, secret, unix_seconds};
 use crate::{
     config::Config,
-    firewall::{FirewallError, Intent},
+    firewall::{self, FirewallError, Intent},
     proxy::{ProxyConfig, Secrets},
 };
 
+const PATHS: &str = "[paths] cannot change while the daemon runs: restart it";
+
 impl Daemon {
+    /// Why [`Self::take`] would refuse a configuration, as far as that is known without a change.
+    pub(super) async fn would_refuse(&self, config: &Arc<Config>) -> Vec<String> {
+        let old = self.config();
+        let paths = (config.paths != old.paths).then(|| PATHS.to_owned());
+        let listener = self.shell.bind(config).await.err().map(text);
+        let is_new = |device: &str| old.interfaces.iter().all(|known| known.device != device);
+        let missing = config.interfaces.iter().filter(|interface| {
+            !interface.optional && is_new(&interface.device) && !firewall::exists(&interface.device)
+        });
+        let missing = missing.map(|interface| {
+            FirewallError::NoDevice { device: interface.device.clone() }.to_string()
+        });
+        paths.into_iter().chain(listener).chain(missing).collect()
+    }
+
     /// Puts a configuration in the place of the one in force. The caller holds `change`.
     pub(super) async fn take(&self, config: Arc<Config>) -> Result<Vec<String>, String> {
         let old = self.config();
         if config.paths != old.paths {
-            return Err("[paths] cannot change while the daemon runs: restart it".to_owned());
+            return Err(PATHS.to_owned());
         }
         let tls = tokio::task::block_in_place(|| self.tls.prepare(&config)).map_err(text)?;
         let resolver = self.resolver.prepare(&config).map_err(text)?;

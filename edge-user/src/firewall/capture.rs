@@ -115,6 +115,9 @@ fn block(out: &mut impl Write, kind: u32, body: &[u8]) -> io::Result<()> {
     out.write_all(&whole)
 }
 
+/// Bytes of an Ethernet header.
+const ETHERNET: usize = 14;
+
 /// Why a capture cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CaptureError {
@@ -141,6 +144,16 @@ pub enum CaptureError {
         wanted: usize,
         /// How many there are.
         there: usize,
+    },
+    /// Less than an Ethernet header.
+    #[error(
+        "frame {frame} has {bytes} bytes, an Ethernet header {ETHERNET}: no device hands such a frame to the firewall; name another with --frame"
+    )]
+    Short {
+        /// Its number.
+        frame: usize,
+        /// How long it is.
+        bytes: usize,
     },
     /// Only its beginning was captured.
     #[error(
@@ -181,6 +194,9 @@ pub fn frame(file: &[u8], wanted: usize) -> Result<Captured, CaptureError> {
     if (found.data.len() as u64) < u64::from(found.length) {
         let (captured, length) = (found.data.len(), found.length);
         return Err(CaptureError::Cut { frame: wanted, captured, length });
+    }
+    if found.data.len() < ETHERNET {
+        return Err(CaptureError::Short { frame: wanted, bytes: found.data.len() });
     }
     Ok(found.clone())
 }
@@ -357,9 +373,12 @@ mod tests {
             let word = |value: u32| if big { value.to_be_bytes() } else { value.to_le_bytes() };
             let head = [word(0xa1b2_c3d4), word(0x0004_0002), word(0), word(0), word(0), word(1)];
             let mut file = head.concat();
-            file.extend([word(1), word(2), word(3), word(3)].concat());
-            file.extend_from_slice(b"abc");
-            assert_eq!(frame(&file, 1).unwrap().data, b"abc", "{big}");
+            file.extend([word(1), word(2), word(14), word(14)].concat());
+            file.extend_from_slice(b"abcdefghijklmn");
+            file.extend([word(1), word(2), word(13), word(13)].concat());
+            file.extend_from_slice(b"abcdefghijklm");
+            assert_eq!(frame(&file, 1).unwrap().data, b"abcdefghijklmn", "{big}");
+            assert_eq!(frame(&file, 2), Err(CaptureError::Short { frame: 2, bytes: 13 }));
             let mut other = file.clone();
             other[20..24].copy_from_slice(&word(113));
             assert_eq!(frame(&other, 1), Err(CaptureError::LinkType { frame: 1, found: 113 }));

@@ -55,6 +55,11 @@ pub use owner::{FirewallHandle, Owner, OwnerOptions, detach, load_last_good};
 pub use report::*;
 pub use shadow::{ShadowRow, ShadowStatus, status as shadow_status};
 
+/// Whether this network namespace has a device of this name.
+pub fn exists(device: &str) -> bool {
+    sys::ifindex(device).is_some()
+}
+
 /// The kernel half, as it was built: `edge_xdp` (XDP) and `edge_egress` (traffic-control
 /// classifier) with their maps.
 pub static KERNEL_OBJECT: &[u8] =

@@ -34,6 +34,7 @@ use crate::{
     config::{AllowedDomain, BlockedDomain, Config},
     domain::Domain,
     firewall::{BlockOwner, BlockRequest},
+    plain::is_plain,
 };
 
 pub use about::{AddressRecord, BY_DNS, DomainRecord, about};
@@ -83,9 +84,9 @@ fn unix(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-/// Free text, cut, and without control characters.
-fn words(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(MAX_WORDS).collect()
+/// Free text, cut, and without characters that control, hide or turn what stands around them.
+pub fn words(text: &str) -> String {
+    text.chars().filter(|c| is_plain(*c)).take(MAX_WORDS).collect()
 }
 
 /// What an administrator said about a domain's allowance.

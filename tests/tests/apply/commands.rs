@@ -100,6 +100,21 @@ fn a_file_is_shown_applied_kept_as_a_version_and_rolled_back() {
     assert_eq!(bench.run(&["apply", "--dry-run"]).stdout, "nothing changes\n");
     assert_eq!(bench.versions().len(), 1);
 
+    // What would be refused is said at once, by the words of the refusal.
+    let more = "\n[[interface]]\ndevice = \"nowhere0\"\nzone = \"external\"\n";
+    for (text, why) in [
+        (configured.clone() + more, "nowhere0"),
+        (configured.replacen("/state\"", "/elsewhere\"", 1), "[paths]"),
+    ] {
+        let impossible = bench.edge.dir().join("impossible.toml");
+        std::fs::write(&impossible, text).unwrap();
+        let dry = bench.run(&["apply", path(&impossible), "--dry-run"]).stdout;
+        let refused = bench.edge.command(&["apply", path(&impossible)]).unwrap();
+        let said = refused.stderr.trim_start_matches("edge: ").trim_end();
+        assert!(refused.code == 1 && said.contains(why), "{refused:?}");
+        assert!(dry.contains(&format!("warning: it would be refused: {said}\n")), "{dry}");
+    }
+
     let answer = bench.run(&["apply", path(&file)]);
     assert!(answer.stdout.contains("version 2 is in force"), "{}", answer.stdout);
     assert!(bench.has_rule("extra") && bench.file_has("extra"));

@@ -331,6 +331,13 @@ fn an_address_is_explained_with_and_without_the_daemon() {
     let (v4, v6) = (Site::Stranger.v4(), Site::Stranger.v6());
     let added = edge.command(&["block", "add", "2001:db8:6::/48", "--comment", "noise"]).unwrap();
     assert_eq!(added.code, 0, "{added:?}");
+    // A comment neither moves the reader's cursor nor begins a line of its own, nor has it no end.
+    let forged = format!("quiet\n  held by nobody\u{1b}[2J\u{202e}{}", "x".repeat(500));
+    let added = edge.command(&["block", "add", "2001:db8:7::/48", "--comment", &forged]).unwrap();
+    assert_eq!(added.code, 0, "{added:?}");
+    let held = edge.command(&["explain", "address", "2001:db8:7::1"]).unwrap().stdout;
+    let wanted = format!("(quiet  held by nobody[2J{}", "x".repeat(256 - 24));
+    assert!(held.matches(&format!("{wanted})\n")).count() == 2, "{held}");
     let ask = |edge: &Edge, address: &str| {
         let answer = edge.command(&["explain", "address", address]).unwrap();
         assert_eq!(answer.code, 0, "{answer:?}");
