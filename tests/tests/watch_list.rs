@@ -317,7 +317,7 @@ fn sipp_behind_stunnel_that_floods_is_slowed_down() {
         carrier: Carrier::Tcp,
     };
     // Of 300 a second twenty may come.
-    let count = 150;
+    let count = 600;
     let once = Dialogue::once(Play::Message, &user(site), &user(Site::Contoso));
     let flood = Dialogue { count, rate: 300, ..once };
     let sender = sipp::sender(&agent, lab.dir(), &flood, inside).unwrap();

@@ -200,7 +200,7 @@ fn a_message_that_could_not_be_sent_is_answered_with_why() {
         text: "no stream within 60 s".to_owned(),
     });
     let answer = world.one_sip();
-    assert_eq!(answer.status(), Some(408));
+    assert_eq!(answer.status(), Some(504));
     assert_eq!(answer.reason().unwrap(), b"no stream within 60 s");
 }
 
