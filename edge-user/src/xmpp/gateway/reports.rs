@@ -16,9 +16,8 @@ use super::{
     core::number,
     cpim::{Asked, CPIM},
     message::Sender,
-    ua::{Request, name_addr},
 };
-use crate::{sip::Method, xmpp::settings::Chats};
+use crate::xmpp::settings::Chats;
 
 /// How long a report may come after its message.
 const LATEST: Duration = Duration::from_secs(24 * 3600);
@@ -102,19 +101,7 @@ impl Gateway {
         if self.session_notice(sip, xmpp, (CPIM, body)) || sessions_only {
             return;
         }
-        let local_tag = self.core.fresh();
-        let call_id = format!("{}@{}", self.core.fresh(), self.core.host);
-        let request = Request {
-            method: Method::Message,
-            uri: sip.sip.as_ref(),
-            from: name_addr(&xmpp.full_sip(), Some(&local_tag)),
-            to: name_addr(&sip.sip, None),
-            call_id: &call_id,
-            cseq: 1,
-            routes: &[],
-            headers: Vec::new(),
-            body: Some((CPIM, body)),
-        };
-        let _ = self.core.send(&xmpp.domain, &request, Purpose::Nothing);
+        let call = self.core.fresh();
+        self.notice((sip, xmpp), &call, (CPIM, body), Purpose::Nothing);
     }
 }

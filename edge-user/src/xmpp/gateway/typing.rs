@@ -93,14 +93,26 @@ impl Gateway {
             return;
         }
         talk.typing = typing;
-        let local_tag = self.core.fresh();
         let thread = stanza.child(ns::SERVER, "thread").map(|thread| thread.text().into_owned());
-        let call_id = match thread.filter(|thread| !thread.is_empty()) {
+        let call = match thread.filter(|thread| !thread.is_empty()) {
             Some(thread) => self.core.alias("call", sip, xmpp, &thread),
             None => self.core.fresh(),
         };
-        let call_id = format!("{call_id}@{}", self.core.host);
         let body = is_composing(if typing { "active" } else { "idle" });
+        self.notice((sip, xmpp), &call, (IS_COMPOSING, body.as_bytes()), Purpose::Typing(two));
+    }
+
+    /// Tells a SIP user something of an XMPP user's that is no message, without a session. `call`: what
+    /// Call-ID begins with. Where there is no room, it is not told.
+    pub(super) fn notice(
+        &mut self,
+        (sip, xmpp): (&Party, &Party),
+        call: &str,
+        body: (&str, &[u8]),
+        purpose: Purpose,
+    ) {
+        let local_tag = self.core.fresh();
+        let call_id = format!("{call}@{}", self.core.host);
         let request = Request {
             method: Method::Message,
             uri: sip.sip.as_ref(),
@@ -110,10 +122,9 @@ impl Gateway {
             cseq: 1,
             routes: &[],
             headers: Vec::new(),
-            body: Some((IS_COMPOSING, body.as_bytes())),
+            body: Some(body),
         };
-        // Where there is no room, it is not told.
-        let _ = self.core.send(&xmpp.domain, &request, Purpose::Typing(two));
+        let _ = self.core.send(&xmpp.domain, &request, purpose);
     }
 
     /// Whoever does not take it is not told again while the two speak.
