@@ -439,13 +439,15 @@ pub struct Dns {
 /// Bounds on what the outside can make us hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections on the access service. Default 4096.
+    /// Connections on the access service. Where all are taken, the oldest that proved nothing yet
+    /// gives its place to who comes. Default 4096.
     pub connections: usize,
     /// Connections from one address (IPv6: one /64) on the access service. Default 64.
     pub connections_per_source: usize,
-    /// TLS handshakes at one time. Default 256.
+    /// TLS handshakes at one time; the oldest gives its place to who comes. Default 256.
     pub handshakes: usize,
-    /// TLS handshakes in a second with those outside. Default 200.
+    /// TLS handshakes in a second with strangers; sources that proved something before have as many
+    /// of their own. Default 200.
     pub handshakes_per_second: u32,
     /// The same of one address (IPv6: one /64). Default 10.
     pub handshakes_per_second_per_source: u32,

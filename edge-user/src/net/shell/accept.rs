@@ -18,7 +18,7 @@ use super::{
     counters::add,
     hub::{Hub, Phase, Way, side_index},
     limits::Place,
-    queue::WriteQueue,
+    queue::{CloseCause, WriteQueue},
     settings::Settings,
     stream,
 };
@@ -89,7 +89,8 @@ fn admit<C: Core>(
     }
 }
 
-/// Takes a place of this side, if there is one.
+/// Takes a place of this side, if there is one. A stranger may have to give it to another, until a
+/// request of theirs was admitted.
 fn enter<C: Core>(
     hub: &Hub<C>,
     settings: &Settings,
@@ -97,7 +98,12 @@ fn enter<C: Core>(
     side: Side,
 ) -> Option<Place> {
     let (total, per_source) = settings.places_for(side);
-    match hub.places.get(side_index(side))?.enter(remote.ip(), total, per_source) {
+    let places = hub.places.get(side_index(side))?;
+    let entered = match side {
+        Side::Inside => places.enter(remote.ip(), total, per_source),
+        _ => places.enter_on_trial(remote.ip(), total, per_source),
+    };
+    match entered {
         Ok(place) => Some(place),
         Err(full) => {
             hub.counters.full(full);
@@ -124,6 +130,7 @@ async fn serve<C: Core>(
         biased;
         // Another member of the pool, or another server, is the better place to go on.
         _ = phase.wait_for(|phase| *phase >= Phase::Draining) => return,
+        () = place.given_up() => return hub.closed_by_us(&peer, CloseCause::GaveWay),
         shaken = handshake(&hub, &settings, stream, (peer.side, peer.remote.ip())) => shaken,
     };
     let (stream, names, own) = match shaken {
@@ -159,7 +166,7 @@ where
     C: Core,
 {
     let queue = WriteQueue::new(hub.settings().config.limits.write_queue_bytes);
-    let link = hub.open(peer, false, Way::Stream(queue), None);
+    let link = hub.open_accepted(peer, Way::Stream(queue), place.proved());
     stream::carry(hub, link, io, place);
 }
 
@@ -177,13 +184,23 @@ async fn handshake<C: Core>(
         if side != Side::Inside && !hub.may_shake(settings, side, remote) {
             return Err(HandshakeError::too_many());
         }
-        let _permit = settings.handshakes(side).acquire().await;
+        let (total, per_source) = settings.handshakes_for(side);
+        let handshakes = hub.handshakes.get(side_index(side)).ok_or_else(no_files)?;
+        let mut turn = handshakes
+            .enter_on_trial(remote, total, per_source)
+            .map_err(|_| HandshakeError::too_many())?;
         let tls = Arc::clone(&hub.tls);
         let accepting = move |stream| accept(tls, side, stream);
-        match side {
-            // Our own servers do not stand in line with strangers.
-            Side::Inside => accepting(stream).await,
-            _ => hub.low_priority.shake(stream, accepting).await,
+        let accepted = async {
+            match side {
+                // Our own servers do not stand in line with strangers.
+                Side::Inside => accepting(stream).await,
+                _ => hub.low_priority.shake(stream, accepting).await,
+            }
+        };
+        tokio::select! {
+            accepted = accepted => accepted,
+            () = turn.given_up() => Err(HandshakeError::gave_way()),
         }
     };
     let (stream, own) = tokio::time::timeout(settings.config.limits.handshake_timeout, shaking)
@@ -199,15 +216,16 @@ async fn handshake<C: Core>(
     Ok((stream, names, own))
 }
 
+fn no_files() -> HandshakeError {
+    let detail = "no TLS files are configured for this side".to_owned();
+    HandshakeError { fault: HandshakeFault::Protocol, detail }
+}
+
 async fn accept(
     tls: Arc<TlsStore>,
     side: Side,
     stream: TcpStream,
 ) -> Result<(ServerStream, u8), HandshakeError> {
-    let no_files = || HandshakeError {
-        fault: HandshakeFault::Protocol,
-        detail: "no TLS files are configured for this side".to_owned(),
-    };
     if !tls.asks_for_name(side) {
         let config = tls.server(side).ok_or_else(no_files)?;
         return Ok((TlsAcceptor::from(config).accept(stream).await?, 0));

@@ -24,6 +24,8 @@ counters! {
     full_total => "refused.table-full",
     /// Not admitted: the source has its share.
     full_source => "refused.source-full",
+    /// Closed: it proved nothing yet, and others wanted its place.
+    gave_way => "closed.gave-way",
     /// Closed: a message came too slowly.
     slow => "closed.slow-sender",
     /// Closed: nothing came or went for too long.

@@ -60,7 +60,7 @@ pub(super) struct Link {
     pub(super) bytes_out: AtomicU64,
     /// It may send as much as anybody: we opened it, it is inside, or a request of its own was
     /// admitted.
-    pub(super) admitted: AtomicBool,
+    pub(super) admitted: Arc<AtomicBool>,
     pub(super) way: Way,
 }
 
@@ -107,6 +107,9 @@ pub(super) struct Hub<C> {
     pub(super) places: [Arc<Admission>; 3],
     /// Attempts to connect and connections we opened.
     pub(super) outbound: Arc<AtomicUsize>,
+    /// Handshakes under way, of each side: strangers among the remote users take no place of the
+    /// partners'.
+    pub(super) handshakes: [Arc<Admission>; 3],
     /// Of handshakes, of each side.
     paces: [Pace; 3],
     questions: AtomicUsize,
@@ -185,6 +188,7 @@ impl<C: Core> Hub<C> {
             counters: Counters::default(),
             places: Default::default(),
             outbound: Arc::default(),
+            handshakes: Default::default(),
             paces: Default::default(),
             questions: AtomicUsize::new(0),
             phase: watch::Sender::new(Phase::Running),
@@ -235,13 +239,34 @@ impl<C: Core> Hub<C> {
         });
     }
 
-    /// Enters a connection in the table and tells the core.
+    /// Enters a connection of our own or with our own in the table and tells the core.
     pub(super) fn open(
         self: &Arc<Self>,
         peer: Peer,
         outbound: bool,
         way: Way,
         attempt: Option<crate::proxy::AttemptId>,
+    ) -> Arc<Link> {
+        self.enter(peer, outbound, way, attempt, Arc::new(AtomicBool::new(true)))
+    }
+
+    /// The same for one that came in; `admitted` becomes true with the first request that is.
+    pub(super) fn open_accepted(
+        self: &Arc<Self>,
+        peer: Peer,
+        way: Way,
+        admitted: Arc<AtomicBool>,
+    ) -> Arc<Link> {
+        self.enter(peer, false, way, None, admitted)
+    }
+
+    fn enter(
+        self: &Arc<Self>,
+        peer: Peer,
+        outbound: bool,
+        way: Way,
+        attempt: Option<crate::proxy::AttemptId>,
+        admitted: Arc<AtomicBool>,
     ) -> Arc<Link> {
         let id = ConnectionId(self.next_id.fetch_add(1, Ordering::Relaxed));
         let link = Arc::new(Link {
@@ -251,9 +276,7 @@ impl<C: Core> Hub<C> {
             since: SystemTime::now(),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
-            admitted: AtomicBool::new(
-                outbound || matches!(peer.side, Side::Inside | Side::Gateway),
-            ),
+            admitted,
             way,
         });
         add(if outbound { &self.counters.opened } else { &self.counters.accepted });
@@ -305,6 +328,7 @@ impl<C: Core> Hub<C> {
         match cause {
             CloseCause::Refused(reason) => self.counters.refused(reason),
             CloseCause::Overflow => add(&self.counters.stuck),
+            CloseCause::GaveWay => add(&self.counters.gave_way),
             CloseCause::Stop | CloseCause::Unneeded => return,
         }
         if let Some(left_out) = self.counters.line() {
@@ -366,8 +390,10 @@ impl<C: Core> Hub<C> {
                 Event::Proved { connection, .. } | Event::SignedIn { connection, .. },
             ) = &output
                 && let Some(link) = inner.links.get(connection)
+                && !link.admitted.swap(true, Ordering::Relaxed)
+                && let Some(pace) = self.paces.get(side_index(link.peer.side))
             {
-                link.admitted.store(true, Ordering::Relaxed);
+                pace.know(link.peer.remote.ip());
             }
             match output {
                 Output::Media(changes) => {
@@ -505,7 +531,7 @@ impl<C: Core> Hub<C> {
     }
 }
 
-/// Index of a side in [`Hub::places`] and [`Hub::paces`].
+/// Index of a side in [`Hub::places`], [`Hub::handshakes`] and [`Hub::paces`].
 pub(super) const fn side_index(side: Side) -> usize {
     match side {
         Side::Partner => 0,

@@ -25,6 +25,8 @@ pub(super) enum CloseCause {
     Refused(Refusal),
     /// The peer does not take what we write.
     Overflow,
+    /// It proved nothing yet, and its place is another's.
+    GaveWay,
     /// Nobody needs it, and nobody is to blame.
     Unneeded,
     /// The appliance stops.
@@ -36,6 +38,7 @@ impl CloseCause {
         match self {
             CloseCause::Refused(reason) => reason.name(),
             CloseCause::Overflow => "write-queue-full",
+            CloseCause::GaveWay => "gave-way",
             CloseCause::Unneeded => "not-needed",
             CloseCause::Stop => "stopping",
         }

@@ -2,8 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use tokio::sync::Semaphore;
-
+use super::limits::HANDSHAKES_OF_A_SOURCE;
 use crate::{
     config::{Config, InsideServer, Transport},
     proxy::{Peer, Side},
@@ -15,8 +14,6 @@ use crate::{
 pub(super) struct Settings {
     pub(super) config: Arc<Config>,
     pub(super) frame: sip::Limits,
-    /// Places for handshakes of each side.
-    handshakes: [Semaphore; 3],
 }
 
 impl Settings {
@@ -27,19 +24,15 @@ impl Settings {
             body: limits.body_bytes,
             ..sip::Limits::default()
         };
-        let places = limits.handshakes.clamp(1, Semaphore::MAX_PERMITS);
-        let handshakes = [(); 3].map(|()| Semaphore::new(places));
-        Arc::new(Self { frame, handshakes, config })
+        Arc::new(Self { frame, config })
     }
 
-    /// Places for handshakes of this side: strangers among the remote users take none of the
-    /// partners'.
-    pub(super) fn handshakes(&self, side: Side) -> &Semaphore {
-        let [partner, inside, remote] = &self.handshakes;
+    /// Handshakes of this side at one time, in all and of one source.
+    pub(super) fn handshakes_for(&self, side: Side) -> (usize, usize) {
+        let most = self.config.limits.handshakes;
         match side {
-            Side::Partner | Side::Gateway => partner,
-            Side::Inside => inside,
-            Side::Remote => remote,
+            Side::Inside => (most, most),
+            _ => (most, most.min(HANDSHAKES_OF_A_SOURCE)),
         }
     }
 

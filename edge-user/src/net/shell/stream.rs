@@ -22,6 +22,7 @@ use tokio::{
 use super::{
     counters::add,
     hub::{Hub, Link, Way},
+    limits::Held,
     queue::{CloseCause, WriteQueue},
     write::Shared,
 };
@@ -69,8 +70,8 @@ pub(super) enum End {
 }
 
 /// Carries a connection to its end in a task of its own: what its handshake needed is given back
-/// before. `place` is held until then.
-pub(super) fn carry<S, C>(hub: &Arc<Hub<C>>, link: Arc<Link>, io: S, place: impl Send + 'static)
+/// before. `place` is held until then, and the connection ends when it is another's.
+pub(super) fn carry<S, C>(hub: &Arc<Hub<C>>, link: Arc<Link>, io: S, place: impl Held)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     C: Core,
@@ -80,10 +81,11 @@ where
 }
 
 /// Runs a connection to its end.
-async fn run<S, C, P>(hub: Arc<Hub<C>>, link: Arc<Link>, shared: Arc<Shared<S>>, _place: P)
+async fn run<S, C, P>(hub: Arc<Hub<C>>, link: Arc<Link>, shared: Arc<Shared<S>>, mut place: P)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     C: Core,
+    P: Held,
 {
     let (hub, link) = (&hub, &link);
     let Way::Stream(queue) = &link.way else { return };
@@ -116,7 +118,13 @@ where
     let end = {
         let first = driver.message_timeout.min(driver.idle_timeout);
         let mut sleep = pin!(tokio::time::sleep(first));
-        std::future::poll_fn(|cx| driver.poll(cx, sleep.as_mut())).await
+        std::future::poll_fn(|cx| {
+            if !link.admitted.load(Ordering::Relaxed) && place.poll_given_up(cx).is_ready() {
+                return Poll::Ready(End::Ours(CloseCause::GaveWay));
+            }
+            driver.poll(cx, sleep.as_mut())
+        })
+        .await
     };
     let io = driver.shared.take();
     match end {
@@ -124,7 +132,7 @@ where
             hub.closed_by_us(&link.peer, cause);
             // The core need not wait for the peer.
             hub.gone(link.id);
-            if cause != CloseCause::Overflow
+            if !matches!(cause, CloseCause::Overflow | CloseCause::GaveWay)
                 && let Some(io) = io
             {
                 // In memory of its own: the task of a connection that lives has no need of it.
@@ -400,7 +408,7 @@ mod tests {
     #[test]
     fn what_a_connections_task_keeps_is_little() {
         type Tls = tokio_rustls::server::TlsStream<tokio::net::TcpStream>;
-        let size = size_of_future(run::<Tls, TestCore, ()>);
+        let size = size_of_future(run::<Tls, TestCore, super::super::limits::Place>);
         assert!(size <= 2048, "{size} bytes");
     }
 }

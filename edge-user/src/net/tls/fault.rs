@@ -41,7 +41,7 @@ pub enum HandshakeFault {
     Closed,
     /// Not finished in time.
     Timeout,
-    /// More handshakes in a second than there may be.
+    /// More handshakes at one time or in a second than there may be.
     TooMany,
 }
 
@@ -162,7 +162,9 @@ impl HandshakeFault {
             HandshakeFault::Protocol => "the peer broke the TLS protocol",
             HandshakeFault::Closed => "the peer closed the connection during the handshake",
             HandshakeFault::Timeout => "the peer did not finish the handshake in time",
-            HandshakeFault::TooMany => "too many handshakes in a second; see [limits]",
+            HandshakeFault::TooMany => {
+                "too many handshakes at one time or in a second; see [limits]"
+            }
         }
     }
 }
@@ -203,6 +205,12 @@ impl HandshakeError {
     /// A handshake too many.
     pub(crate) fn too_many() -> Self {
         Self { fault: HandshakeFault::TooMany, detail: "not begun".to_owned() }
+    }
+
+    /// A handshake that took long, and others came.
+    pub(crate) fn gave_way() -> Self {
+        let detail = "it took long, and others waited".to_owned();
+        Self { fault: HandshakeFault::TooMany, detail }
     }
 
     /// A handshake that took too long.

@@ -17,13 +17,12 @@ use tokio_rustls::{
 
 use super::{
     Door, XmppCore,
-    handshakes::Handshake,
     hub::{Hub, Phase},
     status::add,
     stream::{self, Io},
 };
 use crate::{
-    net::shell::limits::{Full, Place},
+    net::shell::limits::{Full, HANDSHAKES_OF_A_SOURCE, Place},
     xmpp::io::{TlsPeer, XmppInput, XmppSide},
 };
 
@@ -118,7 +117,7 @@ async fn serve_direct<C: XmppCore>(
     stream: TcpStream,
     remote: SocketAddr,
     door: Door,
-    shaking: Option<Handshake>,
+    shaking: Option<Place>,
 ) {
     let Ok(local) = stream.local_addr() else { return };
     match direct(&hub, stream, remote.ip(), door.side, shaking).await {
@@ -159,7 +158,7 @@ async fn direct<C: XmppCore>(
     stream: TcpStream,
     remote: IpAddr,
     side: XmppSide,
-    place: Option<Handshake>,
+    place: Option<Place>,
 ) -> Result<(Io, TlsPeer), String> {
     let shaking = async {
         // A peer that says nothing costs no handshake.
@@ -185,14 +184,15 @@ pub(super) fn begin<C: XmppCore>(
     hub: &Hub<C>,
     remote: IpAddr,
     side: XmppSide,
-) -> Result<Option<Handshake>, String> {
+) -> Result<Option<Place>, String> {
     if side == XmppSide::Inside {
         return Ok(None);
     }
     let most = hub.config().limits.handshakes;
-    match hub.handshakes.begin(remote, most) {
-        Some(place) => Ok(Some(place)),
-        None => {
+    let of_a_source = most.min(HANDSHAKES_OF_A_SOURCE);
+    match hub.handshakes.enter_on_trial(remote, most, of_a_source) {
+        Ok(place) => Ok(Some(place)),
+        Err(_) => {
             add(&hub.counters.full_source);
             Err("this source has many handshakes under way".to_owned())
         }
@@ -202,7 +202,7 @@ pub(super) fn begin<C: XmppCore>(
 /// A handshake in its time, and as long as it has its place.
 pub(super) async fn shake<C: XmppCore, T>(
     hub: &Hub<C>,
-    mut place: Option<Handshake>,
+    mut place: Option<Place>,
     shaking: impl Future<Output = Result<T, String>>,
 ) -> Result<T, String> {
     let time = hub.config().limits.handshake_timeout;

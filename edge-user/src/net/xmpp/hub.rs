@@ -24,7 +24,6 @@ use tokio::sync::{
 
 use super::{
     StreamInfo, XmppCore, XmppEventSink, XmppParts,
-    handshakes::Handshakes,
     queue::{Queue, Todo},
     status::{Counters, XmppCounts, add},
 };
@@ -134,7 +133,7 @@ pub(super) struct Hub<C> {
     pub(super) outbound: Arc<AtomicUsize>,
     /// Of handshakes with strangers.
     pub(super) pace: Pace,
-    pub(super) handshakes: Arc<Handshakes>,
+    pub(super) handshakes: Arc<Admission>,
     /// Streams that are closed and wait for the other end to hear our last words.
     pub(super) lingering: Arc<AtomicUsize>,
     questions: AtomicUsize,
@@ -353,6 +352,9 @@ impl<C: XmppCore> Hub<C> {
             && let Some(link) = inner.links.get(stream)
         {
             link.proved(pair, how);
+            if link.side == XmppSide::Partner {
+                self.pace.know(link.remote.ip());
+            }
         }
         let (stream, todo) = match output {
             XmppOutput::Write { stream, bytes } => (stream, Todo::Write(bytes)),

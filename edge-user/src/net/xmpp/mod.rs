@@ -4,7 +4,6 @@
 //! | --- | --- |
 //! | `hub` | the core and the table of streams behind one lock; carries out what the core says |
 //! | `accept`, `connect` | streams that come in, and those we open |
-//! | `handshakes` | those with strangers, bounded |
 //! | `stream` | one connection in one task: reads no faster than it may, writes, begins TLS |
 //! | `queue` | what waits to be written, bounded |
 //! | `status` | what is shown of streams, and counts |
@@ -13,7 +12,6 @@
 
 mod accept;
 mod connect;
-mod handshakes;
 mod hub;
 mod queue;
 mod status;

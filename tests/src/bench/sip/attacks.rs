@@ -6,7 +6,10 @@
 use std::{
     io::{ErrorKind, Read as _, Write as _},
     net::TcpStream,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::{
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc,
+    },
     time::{Duration, Instant},
 };
 
@@ -25,7 +28,7 @@ use crate::bench::{Row, median};
 /// Good calls a second, and for how long.
 const RATE: f64 = 500.0;
 const SECONDS: f64 = 5.0;
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 5;
 /// Connections that a slow attacker holds.
 const HELD: usize = 300;
 /// How long an attacker waits for anything.
@@ -94,11 +97,16 @@ fn milliseconds(outcome: &Outcome) -> f64 {
     outcome.per_mille(990).as_secs_f64() * 1e3
 }
 
-/// Does `work` while the attack goes on; how often it struck.
+/// Does `work` while the attack goes on; how often it struck. What the attacker has to open first,
+/// it has opened before.
 fn under<T>(world: &World, attack: &Attack, work: impl FnOnce() -> Result<T>) -> Result<(T, u64)> {
     let (stop, struck) = (AtomicBool::new(false), AtomicU64::new(0));
+    let (ready, begun) = mpsc::channel();
     std::thread::scope(|scope| {
-        let attacker = scope.spawn(|| world.load.run(|| strike(world, attack, &stop, &struck)));
+        let striking = || world.load.run(|| strike(world, attack, ready, (&stop, &struck)));
+        let attacker = scope.spawn(striking);
+        // It can only fail with the attacker, who says why.
+        let _ = begun.recv();
         let worked = work();
         stop.store(true, Ordering::Relaxed);
         let attacked = attacker.join().map_err(|_| anyhow::anyhow!("the attacker panicked"))?;
@@ -108,11 +116,17 @@ fn under<T>(world: &World, attack: &Attack, work: impl FnOnce() -> Result<T>) ->
     })
 }
 
-fn strike(world: &World, attack: &Attack, stop: &AtomicBool, struck: &AtomicU64) -> Result<()> {
+fn strike(
+    world: &World,
+    attack: &Attack,
+    ready: mpsc::Sender<()>,
+    (stop, struck): (&AtomicBool, &AtomicU64),
+) -> Result<()> {
     load::pin(CORE + 1)?;
     // By its nice value alone a thread is not taken from its core before its slice is over.
     edge_user::net::lower_priority()?;
     let mut attacker = (attack.begin)(world)?;
+    drop(ready);
     let spacing = Duration::from_secs(1) / attack.rate;
     let mut next = Instant::now();
     while !stop.load(Ordering::Relaxed) {

@@ -211,6 +211,98 @@ async fn silent_handshakes_do_not_keep_others_out() {
     echo(&mut client, 1).await;
 }
 
+/// Connects from an address of its own.
+async fn from(last: u8, to: SocketAddr) -> TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from(([127, 0, 1, last], 0))).unwrap();
+    socket.connect(to).await.unwrap()
+}
+
+/// Whether they say nothing, begin a handshake, or are through with it and ask for nothing.
+#[tokio::test]
+async fn who_does_not_go_on_keeps_nobody_out_and_who_proved_something_stays() {
+    let mut lab = lab(|config| {
+        config.limits.connections = 8;
+        config.limits.handshakes = 4;
+        config.limits.handshakes_per_second = 10_000;
+        config.limits.handshake_timeout = 10 * PATIENCE;
+    })
+    .await;
+    let (mut first, connection) = lab.partner_connected().await;
+    lab.proved(connection);
+    let mut idle = Vec::new();
+    for _ in 0..10 {
+        idle.push(lab.partner_connected().await.0);
+    }
+    // The eight are seven of these and the first.
+    lab.counted("closed.gave-way", 3).await;
+    let mut silent = Vec::new();
+    for last in 1..=100 {
+        silent.push(from(last, lab.access()).await);
+    }
+    // It is closed at once, without last words.
+    let ended = timeout(PATIENCE, silent[0].read(&mut [0; 16])).await.unwrap();
+    assert!(matches!(ended, Ok(0) | Err(_)));
+    // They are let in one by one, and those through with their handshakes went first.
+    lab.counted("closed.gave-way", 3 + 100).await;
+    for last in 101..=200 {
+        let mut stream = from(last, lab.access()).await;
+        stream.write_all(&[0x16]).await.unwrap();
+        silent.push(stream);
+    }
+    let (mut other, _) = lab.partner_connected().await;
+    echo(&mut other, 1).await;
+    echo(&mut first, 2).await;
+}
+
+/// As many handshakes as there may be, in a table that has room.
+#[tokio::test]
+async fn handshakes_that_do_not_go_on_keep_nobody_out() {
+    let mut lab = lab(|config| {
+        config.limits.handshakes = 4;
+        config.limits.handshakes_per_second = 10_000;
+        config.limits.handshake_timeout = 10 * PATIENCE;
+    })
+    .await;
+    let mut begun = Vec::new();
+    for last in 1..=20 {
+        let mut stream = from(last, lab.access()).await;
+        stream.write_all(&[0x16]).await.unwrap();
+        begun.push(stream);
+    }
+    lab.counted("handshake.too-many", 16).await;
+    let (mut client, _) = lab.partner_connected().await;
+    echo(&mut client, 1).await;
+    assert_eq!(lab.count("handshake.too-many"), 17, "the oldest made room");
+}
+
+/// A flood of strangers, each within its own share, has all there is.
+#[tokio::test]
+async fn who_proved_something_before_is_let_in_during_a_flood_of_handshakes() {
+    let mut lab = lab(|config| {
+        config.limits.handshakes_per_second = 1;
+        config.limits.handshakes_per_second_per_source = 1000;
+    })
+    .await;
+    let (_known, connection) = lab.partner_connected().await;
+    lab.proved(connection);
+    let mut begun = Vec::new();
+    for last in 1..=10 {
+        let mut stream = from(last, lab.access()).await;
+        stream.write_all(&[0x16]).await.unwrap();
+        begun.push(stream);
+    }
+    timeout(PATIENCE, async {
+        while lab.count("handshake.too-many") == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .unwrap();
+    let (mut again, _) = lab.partner_connected().await;
+    echo(&mut again, 1).await;
+}
+
 #[tokio::test]
 async fn a_slow_sender_is_closed_in_time_and_an_idle_one_later() {
     let mut lab = lab(|config| {
@@ -281,8 +373,10 @@ async fn ten_megabytes_of_header_are_refused_in_bounded_memory() {
 #[tokio::test]
 async fn a_full_table_refuses_the_next_and_leaves_the_others_alone() {
     let mut lab = lab(|config| config.limits.connections = 2).await;
-    let (mut one, _) = lab.partner_connected().await;
-    let (mut two, _) = lab.partner_connected().await;
+    let (mut one, first) = lab.partner_connected().await;
+    let (mut two, second) = lab.partner_connected().await;
+    lab.proved(first);
+    lab.proved(second);
     assert!(lab.connect(lab.access(), Some(&lab.partner())).await.is_err());
     assert_eq!(lab.count("refused.table-full"), 1);
     echo(&mut one, 1).await;
@@ -346,10 +440,7 @@ async fn a_first_request_is_small_and_what_follows_an_admitted_one_is_not() {
     assert_eq!(lab.closed().await, id);
 
     let (mut client, connection) = lab.partner_connected().await;
-    let (domain, remote) = ("fabrikam.example".parse().unwrap(), lab.access());
-    lab.shell.with_core(|_, _, out| {
-        out.push(Output::Event(Event::Proved { connection, domain, remote }));
-    });
+    lab.proved(connection);
     echo(&mut client, 1).await;
     client.write_all(large(2).as_bytes()).await.unwrap();
     let mut answer = vec![0; large(2).len()];

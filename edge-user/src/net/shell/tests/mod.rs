@@ -124,6 +124,13 @@ impl Lab {
         (client, id)
     }
 
+    /// The core admits a request of this connection.
+    fn proved(&self, connection: ConnectionId) {
+        let (domain, remote) = ("fabrikam.example".parse().unwrap(), self.access());
+        let event = Event::Proved { connection, domain, remote };
+        self.shell.with_core(|_, _, out| out.push(Output::Event(event)));
+    }
+
     async fn next(&mut self) -> Seen {
         timeout(PATIENCE, self.seen.recv()).await.expect("the core sees something").unwrap()
     }
