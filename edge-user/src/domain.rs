@@ -23,6 +23,9 @@ pub enum DomainError {
     /// Something other than a letter, a digit, a hyphen or a dot.
     #[error("a domain name holds letters, digits, hyphens and dots only")]
     Character,
+    /// Letters that are no ASCII.
+    #[error("an international domain name is written in its ASCII form (xn--)")]
+    International,
     /// A single label: not fully qualified.
     #[error("a fully qualified name with at least two labels is needed")]
     NotQualified,
@@ -70,7 +73,13 @@ impl FromStr for Domain {
             }
         }
         if !known {
-            return Err(DomainError::Character);
+            let fine = |byte: u8| {
+                !byte.is_ascii() || byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.')
+            };
+            return Err(match text.bytes().all(fine) {
+                true => DomainError::International,
+                false => DomainError::Character,
+            });
         }
         if !fits {
             return Err(DomainError::Label);
@@ -144,7 +153,7 @@ mod tests {
             ("a._..", Err(DomainError::Character)),
             ("a_b.example", Err(DomainError::Character)),
             ("a.example\r\n", Err(DomainError::Character)),
-            ("b\u{fc}ro.example", Err(DomainError::Character)),
+            ("b\u{fc}ro.example", Err(DomainError::International)),
         ];
         for (text, expected) in cases {
             let got = text.parse::<Domain>();

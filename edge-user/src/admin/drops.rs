@@ -185,11 +185,16 @@ fn frame(dropped: &Dropped) -> Vec<u8> {
         .collect()
 }
 
-/// `drop not-partner rule sip-federation zone external`.
+/// `drop not-partner rule sip-federation zone external`. What is dropped before its zone is looked
+/// up names none.
 fn comment(dropped: &Dropped) -> String {
     let rule = dropped.rule.as_ref().map_or(String::new(), |rule| format!(" rule {rule}"));
     let monitor = if dropped.verdict == "pass" { " (monitor)" } else { "" };
-    format!("{} {}{rule} zone {}{monitor}", dropped.verdict, dropped.reason, dropped.zone)
+    let zone = match dropped.zone.as_str() {
+        "none" => String::new(),
+        zone => format!(" zone {zone}"),
+    };
+    format!("{} {}{rule}{zone}{monitor}", dropped.verdict, dropped.reason)
 }
 
 /// One line for people.
@@ -279,6 +284,8 @@ mod tests {
         dropped.rule = None;
         dropped.verdict = "pass".to_owned();
         assert_eq!(comment(&dropped), "pass not-partner zone external (monitor)");
+        dropped.zone = "none".to_owned();
+        assert_eq!(comment(&dropped), "pass not-partner (monitor)");
     }
 
     #[test]

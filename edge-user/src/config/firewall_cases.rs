@@ -11,6 +11,18 @@ pub(super) const FIREWALL_ERRORS: &[Case] = &[
         ("\"web\"", 1),
         "stands already in line",
     ),
+    (
+        "[[firewall.block]]",
+        "[[firewall.rule]]\nname = \"ping\"\nzone = \"internal\"\nprotocol = \"icmpv6\"\nfrom = [\"10.0.0.0/8\"]\n[[firewall.block]]",
+        ("from = [\"10", 0),
+        "no packet of icmpv6 comes from these",
+    ),
+    (
+        "[[firewall.block]]",
+        "[[firewall.rule]]\nname = \"ping\"\nzone = \"internal\"\nprotocol = \"icmp\"\nfrom = [\"fd00::/8\"]\n[[firewall.block]]",
+        ("from = [\"fd00", 0),
+        "no packet of icmp comes from these: they are of the other family; mend: write protocol",
+    ),
     ("protocol = \"tcp\" ", "protocol = \"6\" ", ("\"6\"", 0), "has a name"),
     ("protocol = \"tcp\" ", "protocol = \"tpc\" ", ("\"tpc\"", 0), "is no protocol"),
     ("protocol = \"tcp\" ", "protocol = \"icmp\" ", ("ports = [80", 0), "has no ports"),

@@ -54,6 +54,7 @@ fn rule<'a>(section: Section<'a>, known: &Known, sets: &[NamedSet]) -> Option<Na
     let ports = ports(&section, protocol.as_ref());
     let to = destinations(&section, known, zone.as_ref().map(|zone| *zone.get_ref()));
     let from = sources(&section, sets);
+    can_match(&section, protocol.as_ref(), &from);
     let drop = section.parsed("action", |text| match text {
         "pass" => Ok(false),
         "drop" => Ok(true),
@@ -197,6 +198,22 @@ fn any_alone(section: &Section<'_>, span: &Span, count: usize) {
             span,
             "\"any\" stands beside others",
             "write \"any\" alone, or take it out",
+        );
+    }
+}
+
+/// ICMP is of one family, and so are prefixes.
+fn can_match(section: &Section<'_>, protocol: Option<&Spanned<Protocol>>, from: &Sources) {
+    let (name, mend, other): (_, _, fn(&IpNet) -> bool) = match protocol.map(Spanned::get_ref) {
+        Some(Protocol::Icmp) => ("icmp", "icmpv6", |net| matches!(net, IpNet::V6(_))),
+        Some(Protocol::Icmpv6) => ("icmpv6", "icmp", |net| matches!(net, IpNet::V4(_))),
+        _ => return,
+    };
+    if !from.partners && !from.prefixes.is_empty() && from.prefixes.iter().all(other) {
+        section.sink.error(
+            &section.key_span("from"),
+            format!("no packet of {name} comes from these: they are of the other family"),
+            format!("write protocol = \"{mend}\", or prefixes of the other family"),
         );
     }
 }

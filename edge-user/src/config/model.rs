@@ -1,6 +1,7 @@
 //! The validated configuration. Whoever holds one may rely on every rule stated here.
 
 use std::{
+    fmt,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     time::Duration,
@@ -192,6 +193,16 @@ pub enum Transport {
     Tcp,
     /// SIP over TLS over TCP.
     Tls,
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Transport::Udp => "UDP",
+            Transport::Tcp => "TCP",
+            Transport::Tls => "TLS",
+        })
+    }
 }
 
 /// The organisation's side.

@@ -34,7 +34,7 @@ pub(super) const ERRORS: &[Case] = &[
     (
         "connections = 4096",
         "connections = 0",
-        ("0\nconnections_per", 0),
+        ("0                  # where all", 0),
         "out of range; mend: write an integer from 1",
     ),
     ("connections = 4096", "connections = -1", ("-1", 0), "out of range"),

@@ -107,7 +107,7 @@ impl<C> fmt::Debug for ShellParts<C> {
 
 /// A listener cannot be had.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{transport:?} {address}: cannot listen: {fault}; {mend}")]
+#[error("{transport} {address}: cannot listen: {fault}; {mend}")]
 pub struct BindError {
     /// How.
     pub transport: Transport,
