@@ -172,6 +172,24 @@ fn not_found(reader: &mut BufReader<TcpStream>) -> Option<String> {
 }
 
 #[test]
+fn a_domain_is_explained_with_what_dns_says_of_it() {
+    let world = World::raise("wex");
+    let explain = |domain: &str| {
+        let answer = world.contoso.command(&["explain", "domain", domain]).unwrap();
+        assert_eq!(answer.code, 0, "{}", answer.stderr);
+        answer.stdout
+    };
+    let known = explain(&Site::Adatum.domain());
+    let line = format!("dns        {} port 5061 at ", Site::Adatum.host());
+    let told = known.lines().find(|said| said.starts_with(&line));
+    let both = [Site::Adatum.v4().to_string(), Site::Adatum.v6().to_string()];
+    assert!(told.is_some_and(|told| both.iter().all(|one| told.contains(one))), "{known}");
+    let nobody = explain("nobody.example");
+    assert!(nobody.starts_with("nobody.example federates as discovered"), "{nobody}");
+    assert!(nobody.contains("no DNS record (_sipfederationtls._tcp.nobody.example"), "{nobody}");
+}
+
+#[test]
 fn one_that_enumerates_users_is_listed_and_blocked_until_it_is_forgiven() {
     let mut world = World::raise("wen");
     let [to4, to6] = contoso_access();

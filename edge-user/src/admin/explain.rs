@@ -192,7 +192,7 @@ pub fn explain(
         }
         ExplainCommand::Address { address } => explain_address::address(paths, file, *address),
         ExplainCommand::Domain { domain } => {
-            let request = PartnerRequest::Show { name: domain.to_string() };
+            let request = PartnerRequest::Show { name: domain.to_string(), dns: true };
             let json = client::ask(&paths.run, &Request::Partner(request))?;
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             Ok(Report::new(xmpp_text::explain(&json, now.as_secs()), json))

@@ -76,7 +76,7 @@ pub enum PartnerCommand {
 pub fn partner(paths: &Paths, command: &PartnerCommand) -> Outcome {
     let request = match command.clone() {
         PartnerCommand::List { kind, watch } => PartnerRequest::List { kind, watch },
-        PartnerCommand::Show { name } => PartnerRequest::Show { name },
+        PartnerCommand::Show { name } => PartnerRequest::Show { name, dns: false },
         PartnerCommand::Allow { name, server, verification } => {
             PartnerRequest::Allow { domain: name, server, verification }
         }

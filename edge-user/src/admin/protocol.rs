@@ -196,6 +196,8 @@ pub enum PartnerRequest {
     Show {
         /// Domain, or provider's name.
         name: String,
+        /// Also what DNS says of it now.
+        dns: bool,
     },
     /// Allow a domain; what was held against it is forgotten.
     Allow {

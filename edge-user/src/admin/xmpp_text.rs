@@ -147,7 +147,22 @@ pub(super) fn explain(row: &Value, unix: u64) -> String {
         text.push_str(", which is not in use");
     }
     text.push('\n');
+    dns(&mut text, &row["dns"]);
     text + &partner(row, unix)
+}
+
+/// Where DNS says that its edges are.
+fn dns(text: &mut String, row: &Value) {
+    if let Some(fault) = row["fault"].as_str() {
+        let _ =
+            writeln!(text, "dns        {fault} ({}): it cannot be reached", string(&row["asked"]));
+    }
+    for host in row["hosts"].as_array().into_iter().flatten() {
+        let addresses: Vec<_> =
+            host["addresses"].as_array().into_iter().flatten().map(string).collect();
+        let (name, port) = (string(&host["host"]), &host["port"]);
+        let _ = writeln!(text, "dns        {name} port {port} at {}", addresses.join(", "));
+    }
 }
 
 /// One line for `edge status`; `None`: XMPP is not served.
@@ -247,6 +262,29 @@ mod tests {
         assert_eq!(
             explain(&server, 0),
             "s.example federates as allowed-server, by sip.s.example, which is not in use\n"
+        );
+    }
+
+    #[test]
+    fn what_dns_says_stands_with_a_domain() {
+        let mut row = json!({
+            "name": "d.example", "kind": "discovered", "host": null, "enabled": true,
+            "dns": {"hosts": [
+                {"host": "a.d.example", "port": 5061, "addresses": ["192.0.2.1", "2001:db8::1"]},
+                {"host": "b.d.example", "port": 5062, "addresses": ["192.0.2.2"]},
+            ]},
+        });
+        assert_eq!(
+            explain(&row, 0),
+            "d.example federates as discovered\n\
+             dns        a.d.example port 5061 at 192.0.2.1, 2001:db8::1\n\
+             dns        b.d.example port 5062 at 192.0.2.2\n"
+        );
+        row["dns"] = json!({"fault": "no DNS record", "asked": "_sips._tcp.d.example"});
+        assert_eq!(
+            explain(&row, 0),
+            "d.example federates as discovered\n\
+             dns        no DNS record (_sips._tcp.d.example): it cannot be reached\n"
         );
     }
 

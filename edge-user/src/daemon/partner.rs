@@ -11,7 +11,7 @@ use crate::{
     domain::Domain,
     federation::{Partner, PartnerKind},
     net::shell::ConnectionInfo,
-    proxy::{Refusal, RefusalSeen, Traffic},
+    proxy::{Question, Refusal, RefusalSeen, Traffic},
     state::{Author, effective},
 };
 
@@ -39,8 +39,11 @@ impl Daemon {
                 rows.retain(|row| kind.as_ref().is_none_or(|kind| row["kind"] == kind.as_str()));
                 Ok(Value::Array(rows))
             }
-            PartnerRequest::Show { name } => {
-                let row = self.show_partner(&name)?;
+            PartnerRequest::Show { name, dns } => {
+                let mut row = self.show_partner(&name)?;
+                if dns {
+                    row["dns"] = self.asked(&name).await;
+                }
                 Ok(self.with_what_it_did(row).await)
             }
             PartnerRequest::Allow { domain, server, verification } => {
@@ -56,6 +59,34 @@ impl Daemon {
             }
             PartnerRequest::Reset { name } => self.reset_partner(&name),
             PartnerRequest::Forgive { domain, source } => self.forgive(domain, source).await,
+        }
+    }
+
+    /// What DNS says of a domain's edges, or why none can be used. Null for who is found otherwise:
+    /// who does not federate, XMPP, and providers by their own name.
+    async fn asked(&self, name: &str) -> Value {
+        let Ok(domain) = name.parse::<Domain>() else { return Value::Null };
+        let policy = super::policy_of(&self.config(), &self.federation());
+        let partner = match policy.partner(&domain) {
+            Ok(partner) if partner.kind != PartnerKind::Xmpp => partner,
+            _ => return Value::Null,
+        };
+        match self.resolver.resolve(&partner.question(), partner.lookup()).await {
+            Ok(found) => {
+                let hosts = found.hosts.iter().map(|host| {
+                    json!({ "host": host.host, "port": host.port, "addresses": host.addresses })
+                });
+                json!({ "hosts": hosts.collect::<Vec<_>>() })
+            }
+            Err(error) => json!({
+                "fault": error.to_string(),
+                "asked": match partner.question() {
+                    Question::Federation(domain) => {
+                        format!("_sipfederationtls._tcp.{domain} and _sips._tcp.{domain}")
+                    }
+                    _ => partner.pinned().map(Domain::to_string).unwrap_or_default(),
+                },
+            }),
         }
     }
 
