@@ -140,7 +140,7 @@ impl Admission {
         let source = first_of_source(remote);
         let mut counts = self.lock();
         // First of all: who has its share takes nobody's place.
-        if counts.by_source.get(&source).is_some_and(|count| *count >= per_source) {
+        if counts.by_source.get(&source).copied().unwrap_or(0) >= per_source {
             return Err(Full::Source);
         }
         // More than one where a new configuration has fewer.
