@@ -213,6 +213,13 @@ impl<C: Core> Hub<C> {
         pace.take(Instant::now(), remote, all, one)
     }
 
+    /// Who proved something does not stand in line with strangers when it comes again.
+    pub(super) fn know(&self, peer: &Peer) {
+        if let Some(pace) = self.paces.get(side_index(peer.side)) {
+            pace.know(peer.remote.ip());
+        }
+    }
+
     pub(super) fn event(&self, event: Event) {
         (self.events)(event);
     }
@@ -391,9 +398,8 @@ impl<C: Core> Hub<C> {
             ) = &output
                 && let Some(link) = inner.links.get(connection)
                 && !link.admitted.swap(true, Ordering::Relaxed)
-                && let Some(pace) = self.paces.get(side_index(link.peer.side))
             {
-                pace.know(link.peer.remote.ip());
+                self.know(&link.peer);
             }
             match output {
                 Output::Media(changes) => {

@@ -2,7 +2,10 @@
 
 use rcgen::ExtendedKeyUsagePurpose as Usage;
 
-use super::*;
+use super::{
+    outbound::{partner_server, target},
+    *,
+};
 
 #[tokio::test]
 async fn a_partner_is_known_by_its_certificate_and_its_messages_reach_the_core() {
@@ -279,13 +282,25 @@ async fn handshakes_that_do_not_go_on_keep_nobody_out() {
 /// A flood of strangers, each within its own share, has all there is.
 #[tokio::test]
 async fn who_proved_something_before_is_let_in_during_a_flood_of_handshakes() {
+    for dialled in [false, true] {
+        known_in_a_flood(dialled).await;
+    }
+}
+
+/// It came to us before, or we went to it.
+async fn known_in_a_flood(dialled: bool) {
     let mut lab = lab(|config| {
         config.limits.handshakes_per_second = 1;
         config.limits.handshakes_per_second_per_source = 1000;
     })
     .await;
-    let (_known, connection) = lab.partner_connected().await;
-    lab.proved(connection);
+    if dialled {
+        let (address, _told) = partner_server(&lab.ours, &lab.partner()).await;
+        lab.connect_to(target(address, Some(PARTNER))).await.unwrap();
+    } else {
+        let (_, connection) = lab.partner_connected().await;
+        lab.proved(connection);
+    }
     let mut begun = Vec::new();
     for last in 1..=10 {
         let mut stream = from(last, lab.access()).await;
