@@ -433,6 +433,51 @@ async fn a_drain_lets_nobody_in_and_whoever_is_in_stay() {
     TcpStream::connect(at).await.unwrap();
 }
 
+/// Connects from a source of its own.
+async fn from(last: u8, to: SocketAddr) -> TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from(([127, 0, 1, last], 0))).unwrap();
+    socket.connect(to).await.unwrap()
+}
+
+/// A flood of strangers has all the handshakes that strangers may have.
+#[tokio::test]
+async fn who_proved_something_before_is_let_in_during_a_flood_of_handshakes() {
+    let root = Authority::new("root");
+    let mut server = End::new(&root.dns(&["b.example"]), &root.pem, |config| {
+        config.limits.handshakes_per_second = 1;
+        config.limits.handshakes_per_second_per_source = 1000;
+    })
+    .await;
+    let client = End::new(&root.dns(&["a.example"]), &root.pem, |_| {}).await;
+    client.connect(server.at(true), true, "a.example", "b.example");
+    let stream = server.accepted().await;
+    server.say(XmppOutput::Event(XmppEvent::Proved {
+        stream,
+        pair: pair("b.example", "a.example"),
+        how: "sasl-external",
+        side: XmppSide::Partner,
+        remote: client.at(false),
+        names: None,
+    }));
+    let mut begun = Vec::new();
+    for last in 1..=10 {
+        let mut stranger = from(last, server.at(true)).await;
+        stranger.write_all(&[0x16]).await.unwrap();
+        begun.push(stranger);
+    }
+    let refused = |(name, count): &(String, u64)| name == "handshake-failed" && *count > 0;
+    tokio::time::timeout(PATIENCE, async {
+        while !server.shell.counts().iter().any(refused) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .unwrap();
+    client.connect(server.at(true), true, "a.example", "b.example");
+    server.accepted().await;
+}
+
 /// Connections that say nothing, and handshakes that do not go on, keep nobody out.
 #[tokio::test]
 async fn who_does_not_go_on_with_a_handshake_keeps_nobody_out() {
@@ -445,12 +490,6 @@ async fn who_does_not_go_on_with_a_handshake_keeps_nobody_out() {
     })
     .await;
     let (direct, plain) = (server.at(true), server.at(false));
-    // Each from a source of its own.
-    let from = async |last: u8, to| {
-        let socket = tokio::net::TcpSocket::new_v4().unwrap();
-        socket.bind(SocketAddr::from(([127, 0, 1, last], 0))).unwrap();
-        socket.connect(to).await.unwrap()
-    };
     let mut silent = Vec::new();
     for last in 1..101 {
         silent.push(from(last, direct).await);
