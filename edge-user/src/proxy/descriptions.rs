@@ -132,11 +132,12 @@ pub(super) fn shows_addresses(message: &Message) -> bool {
     let method = message.method().or_else(|| message.cseq().ok().map(|cseq| cseq.method));
     let event = method.is_some_and(is_of_event);
     message.headers(HeaderName::ContentType).any(|header| {
-        let kind = header.value.split(|byte| *byte == b';').next().unwrap_or_default();
-        let (main, sub) = kind.split_at(memchr::memchr(b'/', kind).unwrap_or(kind.len()));
-        let sub = sub.get(1..).unwrap_or_default().trim_ascii();
-        main.trim_ascii().eq_ignore_ascii_case(b"multipart") && !event
-            || sub.eq_ignore_ascii_case(b"sdp")
+        // Any word of it: some readers stop at a comma or a space.
+        let kind = header.value.split(|byte| !byte.is_ascii_alphanumeric());
+        let mut words = kind.filter(|word| !word.is_empty());
+        words.any(|word| {
+            word.eq_ignore_ascii_case(b"multipart") && !event || word.eq_ignore_ascii_case(b"sdp")
+        })
     })
 }
 

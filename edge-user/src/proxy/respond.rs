@@ -140,8 +140,8 @@ impl Refusal {
                  see federation.allow_addresses and behind_nat"
             }
             Refusal::MediaNotRelayed => {
-                "Nothing of it can be relayed: media over TCP, or an address family that \
-                 [service.av] lacks"
+                "Nothing of it can be relayed: media over TCP, several ports for one m-line, or an \
+                 address family that [service.av] lacks"
             }
             Refusal::MediaPorts => "The ports for media are used up; see service.av.media_ports",
             Refusal::SessionUnreadable => "The session description cannot be read",

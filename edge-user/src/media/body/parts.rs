@@ -15,10 +15,14 @@ pub(super) fn part(
 ) -> Result<(), BodyFault> {
     let kind = std::str::from_utf8(kind).map_err(|_| BodyFault::Type)?;
     let (essence, parameters) = kind.split_at(kind.find(';').unwrap_or(kind.len()));
-    let (main, sub) = essence.trim().split_once('/').ok_or(BodyFault::Type)?;
+    let (main, sub) = essence.split_once('/').ok_or(BodyFault::Type)?;
+    let (main, sub) = (main.trim(), sub.trim());
+    // `application/sdp charset=x` is a description to a reader who stops at the space.
+    if !is_token(main) || !is_token(sub) {
+        return Err(BodyFault::Type);
+    }
     let is = |is_main: &str, is_sub: &str| {
-        main.trim_end().eq_ignore_ascii_case(is_main)
-            && sub.trim_start().eq_ignore_ascii_case(is_sub)
+        main.eq_ignore_ascii_case(is_main) && sub.eq_ignore_ascii_case(is_sub)
     };
     if is("application", "sdp") {
         if encoded {
@@ -35,7 +39,7 @@ pub(super) fn part(
     }
     found.file_transfer |= is("application", "ms-filetransfer+xml") || is("text", "x-msmsgsinvite");
     found.fragment |= sub.to_ascii_lowercase().ends_with("sdpfrag");
-    if !main.trim_end().eq_ignore_ascii_case("multipart") {
+    if !main.eq_ignore_ascii_case("multipart") {
         return Ok(());
     }
     if encoded {
@@ -64,6 +68,12 @@ pub(super) fn part(
         part(found, kind, head.encoded, body, content, depth + 1)?;
     }
     Ok(())
+}
+
+/// RFC 2045 section 5.1 `token`.
+fn is_token(text: &str) -> bool {
+    let fits = |b: u8| b.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?=".contains(&b);
+    !text.is_empty() && text.bytes().all(fits)
 }
 
 /// A transfer encoding that changes nothing (RFC 2045 section 6.2).

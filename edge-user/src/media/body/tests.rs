@@ -65,6 +65,14 @@ fn what_cannot_be_read_for_sure_is_refused() {
     let with = |line: &str| multipart(&[(&format!("{TYPE}\r\n{line}"), SDP)]);
     let rows: &[(&str, String, BodyFault)] = &[
         ("sdp", SDP.into(), Type),
+        ("application/sdp charset=utf-8", SDP.into(), Type),
+        ("text/plain, application/sdp", SDP.into(), Type),
+        ("application/sdp,", SDP.into(), Type),
+        ("application/sdp(x)", SDP.into(), Type),
+        ("application/", SDP.into(), Type),
+        ("/sdp", SDP.into(), Type),
+        ("application sdp/sdp", SDP.into(), Type),
+        (MIXED, multipart(&[("c: application/sdp x", SDP)]), Type),
         ("multipart/mixed", sdp.clone(), Boundary),
         ("multipart/mixed;boundary=", sdp.clone(), Boundary),
         ("multipart/mixed;boundary=\"b1 \"", sdp.clone(), Boundary),

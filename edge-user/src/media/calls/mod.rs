@@ -62,7 +62,10 @@ pub enum MediaFault {
     #[error("no modality of it is allowed")]
     Forbidden,
     /// Nothing is left of an offer: what it asks for cannot be forwarded.
-    #[error("nothing of it can be relayed: TCP, or an address family that this edge lacks")]
+    #[error(
+        "nothing of it can be relayed: TCP, several ports for one m-line, or an address family \
+         that this edge lacks"
+    )]
     Unsupported,
     /// An address that nobody outside can have, or one of ours, or a name.
     #[error("m-line {}: its address is no place to send media to", line + 1)]

@@ -91,7 +91,8 @@ fn line(
     let forbidden = passage.forbidden.checked_shr(index as u32).unwrap_or(0) & 1 == 1;
     let carried = match media.protocol {
         Transport::Sip => true,
-        protocol if protocol.is_udp() => true,
+        // A pair of ours stands for one pair of theirs.
+        protocol if protocol.is_udp() => mode != MediaMode::Relay || media.ports == 1,
         // What is no UDP is nobody's to forward; where both sides see each other it finds its way.
         _ => mode != MediaMode::Relay,
     };

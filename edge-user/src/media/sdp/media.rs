@@ -203,6 +203,8 @@ pub struct Media {
     pub(super) bundle_only_line: Option<u32>,
     /// Its ICE lines.
     pub(super) ice: Vec<IceLine>,
+    /// Its other lines that name addresses.
+    pub(super) naming: Vec<u32>,
 }
 
 /// `a=rtcp`.

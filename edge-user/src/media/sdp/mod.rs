@@ -6,6 +6,7 @@
 //! | port 0, directions, hold by address | RFC 3264 sections 5, 6, 8.4 |
 //! | `a=rtcp`, `a=rtcp-mux` | RFC 3605, RFC 5761 |
 //! | ICE lines | RFC 8839, and the forms that OCS and Lync write (`x-candidate…`) |
+//! | `a=altc`, `a=ccap`, `a=source-filter`: other addresses | RFC 6947, RFC 7006, RFC 4570 |
 //! | `a=group`, `a=mid`, `a=bundle-only` | RFC 5888, RFC 8843 |
 //!
 //! Reading finds out what stands where; rewriting puts other texts in a few of these places and
@@ -73,6 +74,8 @@ pub struct Sdp {
     groups: Vec<Group>,
     /// The session's ICE lines.
     session_ice: Vec<media::IceLine>,
+    /// The session's other lines that name addresses.
+    naming: Vec<u32>,
     media: Vec<Media>,
 }
 

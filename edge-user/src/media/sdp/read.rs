@@ -34,8 +34,8 @@ pub(super) fn read(text: Bytes, bounds: &SdpBounds) -> Result<Sdp, SdpError> {
         .map(|part| part.finish(&session, lines.len() as u32))
         .collect::<Result<Vec<_>, _>>()?;
     join(&text, &mut groups, &media)?;
-    let Section { connection, ice: session_ice, .. } = session;
-    Ok(Sdp { text, lines, origin, connection, groups, session_ice, media })
+    let Section { connection, ice: session_ice, naming, .. } = session;
+    Ok(Sdp { text, lines, origin, connection, groups, session_ice, naming, media })
 }
 
 struct Reader<'t> {
@@ -58,6 +58,8 @@ struct Section {
     kilobits: Option<u64>,
     has_ice: bool,
     ice: Vec<IceLine>,
+    /// Other lines that name addresses.
+    naming: Vec<u32>,
     attributes: usize,
 }
 
@@ -176,7 +178,7 @@ impl Reader<'_> {
     }
 
     fn attribute(&mut self, number: u32, value: &[u8], base: u32) -> Result<(), SdpFault> {
-        let bound = self.bounds.attributes;
+        let (bound, of_session) = (self.bounds.attributes, self.media.is_empty());
         let section = self.section();
         section.attributes += 1;
         if section.attributes > bound {
@@ -192,6 +194,12 @@ impl Reader<'_> {
         if let Some(ice) = ice(number, name, rest) {
             section.has_ice |= ice.candidate || name == b"ice-ufrag";
             section.ice.push(ice);
+            return Ok(());
+        }
+        // Of the session, and in another case, `a=rtcp` means something to some readers only.
+        let rtcp = name.eq_ignore_ascii_case(b"rtcp");
+        if names_address(name) || rtcp && (name != b"rtcp" || of_session) {
+            section.naming.push(number);
             return Ok(());
         }
         if let Some(direction) = Direction::of(name) {
@@ -297,6 +305,7 @@ impl MediaPart {
             rtcp_at: self.rtcp.map(|(_, _, at)| at),
             bundle_only_line: self.bundle_only,
             ice: section.ice,
+            naming: section.naming,
         };
         if media.held_by_address() {
             media.direction = direction.without_receiving();
@@ -364,6 +373,13 @@ const ICE: &[&str] = &[
     "ice-mismatch",
     "end-of-candidates",
 ];
+
+/// Other addresses to send to, or to hear from: RFC 6947, RFC 7006, RFC 4570. In any case, as with
+/// ICE.
+fn names_address(name: &[u8]) -> bool {
+    const NAMES: &[&str] = &["altc", "ccap", "source-filter"];
+    NAMES.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
+}
 
 /// A line of ICE, of RFC 8839 or older. In any case: what is stripped is stripped for every reader.
 fn ice(line: u32, name: &[u8], value: &[u8]) -> Option<IceLine> {

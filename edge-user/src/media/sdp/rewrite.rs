@@ -14,8 +14,9 @@ use super::{
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rewrite {
     /// Another address for `o=`, and for the session's `c=` unless an m-line that is kept needs
-    /// it. m-lines that are off or carried by SIP show no address of their writer either: of the
-    /// attributes of those that are off only `a=mid` is left.
+    /// it. Lines that name other addresses go (`a=altc`, `a=ccap`, `a=source-filter`, a session's
+    /// `a=rtcp`). m-lines that are off or carried by SIP show no address of their writer either: of
+    /// the attributes of those that are off only `a=mid` is left.
     pub origin: Option<IpAddr>,
     /// One for each m-line.
     pub lines: Vec<LineChange>,
@@ -126,6 +127,10 @@ impl Changes<'_> {
             return Err(SdpError::whole(SdpFault::Anchor));
         }
         self.put(self.sdp.origin.connection.range.clone(), address::write(origin));
+        let sdp = self.sdp;
+        for index in &sdp.naming {
+            self.remove_line(*index);
+        }
         let needed = self.sdp.media.iter().zip(&change.lines).any(|(media, line)| {
             *line == LineChange::Keep
                 && media.connection.is_none()
@@ -179,6 +184,9 @@ impl Changes<'_> {
                     return refuse(SdpFault::Anchor);
                 }
                 self.anchor(media, address, rtp, rtcp, session);
+                for index in media.naming.iter().filter(|_| change.origin.is_some()) {
+                    self.remove_line(*index);
+                }
                 self.anchor_candidates(media, address, rtp, rtcp, change.candidates);
                 Ok(())
             }
@@ -220,6 +228,9 @@ impl Changes<'_> {
         }
         if let Some(rtcp) = &media.rtcp_at {
             self.remove_line(rtcp.line);
+        }
+        for index in &media.naming {
+            self.remove_line(*index);
         }
     }
 
@@ -275,7 +286,9 @@ impl Changes<'_> {
 
     /// The last line of an m-line that is neither empty nor one of ICE, which may go.
     fn last_line(&self, media: &Media) -> u32 {
-        let goes = |index: u32| media.ice.iter().any(|ice| ice.line == index);
+        let goes = |index: u32| {
+            media.ice.iter().any(|ice| ice.line == index) || media.naming.contains(&index)
+        };
         media
             .lines
             .clone()

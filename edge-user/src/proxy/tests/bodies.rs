@@ -16,6 +16,8 @@ fn showing() -> Vec<(&'static str, String)> {
     vec![
         ("application/sdp", sdp.clone()),
         ("application / SDP ;x=1", sdp.clone()),
+        ("application/sdp charset=utf-8", sdp.clone()),
+        ("text/plain, application/sdp", sdp.clone()),
         (mixed, part("application/sdp", &sdp)),
         (mixed, part("application/sdp", &sdp).replace("--x--", "")),
         ("application/trickle-ice-sdpfrag", fragment.clone()),

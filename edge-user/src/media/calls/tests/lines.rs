@@ -33,6 +33,7 @@ fn what_is_over_udp_is_forwarded_and_nothing_else() {
         ("m=message 4000 TCP/MSRP *", false, vec![]),
         ("m=data 4000 tcp *", false, vec![]),
         ("m=audio 4000 SCTP 1", false, vec![]),
+        ("m=video 4000/2 RTP/AVP 31", false, vec![]),
     ];
     for (line, forwarded, expected) in cases {
         let text = |address, audio| {

@@ -177,6 +177,34 @@ fn no_address_of_the_writer_is_left_when_all_is_anchored_or_rejected() {
 }
 
 #[test]
+fn lines_that_name_other_addresses_go_when_the_writer_is_not_to_be_seen() {
+    let naming = [
+        "a=rtcp:4001 IN IP4 192.0.2.1",
+        "a=source-filter: incl IN IP4 * 192.0.2.1",
+        "m=audio 4000 RTP/AVP 0",
+        "a=altc:1 IP4 192.0.2.1 4000",
+        "a=ALTC:2 IP6 2001:db8::1 4000",
+        "a=ccap:1 IN IP4 192.0.2.1 4000",
+        "a=RTCP:4001 IN IP4 192.0.2.1",
+        "a=source-filter: incl IN IP4 * 192.0.2.1",
+        "m=message 5060 sip null",
+        "a=altc:1 IP4 192.0.2.1 5060",
+    ];
+    let text = with(&[&["c=IN IP4 192.0.2.1"], &naming[..]].concat());
+    let lines = vec![anchor(OURS, 30_000, 30_007), LineChange::Keep];
+    let new = parse(&text).unwrap().rewrite(&change(OURS, lines, Candidates::Replace)).unwrap();
+    let new = String::from_utf8_lossy(&new).replace("\r\n", "|");
+    assert!(!new.contains("192.0.2.1|") && !new.contains("192.0.2.1 "), "{new}");
+    assert!(
+        new.ends_with("|m=audio 30000 RTP/AVP 0|a=rtcp:30007|m=message 5060 sip null|"),
+        "{new}"
+    );
+    // Where nothing is rewritten they stay.
+    let keep = Rewrite { lines: vec![LineChange::Keep; 2], ..Rewrite::default() };
+    assert_eq!(parse(&text).unwrap().rewrite(&keep).unwrap(), text);
+}
+
+#[test]
 fn what_is_off_or_carried_by_sip_shows_no_address_nor_does_the_sessions_ice() {
     for (writer, ours) in [("10.0.0.5", OURS), ("fd00::5", SIX_OF_OURS)] {
         let six = if writer.contains(':') { "6" } else { "4" };
