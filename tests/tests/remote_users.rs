@@ -3,7 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use edge_ebpf::verdict::Reason;
 use edge_tests::{
@@ -13,9 +13,12 @@ use edge_tests::{
         config::EdgeConfig,
         counters::Counters,
         daemon::Edge,
+        dialogue::{audio, media_address, sdp_of},
         kamailio::Kamailio,
         layout::Site,
+        links::Forwarding,
         phone::{PATIENCE, Phone, headers, status},
+        rtp::{self, RtpEnd},
         tls_client::{Caller, SipClient},
     },
     patience::eventually,
@@ -51,8 +54,12 @@ struct World {
 
 impl World {
     fn raise(tag: &str) -> Self {
+        Self::raise_with(tag, |config| config)
+    }
+
+    fn raise_with(tag: &str, change: impl FnOnce(EdgeConfig) -> EdgeConfig) -> Self {
         let lab = Lab::raise(tag).unwrap();
-        let edge = Edge::start(&lab, config(&lab)).unwrap();
+        let edge = Edge::start(&lab, change(config(&lab))).unwrap();
         let kamailio = Kamailio::start_registrar(&lab, PASSWORD).unwrap();
         Self { lab, edge, _kamailio: kamailio }
     }
@@ -138,6 +145,65 @@ fn calls(alice: &mut Phone, desk: &mut Phone) {
     let bye = alice.expect("BYE").unwrap();
     alice.reply(&bye, "200 OK", "").unwrap();
     assert_eq!(status(&desk.answer().unwrap()), 200);
+}
+
+#[test]
+fn users_at_home_hear_each_other_while_their_server_stays_out_of_their_media() {
+    let mut world = World::raise_with("athome", |config| {
+        let mut config = config.media("relay", "50000-50199");
+        config.more = config.more.replace("media_ports", "tcp_port = 444\nmedia_ports");
+        config
+    });
+    let sites = [Site::Contoso, Site::Stranger, Site::Evil];
+    let _forwarding = Forwarding::prepare(&world.lab, &sites).unwrap();
+    for (family, port) in [(0, 41_000), (1, 41_100)] {
+        let mut alice = world.remote(Site::Stranger, family, ALICE, PASSWORD);
+        // The other is at the other family's address.
+        let mut carol = world.remote(Site::Evil, 1 - family, CAROL, PASSWORD);
+        let mut ends =
+            [(Site::Stranger, family), (Site::Evil, 1 - family)].map(|(site, family)| {
+                let at = SocketAddr::new(site.outside()[family], port);
+                RtpEnd::bind(world.lab.site(site), at, port.into()).unwrap()
+            });
+        for (phone, end) in [&mut alice, &mut carol].into_iter().zip(&ends) {
+            phone.sdp = audio(end.address().unwrap(), "");
+            assert_eq!(phone.register().unwrap(), 200, "{}", world.edge.log());
+        }
+        let call = call(&mut alice, &mut carol, CAROL);
+        let told = [&call.ok, &call.got].map(|text| media_address(&sdp_of(text)).unwrap());
+        let ours = [family, 1 - family].map(|family| Site::Contoso.outside()[family]);
+        assert_eq!(told.map(|at| at.ip()), ours, "each is told of our address of its own family");
+        let both = |ends: &mut [RtpEnd; 2], edge: &Edge| {
+            for (from, to) in [(0, 1), (1, 0)] {
+                let [one, other] = ends;
+                let (from_end, to_end) = if from == 0 { (one, &*other) } else { (other, &*one) };
+                let heard = rtp::reaches(from_end, told[from], to_end, PATIENCE);
+                let heard = heard.unwrap_or_else(|error| panic!("{error:#}\n{}", edge.log()));
+                assert_eq!(heard, told[to], "it comes from where the other one sends to");
+            }
+        };
+        both(&mut ends, &world.edge);
+        world.edge.kill().unwrap();
+        both(&mut ends, &world.edge);
+        world.edge.run().unwrap();
+        both(&mut ends, &world.edge);
+        // With either of the two calls it is over.
+        let calls = world.edge.json(&["call", "list"]).unwrap();
+        assert_eq!(calls.as_array().map(Vec::len), Some(2), "{calls:#}");
+        let end = |at: usize| {
+            let id = calls[at]["id"].as_str().unwrap();
+            world.edge.json(&["call", "end", id]).unwrap();
+        };
+        end(0);
+        let [one, other] = &mut ends;
+        let moment = Duration::from_millis(200);
+        let heard = [
+            rtp::heard(one, told[0], other, 20, moment).unwrap(),
+            rtp::heard(other, told[1], one, 20, moment).unwrap(),
+        ];
+        assert_eq!(heard, [0, 0], "a call that is over");
+        end(1);
+    }
 }
 
 struct Call {

@@ -66,6 +66,8 @@ pub const MEDIA_BEHIND_NAT: u16 = 1 << 2;
 pub const MEDIA_RTP: u16 = 1 << 3;
 /// The packet goes to the daemon, which forwards it.
 pub const MEDIA_BY_DAEMON: u16 = 1 << 4;
+/// For the daemon: it leaves on the side that it came from.
+pub const MEDIA_TURNS: u16 = 1 << 5;
 
 /// What the daemon says of a flow. Addresses of IPv4 as `::ffff:a.b.c.d`; ports big-endian.
 #[repr(C)]

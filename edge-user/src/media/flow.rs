@@ -106,12 +106,22 @@ pub struct Flow {
     pub expires: Duration,
     /// The leg is on hold: silence does not end it.
     pub held: bool,
+    /// It leaves on the side that it came from: both ends are outside.
+    pub turns: bool,
 }
 
 /// End of [`Flow::learned_anew`]: the kernel's entry has five bits for it.
 pub const LEARNED_ANEW_END: u8 = 32;
 
 impl Flow {
+    /// The side that packets leave on.
+    pub fn leaves(&self) -> MediaSide {
+        match (self.side, self.turns) {
+            (MediaSide::Outside, false) | (MediaSide::Inside, true) => MediaSide::Inside,
+            (MediaSide::Inside, false) | (MediaSide::Outside, true) => MediaSide::Outside,
+        }
+    }
+
     /// What was learned of the source counts no longer.
     pub fn learn_anew(&mut self) {
         self.learned_anew = (self.learned_anew + 1) % LEARNED_ANEW_END;

@@ -20,6 +20,8 @@ pub struct Phone {
     password: String,
     carrier: &'static str,
     cseq: u32,
+    /// What it says of its media in INVITE and the answer; empty: nothing.
+    pub sdp: String,
 }
 
 /// The values of a header, in order.
@@ -36,7 +38,7 @@ impl Phone {
     /// Of this user; `carrier` is `TLS` or `TCP`.
     pub fn new(client: SipClient, user: &str, password: &str, carrier: &'static str) -> Self {
         let (user, password) = (user.to_owned(), password.to_owned());
-        Self { client, user, password, carrier, cseq: 0 }
+        Self { client, user, password, carrier, cseq: 0, sdp: String::new() }
     }
 
     fn contact(&self) -> Result<String> {
@@ -88,6 +90,7 @@ impl Phone {
     ) -> Result<String> {
         self.cseq += 1;
         let (user, cseq, branch) = (&self.user, self.cseq, unique());
+        let body = self.body(method == "INVITE");
         Ok(format!(
             "{method} {uri} SIP/2.0\r\n\
              Via: SIP/2.0/{} {};branch=z9hG4bK{branch};rport\r\n\
@@ -95,7 +98,7 @@ impl Phone {
              From: <sip:{user}>;tag=t{call}\r\n\
              To: <sip:{to}>\r\n\
              Call-ID: {call}\r\n\
-             CSeq: {cseq} {method}\r\n{more}Content-Length: 0\r\n\r\n",
+             CSeq: {cseq} {method}\r\n{more}{body}",
             self.carrier,
             self.client.local()?,
         ))
@@ -157,8 +160,16 @@ impl Phone {
                 text.push_str(&format!("{name}: {value}{tag}\r\n"));
             }
         }
-        text.push_str(&format!("Contact: {}\r\nContent-Length: 0\r\n\r\n", self.contact()?));
+        let body = self.body(request.starts_with("INVITE "));
+        text.push_str(&format!("Contact: {}\r\n{body}", self.contact()?));
         Ok(self.client.write(text.as_bytes())?)
+    }
+
+    /// The end of a message.
+    fn body(&self, has_media: bool) -> String {
+        let sdp = if has_media { &*self.sdp } else { "" };
+        let kind = if sdp.is_empty() { "" } else { "Content-Type: application/sdp\r\n" };
+        format!("{kind}Content-Length: {}\r\n\r\n{sdp}", sdp.len())
     }
 
     fn digest(&self, challenge: &str, method: &str, uri: &str) -> Result<String> {

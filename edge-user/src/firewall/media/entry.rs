@@ -8,7 +8,7 @@ use std::{
 
 use edge_ebpf::abi::{
     CONTENT_ANY, CONTENT_MEDIA, Limit, MEDIA_BEHIND_NAT, MEDIA_BY_DAEMON, MEDIA_OUT_IPV6,
-    MEDIA_REWRITE, MEDIA_RTP, MEDIA_STATE_SLOTS, MediaFlow, PinholeKey, ZONE_EXTERNAL,
+    MEDIA_REWRITE, MEDIA_RTP, MEDIA_STATE_SLOTS, MEDIA_TURNS, MediaFlow, PinholeKey, ZONE_EXTERNAL,
     ZONE_INTERNAL, mapped, media_port_index,
 };
 use ipnet::IpNet;
@@ -111,6 +111,7 @@ pub(super) fn to_kernel(flow: &Flow, now: u64, hop: Option<&Hop>) -> MediaFlow {
     set(matches!(flow.way, Way::Relay { .. }), MEDIA_REWRITE);
     set(flow.to.is_ipv6(), MEDIA_OUT_IPV6);
     set(flow.source.prefix_len() < flow.source.max_prefix_len(), MEDIA_BEHIND_NAT);
+    set(flow.turns, MEDIA_TURNS);
     let rtp = flow.component == Component::Rtp && flow.content == FlowContent::Media;
     set(rtp, MEDIA_RTP);
     let mut about = (flow.learned_anew % LEARNED_ANEW_END) << ABOUT_ANEW;
@@ -203,6 +204,7 @@ pub(super) fn from_kernel(entry: &MediaFlow, now: u64) -> Option<Flow> {
         bytes_per_second: per_second(&entry.bytes),
         expires: left(entry.expires_at_seconds),
         held: entry.about & ABOUT_HELD != 0,
+        turns: turns(entry),
     };
     fault(&flow).is_none().then_some(flow)
 }
@@ -212,6 +214,19 @@ pub(super) const fn zone(side: MediaSide) -> u8 {
     match side {
         MediaSide::Outside => ZONE_EXTERNAL,
         MediaSide::Inside => ZONE_INTERNAL,
+    }
+}
+
+/// It leaves on the side that it came from.
+const fn turns(entry: &MediaFlow) -> bool {
+    entry.flags & MEDIA_TURNS != 0
+}
+
+/// The side that packets of a flow leave on.
+pub(super) fn leaves(entry: &MediaFlow) -> MediaSide {
+    match (side(entry), turns(entry)) {
+        (MediaSide::Outside, false) | (MediaSide::Inside, true) => MediaSide::Inside,
+        (MediaSide::Inside, false) | (MediaSide::Outside, true) => MediaSide::Outside,
     }
 }
 

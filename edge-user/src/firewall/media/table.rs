@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     firewall::FirewallError,
-    media::flow::{CallId, Flow, FlowId, MediaSide},
+    media::flow::{CallId, Flow, FlowId},
 };
 
 /// How long a slot rests.
@@ -394,18 +394,10 @@ impl Slots {
 
 /// Where a flow goes, and on which side.
 pub(super) fn target(flow: &Flow) -> Target {
-    let side = match flow.side {
-        MediaSide::Outside => MediaSide::Inside,
-        MediaSide::Inside => MediaSide::Outside,
-    };
-    Target { address: flow.to.ip(), side }
+    Target { address: flow.to.ip(), side: flow.leaves() }
 }
 
 /// The same of a flow that the kernel holds.
 fn target_of(kernel: &MediaFlow) -> Target {
-    let side = match entry::side(kernel) {
-        MediaSide::Outside => MediaSide::Inside,
-        MediaSide::Inside => MediaSide::Outside,
-    };
-    Target { address: crate::firewall::decode::address(kernel.to), side }
+    Target { address: crate::firewall::decode::address(kernel.to), side: entry::leaves(kernel) }
 }

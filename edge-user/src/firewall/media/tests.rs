@@ -127,6 +127,7 @@ fn flow(id: u32, call: u64, port: u16) -> Flow {
         bytes_per_second: 33_333,
         expires: Duration::from_secs(7200),
         held: false,
+        turns: false,
     }
 }
 
@@ -165,6 +166,7 @@ fn every_field_of_a_flow_can_be_read_back_from_the_kernel() {
         Flow { packets_per_second: u32::MAX, bytes_per_second: u32::MAX, ..plain.clone() },
         Flow { packets_per_second: 1, bytes_per_second: 1, line: 255, ..plain.clone() },
         Flow { learned_anew: 31, side: MediaSide::Inside, ..plain.clone() },
+        Flow { turns: true, to: socket("198.51.100.8:5000"), ..plain.clone() },
         six(plain.clone()),
         Flow { way: Way::Pinhole, ..six(plain.clone()) },
         // From IPv4 to IPv6.
@@ -181,6 +183,7 @@ fn every_field_of_a_flow_can_be_read_back_from_the_kernel() {
         let kernel = entry::to_kernel(&flow, NOW, Some(&HOP));
         assert_eq!(entry::from_kernel(&kernel, NOW).as_ref(), Some(&flow));
         assert_eq!(entry::door_of(&kernel), entry::door(&flow));
+        assert_eq!(entry::leaves(&kernel), flow.leaves());
         let later = entry::from_kernel(&kernel, NOW + 8).unwrap();
         assert_eq!(later.learn, Duration::from_secs(2), "what is left");
         let is_prefix = flow.source.prefix_len() < flow.source.max_prefix_len();

@@ -51,6 +51,7 @@ impl Calls {
         let used: Vec<_> = self.all.values().flat_map(|call| &call.flows).map(|f| f.id).collect();
         self.pools.ids = FlowIds::new(&used);
         self.pools.ports = Ports::new(self.pools.ports.range(), &self.used_ports());
+        self.adopt_joined(now, effects);
     }
 }
 
@@ -80,7 +81,9 @@ fn adopted(
     let mut session = Session { outside: vec![off(); lines], inside: vec![off(); lines] };
     for flow in &flows {
         if let Way::Relay { local, from } = flow.way {
-            for (side, own) in [(flow.side, local), (across(flow.side), from)] {
+            let ours = [(flow.side, local), (across(flow.side), from)];
+            // Where it turns, it leaves from a port of another call.
+            for (side, own) in ours.into_iter().take(if flow.turns { 1 } else { 2 }) {
                 call.legs.of_mut(side).get_or_insert_with(|| leg(settings, side, own));
                 let rtp = own.port() & !1;
                 if let Some(line) = call.lines.get_mut(usize::from(flow.line)) {
@@ -98,12 +101,14 @@ fn adopted(
                 MediaSide::Outside => &mut session.outside,
                 MediaSide::Inside => &mut session.inside,
             };
-            if let Some(said) = said.get_mut(usize::from(flow.line)) {
+            if let Some(said) = said.get_mut(usize::from(flow.line))
+                && !(flow.turns && flow.side != side)
+            {
                 take(said, flow, side);
             }
         }
     }
-    for flow in &flows {
+    for flow in flows.iter().filter(|flow| !flow.turns) {
         // Where it goes is not where SDP said: that was learned.
         let side = across(flow.side);
         let said = session.of(side).get(usize::from(flow.line));
@@ -165,5 +170,6 @@ fn off() -> Said {
         clock: 0,
         bits: 0,
         shares: None,
+        joins: None,
     }
 }

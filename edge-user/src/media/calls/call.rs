@@ -13,6 +13,7 @@ use super::{
     ports::{FlowIds, Held, Holder, Ports},
     said::{Said, Session},
     settings::{OwnAddress, SIDES, Sides, across, further},
+    turns::Turn,
 };
 use crate::{
     config::MediaMode,
@@ -98,7 +99,7 @@ pub(super) struct Line {
 
 impl Line {
     /// Where a component really comes from.
-    fn known(&self, component: Component) -> &Sides<Option<SocketAddr>> {
+    pub(super) fn known(&self, component: Component) -> &Sides<Option<SocketAddr>> {
         match component {
             Component::Rtp => &self.rtp,
             Component::Rtcp => &self.rtcp,
@@ -142,6 +143,10 @@ pub(super) struct Call {
     /// That it has flows was told.
     pub told: bool,
     pub flows: Vec<Flow>,
+    /// Where media really goes for what it names of other calls' ports.
+    pub turns: Vec<Turn>,
+    /// Calls whose ports it names, or that name its own.
+    pub joined: Vec<CallId>,
     pub since: Instant,
     /// When sources could be learned anew last.
     pub reopened: Instant,
@@ -219,6 +224,8 @@ impl Call {
             adopted: false,
             told: false,
             flows: Vec::new(),
+            turns: Vec::new(),
+            joined: Vec::new(),
             since: now,
             reopened: now,
             heard: (now, 0),
@@ -406,13 +413,21 @@ impl Call {
         // A pinhole is where SDP said: who was told of it sends there, whatever was learned.
         let line = self.lines.get(index).filter(|_| self.mode == MediaMode::Relay);
         let learned = line.and_then(|line| *line.known(component).of(across(side)));
-        let target = learned.or(to.place(component))?;
+        let named = to.place(component)?;
+        let turn = to.joins.and_then(|_| self.turns.iter().find(|turn| turn.place == named));
+        if to.joins.is_some() && turn.is_none() {
+            return None;
+        }
+        let target = turn.map_or(learned.unwrap_or(named), |turn| turn.to);
         let way = match self.mode {
             MediaMode::Off => return None,
             MediaMode::Pinhole => Way::Pinhole,
             MediaMode::Relay => Way::Relay {
                 local: self.own(index, side, component)?,
-                from: self.own(index, across(side), component)?,
+                from: match turn {
+                    Some(turn) => turn.from,
+                    None => self.own(index, across(side), component)?,
+                },
             },
         };
         let (comes, goes) = match way {
@@ -449,6 +464,7 @@ impl Call {
             bytes_per_second: bytes,
             expires: self.longest.saturating_duration_since(now),
             held: from.held || to.held,
+            turns: turn.is_some(),
         })
     }
 
@@ -475,7 +491,12 @@ impl Call {
     }
 
     /// Our address and port towards a side.
-    fn own(&self, line: usize, side: MediaSide, component: Component) -> Option<SocketAddr> {
+    pub(super) fn own(
+        &self,
+        line: usize,
+        side: MediaSide,
+        component: Component,
+    ) -> Option<SocketAddr> {
         let leg = (*self.legs.of(side))?;
         let port = *self.lines.get(line)?.ports.of(side);
         let rtp = SocketAddr::new(leg.local, port);

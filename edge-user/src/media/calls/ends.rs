@@ -152,6 +152,11 @@ impl Calls {
                 silent.push(id);
             }
         }
+        // What is said to a call that is joined with another is counted where it comes in.
+        let heard = |id: &CallId| {
+            self.all.get(id).is_some_and(|call| call.heard.0 + self.settings.silence > now)
+        };
+        silent.retain(|id| self.all.get(id).is_some_and(|call| !call.joined.iter().any(heard)));
         for id in silent {
             self.end(id, EndCause::Silence, effects);
         }

@@ -11,6 +11,7 @@
 //! | `call`, `limits` | a session, and the flows that follow from it |
 //! | `negotiate` | offers and answers (RFC 3264, RFC 6337), forks, what fails |
 //! | `text` | what a text becomes on its way |
+//! | `turns` | two calls that a server inside joins |
 //! | `ends` | BYE, timers, silence, policy |
 //! | `adopt` | calls that are found in the kernel after a restart |
 //!
@@ -30,6 +31,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 mod text;
+mod turns;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -342,6 +344,9 @@ impl Calls {
             self.timers.remove(&(at, call.id));
         }
         call.close(&mut self.pools, effects);
+        for other in std::mem::take(&mut call.joined) {
+            self.part(other, call.id, effects);
+        }
         self.relayed -= usize::from(call.mode == MediaMode::Relay);
         if call.told {
             let partner = call.parties.partner.clone();

@@ -47,7 +47,7 @@ impl Calls {
         effects: &mut Effects,
     ) -> Result<Bytes, MediaFault> {
         self.begins_no_other(passage)?;
-        let said = said(&self.settings, self.mode_of(&passage.names), passage, sdp)?;
+        let said = self.said(passage, sdp)?;
         self.recognise(passage);
         let waits = self.find(&passage.names).and_then(|id| {
             let call = self.all.get(&id)?;
@@ -117,9 +117,7 @@ impl Calls {
         let to_tag = passage.names.to_tag.or(Some(reply.tag));
         let names = super::CallNames { to_tag, ..passage.names };
         let passage = &Passage { names, ..*passage };
-        let said = sdp
-            .map(|sdp| said(&self.settings, self.mode_of(&passage.names), passage, sdp))
-            .transpose()?;
+        let said = sdp.map(|sdp| self.said(passage, sdp)).transpose()?;
         self.recognise(passage);
         let known = self.find(&names);
         let call = known.and_then(|id| self.all.get(&id));
@@ -208,7 +206,12 @@ impl Calls {
 
     /// Whether a description makes sense, before anything is done about it.
     pub fn check(&self, passage: &Passage<'_>, sdp: &Sdp) -> Result<(), MediaFault> {
-        said(&self.settings, self.mode_of(&passage.names), passage, sdp).map(drop)
+        self.said(passage, sdp).map(drop)
+    }
+
+    fn said(&self, passage: &Passage<'_>, sdp: &Sdp) -> Result<Vec<Said>, MediaFault> {
+        let owner = |at| self.owner(at).filter(|id| self.find(&passage.names) != Some(*id));
+        said(&self.settings, self.mode_of(&passage.names), passage, sdp, &owner)
     }
 
     /// Whether the call of a message was accepted.
@@ -308,7 +311,12 @@ impl Calls {
         let mut context =
             Context { now, settings: &self.settings, pools: &mut self.pools, effects };
         let result = change(&mut context, &mut call);
+        self.join(now, &mut call, effects);
+        let joined = call.joined.clone();
         self.keep(call, &had, effects);
+        for other in joined {
+            self.follow(now, other, effects);
+        }
         result
     }
 }
@@ -392,7 +400,7 @@ impl Context<'_> {
 
     /// Flows will go to who offers: their way is known by the time of the answer.
     fn expect(&mut self, side: MediaSide, said: &[Said]) {
-        let forwarded = said.iter().filter(|said| said.needs_ports());
+        let forwarded = said.iter().filter(|said| said.needs_ports() && said.joins.is_none());
         let places = forwarded.flat_map(|said| [said.rtp, said.rtcp]).flatten();
         let mut told = Vec::new();
         for address in places.map(|place| place.ip()) {

@@ -2,12 +2,15 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::{MediaFault, Passage, settings::CallSettings};
+use super::{
+    MediaFault, Passage,
+    settings::{CallSettings, further},
+};
 use crate::{
     config::MediaMode,
     federation::usable,
     media::{
-        flow::{Component, MediaSide},
+        flow::{CallId, Component, MediaSide},
         sdp::{Media, MediaKind, Sdp, Transport},
     },
 };
@@ -39,7 +42,13 @@ pub(super) struct Said {
     pub bits: u64,
     /// An earlier m-line with the same address and port: one transport for both.
     pub shares: Option<u8>,
+    /// It is a port of ours inside, this call's: a server inside joined two calls, and stays out of
+    /// their media.
+    pub joins: Option<CallId>,
 }
+
+/// The call that has a port of ours inside.
+pub(super) type Owner<'a> = &'a dyn Fn(SocketAddr) -> Option<CallId>;
 
 impl Said {
     /// Where a component is received.
@@ -68,10 +77,11 @@ pub(super) fn said(
     mode: MediaMode,
     passage: &Passage<'_>,
     sdp: &Sdp,
+    owner: Owner<'_>,
 ) -> Result<Vec<Said>, MediaFault> {
     let mut all: Vec<Said> = Vec::with_capacity(sdp.media().len());
     for (index, media) in sdp.media().iter().enumerate() {
-        let mut one = line(settings, mode, passage, (media, index))?;
+        let mut one = line(settings, mode, passage, (media, index), owner)?;
         let same = |other: &Said| {
             one.is_forwarded() && other.is_forwarded() && one.rtp.is_some() && other.rtp == one.rtp
         };
@@ -87,6 +97,7 @@ fn line(
     mode: MediaMode,
     passage: &Passage<'_>,
     (media, index): (&Media, usize),
+    owner: Owner<'_>,
 ) -> Result<Said, MediaFault> {
     let forbidden = passage.forbidden.checked_shr(index as u32).unwrap_or(0) & 1 == 1;
     let carried = match media.protocol {
@@ -110,12 +121,28 @@ fn line(
         clock: media.clock.filter(|_| media.protocol.is_rtp()).unwrap_or(0),
         bits: media.bits_per_second.unwrap_or(0),
         shares: None,
+        joins: None,
     };
     let forwarded = mode != MediaMode::Off && one.is_forwarded();
     if !forwarded || media.port == 0 || media.held_by_address() {
         return Ok(one);
     }
     let fault = MediaFault::Address { line: index };
+    if mode == MediaMode::Relay
+        && passage.from == MediaSide::Inside
+        && let Some(at) = media.address.map(|address| SocketAddr::new(address, media.port))
+        && let Some(call) = owner(at)
+    {
+        (one.joins, one.rtp) = (Some(call), Some(at));
+        if media.protocol.is_rtp() {
+            let rtcp = media.rtcp_address().map(|(address, port)| SocketAddr::new(address, port));
+            if rtcp.is_some_and(|rtcp| Some(rtcp) != further(at, 1)) {
+                return Err(fault);
+            }
+            one.rtcp = rtcp.or(one.rtp);
+        }
+        return Ok(one);
+    }
     let address = judged(settings, passage, media.address).ok_or(fault.clone())?;
     one.rtp = Some(SocketAddr::new(address, media.port));
     if media.protocol.is_rtp() {
@@ -218,7 +245,7 @@ impl Session {
                     && then.is_forwarded()
                 {
                     (now.rtp, now.rtcp) = (then.rtp, then.rtcp);
-                    now.shares = then.shares;
+                    (now.shares, now.joins) = (then.shares, then.joins);
                 }
             }
         }

@@ -5,6 +5,7 @@ mod ends;
 mod lines;
 mod offers;
 mod property;
+mod turns;
 
 use std::{
     collections::BTreeMap,
