@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Refusal, proxy::Proxy, route::Path};
+use super::{Refusal, proxy::Proxy, remote::binds, route::Path};
 use crate::sip::{Message, Method};
 
 /// What is told to whoever comes with something new: to come again then, or better to go elsewhere.
@@ -93,7 +93,9 @@ impl Proxy {
         }
     }
 
-    /// Counts what belongs to a dialog, and refuses what would begin one, or asks whether we live.
+    /// Counts what belongs to a dialog, and refuses what would begin one, or asks whether we live. A
+    /// remote user is sent elsewhere with the next registration, and is called here until then: there
+    /// is no other way to it.
     pub(super) fn drained(
         &mut self,
         now: Instant,
@@ -104,9 +106,14 @@ impl Proxy {
             self.drain.recent.count(now);
             return Ok(());
         }
+        if path.flow.is_some() {
+            return Ok(());
+        }
         let new = message.method().is_some_and(|method| {
             let tagged = message.to().is_ok_and(|to| to.tag().is_some());
-            method == Method::Options || (method.forms_dialog() && !tagged)
+            method == Method::Options
+                || (method.forms_dialog() && !tagged)
+                || (method == Method::Register && binds(message))
         });
         if self.drain.since.is_some() && new { Err(Refusal::Draining) } else { Ok(()) }
     }

@@ -285,6 +285,11 @@ impl Proxy {
     }
 }
 
+/// Whether a registration is to stand afterwards: it neither asks only nor signs off.
+pub(super) fn binds(message: &Message) -> bool {
+    expires(message).is_some_and(|seconds| seconds > 0)
+}
+
 /// For how many seconds a registration asks, or is granted: the longest of its contacts. `None`: it
 /// names no contact.
 fn expires(message: &Message) -> Option<u64> {

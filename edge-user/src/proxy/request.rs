@@ -152,7 +152,7 @@ impl Proxy {
         if message.max_forwards().ok().flatten() == Some(0) {
             return Err(of(Refusal::TooManyHops.into()));
         }
-        let hash = self.config.loop_hash(message);
+        let hash = self.config.loop_hash(message, peer.side);
         if self.config.loops(message, hash) {
             return Err(of(Refusal::Loop.into()));
         }

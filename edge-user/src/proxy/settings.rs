@@ -305,11 +305,13 @@ impl ProxyConfig {
     }
 
     /// A hash of what decides where a request goes: the same again means a loop (RFC 3261
-    /// section 16.6 step 8).
-    pub(super) fn loop_hash(&self, message: &Message) -> u32 {
+    /// section 16.6 step 8). Where it came from is part of that: what a remote user sends to a partner
+    /// passes here on its way to our servers, and once more from these, unchanged.
+    pub(super) fn loop_hash(&self, message: &Message, side: Side) -> u32 {
         use crate::sip::HeaderName as Name;
         let mut hasher = DefaultHasher::new();
         hasher.write(&self.token_secret);
+        hasher.write_u8(u8::from(side == Side::Inside));
         let mut part = |bytes: &[u8]| {
             hasher.write_usize(bytes.len());
             hasher.write(bytes);

@@ -278,6 +278,11 @@ impl Proxy {
             if refuses_remote_user(exchange, response) {
                 change.remove.push(HeaderName::RecordRoute);
             }
+            // Whoever followed it (RFC 3608) would name a host inside, and be refused for that: from
+            // here everything goes to the next hops.
+            if exchange.inbound && response.header(HeaderName::ServiceRoute).is_some() {
+                change.remove.push(HeaderName::ServiceRoute);
+            }
             return change;
         }
         if exchange.inbound {

@@ -159,3 +159,34 @@ fn a_drained_edge_takes_nothing_new_and_what_stands_goes_on() {
     world.say(CONTOSO, partner, &ping.branch("p").text());
     world.expect(CONTOSO, partner, "SIP/2.0 200 ");
 }
+
+/// Whoever is registered here can be reached in no other way: it is, until its next registration is
+/// sent to another member.
+#[test]
+fn a_drained_edge_sends_remote_users_elsewhere_and_finds_them_until_then() {
+    let (mut world, alice) = remote::world();
+    let (server, path) = remote::registered(&mut world, alice);
+    drain(&mut world, true);
+    world.say(CONTOSO, alice, &remote::register("alice").branch("again").text());
+    let got = world.expect(CONTOSO, alice, "SIP/2.0 503 ");
+    assert_eq!(headers(&got, "Retry-After"), ["30"], "{got}");
+    world.say(CONTOSO, server, &remote::invite_by(&path).branch("call").text());
+    let got = world.mail(CONTOSO);
+    assert!(got.iter().any(|(at, text)| *at == alice && text.starts_with("INVITE ")), "{got:?}");
+    let mut calls = Req::new("INVITE", "contoso.example", "contoso.example").branch("calls");
+    calls.from = "<sip:alice@contoso.example>;tag=c".into();
+    world.say(CONTOSO, alice, &calls.text());
+    world.expect(CONTOSO, alice, "SIP/2.0 503 ");
+    // What it is registered as can be asked, and ended.
+    let off = remote::register("alice").branch("off").text().replace("expires=600", "expires=0");
+    let asks = remote::register("alice").branch("asks").text();
+    let asks: String =
+        asks.split_inclusive("\r\n").filter(|line| !line.starts_with("Contact")).collect();
+    for text in [off, asks] {
+        world.say(CONTOSO, alice, &text);
+        let got = world.mail(CONTOSO);
+        let passed =
+            |(at, text): &(ConnectionId, String)| *at == server && text.starts_with("REGISTER ");
+        assert!(got.iter().any(passed), "{got:?}");
+    }
+}

@@ -424,3 +424,52 @@ fn a_challenge_brings_no_route_that_we_signed() {
         assert_eq!(headers(got, "Record-Route").len(), routes, "{got}");
     }
 }
+
+/// A telephone that follows it (RFC 3608) would be refused: its Route would be none of ours.
+#[test]
+fn a_registration_brings_no_service_route() {
+    let (mut world, alice) = world();
+    world.say(CONTOSO, alice, &register("alice").text());
+    let (server, got) = world.one(CONTOSO);
+    let inside = "Service-Route: <sip:10.0.0.31;lr>\r\nContent-Length";
+    let ok = answer(&got, "200 OK", Some("r1")).replace("Content-Length", inside);
+    world.say(CONTOSO, server, &ok);
+    let got = world.expect(CONTOSO, alice, "SIP/2.0 200 OK");
+    assert!(headers(&got, "Service-Route").is_empty(), "{got}");
+}
+
+/// From outside to our servers, and from these to the partner: the same request to the same target,
+/// here for the second time, and no loop.
+#[test]
+fn what_a_remote_user_sends_to_a_partner_passes_here_twice() {
+    for method in ["INVITE", "MESSAGE", "SUBSCRIBE"] {
+        let (mut world, alice) = world();
+        let mut request = Req::new(method, "contoso.example", "fabrikam.example")
+            .with("Contact: <sip:alice@192.168.1.5:5061;transport=tls>");
+        request.from = "<sip:alice@contoso.example>;tag=a1".into();
+        world.say(CONTOSO, alice, &request.text());
+        let mail = world.mail(CONTOSO);
+        let (server, got) = mail.iter().find(|(_, text)| text.starts_with(method)).unwrap();
+        let proxied = |got: &str| {
+            got.replacen(
+                "\r\nVia: ",
+                "\r\nVia: SIP/2.0/TCP 10.0.0.21:5060;branch=z9hG4bKserver\r\nVia: ",
+                1,
+            )
+        };
+        let again = proxied(got);
+        world.say(CONTOSO, *server, &again);
+        world.pass(Duration::from_secs(1));
+        let fabrikam = world.mail(FABRIKAM);
+        assert!(
+            fabrikam.iter().any(|(_, text)| text.starts_with(method)),
+            "{method}: {:#?} {fabrikam:#?}",
+            world.mail(CONTOSO)
+        );
+        // From our servers once more it is one.
+        let (_, passed) = fabrikam.iter().find(|(_, text)| text.starts_with(method)).unwrap();
+        let round = proxied(passed).replacen("z9hG4bKserver", "z9hG4bKround", 1);
+        world.say(CONTOSO, *server, &round);
+        assert_eq!(world.refused(CONTOSO, Refusal::Loop), 1, "{method}");
+    }
+}
