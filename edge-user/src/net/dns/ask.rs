@@ -3,6 +3,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     path::Path,
+    pin::pin,
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
@@ -34,10 +35,16 @@ use crate::{
 
 /// Addresses of one XMPP domain that are tried.
 const MAX_XMPP_ADDRESSES: usize = 16;
+/// How long a host's addresses of one family are waited for when those of the other are there: some
+/// name servers never say a word about AAAA (RFC 4074 section 4.1).
+const OTHER_FAMILY: Duration = Duration::from_secs(1);
 /// Addresses of one answer that are looked at.
 const MAX_ANSWER_ADDRESSES: usize = 1024;
 /// Where a partner's edges stand: Lync's name first, then that of RFC 3263.
 const SERVICES: [&str; 2] = ["_sipfederationtls._tcp", "_sips._tcp"];
+
+/// Records, and until when they hold.
+type Records = Result<(Vec<RData>, Instant), ResolveError>;
 
 /// Addresses, and until when they hold.
 type Found = Result<(Vec<IpAddr>, Instant), ResolveError>;
@@ -246,8 +253,15 @@ impl<'s> Asking<'s> {
     /// A and AAAA of a host; IPv6 first where we have such an address ourselves (RFC 6724).
     async fn addresses(&self, host: &Domain) -> Found {
         let name = format!("{host}.");
-        let (v4, v6) =
-            tokio::join!(self.lookup(&name, RecordType::A), self.lookup(&name, RecordType::AAAA));
+        let mut v4 = pin!(self.lookup(&name, RecordType::A));
+        let mut v6 = pin!(self.lookup(&name, RecordType::AAAA));
+        let (v4, v6) = tokio::select! {
+            v4 = v4.as_mut() => {
+                let v6 = other_family(&v4, v6).await;
+                (v4, v6)
+            }
+            v6 = v6.as_mut() => (other_family(&v6, v4).await, v6),
+        };
         let has_v6 = own_addresses(&self.state.config).iter().any(
             |ip| matches!(ip, IpAddr::V6(v6) if !v6.is_loopback() && !v6.is_unicast_link_local()),
         );
@@ -262,18 +276,18 @@ impl<'s> Asking<'s> {
                     addresses.extend(records.iter().filter_map(RData::ip_addr));
                 }
                 Err(ResolveError::NotFound) => {}
-                Err(error) => fault = error,
+                Err(error) => {
+                    fault = error;
+                    // Half an answer holds no longer than that there is none.
+                    until = until.min(Instant::now() + cache::MAX_NEGATIVE);
+                }
             }
         }
         addresses.truncate(MAX_ANSWER_ADDRESSES);
         if addresses.is_empty() { Err(fault) } else { Ok((addresses, until)) }
     }
 
-    async fn lookup(
-        &self,
-        name: &str,
-        kind: RecordType,
-    ) -> Result<(Vec<RData>, Instant), ResolveError> {
+    async fn lookup(&self, name: &str, kind: RecordType) -> Records {
         let name = Name::from_ascii(name).map_err(|_| ResolveError::NotFound)?;
         let secure = self.lookup.secure;
         let backend = if secure { &self.state.validating } else { &self.state.backend };
@@ -312,6 +326,16 @@ impl<'s> Asking<'s> {
                 Err(ResolveError::Unavailable)
             }
         }
+    }
+}
+
+/// Records of the other family: not waited for without end when there are some of the one.
+async fn other_family(one: &Records, other: impl Future<Output = Records>) -> Records {
+    match one {
+        Ok((records, _)) if !records.is_empty() => tokio::time::timeout(OTHER_FAMILY, other)
+            .await
+            .unwrap_or(Err(ResolveError::Unavailable)),
+        _ => other.await,
     }
 }
 

@@ -36,6 +36,10 @@ type Zone = fn(&str, RecordType) -> Option<Vec<RData>>;
 fn reply(question: &[u8], zone: Zone, ttl: u32, limit: usize) -> Option<Vec<u8>> {
     let question = Message::from_vec(question).ok()?;
     let query = question.queries.first()?.clone();
+    let name = query.name().to_ascii();
+    if query.query_type() == RecordType::AAAA && name.starts_with("mute.") {
+        return None;
+    }
     let mut answer = question.clone();
     answer.metadata.message_type = MessageType::Response;
     answer.metadata.recursion_available = true;
@@ -137,6 +141,7 @@ fn zone(name: &str, kind: RecordType) -> Option<Vec<RData>> {
             "foreign.example" => vec![srv(0, "edge.hoster.example.")],
             "no.example" => vec![srv(0, ".")],
             "half.example" => vec![srv(0, "missing.half.example."), srv(1, "sip.half.example.")],
+            "mute.example" => vec![srv(0, "mute.mute.example.")],
             "gone.example" => vec![srv(0, "missing.gone.example.")],
             "liar.example" => vec![srv(0, "liar.liar.example.")],
             "ours.example" => vec![srv(0, "ours.ours.example.")],
@@ -172,6 +177,7 @@ fn zone(name: &str, kind: RecordType) -> Option<Vec<RData>> {
     match (name, kind) {
         ("sip.good.example", RecordType::A) => Some(vec![a("198.18.0.1")]),
         ("sip.good.example", RecordType::AAAA) => Some(vec![a("2a00:1450::1")]),
+        ("mute.mute.example", RecordType::A) => Some(vec![a("198.18.0.3")]),
         ("second.good.example", RecordType::A) => Some(vec![a("198.18.0.2")]),
         ("edge.hoster.example", RecordType::A) => Some(vec![a("8.8.8.8")]),
         ("one.inside.example", RecordType::A) => Some(vec![a("10.0.0.21"), a("0.0.0.0")]),
@@ -299,6 +305,19 @@ async fn a_next_hop_may_be_what_an_srv_record_inside_names() {
     assert_eq!(brief(got).unwrap(), expected);
     let none = resolver.resolve(&hop("unknown.example"), Lookup::default()).await;
     assert_eq!(brief(none), Err(ResolveError::NotFound));
+}
+
+/// Some load balancers know A and never answer for anything else.
+#[tokio::test]
+async fn a_name_server_that_is_silent_about_one_family_holds_nobody_up() {
+    let server = server(zone, 3000).await;
+    let resolver = resolver(server.address);
+    let began = Instant::now();
+    let found = federation(&resolver, &domain("mute.example"), false).await.unwrap();
+    assert!(began.elapsed() < PATIENCE / 2, "{:?}", began.elapsed());
+    let left = found.valid_until - Instant::now();
+    assert!(left <= cache::MAX_NEGATIVE, "half an answer: {left:?}");
+    assert_eq!(brief(Ok(found)).unwrap(), ["mute.mute.example:5061 198.18.0.3"]);
 }
 
 #[tokio::test]
