@@ -457,8 +457,8 @@ pub struct Limits {
     pub connections_per_source: usize,
     /// TLS handshakes at one time; the oldest gives its place to who comes. Default 256.
     pub handshakes: usize,
-    /// TLS handshakes in a second with strangers; sources that proved something before have as many
-    /// of their own. Default 200.
+    /// TLS handshakes in a second with strangers; discovered partners, and who has an entry or signed
+    /// in, have as many each. Default 200.
     pub handshakes_per_second: u32,
     /// The same of one address (IPv6: one /64). Default 10.
     pub handshakes_per_second_per_source: u32,

@@ -130,7 +130,7 @@ impl BlockTaskHandle {
     /// Takes from the proxy's events what matters here.
     pub fn event(&self, event: &Event) {
         match event {
-            Event::Proved { connection, domain, remote } => self.tell(Input::Proved {
+            Event::Proved { connection, domain, remote, repute: _ } => self.tell(Input::Proved {
                 connection: *connection,
                 domain: domain.clone(),
                 remote: remote.ip(),

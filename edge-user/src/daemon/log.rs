@@ -77,7 +77,7 @@ pub fn event(limiter: &LineLimiter, event: &Event) {
         Event::Forwarded { method, partner, inbound } => {
             debug!(%method, %partner, inbound, "forwarded");
         }
-        Event::Proved { connection, domain, remote } => {
+        Event::Proved { connection, domain, remote, repute: _ } => {
             if let Some(left_out) = limiter.admit(Instant::now()) {
                 let connection = connection.0;
                 info!(connection, %domain, %remote, left_out, "a connection proved a domain");

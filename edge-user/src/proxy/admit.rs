@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    ConnectionId, Event, Output, Question, Refusal, ResolveError, Side, proxy::Proxy,
+    ConnectionId, Event, Output, Question, Refusal, Repute, ResolveError, Side, proxy::Proxy,
     respond::Answer, trust_headers,
 };
 use crate::{
@@ -356,8 +356,13 @@ impl Proxy {
         if self.connections.note_proof(now, connection, key, until)
             && let Some(remote) = self.connections.get(connection).map(|c| c.peer.remote)
         {
+            let discovered = |entry: Arc<Partner>| entry.kind == PartnerKind::DiscoveredDomain;
+            let repute = match self.policy.by_key(key).is_none_or(discovered) {
+                true => Repute::Discovered,
+                false => Repute::Known,
+            };
             let domain = key.clone();
-            out.push(Output::Event(Event::Proved { connection, domain, remote }));
+            out.push(Output::Event(Event::Proved { connection, domain, remote, repute }));
         }
     }
 

@@ -53,6 +53,8 @@ pub(super) struct Connection {
     pub next_hop: Option<usize>,
     /// We opened it.
     pub dialled: bool,
+    /// It spoke for a discovered partner, and was counted for that.
+    pub discovered: bool,
     /// Remote users who registered on it.
     pub users: Vec<SignedIn>,
     /// Whoever did, also when it is over: calls to them may stand.
@@ -100,6 +102,7 @@ impl Connections {
             look_at,
             next_hop,
             dialled,
+            discovered: false,
             users,
             were,
             wrong: None,
@@ -211,6 +214,11 @@ impl Connections {
         for connection in self.all.values_mut() {
             connection.proofs.retain(|proof| by_domain.contains_key(&proof.domain));
         }
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
     }
 
     /// Domains a connection has proved.

@@ -9,7 +9,8 @@ use std::{
 };
 
 use super::{
-    AttemptId, ConnectError, ConnectionId, Event, Output, Peer, Question, Refusal, Side, Target,
+    AttemptId, ConnectError, ConnectionId, Event, Output, Peer, Question, Refusal, Repute, Side,
+    Target,
     exchange::Exchange,
     lookups::{Asked, Waiter},
     probe::cause,
@@ -476,7 +477,8 @@ impl Proxy {
             && let Some(blocked) = self.names_a_blocked_domain(now, connection)
         {
             let domain = blocked.clone();
-            out.push(Output::Event(Event::Proved { connection, domain, remote }));
+            let repute = Repute::Stranger;
+            out.push(Output::Event(Event::Proved { connection, domain, remote, repute }));
             let detail = format!("connection of {}", peer.names.description);
             self.note_refusal(&peer, Refusal::DomainBlocked, Some(blocked), detail, out);
             self.close(now, connection, Refusal::DomainBlocked, out);

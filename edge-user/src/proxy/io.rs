@@ -453,6 +453,22 @@ impl Refusal {
     }
 }
 
+/// What is known of a source by what was proved from there, the worst first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Repute {
+    /// Nothing, or that it is blocked.
+    Stranger,
+    /// A partner that anybody can be: nobody named it.
+    Discovered,
+    /// A partner with an entry, or a user of ours.
+    Known,
+}
+
+impl Repute {
+    /// How many there are.
+    pub const COUNT: usize = 3;
+}
+
 /// What an operator can see. Never a body, a key or a password.
 #[derive(Clone, Debug)]
 pub enum Event {
@@ -485,6 +501,8 @@ pub enum Event {
         domain: Domain,
         /// From where.
         remote: SocketAddr,
+        /// What that makes of its source.
+        repute: Repute,
     },
     /// A server began to fail, or answers again.
     Health {

@@ -2,6 +2,7 @@
 //! what people are told about it.
 
 use std::{
+    cmp::Reverse,
     collections::HashMap,
     hash::{DefaultHasher, Hash as _, Hasher as _},
     net::IpAddr,
@@ -12,6 +13,7 @@ use std::{
 use super::{
     ConnectionId, Event, Output, Peer, Refusal, Side, WatchChange,
     admit::sip_domain,
+    connections::Connection,
     exchange::Exchange,
     overload::{Load, Wants},
     proxy::Proxy,
@@ -119,6 +121,58 @@ impl Proxy {
             && self.connections.get(connection).is_none_or(|found| found.users.is_empty());
         let wants = if discovered || stranger { Wants::NewOfDiscovered } else { Wants::New };
         (!load.admits(wants)).then_some(Refusal::Overload)
+    }
+
+    /// A connection came and speaks for a discovered partner: where such partners hold their share
+    /// of the places, one of them gives way that holds most, with what it used longest ago. Nobody who
+    /// is named by no entry keeps partners out so.
+    pub(super) fn leave_places(
+        &mut self,
+        now: Instant,
+        connection: ConnectionId,
+        out: &mut Vec<Output>,
+    ) {
+        if !self.is_discovered(connection) {
+            return;
+        }
+        let Some(found) = self.connections.get_mut(connection) else { return };
+        if std::mem::replace(&mut found.discovered, true) {
+            return;
+        }
+        let most = self.config.bounds.connections_of_discovered();
+        if self.connections.len() <= most {
+            return;
+        }
+        let all: Vec<(ConnectionId, u64, Instant)> = self
+            .connections
+            .iter()
+            .filter(|(id, found)| found.discovered && self.is_discovered(*id))
+            .map(|(id, found)| (id, found.scope, found.used))
+            .collect();
+        if all.len() <= most {
+            return;
+        }
+        let mut of_one: HashMap<u64, usize> = HashMap::new();
+        all.iter().for_each(|(_, scope, _)| *of_one.entry(*scope).or_default() += 1);
+        let order = |(_, scope, used): &&(ConnectionId, u64, Instant)| {
+            (Reverse(of_one.get(scope).copied()), *used)
+        };
+        let others = all.iter().filter(|(id, ..)| *id != connection);
+        if let Some((gone, ..)) = others.min_by_key(order).copied() {
+            self.close(now, gone, Refusal::Overload, out);
+        }
+    }
+
+    /// Whether a connection that came in proved discovered partners, and nobody else.
+    fn is_discovered(&self, connection: ConnectionId) -> bool {
+        let accepted = |c: &Connection| c.peer.side == Side::Partner && !c.dialled;
+        let mut proved = self.connections.proved(connection).peekable();
+        self.connections.get(connection).is_some_and(accepted)
+            && proved.peek().is_some()
+            && proved.all(|key| {
+                let entry = self.policy.by_key(key);
+                entry.is_some_and(|entry| entry.kind == PartnerKind::DiscoveredDomain)
+            })
     }
 
     fn time(&self, now: Instant) -> Time {

@@ -3,7 +3,8 @@
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use super::{
-    ConnectionId, Counters, Event, Input, Output, Peer, ProxyConfig, Question, Refusal, Side,
+    ConnectionId, Counters, Event, Input, Output, Peer, ProxyConfig, Question, Refusal, Repute,
+    Side,
     connections::Connections,
     dial::Dials,
     drain::Drain,
@@ -313,7 +314,8 @@ impl Proxy {
         let others = self.connections.proved(connection).any(|d| policy.blocked_by(d).is_none());
         let own = names.all().any(|name| name.is_within(&domain));
         if own && !others && !self.names_an_allowed_partner(now, &names) {
-            out.push(Output::Event(Event::Proved { connection, domain, remote }));
+            let repute = Repute::Stranger;
+            out.push(Output::Event(Event::Proved { connection, domain, remote, repute }));
             self.close(now, connection, Refusal::DomainBlocked, out);
         }
     }

@@ -409,6 +409,7 @@ impl Proxy {
                     exchange.timeout = None;
                     exchange.stage = Stage::Over;
                 });
+                self.leave_places(now, from, out);
                 if let Err(reason) = self.meter_request(now, id, out) {
                     return self.conclude(now, id, reason.into(), out);
                 }

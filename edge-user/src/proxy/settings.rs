@@ -90,6 +90,8 @@ impl std::fmt::Debug for Secrets {
 /// What the outside can make us hold at most.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bounds {
+    /// Connections on the access service.
+    pub connections: usize,
     /// Live transactions.
     pub transactions: usize,
     /// Requests that wait for DNS or a connection.
@@ -112,6 +114,12 @@ impl Bounds {
         self.transactions.div_ceil(2)
     }
 
+    /// Connections of discovered partners that came in: the rest is for who has an entry, and for
+    /// those of whom it is not known yet.
+    pub fn connections_of_discovered(&self) -> usize {
+        self.connections.saturating_mul(4).div_ceil(5)
+    }
+
     /// Of them, from the remote users at one source.
     pub fn transactions_of_source(&self) -> usize {
         self.transactions.div_ceil(50).max(1)
@@ -126,6 +134,7 @@ impl Bounds {
 impl Default for Bounds {
     fn default() -> Self {
         Self {
+            connections: 4096,
             transactions: 100_000,
             waiting: 4096,
             waiting_bytes: 32 * 1024 * 1024,
@@ -169,7 +178,11 @@ impl ProxyConfig {
             routed_only,
             routes,
             probe: config.inside.routing.probe,
-            bounds: Bounds { transactions: config.limits.transactions, ..Bounds::default() },
+            bounds: Bounds {
+                connections: config.limits.connections,
+                transactions: config.limits.transactions,
+                ..Bounds::default()
+            },
             media: CallSettings::new(config, Vec::new()),
             token_secret: secrets.current,
             former_secret: secrets.former,

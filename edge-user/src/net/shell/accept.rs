@@ -2,7 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -83,25 +83,29 @@ fn admit<C: Core>(
         hub.refuse(remote, Refusal::NotListed, not_listed(&peer));
         return;
     }
-    if let Some(place) = enter(hub, &settings, remote, side) {
+    if let Some(place) = enter(hub, &settings, remote, (side, transport)) {
         bind::set_stream(&stream);
         tokio::spawn(serve(Arc::clone(hub), settings, stream, peer, place));
     }
 }
 
 /// Takes a place of this side, if there is one. A stranger may have to give it to another, until a
-/// request of theirs was admitted.
+/// request of theirs was admitted; by TLS inside, until it has shown that it is a listed server.
 fn enter<C: Core>(
     hub: &Hub<C>,
     settings: &Settings,
     remote: SocketAddr,
-    side: Side,
+    (side, transport): (Side, Transport),
 ) -> Option<Place> {
     let (total, per_source) = settings.places_for(side);
     let places = hub.places.get(side_index(side))?;
-    let entered = match side {
-        Side::Inside => places.enter(remote.ip(), total, per_source),
-        _ => places.enter_on_trial(remote.ip(), total, per_source),
+    let entered = match transport {
+        Transport::Tls => {
+            let repute = hub.repute(side, remote.ip());
+            places.enter_on_trial(remote.ip(), repute, total, per_source)
+        }
+        // Its address was all there is to know.
+        Transport::Tcp | Transport::Udp => places.enter(remote.ip(), total, per_source),
     };
     match entered {
         Ok(place) => Some(place),
@@ -143,7 +147,8 @@ async fn serve<C: Core>(
         // The class is fixed here, and never guessed from what is said (trust rules, section 1).
         None if peer.side == Side::Partner => {
             peer.side = Side::Remote;
-            let Some(other) = enter(&hub, &settings, peer.remote, Side::Remote) else { return };
+            let as_what = (Side::Remote, Transport::Tls);
+            let Some(other) = enter(&hub, &settings, peer.remote, as_what) else { return };
             place = other;
         }
         None => {}
@@ -156,6 +161,9 @@ async fn serve<C: Core>(
     if peer.side == Side::Inside && !hub.settings().listed(&peer) {
         hub.refuse(peer.remote, Refusal::NotListed, not_listed(&peer));
         return;
+    }
+    if peer.side == Side::Inside {
+        place.proved().store(true, Ordering::Relaxed);
     }
     carry(&hub, stream, peer, place);
 }
@@ -185,9 +193,10 @@ async fn handshake<C: Core>(
             return Err(HandshakeError::too_many());
         }
         let (total, per_source) = settings.handshakes_for(side);
+        let repute = hub.repute(side, remote);
         let handshakes = hub.handshakes.get(side_index(side)).ok_or_else(no_files)?;
-        let mut turn = handshakes
-            .enter_on_trial(remote, total, per_source)
+        let mut turn = handshakes[repute as usize]
+            .enter_on_trial(remote, repute, total, per_source)
             .map_err(|_| HandshakeError::too_many())?;
         let tls = Arc::clone(&hub.tls);
         let accepting = move |stream| accept(tls, side, stream);

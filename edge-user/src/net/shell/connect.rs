@@ -81,7 +81,6 @@ async fn try_connect<C: Core>(
     }
     let (stream, names) = handshake(hub, stream, target, time).await?;
     peer.names = Arc::new(names);
-    hub.know(&peer);
     let link = hub.open(peer, true, Way::Stream(queue), Some(attempt));
     stream::carry(hub, link, stream, place);
     Ok(())

@@ -32,7 +32,8 @@ use crate::{
     media::flow::{CallId, MediaChange},
     net::{Core, LowPriority, dns::Resolver, timer, tls::TlsStore},
     proxy::{
-        ConnectionId, Event, Input, Output, Peer, QueryId, Question, Refusal, ResolveError, Side,
+        ConnectionId, Event, Input, Output, Peer, QueryId, Question, Refusal, Repute, ResolveError,
+        Side,
     },
 };
 
@@ -107,9 +108,9 @@ pub(super) struct Hub<C> {
     pub(super) places: [Arc<Admission>; 3],
     /// Attempts to connect and connections we opened.
     pub(super) outbound: Arc<AtomicUsize>,
-    /// Handshakes under way, of each side: strangers among the remote users take no place of the
-    /// partners'.
-    pub(super) handshakes: [Arc<Admission>; 3],
+    /// Handshakes under way, of each side and there of each repute: strangers take no place of who is
+    /// known, nor those among the remote users one of the partners'.
+    pub(super) handshakes: [[Arc<Admission>; Repute::COUNT]; 3],
     /// Of handshakes, of each side.
     paces: [Pace; 3],
     questions: AtomicUsize,
@@ -213,10 +214,22 @@ impl<C: Core> Hub<C> {
         pace.take(Instant::now(), remote, all, one)
     }
 
-    /// Who proved something does not stand in line with strangers when it comes again.
-    pub(super) fn know(&self, peer: &Peer) {
-        if let Some(pace) = self.paces.get(side_index(peer.side)) {
-            pace.know(peer.remote.ip());
+    /// The repute of an address with this side.
+    pub(super) fn repute(&self, side: Side, remote: IpAddr) -> Repute {
+        self.paces.get(side_index(side)).map_or(Repute::Stranger, |pace| pace.repute(remote))
+    }
+
+    /// A connection proved something, so its source is known from now on. Where one listener serves
+    /// both, a remote user comes as a partner does: what it is shows after the handshake only.
+    fn know(&self, link: &Link, repute: Repute) {
+        let peer = &link.peer;
+        link.admitted.store(true, Ordering::Relaxed);
+        let remote = self.settings().config.services.remote.as_ref().map(|remote| remote.shared);
+        let also = (peer.side == Side::Remote && remote == Some(true)).then_some(Side::Partner);
+        for side in also.into_iter().chain([peer.side]) {
+            if let Some(pace) = self.paces.get(side_index(side)) {
+                pace.know(peer.remote.ip(), repute);
+            }
         }
     }
 
@@ -393,13 +406,19 @@ impl<C: Core> Hub<C> {
         let mut unsaid = false;
         let mut failed: Vec<CallId> = Vec::new();
         for output in out.drain(..) {
-            if let Output::Event(
-                Event::Proved { connection, .. } | Event::SignedIn { connection, .. },
-            ) = &output
+            let proved = match &output {
+                Output::Event(Event::Proved { connection, repute, .. }) => {
+                    Some((connection, *repute))
+                }
+                Output::Event(Event::SignedIn { connection, .. }) => {
+                    Some((connection, Repute::Known))
+                }
+                _ => None,
+            };
+            if let Some((connection, repute)) = proved
                 && let Some(link) = inner.links.get(connection)
-                && !link.admitted.swap(true, Ordering::Relaxed)
             {
-                self.know(&link.peer);
+                self.know(link, repute);
             }
             match output {
                 Output::Media(changes) => {

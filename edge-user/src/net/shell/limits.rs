@@ -15,14 +15,15 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use crate::federation::first_of_source;
+use crate::{federation::first_of_source, proxy::Repute};
 
 /// Handshakes of one stranger at one time.
 pub(in crate::net) const HANDSHAKES_OF_A_SOURCE: usize = 20;
 
 /// Places for what a stranger may have only so many of: connections that are accepted and not yet
 /// gone, or handshakes under way. Where all are taken, the oldest of those that proved nothing yet
-/// gives its place to who comes: whoever does not go on keeps nobody out.
+/// gives its place to who comes: whoever does not go on keeps nobody out. Sources of a better repute
+/// give way after all others, and to none that has a worse one.
 #[derive(Debug, Default)]
 pub(in crate::net) struct Admission {
     counts: Mutex<Counts>,
@@ -33,8 +34,15 @@ struct Counts {
     total: usize,
     by_source: HashMap<IpAddr, usize>,
     next: u64,
-    /// Those on trial, by age.
-    trials: BTreeMap<u64, Trial>,
+    /// Those on trial, in the order in which they give way.
+    trials: BTreeMap<Turn, Trial>,
+}
+
+/// When one gives way: strangers first, and the oldest of these first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Turn {
+    repute: Repute,
+    number: u64,
 }
 
 /// One that may be told to go.
@@ -58,9 +66,10 @@ impl Counts {
         }
     }
 
-    /// Takes the place of the oldest on trial; whether there was one.
-    fn make_room(&mut self) -> bool {
-        while let Some((_, trial)) = self.trials.pop_first() {
+    /// Takes the place of the oldest on trial, for a source of this repute; whether there was one.
+    fn make_room(&mut self, repute: Repute) -> bool {
+        while let Some(first) = self.trials.first_entry().filter(|e| e.key().repute <= repute) {
+            let trial = first.remove();
             // Those that proved something since are found here, and are gone through once.
             if !trial.proved.load(Ordering::Relaxed) {
                 self.leave(trial.source);
@@ -94,8 +103,8 @@ pub(in crate::net) struct Place {
 enum Standing {
     /// Until it is dropped.
     Kept,
-    /// The number of its trial, and where it is told to go; closed when it was found to be proved.
-    OnTrial(u64, oneshot::Receiver<()>),
+    /// Its turn, and where it is told to go; closed when it was found to be proved.
+    OnTrial(Turn, oneshot::Receiver<()>),
     /// It is another's.
     Gone,
 }
@@ -108,7 +117,7 @@ impl Admission {
         total: usize,
         per_source: usize,
     ) -> Result<Place, Full> {
-        let source = self.take(remote, total, per_source)?.1;
+        let source = self.take(remote, Repute::Known, total, per_source)?.1;
         let proved = Arc::new(AtomicBool::new(true));
         Ok(Place { admission: Arc::clone(self), source, proved, standing: Standing::Kept })
     }
@@ -117,23 +126,25 @@ impl Admission {
     pub(in crate::net) fn enter_on_trial(
         self: &Arc<Self>,
         remote: IpAddr,
+        repute: Repute,
         total: usize,
         per_source: usize,
     ) -> Result<Place, Full> {
-        let (mut counts, source) = self.take(remote, total, per_source)?;
+        let (mut counts, source) = self.take(remote, repute, total, per_source)?;
         let proved = Arc::<AtomicBool>::default();
         let (go, told) = oneshot::channel();
-        let number = counts.next;
+        let turn = Turn { repute, number: counts.next };
         counts.next += 1;
-        counts.trials.insert(number, Trial { source, proved: Arc::clone(&proved), go });
+        counts.trials.insert(turn, Trial { source, proved: Arc::clone(&proved), go });
         drop(counts);
-        let standing = Standing::OnTrial(number, told);
+        let standing = Standing::OnTrial(turn, told);
         Ok(Place { admission: Arc::clone(self), source, proved, standing })
     }
 
     fn take(
         &self,
         remote: IpAddr,
+        repute: Repute,
         total: usize,
         per_source: usize,
     ) -> Result<(MutexGuard<'_, Counts>, IpAddr), Full> {
@@ -145,7 +156,7 @@ impl Admission {
         }
         // More than one where a new configuration has fewer.
         while counts.total >= total {
-            if !counts.make_room() {
+            if !counts.make_room(repute) {
                 return Err(Full::Total);
             }
         }
@@ -195,8 +206,8 @@ impl Drop for Place {
         let mut counts = self.admission.lock();
         let ours = match &mut self.standing {
             Standing::Kept => true,
-            Standing::OnTrial(number, told) => {
-                counts.trials.remove(number).is_some() || told.try_recv().is_err()
+            Standing::OnTrial(turn, told) => {
+                counts.trials.remove(turn).is_some() || told.try_recv().is_err()
             }
             Standing::Gone => false,
         };
@@ -242,12 +253,12 @@ impl Drop for Counted {
 /// Handshakes that nobody used are saved up for so long.
 const SAVED_UP: Duration = Duration::from_secs(2);
 
-/// So many sources that proved something are remembered, at least.
+/// So many sources of a repute are remembered, at least.
 const KNOWN: usize = 4096;
 
-/// Counts handshakes, which cost more than anything else a stranger can ask for. Sources that
-/// proved something before have as many a second among themselves as all others: a flood of
-/// strangers keeps none of them out.
+/// Counts handshakes, which cost more than anything else a stranger can ask for. Sources of each
+/// repute have as many a second among themselves as all strangers: a flood of these keeps no partner
+/// out, and nobody who is discovered keeps one out that has an entry.
 #[derive(Debug, Default)]
 pub(in crate::net) struct Pace {
     buckets: Mutex<Buckets>,
@@ -255,12 +266,30 @@ pub(in crate::net) struct Pace {
 
 #[derive(Debug, Default)]
 struct Buckets {
-    strangers: Option<Bucket>,
-    known: Option<Bucket>,
+    by_repute: [Option<Bucket>; Repute::COUNT],
     by_source: HashMap<IpAddr, Bucket>,
-    /// Sources that proved something, and those that did before there were [`KNOWN`] of these.
-    proved: HashSet<IpAddr>,
-    proved_before: HashSet<IpAddr>,
+    discovered: Sources,
+    known: Sources,
+}
+
+/// Sources that proved something, and those that did before there were [`KNOWN`] of these.
+#[derive(Debug, Default)]
+struct Sources {
+    latest: HashSet<IpAddr>,
+    before: HashSet<IpAddr>,
+}
+
+impl Sources {
+    fn insert(&mut self, source: IpAddr) {
+        if self.latest.len() >= KNOWN {
+            self.before = std::mem::take(&mut self.latest);
+        }
+        self.latest.insert(source);
+    }
+
+    fn contains(&self, source: IpAddr) -> bool {
+        self.latest.contains(&source) || self.before.contains(&source)
+    }
 }
 
 /// Thousandths of handshakes that may come at this time.
@@ -285,6 +314,16 @@ impl Bucket {
     }
 }
 
+impl Buckets {
+    fn repute(&self, source: IpAddr) -> Repute {
+        match (self.known.contains(source), self.discovered.contains(source)) {
+            (true, _) => Repute::Known,
+            (false, true) => Repute::Discovered,
+            (false, false) => Repute::Stranger,
+        }
+    }
+}
+
 impl Pace {
     /// Whether one more may begin. Who has none left takes none from the others.
     pub(in crate::net) fn take(
@@ -295,16 +334,16 @@ impl Pace {
         per_source: u32,
     ) -> bool {
         let source = first_of_source(remote);
-        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut buckets = self.lock();
         let own = Bucket::now(buckets.by_source.get(&source).copied(), now, per_source);
-        let known = buckets.proved.contains(&source) || buckets.proved_before.contains(&source);
-        let whole = if known { &mut buckets.known } else { &mut buckets.strangers };
+        let repute = buckets.repute(source);
+        let whole = &mut buckets.by_repute[repute as usize];
         let rest = Bucket::now(*whole, now, all);
         let (Some(own), Some(rest)) = (own.taken(), rest.taken()) else { return false };
         *whole = Some(rest);
         // A source that asked for nothing lately is as good as new. Only who was let in is
-        // remembered, so there are never more than come in that time, twice over: strangers and not.
-        let bound = all as usize * SAVED_UP.as_secs() as usize * 4;
+        // remembered, so there are never more than come in that time, twice over, of each repute.
+        let bound = all as usize * SAVED_UP.as_secs() as usize * 2 * Repute::COUNT;
         if buckets.by_source.len() > bound {
             buckets.by_source.retain(|_, b| now.saturating_duration_since(b.at) < SAVED_UP);
         }
@@ -313,12 +352,22 @@ impl Pace {
     }
 
     /// Remembers that somebody at this address proved who they are.
-    pub(in crate::net) fn know(&self, remote: IpAddr) {
-        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        if buckets.proved.len() >= KNOWN {
-            buckets.proved_before = std::mem::take(&mut buckets.proved);
+    pub(in crate::net) fn know(&self, remote: IpAddr, repute: Repute) {
+        let (mut buckets, source) = (self.lock(), first_of_source(remote));
+        match repute {
+            Repute::Stranger => {}
+            Repute::Discovered => buckets.discovered.insert(source),
+            Repute::Known => buckets.known.insert(source),
         }
-        buckets.proved.insert(first_of_source(remote));
+    }
+
+    /// The best of whoever did at this address.
+    pub(in crate::net) fn repute(&self, remote: IpAddr) -> Repute {
+        self.lock().repute(first_of_source(remote))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Buckets> {
+        self.buckets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -350,7 +399,7 @@ mod tests {
     fn who_proved_something_does_not_stand_in_line_with_strangers() {
         let (counted, now) = (Pace::default(), Instant::now());
         let known = ["198.51.100.1", "2001:db8:1::1"].map(|address| address.parse().unwrap());
-        known.iter().for_each(|address| counted.know(*address));
+        known.iter().for_each(|address| counted.know(*address, Repute::Known));
         let strangers = (1..=9).map(|last| pace(&counted, now, &format!("192.0.2.{last}"), 100));
         assert_eq!(strangers.sum::<usize>(), 40, "two seconds' worth of all of them");
         assert_eq!(pace(&counted, now, "192.0.2.77", 1), 0, "none left");
@@ -359,16 +408,33 @@ mod tests {
         assert_eq!(pace(&counted, now, "2001:db8:1::2", 100), 10, "of the same /64");
         // Many others are remembered beside them, and a bounded number.
         for number in 0..KNOWN as u32 {
-            counted.know(IpAddr::from(number.to_be_bytes()));
+            counted.know(IpAddr::from(number.to_be_bytes()), Repute::Known);
         }
         let later = now + Duration::from_secs(1);
         assert_eq!(pace(&counted, later, "198.51.100.1", 100), 5);
         for number in 0..3 * KNOWN as u32 {
-            counted.know(IpAddr::from(number.to_be_bytes()));
+            counted.know(IpAddr::from(number.to_be_bytes()), Repute::Known);
         }
         let buckets = counted.buckets.lock().unwrap();
-        assert!(buckets.proved.len() + buckets.proved_before.len() <= 2 * KNOWN);
-        assert!(!buckets.proved_before.contains(&known[0]));
+        assert!(buckets.known.latest.len() + buckets.known.before.len() <= 2 * KNOWN);
+        assert!(!buckets.known.contains(known[0]));
+    }
+
+    #[test]
+    fn nobody_who_is_discovered_keeps_out_who_has_an_entry() {
+        let (counted, now) = (Pace::default(), Instant::now());
+        counted.know("198.51.100.1".parse().unwrap(), Repute::Known);
+        let all: Vec<_> = (0..3 * KNOWN as u32).map(|n| IpAddr::from(n.to_be_bytes())).collect();
+        all.iter().for_each(|address| counted.know(*address, Repute::Discovered));
+        let taken: usize = all[2 * KNOWN..]
+            .iter()
+            .map(|address| pace(&counted, now, &address.to_string(), 100))
+            .sum();
+        assert_eq!(taken, 40, "two seconds' worth of all of them");
+        assert_eq!(pace(&counted, now, "198.51.100.1", 100), 10);
+        assert_eq!(pace(&counted, now, "192.0.2.1", 100), 10, "nor strangers");
+        counted.know("192.0.2.2".parse().unwrap(), Repute::Stranger);
+        assert_eq!(counted.repute("192.0.2.2".parse().unwrap()), Repute::Stranger);
     }
 
     #[test]
@@ -378,7 +444,7 @@ mod tests {
             now += Duration::from_millis(50);
             assert!(counted.take(now, IpAddr::from(number.to_be_bytes()), 20, 5));
         }
-        assert!(counted.buckets.lock().unwrap().by_source.len() <= 161);
+        assert!(counted.buckets.lock().unwrap().by_source.len() <= 241);
     }
 
     #[test]
@@ -404,7 +470,9 @@ mod tests {
     #[test]
     fn the_oldest_on_trial_gives_its_place_to_who_comes() {
         let table = Arc::<Admission>::default();
-        let enter = |last: u8| table.enter_on_trial(IpAddr::from([192, 0, 2, last]), 30, 20);
+        let enter = |last: u8| {
+            table.enter_on_trial(IpAddr::from([192, 0, 2, last]), Repute::Stranger, 30, 20)
+        };
         let mut first: Vec<_> = (0..20).map(|_| enter(1).unwrap()).collect();
         assert_eq!(enter(1).unwrap_err(), Full::Source, "its share");
         let mut others: Vec<_> = (2..12).map(|last| enter(last).unwrap()).collect();
@@ -428,7 +496,9 @@ mod tests {
     #[test]
     fn who_proved_something_stays() {
         let table = Arc::<Admission>::default();
-        let enter = |last: u8| table.enter_on_trial(IpAddr::from([192, 0, 2, last]), 3, 20);
+        let enter = |last: u8| {
+            table.enter_on_trial(IpAddr::from([192, 0, 2, last]), Repute::Stranger, 3, 20)
+        };
         let (mut one, mut two, mut three) =
             (enter(1).unwrap(), enter(2).unwrap(), enter(3).unwrap());
         two.proved().store(true, Ordering::Relaxed);
@@ -452,6 +522,31 @@ mod tests {
         drop((four, six, seven));
         let counts = table.lock();
         assert!(counts.by_source.is_empty() && counts.trials.is_empty() && counts.total == 0);
+    }
+
+    #[test]
+    fn nobody_takes_the_place_of_a_source_of_better_repute() {
+        let table = Arc::<Admission>::default();
+        let enter = |last: u8, repute: Repute| {
+            table.enter_on_trial(IpAddr::from([192, 0, 2, last]), repute, 3, 20)
+        };
+        use Repute::{Discovered, Known, Stranger};
+        let (mut one, mut two) = (enter(1, Known).unwrap(), enter(2, Stranger).unwrap());
+        let (mut three, mut four) = (enter(3, Discovered).unwrap(), enter(4, Stranger).unwrap());
+        assert_eq!([&mut one, &mut two, &mut three].map(gone), [false, true, false]);
+        let mut five = enter(5, Discovered).unwrap();
+        assert!(gone(&mut four), "strangers first");
+        assert_eq!(enter(6, Stranger).unwrap_err(), Full::Total, "all are better");
+        assert_eq!([&mut one, &mut three, &mut five].map(gone), [false; 3]);
+        let mut six = enter(6, Known).unwrap();
+        assert_eq!([&mut one, &mut three, &mut five].map(gone), [false, true, false]);
+        let mut seven = enter(7, Known).unwrap();
+        assert!(gone(&mut five));
+        assert_eq!(enter(8, Discovered).unwrap_err(), Full::Total);
+        let _eight = enter(8, Known).unwrap();
+        assert_eq!([&mut one, &mut six, &mut seven].map(gone), [true, false, false]);
+        drop((one, two, three, four, five, six, seven));
+        assert_eq!(table.total(), 1);
     }
 
     #[test]

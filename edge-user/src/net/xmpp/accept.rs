@@ -190,7 +190,8 @@ pub(super) fn begin<C: XmppCore>(
     }
     let most = hub.config().limits.handshakes;
     let of_a_source = most.min(HANDSHAKES_OF_A_SOURCE);
-    match hub.handshakes.enter_on_trial(remote, most, of_a_source) {
+    let repute = hub.pace.repute(remote);
+    match hub.handshakes[repute as usize].enter_on_trial(remote, repute, most, of_a_source) {
         Ok(place) => Ok(Some(place)),
         Err(_) => {
             add(&hub.counters.full_source);

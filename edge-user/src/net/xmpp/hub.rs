@@ -36,7 +36,7 @@ use crate::{
         timer,
         tls::TlsStore,
     },
-    proxy::ResolveError,
+    proxy::{Repute, ResolveError},
     sip::Message,
     xmpp::{
         io::{
@@ -131,9 +131,10 @@ pub(super) struct Hub<C> {
     pub(super) places: [Arc<Admission>; 2],
     /// Attempts to connect and streams we opened.
     pub(super) outbound: Arc<AtomicUsize>,
-    /// Of handshakes with strangers.
+    /// Of handshakes.
     pub(super) pace: Pace,
-    pub(super) handshakes: Arc<Admission>,
+    /// Handshakes under way, of each repute.
+    pub(super) handshakes: [Arc<Admission>; Repute::COUNT],
     /// Streams that are closed and wait for the other end to hear our last words.
     pub(super) lingering: Arc<AtomicUsize>,
     questions: AtomicUsize,
@@ -176,7 +177,7 @@ impl<C: XmppCore> Hub<C> {
             places: Default::default(),
             outbound: Arc::default(),
             pace: Pace::default(),
-            handshakes: Arc::default(),
+            handshakes: Default::default(),
             lingering: Arc::default(),
             questions: AtomicUsize::new(0),
             phase: watch::Sender::new(Phase::Running),
@@ -353,7 +354,7 @@ impl<C: XmppCore> Hub<C> {
         {
             link.proved(pair, how);
             if link.side == XmppSide::Partner {
-                self.pace.know(link.remote.ip());
+                self.pace.know(link.remote.ip(), Repute::Known);
             }
         }
         let (stream, todo) = match output {

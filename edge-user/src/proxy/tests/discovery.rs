@@ -93,6 +93,39 @@ fn a_discovered_domain_is_asked_about_only_when_a_name_of_the_certificate_lies_i
     assert_eq!(world.refused(CONTOSO, Refusal::IdentityNotProved), 100);
 }
 
+/// Whoever is discovered may have as many addresses as it likes, and proves with each who it is.
+#[test]
+fn connections_of_discovered_partners_leave_places_for_others() {
+    let mut world = world();
+    world.edges[CONTOSO].proxy.config.bounds.connections = 20;
+    let come = |world: &mut World, name: &str, number: usize| {
+        world.pass(std::time::Duration::from_millis(10));
+        let at = world.partner(CONTOSO, &format!("203.0.113.{number}:5000"), &[name]);
+        let branch = format!("{name}{number}");
+        let request = Req::new("MESSAGE", name, "contoso.example").branch(&branch);
+        world.say(CONTOSO, at, &request.text());
+        at
+    };
+    let honest = come(&mut world, "honest.example", 1);
+    let evil: Vec<_> = (2..=40).map(|number| come(&mut world, "evil.example", number)).collect();
+    let open = |world: &World, at| world.edges[CONTOSO].proxy.connections.get(at).is_some();
+    let left: Vec<bool> = evil.iter().map(|at| open(&world, *at)).collect();
+    assert_eq!(left.iter().filter(|open| **open).count(), 15, "with the honest one four fifths");
+    assert!(left[39 - 15..].iter().all(|open| *open), "the oldest went: {left:?}");
+    assert!(open(&world, honest), "who holds less stays, unused as it is");
+    // Another one takes a place of who holds most.
+    let other = come(&mut world, "other.example", 50);
+    assert!(open(&world, other) && open(&world, honest));
+    assert_eq!(evil.iter().filter(|at| open(&world, **at)).count(), 14);
+    // More requests over the same connections cost no further ones.
+    for number in 0..5 {
+        let branch = format!("more{number}");
+        let request = Req::new("MESSAGE", "evil.example", "contoso.example").branch(&branch);
+        world.say(CONTOSO, evil[38], &request.text());
+    }
+    assert_eq!(evil.iter().filter(|at| open(&world, **at)).count(), 14);
+}
+
 #[test]
 fn a_discovered_partner_is_slowed_watched_and_listed_an_allowed_one_is_not() {
     let allowed = Federation {

@@ -215,7 +215,7 @@ async fn silent_handshakes_do_not_keep_others_out() {
 }
 
 /// Connects from an address of its own.
-async fn from(last: u8, to: SocketAddr) -> TcpStream {
+pub(super) async fn from(last: u8, to: SocketAddr) -> TcpStream {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind(SocketAddr::from(([127, 0, 1, last], 0))).unwrap();
     socket.connect(to).await.unwrap()
@@ -232,7 +232,8 @@ async fn who_does_not_go_on_keeps_nobody_out_and_who_proved_something_stays() {
     })
     .await;
     let (mut first, connection) = lab.partner_connected().await;
-    lab.proved(connection);
+    // Its source is no better than others.
+    lab.proved_as(connection, Repute::Stranger);
     let mut idle = Vec::new();
     for _ in 0..10 {
         idle.push(lab.partner_connected().await.0);
@@ -294,13 +295,13 @@ async fn known_in_a_flood(dialled: bool) {
         config.limits.handshakes_per_second_per_source = 1000;
     })
     .await;
-    if dialled {
+    let connection = if dialled {
         let (address, _told) = partner_server(&lab.ours, &lab.partner()).await;
-        lab.connect_to(target(address, Some(PARTNER))).await.unwrap();
+        lab.connect_to(target(address, Some(PARTNER))).await.unwrap().0
     } else {
-        let (_, connection) = lab.partner_connected().await;
-        lab.proved(connection);
-    }
+        lab.partner_connected().await.1
+    };
+    lab.proved(connection);
     let mut begun = Vec::new();
     for last in 1..=10 {
         let mut stream = from(last, lab.access()).await;
@@ -316,6 +317,40 @@ async fn known_in_a_flood(dialled: bool) {
     .unwrap();
     let (mut again, _) = lab.partner_connected().await;
     echo(&mut again, 1).await;
+}
+
+/// Those are slow who are far away, or while the machine is busy.
+#[tokio::test]
+async fn strangers_push_out_no_handshake_and_no_connection_of_who_proved_something_before() {
+    let mut lab = lab(|config| {
+        config.limits.connections = 8;
+        config.limits.handshakes = 4;
+        config.limits.handshakes_per_second = 10_000;
+        config.limits.handshake_timeout = 10 * PATIENCE;
+    })
+    .await;
+    let (_proved, connection) = lab.partner_connected().await;
+    lab.proved(connection);
+    let mut begun = TcpStream::connect(lab.access()).await.unwrap();
+    begun.write_all(&[0x16]).await.unwrap();
+    let mut silent = TcpStream::connect(lab.access()).await.unwrap();
+    let mut strangers = Vec::new();
+    for last in 1..=100 {
+        let mut stream = from(last, lab.access()).await;
+        stream.write_all(&[0x16]).await.unwrap();
+        strangers.push(stream);
+    }
+    // Five have a place, and four of these one among the handshakes.
+    let left = async {
+        while lab.count("closed.gave-way") + lab.count("handshake.too-many") < 96 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, left).await.unwrap();
+    for known in [&mut begun, &mut silent] {
+        let ended = timeout(Duration::from_millis(200), known.read(&mut [0; 16])).await;
+        assert!(ended.is_err(), "{ended:?}");
+    }
 }
 
 #[tokio::test]

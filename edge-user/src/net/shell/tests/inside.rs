@@ -170,3 +170,34 @@ async fn tls_is_for_listed_names() {
     lab.counted("handshake.unknown-authority", 1).await;
     assert_eq!(lab.shell.connections().len(), 1);
 }
+
+/// Whoever stands inside and is none of our servers keeps these out no more than a stranger does.
+#[tokio::test]
+async fn who_is_not_listed_takes_no_servers_place_by_tls() {
+    let inside = Authority::new("inside root");
+    let pem = inside.pem.clone();
+    let folder = Folder::new();
+    let files = write_files(&folder, "inside", &inside.dns(&[OUR_NAME]), &pem);
+    let mut lab = lab(|config| {
+        config.inside.listen = vec![(Transport::Tls, "127.0.0.1:0".parse().unwrap())];
+        config.inside.servers =
+            vec![InsideServer::Name("director.contoso.example".parse().unwrap())];
+        config.inside.tls = Some(files);
+        config.limits.connections = 4;
+        config.limits.handshake_timeout = 10 * PATIENCE;
+    })
+    .await;
+    let to = lab.address(Side::Inside, Transport::Tls);
+    let mut silent = Vec::new();
+    for last in 1..=10 {
+        silent.push(super::access::from(last, to).await);
+    }
+    let own = inside.dns(&["director.contoso.example"]);
+    let mut client = tls_client(to, &inside, Some(&own)).await.unwrap();
+    lab.opened().await;
+    for last in 11..=20 {
+        silent.push(super::access::from(last, to).await);
+    }
+    echo(&mut client, 1).await;
+    lab.counted("closed.gave-way", 17).await;
+}

@@ -36,6 +36,7 @@ use crate::{
         },
         tls::TlsStore,
     },
+    proxy::Repute,
 };
 
 /// A running shell and everything to talk to it.
@@ -126,8 +127,12 @@ impl Lab {
 
     /// The core admits a request of this connection.
     fn proved(&self, connection: ConnectionId) {
+        self.proved_as(connection, Repute::Known);
+    }
+
+    fn proved_as(&self, connection: ConnectionId, repute: Repute) {
         let (domain, remote) = ("fabrikam.example".parse().unwrap(), self.access());
-        let event = Event::Proved { connection, domain, remote };
+        let event = Event::Proved { connection, domain, remote, repute };
         self.shell.with_core(|_, _, out| out.push(Output::Event(event)));
     }
 

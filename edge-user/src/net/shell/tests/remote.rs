@@ -51,6 +51,34 @@ async fn on_a_shared_port_only_who_has_no_certificate_is_a_remote_user() {
 }
 
 #[tokio::test]
+async fn who_signed_in_at_a_shared_port_is_let_in_during_a_flood_of_handshakes() {
+    let mut lab = lab(|config| {
+        shared(config);
+        config.limits.handshakes_per_second = 1;
+        config.limits.handshakes_per_second_per_source = 1000;
+    })
+    .await;
+    let _signed_in = lab.connect(lab.access(), None).await.unwrap();
+    let (connection, peer) = lab.opened().await;
+    let event = Event::SignedIn { connection, remote: peer.remote };
+    lab.shell.with_core(|_, _, out| out.push(Output::Event(event)));
+    let mut strangers = Vec::new();
+    for last in 1..=10 {
+        let mut stream = super::access::from(last, lab.access()).await;
+        stream.write_all(&[0x16]).await.unwrap();
+        strangers.push(stream);
+    }
+    let flooded = async {
+        while lab.count("handshake.too-many") == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, flooded).await.unwrap();
+    let _again = lab.connect(lab.access(), None).await.unwrap();
+    assert_eq!(lab.opened().await.1.side, Side::Remote);
+}
+
+#[tokio::test]
 async fn without_that_the_access_service_lets_nobody_in_who_has_no_certificate() {
     let lab = lab(own_listener).await;
     if let Ok(mut client) = lab.connect(lab.access(), None).await {
