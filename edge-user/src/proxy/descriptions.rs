@@ -70,6 +70,7 @@ impl From<MediaFault> for Fault {
             MediaFault::Unsupported => (Refusal::MediaNotRelayed, None),
             MediaFault::Address { .. } => (Refusal::MediaAddress, None),
             MediaFault::Another => (Refusal::WrongDialogPeer, None),
+            MediaFault::Over => (Refusal::CallEnded, None),
             MediaFault::NoPorts => (Refusal::MediaPorts, None),
             MediaFault::Sdp(error) => (Refusal::SessionUnreadable, Some(error.line)),
         };

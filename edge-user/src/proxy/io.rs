@@ -341,6 +341,8 @@ pub enum Refusal {
     MediaAddress,
     /// Nothing of what is asked for can be relayed.
     MediaNotRelayed,
+    /// Its media was ended for good, and is offered again.
+    CallEnded,
     /// Ports for media are used up.
     MediaPorts,
     /// A session description cannot be read.
@@ -395,6 +397,7 @@ impl Refusal {
         Refusal::ModalityForbidden,
         Refusal::MediaAddress,
         Refusal::MediaNotRelayed,
+        Refusal::CallEnded,
         Refusal::MediaPorts,
         Refusal::SessionUnreadable,
     ];
@@ -447,6 +450,7 @@ impl Refusal {
             Refusal::ModalityForbidden => "modality-forbidden",
             Refusal::MediaAddress => "media-address",
             Refusal::MediaNotRelayed => "media-not-relayed",
+            Refusal::CallEnded => "call-ended",
             Refusal::MediaPorts => "media-ports",
             Refusal::SessionUnreadable => "session-unreadable",
         }

@@ -26,7 +26,7 @@ impl Refusal {
             | Refusal::Draining
             | Refusal::MediaPorts => (503, "Service Unavailable"),
             // Whoever hears it begins anew (RFC 3261 section 12.2.1.2, RFC 6665 section 4.1.2.2).
-            Refusal::DialogTooOld => (481, "Call/Transaction Does Not Exist"),
+            Refusal::DialogTooOld | Refusal::CallEnded => (481, "Call/Transaction Does Not Exist"),
             Refusal::FlowFailed => (430, "Flow Failed"),
             Refusal::UserNoPublicAv | Refusal::MediaAddress | Refusal::MediaNotRelayed => {
                 (488, "Not Acceptable Here")
@@ -142,6 +142,9 @@ impl Refusal {
             Refusal::MediaNotRelayed => {
                 "Nothing of it can be relayed: media over TCP, several ports for one m-line, or an \
                  address family that [service.av] lacks"
+            }
+            Refusal::CallEnded => {
+                "An administrator ended this call's media, or it lasted as long as media.longest_call"
             }
             Refusal::MediaPorts => "The ports for media are used up; see service.av.media_ports",
             Refusal::SessionUnreadable => "The session description cannot be read",

@@ -1,6 +1,10 @@
 //! How calls end, beside failing.
 
-use std::{net::SocketAddr, time::Instant};
+use std::{
+    collections::{HashSet, VecDeque},
+    net::SocketAddr,
+    time::Instant,
+};
 
 use super::{
     CallNames, Calls, Effects,
@@ -50,7 +54,36 @@ impl EndCause {
     }
 }
 
+/// So many calls are remembered that are to have no media again; the oldest goes.
+const MOST_OVER: usize = 1000;
+
+/// Calls that ended for good, though their parties may not know.
+#[derive(Debug, Default)]
+pub(super) struct Over {
+    known: HashSet<CallId>,
+    order: VecDeque<CallId>,
+}
+
+impl Over {
+    fn add(&mut self, id: CallId) {
+        if self.known.insert(id) {
+            self.order.push_back(id);
+        }
+        while self.order.len() > MOST_OVER {
+            let Some(oldest) = self.order.pop_front() else { break };
+            self.known.remove(&oldest);
+        }
+    }
+}
+
 impl Calls {
+    /// Whether it ended by an administrator's word, or since it lasted as long as any may: whoever
+    /// offers media in its dialog again begins no other.
+    pub(super) fn is_over(&self, names: &CallNames<'_>) -> bool {
+        !self.over.known.is_empty()
+            && self.keys.candidates(names).any(|id| self.over.known.contains(&id))
+    }
+
     /// A BYE passes: the call is over, whatever is answered.
     pub fn bye(&mut self, names: &CallNames<'_>, effects: &mut Effects) {
         let Some(id) = self.find(names) else { return };
@@ -77,6 +110,9 @@ impl Calls {
     pub fn end(&mut self, id: CallId, cause: EndCause, effects: &mut Effects) -> bool {
         let Some(call) = self.all.remove(&id) else { return false };
         self.finish(call, cause, effects);
+        if matches!(cause, EndCause::Administrator | EndCause::Longest) {
+            self.over.add(id);
+        }
         true
     }
 

@@ -41,6 +41,7 @@ use std::{
 
 use self::{
     call::{Call, Pools},
+    ends::Over,
     names::NameKeys,
     ports::{FlowIds, Held, Ports},
     settings::SIDES,
@@ -78,6 +79,9 @@ pub enum MediaFault {
     /// It begins a call that somebody else began, or that is up.
     #[error("its Call-ID and tag are those of another call")]
     Another,
+    /// It was ended for good.
+    #[error("an administrator ended its media, or it lasted as long as any may")]
+    Over,
     /// Ports or flows are used up.
     #[error("no port is left")]
     NoPorts,
@@ -191,6 +195,7 @@ pub struct Calls {
     owners: HashMap<u32, CallId>,
     /// Calls whose media is relayed.
     relayed: usize,
+    over: Over,
 }
 
 impl Calls {
@@ -209,6 +214,7 @@ impl Calls {
             timers: BTreeSet::new(),
             owners: HashMap::new(),
             relayed: 0,
+            over: Over::default(),
             settings,
         }
     }

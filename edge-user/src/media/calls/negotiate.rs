@@ -241,6 +241,9 @@ impl Calls {
             something_left(passage, sdp, &said)?;
             return self.without(passage, sdp, &said);
         }
+        if known.is_none() && self.is_over(&passage.names) {
+            return Err(MediaFault::Over);
+        }
         let Some(id) = known.or_else(|| self.keys.new_name(&passage.names)) else {
             return Err(MediaFault::NoPorts);
         };

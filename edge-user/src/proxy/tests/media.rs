@@ -434,6 +434,20 @@ fn calls_end_by_silence_by_command_and_by_policy_while_their_dialogs_live() {
 }
 
 #[test]
+fn media_that_an_administrator_ended_is_ended_for_good() {
+    let mut call = begin(world(), &audio(ALICE, 4000));
+    let ok = call.bob_says("200 OK", &audio(BOB, 5000));
+    let id = call.world.edges[CONTOSO].proxy.calls()[0].id;
+    assert!(call.world.act(CONTOSO, |proxy, now, out| proxy.end_call(now, id, out)));
+    let again = with_sdp(call.within(&ok, true, "INVITE", 2), &audio(ALICE, 4000));
+    call.world.say(CONTOSO, call.alice, &again.text());
+    let (_, refused) = call.world.mail(CONTOSO).pop().unwrap();
+    assert!(refused.starts_with("SIP/2.0 481 "), "{refused}");
+    assert_eq!(call.world.refused(CONTOSO, Refusal::CallEnded), 1);
+    assert_eq!(call.open()[CONTOSO], 0);
+}
+
+#[test]
 fn the_session_timer_ends_a_call_that_is_not_refreshed() {
     let mut call = begin(world(), &audio(ALICE, 4000));
     let text = audio(BOB, 5000);

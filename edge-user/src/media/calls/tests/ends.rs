@@ -73,6 +73,35 @@ fn each_end_closes_everything_and_says_why() {
 }
 
 #[test]
+fn what_ended_for_good_has_no_media_again_and_what_fell_silent_may() {
+    for (cause, over) in [
+        (EndCause::Administrator, true),
+        (EndCause::Longest, true),
+        (EndCause::Silence, false),
+        (EndCause::SessionTimer, false),
+    ] {
+        for by_caller in [true, false] {
+            let mut bench = Bench::up();
+            let id = bench.only();
+            bench.act(|calls, _, effects| calls.end(id, cause, effects));
+            let say = Say::within(CallMethod::Invite, 2, by_caller);
+            let text = audio(if by_caller { CALLER } else { CALLEE }, 4000);
+            let asked = bench.ask(&say, &text);
+            assert_eq!(asked.as_ref().err(), over.then_some(&MediaFault::Over), "{cause:?}");
+            // What has no media goes on.
+            let say = Say::within(CallMethod::Invite, 3, by_caller);
+            bench.ask(&say, &text.replace("m=audio 4000", "m=audio 0")).unwrap();
+            if over {
+                bench.assert_nothing_left();
+            }
+            // So does any other call.
+            let say = Say { caller: "other", ..Say::invite(4) };
+            bench.ask(&say, &audio(CALLER, 4000)).unwrap();
+        }
+    }
+}
+
+#[test]
 fn a_refresh_puts_the_session_timer_off_and_none_takes_it_away() {
     let mut bench = Bench::new();
     bench.session = Some(Duration::from_secs(1800));
