@@ -154,13 +154,19 @@ fn a_port_of_ours_is_taken_from_inside_only_and_only_when_its_call_names_the_oth
         let asked = two.bench.ask(&say, &audio("10.0.0.1", port));
         assert_eq!(asked, Err(MediaFault::Address { line: 0 }), "{port}");
     }
-    // A third call names the first one's port, which knows nothing of it: nothing goes out.
-    let third = Say { caller: "t", ..Say::invite(8) };
-    two.bench.ask(&third, &inside).unwrap();
-    two.bench.reply(&third, 200, "b", &audio("198.41.0.7", 7000)).unwrap();
+    // Another call names the first one's port, which knows nothing of it, before the first is up and
+    // after: nothing goes out.
+    let other = |two: &mut Two, caller: &'static str, exchange: u64| {
+        let say = Say { caller, ..Say::invite(exchange) };
+        two.bench.inbound = false;
+        two.bench.ask(&say, &inside).unwrap();
+        two.bench.reply(&say, 200, "b", &audio("198.41.0.7", 7000)).unwrap();
+    };
+    other(&mut two, "t", 8);
     assert_eq!(two.turned(), vec![]);
-    let inside = two.answer(200, &audio(SECOND, 5000));
-    two.answer_first(200, &inside);
+    let answer = two.answer(200, &audio(SECOND, 5000));
+    two.answer_first(200, &answer);
+    other(&mut two, "u", 9);
     let turned = two.turned();
     assert_eq!(turned.len(), 4);
     assert!(turned.iter().all(|(_, source, to)| source != "198.41.0.7" && to.port() < 7000));
