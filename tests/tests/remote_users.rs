@@ -7,7 +7,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use edge_ebpf::verdict::Reason;
 use edge_tests::{
-    demo::world::contoso_config,
+    demo::world::{contoso_config, fabrikam_config},
     lab::{
         Lab,
         config::EdgeConfig,
@@ -19,6 +19,7 @@ use edge_tests::{
         links::Forwarding,
         phone::{PATIENCE, Phone, headers, status},
         rtp::{self, RtpEnd},
+        sip_user::SipUser,
         tls_client::{Caller, SipClient},
     },
     patience::eventually,
@@ -301,5 +302,57 @@ fn a_restart_ends_flows_and_users_register_anew() {
     let gone = desk.ask("INVITE", &uri, ALICE, &contact).unwrap();
     assert_eq!(status(&gone), 430, "{gone}");
     let mut alice = world.remote(Site::Stranger, 0, ALICE, PASSWORD);
+    assert_eq!(alice.register().unwrap(), 200);
+}
+
+/// Over the edge to the server inside, and from there over the same edge to the partner.
+#[test]
+fn a_remote_user_writes_to_a_partner_and_calls_it() {
+    let world = World::raise("spiral");
+    let fabrikam = Edge::start(&world.lab, fabrikam_config(&world.lab)).unwrap();
+    let server = SocketAddr::new(Site::Fabrikam.server4().into(), 5060);
+    let inside = world.lab.inside(Site::Fabrikam);
+    let to = "bob@fabrikam.example";
+    let mut bob = SipUser::start(inside, to, server, fabrikam.config.inside_address()).unwrap();
+    let mut alice = world.remote(Site::Stranger, 0, ALICE, PASSWORD);
+    assert_eq!(alice.register().unwrap(), 200);
+    let contact = format!("Contact: <sip:alice@{}>\r\n", alice.client.local().unwrap());
+    let mut ask = |alice: &mut Phone, method: &str| {
+        let (came, answer) = std::thread::scope(|scope| {
+            let asking = scope.spawn(|| alice.ask(method, &format!("sip:{to}"), to, &contact));
+            let came = bob.expect_request(method).unwrap();
+            bob.reply(&came, "200 OK", "", "").unwrap();
+            (came, asking.join().unwrap().unwrap())
+        });
+        assert_eq!(status(&answer), 200, "{answer}");
+        (came, answer)
+    };
+    ask(&mut alice, "MESSAGE");
+    let (invite, ok) = ask(&mut alice, "INVITE");
+    let routes: Vec<&str> = headers(&ok, "Record-Route").into_iter().rev().collect();
+    let parties = (headers(&ok, "From")[0], headers(&ok, "To")[0]);
+    let id = headers(&ok, "Call-ID")[0];
+    alice.within("ACK", &target(&ok), parties, id, &routes).unwrap();
+    bob.expect_request("ACK").unwrap();
+    let dialog = bob.dialog_of_request(&invite.text);
+    let bye = std::thread::scope(|scope| {
+        let ending = scope.spawn(|| bob.within(&dialog, "BYE", "", ""));
+        let bye = alice.expect("BYE").unwrap();
+        alice.reply(&bye, "200 OK", "").unwrap();
+        ending.join().unwrap().unwrap()
+    });
+    assert_eq!(status(&bye), 200, "{bye}");
+}
+
+#[test]
+fn a_drained_edge_sends_its_users_elsewhere_and_finds_them_until_then() {
+    let world = World::raise("leave");
+    let mut alice = world.remote(Site::Stranger, 1, ALICE, PASSWORD);
+    assert_eq!(alice.register().unwrap(), 200);
+    let mut desk = world.desk();
+    world.edge.json(&["drain"]).unwrap();
+    assert_eq!(alice.register().unwrap(), 503);
+    called(&mut desk, &mut alice);
+    world.edge.json(&["drain", "--off"]).unwrap();
     assert_eq!(alice.register().unwrap(), 200);
 }

@@ -132,13 +132,12 @@ impl Proxy {
         connection: ConnectionId,
         out: &mut Vec<Output>,
     ) {
-        if !self.is_discovered(connection) {
+        let counted = |found: &Connection| found.discovered;
+        if self.connections.get(connection).is_none_or(counted) || !self.is_discovered(connection) {
             return;
         }
         let Some(found) = self.connections.get_mut(connection) else { return };
-        if std::mem::replace(&mut found.discovered, true) {
-            return;
-        }
+        found.discovered = true;
         let most = self.config.bounds.connections_of_discovered();
         if self.connections.len() <= most {
             return;

@@ -402,6 +402,7 @@ impl Proxy {
         self.exchanges.update(id, |exchange| exchange.request = Some(request));
         match judgement {
             Judgement::Admitted(entry) => {
+                let discovered = entry.kind == PartnerKind::DiscoveredDomain;
                 self.exchanges.update(id, |exchange| {
                     exchange.partner = Some(entry.domain.clone());
                     exchange.entry = Some(entry);
@@ -409,7 +410,9 @@ impl Proxy {
                     exchange.timeout = None;
                     exchange.stage = Stage::Over;
                 });
-                self.leave_places(now, from, out);
+                if discovered {
+                    self.leave_places(now, from, out);
+                }
                 if let Err(reason) = self.meter_request(now, id, out) {
                     return self.conclude(now, id, reason.into(), out);
                 }
