@@ -1,6 +1,6 @@
 //! For tests: authorities, certificates, a configuration on loopback and a core that does little.
 
-use std::time::Instant;
+use std::{net::SocketAddr, ops::RangeInclusive, time::Instant};
 
 use bytes::Bytes;
 use rcgen::{
@@ -12,7 +12,11 @@ use rustls::{
     ConnectionCommon, SideData,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
-use tokio::sync::mpsc;
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::{TcpSocket, TcpStream},
+    sync::mpsc,
+};
 
 use super::Core;
 use crate::{
@@ -24,6 +28,24 @@ use crate::{
 };
 
 pub(super) use crate::config::tests_support;
+
+/// Connects from a source of its own.
+pub(super) async fn from(last: u8, to: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from(([127, 0, 1, last], 0))).unwrap();
+    socket.connect(to).await.unwrap()
+}
+
+/// Each of these sources begins a handshake, and does not go on.
+pub(super) async fn begun(sources: RangeInclusive<u8>, to: SocketAddr) -> Vec<TcpStream> {
+    let mut begun = Vec::new();
+    for last in sources {
+        let mut stream = from(last, to).await;
+        stream.write_all(&[0x16]).await.unwrap();
+        begun.push(stream);
+    }
+    begun
+}
 
 /// A certificate authority.
 pub(super) struct Authority {

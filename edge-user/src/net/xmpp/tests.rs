@@ -21,7 +21,7 @@ use crate::{
     net::{
         LowPriority,
         low_priority::Busy,
-        testing::{Authority, Issued, Leaf, PATIENCE, loopback, write_files},
+        testing::{Authority, Issued, Leaf, PATIENCE, begun, from, loopback, write_files},
     },
     xmpp::io::{
         DialId, Pair, PeerCertificate, StreamId, TlsPeer, XmppOutput, XmppRefusal, XmppTarget,
@@ -433,13 +433,6 @@ async fn a_drain_lets_nobody_in_and_whoever_is_in_stay() {
     TcpStream::connect(at).await.unwrap();
 }
 
-/// Connects from a source of its own.
-async fn from(last: u8, to: SocketAddr) -> TcpStream {
-    let socket = tokio::net::TcpSocket::new_v4().unwrap();
-    socket.bind(SocketAddr::from(([127, 0, 1, last], 0))).unwrap();
-    socket.connect(to).await.unwrap()
-}
-
 /// A flood of strangers has all the handshakes that strangers may have.
 #[tokio::test]
 async fn who_proved_something_before_is_let_in_during_a_flood_of_handshakes() {
@@ -460,12 +453,7 @@ async fn who_proved_something_before_is_let_in_during_a_flood_of_handshakes() {
         remote: client.at(false),
         names: None,
     }));
-    let mut begun = Vec::new();
-    for last in 1..=10 {
-        let mut stranger = from(last, server.at(true)).await;
-        stranger.write_all(&[0x16]).await.unwrap();
-        begun.push(stranger);
-    }
+    let _begun = begun(1..=10, server.at(true)).await;
     let refused = |(name, count): &(String, u64)| name == "handshake-failed" && *count > 0;
     tokio::time::timeout(PATIENCE, async {
         while !server.shell.counts().iter().any(refused) {

@@ -214,11 +214,11 @@ async fn silent_handshakes_do_not_keep_others_out() {
     echo(&mut client, 1).await;
 }
 
-/// Connects from an address of its own.
-pub(super) async fn from(last: u8, to: SocketAddr) -> TcpStream {
-    let socket = tokio::net::TcpSocket::new_v4().unwrap();
-    socket.bind(SocketAddr::from(([127, 0, 1, last], 0))).unwrap();
-    socket.connect(to).await.unwrap()
+/// Few handshakes at one time, as many a second as may come, and long patience with each.
+fn few_at_one_time(config: &mut Config) {
+    config.limits.handshakes = 4;
+    config.limits.handshakes_per_second = 10_000;
+    config.limits.handshake_timeout = 10 * PATIENCE;
 }
 
 /// Whether they say nothing, begin a handshake, or are through with it and ask for nothing.
@@ -226,9 +226,7 @@ pub(super) async fn from(last: u8, to: SocketAddr) -> TcpStream {
 async fn who_does_not_go_on_keeps_nobody_out_and_who_proved_something_stays() {
     let mut lab = lab(|config| {
         config.limits.connections = 8;
-        config.limits.handshakes = 4;
-        config.limits.handshakes_per_second = 10_000;
-        config.limits.handshake_timeout = 10 * PATIENCE;
+        few_at_one_time(config);
     })
     .await;
     let (mut first, connection) = lab.partner_connected().await;
@@ -249,11 +247,7 @@ async fn who_does_not_go_on_keeps_nobody_out_and_who_proved_something_stays() {
     assert!(matches!(ended, Ok(0) | Err(_)));
     // They are let in one by one, and those through with their handshakes went first.
     lab.counted("closed.gave-way", 3 + 100).await;
-    for last in 101..=200 {
-        let mut stream = from(last, lab.access()).await;
-        stream.write_all(&[0x16]).await.unwrap();
-        silent.push(stream);
-    }
+    let _begun = begun(101..=200, lab.access()).await;
     let (mut other, _) = lab.partner_connected().await;
     echo(&mut other, 1).await;
     echo(&mut first, 2).await;
@@ -262,18 +256,8 @@ async fn who_does_not_go_on_keeps_nobody_out_and_who_proved_something_stays() {
 /// As many handshakes as there may be, in a table that has room.
 #[tokio::test]
 async fn handshakes_that_do_not_go_on_keep_nobody_out() {
-    let mut lab = lab(|config| {
-        config.limits.handshakes = 4;
-        config.limits.handshakes_per_second = 10_000;
-        config.limits.handshake_timeout = 10 * PATIENCE;
-    })
-    .await;
-    let mut begun = Vec::new();
-    for last in 1..=20 {
-        let mut stream = from(last, lab.access()).await;
-        stream.write_all(&[0x16]).await.unwrap();
-        begun.push(stream);
-    }
+    let mut lab = lab(few_at_one_time).await;
+    let _begun = begun(1..=20, lab.access()).await;
     lab.counted("handshake.too-many", 16).await;
     let (mut client, _) = lab.partner_connected().await;
     echo(&mut client, 1).await;
@@ -302,19 +286,8 @@ async fn known_in_a_flood(dialled: bool) {
         lab.partner_connected().await.1
     };
     lab.proved(connection);
-    let mut begun = Vec::new();
-    for last in 1..=10 {
-        let mut stream = from(last, lab.access()).await;
-        stream.write_all(&[0x16]).await.unwrap();
-        begun.push(stream);
-    }
-    timeout(PATIENCE, async {
-        while lab.count("handshake.too-many") == 0 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    })
-    .await
-    .unwrap();
+    let _begun = begun(1..=10, lab.access()).await;
+    lab.counted("handshake.too-many", 1).await;
     let (mut again, _) = lab.partner_connected().await;
     echo(&mut again, 1).await;
 }
@@ -324,22 +297,15 @@ async fn known_in_a_flood(dialled: bool) {
 async fn strangers_push_out_no_handshake_and_no_connection_of_who_proved_something_before() {
     let mut lab = lab(|config| {
         config.limits.connections = 8;
-        config.limits.handshakes = 4;
-        config.limits.handshakes_per_second = 10_000;
-        config.limits.handshake_timeout = 10 * PATIENCE;
+        few_at_one_time(config);
     })
     .await;
     let (_proved, connection) = lab.partner_connected().await;
     lab.proved(connection);
-    let mut begun = TcpStream::connect(lab.access()).await.unwrap();
-    begun.write_all(&[0x16]).await.unwrap();
+    let mut shaking = TcpStream::connect(lab.access()).await.unwrap();
+    shaking.write_all(&[0x16]).await.unwrap();
     let mut silent = TcpStream::connect(lab.access()).await.unwrap();
-    let mut strangers = Vec::new();
-    for last in 1..=100 {
-        let mut stream = from(last, lab.access()).await;
-        stream.write_all(&[0x16]).await.unwrap();
-        strangers.push(stream);
-    }
+    let _begun = begun(1..=100, lab.access()).await;
     // Five have a place, and four of these one among the handshakes.
     let left = async {
         while lab.count("closed.gave-way") + lab.count("handshake.too-many") < 96 {
@@ -347,7 +313,7 @@ async fn strangers_push_out_no_handshake_and_no_connection_of_who_proved_somethi
         }
     };
     timeout(PATIENCE, left).await.unwrap();
-    for known in [&mut begun, &mut silent] {
+    for known in [&mut shaking, &mut silent] {
         let ended = timeout(Duration::from_millis(200), known.read(&mut [0; 16])).await;
         assert!(ended.is_err(), "{ended:?}");
     }

@@ -190,13 +190,13 @@ async fn who_is_not_listed_takes_no_servers_place_by_tls() {
     let to = lab.address(Side::Inside, Transport::Tls);
     let mut silent = Vec::new();
     for last in 1..=10 {
-        silent.push(super::access::from(last, to).await);
+        silent.push(from(last, to).await);
     }
     let own = inside.dns(&["director.contoso.example"]);
     let mut client = tls_client(to, &inside, Some(&own)).await.unwrap();
     lab.opened().await;
     for last in 11..=20 {
-        silent.push(super::access::from(last, to).await);
+        silent.push(from(last, to).await);
     }
     echo(&mut client, 1).await;
     lab.counted("closed.gave-way", 17).await;

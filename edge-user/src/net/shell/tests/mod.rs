@@ -31,8 +31,8 @@ use crate::{
     net::{
         dns::Resolver,
         testing::{
-            Authority, Issued, Leaf, PATIENCE, REASON, Seen, TestCore, loopback, message,
-            write_files,
+            Authority, Issued, Leaf, PATIENCE, REASON, Seen, TestCore, begun, from, loopback,
+            message, write_files,
         },
         tls::TlsStore,
     },

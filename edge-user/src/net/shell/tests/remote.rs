@@ -62,18 +62,8 @@ async fn who_signed_in_at_a_shared_port_is_let_in_during_a_flood_of_handshakes()
     let (connection, peer) = lab.opened().await;
     let event = Event::SignedIn { connection, remote: peer.remote };
     lab.shell.with_core(|_, _, out| out.push(Output::Event(event)));
-    let mut strangers = Vec::new();
-    for last in 1..=10 {
-        let mut stream = super::access::from(last, lab.access()).await;
-        stream.write_all(&[0x16]).await.unwrap();
-        strangers.push(stream);
-    }
-    let flooded = async {
-        while lab.count("handshake.too-many") == 0 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(PATIENCE, flooded).await.unwrap();
+    let _strangers = begun(1..=10, lab.access()).await;
+    lab.counted("handshake.too-many", 1).await;
     let _again = lab.connect(lab.access(), None).await.unwrap();
     assert_eq!(lab.opened().await.1.side, Side::Remote);
 }
@@ -124,13 +114,7 @@ async fn handshakes_of_remote_users_keep_no_partner_out() {
         stream.write_all(&[0x16]).await.unwrap();
         stuck.push(stream);
     }
-    timeout(PATIENCE, async {
-        while lab.count("handshake.too-many") == 0 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    })
-    .await
-    .unwrap();
+    lab.counted("handshake.too-many", 1).await;
     let (mut partner, _) = timeout(PATIENCE, lab.partner_connected()).await.unwrap();
     echo(&mut partner, 1).await;
 }
