@@ -204,12 +204,13 @@ fn any_alone(section: &Section<'_>, span: &Span, count: usize) {
 
 /// ICMP is of one family, and so are prefixes.
 fn can_match(section: &Section<'_>, protocol: Option<&Spanned<Protocol>>, from: &Sources) {
-    let (name, mend, other): (_, _, fn(&IpNet) -> bool) = match protocol.map(Spanned::get_ref) {
-        Some(Protocol::Icmp) => ("icmp", "icmpv6", |net| matches!(net, IpNet::V6(_))),
-        Some(Protocol::Icmpv6) => ("icmpv6", "icmp", |net| matches!(net, IpNet::V4(_))),
+    let (name, mend) = match protocol.map(|protocol| *protocol.get_ref()) {
+        Some(icmp @ Protocol::Icmp) => (icmp, Protocol::Icmpv6),
+        Some(icmp @ Protocol::Icmpv6) => (icmp, Protocol::Icmp),
         _ => return,
     };
-    if !from.partners && !from.prefixes.is_empty() && from.prefixes.iter().all(other) {
+    let of_other = |net: &IpNet| net.addr().is_ipv6() == (name == Protocol::Icmp);
+    if !from.partners && !from.prefixes.is_empty() && from.prefixes.iter().all(of_other) {
         section.sink.error(
             &section.key_span("from"),
             format!("no packet of {name} comes from these: they are of the other family"),

@@ -35,6 +35,21 @@ pub enum MediaSide {
     Inside,
 }
 
+impl MediaSide {
+    /// The other one.
+    pub const fn across(self) -> Self {
+        match self {
+            MediaSide::Outside => MediaSide::Inside,
+            MediaSide::Inside => MediaSide::Outside,
+        }
+    }
+
+    /// The side that what comes in on this one leaves on; `turns`: see [`Flow::turns`].
+    pub const fn leaves(self, turns: bool) -> Self {
+        if turns { self } else { self.across() }
+    }
+}
+
 /// One of the two components of an m-line (RFC 3550 section 11).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Component {
@@ -116,10 +131,7 @@ pub const LEARNED_ANEW_END: u8 = 32;
 impl Flow {
     /// The side that packets leave on.
     pub fn leaves(&self) -> MediaSide {
-        match (self.side, self.turns) {
-            (MediaSide::Outside, false) | (MediaSide::Inside, true) => MediaSide::Inside,
-            (MediaSide::Inside, false) | (MediaSide::Outside, true) => MediaSide::Outside,
-        }
+        self.side.leaves(self.turns)
     }
 
     /// What was learned of the source counts no longer.
@@ -170,6 +182,27 @@ pub struct FlowStatus {
     pub jitter: Option<Duration>,
     /// A way to `to` is known.
     pub routed: bool,
+}
+
+#[cfg(test)]
+impl FlowStatus {
+    /// So many packets of a flow whose way is known, and nothing learned of them.
+    pub fn counted(flow: &Flow, packets: u64) -> Self {
+        Self {
+            id: flow.id,
+            call: flow.call,
+            packets,
+            bytes: 0,
+            dropped: 0,
+            last_seen: None,
+            source: None,
+            ssrc: None,
+            expected: 0,
+            received: 0,
+            jitter: None,
+            routed: true,
+        }
+    }
 }
 
 /// What became of a call's flows.

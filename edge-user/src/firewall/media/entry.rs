@@ -224,10 +224,7 @@ const fn turns(entry: &MediaFlow) -> bool {
 
 /// The side that packets of a flow leave on.
 pub(super) fn leaves(entry: &MediaFlow) -> MediaSide {
-    match (side(entry), turns(entry)) {
-        (MediaSide::Outside, false) | (MediaSide::Inside, true) => MediaSide::Inside,
-        (MediaSide::Inside, false) | (MediaSide::Outside, true) => MediaSide::Outside,
-    }
+    side(entry).leaves(turns(entry))
 }
 
 /// Where packets of a flow come from.

@@ -9,7 +9,7 @@ use super::{
     negotiate::parties,
     ports::{FlowIds, Ports},
     said::{Said, Session},
-    settings::{CallSettings, OwnAddress, SIDES, across},
+    settings::{CallSettings, OwnAddress, SIDES},
 };
 use crate::config::MediaMode;
 use crate::media::{
@@ -81,7 +81,7 @@ fn adopted(
     let mut session = Session { outside: vec![off(); lines], inside: vec![off(); lines] };
     for flow in &flows {
         if let Way::Relay { local, from } = flow.way {
-            let ours = [(flow.side, local), (across(flow.side), from)];
+            let ours = [(flow.side, local), (flow.side.across(), from)];
             // Where it turns, it leaves from a port of another call.
             for (side, own) in ours.into_iter().take(if flow.turns { 1 } else { 2 }) {
                 call.legs.of_mut(side).get_or_insert_with(|| leg(settings, side, own));
@@ -110,7 +110,7 @@ fn adopted(
     }
     for flow in flows.iter().filter(|flow| !flow.turns) {
         // Where it goes is not where SDP said: that was learned.
-        let side = across(flow.side);
+        let side = flow.side.across();
         let said = session.of(side).get(usize::from(flow.line));
         let said = said.and_then(|said| said.place(flow.component));
         if let Some(line) = call.lines.get_mut(usize::from(flow.line))

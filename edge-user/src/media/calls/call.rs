@@ -12,7 +12,7 @@ use super::{
     limits::ceiling,
     ports::{FlowIds, Held, Holder, Ports},
     said::{Said, Session},
-    settings::{OwnAddress, SIDES, Sides, across, further},
+    settings::{OwnAddress, SIDES, Sides, further},
     turns::Turn,
 };
 use crate::{
@@ -408,11 +408,11 @@ impl Call {
         side: MediaSide,
         component: Component,
     ) -> Option<Flow> {
-        let (from, to) = (session.of(side).get(index)?, session.of(across(side)).get(index)?);
+        let (from, to) = (session.of(side).get(index)?, session.of(side.across()).get(index)?);
         let remote = from.place(component)?;
         // A pinhole is where SDP said: who was told of it sends there, whatever was learned.
         let line = self.lines.get(index).filter(|_| self.mode == MediaMode::Relay);
-        let learned = line.and_then(|line| *line.known(component).of(across(side)));
+        let learned = line.and_then(|line| *line.known(component).of(side.across()));
         let named = to.place(component)?;
         let turn = to.joins.and_then(|_| self.turns.iter().find(|turn| turn.place == named));
         if to.joins.is_some() && turn.is_none() {
@@ -426,7 +426,7 @@ impl Call {
                 local: self.own(index, side, component)?,
                 from: match turn {
                     Some(turn) => turn.from,
-                    None => self.own(index, across(side), component)?,
+                    None => self.own(index, side.across(), component)?,
                 },
             },
         };
@@ -442,7 +442,7 @@ impl Call {
         let nat = self.nat.filter(|_| side == MediaSide::Outside).map(source_prefix);
         let nat = nat.filter(|prefix| prefix.contains(&remote.ip()));
         let source = nat.unwrap_or(IpNet::from(remote.ip()));
-        let (packets, bytes) = self.ceilings(session, index, across(side), component);
+        let (packets, bytes) = self.ceilings(session, index, side.across(), component);
         Some(Flow {
             id: FlowId(0),
             call: self.id,

@@ -11,7 +11,7 @@ use super::{
     call::{AnswerBy, Call, Offer, Parties, Pools},
     ports::Holder,
     said::{Said, Session, said},
-    settings::{CallSettings, SIDES, across},
+    settings::{CallSettings, SIDES},
     tag_code, text,
 };
 use crate::config::MediaMode;
@@ -53,7 +53,7 @@ impl Calls {
             let call = self.all.get(&id)?;
             let tag = passage.names.callee_tag(call.parties.inbound).map_or(0, tag_code);
             let waits = |offer: &Offer| {
-                let other = offer.from == across(passage.from);
+                let other = offer.from == passage.from.across();
                 let same = other && (offer.tag == 0 || offer.tag == tag);
                 same && match passage.method {
                     CallMethod::Ack => {
@@ -124,7 +124,7 @@ impl Calls {
         let tag = |call: &Call| names.callee_tag(call.parties.inbound).map_or(0, tag_code);
         let mine = |offer: &Offer| offer.exchange == passage.exchange;
         let asked = |offer: &Offer| {
-            mine(offer) && offer.by == AnswerBy::Response && offer.from == across(passage.from)
+            mine(offer) && offer.by == AnswerBy::Response && offer.from == passage.from.across()
         };
         let place = call.and_then(|call| call.offers.iter().position(asked));
         let answered = call.is_some_and(|c| c.offers.iter().any(|o| mine(o) && o.answered));
@@ -275,7 +275,7 @@ impl Calls {
             return self.without(passage, sdp, &said);
         };
         self.change(now, id, effects, |context, call| {
-            let to = across(passage.from);
+            let to = passage.from.across();
             let other = call.session.of(to);
             let mux = |line: usize| {
                 let takes = |said: &[Said]| said.get(line).is_some_and(|said| said.mux);
@@ -296,7 +296,7 @@ impl Calls {
         sdp: &Sdp,
         said: &[Said],
     ) -> Result<Bytes, MediaFault> {
-        let to = across(passage.from);
+        let to = passage.from.across();
         let six = passage.peers.of(to).is_ipv6();
         text::without_ports(&self.settings, sdp, said, to, six)
     }
@@ -379,7 +379,7 @@ impl Context<'_> {
         reject_other_families(call, passage, said);
         something_left(passage, sdp, said)?;
         call.take_ports(self.pools, said.iter().map(Said::needs_ports))?;
-        let to = across(passage.from);
+        let to = passage.from.across();
         let text = text::for_side(call, sdp, said, to, &|_| false)?;
         let same =
             |offer: &Offer| (offer.exchange, offer.by, offer.tag) == (passage.exchange, by, tag);
@@ -466,7 +466,7 @@ impl Context<'_> {
         let needs = said.iter().enumerate();
         let needs = needs.map(|(line, said)| said.needs_ports() || session.needs_ports(line));
         call.take_ports(self.pools, needs)?;
-        let to = across(passage.from);
+        let to = passage.from.across();
         let mux = |line: usize| session.mux(line);
         let text = text::for_side(call, sdp, &said, to, &mux)?;
         call.nat = passage.behind_nat.then_some(passage.peers.outside);

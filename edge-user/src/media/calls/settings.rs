@@ -143,14 +143,6 @@ impl<T> Sides<T> {
 /// Both of them.
 pub(super) const SIDES: [MediaSide; 2] = [MediaSide::Outside, MediaSide::Inside];
 
-/// The other one.
-pub(super) const fn across(side: MediaSide) -> MediaSide {
-    match side {
-        MediaSide::Outside => MediaSide::Inside,
-        MediaSide::Inside => MediaSide::Outside,
-    }
-}
-
 /// The same address with the port so much further.
 pub(super) fn further(address: SocketAddr, ports: u16) -> Option<SocketAddr> {
     Some(SocketAddr::new(address.ip(), address.port().checked_add(ports)?))

@@ -127,11 +127,9 @@ impl Calls {
                 let same = |turn: &Turn| turn.to == flow.to && leaves_from(flow, turn.from);
                 turns.iter().any(same)
             };
-            if call.flows.iter().filter(|flow| flow.turns).all(known) {
-                // It is as it was.
-                call.turns = turns;
-            } else {
-                call.turns = turns;
+            let as_it_was = call.flows.iter().filter(|flow| flow.turns).all(known);
+            call.turns = turns;
+            if !as_it_was {
                 let session = call.session.clone();
                 let _ = call.apply(now, &mut self.pools, session, effects);
             }

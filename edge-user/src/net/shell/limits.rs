@@ -181,8 +181,14 @@ impl Place {
         Arc::clone(&self.proved)
     }
 
-    /// Ready when the place is another's.
-    pub(in crate::net) fn poll_given_up(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ends when the place is another's.
+    pub(in crate::net) async fn given_up(&mut self) {
+        std::future::poll_fn(|cx| self.poll_given_up(cx)).await;
+    }
+}
+
+impl Held for Place {
+    fn poll_given_up(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Standing::OnTrial(_, told) = &mut self.standing {
             self.standing = match ready!(Pin::new(told).poll(cx)) {
                 Ok(()) => Standing::Gone,
@@ -193,11 +199,6 @@ impl Place {
             Standing::Gone => Poll::Ready(()),
             _ => Poll::Pending,
         }
-    }
-
-    /// Ends when the place is another's.
-    pub(in crate::net) async fn given_up(&mut self) {
-        std::future::poll_fn(|cx| self.poll_given_up(cx)).await;
     }
 }
 
@@ -222,12 +223,6 @@ pub(super) trait Held: Send + 'static {
     /// Ready when it is another's: the connection is to end.
     fn poll_given_up(&mut self, _: &mut Context<'_>) -> Poll<()> {
         Poll::Pending
-    }
-}
-
-impl Held for Place {
-    fn poll_given_up(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        Place::poll_given_up(self, cx)
     }
 }
 

@@ -401,20 +401,7 @@ fn a_description_among_other_parts_is_found_and_changed_alone() {
 fn calls_end_by_silence_by_command_and_by_policy_while_their_dialogs_live() {
     let mut call = Call::up();
     let statuses = |call: &Call| {
-        let status = |flow: &crate::media::flow::Flow| FlowStatus {
-            id: flow.id,
-            call: flow.call,
-            packets: 7,
-            bytes: 0,
-            dropped: 0,
-            last_seen: None,
-            source: None,
-            ssrc: None,
-            expected: 0,
-            received: 0,
-            jitter: None,
-            routed: true,
-        };
+        let status = |flow| FlowStatus::counted(flow, 7);
         call.world.edges[CONTOSO].flows.values().map(status).collect::<Vec<_>>()
     };
     for (wait, open) in [(0, 4), (299, 4), (1, 0)] {

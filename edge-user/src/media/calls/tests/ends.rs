@@ -8,21 +8,7 @@ fn last(bench: &Bench) -> Option<EndCause> {
 
 /// What the kernel counts when every flow had so many packets.
 fn counted(bench: &Bench, packets: u64) -> Vec<FlowStatus> {
-    let status = |flow: &Flow| FlowStatus {
-        id: flow.id,
-        call: flow.call,
-        packets,
-        bytes: 0,
-        dropped: 0,
-        last_seen: None,
-        source: None,
-        ssrc: None,
-        expected: 0,
-        received: 0,
-        jitter: None,
-        routed: true,
-    };
-    bench.open.values().map(status).collect()
+    bench.open.values().map(|flow| FlowStatus::counted(flow, packets)).collect()
 }
 
 fn seen(bench: &mut Bench, packets: u64) {

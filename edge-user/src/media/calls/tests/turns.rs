@@ -186,7 +186,7 @@ fn who_listens_is_no_silence_and_a_restart_changes_nothing() {
             .map(|flow| FlowStatus {
                 packets: if flow.source.addr() == ip(FIRST) { number } else { 0 },
                 source: Some(at(&format!("{}:{}", flow.source.addr(), flow.source_port.unwrap()))),
-                ..counted(flow)
+                ..FlowStatus::counted(flow, 0)
             })
             .collect();
         two.bench.act(|calls, now, effects| calls.seen(now, &seen, effects));
@@ -204,23 +204,6 @@ fn who_listens_is_no_silence_and_a_restart_changes_nothing() {
     let second = two.second;
     two.hang_up(false, second);
     assert_eq!(two.turned(), vec![]);
-}
-
-fn counted(flow: &Flow) -> FlowStatus {
-    FlowStatus {
-        id: flow.id,
-        call: flow.call,
-        packets: 0,
-        bytes: 0,
-        dropped: 0,
-        last_seen: None,
-        source: None,
-        ssrc: None,
-        expected: 0,
-        received: 0,
-        jitter: None,
-        routed: true,
-    }
 }
 
 #[test]
