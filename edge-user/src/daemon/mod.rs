@@ -66,6 +66,7 @@ use crate::{
     net::{
         Core as _, LineLimiter, LowPriority, crl,
         dns::Resolver,
+        moderate,
         shell::{Listeners, MediaSink, Shell, ShellHandle, ShellParts},
         tls::{Exceptions, TlsStore},
     },
@@ -117,8 +118,7 @@ struct Daemon {
 /// Runs the daemon with what was chosen at the start, until SIGTERM or SIGINT.
 pub fn run(config: Config, choice: Choice) -> Result<()> {
     log::start(&config.log);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
+    let runtime = moderate(tokio::runtime::Builder::new_multi_thread().enable_all())
         .thread_name("edge-net")
         .build()
         .context("no threads for the network")?;

@@ -10,6 +10,7 @@ pub mod dns;
 mod lines;
 pub mod local;
 mod low_priority;
+mod moderation;
 pub mod shell;
 #[cfg(test)]
 mod testing;
@@ -20,6 +21,7 @@ pub mod xmpp;
 pub use lines::LineLimiter;
 pub use local::{interface_addresses, own_addresses};
 pub use low_priority::{LowPriority, lower_priority};
+pub use moderation::moderate;
 
 use std::{
     net::{IpAddr, SocketAddr},
