@@ -17,6 +17,7 @@ use super::{
     proxy::Proxy,
     respond::Answer,
     route::Destination,
+    ways_back::Back,
 };
 use crate::{
     domain::Domain,
@@ -53,6 +54,8 @@ struct Dial {
     next_at: Option<Instant>,
     /// One more beside connections that are there and busy.
     extra: bool,
+    /// For answers whose connection was lost.
+    back: Option<Back>,
 }
 
 /// An address that is tried.
@@ -137,6 +140,15 @@ impl Dials {
     }
 }
 
+/// What a dial is for.
+#[derive(Clone, Copy, Debug)]
+enum For {
+    Request(u64),
+    /// Nobody: one more connection beside those that are busy.
+    More,
+    Answers(Back),
+}
+
 const UNREACHABLE: Answer = Answer::with(504, "Server Time-out", Refusal::Unreachable);
 
 impl Proxy {
@@ -160,7 +172,7 @@ impl Proxy {
             }
             return;
         }
-        self.begin_dial(now, Some(exchange), destination, avoid, out);
+        self.begin_dial(now, For::Request(exchange), destination, avoid, out);
     }
 
     /// One more connection to a partner, if there is none on its way.
@@ -172,26 +184,44 @@ impl Proxy {
     ) {
         let paused = self.dials.no_extra_before.is_some_and(|until| now < until);
         if !paused && !self.dials.shared.contains_key(destination) {
-            self.begin_dial(now, None, destination.clone(), Vec::new(), out);
+            self.begin_dial(now, For::More, destination.clone(), Vec::new(), out);
         }
+    }
+
+    /// A connection for answers whose own was lost.
+    pub(super) fn dial_back(
+        &mut self,
+        now: Instant,
+        destination: Destination,
+        back: Back,
+        out: &mut Vec<Output>,
+    ) {
+        self.begin_dial(now, For::Answers(back), destination, Vec::new(), out);
     }
 
     fn begin_dial(
         &mut self,
         now: Instant,
-        exchange: Option<u64>,
+        what_for: For,
         destination: Destination,
         avoid: Vec<SocketAddr>,
         out: &mut Vec<Output>,
     ) {
         let id = self.dials.next;
         self.dials.next += 1;
-        if avoid.is_empty() {
+        let (exchange, back) = match what_for {
+            For::Request(exchange) => (Some(exchange), None),
+            For::More => (None, None),
+            For::Answers(back) => (None, Some(back)),
+        };
+        if avoid.is_empty() && back.is_none() {
             self.dials.shared.insert(destination.clone(), id);
         }
         let (question, lookup) = self.question(&destination);
         let fixed = self.fixed_target(&destination);
-        let targets = fixed.filter(|target| !avoid.contains(&target.address));
+        let targets = fixed.filter(|target| {
+            !avoid.contains(&target.address) && back.is_none_or(|back| back.is_at(target))
+        });
         self.dials.all.insert(
             id,
             Dial {
@@ -199,7 +229,8 @@ impl Proxy {
                 question: question.clone(),
                 secure: lookup.secure,
                 targets: targets.into_iter().collect(),
-                extra: exchange.is_none(),
+                extra: matches!(what_for, For::More),
+                back,
                 waiting: exchange.into_iter().collect(),
                 avoid,
                 failure: UNREACHABLE,
@@ -266,7 +297,10 @@ impl Proxy {
             }
             dial.targets = targets;
             let avoid = std::mem::take(&mut dial.avoid);
-            dial.targets.retain(|target| !avoid.contains(&target.address));
+            let back = dial.back;
+            dial.targets.retain(|target| {
+                !avoid.contains(&target.address) && back.is_none_or(|back| back.is_at(target))
+            });
             dial.avoid = avoid;
         }
         self.try_next_target(now, id, out);
@@ -374,6 +408,9 @@ impl Proxy {
         if dial.extra {
             self.dials.no_extra_before = Some(now + NO_EXTRA);
         }
+        if let Some(back) = dial.back {
+            self.no_way(now, back.lost, out);
+        }
         for id in dial.waiting {
             // A connection from there may be left that was to be used last.
             let waits =
@@ -396,6 +433,10 @@ impl Proxy {
         out: &mut Vec<Output>,
     ) {
         let Some(dial) = self.dials.remove(id) else { return };
+        if let Some(back) = dial.back {
+            self.way_found(now, back.lost, connection, out);
+            self.no_way(now, back.lost, out);
+        }
         for exchange in dial.waiting {
             if self
                 .exchanges
@@ -492,6 +533,9 @@ impl Proxy {
         }
         if attempt.is_some_and(|attempt| self.probe_opened(now, attempt, connection, out)) {
             return;
+        }
+        if attempt.is_none() {
+            self.came_back(now, connection, out);
         }
         let Some(id) = dial else { return };
         match domain {

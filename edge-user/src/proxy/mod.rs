@@ -7,6 +7,7 @@
 //! | `request`, `admit`, `route`, `carried` | a request comes in: who says it, and where may it go |
 //! | `preflight`, `meter`, `drain` | what is asked of every request, and how many there may be |
 //! | `send`, `dial`, `lookups`, `connections`, `pooled`, `hops` | the way to the next server: pooled by proven identity, resolved, connected, tried in turn |
+//! | `ways_back` | the way back, when the connection a request came on is lost |
 //! | `target`, `probe` | which addresses that means, what failed is tried last and asked whether it lives |
 //! | `response`, `timers`, `exchange`, `exchanges`, `residue` | the transactions (RFC 3261 section 17, RFC 6026) |
 //! | `token`, `record_route`, `route_set`, `settings` | how we name ourselves, and what we sign into Record-Route |
@@ -64,6 +65,7 @@ mod timers;
 mod token;
 mod traffic;
 mod trust_headers;
+mod ways_back;
 
 pub use counters::Counters;
 pub use drain::DrainStatus;

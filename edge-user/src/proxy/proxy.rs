@@ -8,7 +8,6 @@ use super::{
     connections::Connections,
     dial::Dials,
     drain::Drain,
-    exchange::{Kind, Server},
     exchanges::Exchanges,
     flow::Flows,
     hang_up::HangUps,
@@ -20,6 +19,7 @@ use super::{
     settings::first_id,
     token::TokenKeys,
     trust_headers::TrustValues,
+    ways_back::WaysBack,
 };
 use crate::{
     config::Transport,
@@ -39,6 +39,7 @@ pub struct Proxy {
     pub(super) connections: Connections,
     pub(super) lookups: Lookups,
     pub(super) dials: Dials,
+    pub(super) ways_back: WaysBack,
     pub(super) exchanges: Exchanges,
     pub(super) counters: Counters,
     pub(super) targets: Targets,
@@ -89,6 +90,7 @@ impl Proxy {
             connections: Connections::default(),
             lookups: Lookups::default(),
             dials: Dials::default(),
+            ways_back: WaysBack::default(),
             exchanges: Exchanges::new(first_id(config.unix_time)),
             counters: Counters::default(),
             targets: Targets::default(),
@@ -115,7 +117,7 @@ impl Proxy {
                 self.on_message(now, connection, message, out);
             }
             Input::Unreadable { connection, error } => self.unreadable(connection, &error, out),
-            Input::Closed { connection } => self.closed(now, connection, out),
+            Input::Closed { connection } => self.lost(now, connection, out),
             Input::Resolved { query, result } => {
                 for waiter in self.lookups.answered(now, query, result) {
                     match waiter {
@@ -334,52 +336,6 @@ impl Proxy {
             }
             self.closed(now, connection, out);
             out.push(Output::Close { connection, reason });
-        }
-    }
-
-    pub(super) fn closed(&mut self, now: Instant, connection: ConnectionId, out: &mut Vec<Output>) {
-        let Some(gone) = self.connections.close(connection) else { return };
-        self.probes_lost(now, connection, out);
-        let mut other = None;
-        for id in self.exchanges.ids(|exchange| {
-            exchange.from == connection
-                || exchange.client().is_some_and(|client| client.connection == connection)
-        }) {
-            let Some(exchange) = self.exchanges.get(id) else { continue };
-            if exchange.from == connection {
-                let other = *other.get_or_insert_with(|| self.connections.same_sender(&gone));
-                self.sender_left(now, id, other, out);
-            } else {
-                self.receiver_left(now, id, out);
-            }
-        }
-    }
-
-    /// The connection a request came on is gone. Its answer goes over another one of the same
-    /// sender (RFC 3261 section 18.2.2, RFC 5923); without one nobody waits for it any more.
-    #[cold]
-    fn sender_left(
-        &mut self,
-        now: Instant,
-        id: u64,
-        other: Option<ConnectionId>,
-        out: &mut Vec<Output>,
-    ) {
-        let Some(exchange) = self.exchanges.get(id) else { return };
-        let partner = exchange.partner.clone().filter(|_| exchange.inbound);
-        if let Some(other) = other
-            && partner.is_none_or(|partner| self.proves_now(now, other, &partner, out).is_ok())
-        {
-            self.exchanges.update(id, |exchange| exchange.from = other);
-            return;
-        }
-        let Some(exchange) = self.exchanges.get(id) else { return };
-        if exchange.kind == Kind::Invite && exchange.client().is_some() {
-            if exchange.server == Server::Proceeding {
-                self.cancel(now, id, out);
-            }
-        } else {
-            self.exchanges.remove(id);
         }
     }
 

@@ -20,6 +20,7 @@ use super::{
     route::Destination,
     settings::Branch,
     target::Blame,
+    ways_back::sender,
 };
 use crate::{
     config::Transport,
@@ -301,12 +302,14 @@ impl Proxy {
         respond::answer(self, request, &exchange.from_peer, about, answer)
     }
 
-    /// Sends towards the sender, if it is still there.
-    pub(super) fn send_back(&self, id: u64, bytes: Bytes, out: &mut Vec<Output>) {
-        if let Some(exchange) = self.exchanges.get(id)
-            && self.connections.get(exchange.from).is_some()
-        {
-            out.push(Output::Send { connection: exchange.from, bytes });
+    /// Sends towards the sender, if it is still there; holds it while there may be another way.
+    pub(super) fn send_back(&mut self, id: u64, bytes: Bytes, out: &mut Vec<Output>) {
+        let Some(exchange) = self.exchanges.get(id) else { return };
+        let connection = exchange.from;
+        if self.connections.get(connection).is_some() {
+            out.push(Output::Send { connection, bytes });
+        } else {
+            self.ways_back.hold(connection, sender(exchange), bytes);
         }
     }
 

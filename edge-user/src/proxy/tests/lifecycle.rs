@@ -207,6 +207,7 @@ fn a_lost_sender_cancels_its_call() {
     let (mut world, partner, server, got) = invited();
     world.say(CONTOSO, server, &answer(&got, "180 Ringing", Some("b1")));
     world.mail(CONTOSO);
+    world.listeners.remove(&address("203.0.113.20:5061"));
     world.cut(CONTOSO, partner);
     world.expect(CONTOSO, server, "CANCEL ");
     world.say(CONTOSO, server, &answer(&got, "487 Request Terminated", Some("b1")));

@@ -34,6 +34,7 @@ mod torture;
 mod trust;
 mod udp;
 mod verification;
+mod ways_back;
 mod world;
 
 pub(crate) use crate::proxy::{

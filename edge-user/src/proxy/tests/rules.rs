@@ -196,6 +196,7 @@ fn an_answer_goes_over_another_connection_of_the_same_partner_when_its_own_is_go
     ] {
         for method in ["MESSAGE", "INVITE"] {
             let mut world = World::new();
+            world.listeners.remove(&address("203.0.113.20:5061"));
             let first = partner(&mut world);
             let second = other.map(|sans| world.partner(CONTOSO, "203.0.113.21:5001", sans));
             world.say(CONTOSO, first, &inbound(method).text());
