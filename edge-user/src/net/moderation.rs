@@ -14,9 +14,11 @@ use std::{
 
 use tokio::runtime::Builder;
 
-/// What a thread waits before it asks for more. A sleep that is shorter is short: from about 6,000
-/// wakes a second on these outweigh the others.
+/// What a thread waits before it asks for more.
 const PAUSE: Duration = Duration::from_micros(150);
+/// A shorter sleep is short, for a thread that does not pause and for one that does. Short ones
+/// outweigh the others from about 6,000 wakes a second on, and then until there are half as many.
+const SHORT: [Duration; 2] = [PAUSE, Duration::from_micros(300)];
 /// From this balance on a thread pauses: a call or two that come alone make fewer short sleeps.
 const MANY: u8 = 16;
 /// The balance grows no further: so soon after the last of many does a thread no longer pause.
@@ -49,7 +51,7 @@ pub fn moderate(builder: &mut Builder) -> &mut Builder {
 struct Sleeps {
     /// When the one that lasts began.
     began: Option<Instant>,
-    /// One more for each short one, one less for each [`PAUSE`] that another lasted, from 0 to
+    /// One more for each short one, one less for each [`SHORT`] that another lasted, from 0 to
     /// [`MOST`].
     balance: u8,
 }
@@ -67,7 +69,8 @@ impl Sleeps {
     fn end(&mut self, now: Instant) {
         let Some(began) = self.began.take() else { return };
         let slept = now.saturating_duration_since(began);
-        self.balance = match slept.as_micros() / PAUSE.as_micros() {
+        let short = SHORT[usize::from(self.are_many())];
+        self.balance = match slept.as_micros() / short.as_micros() {
             0 => MOST.min(self.balance + 1),
             lasted => self.balance.saturating_sub(u8::try_from(lasted).unwrap_or(u8::MAX)),
         };
@@ -105,11 +108,15 @@ mod tests {
     #[test]
     fn who_is_woken_often_pauses_until_it_is_quiet_again() {
         assert_eq!(pauses([100; 1000]), 1000 - usize::from(MANY));
+        // Once it does, it goes on with fewer.
+        let fewer = [[100; 32], [250; 32]].concat();
+        assert_eq!(pauses(fewer), 64 - usize::from(MANY));
+        assert_eq!(pauses([250; 1000]), 0);
         // Now and then nothing came for longer.
         let often = [100, 100, 100, 100, 400].repeat(200);
         assert!(pauses(often) > 900);
         let quiet = [[100; 100], [600; 100]].concat();
-        let last = usize::from((MOST - MANY) / 4);
+        let last = usize::from((MOST - MANY) / 2);
         assert_eq!(pauses(quiet), 100 - usize::from(MANY) + last + 1);
     }
 }
