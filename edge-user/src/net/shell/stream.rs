@@ -38,8 +38,9 @@ const READ: usize = 4096;
 const SCRATCH: usize = 16 * 1024;
 /// A large message's memory grows by no more than this at once, whatever its length says.
 const GROWTH: usize = 64 * 1024;
-/// Reads before other tasks get their turn.
-const TURNS: usize = 16;
+/// Bytes that are read before other connections get their turn: some dozen messages, or half a long
+/// one.
+const TURN: usize = 32 * 1024;
 /// What we write must be taken, at least in part, within this time.
 const WRITE_STALL: Duration = Duration::from_secs(30);
 /// A connection we close has this long to take our last words.
@@ -248,11 +249,12 @@ where
     /// Reads until nothing more is there, or others should have their turn: what came together is
     /// handed on together.
     fn read_on(&mut self, cx: &mut Context<'_>) -> Option<End> {
-        for _ in 0..TURNS {
+        let mut taken = 0;
+        while taken < TURN {
             match self.poll_read(cx) {
-                Poll::Ready(Some(end)) => return Some(end),
-                Poll::Ready(None) if self.unreadable => return None,
-                Poll::Ready(None) => {}
+                Poll::Ready(Err(end)) => return Some(end),
+                Poll::Ready(Ok(_)) if self.unreadable => return None,
+                Poll::Ready(Ok(read)) => taken += read,
                 Poll::Pending => {
                     if self.buffer.is_empty() {
                         // An idle connection holds no memory for what may come.
@@ -262,7 +264,8 @@ where
                 }
             }
         }
-        cx.waker().wake_by_ref();
+        // Woken at once it would go on before the runtime looks at what else has come.
+        let _ = pin!(tokio::task::yield_now()).poll(cx);
         None
     }
 
@@ -279,8 +282,8 @@ where
         result
     }
 
-    /// Reads once and hands on what is whole. `Ready(None)`: something came.
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<End>> {
+    /// Reads once and takes what is whole. `Ready(Ok(_))`: so many bytes came.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, End>> {
         let read = match self.buffer.is_empty() {
             true => ready!(self.poll_between(cx)),
             false => {
@@ -290,20 +293,18 @@ where
                     self.buffer.reserve(wanted.max(READ));
                 }
                 let mut end = self.shared.lock();
-                let Some(end) = end.as_mut() else { return Poll::Ready(Some(End::Peer)) };
+                let Some(end) = end.as_mut() else { return Poll::Ready(Err(End::Peer)) };
                 let reading = pin!(end.io.read_buf(&mut self.buffer));
                 ready!(reading.poll(cx))
             }
         };
-        match read {
-            Ok(0) | Err(_) => return Poll::Ready(Some(End::Peer)),
-            Ok(read) => {
-                self.link.bytes_in.fetch_add(read as u64, Ordering::Relaxed);
-                self.last_activity = Instant::now();
-            }
-        }
+        let Some(read) = read.ok().filter(|read| *read > 0) else {
+            return Poll::Ready(Err(End::Peer));
+        };
+        self.link.bytes_in.fetch_add(read as u64, Ordering::Relaxed);
+        self.last_activity = Instant::now();
         self.take_frames();
-        Poll::Ready(None)
+        Poll::Ready(Ok(read))
     }
 
     fn poll_between(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
