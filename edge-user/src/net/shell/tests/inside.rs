@@ -201,3 +201,33 @@ async fn who_is_not_listed_takes_no_servers_place_by_tls() {
     echo(&mut client, 1).await;
     lab.counted("closed.gave-way", 17).await;
 }
+
+#[tokio::test]
+async fn who_sends_much_gives_way_to_others() {
+    let mut lab = lab(|config| tcp_and_udp(config, "127.0.0.0/8")).await;
+    let to = lab.address(Side::Inside, Transport::Tcp);
+    let (much, little) =
+        (TcpStream::connect(to).await.unwrap(), TcpStream::connect(to).await.unwrap());
+    let of = |client: &TcpStream| client.local_addr().unwrap();
+    let mut ids = std::collections::HashMap::new();
+    for _ in 0..2 {
+        let (id, peer) = lab.opened().await;
+        ids.insert(peer.remote, id);
+    }
+    // Nothing is read while this goes on: there is no other thread.
+    let text = message(1).repeat(1000);
+    much.writable().await.unwrap();
+    let written = much.try_write(text.as_bytes()).unwrap();
+    little.writable().await.unwrap();
+    little.try_write(message(2).as_bytes()).unwrap();
+    assert!(written > 100_000, "{written}");
+    let mut before = 0;
+    loop {
+        match lab.next().await {
+            Seen::Message(id, _) if id == ids[&of(&little)] => break,
+            Seen::Message(_, message) => before += message.bytes().len(),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(before <= 64 * 1024, "{before} of {written}");
+}
