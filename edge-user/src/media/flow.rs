@@ -82,14 +82,15 @@ pub enum FlowContent {
     Any,
 }
 
-/// A flow as it should be: one direction of one component of one m-line.
+/// A flow as it should be: one direction of one component of one transport.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flow {
     /// Its name.
     pub id: FlowId,
     /// Its call.
     pub call: CallId,
-    /// m-line, from 0.
+    /// Which of the transports of its call: the number, from 0, of the m-line that began it, or of
+    /// another where that was in use.
     pub line: u8,
     /// Component.
     pub component: Component,

@@ -10,6 +10,7 @@ use super::{
     ports::{FlowIds, Ports},
     said::{Said, Session},
     settings::{CallSettings, OwnAddress, SIDES},
+    transports::byte,
 };
 use crate::config::MediaMode;
 use crate::media::{
@@ -78,7 +79,9 @@ fn adopted(
     call.accepted = true;
     let lines = flows.iter().map(|flow| usize::from(flow.line) + 1).max().unwrap_or(0);
     call.lines.resize(lines, Line::default());
-    let mut session = Session { outside: vec![off(); lines], inside: vec![off(); lines] };
+    // Which m-lines share a transport is not known: each flow's slot is one.
+    let all: Vec<Said> = (0..lines).map(|slot| off(byte(slot))).collect();
+    let mut session = Session { outside: all.clone(), inside: all };
     for flow in &flows {
         if let Way::Relay { local, from } = flow.way {
             let ours = [(flow.side, local), (flow.side.across(), from)];
@@ -156,7 +159,7 @@ fn leg(settings: &CallSettings, side: MediaSide, own: SocketAddr) -> OwnAddress 
 }
 
 /// An m-line of which no flow is known.
-fn off() -> Said {
+fn off(slot: u8) -> Said {
     Said {
         kind: MediaKind::Other,
         protocol: Transport::Rtp(RtpProfile::Avp),
@@ -169,6 +172,9 @@ fn off() -> Said {
         held: false,
         clock: 0,
         bits: 0,
+        transport: slot,
+        rank: 0,
+        slot,
         shares: None,
         joins: None,
     }

@@ -13,6 +13,7 @@ use super::{
     ports::{FlowIds, Held, Holder, Ports},
     said::{Said, Session},
     settings::{OwnAddress, SIDES, Sides, further},
+    transports::byte,
     turns::Turn,
 };
 use crate::{
@@ -86,7 +87,7 @@ pub(super) struct Offer {
     pub until: Option<Instant>,
 }
 
-/// Ports of ours for an m-line, and what was learned.
+/// Ports of ours for a transport, and what was learned.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Line {
     /// RTP ports, even; 0: none. RTCP is on the next.
@@ -127,6 +128,7 @@ pub(super) struct Call {
     pub legs: Sides<Option<OwnAddress>>,
     /// Who is outside is behind NAT: the peer of its signalling.
     pub nat: Option<IpAddr>,
+    /// By slot.
     pub lines: Vec<Line>,
     /// In force.
     pub session: Session,
@@ -255,7 +257,7 @@ impl Call {
         }
     }
 
-    /// The same ports as before for every m-line that needs some, and new ones for new ones.
+    /// The same ports as before for every slot that needs some, and new ones for new ones.
     pub(super) fn take_ports(
         &mut self,
         pools: &mut Pools,
@@ -291,11 +293,12 @@ impl Call {
     /// Gives back ports that nothing uses any more.
     pub(super) fn give_ports(&mut self, pools: &mut Pools) {
         for (index, line) in self.lines.iter_mut().enumerate() {
-            let asked = |said: &[Said]| said.get(index).is_some_and(Said::needs_ports);
-            let used = self.session.needs_ports(index)
-                || self.offers.iter().any(|offer| asked(&offer.said))
-                || self.before.as_ref().is_some_and(|(_, before)| before.needs_ports(index))
-                || self.forks.iter().any(|(_, fork)| fork.needs_ports(index));
+            let in_use = |session: &Session| session.first(byte(index)).is_some();
+            let asked = |offer: &Offer| offer.said.iter().any(|said| said.is_in(index));
+            let used = in_use(&self.session)
+                || self.offers.iter().any(asked)
+                || self.before.as_ref().is_some_and(|(_, before)| in_use(before))
+                || self.forks.iter().any(|(_, fork)| in_use(fork));
             if !used {
                 for side in SIDES {
                     pools.give(
@@ -372,7 +375,8 @@ impl Call {
         let mut moved = Vec::new();
         for (index, line) in self.lines.iter_mut().enumerate() {
             for side in SIDES {
-                let (then, now) = (self.session.of(side).get(index), session.of(side).get(index));
+                let slot = byte(index);
+                let (then, now) = (self.session.said(side, slot), session.said(side, slot));
                 for component in [Component::Rtp, Component::Rtcp] {
                     let place = |said: Option<&Said>| said.and_then(|said| said.place(component));
                     if place(then) != place(now) {
@@ -388,12 +392,13 @@ impl Call {
     /// The flows that a session asks for.
     fn wanted(&self, now: Instant, session: &Session) -> Vec<Flow> {
         let mut wanted = Vec::new();
-        for index in (0..session.lines()).filter(|index| session.needs_ports(*index)) {
+        for slot in session.slots() {
             for side in SIDES {
-                wanted.extend(self.flow(now, session, index, side, Component::Rtp));
-                let rtp = session.of(side).get(index).is_some_and(|said| said.protocol.is_rtp());
-                if rtp && !session.mux(index) {
-                    wanted.extend(self.flow(now, session, index, side, Component::Rtcp));
+                wanted.extend(self.flow(now, session, slot, side, Component::Rtp));
+                let rtp = session.all(side, slot).any(|said| said.protocol.is_rtp());
+                let mux = session.first(slot).is_some_and(|line| session.mux(line));
+                if rtp && !mux {
+                    wanted.extend(self.flow(now, session, slot, side, Component::Rtcp));
                 }
             }
         }
@@ -404,11 +409,12 @@ impl Call {
         &self,
         now: Instant,
         session: &Session,
-        index: usize,
+        slot: u8,
         side: MediaSide,
         component: Component,
     ) -> Option<Flow> {
-        let (from, to) = (session.of(side).get(index)?, session.of(side.across()).get(index)?);
+        let (from, to) = (session.said(side, slot)?, session.said(side.across(), slot)?);
+        let index = usize::from(slot);
         let remote = from.place(component)?;
         // A pinhole is where SDP said: who was told of it sends there, whatever was learned.
         let line = self.lines.get(index).filter(|_| self.mode == MediaMode::Relay);
@@ -442,11 +448,14 @@ impl Call {
         let nat = self.nat.filter(|_| side == MediaSide::Outside).map(source_prefix);
         let nat = nat.filter(|prefix| prefix.contains(&remote.ip()));
         let source = nat.unwrap_or(IpNet::from(remote.ip()));
-        let (packets, bytes) = self.ceilings(session, index, side.across(), component);
+        let (packets, bytes) = ceilings(session, slot, side.across(), component);
+        let plain = |said: &Said| matches!(said.protocol, Transport::Udptl | Transport::Udp);
+        let mut clocks = session.all(side.across(), slot).map(|said| said.clock);
+        let mut held = SIDES.into_iter().map(|side| session.all(side, slot).all(|said| said.held));
         Some(Flow {
             id: FlowId(0),
             call: self.id,
-            line: u8::try_from(index).ok()?,
+            line: slot,
             component,
             side,
             way,
@@ -455,50 +464,28 @@ impl Call {
             learn: LEARN,
             learned_anew: 0,
             to: target,
-            content: match from.protocol {
-                Transport::Udptl | Transport::Udp => FlowContent::Any,
-                _ => FlowContent::Media,
+            content: match session.all(side, slot).all(plain) {
+                true => FlowContent::Any,
+                false => FlowContent::Media,
             },
-            clock: Some(to.clock).filter(|clock| *clock != 0 && component == Component::Rtp),
+            clock: clocks.find(|clock| *clock != 0).filter(|_| component == Component::Rtp),
             packets_per_second: packets,
             bytes_per_second: bytes,
             expires: self.longest.saturating_duration_since(now),
-            held: from.held || to.held,
+            held: held.any(|held| held),
             turns: turn.is_some(),
         })
-    }
-
-    /// Of an m-line and those that share its transport.
-    fn ceilings(
-        &self,
-        session: &Session,
-        index: usize,
-        to: MediaSide,
-        component: Component,
-    ) -> (u32, u32) {
-        let shares = |said: &[Said], line: usize| {
-            said.get(line).is_some_and(|said| said.shares.map(usize::from) == Some(index))
-        };
-        let mut sum = (0_u32, 0_u32);
-        for (line, said) in session.of(to).iter().enumerate() {
-            let bundled = SIDES.iter().any(|side| shares(session.of(*side), line));
-            if line == index || bundled {
-                let (packets, bytes) = ceiling(said, component);
-                sum = (sum.0.saturating_add(packets), sum.1.saturating_add(bytes));
-            }
-        }
-        sum
     }
 
     /// Our address and port towards a side.
     pub(super) fn own(
         &self,
-        line: usize,
+        slot: usize,
         side: MediaSide,
         component: Component,
     ) -> Option<SocketAddr> {
         let leg = (*self.legs.of(side))?;
-        let port = *self.lines.get(line)?.ports.of(side);
+        let port = *self.lines.get(slot)?.ports.of(side);
         let rtp = SocketAddr::new(leg.local, port);
         match (port, component) {
             (0, _) => None,
@@ -594,4 +581,14 @@ impl Call {
             }
         }
     }
+}
+
+/// Of all m-lines that share a transport.
+fn ceilings(session: &Session, slot: u8, to: MediaSide, component: Component) -> (u32, u32) {
+    session
+        .all(to, slot)
+        .map(|said| ceiling(said, component))
+        .fold((0, 0), |sum: (u32, u32), of| {
+            (sum.0.saturating_add(of.0), sum.1.saturating_add(of.1))
+        })
 }

@@ -7,6 +7,7 @@
 //! | `settings` | our addresses, ports and bounds |
 //! | `names` | what a call is known by |
 //! | `said` | what a text says of each m-line, and whether that makes sense |
+//! | `transports` | which m-lines share a transport, and which ports of ours each has |
 //! | `ports` | ports of ours, and names of flows |
 //! | `call`, `limits` | a session, and the flows that follow from it |
 //! | `negotiate` | offers and answers (RFC 3264, RFC 6337), forks, what fails |
@@ -31,6 +32,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 mod text;
+mod transports;
 mod turns;
 
 use std::{

@@ -12,7 +12,7 @@ use super::{
     ports::Holder,
     said::{Said, Session, said},
     settings::{CallSettings, SIDES},
-    tag_code, text,
+    tag_code, text, transports,
 };
 use crate::config::MediaMode;
 use crate::media::{
@@ -268,7 +268,7 @@ impl Calls {
         now: Instant,
         passage: &Passage<'_>,
         sdp: &Sdp,
-        said: Vec<Said>,
+        mut said: Vec<Said>,
         effects: &mut Effects,
     ) -> Result<Bytes, MediaFault> {
         let Some(id) = self.find(&passage.names) else {
@@ -276,6 +276,7 @@ impl Calls {
         };
         self.change(now, id, effects, |context, call| {
             let to = passage.from.across();
+            transports::assign(&mut said, passage.from, &call.session);
             let other = call.session.of(to);
             let mux = |line: usize| {
                 let takes = |said: &[Said]| said.get(line).is_some_and(|said| said.mux);
@@ -378,7 +379,9 @@ impl Context<'_> {
         self.legs(call, passage, said)?;
         reject_other_families(call, passage, said);
         something_left(passage, sdp, said)?;
-        call.take_ports(self.pools, said.iter().map(Said::needs_ports))?;
+        transports::assign(said, passage.from, &call.session);
+        let needs = |slot| said.iter().any(|said| said.is_in(slot));
+        call.take_ports(self.pools, (0..said.len()).map(needs))?;
         let to = passage.from.across();
         let text = text::for_side(call, sdp, said, to, &|_| false)?;
         let same =
@@ -403,7 +406,7 @@ impl Context<'_> {
 
     /// Flows will go to who offers: their way is known by the time of the answer.
     fn expect(&mut self, side: MediaSide, said: &[Said]) {
-        let forwarded = said.iter().filter(|said| said.needs_ports() && said.joins.is_none());
+        let forwarded = said.iter().filter(|said| said.is_forwarded() && said.joins.is_none());
         let places = forwarded.flat_map(|said| [said.rtp, said.rtcp]).flatten();
         let mut told = Vec::new();
         for address in places.map(|place| place.ip()) {
@@ -461,14 +464,13 @@ impl Context<'_> {
                 (said.on, said.rejected) = (false, true);
             }
         }
-        let mut session = Session::new(passage.from, said.clone(), offer.said.clone());
+        let mut session = Session::new(passage.from, said, offer.said.clone());
         session.fill(&call.session);
-        let needs = said.iter().enumerate();
-        let needs = needs.map(|(line, said)| said.needs_ports() || session.needs_ports(line));
-        call.take_ports(self.pools, needs)?;
+        let needs = |slot| session.first(transports::byte(slot)).is_some();
+        call.take_ports(self.pools, (0..session.lines()).map(needs))?;
         let to = passage.from.across();
         let mux = |line: usize| session.mux(line);
-        let text = text::for_side(call, sdp, &said, to, &mux)?;
+        let text = text::for_side(call, sdp, session.of(passage.from), to, &mux)?;
         call.nat = passage.behind_nat.then_some(passage.peers.outside);
         if call.up.is_none() {
             call.forks.retain(|(of, _)| *of != tag);

@@ -4,7 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::{
     MediaFault, Passage,
-    settings::{CallSettings, further},
+    settings::{CallSettings, SIDES, further},
+    transports::{self, NO_SLOT},
 };
 use crate::{
     config::MediaMode,
@@ -40,7 +41,13 @@ pub(super) struct Said {
     pub clock: u32,
     /// Bits a second that it takes; 0: not said.
     pub bits: u64,
-    /// An earlier m-line with the same address and port: one transport for both.
+    /// Its transport within this text: the number of the first m-line that has it.
+    pub transport: u8,
+    /// Its place in its bundle, from 0.
+    pub rank: u8,
+    /// Which ports of ours are for it ([`transports`]).
+    pub slot: u8,
+    /// In a session: another m-line, which stands for all that share its transport.
     pub shares: Option<u8>,
     /// It is a port of ours inside, this call's: a server inside joined two calls, and stays out of
     /// their media.
@@ -64,9 +71,13 @@ impl Said {
         self.on && self.protocol.is_udp()
     }
 
-    /// It is forwarded on ports of its own.
-    pub(super) fn needs_ports(&self) -> bool {
-        self.is_forwarded() && self.shares.is_none() && !self.bundle_only
+    fn receives_at(&mut self, place: Place) {
+        (self.rtp, self.rtcp, self.joins) = (place.rtp, place.rtcp, place.joins);
+    }
+
+    /// It is forwarded on the ports of this slot.
+    pub(super) fn is_in(&self, slot: usize) -> bool {
+        self.is_forwarded() && usize::from(self.slot) == slot
     }
 }
 
@@ -79,17 +90,36 @@ pub(super) fn said(
     sdp: &Sdp,
     owner: Owner<'_>,
 ) -> Result<Vec<Said>, MediaFault> {
-    let mut all: Vec<Said> = Vec::with_capacity(sdp.media().len());
-    for (index, media) in sdp.media().iter().enumerate() {
-        let mut one = line(settings, mode, passage, (media, index), owner)?;
-        let same = |other: &Said| {
-            one.is_forwarded() && other.is_forwarded() && one.rtp.is_some() && other.rtp == one.rtp
+    let lines = sdp.media().iter().enumerate();
+    let mut all = lines
+        .map(|(index, media)| line(settings, mode, passage, (media, index), owner))
+        .collect::<Result<Vec<Said>, MediaFault>>()?;
+    for (line, tag) in transports::find(sdp, &mut all) {
+        let Some(media) = sdp.media().get(tag) else { continue };
+        let place = match all.get(tag) {
+            Some(tag) if tag.is_forwarded() => Place::of(tag),
+            // What it is for is rejected, but not its transport.
+            _ => place(settings, mode, passage, (media, tag), owner).unwrap_or_default(),
         };
-        let first = all.iter().position(same);
-        one.shares = first.and_then(|first| u8::try_from(first).ok());
-        all.push(one);
+        if let Some(said) = all.get_mut(line) {
+            said.receives_at(place);
+        }
     }
     Ok(all)
+}
+
+/// Where an m-line is received.
+#[derive(Clone, Copy, Debug, Default)]
+struct Place {
+    rtp: Option<SocketAddr>,
+    rtcp: Option<SocketAddr>,
+    joins: Option<CallId>,
+}
+
+impl Place {
+    fn of(said: &Said) -> Self {
+        Self { rtp: said.rtp, rtcp: said.rtcp, joins: said.joins }
+    }
 }
 
 fn line(
@@ -120,12 +150,32 @@ fn line(
         held: media.direction.is_held(),
         clock: media.clock.filter(|_| media.protocol.is_rtp()).unwrap_or(0),
         bits: media.bits_per_second.unwrap_or(0),
+        transport: 0,
+        rank: 0,
+        slot: NO_SLOT,
         shares: None,
         joins: None,
     };
-    let forwarded = mode != MediaMode::Off && one.is_forwarded();
-    if !forwarded || media.port == 0 || media.held_by_address() {
-        return Ok(one);
+    if mode != MediaMode::Off && one.is_forwarded() {
+        one.receives_at(place(settings, mode, passage, (media, index), owner)?);
+    }
+    Ok(one)
+}
+
+/// Where an m-line over UDP is received; nowhere, when it does not say.
+fn place(
+    settings: &CallSettings,
+    mode: MediaMode,
+    passage: &Passage<'_>,
+    (media, index): (&Media, usize),
+    owner: Owner<'_>,
+) -> Result<Place, MediaFault> {
+    if mode == MediaMode::Off
+        || !media.protocol.is_udp()
+        || media.port == 0
+        || media.held_by_address()
+    {
+        return Ok(Place::default());
     }
     let fault = MediaFault::Address { line: index };
     if mode == MediaMode::Relay
@@ -133,28 +183,24 @@ fn line(
         && let Some(at) = media.address.map(|address| SocketAddr::new(address, media.port))
         && let Some(call) = owner(at)
     {
-        (one.joins, one.rtp) = (Some(call), Some(at));
-        if media.protocol.is_rtp() {
-            let rtcp = media.rtcp_address().map(|(address, port)| SocketAddr::new(address, port));
-            if rtcp.is_some_and(|rtcp| Some(rtcp) != further(at, 1)) {
-                return Err(fault);
-            }
-            one.rtcp = rtcp.or(one.rtp);
+        let rtcp = media.rtcp_address().map(|(address, port)| SocketAddr::new(address, port));
+        if rtcp.is_some_and(|rtcp| Some(rtcp) != further(at, 1)) {
+            return Err(fault);
         }
-        return Ok(one);
+        let rtcp = media.protocol.is_rtp().then(|| rtcp.unwrap_or(at));
+        return Ok(Place { rtp: Some(at), rtcp, joins: Some(call) });
     }
     let address = judged(settings, passage, media.address).ok_or(fault.clone())?;
-    one.rtp = Some(SocketAddr::new(address, media.port));
-    if media.protocol.is_rtp() {
-        one.rtcp = match media.rtcp_address() {
-            Some((address, port)) if port != 0 => {
-                let address = judged(settings, passage, Some(address)).ok_or(fault)?;
-                Some(SocketAddr::new(address, port))
-            }
-            _ => one.rtp,
-        };
-    }
-    Ok(one)
+    let rtp = SocketAddr::new(address, media.port);
+    let rtcp = match media.rtcp_address() {
+        _ if !media.protocol.is_rtp() => None,
+        Some((address, port)) if port != 0 => {
+            let address = judged(settings, passage, Some(address)).ok_or(fault)?;
+            Some(SocketAddr::new(address, port))
+        }
+        _ => Some(rtp),
+    };
+    Ok(Place { rtp: Some(rtp), rtcp, joins: None })
 }
 
 /// The address to send to; `None` where that makes no sense (trust rules, section 6).
@@ -182,11 +228,12 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// From an offer or an answer and what the other side says.
-    pub(super) fn new(from: MediaSide, one: Vec<Said>, other: Vec<Said>) -> Self {
+    /// From an answer, who gave it, and its offer.
+    pub(super) fn new(from: MediaSide, mut answer: Vec<Said>, mut offer: Vec<Said>) -> Self {
+        transports::agree(&mut answer, &mut offer);
         match from {
-            MediaSide::Outside => Self { outside: one, inside: other },
-            MediaSide::Inside => Self { outside: other, inside: one },
+            MediaSide::Outside => Self { outside: answer, inside: offer },
+            MediaSide::Inside => Self { outside: offer, inside: answer },
         }
     }
 
@@ -199,18 +246,6 @@ impl Session {
 
     pub(super) fn lines(&self) -> usize {
         self.outside.len().min(self.inside.len())
-    }
-
-    /// What is forwarded on ports of its own.
-    pub(super) fn needs_ports(&self, line: usize) -> bool {
-        let both = self.outside.get(line).zip(self.inside.get(line));
-        both.is_some_and(|(outside, inside)| {
-            // A bundle is one when one side says so: each says for itself where it receives.
-            outside.is_forwarded()
-                && inside.is_forwarded()
-                && outside.shares.is_none()
-                && inside.shares.is_none()
-        })
     }
 
     /// Both sides take RTP and RTCP on one port.
@@ -235,17 +270,20 @@ impl Session {
 
     /// Where an address is held back (hold by address), the one from before holds.
     pub(super) fn fill(&mut self, before: &Session) {
-        for (now, then) in
-            [(&mut self.outside, &before.outside), (&mut self.inside, &before.inside)]
-        {
-            for (now, then) in now.iter_mut().zip(then) {
-                if now.is_forwarded()
+        let slots: Vec<u8> = self.slots().collect();
+        for slot in slots {
+            for side in SIDES {
+                let then = before.said(side, slot).map(Place::of);
+                let first = self.first(slot);
+                let said = match side {
+                    MediaSide::Outside => &mut self.outside,
+                    MediaSide::Inside => &mut self.inside,
+                };
+                let now = first.and_then(|first| said.get_mut(first));
+                if let Some((now, then)) = now.zip(then)
                     && now.rtp.is_none()
-                    && !now.bundle_only
-                    && then.is_forwarded()
                 {
-                    (now.rtp, now.rtcp) = (then.rtp, then.rtcp);
-                    (now.shares, now.joins) = (then.shares, then.joins);
+                    now.receives_at(then);
                 }
             }
         }

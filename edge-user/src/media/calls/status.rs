@@ -75,7 +75,7 @@ pub(super) fn of(call: &Call) -> CallStatus {
             line,
             kind: kind(if call.adopted { MediaKind::Other } else { outside.kind }).into(),
             held: outside.is_forwarded() && (outside.held || inside.held),
-            flows: call.flows.iter().filter(|flow| flow.line == line).cloned().collect(),
+            flows: flows(call, index),
         }
     };
     CallStatus {
@@ -90,6 +90,13 @@ pub(super) fn of(call: &Call) -> CallStatus {
         until: call.session_ends.map_or(call.longest, |end| end.min(call.longest)),
         lines: lines.map(line).collect(),
     }
+}
+
+/// Those of the transport that an m-line stands for.
+fn flows(call: &Call, line: usize) -> Vec<Flow> {
+    let slot = call.session.slot_of(line);
+    let slot = slot.filter(|slot| call.session.first(*slot) == Some(line));
+    call.flows.iter().filter(|flow| Some(flow.line) == slot).cloned().collect()
 }
 
 const fn kind(kind: MediaKind) -> &'static str {

@@ -52,8 +52,7 @@ fn written(
     to: MediaSide,
     mux: Mux<'_>,
 ) -> Result<Bytes, MediaFault> {
-    let port = |index: usize| ports.get(index).map_or(0, |line| *line.ports.of(to));
-    let first = (0..ports.len()).map(port).find(|port| *port != 0).unwrap_or(0);
+    let port = |slot: u8| ports.get(usize::from(slot)).map_or(0, |line| *line.ports.of(to));
     let line = |(index, said): (usize, &Said)| {
         if said.rejected {
             return LineChange::Reject;
@@ -62,11 +61,7 @@ fn written(
         if !said.on || said.protocol == Transport::Sip {
             return LineChange::Keep;
         }
-        let rtp = match said.shares {
-            _ if said.bundle_only => first,
-            Some(shares) => port(shares.into()),
-            None => port(index),
-        };
+        let rtp = port(said.slot);
         if rtp == 0 {
             // It has no way here.
             return LineChange::Reject;

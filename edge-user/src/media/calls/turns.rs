@@ -11,6 +11,7 @@ use std::{net::SocketAddr, time::Instant};
 use super::{
     Calls, Effects,
     call::{Call, Pools},
+    transports::byte,
 };
 use crate::{
     config::MediaMode,
@@ -67,11 +68,12 @@ impl Calls {
     /// has m-lines, or had in its time.
     fn turns_of(&mut self, call: &mut Call) -> Vec<Turn> {
         let mut turns = Vec::new();
-        for (line, said) in call.session.inside.iter().enumerate() {
+        for slot in call.session.slots() {
+            let Some(said) = call.session.said(MediaSide::Inside, slot) else { continue };
             let Some(id) = said.joins else { continue };
             let Some(other) = self.all.get_mut(&id) else { continue };
             for component in [Component::Rtp, Component::Rtcp] {
-                let own = call.own(line, MediaSide::Inside, component);
+                let own = call.own(slot.into(), MediaSide::Inside, component);
                 let places = own.zip(said.place(component));
                 let found = places.and_then(|(own, at)| turn(other, own, at, component));
                 let Some(found) = found else { continue };
@@ -144,14 +146,15 @@ fn leaves_from(flow: &Flow, at: SocketAddr) -> bool {
 
 /// Where a component goes that is for this place of the other call, whose inside must be `own`.
 fn turn(other: &Call, own: SocketAddr, place: SocketAddr, component: Component) -> Option<Turn> {
-    let line = (0..other.lines.len())
-        .find(|line| other.own(*line, MediaSide::Inside, component) == Some(place))?;
-    if other.session.inside.get(line)?.place(component) != Some(own) {
+    let slot = (0..other.lines.len())
+        .find(|slot| other.own(*slot, MediaSide::Inside, component) == Some(place))?;
+    let said = |side| other.session.said(side, byte(slot));
+    if said(MediaSide::Inside)?.place(component) != Some(own) {
         return None;
     }
-    let learned = *other.lines.get(line)?.known(component).of(MediaSide::Outside);
-    let to = learned.or(other.session.outside.get(line)?.place(component))?;
-    let from = other.own(line, MediaSide::Outside, component)?;
+    let learned = *other.lines.get(slot)?.known(component).of(MediaSide::Outside);
+    let to = learned.or(said(MediaSide::Outside)?.place(component))?;
+    let from = other.own(slot, MediaSide::Outside, component)?;
     Some(Turn { place, call: other.id, from, to })
 }
 

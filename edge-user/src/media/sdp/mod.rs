@@ -29,6 +29,7 @@ mod line;
 mod media;
 mod read;
 mod rewrite;
+mod tag;
 
 #[cfg(test)]
 mod tests;

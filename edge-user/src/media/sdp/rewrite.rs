@@ -8,6 +8,7 @@ use super::{
     Sdp, SdpError, SdpFault, address, bytes_at,
     line::Line,
     media::{IceLine, Media, Transport},
+    tag,
 };
 
 /// What to change.
@@ -40,7 +41,9 @@ pub enum LineChange {
         /// Port for RTCP; `None`: on the port of RTP, or there is none.
         rtcp: Option<u16>,
     },
-    /// Port 0 (RFC 3264 section 6), out of its groups, and no part of a bundle.
+    /// Port 0 (RFC 3264 section 6), out of its groups, and no part of a bundle. Where its bundle had
+    /// its transport, the next m-line of the bundle has it from now on: port, address, and what it
+    /// says of ICE, of keys and of RTCP (RFC 9143 section 7.1.3).
     Reject,
 }
 
@@ -59,8 +62,8 @@ pub enum Candidates {
 }
 
 /// The changes, in order of place, and the text that they make.
-struct Changes<'s> {
-    sdp: &'s Sdp,
+pub(super) struct Changes<'s> {
+    pub(super) sdp: &'s Sdp,
     edits: Vec<(Range<u32>, Vec<u8>)>,
 }
 
@@ -71,33 +74,36 @@ pub(super) fn rewrite(sdp: &Sdp, change: &Rewrite) -> Result<Bytes, SdpError> {
     }
     let mut changes = Changes { sdp, edits: Vec::new() };
     let session = changes.session(change)?;
-    for (media, line) in sdp.media.iter().zip(&change.lines) {
-        changes.media(media, *line, change, session)?;
+    let heirs = tag::heirs(sdp, &change.lines);
+    for (index, (media, line)) in sdp.media.iter().zip(&change.lines).enumerate() {
+        let of = heirs.iter().find(|(heir, _)| *heir == index).map(|(_, of)| *of);
+        let tag = of.and_then(|of| sdp.media.get(of));
+        changes.media(media, *line, change, (session, tag))?;
     }
     changes.groups(change);
     Ok(changes.finish())
 }
 
 impl Changes<'_> {
-    fn put(&mut self, range: Range<u32>, text: impl Into<Vec<u8>>) {
+    pub(super) fn put(&mut self, range: Range<u32>, text: impl Into<Vec<u8>>) {
         let text = text.into();
         if bytes_at(&self.sdp.text, &range) != text {
             self.edits.push((range, text));
         }
     }
 
-    fn line(&self, index: u32) -> Option<Line> {
+    pub(super) fn line(&self, index: u32) -> Option<Line> {
         self.sdp.lines.get(index as usize).copied()
     }
 
-    fn remove_line(&mut self, index: u32) {
+    pub(super) fn remove_line(&mut self, index: u32) {
         if let Some(line) = self.line(index) {
             self.put(line.start..line.next, "");
         }
     }
 
     /// A new line after one that is there, with its line end.
-    fn insert_after(&mut self, index: u32, text: &str) {
+    pub(super) fn insert_after(&mut self, index: u32, text: impl AsRef<[u8]>) {
         let Some(line) = self.line(index) else { return };
         let own = bytes_at(&self.sdp.text, &(line.end..line.next));
         let first = self.line(0).map_or(0..0, |first| first.end..first.next);
@@ -106,7 +112,7 @@ impl Changes<'_> {
         } else {
             (&b""[..], own)
         };
-        let text = [before, text.as_bytes(), after].concat();
+        let text = [before, text.as_ref(), after].concat();
         self.edits.push((line.next..line.next, text));
     }
 
@@ -151,8 +157,15 @@ impl Changes<'_> {
         media: &Media,
         line: LineChange,
         change: &Rewrite,
-        session: Option<IpAddr>,
+        (session, tag): (Option<IpAddr>, Option<&Media>),
     ) -> Result<(), SdpError> {
+        if let Some(tag) = tag {
+            self.inherit(
+                media,
+                tag,
+                line == LineChange::Keep && change.candidates == Candidates::Keep,
+            );
+        }
         match line {
             // What is off already has nothing to anchor; its addresses need not be seen.
             LineChange::Keep | LineChange::Anchor { .. } if !media.is_on() => {
@@ -183,11 +196,11 @@ impl Changes<'_> {
                 if nowhere || rtp == 0 || rtcp == Some(0) {
                     return refuse(SdpFault::Anchor);
                 }
-                self.anchor(media, address, rtp, rtcp, session);
+                self.anchor((media, tag), address, (rtp, rtcp), session);
                 for index in media.naming.iter().filter(|_| change.origin.is_some()) {
                     self.remove_line(*index);
                 }
-                self.anchor_candidates(media, address, rtp, rtcp, change.candidates);
+                self.anchor_candidates((media, tag), address, (rtp, rtcp), change.candidates);
                 Ok(())
             }
             LineChange::Reject => {
@@ -243,26 +256,17 @@ impl Changes<'_> {
     /// Port, `c=` and `a=rtcp`.
     fn anchor(
         &mut self,
-        media: &Media,
+        (media, tag): (&Media, Option<&Media>),
         address: IpAddr,
-        rtp: u16,
-        rtcp: Option<u16>,
+        (rtp, rtcp): (u16, Option<u16>),
         session: Option<IpAddr>,
     ) {
-        if media.port != 0 {
+        if media.port != 0 || tag.is_some() {
             self.put(media.port_at.clone(), rtp.to_string());
         }
-        let held = media.held_by_address();
-        match &media.connection {
-            _ if held => {}
-            Some(own) => self.put(own.range.clone(), address::write(address)),
-            None if session == Some(address) => {}
-            None => {
-                let title = media.lines.start + 1;
-                let titled = self.line(title).is_some_and(|line| line.kind == b'i');
-                let after = if titled { title } else { media.lines.start };
-                self.insert_after(after, &format!("c={}", address::write(address)));
-            }
+        let held = tag.unwrap_or(media).held_by_address();
+        if !held && (media.connection.is_some() || session != Some(address)) {
+            self.connect(media, address);
         }
         let port = rtcp.unwrap_or(rtp);
         match &media.rtcp_at {
@@ -278,14 +282,27 @@ impl Changes<'_> {
             None if media.protocol.is_rtp()
                 && rtcp.is_some_and(|rtcp| Some(rtcp) != rtp.checked_add(1)) =>
             {
-                self.insert_after(self.last_line(media), &format!("a=rtcp:{port}"));
+                self.insert_after(self.last_line(media), format!("a=rtcp:{port}"));
             }
             None => {}
         }
     }
 
+    /// `c=` of an m-line.
+    pub(super) fn connect(&mut self, media: &Media, address: IpAddr) {
+        match &media.connection {
+            Some(own) => self.put(own.range.clone(), address::write(address)),
+            None => {
+                let title = media.lines.start + 1;
+                let titled = self.line(title).is_some_and(|line| line.kind == b'i');
+                let after = if titled { title } else { media.lines.start };
+                self.insert_after(after, format!("c={}", address::write(address)));
+            }
+        }
+    }
+
     /// The last line of an m-line that is neither empty nor one of ICE, which may go.
-    fn last_line(&self, media: &Media) -> u32 {
+    pub(super) fn last_line(&self, media: &Media) -> u32 {
         let goes = |index: u32| {
             media.ice.iter().any(|ice| ice.line == index) || media.naming.contains(&index)
         };
@@ -299,18 +316,20 @@ impl Changes<'_> {
 
     fn anchor_candidates(
         &mut self,
-        media: &Media,
+        (media, tag): (&Media, Option<&Media>),
         address: IpAddr,
-        rtp: u16,
-        rtcp: Option<u16>,
+        (rtp, rtcp): (u16, Option<u16>),
         candidates: Candidates,
     ) {
         if candidates == Candidates::Keep {
             return;
         }
-        let old =
-            media.ice.iter().any(|ice| ice.candidate) && !media.ice.iter().any(|ice| ice.standard);
-        if candidates == Candidates::Strip || !media.has_ice || old || media.port == 0 {
+        let of = |media: &Media| {
+            let old = media.ice.iter().any(|ice| ice.candidate)
+                && !media.ice.iter().any(|ice| ice.standard);
+            media.has_ice && !old && media.port != 0
+        };
+        if candidates == Candidates::Strip || !(of(media) || tag.is_some_and(of)) {
             return self.strip(media);
         }
         for ice in media.ice.iter().filter(|ice| ice.candidate) {
@@ -323,7 +342,7 @@ impl Changes<'_> {
             let priority: u32 = (126 << 24) + (65_535 << 8) + (256 - component);
             let text =
                 format!("a=candidate:1 {component} UDP {priority} {address} {port} typ host");
-            self.insert_after(after, &text);
+            self.insert_after(after, text);
         }
     }
 

@@ -1,6 +1,7 @@
 //! Calls by scripts: SDP passes from side to side in virtual time, and what is open is kept as the
 //! firewall would keep it.
 
+mod bundles;
 mod ends;
 mod lines;
 mod offers;

@@ -6,13 +6,17 @@ use proptest::prelude::*;
 use super::*;
 
 const TAGS: [&str; 3] = ["b", "c", "d"];
-const LINES: [&str; 8] = [
+const LINES: [&str; 12] = [
     "m=audio 4000 RTP/AVP 0",
     "m=audio 4000 RTP/AVP 0|a=inactive",
     "m=audio 0 RTP/AVP 0",
     "m=audio 4000 RTP/AVP 0|a=rtcp-mux|m=video 4002 RTP/AVP 96|a=rtcp-mux",
     "m=audio 4000 RTP/AVP 0|m=video 4000 RTP/AVP 96",
     "m=audio 4000 RTP/AVP 0|m=video 0 RTP/AVP 96|a=bundle-only|m=data 9 tcp *",
+    "a=group:BUNDLE a v|m=audio 4000 RTP/AVP 0|a=mid:a|a=rtcp-mux|m=video 0 RTP/AVP 96|a=mid:v|a=bundle-only",
+    "a=group:BUNDLE v a|m=audio 4000 RTP/AVP 0|a=mid:a|m=video 4000 RTP/AVP 96|a=mid:v|a=rtcp-mux",
+    "a=group:BUNDLE v|m=audio 0 RTP/AVP 0|a=mid:a|m=video 4000 RTP/AVP 96|a=mid:v",
+    "a=group:BUNDLE v w|m=audio 4008 RTP/AVP 0|m=video 4000 RTP/AVP 96|a=mid:v|m=video 4000 RTP/AVP 96|a=mid:w",
     "m=message 5060 sip null",
     "m=image 4004 udptl t38",
 ];
