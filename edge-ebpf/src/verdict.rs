@@ -195,7 +195,7 @@ reasons! {
     MediaShape = 58, "media-shape", Drop;
     /// A packet for a media flow whose hops are used up.
     MediaHops = 59, "media-hops", Drop;
-    /// A packet for a media flow that is too long for the device it would leave by.
+    /// A packet for a media flow that is too long for the device it would leave by; its sender is told.
     MediaTooLong = 60, "media-too-long", Drop;
 }
 

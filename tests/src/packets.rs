@@ -193,7 +193,7 @@ pub fn summed(mut frame: Vec<u8>) -> Vec<u8> {
 }
 
 /// Words of 16 bits in ones' complement (RFC 1071).
-fn checksum(bytes: &[u8]) -> [u8; 2] {
+pub fn checksum(bytes: &[u8]) -> [u8; 2] {
     (!ones_sum(bytes)).to_be_bytes()
 }
 

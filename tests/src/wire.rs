@@ -316,3 +316,19 @@ impl Drop for Wire {
         let _ = std::fs::remove_dir_all(&self.state);
     }
 }
+
+/// What a socket sends says that no router may cut it; `how`: whether it may be longer than what the
+/// stack knows of the way (`IP_PMTUDISC_PROBE`) or not (`IP_PMTUDISC_DO`).
+pub fn never_cut(socket: &std::net::UdpSocket, how: std::ffi::c_int) -> std::io::Result<()> {
+    use std::os::fd::AsRawFd as _;
+    let (level, option) = match socket.local_addr()?.is_ipv6() {
+        true => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER),
+        false => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER),
+    };
+    let size = size_of_val(&how) as libc::socklen_t;
+    // SAFETY: the value lives longer than the call, and is as long as it says.
+    let result = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const how).cast(), size)
+    };
+    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}

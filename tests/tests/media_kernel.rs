@@ -21,7 +21,7 @@ use edge_tests::{
     bench::raw::{self, Tiny},
     lab::netns::Namespace,
     patience::{BUSY, eventually, patience},
-    wire::{DEVICE, EDGE4, EDGE6, PEER4, PEER6, Wire, ifindex, open_port},
+    wire::{DEVICE, EDGE4, EDGE6, PEER4, PEER6, Wire, ifindex, never_cut, open_port},
 };
 use edge_user::{
     config::{AvService, Config, Interface, Line, MediaMode, Rates, Zone},
@@ -314,6 +314,40 @@ fn media_passes_both_ways_between_all_families_and_goes_on_without_the_daemon() 
     }
     // The stack has forwarded nothing, and was never told to.
     assert_eq!(["ipv4/conf/all", "ipv6/conf/all"].map(|name| forwards(&world, name)), [false; 2]);
+}
+
+#[test]
+fn who_sends_too_long_packets_is_told_and_its_stack_knows() {
+    let world = World::new("ml");
+    // IPv4 leaves as IPv6, whose header is longer; IPv6 meets a device that takes less.
+    for (number, way, mtu, told) in
+        [(0, (false, true), 1500, 1480_u16), (1, (true, true), 1400, 1400)]
+    {
+        let call = Call::new(&world, number, way);
+        let [(_, slot, flow), _] = call.flows;
+        world.set(map_names::MEDIA_FLOWS, slot, MediaFlow { state: slot, mtu, ..flow });
+        call.outside.connect(call.ours_outside).unwrap();
+        let header = if way.0 { 48 } else { 28 };
+        never_cut(&call.outside, libc::IP_PMTUDISC_DO).unwrap();
+        let mut packet = rtp(1);
+        packet.resize(usize::from(told) - header + 1, 0);
+        let too_long = || match call.outside.send(&packet) {
+            Ok(_) => false,
+            Err(error) => {
+                assert_eq!(error.raw_os_error(), Some(libc::EMSGSIZE));
+                true
+            }
+        };
+        eventually("the sender is told", too_long);
+        // What was told is one thing, what its stack has kept of it another.
+        call.outside.take_error().unwrap();
+        assert!(too_long());
+        assert!(world.counted("media-too-long") > 0);
+        packet.pop();
+        call.outside.send(&packet).unwrap();
+        let (length, _) = received(&call.inside, &mut [0; 2048]).expect("what is not too long");
+        assert_eq!(length, packet.len());
+    }
 }
 
 #[test]

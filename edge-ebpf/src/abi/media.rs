@@ -181,8 +181,10 @@ pub struct MediaState {
     pub jitter_sequence: u16,
     /// 1 in bit 16 and the sequence number with which the source would count anew; 0: none.
     pub strange: u32,
+    /// Nanoseconds since boot (coarse clock) before which nobody is told that a packet was too long.
+    pub next_error: u64,
     /// Zero: two cache lines hold an entry.
-    pub reserved: [u64; 2],
+    pub reserved: u64,
 }
 
 /// An entry of the ring `MEDIA_EVENTS`: a source was learned.

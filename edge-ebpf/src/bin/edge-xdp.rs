@@ -23,6 +23,8 @@ mod numbers;
 mod record;
 #[path = "edge-xdp/tables.rs"]
 mod tables;
+#[path = "edge-xdp/too_long.rs"]
+mod too_long;
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -190,7 +192,14 @@ pub fn edge_media(context: XdpContext) -> u32 {
         return hand::action(verdict);
     }
     record::record(&context, settings, &decision, length.into());
-    if verdict == Verdict::Forward { (outcome >> 8) as u32 } else { hand::action(verdict) }
+    if verdict == Verdict::Forward {
+        return (outcome >> 8) as u32;
+    }
+    let told = reason == Reason::MediaTooLong && verdict == Verdict::Drop;
+    if told && too_long::edge_too_long(context.ctx, found.rule) == 1 {
+        return xdp_action::XDP_TX;
+    }
+    hand::action(verdict)
 }
 
 /// Judges by the shadow generation what was judged in earnest a moment ago, and counts where the

@@ -97,6 +97,22 @@ const fn leaving_length(flow: &MediaFlow, packet: &MediaPacket) -> u32 {
     header + packet.udp_length as u32
 }
 
+/// Nanoseconds between two errors that say how long a packet of a flow may be.
+pub const ERROR_INTERVAL: u64 = NANOSECONDS / 10;
+
+/// Bytes of the longest IP packet that its sender may send: it leaves with another header.
+#[inline(always)]
+pub const fn longest_from(flow: &MediaFlow, packet: &MediaPacket) -> u32 {
+    let mtu = flow.mtu as u32;
+    match (packet.six, flow.flags & (MEDIA_REWRITE | MEDIA_OUT_IPV6)) {
+        (false, REWRITTEN_TO_SIX) => mtu.saturating_sub(20),
+        (true, MEDIA_REWRITE) => mtu + 20,
+        _ => mtu,
+    }
+}
+
+const REWRITTEN_TO_SIX: u16 = MEDIA_REWRITE | MEDIA_OUT_IPV6;
+
 /// When the next unit of a limit is due.
 #[inline(always)]
 const fn room(limit: &Limit, due: u64, now: u64, units: u64) -> Result<u64, Reason> {

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod agents;
+mod bundles;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -489,6 +490,14 @@ fn when_a_partners_share_of_the_ports_is_used_up_its_next_call_is_told_and_the_o
     let refused = refused.expect("the ports never end");
     assert!(refused.starts_with("SIP/2.0 503"), "{refused}");
     assert!(refused.to_ascii_lowercase().contains("retry-after:"), "{refused}");
+    first.both_ways(&world);
+    // The ports of one that is not accepted are there for the next.
+    first.call.answer(End::Inside, 486, "", "").unwrap();
+    assert!(first.call.answered(End::Outside).unwrap().starts_with("SIP/2.0 486"));
+    first.call.next();
+    let offer = audio(SocketAddr::new(Site::Fabrikam.v4().into(), 30_100), "");
+    first.call.ask(End::Outside, "INVITE", &offer).unwrap();
+    while !first.call.asked(End::Inside).unwrap().starts_with("INVITE") {}
     first.both_ways(&world);
 }
 

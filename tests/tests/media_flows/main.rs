@@ -19,7 +19,7 @@ use edge_tests::{
         PUBLIC6, rtp,
     },
     patience::{BUSY, patience},
-    wire::{EDGE4, EDGE6},
+    wire::{EDGE4, EDGE6, never_cut},
 };
 use edge_user::{
     admin::call::{CallCommand, call},
@@ -411,6 +411,8 @@ fn what_does_not_fit_the_way_out_is_dropped_and_the_devices_new_bound_is_followe
         talk(&lab, &mut table, out, inside);
         let (far, phone) =
             (lab.outside(out.end, out.port).unwrap(), lab.phone(inside.end, inside.port).unwrap());
+        // It is told, and goes on all the same.
+        never_cut(&far, libc::IP_PMTUDISC_PROBE).unwrap();
         let header = if in6 { 48 } else { 28 };
         let mut long = rtp(9, 7);
         long.resize(1400 - header, 0);

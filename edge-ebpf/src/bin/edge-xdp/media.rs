@@ -26,11 +26,11 @@ use crate::{
 };
 
 /// Bytes of an Ethernet header, of a tag, and of the three headers.
-const ETHERNET: usize = 14;
-const TAG: usize = 4;
-const IPV4: usize = 20;
-const IPV6: usize = 40;
-const UDP: usize = 8;
+pub(super) const ETHERNET: usize = 14;
+pub(super) const TAG: usize = 4;
+pub(super) const IPV4: usize = 20;
+pub(super) const IPV6: usize = 40;
+pub(super) const UDP: usize = 8;
 /// The most bytes of a datagram whose checksum is computed: what Ethernet carries.
 const MOST_SUMMED: u32 = 1500;
 
@@ -294,7 +294,7 @@ extern "C" fn edge_datagram_sum(context: *mut xdp_md, offset: u32, length: u32) 
 
 /// The place of the first `N` bytes, if they are there.
 #[inline(always)]
-fn head<const N: usize>(context: *mut xdp_md) -> Option<*mut u8> {
+pub(super) fn head<const N: usize>(context: *mut xdp_md) -> Option<*mut u8> {
     let (start, end) = frame_of(context).bounds();
     (start.wrapping_add(N) <= end).then_some(start.cast_mut())
 }
@@ -304,7 +304,7 @@ fn head<const N: usize>(context: *mut xdp_md) -> Option<*mut u8> {
 /// # Safety
 /// There is room for it at `start` and `offset`.
 #[inline(always)]
-unsafe fn put<T>(start: *mut u8, offset: usize, value: T) {
+pub(super) unsafe fn put<T>(start: *mut u8, offset: usize, value: T) {
     // SAFETY: as the caller promises. The kernel's machines write unaligned integers; where one
     // does not, its verifier refuses the program.
     unsafe { start.wrapping_add(offset).cast::<T>().write(value) };
@@ -349,7 +349,7 @@ unsafe fn udp(start: *mut u8, offset: usize, leaving: &Leaving) {
 
 /// The IPv4 address of a mapped one, as it stands in the packet.
 #[inline(always)]
-fn unmapped(words: [u64; 2]) -> u32 {
+pub(super) fn unmapped(words: [u64; 2]) -> u32 {
     let bytes = edge_ebpf::abi::address6(words);
     word4([bytes[12], bytes[13], bytes[14], bytes[15]])
 }

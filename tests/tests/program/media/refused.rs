@@ -4,7 +4,7 @@ use edge_ebpf::{
     abi::{Limit, MEDIA_BEHIND_NAT},
     verdict::Reason,
 };
-use edge_tests::kernel::XDP_DROP;
+use edge_tests::kernel::{XDP_DROP, XDP_TX};
 
 use super::*;
 
@@ -132,24 +132,90 @@ fn what_a_flow_does_not_take_is_dropped_with_a_reason() {
 }
 
 #[test]
-fn what_is_too_long_for_the_device_it_leaves_by_is_dropped_and_counted() {
+fn who_sends_what_is_too_long_for_the_device_it_leaves_by_is_told_how_long_it_may_be() {
     in_namespace(|| {
         each_way(|relay| {
-            let header = if relay.flow.flags & MEDIA_OUT_IPV6 != 0 { 40 } else { 20 };
+            let (six, out_six) = (relay.side.me.is_ipv6(), relay.flow.flags & MEDIA_OUT_IPV6 != 0);
+            let header = |six| if six { 40 } else { 20 };
             let payload = rtp(1, 7, 988);
-            let leaves = u16::try_from(header + 8 + payload.len()).unwrap();
-            for (mtu, fits) in [(0, true), (leaves, true), (leaves - 1, false), (u16::MAX, true)] {
+            let leaves = u16::try_from(header(out_six) + 8 + payload.len()).unwrap();
+            let frame = whole(relay.sent(&payload));
+            for mtu in [0, leaves, u16::MAX] {
                 relay.open(|flow| flow.mtu = mtu);
-                let frame = relay.sent(&payload);
-                if fits {
-                    relay.forwarded(&frame);
-                } else {
-                    relay.dropped(&frame, Reason::MediaTooLong);
-                    assert_eq!((relay.state().packets, relay.state().dropped), (0, 1));
-                }
+                relay.forwarded(&frame);
+            }
+            // What it sends has another header than what leaves.
+            let told = usize::from(leaves - 1) + header(six) - header(out_six);
+            for tags in &TAGS[..2] {
+                let frame = tag(&frame, tags);
+                relay.open(|flow| flow.mtu = leaves - 1);
+                let outcome = relay.outcome(&frame);
+                assert_eq!((outcome.reason, outcome.action), (Reason::MediaTooLong, XDP_TX));
+                says_how_long(&frame, &outcome.frame, 14 + 4 * tags.len(), told);
+                assert_eq!((relay.state().packets, relay.state().dropped), (0, 1));
+                // Not for each of them.
+                relay.dropped(&frame, Reason::MediaTooLong);
+                std::thread::sleep(std::time::Duration::from_millis(150));
+                assert_eq!(relay.outcome(&frame).action, XDP_TX);
+                // A stranger hears nothing, nor does who has used up what the call agreed to.
+                relay.open(|flow| flow.mtu = leaves - 1);
+                let stolen = whole(relay.sent_from(relay.side.partner, REMOTE, &payload));
+                relay.dropped(&tag(&stolen, tags), Reason::MediaSource);
+                let increment = 60 * Limit::new(1, 0).increment;
+                relay.open(|flow| {
+                    (flow.mtu, flow.bytes) = (leaves - 1, Limit { increment, tolerance: 0 });
+                });
+                relay.alter(|flow| flow.mtu = leaves);
+                relay.forwarded(&frame);
+                relay.alter(|flow| flow.mtu = leaves - 1);
+                relay.dropped(&frame, Reason::MediaRate);
+            }
+            // Of two tags, and of IPv4 that may be cut, nobody is told.
+            relay.open(|flow| flow.mtu = leaves - 1);
+            relay.dropped(&tag(&frame, TAGS[2]), Reason::MediaTooLong);
+            if !six {
+                relay.dropped(&relay.sent(&payload), Reason::MediaTooLong);
             }
         });
     });
+}
+
+/// The frame says "do not fragment", if it is IPv4.
+fn whole(mut frame: Vec<u8>) -> Vec<u8> {
+    if frame[12..14] == [0x08, 0] {
+        frame[20] |= 0x40;
+        frame[24..26].copy_from_slice(&[0, 0]);
+        let sums = summed(frame.clone());
+        frame[24..26].copy_from_slice(&sums[24..26]);
+    }
+    frame
+}
+
+/// An error goes back where a frame came from, quotes it, and names this length.
+#[track_caller]
+fn says_how_long(frame: &[u8], error: &[u8], link: usize, mtu: usize) {
+    assert_eq!((&error[..6], &error[6..12]), (&frame[6..12], &frame[..6]));
+    assert_eq!(error[12..link], frame[12..link]);
+    let six = frame[link] >> 4 == 6;
+    let header = if six { 40 } else { 20 };
+    let (ip, icmp) = error[link..].split_at(header);
+    assert_eq!(icmp[8..], frame[link..link + header + 8], "what is quoted");
+    let was = &frame[link..];
+    if six {
+        let length = u16::try_from(icmp.len()).unwrap();
+        assert_eq!((ip[0] >> 4, &ip[4..6], ip[6]), (6, &length.to_be_bytes()[..], 58));
+        assert_eq!((&ip[8..24], &ip[24..40]), (&was[24..40], &was[8..24]));
+        assert_eq!((icmp[0], icmp[1], &icmp[4..8]), (2, 0, &(mtu as u32).to_be_bytes()[..]));
+        let pseudo = [&ip[8..40], &length.to_be_bytes()[..], &[0, 58], icmp].concat();
+        assert_eq!(packets::checksum(&pseudo), [0, 0]);
+    } else {
+        let length = u16::try_from(error.len() - link).unwrap();
+        assert_eq!((ip[0], &ip[2..4], ip[9]), (0x45, &length.to_be_bytes()[..], 1));
+        assert_eq!((&ip[12..16], &ip[16..20]), (&was[16..20], &was[12..16]));
+        assert_eq!((icmp[0], icmp[1], &icmp[4..6]), (3, 4, &[0, 0][..]));
+        assert_eq!(icmp[6..8], (mtu as u16).to_be_bytes());
+        assert_eq!((packets::checksum(ip), packets::checksum(icmp)), ([0, 0], [0, 0]));
+    }
 }
 
 #[test]
