@@ -25,7 +25,7 @@ const MAX_OPEN: usize = 1024;
 /// Of them, for names that messages from outside brought.
 const MAX_OPEN_BROUGHT: usize = 512;
 /// Of these, from one sender.
-const MAX_OPEN_OF_ONE: usize = 128;
+const MAX_OPEN_OF_ONE: usize = 32;
 
 /// Who waits for an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

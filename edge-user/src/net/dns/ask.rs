@@ -16,8 +16,10 @@ use hickory_resolver::{
     },
 };
 
+use tokio::sync::Semaphore;
+
 use super::{
-    State,
+    Permits, State,
     cache::{self, Answer},
     files,
 };
@@ -40,6 +42,8 @@ const MAX_XMPP_ADDRESSES: usize = 16;
 const OTHER_FAMILY: Duration = Duration::from_secs(1);
 /// Addresses of one answer that are looked at.
 const MAX_ANSWER_ADDRESSES: usize = 1024;
+/// Records that one question asks for at one time.
+const AT_ONE_TIME: usize = 4;
 /// Where a partner's edges stand: Lync's name first, then that of RFC 3263.
 const SERVICES: [&str; 2] = ["_sipfederationtls._tcp", "_sips._tcp"];
 
@@ -58,13 +62,16 @@ pub(super) struct Asking<'s> {
     state: &'s State,
     lookup: Lookup,
     seed: u64,
+    permits: &'s Permits,
+    turns: Semaphore,
     /// The shortest time, in seconds, for which a zone says that something does not exist.
     negative: AtomicU64,
 }
 
 impl<'s> Asking<'s> {
-    pub(super) fn new(state: &'s State, lookup: Lookup, seed: u64) -> Self {
-        Self { state, lookup, seed, negative: AtomicU64::new(u64::MAX) }
+    pub(super) fn new(state: &'s State, lookup: Lookup, seed: u64, permits: &'s Permits) -> Self {
+        let (turns, negative) = (Semaphore::new(AT_ONE_TIME), AtomicU64::new(u64::MAX));
+        Self { state, lookup, seed, permits, turns, negative }
     }
 
     /// How long it holds that there is no answer: as the zone's SOA says, within bounds (RFC 2308
@@ -290,8 +297,10 @@ impl<'s> Asking<'s> {
     async fn lookup(&self, name: &str, kind: RecordType) -> Records {
         let name = Name::from_ascii(name).map_err(|_| ResolveError::NotFound)?;
         let secure = self.lookup.secure;
-        let backend = if secure { &self.state.validating } else { &self.state.backend };
-        match backend.lookup(name, kind).await {
+        let servers = if secure { &self.state.validating } else { &self.state.plain };
+        let _turn = self.turns.acquire().await;
+        let found = self.permits.carry(servers.lookup(name, kind)).await;
+        match found.ok_or(ResolveError::Unavailable)? {
             Ok(found) if secure && !all_secure(found.answers()) => Err(ResolveError::NotSecure),
             Ok(found) => {
                 let records: Vec<_> = found

@@ -10,6 +10,8 @@ mod cache;
 mod connected;
 mod files;
 #[cfg(test)]
+mod lies;
+#[cfg(test)]
 mod tests;
 
 use std::{
@@ -18,6 +20,7 @@ use std::{
     hash::{BuildHasher, Hasher, RandomState},
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
+    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
@@ -28,7 +31,13 @@ use std::{
 use hickory_resolver::{
     Resolver as Backend,
     config::{NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts},
-    proto::{dnssec::TrustAnchors, serialize::txt::ParseError},
+    lookup::Lookup as BackendAnswer,
+    net::{DnsError, NetError},
+    proto::{
+        dnssec::TrustAnchors,
+        rr::{Name, RecordType},
+        serialize::txt::ParseError,
+    },
 };
 use tokio::sync::Semaphore;
 
@@ -45,8 +54,12 @@ use crate::{
     xmpp::io::{XmppHost, XmppQuestion},
 };
 
-/// Questions to servers at one time.
-const MAX_LOOKUPS: usize = 64;
+/// Records that are asked for at one time, while their servers may be quick.
+const MAX_QUICK: usize = 64;
+/// How long they may be: some servers are somebody's who wants nobody to be answered.
+const QUICK: Duration = Duration::from_millis(500);
+/// Records of slow servers that are waited for at one time.
+const MAX_SLOW: usize = 256;
 /// Answers hickory keeps by itself, so that domains behind one host share its addresses.
 const BACKEND_ANSWERS: u64 = 1024;
 
@@ -54,7 +67,7 @@ const BACKEND_ANSWERS: u64 = 1024;
 pub struct Resolver {
     state: RwLock<Arc<State>>,
     cache: Mutex<Cache>,
-    permits: Semaphore,
+    permits: Permits,
     seed: AtomicU64,
     files: Files,
 }
@@ -83,11 +96,77 @@ impl Default for Files {
     }
 }
 
+/// Whoever is slow makes room for who is quick, so that a stranger whose name servers never answer
+/// holds up questions about nobody else.
+struct Permits {
+    quick: Semaphore,
+    slow: Semaphore,
+}
+
+impl Default for Permits {
+    fn default() -> Self {
+        Self { quick: Semaphore::new(MAX_QUICK), slow: Semaphore::new(MAX_SLOW) }
+    }
+}
+
+impl Permits {
+    /// Waits for an answer. `None`: too many are slow.
+    async fn carry<T>(&self, answer: impl Future<Output = T>) -> Option<T> {
+        let mut answer = pin!(answer);
+        let quick = self.quick.acquire().await;
+        if let Ok(answer) = tokio::time::timeout(QUICK, answer.as_mut()).await {
+            return Some(answer);
+        }
+        drop(quick);
+        let _slow = self.slow.try_acquire().ok()?;
+        Some(answer.await)
+    }
+}
+
+/// The name servers of a configuration.
+struct Servers {
+    all: Backend<ConnectedProvider>,
+    /// Each alone, where there are several.
+    each: Vec<Backend<ConnectedProvider>>,
+}
+
+impl Servers {
+    /// Records, from whichever server has them. All are asked together; but where one says at once that
+    /// it cannot or will not answer, the backend waits for no other, so each is asked alone then.
+    async fn lookup(&self, name: Name, kind: RecordType) -> Result<BackendAnswer, NetError> {
+        let mut answer = self.all.lookup(name.clone(), kind).await;
+        for one in &self.each {
+            match &answer {
+                Err(fault) if is_one_servers(fault) => {
+                    answer = one.lookup(name.clone(), kind).await
+                }
+                _ => break,
+            }
+        }
+        answer
+    }
+
+    fn clear_cache(&self) {
+        self.all.clear_cache();
+        self.each.iter().for_each(Backend::clear_cache);
+    }
+}
+
+/// Whether another server may do better: this one failed (RFC 2308 section 7.1), refused, or sent what
+/// cannot be read. When none said anything, all were waited for.
+fn is_one_servers(fault: &NetError) -> bool {
+    match fault {
+        NetError::Dns(DnsError::ResponseCode(_)) => true,
+        NetError::Dns(_) | NetError::Timeout | NetError::Io(_) | NetError::NoConnections => false,
+        _ => true,
+    }
+}
+
 /// What one configuration gives.
 struct State {
-    backend: Backend<ConnectedProvider>,
+    plain: Servers,
     /// Validates (RFC 4035): for partners of whom signed answers are demanded.
-    validating: Backend<ConnectedProvider>,
+    validating: Servers,
     servers: Vec<SocketAddr>,
     config: Config,
 }
@@ -112,7 +191,7 @@ impl Resolver {
         Ok(Arc::new(Self {
             state: RwLock::new(state),
             cache: Mutex::default(),
-            permits: Semaphore::new(MAX_LOOKUPS),
+            permits: Permits::default(),
             seed: AtomicU64::new(RandomState::new().build_hasher().finish()),
             files,
         }))
@@ -177,9 +256,8 @@ impl Resolver {
         let state = self.state();
         let bound = state.config.dns.timeout.saturating_mul(4) + Duration::from_secs(1);
         let seed = self.seed.fetch_add(0x9e37_79b9, Ordering::Relaxed);
-        let asking = Asking::new(&state, Lookup::default(), seed);
+        let asking = Asking::new(&state, Lookup::default(), seed, &self.permits);
         let asked = tokio::time::timeout(bound, async {
-            let _permit = self.permits.acquire().await;
             match question {
                 XmppQuestion::Domain(domain) => asking.xmpp(domain).await,
                 XmppQuestion::Host(host, port) if inside => {
@@ -207,7 +285,7 @@ impl Resolver {
     pub fn flush(&self) {
         self.cache().flush();
         let state = self.state();
-        state.backend.clear_cache();
+        state.plain.clear_cache();
         state.validating.clear_cache();
     }
 
@@ -229,9 +307,8 @@ impl Resolver {
         let state = self.state();
         let bound = state.config.dns.timeout.saturating_mul(4) + Duration::from_secs(1);
         let seed = self.seed.fetch_add(0x9e37_79b9, Ordering::Relaxed);
-        let asking = Asking::new(&state, *lookup, seed);
+        let asking = Asking::new(&state, *lookup, seed, &self.permits);
         let asked = tokio::time::timeout(bound, async {
-            let _permit = self.permits.acquire().await;
             match question {
                 Question::Federation(domain) => asking.federation(domain).await,
                 Question::Host(host, port) => asking.host(host, *port).await,
@@ -259,34 +336,39 @@ impl State {
         if servers.is_empty() {
             return Err(ResolverError::NoServers);
         }
-        let groups = servers
-            .iter()
-            .map(|server| {
-                let mut group = NameServerConfig::udp_and_tcp(server.ip());
-                for connection in &mut group.connections {
-                    connection.port = server.port();
-                }
-                group
-            })
-            .collect();
-        let servers_asked = ResolverConfig::from_parts(None, Vec::new(), groups);
-        let builder = || {
-            let provider = ConnectedProvider::default();
-            let mut builder = Backend::builder_with_config(servers_asked.clone(), provider);
-            *builder.options_mut() = options(config);
-            builder
+        let anchors = match &config.dns.trust_anchor {
+            Some(file) => Some(Arc::new(trust_anchors(file).map_err(ResolverError::SetUp)?)),
+            None => None,
         };
-        let set_up = |error: &dyn fmt::Display| ResolverError::SetUp(error.to_string());
-        let mut validating = builder();
-        validating.options_mut().validate = true;
-        if let Some(file) = &config.dns.trust_anchor {
-            let anchors = trust_anchors(file).map_err(|error| set_up(&error))?;
-            validating = validating.with_trust_anchor(Arc::new(anchors));
-        }
-        let backend = builder().build().map_err(|error| set_up(&error))?;
-        let validating = validating.build().map_err(|error| set_up(&error))?;
-        Ok(Self { backend, validating, servers, config: config.clone() })
+        let backend = |servers: &[SocketAddr], validate: bool| {
+            let groups = servers.iter().map(name_server).collect();
+            let servers = ResolverConfig::from_parts(None, Vec::new(), groups);
+            let mut builder = Backend::builder_with_config(servers, ConnectedProvider::default());
+            *builder.options_mut() = options(config);
+            builder.options_mut().validate = validate;
+            if let Some(anchors) = anchors.as_ref().filter(|_| validate) {
+                builder = builder.with_trust_anchor(Arc::clone(anchors));
+            }
+            builder.build().map_err(|error| ResolverError::SetUp(error.to_string()))
+        };
+        let all = |validate| {
+            let several = servers.iter().filter(|_| servers.len() > 1);
+            let each = several.map(|one| backend(std::slice::from_ref(one), validate));
+            let each = each.collect::<Result<_, _>>()?;
+            Ok(Servers { all: backend(&servers, validate)?, each })
+        };
+        let (plain, validating) = (all(false)?, all(true)?);
+        Ok(Self { plain, validating, servers, config: config.clone() })
     }
+}
+
+/// A server, by UDP and for long answers by TCP.
+fn name_server(at: &SocketAddr) -> NameServerConfig {
+    let mut server = NameServerConfig::udp_and_tcp(at.ip());
+    for connection in &mut server.connections {
+        connection.port = at.port();
+    }
+    server
 }
 
 /// The keys that a file of DNSKEY records holds.

@@ -114,18 +114,18 @@ fn resolver(server: SocketAddr) -> Arc<Resolver> {
     Resolver::new(&config).unwrap()
 }
 
-fn srv(priority: u16, target: &str) -> RData {
+pub(super) fn srv(priority: u16, target: &str) -> RData {
     RData::SRV(rdata::SRV::new(priority, 0, 5061, Name::from_str(target).unwrap()))
 }
 
-fn a(address: &str) -> RData {
+pub(super) fn a(address: &str) -> RData {
     match address.parse().unwrap() {
         IpAddr::V4(v4) => RData::A(v4.into()),
         IpAddr::V6(v6) => RData::AAAA(v6.into()),
     }
 }
 
-fn domain(text: &str) -> Domain {
+pub(super) fn domain(text: &str) -> Domain {
     text.parse().unwrap()
 }
 
@@ -207,12 +207,12 @@ fn zone(name: &str, kind: RecordType) -> Option<Vec<RData>> {
     }
 }
 
-async fn federation(resolver: &Arc<Resolver>, domain: &Domain, relax: bool) -> Answer {
+pub(super) async fn federation(resolver: &Arc<Resolver>, domain: &Domain, relax: bool) -> Answer {
     let lookup = Lookup { relax, ..Lookup::default() };
     resolver.resolve(&Question::Federation(domain.clone()), lookup).await
 }
 
-fn brief(answer: Answer) -> Result<Vec<String>, ResolveError> {
+pub(super) fn brief(answer: Answer) -> Result<Vec<String>, ResolveError> {
     answer.map(|resolved| {
         resolved
             .hosts

@@ -38,8 +38,8 @@ fn open_questions_for_names_that_one_sender_invents_are_few_and_leave_room_for_o
         let request = Req::new("MESSAGE", &from, "contoso.example").branch(&from);
         world.say(CONTOSO, cloud, &request.text());
     }
-    assert_eq!(world.edges[CONTOSO].questions.len(), 128);
-    assert_eq!(world.refused(CONTOSO, Refusal::Overload), 1000 - 128);
+    assert_eq!(world.edges[CONTOSO].questions.len(), 32);
+    assert_eq!(world.refused(CONTOSO, Refusal::Overload), 1000 - 32);
     // Another partner is asked about, and proved, at once.
     let edge = vec![host("sip.honest.example", &["203.0.113.41"])];
     world.dns.insert(Question::Federation(domain("honest.example")), Ok(edge));
