@@ -315,6 +315,8 @@ pub enum Refusal {
     UserNoXmpp,
     /// The user may not sign in from outside.
     UserNoOutside,
+    /// A partner would register somebody.
+    Registration,
     /// A discovered partner sends more than it may.
     Throttled,
     /// A discovered partner is on the watch list.
@@ -384,6 +386,7 @@ impl Refusal {
         Refusal::UserNoPublicAv,
         Refusal::UserNoXmpp,
         Refusal::UserNoOutside,
+        Refusal::Registration,
         Refusal::Throttled,
         Refusal::WatchListed,
         Refusal::NoSrv,
@@ -437,6 +440,7 @@ impl Refusal {
             Refusal::UserNoPublicAv => "user-no-public-av",
             Refusal::UserNoXmpp => "user-no-xmpp",
             Refusal::UserNoOutside => "user-no-outside",
+            Refusal::Registration => "registration",
             Refusal::Throttled => "throttled",
             Refusal::WatchListed => "watch-listed",
             Refusal::NoSrv => "no-srv",

@@ -34,8 +34,15 @@ impl Proxy {
             Breadth::None => return Err(Answer::new(440, "Max-Breadth Exceeded")),
             Breadth::Bad => return Err(Refusal::Malformed.into()),
         }
-        if matches!(peer.side, Side::Partner | Side::Gateway) && self.claims_our_party(message) {
-            return Err(Refusal::Spoofed.into());
+        if matches!(peer.side, Side::Partner | Side::Gateway) {
+            // The address of a user of ours would be whatever a partner says, and a password could be
+            // guessed past the bans. Who signs in from outside is a remote user (trust rules, section 1).
+            if method == Some(Method::Register) {
+                return Err(Refusal::Registration.into());
+            }
+            if self.claims_our_party(message) {
+                return Err(Refusal::Spoofed.into());
+            }
         }
         Ok(())
     }

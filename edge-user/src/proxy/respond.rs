@@ -107,6 +107,9 @@ impl Refusal {
             }
             Refusal::UserNoXmpp => "The user may not use XMPP; see xmpp in [[user_policy]]",
             Refusal::UserNoOutside => "The user may not sign in from outside; see [[user_policy]]",
+            Refusal::Registration => {
+                "Partners register nobody here; users of ours sign in at [service.remote]"
+            }
             Refusal::Throttled => "The partner sends more than a discovered one may; allow it",
             Refusal::WatchListed => "The partner is on the watch list; edge partner forgive",
             Refusal::NoSrv => {

@@ -404,7 +404,7 @@ fn what_is_not_ours_to_read_passes_both_ways() {
     ];
     let mut world = World::new();
     let partner = partner(&mut world);
-    let mut request = inbound("REGISTER");
+    let mut request = inbound("PUBLISH");
     request.headers.extend(lines.iter().map(|line| (*line).to_owned()));
     world.say(CONTOSO, partner, &request.text());
     let (server, got) = world.one(CONTOSO);

@@ -26,6 +26,20 @@ fn outcome(world: &mut World, at: ConnectionId, request: &Req) -> Result<(), Str
     Err(warning.first().map_or(got.clone(), |text| text.split('"').nth(1).unwrap().to_owned()))
 }
 
+/// What it names itself would be a user of ours to whoever calls that user.
+#[test]
+fn a_partner_registers_nobody() {
+    let (mut world, at) = partner(&["fabrikam.example"]);
+    for (to, number) in [("alice@contoso.example", 0), ("bob@fabrikam.example", 1)] {
+        let branch = format!("r{number}");
+        let mut request =
+            Req::new("REGISTER", "fabrikam.example", "contoso.example").branch(&branch);
+        request.to = format!("<sip:{to}>");
+        assert_eq!(outcome(&mut world, at, &request), Err("registration".to_owned()), "{to}");
+    }
+    assert_eq!(world.refused(CONTOSO, Refusal::Registration), 2);
+}
+
 #[test]
 fn what_a_connection_proves_decides_what_it_may_say() {
     let pinned = AllowedDomain {
