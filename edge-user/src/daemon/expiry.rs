@@ -3,21 +3,25 @@
 //! end. And what a new revocation list ends at once.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     path::PathBuf,
     sync::{Arc, PoisonError},
     time::Duration,
 };
 
+use rustls::pki_types::UnixTime;
 use tracing::{error, warn};
 use x509_parser::time::ASN1Time;
 
 use super::{Daemon, unix_seconds};
 use crate::{
+    net::{shell::ConnectionInfo, tls::Standing},
     proxy::{Refusal, Side},
     xmpp::io::PeerCertificate,
 };
 
+/// How often live connections' certificates are judged again.
+const AGAIN: Duration = Duration::from_secs(60);
 /// How often is looked.
 const LOOK: Duration = Duration::from_secs(600);
 /// Days before the end at which it is said.
@@ -167,10 +171,16 @@ impl Daemon {
         }
     }
 
-    /// Closes connections whose certificates a new list names.
+    /// Closes connections whose certificates a new list names at once, and those that a handshake would
+    /// not take any more when trust stores or lists have changed, and on the clock.
     pub(super) async fn keep_out_revoked(self: Arc<Self>) {
         let mut changes = self.tls.changed_lists();
-        while changes.changed().await.is_ok() {
+        let mut ticks = tokio::time::interval(AGAIN);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                changed = changes.changed() => if changed.is_err() { return },
+            }
             let closed = self.shell.close_where(
                 |info| info.peer.side == Side::Partner && self.tls.is_revoked(&info.peer.names),
                 Refusal::Revoked,
@@ -178,7 +188,36 @@ impl Daemon {
             if closed > 0 {
                 warn!(closed, "connections closed: a new revocation list names their certificates");
             }
+            self.keep_out_distrusted().await;
         }
+    }
+
+    /// Each chain is judged once, whatever number of connections has come with it.
+    async fn keep_out_distrusted(&self) {
+        // A reload is whole, pins included.
+        let _whole = self.change.lock().await;
+        let standing = |info: ConnectionInfo| {
+            let (side, unchained) = (info.peer.side, info.peer.names.unchained);
+            Some(Standing { side, chain: info.chain?, unchained })
+        };
+        let all: HashSet<Standing> =
+            self.shell.connections().into_iter().filter_map(standing).collect();
+        let tls = Arc::clone(&self.tls);
+        let judged = tokio::task::spawn_blocking(move || {
+            let now = UnixTime::now();
+            let judge = |standing: Standing| {
+                let why = tls.no_longer_good(&standing, now)?;
+                Some((standing, why))
+            };
+            all.into_iter().filter_map(judge).collect::<HashMap<_, _>>()
+        });
+        let bad = judged.await.unwrap_or_default();
+        let Some(why) = bad.values().next() else { return };
+        let is_bad = |info: &ConnectionInfo| {
+            standing(info.clone()).is_some_and(|standing| bad.contains_key(&standing))
+        };
+        let closed = self.shell.close_where(is_bad, Refusal::NoCertificate);
+        warn!(closed, why, "connections closed: their certificates are good for nothing any more");
     }
 }
 

@@ -27,7 +27,7 @@ use crate::{
     federation::CertificateNames,
     net::{
         Core,
-        tls::{HandshakeError, HandshakeFault, TlsStore},
+        tls::{HandshakeError, HandshakeFault, SentChain, TlsStore},
     },
     proxy::{Peer, Refusal, Side},
 };
@@ -127,7 +127,7 @@ async fn serve<C: Core>(
     mut place: Place,
 ) {
     if peer.transport != Transport::Tls {
-        return carry(&hub, stream, peer, place);
+        return carry(&hub, stream, peer, None, place);
     }
     let mut phase = hub.phase.subscribe();
     let shaken = tokio::select! {
@@ -165,16 +165,17 @@ async fn serve<C: Core>(
     if peer.side == Side::Inside {
         place.proved().store(true, Ordering::Relaxed);
     }
-    carry(&hub, stream, peer, place);
+    let chain = hub.tls.keep(stream.get_ref().1.peer_certificates());
+    carry(&hub, stream, peer, chain, place);
 }
 
-fn carry<S, C>(hub: &Arc<Hub<C>>, io: S, peer: Peer, place: Place)
+fn carry<S, C>(hub: &Arc<Hub<C>>, io: S, peer: Peer, chain: SentChain, place: Place)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     C: Core,
 {
     let queue = WriteQueue::new(hub.settings().config.limits.write_queue_bytes);
-    let link = hub.open_accepted(peer, Way::Stream(queue), place.proved());
+    let link = hub.open_accepted(peer, Way::Stream(queue), place.proved(), chain);
     stream::carry(hub, link, io, place);
 }
 

@@ -81,7 +81,8 @@ async fn try_connect<C: Core>(
     }
     let (stream, names) = handshake(hub, stream, target, time).await?;
     peer.names = Arc::new(names);
-    let link = hub.open(peer, true, Way::Stream(queue), Some(attempt));
+    let chain = hub.tls.keep(stream.get_ref().1.peer_certificates());
+    let link = hub.open_to_server(peer, Way::Stream(queue), attempt, chain);
     stream::carry(hub, link, stream, place);
     Ok(())
 }

@@ -30,7 +30,12 @@ use crate::{
     federation::Lookup,
     ids::IdMap,
     media::flow::{CallId, MediaChange},
-    net::{Core, LowPriority, dns::Resolver, timer, tls::TlsStore},
+    net::{
+        Core, LowPriority,
+        dns::Resolver,
+        timer,
+        tls::{SentChain, TlsStore},
+    },
     proxy::{
         ConnectionId, Event, Input, Output, Peer, QueryId, Question, Refusal, Repute, ResolveError,
         Side,
@@ -62,6 +67,8 @@ pub(super) struct Link {
     /// It may send as much as anybody: we opened it, it is inside, or a request of its own was
     /// admitted.
     pub(super) admitted: Arc<AtomicBool>,
+    /// What it proved itself with.
+    pub(super) chain: SentChain,
     pub(super) way: Way,
 }
 
@@ -79,6 +86,7 @@ impl Link {
         ConnectionInfo {
             id: self.id,
             peer: self.peer.clone(),
+            chain: self.chain.clone(),
             outbound: self.outbound,
             since: self.since,
             bytes_in: self.bytes_in.load(Ordering::Relaxed),
@@ -267,7 +275,18 @@ impl<C: Core> Hub<C> {
         way: Way,
         attempt: Option<crate::proxy::AttemptId>,
     ) -> Arc<Link> {
-        self.enter(peer, outbound, way, attempt, Arc::new(AtomicBool::new(true)))
+        self.enter(peer, outbound, way, attempt, Arc::new(AtomicBool::new(true)), None)
+    }
+
+    /// The same of one of our own over TLS, with what the server has shown.
+    pub(super) fn open_to_server(
+        self: &Arc<Self>,
+        peer: Peer,
+        way: Way,
+        attempt: crate::proxy::AttemptId,
+        chain: SentChain,
+    ) -> Arc<Link> {
+        self.enter(peer, true, way, Some(attempt), Arc::new(AtomicBool::new(true)), chain)
     }
 
     /// The same for one that came in; `admitted` becomes true with the first request that is.
@@ -276,8 +295,9 @@ impl<C: Core> Hub<C> {
         peer: Peer,
         way: Way,
         admitted: Arc<AtomicBool>,
+        chain: SentChain,
     ) -> Arc<Link> {
-        self.enter(peer, false, way, None, admitted)
+        self.enter(peer, false, way, None, admitted, chain)
     }
 
     fn enter(
@@ -287,6 +307,7 @@ impl<C: Core> Hub<C> {
         way: Way,
         attempt: Option<crate::proxy::AttemptId>,
         admitted: Arc<AtomicBool>,
+        chain: SentChain,
     ) -> Arc<Link> {
         let id = ConnectionId(self.next_id.fetch_add(1, Ordering::Relaxed));
         let link = Arc::new(Link {
@@ -297,6 +318,7 @@ impl<C: Core> Hub<C> {
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
             admitted,
+            chain,
             way,
         });
         add(if outbound { &self.counters.opened } else { &self.counters.accepted });

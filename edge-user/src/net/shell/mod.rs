@@ -49,7 +49,11 @@ use self::{
     queue::CloseCause,
     settings::Settings,
 };
-use super::{Core, LowPriority, dns::Resolver, tls::TlsStore};
+use super::{
+    Core, LowPriority,
+    dns::Resolver,
+    tls::{SentChain, TlsStore},
+};
 use crate::{
     config::{Config, Transport},
     media::flow::{CallId, FlowTally, MediaChange},
@@ -126,6 +130,8 @@ pub struct ConnectionInfo {
     pub id: ConnectionId,
     /// Who is there, with the names its certificate holds.
     pub peer: Peer,
+    /// What it proved itself with.
+    pub chain: SentChain,
     /// We opened it.
     pub outbound: bool,
     /// Since when, by the wall clock.

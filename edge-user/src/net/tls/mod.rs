@@ -14,6 +14,7 @@ mod lists;
 #[cfg(test)]
 mod peer_tests;
 mod rules;
+mod stand;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -40,6 +41,7 @@ use x509_parser::time::ASN1Time;
 use self::{
     build::{for_remote, side},
     files::{Identity, Stamp},
+    stand::Chains,
     verify::PeerVerifier,
     xmpp::{XmppFiles, XmppTls},
 };
@@ -47,6 +49,7 @@ pub use self::{
     fault::{HandshakeError, HandshakeFault},
     files::Expiring,
     rules::Exceptions,
+    stand::{SentChain, Standing},
 };
 pub(crate) use self::{
     lists::{ListFault, MAX_LIST, RevocationList},
@@ -137,6 +140,8 @@ struct Current {
     xmpp: Option<XmppTls>,
     /// Of partners.
     verifier: Arc<PeerVerifier>,
+    /// Of servers inside.
+    insiders: Option<Arc<PeerVerifier>>,
     loaded: Loaded,
     lists: Vec<Arc<RevocationList>>,
 }
@@ -148,6 +153,7 @@ pub struct TlsStore {
     current: RwLock<Arc<Current>>,
     source: Mutex<Source>,
     rules: Arc<PeerRules>,
+    chains: Mutex<Chains>,
 }
 
 /// Files that were read and found good, and are not in use yet.
@@ -198,7 +204,12 @@ impl TlsStore {
         let rules = Arc::new(PeerRules::default());
         let current = source.read(&rules)?;
         rules.set_revocation(source.revocation.clone(), current.lists.clone());
-        Ok(Self { current: RwLock::new(Arc::new(current)), source: Mutex::new(source), rules })
+        Ok(Self {
+            current: RwLock::new(Arc::new(current)),
+            source: Mutex::new(source),
+            rules,
+            chains: Mutex::default(),
+        })
     }
 
     /// Reads the files that the configuration names now; nothing is changed yet.
@@ -516,7 +527,8 @@ impl Source {
                 .chain(expiring)
                 .collect(),
         };
-        Ok(Current { access, others, inside, remote, xmpp, verifier: partners, loaded, lists })
+        let verifier = partners;
+        Ok(Current { access, others, inside, remote, xmpp, verifier, insiders, loaded, lists })
     }
 }
 
