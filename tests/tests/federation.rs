@@ -371,6 +371,64 @@ fn a_reload_shows_a_new_certificate_and_keeps_the_old_when_the_new_is_bad() {
     assert_eq!(shown(), old);
 }
 
+/// Who was let in before is no exception, nor is what DNS said before.
+#[test]
+fn what_a_reload_takes_back_holds_for_what_stands() {
+    let mut world = world();
+    let at = SocketAddr::new(Site::Contoso.server4().into(), SERVER_PORT);
+    let server = Recorder::start(world.lab.inside(Site::Contoso), at).unwrap();
+    let fabrikam = world.lab.identities.fabrikam.clone();
+    let (ours, theirs) = (user(Site::Contoso), user(Site::Fabrikam));
+    let say = |partner: &mut SipClient| {
+        let message = request("MESSAGE", &theirs, &ours, &Site::Fabrikam.host());
+        partner.ask(&message).unwrap().status
+    };
+    let plain = world.contoso.config.clone();
+    // The authority of its certificate is trusted no longer.
+    let mut partner = connect(&world, Site::Fabrikam, &fabrikam);
+    assert_eq!(say(&mut partner), 200);
+    world.contoso.config.trust = world.lab.identities.dir.join("stranger-trust.pem");
+    world.contoso.write_config().unwrap();
+    world.contoso.json(&["reload"]).unwrap();
+    let closed = partner.closed_within(BUSY);
+    world.contoso.config = plain;
+    world.contoso.write_config().unwrap();
+    world.contoso.json(&["reload"]).unwrap();
+    assert!(closed, "{}", world.contoso.log());
+    let mut partner = connect(&world, Site::Fabrikam, &fabrikam);
+    assert_eq!(say(&mut partner), 200);
+
+    // Its addresses may be used no longer.
+    let caller = edge_tests::lab::tls_client::Caller {
+        namespace: world.lab.inside(Site::Contoso),
+        ..world.caller(Site::Contoso, None)
+    };
+    let write = || {
+        let message = request("MESSAGE", &ours, &theirs, "server");
+        let mut server = caller.plain(world.contoso.config.inside_address()).unwrap();
+        server.ask(&message.replace("SIP/2.0/TLS", "SIP/2.0/TCP")).unwrap().status
+    };
+    drop(partner);
+    let at = SocketAddr::new(Site::Fabrikam.server4().into(), SERVER_PORT);
+    let their_server = Recorder::start(world.lab.inside(Site::Fabrikam), at).unwrap();
+    let before = write();
+    let good = std::fs::read_to_string(world.contoso.file()).unwrap();
+    let (head, rest) = good.split_once("allow_addresses = [").unwrap();
+    let (_, rest) = rest.split_once(']').unwrap();
+    // What is there may keep its size, and it is said.
+    let room = "[firewall]\nmax_blocked_addresses = 4096\n";
+    let file = format!("{head}allow_addresses = []{rest}\n{room}");
+    std::fs::write(world.contoso.file(), file).unwrap();
+    let answer = world.contoso.command(&["reload"]).unwrap();
+    let after = write();
+    world.contoso.write_config().unwrap();
+    world.contoso.json(&["reload"]).unwrap();
+    drop((server, their_server));
+    assert_eq!((before, after), (200, 504));
+    assert!(answer.stdout.contains("block tables keep their size"), "{}", answer.stdout);
+    world.play(Play::Message, Site::Fabrikam, Site::Contoso, Carrier::Tcp).unwrap();
+}
+
 #[test]
 fn the_next_next_hop_is_tried_when_one_fails() {
     let mut world = world();

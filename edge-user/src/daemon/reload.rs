@@ -55,7 +55,17 @@ impl Daemon {
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&config);
         let mut proxy_config = ProxyConfig::new(&config, self.secrets(secrets), unix_seconds());
         proxy_config.media.own = crate::net::own_addresses(&config);
-        self.shell.with_core(|core, _, _| core.proxy.set_config(proxy_config));
+        let same_answers = config.dns == old.dns
+            && config.federation.allow_addresses == old.federation.allow_addresses
+            && crate::net::own_addresses(&config) == crate::net::own_addresses(&old);
+        self.shell.with_core(|core, now, _| {
+            core.proxy.set_config(proxy_config);
+            // A ban may have ended with it.
+            core.tell_guessers(now);
+            if !same_answers {
+                core.proxy.forget_answers();
+            }
+        });
         let blocks = self.enforce().await.err();
         self.shell.install(listeners).await;
         if let Some(change) = xmpp {
@@ -67,7 +77,8 @@ impl Daemon {
         self.changes.end_shadow();
         let media = crate::firewall::media::warnings(&config);
         let limits = limits::descriptors(&config.limits);
-        Ok(log.into_iter().chain(blocks).chain(media).chain(limits).collect())
+        let room = crate::firewall::other_room(&config);
+        Ok(log.into_iter().chain(blocks).chain(media).chain(limits).chain(room).collect())
     }
 
     /// The secrets in force, from now on these where some are given.

@@ -44,7 +44,8 @@ pub enum SecretError {
     Random,
 }
 
-/// The pool's secrets, or this appliance's own.
+/// The pool's secrets, or this appliance's own. What it signed before it was one of a pool is believed
+/// beside a pool's only key.
 pub fn secrets(config: &Config) -> Result<Secrets, SecretError> {
     let mut keys = config.pool.keys.iter();
     let Some(first) = keys.next() else {
@@ -54,7 +55,11 @@ pub fn secrets(config: &Config) -> Result<Secrets, SecretError> {
         let io = |source| SecretError::Io { path: path.clone(), source };
         read(path, File::open(path).map_err(io)?)
     };
-    Ok(Secrets { current: read(first)?, former: keys.next().map(read).transpose()? })
+    let former = match keys.next() {
+        Some(second) => Some(read(second)?),
+        None => read(&config.paths.state.join(NAME)).ok(),
+    };
+    Ok(Secrets { current: read(first)?, former })
 }
 
 fn read(path: &Path, file: File) -> Result<[u8; 32], SecretError> {
@@ -148,6 +153,28 @@ mod tests {
         assert_eq!(after.former, Some(before.current));
         assert!(after.current != before.current && before.former.is_none());
         assert_ne!(before.current, [1; 32], "what signs Record-Route signs nothing else");
+    }
+
+    #[test]
+    fn whoever_joins_a_pool_believes_what_it_signed_before() {
+        let folder = crate::config::tests_support::Folder::new();
+        let mut config = crate::config::tests_support::with_services();
+        config.paths.state = folder.0.clone();
+        let key = |name: &str, byte| {
+            let path = folder.0.join(name);
+            std::fs::write(&path, [byte; 32]).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+            path
+        };
+        let keys = [key("new", 2), key("old", 1)];
+        config.pool.keys = vec![keys[0].clone()];
+        assert_eq!(secrets(&config).unwrap().former, None, "there was no key before");
+        config.pool.keys.clear();
+        let own = secrets(&config).unwrap().current;
+        config.pool.keys = vec![keys[0].clone()];
+        assert_eq!(secrets(&config).unwrap(), Secrets { current: [2; 32], former: Some(own) });
+        config.pool.keys = keys.to_vec();
+        assert_eq!(secrets(&config).unwrap().former, Some([1; 32]), "the pool's own comes first");
     }
 
     #[test]

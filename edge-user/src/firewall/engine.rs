@@ -118,12 +118,7 @@ impl Engine {
         report.adopted = found.ours;
         let room = kernel::room(&options.pins)?;
         let asked = [plan.max_addresses, plan.max_prefixes];
-        if [room.addresses[0], room.prefixes[0]] != asked {
-            report.warnings.push(format!(
-                "the block tables keep their size ({} addresses, {} prefixes) until `edge detach`",
-                room.addresses[0], room.prefixes[0]
-            ));
-        }
+        report.warnings.extend(kernel::other_room(&room, asked));
         let table = BlockTable::new(room);
         let settings_id = kernel::settings_id(&options.pins);
         let mut engine = Self {

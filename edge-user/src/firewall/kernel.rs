@@ -492,6 +492,18 @@ pub(super) fn room(pins: &Path) -> Result<Room, FirewallError> {
     })
 }
 
+/// What there is to say when the tables have other room than is asked for: addresses and prefixes.
+pub(super) fn other_room(room: &Room, asked: [u32; 2]) -> Option<String> {
+    let has = [room.addresses[0], room.prefixes[0]];
+    (has != asked).then(|| {
+        let [addresses, prefixes] = has;
+        format!(
+            "the block tables keep their size ({addresses} addresses, {prefixes} prefixes) until \
+             `edge detach`"
+        )
+    })
+}
+
 /// Programs for rare work, and for media, by their slots in `PROGRAMS`, which the others call into.
 const RARE: [(u32, &str); 3] = [
     (PROGRAM_SHADOW, "edge_shadow"),

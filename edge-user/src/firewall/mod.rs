@@ -55,6 +55,13 @@ pub use owner::{FirewallHandle, Owner, OwnerOptions, detach, load_last_good};
 pub use report::*;
 pub use shadow::{ShadowRow, ShadowStatus, status as shadow_status};
 
+/// What there is to say when the block tables in force have other room than a configuration wants.
+pub fn other_room(config: &crate::config::Config) -> Option<String> {
+    let wanted = &config.firewall;
+    let room = kernel::room(&config.paths.pins).ok()?;
+    kernel::other_room(&room, [wanted.max_blocked_addresses, wanted.max_blocked_prefixes])
+}
+
 /// Whether this network namespace has a device of this name.
 pub fn exists(device: &str) -> bool {
     sys::ifindex(device).is_some()

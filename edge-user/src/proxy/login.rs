@@ -137,6 +137,12 @@ impl Proxy {
         self.guard.bans(now)
     }
 
+    /// The ban that an address is under.
+    pub fn ban_of(&self, now: Instant, address: IpAddr) -> Option<Ban> {
+        let source = first_of_source(address);
+        self.guard.bans(now).into_iter().find(|ban| ban.source == source)
+    }
+
     /// Sources that are shut out and have no connection any more: whoever was let stay there is gone,
     /// so that all that comes from them to remote users' ports may be dropped. With the time left.
     pub fn shut_sources(&self, now: Instant) -> Vec<(IpAddr, Duration)> {

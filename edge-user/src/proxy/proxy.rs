@@ -205,7 +205,17 @@ impl Proxy {
         if config.fqdn != self.config.fqdn {
             self.trust_values = TrustValues::new(&config.fqdn);
         }
+        // Who is never banned is not, since when it is so.
+        for spared in &config.remote.guard.never {
+            self.guard.forgive(self.started, spared);
+        }
         self.config = config;
+    }
+
+    /// Forgets what DNS said, and what was proved by it: another DNS may say otherwise.
+    pub fn forget_answers(&mut self) {
+        self.lookups.keep_answers(|_| false);
+        self.connections.keep_proofs(|_| false);
     }
 
     /// The policy in force.

@@ -247,3 +247,19 @@ fn who_does_not_wait_for_a_slowed_user_is_shut_out() {
     }
     assert_eq!(world.edges[CONTOSO].closed, [(eve, Refusal::Banned)]);
 }
+
+#[test]
+fn who_is_never_banned_from_now_on_is_let_in_again() {
+    let (mut world, alice) = world();
+    for number in 0..10 {
+        guess(&mut world, alice, "alice", number, "401 Unauthorized");
+    }
+    for (never, banned) in [("203.0.113.0/24", true), ("198.51.100.0/24", false)] {
+        world.reconfigure(CONTOSO, |config| {
+            config.remote.guard.never = vec![never.parse().unwrap()]
+        });
+        assert_eq!(world.edges[CONTOSO].proxy.refuses(world.now, address(HOME).ip()), banned);
+        let ban = world.edges[CONTOSO].proxy.ban_of(world.now, address(HOME).ip());
+        assert_eq!(ban.is_some(), banned, "{never}");
+    }
+}
