@@ -3,7 +3,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use edge_ebpf::verdict::Reason;
 use edge_tests::{
@@ -252,6 +255,13 @@ fn guessing_a_password_is_a_ban_and_others_go_on() {
         assert!(bad.client.closed_within(PATIENCE), "the ban closes its connection");
         let bans = world.edge.json(&["remote", "bans"]).unwrap();
         assert_eq!(bans.as_array().unwrap().len(), family + 1, "{bans}");
+        let banned = Site::Evil.outside()[family].to_string();
+        let about = world.edge.json(&["explain", "address", &banned]).unwrap();
+        assert_eq!(about["daemon"]["ban"]["times"], 1, "{about:#}");
+        let about = Site::Stranger.outside()[family].to_string();
+        let about = world.edge.json(&["explain", "address", &about]).unwrap();
+        assert_eq!(about["daemon"]["users"][0], user, "{about:#}");
+        assert!(about["daemon"]["ban"].is_null(), "{about:#}");
         // In the driver, too, and at this port alone.
         eventually("dropped in the driver", || {
             let blocks = world.edge.json(&["block", "list"]).unwrap().to_string();
@@ -287,6 +297,16 @@ fn guessing_a_password_is_a_ban_and_others_go_on() {
     assert!(world.connect(Site::Evil, 1).is_err(), "the other one stays out");
     let blocks = world.edge.json(&["block", "list"]).unwrap().to_string();
     assert_eq!(blocks.matches("wrong-passwords").count(), 1, "{blocks}");
+    // Until nobody from there is to be banned.
+    let never = format!("never_ban = [\"{}\"]\n\n[[user_policy]]", Site::Evil.v6());
+    world.edge.config.more = world.edge.config.more.replacen("[[user_policy]]", &never, 1);
+    world.edge.write_config().unwrap();
+    world.edge.json(&["reload"]).unwrap();
+    let began = Instant::now();
+    eventually("let in by the driver", || world.connect(Site::Evil, 1).is_ok());
+    // Not when the bans are looked through again, a minute after the start.
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    assert_eq!(world.edge.json(&["remote", "bans"]).unwrap().as_array().unwrap().len(), 0);
 }
 
 #[test]

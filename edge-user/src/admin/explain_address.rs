@@ -41,6 +41,7 @@ pub(super) fn address(paths: &Paths, file: &Path, address: IpAddr) -> Result<Rep
     for connection in list("connections") {
         text.push_str(&format!("live      {} {}\n", connection["remote"], connection["names"]));
     }
+    text.push_str(&daemon.as_ref().map(users_text).unwrap_or_default());
     let seen: Vec<DropLine> = daemon
         .as_ref()
         .and_then(|daemon| serde_json::from_value(daemon["drops"].clone()).ok())
@@ -179,6 +180,25 @@ fn headline(facts: &AddressFacts) -> String {
         if holds {
             text.push_str(&format!("{word}\n"));
         }
+    }
+    text
+}
+
+/// Remote users there, and the ban of whoever guesses passwords from there.
+fn users_text(daemon: &Value) -> String {
+    let mut text = String::new();
+    if let Some(ban) = daemon["ban"].as_object() {
+        text.push_str(&format!(
+            "ban       wrong passwords came from {}: for {} s no new connection of remote users from \
+             there is served; who is registered goes on (`edge remote forgive` ends it)\n",
+            ban["source"].as_str().unwrap_or("?"),
+            ban["seconds_left"]
+        ));
+    }
+    let users: Vec<&str> =
+        daemon["users"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    if !users.is_empty() {
+        text.push_str(&format!("users     registered from there: {}\n", users.join(", ")));
     }
     text
 }

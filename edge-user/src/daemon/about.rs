@@ -11,7 +11,7 @@ use crate::{
 };
 
 impl Daemon {
-    /// Blocks with their owners, domains, live connections and remembered drops.
+    /// Blocks with their owners, domains, live connections, remote users and remembered drops.
     pub(super) async fn about(&self, address: IpAddr) -> Result<Value, String> {
         let blocks = self.firewall.blocks().await.map_err(|error| error.to_string())?;
         let blocks: Vec<_> =
@@ -41,12 +41,23 @@ impl Daemon {
                 json!({ "remote": connection.peer.remote, "names": proved })
             })
             .collect();
+        let (ban, users) = self.shell.with_core(|core, now, _| {
+            let of_here = |remote: IpAddr| remote.to_canonical() == address;
+            let all = core.proxy.status().into_iter();
+            let users = all.filter(|status| of_here(status.remote.ip())).flat_map(|s| s.users);
+            (core.proxy.ban_of(now, address), users.collect::<Vec<_>>())
+        });
+        let ban = ban.map(|ban| {
+            json!({ "source": ban.source, "seconds_left": ban.left.as_secs(), "times": ban.times })
+        });
         let filter = DropFilter { reason: None, source: Some(address.into()) };
         Ok(json!({
             "blocks": blocks,
             "record": record,
             "not_blocked": not_blocked,
             "connections": connections,
+            "ban": ban,
+            "users": users,
             "drops": self.drops.recent(&filter),
         }))
     }
