@@ -15,10 +15,12 @@ use edge_tests::{
         certs::Identity,
         config::EdgeConfig,
         daemon::Edge,
+        dialogue::InsideServer,
         dns::Record,
         kamailio::Kamailio,
         layout::Site,
         openssl_peer::{self, BLOCK_CHAINING},
+        phone::headers,
         sipp::{self, Agent, Carrier, Dialogue, Play, SERVER_PORT},
         stunnel::{Stunnel, Tunnel},
         tls_client::{Caller, SipClient, request},
@@ -435,4 +437,58 @@ fn a_partner_that_goes_silent_holds_up_nobody_else() {
         let (outcome, _) = silent.join().unwrap();
         assert!(outcome.is_err(), "nobody answered, and yet the message was delivered");
     });
+}
+
+#[test]
+fn an_answer_whose_connection_is_lost_reaches_the_partner_over_one_that_is_dialled() {
+    let peers = Peers::raise("pwb");
+    let listens = |site: Site| {
+        let at = SocketAddr::new(IpAddr::V4(site.server4()), SERVER_PORT);
+        InsideServer::start(peers.lab.inside(site), at).unwrap()
+    };
+    let (here, there) = (listens(Site::Contoso), listens(Site::Adatum));
+    let at = IpAddr::V4(Site::Adatum.v4());
+    let _stunnel = peers.edge_at(at, &peers.lab.identities.adatum);
+    let mut session = peers.session();
+    let host = "sip.adatum.example";
+    let message = request("MESSAGE", &user(Site::Adatum), &user(Site::Contoso), host);
+    session.write(message.as_bytes()).unwrap();
+    let mut server = here.accept().unwrap();
+    let asked = loop {
+        // The edge asks first whether the server lives.
+        let text = server.message(BUSY).unwrap();
+        server.write(answer_to(&text, "200 OK").as_bytes()).unwrap();
+        if text.starts_with("MESSAGE ") {
+            break text;
+        }
+        assert!(text.starts_with("OPTIONS "), "{text}");
+    };
+    assert_eq!(session.response().unwrap().status, 200);
+    // Once more, and now the connection is lost before the answer.
+    session
+        .write(
+            message
+                .replace("Call-ID: ", "Call-ID: again-")
+                .replace("z9hG4bK", "z9hG4bKb")
+                .as_bytes(),
+        )
+        .unwrap();
+    let again = server.message(BUSY).unwrap();
+    assert_ne!(again, asked);
+    drop(session);
+    let mut back = there.accept().unwrap();
+    server.write(answer_to(&again, "200 OK").as_bytes()).unwrap();
+    let answer = back.message(BUSY).unwrap();
+    assert!(answer.starts_with("SIP/2.0 200 "), "{answer}");
+    assert!(answer.contains("Call-ID: again-"), "{answer}");
+}
+
+/// A response with this status line to a request.
+fn answer_to(request: &str, status: &str) -> String {
+    let copied = ["Via", "From", "To", "Call-ID", "CSeq"];
+    let lines = copied.iter().flat_map(|name| {
+        let tag = if *name == "To" { ";tag=there" } else { "" };
+        headers(request, name).into_iter().map(move |value| format!("{name}: {value}{tag}\r\n"))
+    });
+    format!("SIP/2.0 {status}\r\n{}Content-Length: 0\r\n\r\n", lines.collect::<String>())
 }
