@@ -54,10 +54,11 @@ impl Daemon {
         self.resolver.install(resolver);
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&config);
         let mut proxy_config = ProxyConfig::new(&config, self.secrets(secrets), unix_seconds());
-        proxy_config.media.own = crate::net::own_addresses(&config);
+        let own = crate::net::own_addresses(&config);
         let same_answers = config.dns == old.dns
             && config.federation.allow_addresses == old.federation.allow_addresses
-            && crate::net::own_addresses(&config) == crate::net::own_addresses(&old);
+            && own == crate::net::own_addresses(&old);
+        proxy_config.media.own = own;
         self.shell.with_core(|core, now, _| {
             core.proxy.set_config(proxy_config);
             // A ban may have ended with it.

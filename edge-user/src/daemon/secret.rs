@@ -132,6 +132,16 @@ mod tests {
 
     use super::*;
 
+    /// A pool's new key, of twos, and its old one, of ones.
+    fn pool_keys(folder: &Path) -> [std::path::PathBuf; 2] {
+        [("new", 2), ("old", 1)].map(|(name, byte)| {
+            let path = folder.join(name);
+            std::fs::write(&path, [byte; 32]).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+            path
+        })
+    }
+
     #[test]
     fn dialback_believes_both_keys_of_a_pool() {
         let folder = crate::config::tests_support::Folder::new();
@@ -139,13 +149,7 @@ mod tests {
         config.paths.state = folder.0.clone();
         let alone = dialback(&config).unwrap();
         assert!(alone.former.is_none() && dialback(&config).unwrap() == alone);
-        let key = |name: &str, byte| {
-            let path = folder.0.join(name);
-            std::fs::write(&path, [byte; 32]).unwrap();
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-            path
-        };
-        let keys = [key("new", 2), key("old", 1)];
+        let keys = pool_keys(&folder.0);
         config.pool.keys = vec![keys[1].clone()];
         let before = dialback(&config).unwrap();
         config.pool.keys = keys.to_vec();
@@ -160,13 +164,7 @@ mod tests {
         let folder = crate::config::tests_support::Folder::new();
         let mut config = crate::config::tests_support::with_services();
         config.paths.state = folder.0.clone();
-        let key = |name: &str, byte| {
-            let path = folder.0.join(name);
-            std::fs::write(&path, [byte; 32]).unwrap();
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-            path
-        };
-        let keys = [key("new", 2), key("old", 1)];
+        let keys = pool_keys(&folder.0);
         config.pool.keys = vec![keys[0].clone()];
         assert_eq!(secrets(&config).unwrap().former, None, "there was no key before");
         config.pool.keys.clear();

@@ -58,6 +58,16 @@ struct Dial {
     back: Option<Back>,
 }
 
+impl Dial {
+    /// These are to be tried, as far as they may be.
+    fn take(&mut self, mut targets: VecDeque<Target>) {
+        targets.retain(|target| {
+            !self.avoid.contains(&target.address) && self.back.is_none_or(|back| back.is_at(target))
+        });
+        self.targets = targets;
+    }
+}
+
 /// An address that is tried.
 #[derive(Debug)]
 struct Attempt {
@@ -218,26 +228,21 @@ impl Proxy {
             self.dials.shared.insert(destination.clone(), id);
         }
         let (question, lookup) = self.question(&destination);
-        let fixed = self.fixed_target(&destination);
-        let targets = fixed.filter(|target| {
-            !avoid.contains(&target.address) && back.is_none_or(|back| back.is_at(target))
-        });
-        self.dials.all.insert(
-            id,
-            Dial {
-                destination: destination.clone(),
-                question: question.clone(),
-                secure: lookup.secure,
-                targets: targets.into_iter().collect(),
-                extra: matches!(what_for, For::More),
-                back,
-                waiting: exchange.into_iter().collect(),
-                avoid,
-                failure: UNREACHABLE,
-                trying: 0,
-                next_at: None,
-            },
-        );
+        let mut dial = Dial {
+            destination: destination.clone(),
+            question: question.clone(),
+            secure: lookup.secure,
+            targets: VecDeque::new(),
+            extra: matches!(what_for, For::More),
+            back,
+            waiting: exchange.into_iter().collect(),
+            avoid,
+            failure: UNREACHABLE,
+            trying: 0,
+            next_at: None,
+        };
+        dial.take(self.fixed_target(&destination).into_iter().collect());
+        self.dials.all.insert(id, dial);
         match question {
             None => {
                 let until = matches!(destination, Destination::InsideTcp(_)).then(|| now + SHORT);
@@ -295,13 +300,7 @@ impl Proxy {
             {
                 dial.failure = Answer::with(504, "Server Time-out", fault);
             }
-            dial.targets = targets;
-            let avoid = std::mem::take(&mut dial.avoid);
-            let back = dial.back;
-            dial.targets.retain(|target| {
-                !avoid.contains(&target.address) && back.is_none_or(|back| back.is_at(target))
-            });
-            dial.avoid = avoid;
+            dial.take(targets);
         }
         self.try_next_target(now, id, out);
     }

@@ -63,7 +63,7 @@ pub(super) fn sender(exchange: &Exchange) -> Option<&Domain> {
 impl Proxy {
     /// A connection is lost. The answers to what came on it go another way, if there is one.
     pub(super) fn lost(&mut self, now: Instant, lost: ConnectionId, out: &mut Vec<Output>) {
-        let Some((gone, left)) = self.leave(now, lost, out) else { return };
+        let Some((gone, mut left)) = self.leave(now, lost, out) else { return };
         let waits = |exchange: &Exchange| exchange.server == Server::Proceeding;
         let first = left.iter().filter_map(|id| self.exchanges.get(*id)).find(|e| waits(e));
         let owner = first.and_then(sender).cloned();
@@ -76,9 +76,8 @@ impl Proxy {
         let stays = |exchange: &Exchange| {
             way.is_some() && waits(exchange) && sender(exchange) == owner.as_ref()
         };
-        let (_, without): (Vec<u64>, Vec<u64>) =
-            left.iter().partition(|id| self.exchanges.get(**id).is_some_and(stays));
-        for id in without {
+        left.retain(|id| !self.exchanges.get(*id).is_some_and(stays));
+        for id in left {
             self.sender_left(now, id, out);
         }
         let Some(destination) = way else { return };
