@@ -154,7 +154,7 @@ pub(super) fn dump(pins: &Path, name: &str) -> Rows {
                 "remote": address(key.remote).to_string(),
                 "remote_port": u16::from_be_bytes(key.remote_port),
                 "protocol": key.protocol,
-                "seconds_ago": sys::now().monotonic.saturating_sub(seconds),
+                "seconds_ago": sys::now().seconds().saturating_sub(seconds),
             })
         }),
         _ => decode_limits::dump(pins, name)
@@ -364,7 +364,7 @@ fn sets(mask: SetMask) -> Vec<u8> {
 }
 
 fn blocks(pins: &Path, name: &str) -> Rows {
-    let now = sys::now().monotonic;
+    let now = sys::now().seconds();
     let (v6, single) = match name {
         names::BLOCKED4 => (false, true),
         names::BLOCKED6 => (true, true),

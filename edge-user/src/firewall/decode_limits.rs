@@ -64,11 +64,11 @@ pub(super) fn dump(pins: &Path, name: &str) -> Option<Rows> {
                 "protocol": key.protocol,
                 "seen_to_byte": (!spoiled).then_some(value.end),
                 "overlapped": spoiled,
-                "seconds_ago": sys::now().monotonic.saturating_sub(u64::from(value.seconds)),
+                "seconds_ago": sys::now().seconds().saturating_sub(u64::from(value.seconds)),
             })
         }),
         names::FLOODS => per_cpu(pins, name, |index, values: PerCpuValues<Flood>| {
-            let now = sys::now().monotonic;
+            let now = sys::now().seconds();
             let cpu = |flood: &Flood| {
                 json!({
                     "second": flood.second,

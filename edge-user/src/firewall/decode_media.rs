@@ -62,7 +62,7 @@ fn hardware(bytes: [u8; 6]) -> String {
 
 /// What is left until a second since boot.
 fn left(at: u32) -> u64 {
-    u64::from(at).saturating_sub(sys::now().monotonic)
+    u64::from(at).saturating_sub(sys::now().seconds())
 }
 
 fn flow(slot: u32, flow: MediaFlow) -> Option<Value> {

@@ -187,7 +187,7 @@ pub fn blocks(pins: &Path) -> Result<Vec<BlockEntry>, FirewallError> {
 pub fn first_blocks(pins: &Path, limit: usize) -> Result<(Vec<BlockEntry>, u64), FirewallError> {
     let map: Array<MapData, Settings> = open(pins, names::SETTINGS)?;
     let settings = map.get(&0, 0).map_err(|e| FirewallError::map(names::SETTINGS, e))?;
-    let seconds = sys::now().monotonic;
+    let seconds = sys::now().seconds();
     let mut first: BTreeMap<IpNet, Block> = BTreeMap::new();
     let mut count = 0;
     BlockMaps::open(pins)?.each(|prefix, block| {

@@ -7,7 +7,7 @@ use std::{
     io,
     os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
     path::{Path, PathBuf},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use rustix::fs::{FlockOperation, flock};
@@ -25,8 +25,7 @@ const BPF_LINK_DETACH: libc::c_long = 34;
 
 /// Both clocks now.
 pub(super) fn now() -> Moment {
-    let monotonic = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic).tv_sec;
-    Moment { wall: SystemTime::now(), monotonic: u64::try_from(monotonic).unwrap_or_default() }
+    Moment { wall: SystemTime::now(), monotonic: Duration::from_nanos(monotonic_nanoseconds()) }
 }
 
 /// Nanoseconds since boot, as events are stamped.

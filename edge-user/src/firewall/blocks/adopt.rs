@@ -62,8 +62,8 @@ impl BlockTable {
             return;
         }
         let expires_at = (block.expires_at_seconds != 0).then(|| {
-            let left = u64::from(block.expires_at_seconds).saturating_sub(now.monotonic);
-            now.wall + Duration::from_secs(left)
+            let ends = Duration::from_secs(u64::from(block.expires_at_seconds));
+            now.wall + ends.saturating_sub(now.monotonic)
         });
         let reasons = Reason::ALL.iter().copied();
         let reason = reasons.into_iter().find(|reason| *reason as u8 == block.reason);

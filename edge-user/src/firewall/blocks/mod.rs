@@ -19,7 +19,7 @@ mod presence;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use edge_ebpf::{
@@ -50,16 +50,27 @@ use super::{Applied, BlockHold, BlockOwner, BlockRequest, BlockRow, FirewallErro
 pub(super) struct Moment {
     /// By the wall clock, as owners speak.
     pub wall: SystemTime,
-    /// Seconds since boot, as the kernel counts.
-    pub monotonic: u64,
+    /// Since boot, as the kernel counts.
+    pub monotonic: Duration,
 }
 
 impl Moment {
-    /// Seconds since boot at which `at` is reached, rounded up; 0 is kept for "never".
+    /// Whole seconds since boot, as the kernel compares them.
+    pub fn seconds(self) -> u64 {
+        self.monotonic.as_secs()
+    }
+
+    /// Seconds since boot by which `at` is reached, rounded up; 0 is kept for "never".
     fn kernel_seconds(self, at: SystemTime) -> u32 {
-        let left = at.duration_since(self.wall).unwrap_or_default();
-        let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
-        self.monotonic.saturating_add(seconds).clamp(1, u64::from(u32::MAX)) as u32
+        self.kernel_seconds_in(at.duration_since(self.wall).unwrap_or_default())
+    }
+
+    /// Seconds since boot by which this time has passed. The sum is rounded up, not its parts: a
+    /// second that has begun is not taken from what was asked for.
+    pub fn kernel_seconds_in(self, time: Duration) -> u32 {
+        let sum = self.monotonic.saturating_add(time);
+        let seconds = sum.as_secs().saturating_add(u64::from(sum.subsec_nanos() > 0));
+        seconds.clamp(1, u64::from(u32::MAX)) as u32
     }
 }
 

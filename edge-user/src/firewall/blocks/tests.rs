@@ -106,7 +106,7 @@ pub(super) const ROOM: Room = Room { addresses: [1000; 2], prefixes: [1000; 2] }
 pub(super) fn moment(seconds: u64) -> Moment {
     Moment {
         wall: SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000 + seconds),
-        monotonic: 500 + seconds,
+        monotonic: Duration::from_secs(500 + seconds),
     }
 }
 
@@ -260,6 +260,24 @@ fn the_block_goes_with_its_last_owner() {
     assert_eq!(table.flush(moment(0), &mut tables).unwrap().removed, 1);
     assert!(tables.entries.is_empty() && table.flags() == 0);
     assert!(tables.bits.values().all(|word| *word == 0));
+}
+
+#[test]
+fn what_ends_by_itself_does_not_end_before_its_time() {
+    for began in [0, 1, 400_000_000, 999_999_999] {
+        for time in [0, 1, 600_000_000, 999_999_999, 1_000_000_000, 4_000_000_001] {
+            let now = Moment {
+                wall: SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000),
+                monotonic: Duration::new(500, began),
+            };
+            let time = Duration::from_nanos(time);
+            let ends = Duration::from_secs(u64::from(now.kernel_seconds(now.wall + time)));
+            let late = ends.checked_sub(now.monotonic + time);
+            assert!(late.is_some_and(|late| late < Duration::from_secs(1)), "{began} {time:?}");
+        }
+    }
+    let never = Moment { wall: SystemTime::UNIX_EPOCH, monotonic: Duration::ZERO };
+    assert_eq!(never.kernel_seconds(never.wall), 1, "0 is for what does not end");
 }
 
 #[test]
@@ -425,7 +443,7 @@ proptest! {
                 let covering = holds.keys().filter(|(net, _)| net.contains(&source));
                 let all = covering.clone().any(|(_, by)| *by < 2);
                 let any = covering.count() > 0;
-                let found = tables.look_up(source, table.flags(), moment(clock).monotonic);
+                let found = tables.look_up(source, table.flags(), moment(clock).seconds());
                 prop_assert_eq!(found.is_some(), any, "{}", source);
                 prop_assert_eq!(found.is_some_and(|b| b.scope == SCOPE_ALL), all, "{}", source);
             }

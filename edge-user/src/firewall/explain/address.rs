@@ -59,7 +59,7 @@ pub struct AddressBlock {
 pub fn address(pins: &Path, state: &Path, address: IpAddr) -> Result<AddressFacts, FirewallError> {
     let settings = settings(pins)?;
     let names = Names::new(state::read(state).ok().flatten());
-    let now = sys::now().monotonic;
+    let now = sys::now().seconds();
     let mut found = blocks::prefixes_around(pins, address)?;
     found.extend(blocks::exact(pins, address)?.map(|block| (IpNet::from(address), block)));
     let blocks = found.into_iter().map(|(prefix, block)| AddressBlock {

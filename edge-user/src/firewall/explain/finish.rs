@@ -242,7 +242,7 @@ impl PinnedTables<'_> {
 
     /// The second since boot, as floods are counted.
     fn second(&self) -> u32 {
-        u32::try_from(super::sys::now().monotonic).unwrap_or(u32::MAX)
+        u32::try_from(super::sys::now().seconds()).unwrap_or(u32::MAX)
     }
 
     /// In a flood, or under a full ceiling: what the live program passed had a socket.

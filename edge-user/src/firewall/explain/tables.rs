@@ -206,7 +206,7 @@ impl<'a> PinnedTables<'a> {
         let answer = match &found {
             None => "none".to_owned(),
             Some((prefix, block)) => {
-                format!("{prefix}: {}", words::block(block, &self.settings, sys::now().monotonic))
+                format!("{prefix}: {}", words::block(block, &self.settings, sys::now().seconds()))
             }
         };
         self.note(asked, answer);
@@ -523,7 +523,7 @@ impl Tables for PinnedTables<'_> {
     }
 
     fn now_seconds(&self) -> u64 {
-        sys::now().monotonic
+        sys::now().seconds()
     }
 
     fn rules4(&self, generation: u32, word: u32, source: [u8; 4], own: [u8; 4]) -> Found {

@@ -13,7 +13,7 @@ use edge_ebpf::abi::{
 };
 use ipnet::IpNet;
 
-use super::hops::Hop;
+use super::{super::blocks::Moment, hops::Hop};
 use crate::{
     firewall::decode,
     media::flow::{CallId, Component, Flow, FlowContent, FlowId, LEARNED_ANEW_END, MediaSide, Way},
@@ -100,8 +100,8 @@ pub(super) fn door_of(entry: &MediaFlow) -> Door {
     }
 }
 
-/// A flow for the kernel, but for `epoch`. `now`: seconds since boot.
-pub(super) fn to_kernel(flow: &Flow, now: u64, hop: Option<&Hop>) -> MediaFlow {
+/// A flow for the kernel, but for `epoch`.
+pub(super) fn to_kernel(flow: &Flow, now: Moment, hop: Option<&Hop>) -> MediaFlow {
     let mut flags = 0;
     let mut set = |when: bool, flag: u16| flags |= if when { flag } else { 0 };
     let (local, from) = match flow.way {
@@ -138,8 +138,8 @@ pub(super) fn to_kernel(flow: &Flow, now: u64, hop: Option<&Hop>) -> MediaFlow {
             FlowContent::Any => CONTENT_ANY,
         },
         state: flow.id.0,
-        expires_at_seconds: seconds_from(now, flow.expires),
-        learn_until_seconds: seconds_from(now, flow.learn),
+        expires_at_seconds: now.kernel_seconds_in(flow.expires),
+        learn_until_seconds: now.kernel_seconds_in(flow.learn),
         clock: flow.clock.unwrap_or(0),
         line: flow.line,
         about,
@@ -253,10 +253,4 @@ fn ceiling(per_second: u32) -> Limit {
 fn per_second(limit: &Limit) -> u32 {
     let burst = limit.tolerance.checked_div(limit.increment).unwrap_or(0);
     u32::try_from(burst).unwrap_or(u32::MAX)
-}
-
-/// Rounded up: never shorter than asked.
-fn seconds_from(now: u64, time: Duration) -> u32 {
-    let whole = time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0));
-    u32::try_from(now.saturating_add(whole)).unwrap_or(u32::MAX)
 }

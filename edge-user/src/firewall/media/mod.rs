@@ -67,7 +67,7 @@ pub use self::{
     status::{FlowRow, read},
     ways::Ways,
 };
-use super::{FirewallError, decode, kernel::open, sys};
+use super::{FirewallError, blocks::Moment, decode, kernel::open, sys};
 use crate::{
     config::Config,
     failpoint,
@@ -184,11 +184,11 @@ impl MediaTable {
     /// asked for anything: where a flow goes that nobody has looked at yet, [`Ways::settle`] finds
     /// its way, or the next tick.
     pub fn apply(&mut self, changes: &[MediaChange]) -> MediaDone {
-        let (now, seconds) = (Instant::now(), sys::now().monotonic);
+        let (now, moment) = (Instant::now(), sys::now());
         let mut done = MediaDone::default();
         for change in changes {
             let result = match change {
-                MediaChange::Open(flow) => self.open_flow(flow, seconds, now, &mut done),
+                MediaChange::Open(flow) => self.open_flow(flow, moment, now, &mut done),
                 MediaChange::Close(id) => self.close_flow(*id, now, &mut done),
                 MediaChange::CloseCall(call) => {
                     let flows = self.table.of_call(*call);
@@ -210,13 +210,13 @@ impl MediaTable {
     fn open_flow(
         &mut self,
         flow: &Flow,
-        seconds: u64,
+        moment: Moment,
         now: Instant,
         done: &mut MediaDone,
     ) -> Result<(), FirewallError> {
         let target = table::target(flow);
         let hop = self.hops.take(target, now);
-        let opened = match self.table.open(flow, hop.as_ref(), seconds, now) {
+        let opened = match self.table.open(flow, hop.as_ref(), moment, now) {
             Ok(opened) => opened,
             Err(fault) => {
                 self.hops.release(target);
@@ -379,7 +379,7 @@ impl MediaTable {
 
     /// All flows that are open.
     pub fn flows(&self) -> Vec<Flow> {
-        let now = sys::now().monotonic;
+        let now = sys::now().seconds();
         let flows = self.table.entries();
         flows.filter_map(|(_, entry)| entry::from_kernel(&entry.kernel, now)).collect()
     }

@@ -33,7 +33,7 @@ pub fn read(pins: &Path) -> Result<Vec<FlowRow>, FirewallError> {
             slots.get(&slot).copied().filter(|kernel| entry::door_of(kernel) == door)
         })
         .collect();
-    let now = sys::now().monotonic;
+    let now = sys::now().seconds();
     let of_all = Counts::open(pins)?.of(&open)?;
     let rows = open.iter().zip(of_all).filter_map(|(kernel, status)| {
         Some(FlowRow { flow: entry::from_kernel(kernel, now)?, status })

@@ -13,6 +13,7 @@ use std::{
 use edge_ebpf::abi::{MEDIA_FLOW_SLOTS, MEDIA_SHARED, MediaFlow};
 
 use super::{
+    super::blocks::Moment,
     doors::Doors,
     entry::{self, Door},
     hops::{Hop, Target},
@@ -171,7 +172,7 @@ impl<W: MediaWrites> Table<W> {
         &mut self,
         flow: &Flow,
         hop: Option<&Hop>,
-        seconds: u64,
+        moment: Moment,
         now: Instant,
     ) -> Result<Opened, FirewallError> {
         if let Some(fault) = entry::fault(flow) {
@@ -184,7 +185,7 @@ impl<W: MediaWrites> Table<W> {
             let fault = "another flow comes in at its port";
             return Err(FirewallError::MediaFlow { flow: flow.id.0, fault });
         }
-        let mut kernel = entry::to_kernel(flow, seconds, hop);
+        let mut kernel = entry::to_kernel(flow, moment, hop);
         let mut before = self.flows.get(&flow.id).copied();
         // A flow of another call under this name is another flow.
         let other = before.take_if(|before| before.kernel.call != kernel.call);

@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use edge_ebpf::abi::{MEDIA_BEHIND_NAT, MEDIA_RTP, MediaFlow};
@@ -15,12 +15,16 @@ use super::{
     table::{MediaWrites, Opened, Table},
 };
 use crate::{
-    firewall::FirewallError,
+    firewall::{FirewallError, blocks::Moment},
     media::flow::{CallId, Component, Flow, FlowContent, FlowId, MediaSide, Way},
 };
 
 /// Seconds since boot.
 const NOW: u64 = 1000;
+
+fn moment() -> Moment {
+    Moment { wall: SystemTime::UNIX_EPOCH, monotonic: Duration::from_secs(NOW) }
+}
 const HOP: Hop =
     Hop { ifindex: 4, vlan: 7, mtu: 1500, device: [2; 6], next_hop: [3; 6], by_daemon: false };
 
@@ -146,7 +150,7 @@ fn table() -> Table<Memory> {
 }
 
 fn open(table: &mut Table<Memory>, flow: &Flow, now: Instant) -> Result<Opened, FirewallError> {
-    table.open(flow, Some(&HOP), NOW, now)
+    table.open(flow, Some(&HOP), moment(), now)
 }
 
 /// The flow that a packet at this flow's door finds.
@@ -180,7 +184,7 @@ fn every_field_of_a_flow_can_be_read_back_from_the_kernel() {
         },
     ];
     for flow in flows {
-        let kernel = entry::to_kernel(&flow, NOW, Some(&HOP));
+        let kernel = entry::to_kernel(&flow, moment(), Some(&HOP));
         assert_eq!(entry::from_kernel(&kernel, NOW).as_ref(), Some(&flow));
         assert_eq!(entry::door_of(&kernel), entry::door(&flow));
         assert_eq!(entry::leaves(&kernel), flow.leaves());
@@ -193,7 +197,7 @@ fn every_field_of_a_flow_can_be_read_back_from_the_kernel() {
         assert_eq!((kernel.ifindex, kernel.vlan), (4, 7));
     }
     let none = Flow { packets_per_second: 0, bytes_per_second: 0, ..flow(1, 9, 50_000) };
-    let kernel = entry::to_kernel(&none, NOW, None);
+    let kernel = entry::to_kernel(&none, moment(), None);
     assert!(kernel.packets.increment > 0 && kernel.bytes.increment > 0, "0 is not unlimited");
     assert_eq!(kernel.ifindex, 0);
 }
@@ -378,7 +382,7 @@ fn a_new_daemon_takes_over_those_who_share_a_door() {
     }
     // One of them is at another door too, and newer there: a change was broken off.
     let moved = Flow { to: socket("10.1.0.20:30008"), source_port: Some(9), ..flows[1].clone() };
-    let kernel = MediaFlow { epoch: 99, ..entry::to_kernel(&moved, NOW, Some(&HOP)) };
+    let kernel = MediaFlow { epoch: 99, ..entry::to_kernel(&moved, moment(), Some(&HOP)) };
     first.writes.slots.insert(20, kernel);
     first.writes.doors.insert(entry::door(&moved), 20);
     let memory = std::mem::take(&mut first.writes);
@@ -462,7 +466,7 @@ fn a_way_that_changes_is_written_as_a_whole_and_keeps_what_was_learned() {
     let now = Instant::now();
     let mut table = table();
     let one = flow(1, 9, 50_000);
-    table.open(&one, None, NOW, now).unwrap();
+    table.open(&one, None, moment(), now).unwrap();
     let before = found(&table, &one).unwrap();
     assert_eq!(before.ifindex, 0, "no way");
     assert!(table.reroute(FlowId(1), Some(&HOP), now).unwrap());
@@ -486,11 +490,11 @@ fn a_new_daemon_takes_over_what_is_open_and_closes_what_is_nonsense() {
     }
     // A change that was broken off: the flow is at two doors, the newer counts.
     let moved = Flow { source_port: Some(9), ..flow(1, 9, 50_020) };
-    let kernel = MediaFlow { epoch: 99, ..entry::to_kernel(&moved, NOW, Some(&HOP)) };
+    let kernel = MediaFlow { epoch: 99, ..entry::to_kernel(&moved, moment(), Some(&HOP)) };
     first.writes.slots.insert(20, kernel);
     first.writes.doors.insert(entry::door(&moved), 20);
     // A flow without a door, and a door to somebody else's flow.
-    first.writes.slots.insert(21, entry::to_kernel(&flow(5, 11, 50_040), NOW, None));
+    first.writes.slots.insert(21, entry::to_kernel(&flow(5, 11, 50_040), moment(), None));
     first.writes.doors.insert(Door::Port(77), 3);
     first.writes.doors.insert(Door::Port(78), 30);
     let memory = std::mem::take(&mut first.writes);
