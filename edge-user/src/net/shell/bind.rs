@@ -1,6 +1,11 @@
 //! Sockets: how they are made and set.
 
-use std::{io, net::SocketAddr, os::fd::AsFd, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    os::fd::{AsFd, BorrowedFd},
+    time::Duration,
+};
 
 use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
@@ -14,6 +19,10 @@ const BACKLOG: u32 = 1024;
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
 /// First probe of a silent connection, the time between probes, and their number.
 const KEEP_ALIVE: (Duration, Duration, u32) = (Duration::from_secs(60), Duration::from_secs(15), 4);
+
+/// What may wait in a UDP socket, either way: some thousands of messages. With the system's default
+/// it is a hundred, and those that come while a thread does something else are lost.
+const UDP_BUFFER: usize = 4 << 20;
 
 /// A listening TCP socket. An IPv6 one takes IPv6 only.
 pub(in crate::net) fn tcp(
@@ -47,6 +56,7 @@ pub(in crate::net) fn udp(address: SocketAddr) -> Result<UdpSocket, BindError> {
         if address.is_ipv6() {
             sockopt::set_ipv6_v6only(&socket, true)?;
         }
+        set_datagrams(socket.as_fd());
         rustix::net::bind(&socket, &address)?;
         UdpSocket::from_std(std::net::UdpSocket::from(socket))
     };
@@ -99,6 +109,18 @@ pub(in crate::net) fn set_stream(stream: &TcpStream) {
     }
 }
 
+/// Buffers of a UDP socket. Without CAP_NET_ADMIN the system's bound (`net.core.rmem_max`,
+/// `wmem_max`) holds.
+fn set_datagrams(socket: BorrowedFd<'_>) {
+    let receive = sockopt::set_socket_recv_buffer_size_force(socket, UDP_BUFFER)
+        .or_else(|_| sockopt::set_socket_recv_buffer_size(socket, UDP_BUFFER));
+    let send = sockopt::set_socket_send_buffer_size_force(socket, UDP_BUFFER)
+        .or_else(|_| sockopt::set_socket_send_buffer_size(socket, UDP_BUFFER));
+    if let Err(error) = receive.and(send) {
+        tracing::debug!(%error, "socket options");
+    }
+}
+
 impl BindError {
     pub(in crate::net) fn new(
         transport: Transport,
@@ -139,6 +161,24 @@ mod tests {
             udp(foreign).unwrap_err().to_string(),
         ] {
             assert!(text.contains("192.0.2.77:5060") && text.contains("ip address"), "{text}");
+        }
+    }
+
+    /// Runs as root, as the daemon has CAP_NET_ADMIN.
+    #[tokio::test]
+    async fn a_burst_of_datagrams_waits_to_be_read() {
+        const MANY: usize = 2000;
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let [to, from] = [(); 2].map(|()| udp(address.parse().unwrap()).unwrap());
+            let there = to.local_addr().unwrap();
+            from.writable().await.unwrap();
+            for _ in 0..MANY {
+                from.try_send_to(&[b'x'; 800], there).unwrap();
+            }
+            to.readable().await.unwrap();
+            let mut buffer = [0; 1000];
+            let came = std::iter::from_fn(|| to.try_recv(&mut buffer).ok()).count();
+            assert_eq!(came, MANY, "{address}");
         }
     }
 
