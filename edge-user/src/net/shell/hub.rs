@@ -24,7 +24,7 @@ use super::{
     datagram::DatagramPort,
     limits::{Admission, Pace},
     queue::{CloseCause, WriteQueue},
-    settings::Settings,
+    settings::{InForce, Settings},
 };
 use crate::{
     federation::Lookup,
@@ -105,7 +105,7 @@ struct Inner<C> {
 pub(super) struct Hub<C> {
     inner: Mutex<Inner<C>>,
     timer: Notify,
-    settings: RwLock<Arc<Settings>>,
+    pub(super) settings: InForce,
     pub(super) tls: Arc<TlsStore>,
     pub(super) resolver: Arc<Resolver>,
     pub(super) low_priority: LowPriority,
@@ -188,7 +188,7 @@ impl<C: Core> Hub<C> {
         Arc::new(Self {
             inner: Mutex::new(inner),
             timer: Notify::new(),
-            settings: RwLock::new(Settings::new(config)),
+            settings: InForce::new(Settings::new(config)),
             tls,
             resolver,
             low_priority,
@@ -207,11 +207,7 @@ impl<C: Core> Hub<C> {
     }
 
     pub(super) fn settings(&self) -> Arc<Settings> {
-        Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    pub(super) fn set_settings(&self, settings: Arc<Settings>) {
-        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = settings;
+        self.settings.get()
     }
 
     /// Whether a handshake more may begin.

@@ -33,6 +33,7 @@ use std::{
     fmt, io,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::Waker,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -45,7 +46,7 @@ use tokio::{
 pub use self::gateway::GatewayLink;
 use self::{
     datagram::DatagramPort,
-    hub::{Hub, Phase},
+    hub::{Hub, Phase, Way},
     queue::CloseCause,
     settings::Settings,
 };
@@ -316,12 +317,12 @@ impl<C: Core> ShellHandle<C> {
 
     /// Takes a new configuration, with what [`Self::bind`] gave for it: serves its listeners, takes
     /// the others away, and closes connections of inside servers that are no longer listed. Other
-    /// connections live on. Certificates are reloaded by [`TlsStore::reload`], before this.
+    /// connections live on, within the new limits. Certificates are reloaded by [`TlsStore::reload`], before this.
     pub async fn install(&self, listeners: Listeners) {
         let Listeners { config, sockets, _changing } = listeners;
         let wanted = wanted(&config);
         let settings = Settings::new(config);
-        self.hub.set_settings(Arc::clone(&settings));
+        self.hub.settings.set(Arc::clone(&settings));
         let removed: Vec<Bound> = {
             let mut bound = self.lock_bound();
             let (kept, removed) = bound.drain(..).partition(|b| wanted.contains(&b.configured));
@@ -338,6 +339,9 @@ impl<C: Core> ShellHandle<C> {
             }
             if link.peer.side == Side::Remote && !settings.serves(link.peer.local) {
                 self.hub.close_link(&link, CloseCause::Refused(Refusal::UserNoOutside));
+            }
+            if let Way::Stream(queue) = &link.way {
+                queue.owner().into_iter().for_each(Waker::wake);
             }
         }
     }

@@ -128,6 +128,11 @@ impl WriteQueue {
         state.waker.take()
     }
 
+    /// Whom to wake, for another reason than what is queued.
+    pub(super) fn owner(&self) -> Option<Waker> {
+        self.lock().waker.clone()
+    }
+
     /// For a task that cannot write on: whether a close was asked for. It is woken when that
     /// changes.
     pub(super) fn stalled(&self, cx: &Context<'_>) -> Option<CloseCause> {

@@ -1,6 +1,12 @@
 //! What follows from the configuration: who is served where, and how much each side may send.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use super::limits::HANDSHAKES_OF_A_SOURCE;
 use crate::{
@@ -14,6 +20,34 @@ use crate::{
 pub(super) struct Settings {
     pub(super) config: Arc<Config>,
     pub(super) frame: sip::Limits,
+}
+
+/// The settings in force, and how often they were changed: whoever only looks whether they are the
+/// same locks nothing.
+#[derive(Debug)]
+pub(super) struct InForce {
+    settings: RwLock<Arc<Settings>>,
+    changes: AtomicU64,
+}
+
+impl InForce {
+    pub(super) fn new(settings: Arc<Settings>) -> Self {
+        Self { settings: RwLock::new(settings), changes: AtomicU64::new(0) }
+    }
+
+    pub(super) fn get(&self) -> Arc<Settings> {
+        Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn set(&self, settings: Arc<Settings>) {
+        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = settings;
+        self.changes.fetch_add(1, Ordering::Release);
+    }
+
+    /// Read before [`Self::get`], it is never newer than what that gives.
+    pub(super) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
 }
 
 impl Settings {
@@ -50,15 +84,21 @@ impl Settings {
     }
 
     /// How large a message from this side may be.
-    pub(super) fn frame_for(&self, side: Side) -> sip::Limits {
+    fn frame_for(&self, side: Side) -> sip::Limits {
         let remote = self.config.services.remote.as_ref().filter(|_| side == Side::Remote);
         let body = remote.map_or(self.frame.body, |remote| remote.body_bytes.min(self.frame.body));
         sip::Limits { body, ..self.frame.clone() }
     }
 
+    /// How large a message may be that comes next. `admitted`: its sender has proved something, or is
+    /// inside.
+    pub(super) fn frame_of(&self, side: Side, admitted: bool) -> sip::Limits {
+        if admitted { self.frame_for(side) } else { self.first_frame() }
+    }
+
     /// How large a message from outside may be before its sender has proved anything: a partner its
     /// domain, a remote user its password.
-    pub(super) fn first_frame(&self) -> sip::Limits {
+    fn first_frame(&self) -> sip::Limits {
         let first = self.config.limits.first_request_bytes;
         let (head, body) = (self.frame.head.min(first), self.frame.body.min(first));
         sip::Limits { head, body, ..self.frame.clone() }

@@ -91,6 +91,7 @@ where
     let (hub, link) = (&hub, &link);
     let Way::Stream(queue) = &link.way else { return };
     let _entry = Entry { hub, link };
+    let changes = hub.settings.changes();
     let settings = hub.settings();
     let now = Instant::now();
     let admitted = link.admitted.load(Ordering::Relaxed);
@@ -100,11 +101,9 @@ where
         link,
         queue,
         shared,
-        framer: Framer::new(match admitted {
-            true => settings.frame_for(link.peer.side),
-            false => settings.first_frame(),
-        }),
+        framer: Framer::new(settings.frame_of(link.peer.side, admitted)),
         admitted,
+        changes,
         buffer: BytesMut::new(),
         inputs: Vec::new(),
         unreadable: false,
@@ -194,6 +193,8 @@ struct Driver<'a, S, C> {
     framer: Framer,
     /// The framer lets as much pass as of anybody.
     admitted: bool,
+    /// Of the settings, when its limits were taken from these.
+    changes: u64,
     buffer: BytesMut,
     inputs: Vec<Input>,
     /// What came is no SIP: nothing more is read.
@@ -213,6 +214,9 @@ where
     C: Core,
 {
     fn poll(&mut self, cx: &mut Context<'_>, sleep: Pin<&mut Sleep>) -> Poll<End> {
+        if self.changes != self.hub.settings.changes() {
+            self.take_limits();
+        }
         loop {
             match self.poll_write(cx) {
                 Poll::Ready(Some(end)) => return Poll::Ready(end),
@@ -244,6 +248,16 @@ where
             }
             self.queue.close(CloseCause::Refused(Refusal::Malformed));
         }
+    }
+
+    /// The settings are others: so are the limits, for what comes from now on.
+    #[cold]
+    fn take_limits(&mut self) {
+        self.changes = self.hub.settings.changes();
+        let settings = self.hub.settings();
+        self.framer.set_limits(settings.frame_of(self.link.peer.side, self.admitted));
+        let limits = &settings.config.limits;
+        (self.message_timeout, self.idle_timeout) = (limits.message_timeout, limits.idle_timeout);
     }
 
     /// Reads until nothing more is there, or others should have their turn: what came together is
@@ -324,7 +338,7 @@ where
         let mut whole = false;
         if !self.admitted && self.link.admitted.load(Ordering::Relaxed) {
             self.admitted = true;
-            self.framer.set_limits(self.hub.settings().frame_for(self.link.peer.side));
+            self.framer.set_limits(self.hub.settings().frame_of(self.link.peer.side, true));
         }
         loop {
             match self.framer.next(&mut self.buffer) {

@@ -260,3 +260,35 @@ async fn a_fault_of_ours_ends_one_connection_and_no_other() {
     };
     timeout(PATIENCE, waiting).await.expect("its place is free");
 }
+
+#[tokio::test]
+async fn new_limits_hold_for_connections_that_live() {
+    let hour = Duration::from_secs(3600);
+    let mut lab = lab(|config| {
+        (config.limits.message_timeout, config.limits.idle_timeout) = (hour, hour);
+    })
+    .await;
+    let (mut client, id) = lab.partner_connected().await;
+    let (mut slow, slow_id) = lab.partner_connected().await;
+    let (_silent, silent_id) = lab.partner_connected().await;
+    echo(&mut client, 1).await;
+    lab.proved(id);
+    echo(&mut client, 2).await;
+    slow.write_all(&message(1).as_bytes()[..10]).await.unwrap();
+    slow.flush().await.unwrap();
+    let mut config = (*lab.config).clone();
+    config.limits.head_bytes = 1024;
+    config.limits.message_timeout = Duration::from_millis(500);
+    lab.rebind(config.clone()).await;
+    assert_eq!(lab.closed().await, slow_id);
+    lab.counted("closed.slow-sender", 1).await;
+    echo(&mut client, 3).await;
+    let long = message(4).replacen("\r\n", &format!("\r\nX: {}\r\n", "x".repeat(1024)), 1);
+    client.write_all(long.as_bytes()).await.unwrap();
+    client.flush().await.unwrap();
+    assert_eq!(lab.closed().await, id);
+    config.limits.idle_timeout = Duration::from_millis(500);
+    lab.rebind(config).await;
+    assert_eq!(lab.closed().await, silent_id);
+    lab.counted("closed.idle", 1).await;
+}
