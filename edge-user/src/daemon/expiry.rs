@@ -192,32 +192,45 @@ impl Daemon {
         }
     }
 
-    /// Each chain is judged once, whatever number of connections has come with it.
+    /// Each chain is judged once, whatever number of connections has come with it. What was found bad
+    /// beside a change is judged once more while there is none: a reload is whole, pins included, and
+    /// no command waits for chains that are good.
     async fn keep_out_distrusted(&self) {
-        // A reload is whole, pins included.
-        let _whole = self.change.lock().await;
         let standing = |info: ConnectionInfo| {
             let (side, unchained) = (info.peer.side, info.peer.names.unchained);
             Some(Standing { side, chain: info.chain?, unchained })
         };
         let all: HashSet<Standing> =
             self.shell.connections().into_iter().filter_map(standing).collect();
-        let tls = Arc::clone(&self.tls);
-        let judged = tokio::task::spawn_blocking(move || {
-            let now = UnixTime::now();
-            let judge = |standing: Standing| {
-                let why = tls.no_longer_good(&standing, now)?;
-                Some((standing, why))
-            };
-            all.into_iter().filter_map(judge).collect::<HashMap<_, _>>()
-        });
-        let bad = judged.await.unwrap_or_default();
+        let bad = self.judge_again(all).await;
+        if bad.is_empty() {
+            return;
+        }
+        let _whole = self.change.lock().await;
+        let bad = self.judge_again(bad.into_keys()).await;
         let Some(why) = bad.values().next() else { return };
         let is_bad = |info: &ConnectionInfo| {
             standing(info.clone()).is_some_and(|standing| bad.contains_key(&standing))
         };
         let closed = self.shell.close_where(is_bad, Refusal::NoCertificate);
         warn!(closed, why, "connections closed: their certificates are good for nothing any more");
+    }
+
+    /// Those of these that a handshake would not take any more, and why.
+    async fn judge_again(
+        &self,
+        all: impl IntoIterator<Item = Standing, IntoIter: Send + 'static>,
+    ) -> HashMap<Standing, String> {
+        let (all, tls) = (all.into_iter(), Arc::clone(&self.tls));
+        let judged = tokio::task::spawn_blocking(move || {
+            let now = UnixTime::now();
+            let judge = |standing: Standing| {
+                let why = tls.no_longer_good(&standing, now)?;
+                Some((standing, why))
+            };
+            all.filter_map(judge).collect()
+        });
+        judged.await.unwrap_or_default()
     }
 }
 

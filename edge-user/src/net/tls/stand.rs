@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    hash::{Hash, Hasher},
     sync::{Arc, PoisonError, Weak},
 };
 
@@ -52,8 +53,9 @@ impl Chains {
     }
 }
 
-/// A live connection's certificates.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// A live connection's certificates. Two are the same when they share one copy of their chain: so it
+/// is not read for that.
+#[derive(Clone, Debug)]
 pub struct Standing {
     /// Partners' and inside servers' authorities are others.
     pub side: Side,
@@ -61,6 +63,26 @@ pub struct Standing {
     pub chain: Arc<[CertificateDer<'static>]>,
     /// It was let in by a pin.
     pub unchained: bool,
+}
+
+impl Standing {
+    fn key(&self) -> (Side, *const CertificateDer<'static>, usize, bool) {
+        (self.side, self.chain.as_ptr(), self.chain.len(), self.unchained)
+    }
+}
+
+impl PartialEq for Standing {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for Standing {}
+
+impl Hash for Standing {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.key().hash(state);
+    }
 }
 
 impl TlsStore {
@@ -103,6 +125,8 @@ impl TlsStore {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     #[test]
@@ -113,6 +137,16 @@ mod tests {
         let same = chains.share(&[certificate(1), certificate(2)]);
         let other = chains.share(&[certificate(1)]);
         assert!(Arc::ptr_eq(&one, &same) && !Arc::ptr_eq(&one, &other));
+        let standing =
+            |chain: &Arc<_>, side| Standing { side, chain: Arc::clone(chain), unchained: false };
+        let all = [
+            standing(&one, Side::Partner),
+            standing(&same, Side::Partner),
+            standing(&one, Side::Inside),
+            standing(&other, Side::Partner),
+            Standing { unchained: true, ..standing(&other, Side::Partner) },
+        ];
+        assert_eq!(HashSet::from(all).len(), 4, "each is judged once");
         for byte in 0..250 {
             drop(chains.share(&[certificate(byte), certificate(byte)]));
         }
