@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Refusal, proxy::Proxy, remote::binds, route::Path};
+use super::{Refusal, contacts::binds, proxy::Proxy, route::Path};
 use crate::sip::{Message, Method};
 
 /// What is told to whoever comes with something new: to come again then, or better to go elsewhere.

@@ -11,7 +11,7 @@
 //! | `target`, `probe` | which addresses that means, what failed is tried last and asked whether it lives |
 //! | `response`, `timers`, `exchange`, `exchanges`, `residue` | the transactions (RFC 3261 section 17, RFC 6026) |
 //! | `token`, `record_route`, `route_set`, `settings` | how we name ourselves, and what we sign into Record-Route |
-//! | `remote`, `flow`, `login` | remote users: whom they may write to, the connection they registered on, and who guesses passwords |
+//! | `remote`, `contacts`, `flow`, `login` | remote users: whom they may write to, the connection they registered on, and who guesses passwords |
 //! | `media`, `descriptions` | what is said of media, and which flows are open for it |
 //! | `neighbours` | headers that two neighbours say to each other |
 //! | `trust_headers` | what is said of users from one side to the other |
@@ -25,6 +25,7 @@ mod admit;
 pub(crate) mod base64url;
 mod carried;
 mod connections;
+mod contacts;
 mod counters;
 mod credentials;
 mod descriptions;

@@ -17,6 +17,7 @@ use std::{
 use super::{
     ConnectionId, Event, Output, Peer, Refusal, Side,
     admit::{is_anonymous, sip_domain},
+    contacts::{ContactKey, Outcome, outcome},
     exchange::Exchange,
     flow::Flow,
     proxy::Proxy,
@@ -28,13 +29,11 @@ use crate::{
     domain::Domain,
     federation::UserName,
     media::policy::Modalities,
-    sip::{HeaderName, Message, Method, NameAddr, Scheme, Uri},
+    sip::{HeaderName, Message, Method, Scheme, Uri},
 };
 
 /// Users who may be registered on one connection; more are not shown.
 const MAX_USERS: usize = 16;
-/// How long a registration lasts that says nothing of it (RFC 3261 section 10.2).
-const REGISTERED: u64 = 3600;
 
 /// A user who registered on a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +41,7 @@ pub(super) struct SignedIn {
     name: Box<str>,
     domain: Domain,
     until: Instant,
+    contact: ContactKey,
 }
 
 impl fmt::Display for SignedIn {
@@ -243,17 +243,29 @@ impl Proxy {
         }
         let Ok(to) = request.to() else { return };
         let (Some(name), Some(domain)) = (to.uri.user(), sip_domain(&to.uri)) else { return };
-        // A question that binds nothing changes nothing.
-        let Some(asked) = expires(request) else { return };
-        let granted = if asked == 0 { 0 } else { expires(response).unwrap_or(asked) };
+        let user = UserName::new(Some(name), &domain);
         let from = exchange.from;
+        let Outcome { bound, ended } = outcome(request, response);
+        let is = |own: &SignedIn| own.user() == user;
+        // What is bound here as before is nowhere else.
+        let stays = |own: &SignedIn| is(own) && ended == [Some(own.contact)];
+        let known = self.connections.get(from).is_some_and(|c| c.users.iter().any(stays));
+        if bound.is_none() || !known {
+            let over = |own: &SignedIn| {
+                is(own) && ended.iter().any(|key| key.is_none_or(|key| key == own.contact))
+            };
+            self.connections.keep_users(|own| !over(own));
+        }
         let Some(connection) = self.connections.get_mut(from) else { return };
         let remote = connection.peer.remote;
         let users = &mut connection.users;
-        users.retain(|user| user.until > now && (&*user.name != name || user.domain != domain));
-        let until = now.checked_add(Duration::from_secs(granted)).filter(|_| granted > 0);
-        if let Some(until) = until.filter(|_| users.len() < MAX_USERS) {
-            let user = SignedIn { name: name.into(), domain, until };
+        // A question that binds nothing changes nothing.
+        users.retain(|own| own.until > now && (ended.is_empty() || !is(own)));
+        let until = bound.and_then(|(contact, seconds)| {
+            Some((contact, now.checked_add(Duration::from_secs(seconds))?))
+        });
+        if let Some((contact, until)) = until.filter(|_| users.len() < MAX_USERS) {
+            let user = SignedIn { name: name.into(), domain: domain.clone(), until, contact };
             // The oldest goes: of those that are over it is the one that is least in a call.
             connection.were.retain(|other| other.user() != user.user());
             if connection.were.len() >= MAX_USERS {
@@ -283,21 +295,4 @@ impl Proxy {
             self.close(now, connection, Refusal::UserNoOutside, out);
         }
     }
-}
-
-/// Whether a registration is to stand afterwards: it neither asks only nor signs off.
-pub(super) fn binds(message: &Message) -> bool {
-    expires(message).is_some_and(|seconds| seconds > 0)
-}
-
-/// For how many seconds a registration asks, or is granted: the longest of its contacts. `None`: it
-/// names no contact.
-fn expires(message: &Message) -> Option<u64> {
-    let header = message.text(HeaderName::Expires).and_then(|text| text.trim().parse().ok());
-    let contacts = message.list(HeaderName::Contact).map(|contact| {
-        let own = NameAddr::parse(contact.value).ok().and_then(|c| c.params.get("expires"));
-        own.and_then(|own| own.parse().ok()).or(header).unwrap_or(REGISTERED)
-    });
-    // `Contact: *` stands for all, and goes with `Expires: 0`.
-    contacts.max().map(|longest| longest.min(REGISTERED * 24))
 }

@@ -1,5 +1,6 @@
 //! Remote users: whom they may write to, and how they are found again.
 
+mod registrations;
 mod relay;
 
 use std::{sync::Arc, time::Duration};
