@@ -1,6 +1,6 @@
 //! What the daemon answers about partners: who they are, and how one becomes or ceases to be one.
 
-use std::time::SystemTime;
+use std::{sync::Arc, time::SystemTime};
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ use crate::{
     admin::protocol::PartnerRequest,
     config::{AllowedDomain, BlockedDomain, Federation, PeerOptions},
     domain::Domain,
-    federation::{Partner, PartnerKind},
+    federation::{Partner, PartnerKind, Policy},
     net::shell::ConnectionInfo,
     proxy::{Question, Refusal, RefusalSeen, Traffic},
     state::{Author, effective},
@@ -66,8 +66,7 @@ impl Daemon {
     /// who does not federate, XMPP, and providers by their own name.
     async fn asked(&self, name: &str) -> Value {
         let Ok(domain) = name.parse::<Domain>() else { return Value::Null };
-        let policy = super::policy_of(&self.config(), &self.federation());
-        let partner = match policy.partner(&domain) {
+        let partner = match self.policy().partner(&domain) {
             Ok(partner) if partner.kind != PartnerKind::Xmpp => partner,
             _ => return Value::Null,
         };
@@ -139,6 +138,11 @@ impl Daemon {
         Ok(json!({"kind": row["kind"], "connections": connections, "targets": targets}))
     }
 
+    /// The policy in force.
+    fn policy(&self) -> Arc<Policy> {
+        self.shell.with_core(|core, _, _| core.proxy.policy())
+    }
+
     fn federation(&self) -> Federation {
         effective(&self.config(), &self.store(), SystemTime::now()).federation
     }
@@ -188,8 +192,7 @@ impl Daemon {
         }
         let domain: Domain =
             name.parse().map_err(|_| format!("{name} is neither a partner nor a domain"))?;
-        let policy = super::policy_of(&self.config(), &self.federation());
-        match policy.partner(&domain) {
+        match self.policy().partner(&domain) {
             Ok(partner) if partner.kind == PartnerKind::Xmpp => {
                 // A further domain of one that has another name.
                 self.show_partner(&partner.name)

@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     ConnectionId, Event, Output, Question, Refusal, Repute, ResolveError, Side, proxy::Proxy,
-    respond::Answer, trust_headers,
+    respond::Answer, token::Token, trust_headers,
 };
 use crate::{
     config::Verification,
@@ -18,7 +18,7 @@ use crate::{
         may_be_srv_target, media as bodies, proves_partner,
     },
     media::policy::{Modalities, modality_of_message},
-    sip::{HeaderName, Host, Message, NameAddr, Uri},
+    sip::{HeaderName, Host, Message, Method, NameAddr, Uri},
 };
 
 /// RFC 3323 section 4.1.1.3.
@@ -364,6 +364,28 @@ impl Proxy {
             let domain = key.clone();
             out.push(Output::Event(Event::Proved { connection, domain, remote, repute }));
         }
+    }
+
+    /// A dialog does not outlive that its user's domain is ours; to end it is always possible.
+    pub(super) fn judge_parties(
+        &self,
+        message: &Message,
+        token: &Token,
+        side: Side,
+    ) -> Result<(), Refusal> {
+        // Mostly none has left.
+        if self.left.is_empty()
+            || matches!(message.method(), Some(Method::Ack | Method::Bye | Method::Cancel))
+        {
+            return Ok(());
+        }
+        let has_left = |party: NameAddr<'_>| {
+            // One that left may be a partner's now.
+            sip_domain(&party.uri).is_some_and(|d| self.left.contains(&d) && d != token.partner)
+        };
+        let reason = if side == Side::Inside { Refusal::NotOurUser } else { Refusal::Transit };
+        let parties = [message.from(), message.to()];
+        if parties.into_iter().flatten().any(has_left) { Err(reason) } else { Ok(()) }
     }
 
     /// Judges a stand-alone request from inside: From, or behind an anonymous From the asserted

@@ -1,6 +1,6 @@
 //! The proxy's state and its doors. What it decides is in the files beside this one.
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Instant};
 
 use super::{
     ConnectionId, Counters, Event, Input, Output, Peer, ProxyConfig, Question, Refusal, Repute,
@@ -33,6 +33,8 @@ use crate::{
 pub struct Proxy {
     pub(super) config: ProxyConfig,
     pub(super) policy: Arc<Policy>,
+    /// Domains that were ours under a former one.
+    pub(super) left: BTreeSet<Domain>,
     pub(super) keys: TokenKeys,
     pub(super) flows: Flows,
     pub(super) guard: Guard,
@@ -87,6 +89,7 @@ impl Proxy {
                 config.former_secret.as_ref(),
             ),
             guard: Guard::default(),
+            left: BTreeSet::new(),
             connections: Connections::default(),
             lookups: Lookups::default(),
             dials: Dials::default(),
@@ -227,6 +230,8 @@ impl Proxy {
     /// domain that is now blocked ends.
     pub fn set_policy(&mut self, now: Instant, policy: Arc<Policy>, out: &mut Vec<Output>) {
         let former = std::mem::replace(&mut self.policy, policy.clone());
+        self.left.extend(former.ours().iter().cloned());
+        self.left.retain(|domain| !policy.is_ours(domain));
         let blocked = |domain: &Domain| policy.blocked_by(domain).is_some();
         for id in self.exchanges.ids(|exchange| {
             exchange.partner.as_ref().or(exchange.dialog.as_ref()).is_some_and(blocked)
@@ -326,10 +331,22 @@ impl Proxy {
         let others = self.connections.proved(connection).any(|d| policy.blocked_by(d).is_none());
         let own = names.all().any(|name| name.is_within(&domain));
         if own && !others && !self.names_an_allowed_partner(now, &names) {
-            let repute = Repute::Stranger;
-            out.push(Output::Event(Event::Proved { connection, domain, remote, repute }));
-            self.close(now, connection, Refusal::DomainBlocked, out);
+            self.shut_blocked(now, connection, domain, remote, out);
         }
+    }
+
+    /// Closes the connection of a blocked domain, and tells its address.
+    pub(super) fn shut_blocked(
+        &mut self,
+        now: Instant,
+        connection: ConnectionId,
+        domain: Domain,
+        remote: SocketAddr,
+        out: &mut Vec<Output>,
+    ) {
+        let repute = Repute::Stranger;
+        out.push(Output::Event(Event::Proved { connection, domain, remote, repute }));
+        self.close(now, connection, Refusal::DomainBlocked, out);
     }
 
     /// Closes a connection and ends what went over it.

@@ -142,6 +142,9 @@ impl Proxy {
                 self.media_bye(message, false, partner, out);
             }
         }
+        if let Some(token) = &path.token {
+            self.judge_parties(message, token, peer.side).map_err(|reason| of(reason.into()))?;
+        }
         self.drained(now, message, &path).map_err(|reason| of(reason.into()))?;
         if path.token.is_none() && path.flow.is_none() && self.is_ping(message) {
             return Ok(None);

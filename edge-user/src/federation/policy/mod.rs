@@ -118,6 +118,11 @@ impl Policy {
         self
     }
 
+    /// The domains served here.
+    pub fn ours(&self) -> &[Domain] {
+        &self.ours
+    }
+
     /// Whether this is one of the domains served here (exactly; a subdomain is not).
     pub fn is_ours(&self, domain: &Domain) -> bool {
         self.ours.contains(domain)

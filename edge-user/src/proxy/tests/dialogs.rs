@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::config::Transport;
+use crate::config::{AllowedDomain, Transport};
 
 /// A call that stands: both ends with their route sets.
 pub(crate) struct Call {
@@ -297,6 +297,42 @@ fn a_partner_blocked_in_mid_dialog_is_refused_both_ways() {
         call.world.expect(to, partner, "SIP/2.0 403 ");
     }
     assert!(call.world.refused(to, Refusal::DomainBlocked) >= 2);
+}
+
+#[test]
+fn a_dialog_does_not_outlive_that_its_domain_is_ours() {
+    for from in [CONTOSO, FABRIKAM] {
+        let mut call = call(from);
+        let (user, partner) = match from {
+            CONTOSO => (call.caller.1, call.callee.1),
+            _ => (call.callee.1, call.caller.1),
+        };
+        let say = |call: &Call, by_user: bool, method, cseq| {
+            let by_caller = by_user == (from == CONTOSO);
+            if by_caller { call.by_caller(method, cseq) } else { call.by_callee(method, cseq) }
+        };
+        let ours = |call: &mut Call, ours: &str, allowed: &[AllowedDomain]| {
+            call.world.set_policy(CONTOSO, policy(ours, allowed, &[]));
+        };
+        let lists = [allow("fabrikam.example")];
+        ours(&mut call, "other.example", &lists);
+        call.world.say(CONTOSO, user, &say(&call, true, "INFO", 11).text());
+        call.world.expect(CONTOSO, user, "SIP/2.0 403 ");
+        call.world.say(FABRIKAM, partner, &say(&call, false, "INFO", 12).text());
+        call.world.expect(FABRIKAM, partner, "SIP/2.0 403 ");
+        let refused = [Refusal::NotOurUser, Refusal::Transit];
+        assert_eq!(refused.map(|reason| call.world.refused(CONTOSO, reason)), [1, 1]);
+        // It comes back, and another that was ours is the partner's own.
+        ours(&mut call, "fabrikam.example", &[]);
+        ours(&mut call, "contoso.example", &lists);
+        call.world.say(CONTOSO, user, &say(&call, true, "INFO", 13).text());
+        let (at, got) = call.world.one(FABRIKAM);
+        assert!(at == partner && got.starts_with("INFO "), "{got}");
+        // What ends it is let through.
+        ours(&mut call, "other.example", &lists);
+        call.world.say(FABRIKAM, partner, &say(&call, false, "BYE", 14).text());
+        call.world.expect(CONTOSO, user, "BYE ");
+    }
 }
 
 #[test]
