@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     hash::{DefaultHasher, Hash, Hasher},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -61,6 +61,8 @@ pub(super) struct Connection {
     pub were: Vec<SignedIn>,
     /// Whose password was wrong here; empty: more than one user's.
     pub wrong: Option<String>,
+    /// What came over another connection is answered here.
+    pub took_over: bool,
 }
 
 /// Every live connection.
@@ -88,7 +90,12 @@ impl Connections {
         if peer.side == Side::Gateway {
             self.gateway = Some(id);
         }
-        if let Some(index) = next_hop {
+        // Over UDP one that is there is told again when it is dialled.
+        let known = self.all.get(&id).and_then(|before| before.next_hop);
+        let next_hop = next_hop.or(known);
+        if let Some(index) = next_hop.filter(|_| known != next_hop) {
+            let before = known.and_then(|hop| self.by_next_hop.get_mut(&hop));
+            before.into_iter().for_each(|ids| ids.retain(|other| *other != id));
             self.by_next_hop.entry(index).or_default().push(id);
         }
         let scope = scope(id, &peer);
@@ -106,6 +113,7 @@ impl Connections {
             users,
             were,
             wrong: None,
+            took_over: false,
         };
         self.all.insert(id, connection);
     }
@@ -250,14 +258,22 @@ impl Connections {
         self.by_inside_remote.get(&(transport, remote)).copied()
     }
 
-    /// Another stream of the one that had this connection, the newest: the same names in its
-    /// certificate, or the same address inside. (Looked for only when something waits for it.)
-    pub(super) fn same_sender(&self, gone: &Connection) -> Option<ConnectionId> {
-        if gone.peer.transport == Transport::Udp {
+    /// Another stream of whoever had one, the newest: the same names in its certificate, or the same
+    /// address inside. `at`: from there alone. (Looked for only when something waits for it.)
+    pub(super) fn same_sender(
+        &self,
+        scope: u64,
+        transport: Transport,
+        at: Option<IpAddr>,
+    ) -> Option<ConnectionId> {
+        if transport == Transport::Udp {
             return None;
         }
         let same = |(_, other): &(&ConnectionId, &Connection)| {
-            other.scope == gone.scope && other.peer.transport == gone.peer.transport
+            let peer = &other.peer;
+            other.scope == scope
+                && peer.transport == transport
+                && at.is_none_or(|at| peer.remote.ip() == at)
         };
         self.all.iter().filter(same).map(|(id, _)| *id).max()
     }

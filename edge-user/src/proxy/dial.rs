@@ -9,8 +9,7 @@ use std::{
 };
 
 use super::{
-    AttemptId, ConnectError, ConnectionId, Event, Output, Peer, Question, Refusal, Repute, Side,
-    Target,
+    AttemptId, ConnectError, ConnectionId, Event, Output, Peer, Question, Refusal, Side, Target,
     exchange::Exchange,
     lookups::{Asked, Waiter},
     probe::cause,
@@ -379,7 +378,8 @@ impl Proxy {
             failure.is_some_and(|failure| failure.cause == Cause::Unavailable)
         };
         let mut all = self.connections.for_next_hop(*index);
-        let fits = |peer: &Peer| !dial.avoid.contains(&peer.remote) && refuses(peer);
+        let there = |peer: &Peer| dial.back.is_none_or(|back| back.is_from(peer));
+        let fits = |peer: &Peer| !dial.avoid.contains(&peer.remote) && there(peer) && refuses(peer);
         all.find(|(_, connection)| fits(&connection.peer)).map(|(open, _)| open)
     }
 
@@ -516,12 +516,9 @@ impl Proxy {
         if side == Side::Partner
             && let Some(blocked) = self.names_a_blocked_domain(now, connection)
         {
-            let domain = blocked.clone();
-            let repute = Repute::Stranger;
-            out.push(Output::Event(Event::Proved { connection, domain, remote, repute }));
             let detail = format!("connection of {}", peer.names.description);
-            self.note_refusal(&peer, Refusal::DomainBlocked, Some(blocked), detail, out);
-            self.close(now, connection, Refusal::DomainBlocked, out);
+            self.note_refusal(&peer, Refusal::DomainBlocked, Some(blocked.clone()), detail, out);
+            self.shut_blocked(now, connection, blocked, remote, out);
             if let Some(attempt) = attempt {
                 self.probe_not_opened(now, attempt, &ConnectError::Limit, out);
             }

@@ -34,6 +34,9 @@ pub(super) struct Exchanges {
     pub gone: Vec<(CallId, u64)>,
     pub waiting: usize,
     pub waiting_bytes: usize,
+    /// How often all were looked through.
+    #[cfg(test)]
+    pub looked_through: std::cell::Cell<usize>,
 }
 
 impl Exchanges {
@@ -50,6 +53,8 @@ impl Exchanges {
             gone: Vec::new(),
             waiting: 0,
             waiting_bytes: 0,
+            #[cfg(test)]
+            looked_through: std::cell::Cell::default(),
         }
     }
 
@@ -206,6 +211,8 @@ impl Exchanges {
     }
 
     pub(super) fn ids(&self, wanted: impl Fn(&Exchange) -> bool) -> Vec<u64> {
+        #[cfg(test)]
+        self.looked_through.update(|times| times + 1);
         self.all.iter().filter(|(_, exchange)| wanted(exchange)).map(|(id, _)| *id).collect()
     }
 

@@ -1,23 +1,26 @@
 //! The way back to whoever sent a request, when its connection is lost before the answer: another
-//! connection of the same sender, or a new one to the address that it spoke from (RFC 3261 section
-//! 18.2.2). That address is dialled only where DNS names it for the partner, or where it is one of
-//! our next hops: nothing that the request says chooses it, and the certificate must prove the
-//! partner as for every other connection. What is answered meanwhile is held.
+//! connection from the same address, or a new one to the address that it spoke from (RFC 3261 section
+//! 18.2.2), or another one of the same sender from elsewhere. That address is dialled only where DNS
+//! names it for the partner, or where it is one of our next hops: nothing that the request says chooses
+//! it, and the certificate must prove the partner as for every other connection. What is answered
+//! meanwhile is held.
 //!
-//! When there is no way back, nobody waits for the answer any more: an INVITE is cancelled.
+//! Servers may share a certificate: one at another address need not know of the request, and is the
+//! last that is tried. When there is no way back, nobody waits for the answer any more: an INVITE is
+//! cancelled.
 
 use std::{net::IpAddr, time::Instant};
 
 use bytes::Bytes;
 
 use super::{
-    ConnectionId, Output, Side, Target,
+    ConnectionId, Output, Peer, Side, Target,
     connections::Connection,
     exchange::{Exchange, Kind, Server},
     proxy::Proxy,
     route::Destination,
 };
-use crate::{config::Transport, domain::Domain, ids::IdMap};
+use crate::{config::Transport, domain::Domain, federation::Partner, ids::IdMap};
 
 /// Ways that are looked for at one time.
 const MOST_WAYS: usize = 64;
@@ -30,9 +33,10 @@ struct Way {
     /// Who the sender is, as [`Connection::scope`] says.
     scope: u64,
     transport: Transport,
-    /// The partner that sent; `None`: a server inside.
+    /// The partner that is dialled; `None`: a server inside.
     owner: Option<Domain>,
-    held: Vec<Bytes>,
+    /// Responses, and to whose requests: one connection may have spoken for several.
+    held: Vec<(Option<Domain>, Bytes)>,
     size: usize,
 }
 
@@ -46,65 +50,78 @@ impl WaysBack {
     /// Holds a response to a request of `owner` until there is a way; there may be none.
     pub(super) fn hold(&mut self, lost: ConnectionId, owner: Option<&Domain>, bytes: Bytes) {
         if let Some(way) = self.by_lost.get_mut(&lost)
-            && way.owner.as_ref() == owner
             && way.size + bytes.len() <= MOST_HELD
         {
             way.size += bytes.len();
-            way.held.push(bytes);
+            way.held.push((owner.cloned(), bytes));
         }
     }
 }
 
-/// The partner that sent a request; `None`: it came from inside.
+/// What connections of the partner that sent a request are known by; `None`: it came from inside, or
+/// from somebody who is not known yet.
 pub(super) fn sender(exchange: &Exchange) -> Option<&Domain> {
-    exchange.partner.as_ref().filter(|_| exchange.inbound)
+    exchange.entry.as_deref().filter(|_| exchange.inbound).map(Partner::key)
 }
 
 impl Proxy {
     /// A connection is lost. The answers to what came on it go another way, if there is one.
     pub(super) fn lost(&mut self, now: Instant, lost: ConnectionId, out: &mut Vec<Output>) {
-        let Some((gone, mut left)) = self.leave(now, lost, out) else { return };
+        let Some(gone) = self.connections.get(lost) else { return };
+        let (here, side) = (gone.peer.remote.ip(), gone.peer.side);
+        let Some((gone, left)) = self.leave(now, lost, Some(here), out) else { return };
         let waits = |exchange: &Exchange| exchange.server == Server::Proceeding;
-        let first = left.iter().filter_map(|id| self.exchanges.get(*id)).find(|e| waits(e));
-        let owner = first.and_then(sender).cloned();
-        let way = match first {
-            Some(_) if self.ways_back.by_lost.len() < MOST_WAYS => {
-                self.way_back(now, &gone, owner.as_ref())
-            }
-            _ => None,
+        let mut waiting = left.iter().filter_map(|id| self.exchanges.get(*id)).filter(|e| waits(e));
+        let way = match self.ways_back.by_lost.len() < MOST_WAYS {
+            true => waiting.find_map(|exchange| {
+                let owner = sender(exchange);
+                Some((owner.cloned(), self.way_back(now, &gone, owner)?))
+            }),
+            false => None,
         };
-        let stays = |exchange: &Exchange| {
-            way.is_some() && waits(exchange) && sender(exchange) == owner.as_ref()
-        };
-        left.retain(|id| !self.exchanges.get(*id).is_some_and(stays));
-        for id in left {
-            self.sender_left(now, id, out);
-        }
-        let Some(destination) = way else { return };
         let (scope, transport) = (gone.scope, gone.peer.transport);
+        let other = match left.is_empty() {
+            true => None,
+            false => self.connections.same_sender(scope, transport, None),
+        };
+        let known = |e: &Exchange| side == Side::Inside || sender(e).is_some();
+        for id in left {
+            let stays = |e: &Exchange| way.is_some() && waits(e) && known(e);
+            if !self.exchanges.get(id).is_some_and(stays) {
+                self.pass_on(now, id, other, out);
+            }
+        }
+        let Some((owner, destination)) = way else { return };
         let way = Way { scope, transport, owner, held: Vec::new(), size: 0 };
         self.ways_back.by_lost.insert(lost, way);
-        self.dial_back(now, destination, Back { lost, address: gone.peer.remote.ip() }, out);
+        self.dial_back(now, destination, Back { lost, address: here }, out);
     }
 
-    /// A connection ends, and its sender is to have no other one.
+    /// A connection ends, and its sender is to have no new one.
     pub(super) fn closed(&mut self, now: Instant, closed: ConnectionId, out: &mut Vec<Output>) {
-        let Some((_, left)) = self.leave(now, closed, out) else { return };
+        let Some((_, left)) = self.leave(now, closed, None, out) else { return };
         for id in left {
             self.sender_left(now, id, out);
         }
     }
 
     /// Forgets a connection. What had gone out over it goes elsewhere; what had come over it is
-    /// answered over another one of the same sender (RFC 5923), or is among those that are given.
+    /// answered over another one of the same sender (RFC 5923), from `at` where that is said, or is
+    /// among those that are given.
     fn leave(
         &mut self,
         now: Instant,
         connection: ConnectionId,
+        at: Option<IpAddr>,
         out: &mut Vec<Output>,
     ) -> Option<(Connection, Vec<u64>)> {
         let gone = self.connections.close(connection)?;
         self.probes_lost(now, connection, out);
+        // Strangers come and go, and all exchanges are many.
+        let unused = self.exchanges.live_of(gone.scope) + self.exchanges.open_on(connection) == 0;
+        if unused && !gone.took_over && gone.peer.side != Side::Gateway {
+            return Some((gone, Vec::new()));
+        }
         let (mut other, mut left) = (None, Vec::new());
         for id in self.exchanges.ids(|exchange| {
             exchange.from == connection
@@ -115,15 +132,47 @@ impl Proxy {
                 self.receiver_left(now, id, out);
                 continue;
             }
-            let owner = sender(exchange).cloned();
-            match *other.get_or_insert_with(|| self.connections.same_sender(&gone)) {
-                Some(other) if self.leads_to(now, other, owner.as_ref(), out) => {
-                    self.exchanges.update(id, |exchange| exchange.from = other);
-                }
-                _ => left.push(id),
+            let (scope, transport) = (gone.scope, gone.peer.transport);
+            let same = || self.connections.same_sender(scope, transport, at);
+            let other = *other.get_or_insert_with(same);
+            if !self.goes_over(now, id, other, out) {
+                left.push(id);
             }
         }
         Some((gone, left))
+    }
+
+    /// Has an exchange answered over another connection, where that leads to its sender.
+    fn goes_over(
+        &mut self,
+        now: Instant,
+        id: u64,
+        other: Option<ConnectionId>,
+        out: &mut Vec<Output>,
+    ) -> bool {
+        let Some(other) = other else { return false };
+        let owner = self.exchanges.get(id).and_then(sender).cloned();
+        let leads = self.leads_to(now, other, owner.as_ref(), out);
+        if leads {
+            self.exchanges.update(id, |exchange| exchange.from = other);
+            if let Some(connection) = self.connections.get_mut(other) {
+                connection.took_over = true;
+            }
+        }
+        leads
+    }
+
+    /// The same; without such a connection nobody waits any more.
+    fn pass_on(
+        &mut self,
+        now: Instant,
+        id: u64,
+        other: Option<ConnectionId>,
+        out: &mut Vec<Output>,
+    ) {
+        if !self.goes_over(now, id, other, out) {
+            self.sender_left(now, id, out);
+        }
     }
 
     /// Whether a connection leads to this partner, or inside as it must.
@@ -191,22 +240,34 @@ impl Proxy {
         if !self.leads_to(now, connection, owner.as_ref(), out) {
             return;
         }
-        let Some(way) = self.ways_back.by_lost.remove(&lost) else { return };
-        for id in self.exchanges.ids(|exchange| exchange.from == lost) {
-            if self.exchanges.get(id).is_some_and(|e| sender(e) == owner.as_ref()) {
-                self.exchanges.update(id, |exchange| exchange.from = connection);
-            }
-        }
-        out.extend(way.held.into_iter().map(|bytes| Output::Send { connection, bytes }));
+        self.take_way(now, lost, Some(connection), out);
     }
 
-    /// No connection could be had to the sender whose own was lost.
+    /// No connection could be had to the sender whose own was lost: one from elsewhere may be there.
     pub(super) fn no_way(&mut self, now: Instant, lost: ConnectionId, out: &mut Vec<Output>) {
-        if self.ways_back.by_lost.remove(&lost).is_none() {
-            return;
+        let Some(way) = self.ways_back.by_lost.get(&lost) else { return };
+        let other = self.connections.same_sender(way.scope, way.transport, None);
+        self.take_way(now, lost, other, out);
+    }
+
+    /// Has everything that waits for a way take this one, as far as it leads there.
+    fn take_way(
+        &mut self,
+        now: Instant,
+        lost: ConnectionId,
+        other: Option<ConnectionId>,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(way) = self.ways_back.by_lost.remove(&lost) else { return };
+        for (owner, bytes) in way.held {
+            if let Some(connection) = other
+                && self.leads_to(now, connection, owner.as_ref(), out)
+            {
+                out.push(Output::Send { connection, bytes });
+            }
         }
         for id in self.exchanges.ids(|exchange| exchange.from == lost) {
-            self.sender_left(now, id, out);
+            self.pass_on(now, id, other, out);
         }
     }
 
@@ -237,5 +298,10 @@ impl Back {
     /// Whether the target is where the lost connection came from.
     pub(super) fn is_at(self, target: &Target) -> bool {
         target.address.ip() == self.address
+    }
+
+    /// The same of who is at the other end of a connection.
+    pub(super) fn is_from(self, peer: &Peer) -> bool {
+        peer.remote.ip() == self.address
     }
 }

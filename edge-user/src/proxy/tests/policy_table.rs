@@ -272,7 +272,7 @@ fn every_combination_is_decided_as_the_rules_say() {
 
 /// `cloud` hosts listed.example; `pic` is public and has pub.example; `off` is out of use and has
 /// off-listed.example; plain.example is an allowed domain, server.example an allowed server.
-fn lists(discovery: bool) -> Federation {
+pub(super) fn lists(discovery: bool) -> Federation {
     let hosting = |name: &str, host: &str, enabled, listed: &str| HostingProvider {
         name: name.into(),
         proxy_fqdn: domain(host),
@@ -314,7 +314,7 @@ fn lists(discovery: bool) -> Federation {
     }
 }
 
-fn world_with(lists: &Federation) -> World {
+pub(super) fn world_with(lists: &Federation) -> World {
     let mut world = World::new();
     let policy = Policy::new(&[domain("contoso.example")], lists);
     world.set_policy(CONTOSO, std::sync::Arc::new(policy));

@@ -201,3 +201,34 @@ fn a_call_from_udp_inside_is_hung_up_from_outside() {
     assert!(headers(&got, "Via")[0].starts_with("SIP/2.0/UDP 10.0.0.10:5060;"), "{got}");
     assert_eq!(world.edges[CONTOSO].connects.last(), Some(&address("10.0.0.5:5060")));
 }
+
+/// Over UDP there is one connection for each server, which is told again whenever it is dialled.
+#[test]
+fn a_silent_server_that_is_dialled_again_and_again_is_one_connection() {
+    let mut world = World::new();
+    world.configure(CONTOSO, |config| {
+        config.next_hops =
+            vec![hop("10.0.0.21:5060", Transport::Udp), hop("10.0.0.22:5060", Transport::Udp)];
+    });
+    let server = world.inside(CONTOSO, Transport::Udp, "10.0.0.21:5060");
+    let peer = world.edges[CONTOSO].proxy.connections.get(server).unwrap().peer.clone();
+    let hop_of = |world: &World, hop: usize| {
+        let connections = &world.edges[CONTOSO].proxy.connections;
+        connections.for_next_hop(hop).map(|(id, _)| id).collect::<Vec<_>>()
+    };
+    let tell = |world: &mut World, next_hop: Option<usize>| {
+        let (now, peer) = (world.now, peer.clone());
+        world.act(CONTOSO, |proxy, _, _| {
+            proxy.connections.open(now, server, peer, next_hop, next_hop.is_some());
+        });
+    };
+    assert_eq!(hop_of(&world, 0), []);
+    for next_hop in [Some(0), Some(0), None, Some(0)] {
+        tell(&mut world, next_hop);
+        assert_eq!((hop_of(&world, 0), hop_of(&world, 1)), (vec![server], vec![]));
+    }
+    tell(&mut world, Some(1));
+    assert_eq!((hop_of(&world, 0), hop_of(&world, 1)), (vec![], vec![server]));
+    world.cut(CONTOSO, server);
+    assert_eq!(hop_of(&world, 1), []);
+}

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::*;
+use super::{
+    policy_table::{lists, world_with},
+    *,
+};
 use crate::config::Transport;
 
 const EDGE: &str = "203.0.113.20:5061";
@@ -161,4 +164,135 @@ fn what_is_held_for_a_way_is_bounded() {
     world.script_opens(CONTOSO, attempt, &target, names(&SANS));
     let held: usize = world.mail(CONTOSO).iter().map(|(_, text)| text.len()).sum();
     assert!((240_000..=256 * 1024).contains(&held), "{held}");
+}
+
+/// A call from each of these domains over one connection, which is lost; the servers inside and what
+/// they got.
+fn calls_over_one(
+    world: &mut World,
+    remote: &str,
+    sans: &[&str],
+    domains: &[&str],
+) -> Vec<(ConnectionId, String)> {
+    let first = world.partner(CONTOSO, remote, sans);
+    let mut calls = vec![];
+    for from in domains {
+        let mut request = Req::new("INVITE", from, "contoso.example").branch(from);
+        request.call_id = (*from).into();
+        world.say(CONTOSO, first, &request.text());
+        calls.push(world.mail(CONTOSO).pop().unwrap());
+    }
+    world.cut(CONTOSO, first);
+    calls
+}
+
+/// A server behind it says this to each of the calls.
+fn say_to_all(world: &mut World, calls: &[(ConnectionId, String)], status: &str) {
+    for (server, got) in calls {
+        world.say(CONTOSO, *server, &answer(got, status, Some("b1")));
+    }
+}
+
+#[test]
+fn all_for_whom_a_connection_spoke_hear_their_answers() {
+    // A provider, for a domain that is listed and for those whose SRV record names it; one partner
+    // with two domains.
+    let rows: [(&[&str], &[&str]); 2] = [
+        (&["cloud.example"], &["listed.example", "plain.example", "unknown.example"]),
+        (&["two.example", "plain.example"], &["two.example", "plain.example"]),
+    ];
+    for (sans, domains) in rows {
+        for by_itself in [false, true] {
+            let mut world = world_with(&lists(true));
+            let at = |name: &str| Ok(vec![host(name, &["203.0.113.40"])]);
+            for name in domains {
+                let edge = if sans.contains(name) { *name } else { sans[0] };
+                world.dns.insert(Question::Federation(domain(name)), at(edge));
+            }
+            let cloud = Question::Host(domain("cloud.example"), 5061);
+            world.dns.insert(cloud, at("cloud.example"));
+            world.listeners.insert(address("203.0.113.40:5061"), Listener::Silent);
+            let calls = calls_over_one(&mut world, "203.0.113.40:5000", sans, domains);
+            say_to_all(&mut world, &calls, "180 Ringing");
+            let (attempt, target) = world.edges[CONTOSO].attempts.pop().unwrap();
+            let back = match by_itself {
+                false => world.script_opens(CONTOSO, attempt, &target, names(sans)),
+                true => world.partner(CONTOSO, "203.0.113.40:5001", sans),
+            };
+            say_to_all(&mut world, &calls, "486 Busy Here");
+            let mail = world.mail(CONTOSO);
+            let mail: Vec<_> =
+                mail.into_iter().filter(|(_, got)| !got.starts_with("ACK ")).collect();
+            assert!(mail.iter().all(|(to, _)| *to == back), "{mail:?}");
+            let said = ["180", "486"].map(|status| vec![status; domains.len()]).concat();
+            assert_eq!(statuses(&mail), said, "{sans:?}");
+        }
+    }
+}
+
+/// The members of a pool may share a certificate: who is at another address is not who asked.
+#[test]
+fn another_member_with_the_same_certificate_hears_it_only_when_the_sender_cannot_be_had() {
+    for lives in [true, false] {
+        let mut world = World::new();
+        world.listeners.insert(address(EDGE), Listener::Silent);
+        let member = world.partner(CONTOSO, "203.0.113.21:5001", &SANS);
+        let calls = calls_over_one(&mut world, "203.0.113.20:5000", &SANS, &["fabrikam.example"]);
+        say_to_all(&mut world, &calls, "180 Ringing");
+        assert_eq!(world.mail(CONTOSO), []);
+        let (attempt, target) = world.edges[CONTOSO].attempts.pop().unwrap();
+        let hears = match lives {
+            true => world.script_opens(CONTOSO, attempt, &target, names(&SANS)),
+            false => {
+                let error = ConnectError::Tcp("refused".into());
+                world.input(CONTOSO, Input::ConnectFailed { attempt, error });
+                member
+            }
+        };
+        world.expect(CONTOSO, hears, "SIP/2.0 180 Ringing");
+        say_to_all(&mut world, &calls, "200 OK");
+        world.expect(CONTOSO, hears, "SIP/2.0 200 OK");
+    }
+    // From the same address another connection is as good.
+    let mut world = World::new();
+    world.listeners.insert(address(EDGE), Listener::Silent);
+    let other = world.partner(CONTOSO, "203.0.113.20:5001", &SANS);
+    world.partner(CONTOSO, "203.0.113.21:5001", &SANS);
+    let calls = calls_over_one(&mut world, "203.0.113.20:5000", &SANS, &["fabrikam.example"]);
+    assert!(world.edges[CONTOSO].attempts.is_empty());
+    say_to_all(&mut world, &calls, "200 OK");
+    world.expect(CONTOSO, other, "SIP/2.0 200 OK");
+}
+
+/// Exchanges are many, and so are strangers that come and go.
+#[test]
+fn a_connection_over_which_nothing_goes_is_let_go_without_a_look_at_all_exchanges() {
+    let mut world = World::new();
+    let first = world.partner(CONTOSO, "203.0.113.20:5000", &SANS);
+    world.say(CONTOSO, first, &inbound("INVITE").text());
+    let looked = |world: &World| world.edges[CONTOSO].proxy.exchanges.looked_through.get();
+    let before = looked(&world);
+    for number in 0..100 {
+        let remote = format!("198.51.100.7:{}", 1000 + number);
+        let user = world.remote(CONTOSO, &remote);
+        let stranger = world.partner(CONTOSO, &remote, &["third.example"]);
+        world.cut(CONTOSO, user);
+        world.cut(CONTOSO, stranger);
+    }
+    assert_eq!(looked(&world), before);
+    world.cut(CONTOSO, first);
+    assert!(looked(&world) > before);
+}
+
+/// What was dialled may show another certificate of the same partner.
+#[test]
+fn what_took_another_connections_answers_over_is_missed_when_it_is_lost_too() {
+    let (mut world, server, got) = lost("INVITE", "203.0.113.20:5000");
+    world.say(CONTOSO, server, &answer(&got, "180 Ringing", Some("b1")));
+    let (attempt, target) = world.edges[CONTOSO].attempts.pop().unwrap();
+    let back = world.script_opens(CONTOSO, attempt, &target, names(&["sip.fabrikam.example"]));
+    world.expect(CONTOSO, back, "SIP/2.0 180 Ringing");
+    world.listeners.remove(&address(EDGE));
+    world.cut(CONTOSO, back);
+    world.expect(CONTOSO, server, "CANCEL ");
 }
