@@ -325,6 +325,8 @@ pub enum Refusal {
     NoSrv,
     /// The partner's SRV record leads to another domain.
     ForeignTarget,
+    /// The partner's hosts lead to addresses that nobody outside can have.
+    ForbiddenAddress,
     /// No TLS session with the partner's edge.
     TlsFailed,
     /// The connection that a remote user registered on is gone.
@@ -391,6 +393,7 @@ impl Refusal {
         Refusal::WatchListed,
         Refusal::NoSrv,
         Refusal::ForeignTarget,
+        Refusal::ForbiddenAddress,
         Refusal::TlsFailed,
         Refusal::FlowFailed,
         Refusal::Banned,
@@ -445,6 +448,7 @@ impl Refusal {
             Refusal::WatchListed => "watch-listed",
             Refusal::NoSrv => "no-srv",
             Refusal::ForeignTarget => "foreign-target",
+            Refusal::ForbiddenAddress => "forbidden-address",
             Refusal::TlsFailed => "tls-failed",
             Refusal::FlowFailed => "flow-failed",
             Refusal::Banned => "banned",

@@ -31,9 +31,11 @@ impl Refusal {
             Refusal::UserNoPublicAv | Refusal::MediaAddress | Refusal::MediaNotRelayed => {
                 (488, "Not Acceptable Here")
             }
-            Refusal::Unreachable | Refusal::NoSrv | Refusal::ForeignTarget | Refusal::TlsFailed => {
-                (504, "Server Time-out")
-            }
+            Refusal::Unreachable
+            | Refusal::NoSrv
+            | Refusal::ForeignTarget
+            | Refusal::ForbiddenAddress
+            | Refusal::TlsFailed => (504, "Server Time-out"),
             _ => (403, "Forbidden"),
         }
     }
@@ -118,6 +120,10 @@ impl Refusal {
             Refusal::ForeignTarget => {
                 "The partner's SRV record leads to another domain; see relax_srv_domain"
             }
+            Refusal::ForbiddenAddress => {
+                "The partner's DNS leads to addresses that are ours, private or loopback; see \
+                 federation.allow_addresses"
+            }
             Refusal::Draining => "This edge is being drained; use another member of the pool",
             Refusal::TlsFailed => {
                 "No TLS session with the partner's edge: cipher suites, authority or expiry; the \
@@ -175,7 +181,7 @@ impl Refusal {
             | Refusal::WrongUsage
             | Refusal::Revoked
             | Refusal::RevocationUnknown => 1010,
-            Refusal::Unreachable => 1014,
+            Refusal::Unreachable | Refusal::ForbiddenAddress => 1014,
             Refusal::DnsNotSecure | Refusal::NoSrv => 1008,
             Refusal::ForeignTarget => 1009,
             Refusal::TlsFailed => 1047,
@@ -191,7 +197,8 @@ impl From<ResolveError> for Refusal {
             ResolveError::NotFound | ResolveError::NoService => Refusal::NoSrv,
             ResolveError::ForeignTarget => Refusal::ForeignTarget,
             ResolveError::NotSecure => Refusal::DnsNotSecure,
-            ResolveError::ForbiddenAddress | ResolveError::Unavailable => Refusal::Unreachable,
+            ResolveError::ForbiddenAddress => Refusal::ForbiddenAddress,
+            ResolveError::Unavailable => Refusal::Unreachable,
         }
     }
 }

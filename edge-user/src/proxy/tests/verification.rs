@@ -275,7 +275,7 @@ fn a_partner_learns_the_reason_and_the_inside_the_fault_and_its_mend() {
         (ResolveError::NotFound, Refusal::NoSrv, 1008),
         (ResolveError::NoService, Refusal::NoSrv, 1008),
         (ResolveError::ForeignTarget, Refusal::ForeignTarget, 1009),
-        (ResolveError::ForbiddenAddress, Refusal::Unreachable, 1014),
+        (ResolveError::ForbiddenAddress, Refusal::ForbiddenAddress, 1014),
         (ResolveError::Unavailable, Refusal::Unreachable, 1014),
         (ResolveError::NotSecure, Refusal::DnsNotSecure, 1008),
     ] {
