@@ -15,10 +15,10 @@ use std::{
 use tokio::runtime::Builder;
 
 /// What a thread waits before it asks for more.
-const PAUSE: Duration = Duration::from_micros(150);
+const PAUSE: Duration = Duration::from_micros(250);
 /// A shorter sleep is short, for a thread that does not pause and for one that does. Short ones
-/// outweigh the others from about 6,000 wakes a second on, and then until there are half as many.
-const SHORT: [Duration; 2] = [PAUSE, Duration::from_micros(300)];
+/// outweigh the others from about 6,000 wakes a second on, and then until a third as many come.
+const SHORT: [Duration; 2] = [Duration::from_micros(150), Duration::from_micros(300)];
 /// From this balance on a thread pauses: a call or two that come alone make fewer short sleeps.
 const MANY: u8 = 16;
 /// The balance grows no further: so soon after the last of many does a thread no longer pause.
