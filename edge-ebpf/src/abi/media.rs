@@ -68,6 +68,8 @@ pub const MEDIA_RTP: u16 = 1 << 3;
 pub const MEDIA_BY_DAEMON: u16 = 1 << 4;
 /// For the daemon: it leaves on the side that it came from.
 pub const MEDIA_TURNS: u16 = 1 << 5;
+/// For the daemon: it ends with its call's session timer, which a refresh puts off.
+pub const MEDIA_TIMED: u16 = 1 << 6;
 
 /// What the daemon says of a flow. Addresses of IPv4 as `::ffff:a.b.c.d`; ports big-endian.
 #[repr(C)]

@@ -245,6 +245,7 @@ mod tests {
             bytes_per_second: 33_333,
             expires: Duration::from_secs(60),
             held: false,
+            timed: false,
             turns: false,
         }
     }

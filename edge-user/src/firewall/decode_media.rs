@@ -4,8 +4,8 @@ use std::path::Path;
 
 use edge_ebpf::abi::{
     MEDIA_BEHIND_NAT, MEDIA_BY_DAEMON, MEDIA_CANDIDATE, MEDIA_LEARNED, MEDIA_OUT_IPV6,
-    MEDIA_REWRITE, MEDIA_RTP, MediaFlow, MediaState, PinholeKey, map_names as names,
-    media_door_flow, media_door_state,
+    MEDIA_REWRITE, MEDIA_RTP, MEDIA_TIMED, MEDIA_TURNS, MediaFlow, MediaState, PinholeKey,
+    map_names as names, media_door_flow, media_door_state,
 };
 use serde_json::{Value, json};
 
@@ -75,6 +75,8 @@ fn flow(slot: u32, flow: MediaFlow) -> Option<Value> {
         (MEDIA_BEHIND_NAT, "behind-nat"),
         (MEDIA_RTP, "rtp"),
         (MEDIA_BY_DAEMON, "by-daemon"),
+        (MEDIA_TURNS, "turns"),
+        (MEDIA_TIMED, "timed"),
     ]
     .iter()
     .filter(|(bit, _)| flow.flags & bit != 0)

@@ -120,6 +120,8 @@ pub struct Flow {
     pub bytes_per_second: u32,
     /// The latest end.
     pub expires: Duration,
+    /// That end is the session timer's (RFC 4028): a refresh puts it off.
+    pub timed: bool,
     /// The leg is on hold: silence does not end it.
     pub held: bool,
     /// It leaves on the side that it came from: both ends are outside.

@@ -25,6 +25,7 @@ pub fn description(bytes: &[u8]) {
         for address in ["192.0.2.200", "2001:db8::200"] {
             let address: IpAddr = address.parse().unwrap();
             anchored(&sdp, address, candidates);
+            mixed(&sdp, address, candidates);
             let rejected = Rewrite {
                 origin: Some(address),
                 lines: vec![LineChange::Reject; count],
@@ -72,6 +73,29 @@ fn anchored(sdp: &Sdp, address: IpAddr, candidates: Candidates) {
             }
         } else {
             assert!(!new.is_on());
+        }
+    }
+}
+
+/// Every second m-line is rejected: the others are as they were, and what one of them takes over from a
+/// rejected one can be read.
+fn mixed(sdp: &Sdp, address: IpAddr, candidates: Candidates) {
+    let bounds = SdpBounds { lines: 4_000, attributes: 1_200, ..SdpBounds::default() };
+    let bounds = SdpBounds { bytes: 1 << 20, ..bounds };
+    let anchor = LineChange::Anchor { address, rtp: 20_000, rtcp: None };
+    for (odd, other) in [(0, anchor), (1, anchor), (0, LineChange::Keep), (1, LineChange::Keep)] {
+        let change = |(at, media): (usize, &Media)| match other {
+            _ if at % 2 == odd => LineChange::Reject,
+            LineChange::Anchor { .. } if media.ports > 1 => LineChange::Reject,
+            other => other,
+        };
+        let lines: Vec<LineChange> = sdp.media().iter().enumerate().map(change).collect();
+        let origin = (other == anchor).then_some(address);
+        let rewrite = Rewrite { origin, lines: lines.clone(), candidates };
+        let new = Sdp::parse(sdp.rewrite(&rewrite).unwrap(), &bounds).unwrap();
+        for ((old, new), line) in sdp.media().iter().zip(new.media()).zip(lines) {
+            assert_eq!(new.is_on(), old.is_on() && line != LineChange::Reject);
+            assert_eq!((new.kind, new.protocol), (old.kind, old.protocol));
         }
     }
 }

@@ -166,7 +166,7 @@ pub(super) struct Exchange {
     /// A remote user's that begins no call, and has no token that shows its dialog: its media is
     /// nobody's.
     pub stranger: bool,
-    /// Known once it is admitted.
+    /// Known once it is admitted; no remote user has one.
     pub partner: Option<Domain>,
     /// The partner's entry in the policy, once it is admitted.
     pub entry: Option<Arc<Partner>>,

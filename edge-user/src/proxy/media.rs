@@ -37,7 +37,7 @@ use crate::{
 struct About<'a> {
     exchange: u64,
     inbound: bool,
-    remote: bool,
+    /// `None`: a remote user is outside.
     partner: Option<&'a Domain>,
     peers: Peers,
     behind_nat: bool,
@@ -45,9 +45,21 @@ struct About<'a> {
     connection: Option<ConnectionId>,
 }
 
-impl About<'_> {
+impl<'a> About<'a> {
+    /// `connection`: that of whoever is outside, when it is known.
+    fn of(exchange: &'a Exchange, id: u64, peers: Peers, connection: Option<ConnectionId>) -> Self {
+        Self {
+            exchange: id,
+            inbound: exchange.inbound,
+            partner: exchange.partner.as_ref(),
+            peers,
+            behind_nat: behind_nat(exchange.remote, exchange.entry.as_deref()),
+            connection: connection.filter(|_| exchange.remote),
+        }
+    }
+
     fn names<'m>(&'m self, message: &'m Message, to_tag: Option<&'m str>) -> Option<CallNames<'m>> {
-        names(message, to_tag, self.inbound, self.partner.filter(|_| !self.remote))
+        names(message, to_tag, self.inbound, self.partner)
     }
 
     fn passage<'m>(
@@ -68,7 +80,7 @@ impl About<'_> {
             behind_nat: self.behind_nat,
             forbidden: 0,
             parties,
-            connection: self.connection.filter(|_| self.remote),
+            connection: self.connection,
         })
     }
 }
@@ -130,7 +142,7 @@ impl Proxy {
         if let Some(request) = &exchange.request
             && request.method() == Some(Method::Bye)
         {
-            let partner = exchange.partner.as_ref().filter(|_| !exchange.remote);
+            let partner = exchange.partner.as_ref();
             over(&mut self.calls, request, exchange.inbound, partner, out);
         }
     }
@@ -144,7 +156,7 @@ impl Proxy {
             return false;
         }
         if !exchange.stranger {
-            let partner = exchange.partner.as_ref().filter(|_| !exchange.remote);
+            let partner = exchange.partner.as_ref();
             over(&mut self.calls, request, exchange.inbound, partner, out);
         }
         true
@@ -169,15 +181,9 @@ impl Proxy {
             return Ok((relays && shows_addresses(request)).then_some(NewBody::TakenOut));
         }
         let sender = exchange.from_peer.remote.ip();
-        let about = About {
-            exchange: id,
-            inbound: exchange.inbound,
-            remote: exchange.remote,
-            partner: exchange.partner.as_ref(),
-            peers: peers(exchange.inbound, sender, peer.remote.ip()),
-            behind_nat: behind_nat(exchange.remote, exchange.entry.as_deref()),
-            connection: Some(if exchange.inbound { exchange.from } else { to }),
-        };
+        let peers = peers(exchange.inbound, sender, peer.remote.ip());
+        let outside = if exchange.inbound { exchange.from } else { to };
+        let about = About::of(exchange, id, peers, Some(outside));
         let to_tag = request.to().ok().and_then(|to| to.tag());
         let mut effects = Effects::default();
         let relays = self.calls.relays();
@@ -246,18 +252,12 @@ impl Proxy {
             return Ok((relays && shows_addresses(message)).then_some(NewBody::TakenOut));
         }
         let receiver = exchange.client().map_or(exchange.from_peer.remote, |c| c.remote).ip();
-        let about = About {
-            exchange: id,
-            inbound: exchange.inbound,
-            remote: exchange.remote,
-            partner: exchange.partner.as_ref(),
-            peers: peers(exchange.inbound, exchange.from_peer.remote.ip(), receiver),
-            behind_nat: behind_nat(exchange.remote, exchange.entry.as_deref()),
-            connection: match exchange.inbound {
-                true => Some(exchange.from),
-                false => exchange.client().map(|client| client.connection),
-            },
+        let peers = peers(exchange.inbound, exchange.from_peer.remote.ip(), receiver);
+        let outside = match exchange.inbound {
+            true => Some(exchange.from),
+            false => exchange.client().map(|client| client.connection),
         };
+        let about = About::of(exchange, id, peers, outside);
         let again = exchange.server == Server::Accepted;
         let to_tag = exchange.request.as_ref().map_or_else(
             || message.to().ok().and_then(|to| to.tag()),
@@ -329,15 +329,8 @@ impl Proxy {
         }
         let sender = exchange.from_peer.remote.ip();
         let peer = to.and_then(|to| self.connections.get(to)).map(|c| c.peer.remote.ip());
-        let about = About {
-            exchange: 0,
-            inbound: exchange.inbound,
-            remote: exchange.remote,
-            partner: exchange.partner.as_ref(),
-            peers: peers(exchange.inbound, sender, peer.unwrap_or(sender)),
-            behind_nat: behind_nat(exchange.remote, exchange.entry.as_deref()),
-            connection: None,
-        };
+        let peers = peers(exchange.inbound, sender, peer.unwrap_or(sender));
+        let about = About::of(exchange, 0, peers, None);
         let allowed = self.modalities(exchange, message);
         if self.calls.is_off() && allowed.is_all() {
             return None;
@@ -385,7 +378,7 @@ impl Proxy {
         if exchange.remote && exchange.inbound && exchange.call.is_none() {
             return;
         }
-        let partner = exchange.partner.as_ref().filter(|_| !exchange.remote);
+        let partner = exchange.partner.as_ref();
         if let Some(names) = names(request, None, exchange.inbound, partner) {
             let mut effects = Effects::default();
             self.calls.never_accepted(&names, &mut effects);

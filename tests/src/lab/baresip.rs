@@ -29,6 +29,27 @@ pub struct Telephone<'a> {
     pub server: SocketAddr,
     /// The tone that it plays, Hz.
     pub tone: u32,
+    /// Who may hear it.
+    pub secret: Secret,
+}
+
+/// How what is said is kept from others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Secret {
+    /// Not at all.
+    None,
+    /// SRTP, whose keys stand in SDP (RFC 4568).
+    Srtp,
+}
+
+impl Secret {
+    /// What an account says of it, and the modules that it needs.
+    const fn of(self) -> (&'static str, &'static str) {
+        match self {
+            Secret::None => ("", ""),
+            Secret::Srtp => (";mediaenc=srtp-mand", "module srtp.so\n"),
+        }
+    }
 }
 
 /// A running telephone.
@@ -46,9 +67,9 @@ impl Telephone<'_> {
         std::fs::create_dir_all(&dir)?;
         std::fs::write(dir.join("config"), self.config(&dir))?;
         std::fs::write(dir.join("contacts"), "")?;
-        let server = self.server;
+        let (server, (secret, _)) = (self.server, self.secret.of());
         let account = format!(
-            "<sip:{}>;regint=0;answermode=auto;audio_codecs=pcmu;\
+            "<sip:{}>;regint=0;answermode=auto;audio_codecs=pcmu{secret};\
              outbound=\"sip:{server};transport=tcp\"\n",
             self.user
         );
@@ -65,13 +86,14 @@ impl Telephone<'_> {
 
     fn config(&self, dir: &Path) -> String {
         let listen = SocketAddr::new(self.address, SERVER_PORT);
-        let dir = dir.display();
+        let (dir, (_, modules)) = (dir.display(), self.secret.of());
         format!(
             "sip_listen {listen}\naudio_player aubridge,sink\naudio_source aufile,{dir}/tone.wav\n\
              audio_alert aubridge,none\nausrc_srate {RATE}\nauplay_srate {RATE}\n\
              ausrc_channels 1\nauplay_channels 1\naudio_txmode thread\n\
              rtp_ports 40000-40999\nmodule_path {MODULES}\nmodule g711.so\nmodule aufile.so\n\
-             module aubridge.so\nmodule sndfile.so\nmodule stdio.so\nmodule_tmp account.so\n\
+             module aubridge.so\nmodule sndfile.so\nmodule stdio.so\n{modules}\
+             module_tmp account.so\n\
              module_app menu.so\nsnd_path {dir}\n"
         )
     }

@@ -9,7 +9,7 @@ use edge_tests::{
     demo::world::{FEDERATION_PORT, contoso_access, contoso_config, fabrikam_config, user},
     lab::{
         Lab,
-        baresip::{Telephone, share_of_tone},
+        baresip::{Secret, Telephone, share_of_tone},
         config::EdgeConfig,
         daemon::Edge,
         layout::Site,
@@ -51,7 +51,16 @@ impl Pair {
 
 #[test]
 fn telephones_behind_two_edges_hear_each_other() {
-    let pair = Pair::raise("mphone");
+    hear_each_other("mphone", Secret::None);
+}
+
+#[test]
+fn telephones_hear_each_other_by_srtp_whose_keys_pass_the_edges_in_sdp() {
+    hear_each_other("msrtp", Secret::Srtp);
+}
+
+fn hear_each_other(tag: &str, secret: Secret) {
+    let pair = Pair::raise(tag);
     // Most of it is for a machine that is busy: a second of sound is enough.
     let lives = Duration::from_secs(30);
     let telephone = |site: Site, edge: &Edge, tone| Telephone {
@@ -60,6 +69,7 @@ fn telephones_behind_two_edges_hear_each_other() {
         user: user(site),
         server: edge.config.inside_address(),
         tone,
+        secret,
     };
     let (alice, bob) = (
         telephone(Site::Contoso, &pair.contoso, 440),

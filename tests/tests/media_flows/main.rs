@@ -78,6 +78,7 @@ fn relay(id: u32, side: MediaSide, from: Leg, to: Leg) -> Flow {
         bytes_per_second: 10_000_000,
         expires: Duration::from_secs(3600),
         held: false,
+        timed: false,
         turns: false,
     }
 }

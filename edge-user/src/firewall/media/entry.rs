@@ -8,8 +8,8 @@ use std::{
 
 use edge_ebpf::abi::{
     CONTENT_ANY, CONTENT_MEDIA, Limit, MEDIA_BEHIND_NAT, MEDIA_BY_DAEMON, MEDIA_OUT_IPV6,
-    MEDIA_REWRITE, MEDIA_RTP, MEDIA_STATE_SLOTS, MEDIA_TURNS, MediaFlow, PinholeKey, ZONE_EXTERNAL,
-    ZONE_INTERNAL, mapped, media_port_index,
+    MEDIA_REWRITE, MEDIA_RTP, MEDIA_STATE_SLOTS, MEDIA_TIMED, MEDIA_TURNS, MediaFlow, PinholeKey,
+    ZONE_EXTERNAL, ZONE_INTERNAL, mapped, media_port_index,
 };
 use ipnet::IpNet;
 
@@ -112,6 +112,7 @@ pub(super) fn to_kernel(flow: &Flow, now: Moment, hop: Option<&Hop>) -> MediaFlo
     set(flow.to.is_ipv6(), MEDIA_OUT_IPV6);
     set(flow.source.prefix_len() < flow.source.max_prefix_len(), MEDIA_BEHIND_NAT);
     set(flow.turns, MEDIA_TURNS);
+    set(flow.timed, MEDIA_TIMED);
     let rtp = flow.component == Component::Rtp && flow.content == FlowContent::Media;
     set(rtp, MEDIA_RTP);
     let mut about = (flow.learned_anew % LEARNED_ANEW_END) << ABOUT_ANEW;
@@ -203,6 +204,7 @@ pub(super) fn from_kernel(entry: &MediaFlow, now: u64) -> Option<Flow> {
         packets_per_second: per_second(&entry.packets),
         bytes_per_second: per_second(&entry.bytes),
         expires: left(entry.expires_at_seconds),
+        timed: entry.flags & MEDIA_TIMED != 0,
         held: entry.about & ABOUT_HELD != 0,
         turns: turns(entry),
     };

@@ -8,7 +8,7 @@ use std::{
 
 use edge_ebpf::abi::{MEDIA_LEARNED, MediaFlow, MediaLearned, MediaState};
 
-use super::{Counts, Maps, entry};
+use super::{Counts, Maps, entry, table};
 use crate::{
     firewall::{FirewallError, decode, sys},
     media::flow::{CallId, Flow, FlowId, FlowStatus},
@@ -29,9 +29,8 @@ pub fn read(pins: &Path) -> Result<Vec<FlowRow>, FirewallError> {
     let (doors, slots) = maps.read()?;
     let open: Vec<MediaFlow> = doors
         .into_iter()
-        .filter_map(|(door, slot)| {
-            slots.get(&slot).copied().filter(|kernel| entry::door_of(kernel) == door)
-        })
+        .flat_map(|(door, first)| table::behind(door, first, &slots))
+        .filter_map(|(_, flow)| flow)
         .collect();
     let now = sys::now().seconds();
     let of_all = Counts::open(pins)?.of(&open)?;

@@ -109,18 +109,14 @@ impl<W: MediaWrites> Table<W> {
     ) -> Result<(), FirewallError> {
         let mut wrong = Vec::new();
         for (door, first) in doors {
-            let mut slot = first;
-            for _ in 0..MEDIA_SHARED {
-                let Some(kernel) = slots.get(&slot).filter(|flow| is_at(flow, door)) else {
-                    tracing::warn!(?door, slot, "a media port leads to no flow: it is closed");
-                    wrong.push(door);
-                    break;
-                };
-                wrong.extend(self.take_over(door, slot, *kernel));
-                slot = u32::from(kernel.next);
-                if slot == 0 {
-                    break;
-                }
+            for (slot, kernel) in behind(door, first, slots) {
+                wrong.extend(match kernel {
+                    Some(kernel) => self.take_over(door, slot, kernel),
+                    None => {
+                        tracing::warn!(?door, slot, "a media port leads to no flow: it is closed");
+                        Some(door)
+                    }
+                });
             }
         }
         self.slots.fresh = slots.keys().max().map_or(1, |last| last + 1);
@@ -368,6 +364,23 @@ impl<W: MediaWrites> Table<W> {
             }
         }
     }
+}
+
+/// The flows that stand one behind the other at a door, from this slot on, each with its slot; `None`:
+/// there is none that comes in here, nor anything after it.
+pub(super) fn behind(
+    door: Door,
+    first: u32,
+    slots: &HashMap<u32, MediaFlow>,
+) -> impl Iterator<Item = (u32, Option<MediaFlow>)> {
+    let mut next = Some(first);
+    std::iter::from_fn(move || {
+        let slot = next?;
+        let flow = slots.get(&slot).filter(|flow| is_at(flow, door)).copied();
+        next = flow.map(|flow| flow.next.into()).filter(|next| *next != 0);
+        Some((slot, flow))
+    })
+    .take(MEDIA_SHARED as usize)
 }
 
 /// Whether a flow comes in by this door.

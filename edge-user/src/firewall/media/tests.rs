@@ -131,6 +131,7 @@ fn flow(id: u32, call: u64, port: u16) -> Flow {
         bytes_per_second: 33_333,
         expires: Duration::from_secs(7200),
         held: false,
+        timed: false,
         turns: false,
     }
 }
@@ -170,6 +171,7 @@ fn every_field_of_a_flow_can_be_read_back_from_the_kernel() {
         Flow { packets_per_second: u32::MAX, bytes_per_second: u32::MAX, ..plain.clone() },
         Flow { packets_per_second: 1, bytes_per_second: 1, line: 255, ..plain.clone() },
         Flow { learned_anew: 31, side: MediaSide::Inside, ..plain.clone() },
+        Flow { timed: true, ..plain.clone() },
         Flow { turns: true, to: socket("198.51.100.8:5000"), ..plain.clone() },
         six(plain.clone()),
         Flow { way: Way::Pinhole, ..six(plain.clone()) },

@@ -74,7 +74,12 @@ fn adopted(
     flows: Vec<Flow>,
 ) -> Call {
     let left = flows.iter().map(|flow| flow.expires).max().unwrap_or_default();
-    let mut call = Call::new(now, name, Parties::default(), left.min(settings.longest_call));
+    // Of who ends by a session timer, the kernel does not hold how long it may last in any case: that
+    // begins anew.
+    let timed = flows.iter().any(|flow| flow.timed);
+    let longest = if timed { settings.longest_call } else { left.min(settings.longest_call) };
+    let mut call = Call::new(now, name, Parties::default(), longest);
+    call.session_ends = timed.then(|| now + left);
     (call.up, call.adopted, call.told) = (Some(0), true, true);
     call.accepted = true;
     let lines = flows.iter().map(|flow| usize::from(flow.line) + 1).max().unwrap_or(0);

@@ -5,11 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ipnet::IpNet;
-
 use super::{
     Effects, MediaFault,
-    limits::ceiling,
     ports::{FlowIds, Held, Holder, Ports},
     said::{Said, Session},
     settings::{OwnAddress, SIDES, Sides, further},
@@ -19,11 +16,7 @@ use super::{
 use crate::{
     config::MediaMode,
     domain::Domain,
-    federation::source_prefix,
-    media::{
-        flow::{CallId, Component, Flow, FlowContent, FlowId, MediaChange, MediaSide, Way},
-        sdp::Transport,
-    },
+    media::flow::{CallId, Component, Flow, FlowId, MediaChange, MediaSide},
     proxy::ConnectionId,
 };
 
@@ -242,10 +235,47 @@ impl Call {
         self.offers.is_empty() && (self.up.is_none() || !self.session.has_media())
     }
 
+    /// The latest end, and whether a refresh puts it off.
+    pub(super) fn end(&self) -> (Instant, bool) {
+        match self.session_ends.filter(|end| *end < self.longest) {
+            Some(end) => (end, true),
+            None => (self.longest, false),
+        }
+    }
+
     /// When something may be due.
     pub(super) fn deadline(&self) -> Instant {
-        let offers = self.offers.iter().filter_map(|offer| offer.until).min();
-        [self.session_ends, offers].into_iter().flatten().fold(self.longest, Instant::min)
+        let offers = self.offers.iter().filter_map(|offer| offer.until);
+        offers.fold(self.end().0, Instant::min)
+    }
+
+    /// The session timer runs from now on, or none does. Its flows end with it, also while there is no
+    /// daemon to close them.
+    pub(super) fn set_session(
+        &mut self,
+        now: Instant,
+        session: Option<Duration>,
+        effects: &mut Effects,
+    ) {
+        let before = self.end();
+        // RFC 4028 section 10: it is over when it was not refreshed; a third more, for those who are
+        // late.
+        self.session_ends = session.map(|session| now + session + session / 3);
+        let (ends, timed) = self.end();
+        if (ends, timed) == before {
+            return;
+        }
+        for flow in &mut self.flows {
+            (flow.expires, flow.timed) = (ends.saturating_duration_since(now), timed);
+            let opened = effects.changes.iter_mut().rev().find_map(|change| match change {
+                MediaChange::Open(opened) if opened.id == flow.id => Some(opened),
+                _ => None,
+            });
+            match opened {
+                Some(opened) => opened.clone_from(flow),
+                None => effects.changes.push(MediaChange::Open(flow.clone())),
+            }
+        }
     }
 
     /// Says who has its ports, where that is not known.
@@ -389,94 +419,6 @@ impl Call {
         moved
     }
 
-    /// The flows that a session asks for.
-    fn wanted(&self, now: Instant, session: &Session) -> Vec<Flow> {
-        let mut wanted = Vec::new();
-        for slot in session.slots() {
-            for side in SIDES {
-                wanted.extend(self.flow(now, session, slot, side, Component::Rtp));
-                let rtp = session.all(side, slot).any(|said| said.protocol.is_rtp());
-                let mux = session.first(slot).is_some_and(|line| session.mux(line));
-                if rtp && !mux {
-                    wanted.extend(self.flow(now, session, slot, side, Component::Rtcp));
-                }
-            }
-        }
-        wanted
-    }
-
-    fn flow(
-        &self,
-        now: Instant,
-        session: &Session,
-        slot: u8,
-        side: MediaSide,
-        component: Component,
-    ) -> Option<Flow> {
-        let (from, to) = (session.said(side, slot)?, session.said(side.across(), slot)?);
-        let index = usize::from(slot);
-        let remote = from.place(component)?;
-        // A pinhole is where SDP said: who was told of it sends there, whatever was learned.
-        let line = self.lines.get(index).filter(|_| self.mode == MediaMode::Relay);
-        let learned = line.and_then(|line| *line.known(component).of(side.across()));
-        let named = to.place(component)?;
-        let turn = to.joins.and_then(|_| self.turns.iter().find(|turn| turn.place == named));
-        if to.joins.is_some() && turn.is_none() {
-            return None;
-        }
-        let target = turn.map_or(learned.unwrap_or(named), |turn| turn.to);
-        let way = match self.mode {
-            MediaMode::Off => return None,
-            MediaMode::Pinhole => Way::Pinhole,
-            MediaMode::Relay => Way::Relay {
-                local: self.own(index, side, component)?,
-                from: match turn {
-                    Some(turn) => turn.from,
-                    None => self.own(index, side.across(), component)?,
-                },
-            },
-        };
-        let (comes, goes) = match way {
-            Way::Relay { local, from } => (local.is_ipv6(), from.is_ipv6()),
-            Way::Pinhole => (target.is_ipv6(), remote.is_ipv6()),
-        };
-        if comes != remote.is_ipv6() || goes != target.is_ipv6() {
-            return None;
-        }
-        // Behind NAT it comes from where its signalling comes from, unless it named another address
-        // that makes sense.
-        let nat = self.nat.filter(|_| side == MediaSide::Outside).map(source_prefix);
-        let nat = nat.filter(|prefix| prefix.contains(&remote.ip()));
-        let source = nat.unwrap_or(IpNet::from(remote.ip()));
-        let (packets, bytes) = ceilings(session, slot, side.across(), component);
-        let plain = |said: &Said| matches!(said.protocol, Transport::Udptl | Transport::Udp);
-        let mut clocks = session.all(side.across(), slot).map(|said| said.clock);
-        let mut held = SIDES.into_iter().map(|side| session.all(side, slot).all(|said| said.held));
-        Some(Flow {
-            id: FlowId(0),
-            call: self.id,
-            line: slot,
-            component,
-            side,
-            way,
-            source,
-            source_port: nat.is_none().then_some(remote.port()),
-            learn: LEARN,
-            learned_anew: 0,
-            to: target,
-            content: match session.all(side, slot).all(plain) {
-                true => FlowContent::Any,
-                false => FlowContent::Media,
-            },
-            clock: clocks.find(|clock| *clock != 0).filter(|_| component == Component::Rtp),
-            packets_per_second: packets,
-            bytes_per_second: bytes,
-            expires: self.longest.saturating_duration_since(now),
-            held: held.any(|held| held),
-            turns: turn.is_some(),
-        })
-    }
-
     /// Our address and port towards a side.
     pub(super) fn own(
         &self,
@@ -537,11 +479,12 @@ impl Call {
         effects: &mut Effects,
     ) {
         self.reopened = now;
+        let ends = self.end().0;
         for flow in &mut self.flows {
             let opens = |change: &MediaChange| matches!(change, MediaChange::Open(opened) if opened.id == flow.id);
             if which(flow) && !effects.changes.iter().any(opens) {
                 flow.learn_anew();
-                (flow.learn, flow.expires) = (LEARN, self.longest.saturating_duration_since(now));
+                (flow.learn, flow.expires) = (LEARN, ends.saturating_duration_since(now));
                 effects.changes.push(MediaChange::Open(flow.clone()));
             }
         }
@@ -581,14 +524,4 @@ impl Call {
             }
         }
     }
-}
-
-/// Of all m-lines that share a transport.
-fn ceilings(session: &Session, slot: u8, to: MediaSide, component: Component) -> (u32, u32) {
-    session
-        .all(to, slot)
-        .map(|said| ceiling(said, component))
-        .fold((0, 0), |sum: (u32, u32), of| {
-            (sum.0.saturating_add(of.0), sum.1.saturating_add(of.1))
-        })
 }

@@ -9,7 +9,8 @@
 //! | `said` | what a text says of each m-line, and whether that makes sense |
 //! | `transports` | which m-lines share a transport, and which ports of ours each has |
 //! | `ports` | ports of ours, and names of flows |
-//! | `call`, `limits` | a session, and the flows that follow from it |
+//! | `call` | a session, and what is open for it |
+//! | `wanted`, `limits` | the flows that follow from a session |
 //! | `negotiate` | offers and answers (RFC 3264, RFC 6337), forks, what fails |
 //! | `text` | what a text becomes on its way |
 //! | `turns` | two calls that a server inside joins |
@@ -34,6 +35,7 @@ mod tests;
 mod text;
 mod transports;
 mod turns;
+mod wanted;
 
 use std::{
     collections::{BTreeSet, HashMap},

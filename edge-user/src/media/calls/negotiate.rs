@@ -276,7 +276,7 @@ impl Calls {
         };
         self.change(now, id, effects, |context, call| {
             let to = passage.from.across();
-            transports::assign(&mut said, passage.from, &call.session);
+            transports::assign(&mut said, passage.from, &call.session, call.adopted);
             let other = call.session.of(to);
             let mux = |line: usize| {
                 let takes = |said: &[Said]| said.get(line).is_some_and(|said| said.mux);
@@ -379,7 +379,7 @@ impl Context<'_> {
         self.legs(call, passage, said)?;
         reject_other_families(call, passage, said);
         something_left(passage, sdp, said)?;
-        transports::assign(said, passage.from, &call.session);
+        transports::assign(said, passage.from, &call.session, call.adopted);
         let needs = |slot| said.iter().any(|said| said.is_in(slot));
         call.take_ports(self.pools, (0..said.len()).map(needs))?;
         let to = passage.from.across();
@@ -523,9 +523,7 @@ impl Context<'_> {
             call.forks.clear();
         }
         if call.up.is_some() && passage.method != CallMethod::Prack && !late {
-            // RFC 4028 section 10: it is over when it was not refreshed; a third more, for those
-            // who are late.
-            call.session_ends = reply.session.map(|session| self.now + session + session / 3);
+            call.set_session(self.now, reply.session, self.effects);
         }
         if call.up.is_some() {
             call.give_ports(self.pools);

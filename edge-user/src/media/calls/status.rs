@@ -87,7 +87,7 @@ pub(super) fn of(call: &Call) -> CallStatus {
         inbound: call.parties.inbound,
         state,
         since: call.since,
-        until: call.session_ends.map_or(call.longest, |end| end.min(call.longest)),
+        until: call.end().0,
         lines: lines.map(line).collect(),
     }
 }

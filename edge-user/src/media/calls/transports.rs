@@ -93,8 +93,8 @@ fn first(said: &[Said], lines: impl Iterator<Item = usize>) -> Option<usize> {
 }
 
 /// Says in which slot each m-line of a text of this side is, so that a transport that goes on keeps
-/// its own.
-pub(super) fn assign(said: &mut [Said], side: MediaSide, session: &Session) {
+/// its own. `adopted`: of the session only flows are known, not the m-lines that they are for.
+pub(super) fn assign(said: &mut [Said], side: MediaSide, session: &Session, adopted: bool) {
     let mut left: Vec<(u8, usize)> = Vec::new();
     for one in said.iter().filter(|one| one.is_forwarded()) {
         let of_it = |line: &usize| {
@@ -106,7 +106,9 @@ pub(super) fn assign(said: &mut [Said], side: MediaSide, session: &Session) {
         }
     }
     let mut taken: Vec<(u8, u8)> = Vec::new();
-    // Where it is received at the same place; where its m-lines were; its first m-line's own; any.
+    let one = left.len() == 1;
+    // Where it is received at the same place; where its m-lines were; the only one of a call that was
+    // adopted; its first m-line's own; any.
     let same_place = |_: u8, first: usize, slot: u8| {
         let rtp = said.get(first).and_then(|said| said.rtp);
         rtp.is_some() && session.said(side, slot).is_some_and(|then| then.rtp == rtp)
@@ -119,9 +121,10 @@ pub(super) fn assign(said: &mut [Said], side: MediaSide, session: &Session) {
         };
         said.iter().enumerate().any(of_it)
     };
+    let only = |_: u8, _: usize, slot: u8| adopted && one && session.slots().eq([slot]);
     let own = |_: u8, first: usize, slot: u8| usize::from(slot) == first;
     let any = |_: u8, _: usize, _: u8| true;
-    let ways: [&dyn Fn(u8, usize, u8) -> bool; 4] = [&same_place, &same_line, &own, &any];
+    let ways: [&dyn Fn(u8, usize, u8) -> bool; 5] = [&same_place, &same_line, &only, &own, &any];
     for way in ways {
         left.retain(|(transport, first)| {
             let free = |slot: &u8| !taken.iter().any(|(_, taken)| taken == slot);

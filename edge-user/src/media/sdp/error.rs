@@ -96,8 +96,8 @@ pub enum SdpFault {
     /// `b=` without a number.
     #[error("b= has a word and a number")]
     Bandwidth,
-    /// `a=mid` or `a=group` with a bad name, or two m-lines of one name.
-    #[error("a=mid and a=group have a word of their own for each m-line")]
+    /// `a=mid` or `a=group` with a bad name, two m-lines of one name, or an m-line in a bundle twice.
+    #[error("a=mid and a=group have a word of their own for each m-line, bundles one word once")]
     Group,
     /// A change with another number of m-lines than the text.
     #[error("a change for another number of m-lines")]

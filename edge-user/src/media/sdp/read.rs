@@ -407,7 +407,8 @@ fn group(line: u32, value: &[u8], base: u32) -> Result<Group, SdpFault> {
     Ok(Group { bundle: semantics == b"BUNDLE", media: Vec::new(), line, names })
 }
 
-/// Finds the m-lines that groups name. No two have one name.
+/// Finds the m-lines that groups name. No two have one name, and none is in a bundle twice, or in two
+/// (RFC 9143 section 5).
 fn join(text: &[u8], groups: &mut [Group], media: &[Media]) -> Result<(), SdpError> {
     let mid = |media: &Media| media.mid.as_ref().map(|mid| bytes_at(text, mid));
     for (at, one) in media.iter().enumerate() {
@@ -416,10 +417,17 @@ fn join(text: &[u8], groups: &mut [Group], media: &[Media]) -> Result<(), SdpErr
             return Err(SdpError::at(one.lines.start, SdpFault::Group));
         }
     }
+    let mut bundled = Vec::new();
     for group in groups {
         for (range, index) in &mut group.names {
             let name = bytes_at(text, range);
             *index = media.iter().position(|media| mid(media) == Some(name));
+            if let Some(index) = index.filter(|_| group.bundle) {
+                if bundled.contains(&index) {
+                    return Err(SdpError::at(group.line, SdpFault::Group));
+                }
+                bundled.push(index);
+            }
         }
         group.media = group.names.iter().filter_map(|(_, index)| *index).collect();
     }

@@ -160,11 +160,7 @@ impl Changes<'_> {
         (session, tag): (Option<IpAddr>, Option<&Media>),
     ) -> Result<(), SdpError> {
         if let Some(tag) = tag {
-            self.inherit(
-                media,
-                tag,
-                line == LineChange::Keep && change.candidates == Candidates::Keep,
-            );
+            self.inherit(media, tag, line == LineChange::Keep, change.candidates);
         }
         match line {
             // What is off already has nothing to anchor; its addresses need not be seen.
@@ -301,10 +297,13 @@ impl Changes<'_> {
         }
     }
 
-    /// The last line of an m-line that is neither empty nor one of ICE, which may go.
+    /// The last line of an m-line that is not empty and does not go: those of ICE and `a=bundle-only`
+    /// may.
     pub(super) fn last_line(&self, media: &Media) -> u32 {
         let goes = |index: u32| {
-            media.ice.iter().any(|ice| ice.line == index) || media.naming.contains(&index)
+            media.ice.iter().any(|ice| ice.line == index)
+                || media.naming.contains(&index)
+                || media.bundle_only_line == Some(index)
         };
         media
             .lines

@@ -4,7 +4,7 @@
 use super::{
     Sdp, bytes_at,
     media::Media,
-    rewrite::{Changes, LineChange},
+    rewrite::{Candidates, Changes, LineChange},
 };
 
 /// What an m-line says of its transport, beside ICE (RFC 8859: categories TRANSPORT and IDENTICAL).
@@ -49,9 +49,14 @@ pub(super) fn heirs(sdp: &Sdp, lines: &[LineChange]) -> Vec<(usize, usize)> {
 }
 
 impl Changes<'_> {
-    /// An m-line has the transport that another one had; `as_it_is`: with its port, its address and
-    /// its candidates.
-    pub(super) fn inherit(&mut self, media: &Media, tag: &Media, as_it_is: bool) {
+    /// An m-line has the transport that another one had; `as_it_is`: with its port and its address.
+    pub(super) fn inherit(
+        &mut self,
+        media: &Media,
+        tag: &Media,
+        as_it_is: bool,
+        candidates: Candidates,
+    ) {
         if let Some(line) = media.bundle_only_line {
             self.remove_line(line);
         }
@@ -66,7 +71,8 @@ impl Changes<'_> {
         let after = self.last_line(media);
         for (index, name) in attributes(sdp, tag).filter(|(_, name)| !said.contains(name)) {
             let goes = match tag.ice.iter().find(|ice| ice.line == index) {
-                Some(ice) => as_it_is || !ice.candidate,
+                Some(_) if candidates == Candidates::Strip => false,
+                Some(ice) => as_it_is && candidates == Candidates::Keep || !ice.candidate,
                 None => OF_TRANSPORT.contains(&name),
             };
             if let Some(line) = self.line(index).filter(|_| goes) {

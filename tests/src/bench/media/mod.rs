@@ -306,6 +306,7 @@ fn open(number: u16) -> MediaChange {
         bytes_per_second: 1_000_000_000,
         expires: Duration::from_secs(3600),
         held: false,
+        timed: false,
         turns: false,
     })
 }

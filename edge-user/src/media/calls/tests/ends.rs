@@ -104,6 +104,54 @@ fn a_refresh_puts_the_session_timer_off_and_none_takes_it_away() {
 }
 
 #[test]
+fn the_session_timer_ends_the_flows_in_the_kernel_and_goes_on_after_a_restart() {
+    let ends = |bench: &Bench| {
+        let mut all: Vec<_> = bench.open.values().map(|f| (f.expires.as_secs(), f.timed)).collect();
+        all.dedup();
+        all
+    };
+    let refresh = Say::within(CallMethod::Update, 2, true);
+    let mut bench = Bench { session: Some(Duration::from_secs(1800)), ..Bench::new() };
+    bench.set_up();
+    assert_eq!((ends(&bench), bench.opened), (vec![(2400, true)], 4), "each is written once");
+    bench.pass(1000);
+    // Another source, or a change, does not put it off.
+    let id = *bench.open.keys().next().unwrap();
+    let source = SocketAddr::new(bench.open[&id].source.addr(), 7777);
+    bench.act(|calls, now, effects| calls.learned(now, id, source, effects));
+    assert!(ends(&bench).contains(&(1400, true)));
+    let flows: Vec<Flow> = bench.open.values().cloned().collect();
+    // What is left of it when another daemon starts, 400 s later.
+    let restarted = || {
+        let mut bench = Bench { open: bench.open.clone(), ..Bench::new() };
+        let left = |flow: &Flow| Flow { expires: Duration::from_secs(1000), ..flow.clone() };
+        let found: Vec<Flow> = flows.iter().map(left).collect();
+        bench.open = found.iter().map(|flow| (flow.id, flow.clone())).collect();
+        bench.act(|calls, now, effects| calls.adopt(now, found, effects));
+        bench
+    };
+    let mut after = restarted();
+    after.pass(999);
+    assert_eq!(after.open.len(), 4);
+    after.pass(1);
+    assert_eq!(last(&after), Some(EndCause::SessionTimer));
+    after.assert_nothing_left();
+    // A refresh is one, after the restart too.
+    let mut after = restarted();
+    after.session = Some(Duration::from_secs(1800));
+    after.reply(&refresh, 200, "b", "").unwrap();
+    assert_eq!(ends(&after), [(2400, true)]);
+    after.pass(2399);
+    after.session = None;
+    after.reply(&refresh, 200, "b", "").unwrap();
+    assert_eq!(ends(&after), [(24 * 3600 - 2399, false)]);
+    // A timer that is longer than any call may last is none.
+    after.session = Some(Duration::from_secs(100 * 3600));
+    after.reply(&refresh, 200, "b", "").unwrap();
+    assert_eq!(ends(&after), [(24 * 3600 - 2399, false)]);
+}
+
+#[test]
 fn a_call_that_is_heard_or_held_or_rings_is_not_silent() {
     let mut bench = Bench::up();
     for packets in 1..20 {

@@ -39,6 +39,7 @@ const LINES: &[&str] = &[
     "i=x",
     "a=sendonly",
     "a=group:BUNDLE a b",
+    "a=group:BUNDLE b a",
     "a=group:LS b",
     "m=audio 4000 RTP/AVP 0",
     "m=video 0 UDP/TLS/RTP/SAVPF 96",

@@ -75,6 +75,8 @@ fn what_two_readers_could_read_in_two_ways_is_refused() {
         (&[c, m, "a=mid:a b"], 2, Group),
         (&["a=group:", c, m], 0, Group),
         (&["a=group:BUNDLE a  b", c, m], 0, Group),
+        (&["a=group:BUNDLE a a", c, m, "a=mid:a"], 0, Group),
+        (&["a=group:BUNDLE a", "a=group:BUNDLE b a", c, m, "a=mid:a"], 1, Group),
         (&[c, m, "b=AS:x"], 2, Bandwidth),
         (&[c, m, "b=AS"], 2, Bandwidth),
         (&[c, m, "b=AS:64", "b=AS:65"], 3, Twice),

@@ -77,6 +77,7 @@ fn flow(call: u64) -> MediaChange {
         bytes_per_second: 1,
         expires: Duration::from_secs(1),
         held: false,
+        timed: false,
         turns: false,
     })
 }
