@@ -33,13 +33,15 @@ pub struct Telephone<'a> {
     pub secret: Secret,
 }
 
-/// How what is said is kept from others.
+/// How what is said is kept from others, and how the other is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Secret {
-    /// Not at all.
+    /// Not at all: RTP, where SDP says.
     None,
     /// SRTP, whose keys stand in SDP (RFC 4568).
     Srtp,
+    /// SRTP by DTLS (RFC 5764), where ICE finds the other (RFC 8445).
+    DtlsAndIce,
 }
 
 impl Secret {
@@ -48,6 +50,9 @@ impl Secret {
         match self {
             Secret::None => ("", ""),
             Secret::Srtp => (";mediaenc=srtp-mand", "module srtp.so\n"),
+            Secret::DtlsAndIce => {
+                (";mediaenc=dtls_srtp;medianat=ice", "module dtls_srtp.so\nmodule ice.so\n")
+            }
         }
     }
 }

@@ -59,6 +59,11 @@ fn telephones_hear_each_other_by_srtp_whose_keys_pass_the_edges_in_sdp() {
     hear_each_other("msrtp", Secret::Srtp);
 }
 
+#[test]
+fn telephones_find_each_other_by_ice_and_agree_on_keys_by_dtls_through_the_edges() {
+    hear_each_other("mdtls", Secret::DtlsAndIce);
+}
+
 fn hear_each_other(tag: &str, secret: Secret) {
     let pair = Pair::raise(tag);
     // Most of it is for a machine that is busy: a second of sound is enough.

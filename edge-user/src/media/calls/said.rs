@@ -162,7 +162,9 @@ fn line(
     Ok(one)
 }
 
-/// Where an m-line over UDP is received; nowhere, when it does not say.
+/// Where an m-line over UDP is received; nowhere, when it does not say. Nor when it says what ICE has
+/// found out, where we relay: that is a port of the far edge, which the other end sees its packets come
+/// from. It sends from where it said before.
 fn place(
     settings: &CallSettings,
     mode: MediaMode,
@@ -174,6 +176,7 @@ fn place(
         || !media.protocol.is_udp()
         || media.port == 0
         || media.held_by_address()
+        || mode == MediaMode::Relay && media.is_reflexive
     {
         return Ok(Place::default());
     }

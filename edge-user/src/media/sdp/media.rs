@@ -190,6 +190,9 @@ pub struct Media {
     pub bits_per_second: Option<u64>,
     /// It has ICE candidates or a name for them.
     pub has_ice: bool,
+    /// It is received at an address that only ICE's checks told its writer (a candidate of the type
+    /// `prflx`, RFC 8445 section 7.2.5.3.1): where the other end sees its packets come from.
+    pub is_reflexive: bool,
     /// It is a file (RFC 5547).
     pub file_transfer: bool,
     pub(super) name: Range<u32>,
@@ -225,6 +228,8 @@ pub(super) struct IceLine {
     pub candidate: bool,
     /// It is a candidate as RFC 8839 writes it.
     pub standard: bool,
+    /// Address and port of a candidate of the type `prflx`.
+    pub reflexive: Option<(IpAddr, u16)>,
 }
 
 impl Media {

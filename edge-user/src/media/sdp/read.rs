@@ -296,6 +296,7 @@ impl MediaPart {
             clock: self.clock,
             bits_per_second: section.bits_per_second().or(session.bits_per_second()),
             has_ice,
+            is_reflexive: false,
             file_transfer: self.file_transfer,
             name: head.name,
             mid: self.mid,
@@ -310,6 +311,9 @@ impl MediaPart {
         if media.held_by_address() {
             media.direction = direction.without_receiving();
         }
+        let places = [media.address.map(|address| (address, media.port)), media.rtcp_address()];
+        let reflexive = |ice: &IceLine| ice.reflexive.is_some() && places.contains(&ice.reflexive);
+        media.is_reflexive = media.ice.iter().any(reflexive);
         Ok(media)
     }
 }
@@ -388,7 +392,17 @@ fn ice(line: u32, name: &[u8], value: &[u8]) -> Option<IceLine> {
     let candidate = extension || CANDIDATES.iter().any(is);
     // Before RFC 5245 the name and the password stood in each candidate, and no type.
     let standard = name == b"candidate" && words(value).any(|(_, word)| word == b"typ");
-    (candidate || ICE.iter().any(is)).then_some(IceLine { line, candidate, standard })
+    let reflexive = if candidate { reflexive(value) } else { None };
+    (candidate || ICE.iter().any(is)).then_some(IceLine { line, candidate, standard, reflexive })
+}
+
+/// Address and port of `foundation component transport priority address port typ prflx…`.
+fn reflexive(value: &[u8]) -> Option<(std::net::IpAddr, u16)> {
+    let mut words = words(value).map(|(_, word)| word).skip(4);
+    let (address, at) = (words.next()?, port(words.next()?)?);
+    let kind = [words.next()?, words.next()?];
+    let address = std::str::from_utf8(address).ok()?.parse().ok()?;
+    (kind == [&b"typ"[..], b"prflx"]).then_some((address, at))
 }
 
 /// `BUNDLE name name…`.

@@ -177,6 +177,74 @@ fn candidates_are_ours() {
 }
 
 #[test]
+fn what_ice_has_found_out_is_a_port_of_an_edge_and_changes_nothing() {
+    // Each says at the end where the other sees it: at a port of ours there, or of another edge.
+    let seen = |seen: [&str; 2], own: &str, port: u16| {
+        let [rtp, rtcp] = seen.map(|at| at.rsplit_once(':').unwrap());
+        let family = if rtp.0.contains(':') { "IP6" } else { "IP4" };
+        sdp(
+            own,
+            &format!(
+                "m=audio {} RTP/AVP 0|c=IN {family} {}|a=rtcp:{} IN {family} {}|\
+                 a=ice-ufrag:abcd|a=ice-pwd:0123456789012345678901|\
+                 a=candidate:1 1 UDP 2130706431 {own} {port} typ host|\
+                 a=candidate:2 1 UDP 1862270975 {} {} typ prflx raddr {own} rport {port}|\
+                 a=candidate:3 2 UDP 1862270974 {} {} typ prflx raddr {own} rport {}|\
+                 a=remote-candidates:1 192.0.2.1 50000 2 192.0.2.1 50001",
+                rtp.1,
+                rtp.0,
+                rtcp.1,
+                rtcp.0,
+                rtp.0,
+                rtp.1,
+                rtcp.0,
+                rtcp.1,
+                port + 1
+            ),
+        )
+    };
+    for at in [["10.0.0.1:50000", "10.0.0.1:50001"], ["192.168.7.7:9000", "192.168.7.7:9001"]] {
+        for adopted in [false, true] {
+            let mut bench = Bench::up();
+            let (ways, opened) = (bench.ways(), bench.opened);
+            if adopted {
+                let flows = bench.open.values().cloned().collect();
+                bench.calls = Calls::new(settings(), &[7; 32], None);
+                bench.act(|calls, now, effects| calls.adopt(now, flows, effects));
+            }
+            let say = Say::within(CallMethod::Invite, 2, true);
+            let there = bench.ask(&say, &seen(at, CALLER, 4000)).unwrap();
+            let answer = seen(["203.0.113.1:50000", "203.0.113.1:50001"], CALLEE, 5000);
+            let back = bench.reply(&say, 200, "b", &answer).unwrap().unwrap();
+            assert_eq!((bench.ways(), adopted || bench.opened == opened), (ways, true));
+            for text in [there, back] {
+                for gone in ["prflx", "remote-candidates", "192.168", "raddr"] {
+                    assert!(!text.contains(gone), "{gone}: {text}");
+                }
+            }
+            bench.bye(true);
+        }
+    }
+    // Of who is heard there a candidate of any other type is where it is.
+    let mut bench = Bench::up();
+    let say = Say::within(CallMethod::Invite, 2, true);
+    let moved = seen(["198.41.0.5:6000", "198.41.0.5:6001"], CALLER, 4000);
+    bench.ask(&say, &moved.replace("prflx", "srflx")).unwrap();
+    bench.reply(&say, 200, "b", &audio(CALLEE, 5000)).unwrap();
+    assert!(bench.ways().contains(&format!("0 Rtp out: 198.41.0.5 6000 -> {CALLEE}:5000")));
+    // Where nobody relays, what is said is what is.
+    let mut bench = Bench::with(CallSettings {
+        mode: MediaMode::Pinhole,
+        outside: OwnAddresses::default(),
+        inside: OwnAddresses::default(),
+        ..settings()
+    });
+    bench.ask(&Say::invite(1), &moved).unwrap();
+    bench.reply(&Say::invite(1), 200, "b", &audio("198.41.1.50", 5000)).unwrap();
+    assert!(bench.ways().contains(&"0 Rtp out: 198.41.0.5 6000 -> 198.41.1.50:5000".to_owned()));
+}
+
+#[test]
 fn a_bundle_shares_one_transport() {
     let head = |address: &str| {
         format!(

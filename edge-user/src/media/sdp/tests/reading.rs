@@ -76,6 +76,25 @@ fn ipv6_fax_files_and_names_are_read() {
 }
 
 #[test]
+fn what_only_ices_checks_told_is_known_by_its_candidate() {
+    let at = "a=candidate:1 1 UDP 1 192.0.2.1 4000 typ";
+    let rows = [
+        (format!("{at} prflx raddr 10.0.0.1 rport 5"), true),
+        (format!("{at} prflx"), true),
+        (at.replace("a=candidate", "a=x-candidate-ipv6") + " prflx", true),
+        (format!("{at} host"), false),
+        (format!("{at} srflx raddr 10.0.0.1 rport 5"), false),
+        (at.replace("4000", "4001") + " prflx", true),
+        (at.replace("4000", "4002") + " prflx", false),
+        (at.replace("192.0.2.1", "192.0.2.2") + " prflx", false),
+    ];
+    for (line, reflexive) in rows {
+        let sdp = read(&["c=IN IP4 192.0.2.1", "m=audio 4000 RTP/AVP 0", &line]);
+        assert_eq!(sdp.media()[0].is_reflexive, reflexive, "{line}");
+    }
+}
+
+#[test]
 fn an_address_of_zeros_is_hold() {
     for (zeros, attribute, is) in [
         ("IP4 0.0.0.0", "sendrecv", Direction::SendOnly),
