@@ -279,9 +279,22 @@ fn a_list_is_imported_listed_exported_and_removed_by_command() {
     let exported = edge.command(&["block", "export", "--list", "feed"]).unwrap().stdout;
     assert_eq!(exported, "192.0.2.0/24\n192.0.2.1\n2001:db8:77::/48\n");
     assert_eq!(edge.command(&["block", "export"]).unwrap().stdout, exported);
+    // Whose block it is, is told of an address, with and without the daemon.
+    let explained = |edge: &Edge| {
+        for (address, blocks) in [("192.0.2.1", 2), ("192.0.2.2", 1), ("2001:db8:77::1", 1)] {
+            let text = edge.command(&["explain", "address", address]).unwrap().stdout;
+            let held = text.matches("  held by list feed (why), imported by uid ").count();
+            assert_eq!(held, blocks, "{text}");
+            let json = edge.json(&["explain", "address", address]).unwrap();
+            assert_eq!(json["lists"].as_array().unwrap().len(), blocks, "{json}");
+            assert_eq!(json["lists"][0]["list"], "feed", "{json}");
+        }
+    };
+    explained(&edge);
 
     // It outlives the daemon, and a reboot with `edge load`.
     edge.stop().unwrap();
+    explained(&edge);
     assert_eq!(edge.command(&["detach"]).unwrap().code, 0);
     let load = edge
         .namespace()

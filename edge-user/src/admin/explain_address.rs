@@ -1,7 +1,13 @@
 //! `edge explain address`: everything that concerns an address, from the pins, the file, the
 //! store, and the daemon when it runs.
 
-use std::{net::IpAddr, path::Path, time::SystemTime};
+use std::{
+    cell::OnceCell,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
 
 use ipnet::IpNet;
 use serde_json::{Value, json};
@@ -15,7 +21,10 @@ use super::{
 };
 use crate::{
     config::{self, Paths, places},
-    firewall::explain::{self, AddressFacts},
+    firewall::{
+        explain::{self, AddressFacts},
+        lists::{List, ListAbout, read_all},
+    },
     state::{self, AddressRecord, Store},
 };
 
@@ -27,7 +36,15 @@ pub(super) fn address(paths: &Paths, file: &Path, address: IpAddr) -> Result<Rep
     let mut text = headline(&facts);
     text.push_str(&blocks_text(&facts, &known, file));
     text.push_str(&known.domains(file));
-    let Known { daemon, record, notes } = known;
+    let lists = facts.blocks.iter().flat_map(|block| {
+        let row = |list: &ListAbout| {
+            json!({"list": list.name, "prefix": block.prefix, "comment": list.comment,
+                   "by": list.by})
+        };
+        known.lists_of(block.prefix).map(row).collect::<Vec<_>>()
+    });
+    let lists: Vec<Value> = lists.collect();
+    let Known { daemon, record, notes, .. } = known;
     text.push_str(&rules_text(&facts));
     let list = |name: &str| -> Vec<Value> {
         daemon.as_ref().and_then(|d| d[name].as_array()).cloned().unwrap_or_default()
@@ -67,7 +84,7 @@ pub(super) fn address(paths: &Paths, file: &Path, address: IpAddr) -> Result<Rep
         text.push_str(&format!("note      {note}\n"));
     }
     let json = json!({
-        "facts": facts, "record": record, "daemon": daemon, "notes": notes,
+        "facts": facts, "record": record, "daemon": daemon, "lists": lists, "notes": notes,
         "syn": syn.as_ref().ok(), "syn_fault": syn.as_ref().err(),
     });
     Ok(Report::new(text, json))
@@ -81,6 +98,9 @@ pub(super) struct Known {
     pub record: AddressRecord,
     /// What could not be found out, and why.
     pub notes: Vec<String>,
+    /// Where lists of blocks are kept; they are read when a block is asked about.
+    state: PathBuf,
+    lists: OnceCell<Vec<Arc<List>>>,
 }
 
 /// Asks the daemon, or reads the file and the store when it does not run.
@@ -89,19 +109,38 @@ pub(super) fn known(paths: &Paths, file: &Path, address: IpAddr) -> Result<Known
     match client::ask(&paths.run, &Request::About { address }) {
         Ok(daemon) => {
             let record = serde_json::from_value(daemon["record"].clone()).unwrap_or_default();
-            Ok(Known { daemon: Some(daemon), record, notes })
+            Ok(Known::new(paths, Some(daemon), record, notes))
         }
         Err(ClientError::NotRunning { .. }) => {
-            notes.push("the daemon is not running: live connections, remembered drops and members of lists are not known".to_owned());
+            notes.push(
+                "the daemon is not running: live connections and remembered drops are not known"
+                    .to_owned(),
+            );
             let record = offline(paths, file, address, &mut notes);
-            Ok(Known { daemon: None, record, notes })
+            Ok(Known::new(paths, None, record, notes))
         }
         Err(error) => Err(error.into()),
     }
 }
 
 impl Known {
-    /// Who holds a block, a line each: the daemon's knowledge.
+    fn new(
+        paths: &Paths,
+        daemon: Option<Value>,
+        record: AddressRecord,
+        notes: Vec<String>,
+    ) -> Self {
+        let (state, lists) = (paths.state.clone(), OnceCell::new());
+        Self { daemon, record, notes, state, lists }
+    }
+
+    /// The lists that this block is of, and who brought them.
+    fn lists_of(&self, prefix: IpNet) -> impl Iterator<Item = &ListAbout> {
+        let all = self.lists.get_or_init(|| read_all(&self.state, SystemTime::now()).0);
+        all.iter().filter(move |list| list.content.has(&prefix)).map(|list| &list.about)
+    }
+
+    /// Who holds a block, a line each: the daemon's knowledge, and the lists that are kept.
     pub fn holders(&self, prefix: IpNet) -> String {
         let rows = self.daemon.iter().flat_map(|d| d["blocks"].as_array()).flatten();
         let holds = rows
@@ -111,7 +150,11 @@ impl Known {
             let comment = hold["comment"].as_str().map_or(String::new(), |c| format!(" ({c})"));
             format!("  held by {}{comment}\n", owner_text(&hold["owner"]))
         };
-        holds.map(line).collect()
+        let of_list = |list: &ListAbout| {
+            let comment = list.comment.as_ref().map_or(String::new(), |c| format!(" ({c})"));
+            format!("  held by list {}{comment}, imported by {}\n", list.name, list.by)
+        };
+        holds.map(line).chain(self.lists_of(prefix).map(of_list)).collect()
     }
 
     /// What made the blocks: administrators, and lines of the file.

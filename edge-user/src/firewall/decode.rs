@@ -16,9 +16,10 @@ use aya::{
 use edge_ebpf::{
     abi::{
         ACTION_DROP, Block, Bucket, Counter, FlowKey, Fragment, FragmentKey, GENERATION_SHADOW,
-        Interface, KnownKey, NO_GENERATION, PinholeKey, ReasonCounter, Rule, SCOPE_ALL, SET_ANY,
-        SetMask, Settings, VlanKey, WORD_FEDERATION, WORD_MANAGEMENT, WORD_MEDIA, WORD_REMOTE,
-        ZONE_EXTERNAL, ZONE_INTERNAL, map_names as names, word_count, word_first, word_open_rule,
+        Interface, KnownKey, NO_GENERATION, PinholeKey, ReasonCounter, Rule, SCOPE_ALL,
+        SCOPE_FEDERATION, SCOPE_REMOTE, SET_ANY, SetMask, Settings, VlanKey, WORD_FEDERATION,
+        WORD_MANAGEMENT, WORD_MEDIA, WORD_REMOTE, ZONE_EXTERNAL, ZONE_INTERNAL, map_names as names,
+        word_count, word_first, word_open_rule,
     },
     verdict::{REASON_SLOTS, Reason},
 };
@@ -33,9 +34,14 @@ use super::{
 
 pub(super) type Rows = Result<Vec<Value>, FirewallError>;
 
-/// `all` or `federation`.
+/// What of a blocked source's traffic is dropped: `all`, or what goes to these services.
 pub(super) fn scope(number: u8) -> &'static str {
-    if number == SCOPE_ALL { "all" } else { "federation" }
+    match number {
+        SCOPE_ALL => "all",
+        SCOPE_FEDERATION => "federation",
+        SCOPE_REMOTE => "remote users",
+        _ => "federation, remote users",
+    }
 }
 
 /// A reason's name.
@@ -407,4 +413,21 @@ pub(super) fn merge(mut key: Value, value: Value) -> Value {
         fields.extend(more);
     }
     key
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scope_says_whose_ports_a_block_is_for() {
+        for (number, name) in [
+            (SCOPE_ALL, "all"),
+            (SCOPE_FEDERATION, "federation"),
+            (SCOPE_REMOTE, "remote users"),
+            (SCOPE_FEDERATION | SCOPE_REMOTE, "federation, remote users"),
+        ] {
+            assert_eq!(scope(number), name, "{number}");
+        }
+    }
 }

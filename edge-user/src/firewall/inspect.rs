@@ -80,7 +80,7 @@ pub struct RuleCount {
 pub struct BlockEntry {
     /// Address or prefix.
     pub prefix: IpNet,
-    /// `all` or `federation`.
+    /// `all`, `federation`, `remote users`, or both of these.
     pub scope: &'static str,
     /// Name of the reason.
     pub reason: &'static str,

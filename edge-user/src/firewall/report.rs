@@ -120,7 +120,7 @@ pub struct BlockHold {
 pub struct BlockRow {
     /// Address or prefix.
     pub prefix: IpNet,
-    /// `all` or `federation`.
+    /// `all`, `federation`, `remote users`, or both of these.
     pub scope: &'static str,
     /// Name of the reason it is counted under.
     pub reason: &'static str,

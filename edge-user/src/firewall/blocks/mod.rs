@@ -43,7 +43,9 @@ use self::{
     change::{Change, Rewrite},
     key::Lengths,
 };
-use super::{Applied, BlockHold, BlockOwner, BlockRequest, BlockRow, FirewallError, plan::overlap};
+use super::{
+    Applied, BlockHold, BlockOwner, BlockRequest, BlockRow, FirewallError, decode, plan::overlap,
+};
 
 /// The moment, by both clocks.
 #[derive(Clone, Copy, Debug)]
@@ -127,15 +129,6 @@ fn reason_of(owner: &BlockOwner) -> Reason {
     }
 }
 
-fn scope_name(scope: u8) -> &'static str {
-    match scope {
-        SCOPE_ALL => "all",
-        SCOPE_FEDERATION => "federation",
-        SCOPE_REMOTE => "remote users",
-        _ => "federation, remote users",
-    }
-}
-
 #[derive(Clone, Debug, Default)]
 struct Entry {
     holds: Vec<Hold>,
@@ -188,7 +181,7 @@ impl BlockTable {
     }
 
     /// Refuses what may not be blocked. An address of ours may: nobody administers this appliance
-    /// from itself by way of a device, and management is judged before blocks.
+    /// from itself by way of a device ([`super::plan::RuleSet::own_without_management`]).
     fn check_for(&self, owner: &BlockOwner, prefix: &IpNet) -> Result<(), FirewallError> {
         if *owner == BlockOwner::OwnAddress { Ok(()) } else { self.check(prefix) }
     }
@@ -333,7 +326,7 @@ impl BlockTable {
             let block = entry.written?;
             Some(BlockRow {
                 prefix: key.prefix(),
-                scope: scope_name(block.scope),
+                scope: decode::scope(block.scope),
                 reason: Reason::ALL
                     .iter()
                     .find(|reason| **reason as u8 == block.reason)

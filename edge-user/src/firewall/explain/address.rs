@@ -47,7 +47,7 @@ pub struct AddressFacts {
 pub struct AddressBlock {
     /// Address or prefix.
     pub prefix: IpNet,
-    /// `all` or `federation`.
+    /// `all`, `federation`, `remote users`, or both of these.
     pub scope: &'static str,
     /// Name of the reason.
     pub reason: &'static str,
