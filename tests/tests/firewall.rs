@@ -9,8 +9,9 @@ use std::{
 };
 
 use edge_tests::{
+    packets,
     patience::{BUSY, eventually, kernel_version, patience},
-    wire::{DEVICE, EDGE4, EDGE6, OWN_BLOCKS, PEER4, PEER6, Wire},
+    wire::{DEVICE, EDGE4, EDGE6, FrameSender, OWN_BLOCKS, PEER4, PEER6, Wire},
 };
 use edge_user::{
     config::{Config, FirewallRule, Protocol, Zone},
@@ -155,6 +156,34 @@ fn nobody_else_comes_from_an_address_of_ours_whatever_services_listen_on() {
         !passes(&wire, from, to) && count(&wire, "bad-source") > before
     };
     let more = more.map(|text| text.split('/').next().unwrap().parse::<IpAddr>().unwrap());
+    // Nor to management's ports, where its prefixes hold an address of ours.
+    let manages = |from: IpAddr| {
+        let (before, forged) = (count(&wire, "management"), count(&wire, "bad-source"));
+        let to: IpAddr = if from.is_ipv4() { EDGE4.into() } else { EDGE6.into() };
+        let syn = packets::frame(from, to, 6, &packets::tcp(4000, 22, packets::SYN));
+        let sent = wire.peer.run(move || FrameSender::open("peer0").unwrap().send(&syn)).unwrap();
+        assert!(sent.unwrap(), "it is sent");
+        let judged = || {
+            let (now, other) = (count(&wire, "management"), count(&wire, "bad-source"));
+            (now > before || other > forged).then_some(now > before)
+        };
+        eventually("the SYN is judged", || judged().is_some());
+        judged().unwrap()
+    };
+    let managing = more.into_iter().filter(|own| {
+        let v4 = own.is_ipv4();
+        own.to_string().starts_with(if v4 { "192.0.2." } else { "2001:db8:22:" })
+    });
+    let managing: Vec<IpAddr> = managing.collect();
+    assert_eq!(managing.len(), 2);
+    for from in &managing {
+        assert!(!manages(*from), "{from}");
+    }
+    let administrators: [IpAddr; 2] =
+        ["192.0.2.4".parse().unwrap(), "2001:db8:22::4".parse().unwrap()];
+    for from in administrators {
+        assert!(manages(from), "{from}");
+    }
     for from in more.into_iter().chain([EDGE4.into(), EDGE6.into()]) {
         assert!(forged(from), "{from}");
     }
@@ -165,9 +194,15 @@ fn nobody_else_comes_from_an_address_of_ours_whatever_services_listen_on() {
         let to = if from.is_ipv4() { to4 } else { to6 };
         eventually("it is no longer ours", || passes(&wire, from, to));
     }
+    for from in &managing {
+        eventually("it is an administrator's", || manages(*from));
+    }
     wire.edge.ip_batch(&each("add", &here)).unwrap();
     for from in more {
         eventually("it is ours again", || forged(from));
+    }
+    for from in managing {
+        eventually("it is no administrator's", || !manages(from));
     }
 }
 

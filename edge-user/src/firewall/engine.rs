@@ -307,7 +307,7 @@ impl Engine {
         if plan.set_partners(partners)? {
             if plan.uses_partners() {
                 self.pins_are_there()?;
-                self.kernel.write_sources(self.settings.generation, &plan)?;
+                self.kernel.write_sources(self.settings.generation, &plan, &self.links.judged)?;
             }
             self.plan = plan;
             state::write(&self.options.state, &self.ids, &self.plan)?;
@@ -316,7 +316,7 @@ impl Engine {
         if shadow.set_partners(partners)? {
             if shadow.uses_partners() {
                 self.pins_are_there()?;
-                self.kernel.write_sources(GENERATION_SHADOW, &shadow)?;
+                self.kernel.write_sources(GENERATION_SHADOW, &shadow, &self.links.judged)?;
             }
             self.shadow = Some(shadow);
         }
@@ -339,7 +339,8 @@ impl Engine {
         let mut plan = plan::compile_with(config, &mut self.ids.clone())?;
         plan.set_partners(self.plan.partners())?;
         self.stop_shadow()?;
-        let settings = shadow::prepare(&mut self.kernel, &self.options.pins, &plan, self.settings)?;
+        let rules = (&plan, self.links.judged.as_slice());
+        let settings = shadow::prepare(&mut self.kernel, &self.options.pins, rules, self.settings)?;
         self.shadow = Some(plan);
         self.write_settings(settings)
     }

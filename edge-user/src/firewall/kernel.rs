@@ -185,11 +185,12 @@ impl Kernel {
     }
 
     /// Writes a rule set into the slot of `generation`, which must not be in force.
-    /// `in_use`: what it must know of calls that began before.
+    /// `own`: the addresses of this appliance; `in_use`: what it must know of calls that began
+    /// before.
     pub fn write_rule_set(
         &mut self,
         generation: u32,
-        plan: &RuleSet,
+        (plan, own): (&RuleSet, &[IpAddr]),
         in_use: &InUse,
     ) -> Result<(), FirewallError> {
         let mut ports = Array::create(PORT_WORD_SLOTS, 0).map_err(at(names::PORT_WORDS))?;
@@ -222,17 +223,24 @@ impl Kernel {
         }
         self.rates.set(generation, &rates, 0).map_err(at(names::RATES))?;
         failpoint::wrote(names::RATES);
-        self.write_sources(generation, plan)?;
+        self.write_sources(generation, plan, own)?;
         self.write_destinations(generation, plan)
     }
 
-    /// Writes the sets of sources of `generation`, which may be in force.
-    pub fn write_sources(&mut self, generation: u32, plan: &RuleSet) -> Result<(), FirewallError> {
+    /// Writes the sets of sources of `generation`, which may be in force. `own` are the addresses
+    /// of this appliance.
+    pub fn write_sources(
+        &mut self,
+        generation: u32,
+        plan: &RuleSet,
+        own: &[IpAddr],
+    ) -> Result<(), FirewallError> {
         let mut sources4 =
             LpmTrie::create(INNER_SOURCES, NO_PREALLOC).map_err(at(names::SOURCES4))?;
         let mut sources6 =
             LpmTrie::create(INNER_SOURCES, NO_PREALLOC).map_err(at(names::SOURCES6))?;
-        for (prefix, mask) in &plan.sources {
+        let own = plan.own_without_management(own);
+        for (prefix, mask) in plan.sources.iter().chain(&own) {
             match prefix {
                 IpNet::V4(net) => sources4
                     .insert(&lpm(net.prefix_len(), net.network().octets()), set_mask(*mask), 0)

@@ -1,7 +1,7 @@
 //! The shadow: a rule set in a slot of its own, which only counts what it would have done
 //! otherwise. Blocks and interfaces are those in force.
 
-use std::path::Path;
+use std::{net::IpAddr, path::Path};
 
 use aya::maps::{Array, MapData, PerCpuArray, PerCpuValues};
 use edge_ebpf::{
@@ -85,11 +85,11 @@ pub fn status(pins: &Path) -> Result<ShadowStatus, FirewallError> {
 pub(super) fn prepare(
     kernel: &mut Kernel,
     pins: &Path,
-    plan: &RuleSet,
+    (plan, own): (&RuleSet, &[IpAddr]),
     settings: Settings,
 ) -> Result<Settings, FirewallError> {
     // What belongs to a flow is not judged by a shadow.
-    kernel.write_rule_set(GENERATION_SHADOW, plan, &InUse::default())?;
+    kernel.write_rule_set(GENERATION_SHADOW, (plan, own), &InUse::default())?;
     let mut counters: PerCpuArray<MapData, Counter> = open(pins, names::SHADOW_COUNTERS)?;
     let cpus = aya::util::nr_cpus().map_err(|(_, e)| FirewallError::io("counting CPUs", e))?;
     for slot in 0..2 * REASON_SLOTS as u32 {

@@ -1,7 +1,10 @@
 //! What the stack does with packets that this appliance is not the end of: it forwards none, and
-//! takes none from elsewhere that claims to come from an address of ours.
+//! takes none from elsewhere that claims to come from an address of ours, to management's ports
+//! neither.
 
 use std::net::IpAddr;
+
+use edge_ebpf::abi::GENERATION_SHADOW;
 
 use super::{BlockOwner, BlockRequest, Engine, FirewallError};
 use crate::{firewall::forwarding, net::interface_addresses};
@@ -41,10 +44,32 @@ impl Engine {
     pub(super) fn look_at_addresses(&mut self) -> Result<(), FirewallError> {
         let services = self.plan.own_addresses.clone();
         let done = self.refuse_own_addresses(&services);
-        if !matches!(done, Ok(false)) {
+        let judged = self.judge_own_addresses();
+        if !matches!((&done, &judged), (Ok(false), Ok(false))) {
             self.flush()?;
         }
-        done.map(drop)
+        done.and(judged).map(drop)
+    }
+
+    /// The rules in force know which addresses are ours: management is judged before blocks. The
+    /// next flush ends what was remembered before. `false`: they know already.
+    fn judge_own_addresses(&mut self) -> Result<bool, FirewallError> {
+        let own = self.links.own.clone();
+        if own == self.links.judged {
+            return Ok(false);
+        }
+        for (generation, plan) in [
+            (self.settings.generation, Some(&self.plan)),
+            (GENERATION_SHADOW, self.shadow.as_ref()),
+        ] {
+            let Some(plan) = plan else { continue };
+            let managing = |own: &[IpAddr]| plan.own_without_management(own);
+            if managing(&own) != managing(&self.links.judged) {
+                self.kernel.write_sources(generation, plan, &own)?;
+            }
+        }
+        self.links.judged = own;
+        Ok(true)
     }
 
     /// Packets from these and the devices' addresses are forged, and from no other's any more; the
@@ -53,24 +78,28 @@ impl Engine {
         &mut self,
         services: &[IpAddr],
     ) -> Result<bool, FirewallError> {
-        let devices = interface_addresses();
-        let mut own = services.to_vec();
-        own.extend(devices.iter().flatten());
-        // The stack refuses loopback by itself, and a neighbour on another link may have the same
-        // link-local address.
-        own.retain(|address| !address.is_loopback() && !is_link_local(address));
-        own.sort_unstable();
-        own.dedup();
+        let (own, fault) = own_addresses(services);
         let changed = own != self.links.own;
         if changed {
             self.table.set_owner(&BlockOwner::OwnAddress, &blocks(&own))?;
             self.links.own = own;
         }
-        match devices {
-            Ok(_) => Ok(changed),
-            Err(fault) => Err(FirewallError::io("the devices' addresses", fault)),
-        }
+        fault.map_or(Ok(changed), Err)
     }
+}
+
+/// The addresses of services and devices, in order; and why devices' are missing.
+pub(super) fn own_addresses(services: &[IpAddr]) -> (Vec<IpAddr>, Option<FirewallError>) {
+    let devices = interface_addresses();
+    let mut own = services.to_vec();
+    own.extend(devices.iter().flatten());
+    // The stack refuses loopback by itself, and a neighbour on another link may have the same
+    // link-local address.
+    own.retain(|address| !address.is_loopback() && !is_link_local(address));
+    own.sort_unstable();
+    own.dedup();
+    let fault = devices.err().map(|fault| FirewallError::io("the devices' addresses", fault));
+    (own, fault)
 }
 
 fn is_link_local(address: &IpAddr) -> bool {

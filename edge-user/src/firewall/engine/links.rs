@@ -26,6 +26,8 @@ pub(super) struct Links {
     renamed: BTreeMap<String, String>,
     /// Addresses that no packet from elsewhere comes from.
     pub own: Vec<IpAddr>,
+    /// Those of them that the rules in force know as ours.
+    pub judged: Vec<IpAddr>,
     /// Why the stack still forwards, as it was told.
     pub forwarding: Option<String>,
     again: Option<Instant>,

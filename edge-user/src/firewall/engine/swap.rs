@@ -3,7 +3,7 @@
 use edge_ebpf::abi::{EVENT_DATA, SCHEMA, Settings};
 use ipnet::IpNet;
 
-use super::{Devices, Engine, Resolved, add, block_epoch, renamed, resolve};
+use super::{Devices, Engine, Resolved, add, appliance, block_epoch, renamed, resolve};
 use crate::{
     config::Config,
     failpoint::{self, Phase},
@@ -104,7 +104,9 @@ impl Engine {
     ) -> Result<Applied, FirewallError> {
         let idle = if self.settings.generation == 0 { 1 } else { 0 };
         let in_use = InUse::read(&self.options.pins, &self.plan)?;
-        self.kernel.write_rule_set(idle, &plan, &in_use)?;
+        // What cannot be read is told below.
+        let own = appliance::own_addresses(&plan.own_addresses).0;
+        self.kernel.write_rule_set(idle, (&plan, &own), &in_use)?;
         self.in_use = in_use.flags;
         if !self.programs_filled {
             // Writing a map of maps has waited until no packet is under way that saw a shadow.
@@ -155,6 +157,7 @@ impl Engine {
             ..self.settings
         };
         self.write_settings(settings)?;
+        self.links.judged = own;
         self.kernel.write_interfaces(interfaces.open)?;
         // After the swap: what is remembered from now on knows the new rules.
         self.write_settings(Settings { block_epoch: block_epoch(), ..settings })?;

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use edge_ebpf::abi::{
     Limit, Limits, MAX_SETS, RULE_DESTINATION4, RULE_DESTINATION6, Rule, RuleLimits,
-    SETTING_CEILING, SETTING_FLOOD, SOURCE_SET_PARTNERS, word4, words6,
+    SETTING_CEILING, SETTING_FLOOD, SOURCE_SET_MANAGEMENT, SOURCE_SET_PARTNERS, word4, words6,
 };
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -115,6 +115,20 @@ impl RuleSet {
         self.sources = sets::source_members(&sets)?;
         self.source_sets = sets;
         Ok(true)
+    }
+
+    /// Of our own addresses those inside the management prefixes, each with the other sets it is in:
+    /// nobody administers this appliance from itself by way of a device, so whoever comes from one is
+    /// no administrator.
+    pub(super) fn own_without_management(&self, own: &[IpAddr]) -> Vec<(IpNet, u64)> {
+        const MANAGEMENT: u64 = 1 << SOURCE_SET_MANAGEMENT;
+        let sets = |address: &IpAddr| {
+            let around = self.sources.iter().filter(|(prefix, _)| prefix.contains(address));
+            around.max_by_key(|(prefix, _)| prefix.prefix_len()).map_or(0, |(_, sets)| *sets)
+        };
+        let own = own.iter().map(|address| (IpNet::from(*address), sets(address)));
+        let managing = own.filter(|(_, sets)| sets & MANAGEMENT != 0);
+        managing.map(|(address, sets)| (address, sets & !MANAGEMENT)).collect()
     }
 
     /// Whether the rule with this id has limits.
