@@ -66,6 +66,57 @@ fn outgoing_rows_are_those_of_the_port_tables() {
 }
 
 #[test]
+fn questions_go_to_resolvers_outside_or_inside_and_from_one_on_this_machine_to_any() {
+    let rows = |servers: &[&str], outside: Option<&str>| -> Vec<[String; 3]> {
+        let mut config = with_services();
+        config.dns.servers = servers.iter().map(|server| server.parse().unwrap()).collect();
+        if let Some(outside) = outside {
+            config.access.listen = vec![outside.parse().unwrap()];
+        }
+        let json = ports(&config, &arguments(&[]), None).unwrap().json;
+        let of = |row: &&serde_json::Value| {
+            row["protocol"] == "udp" && row["why"].as_str().unwrap().starts_with("DNS")
+        };
+        let all = json["outer"].as_array().unwrap().iter().filter(of);
+        let row = |row: &serde_json::Value| {
+            let to = row["to"]["prefixes"].as_array().unwrap().iter();
+            let to: Vec<&str> = to.map(|prefix| prefix.as_str().unwrap()).collect();
+            let zone = row["zone"].as_str().unwrap().to_owned();
+            let from = row["from"]["prefixes"][0].as_str().unwrap().to_owned();
+            [zone, from, format!("{} {}", to.join(" "), row["to"]["ports"])]
+        };
+        all.map(row).collect()
+    };
+    const OUTSIDE: &str = "203.0.113.10/32";
+    const INSIDE: &str = "10.0.0.10/32";
+    type Case = (&'static [&'static str], Option<&'static str>, &'static [[&'static str; 3]]);
+    let table: [Case; 6] = [
+        (&["192.0.2.53:53"], None, &[["external", OUTSIDE, "192.0.2.53/32 [[53,53]]"]]),
+        (&["10.0.0.53:53"], None, &[["internal", INSIDE, "10.0.0.53/32 [[53,53]]"]]),
+        (&["[fd00::53]:53"], None, &[["internal", INSIDE, "fd00::53/128 [[53,53]]"]]),
+        // Behind NAT: which side it is on is not known.
+        (
+            &["10.0.0.53:53"],
+            Some("172.16.0.9:5061"),
+            &[["external", "172.16.0.9/32", "10.0.0.53/32 [[53,53]]"]],
+        ),
+        (
+            &["127.0.0.53:53", "192.0.2.53:5353", "10.0.0.53:53"],
+            None,
+            &[
+                ["external", OUTSIDE, "192.0.2.53/32 [[5353,5353]]"],
+                ["external", OUTSIDE, " [[53,53]]"],
+                ["internal", INSIDE, "10.0.0.53/32 [[53,53]]"],
+            ],
+        ),
+        (&["[::1]:5300"], None, &[["external", OUTSIDE, " [[53,53]]"]]),
+    ];
+    for (servers, listen, expected) in table {
+        assert_eq!(rows(servers, listen), expected, "{servers:?}");
+    }
+}
+
+#[test]
 fn what_providers_the_default_route_and_lists_of_certificates_need_goes_out() {
     use crate::config::{DefaultRoute, HostingProvider, PeerOptions, PublicImProvider};
     let mut config = with_services();

@@ -5,7 +5,10 @@
 //! the Lync Server 2013 Edge: who opens the connection stands as its source, since such firewalls
 //! keep state. Where partners' kinds differ (only audio and video do), a row says for whom it is.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -205,17 +208,7 @@ fn sip_out(config: &Config, rows: &mut Vec<OuterRow>) {
     let to = End { ports, ..End::default() };
     let why = "federation: our SIP to partners (other ports too, where their SRV records say so)";
     rows.push(out(Service::Access, "tcp", from.clone(), to, why, access.line));
-    let mut servers: Vec<u16> = config.dns.servers.iter().map(SocketAddr::port).collect();
-    servers.sort_unstable();
-    servers.dedup();
-    for port in if servers.is_empty() { vec![53] } else { servers } {
-        let of = config.dns.servers.iter().filter(|server| server.port() == port);
-        let to = End::addresses(of.map(SocketAddr::ip)).port(port);
-        for protocol in ["udp", "tcp"] {
-            let why = "DNS: where partners are";
-            rows.push(out(Service::Access, protocol, from.clone(), to.clone(), why, access.line));
-        }
-    }
+    questions(config, rows);
     if config.revocation.points {
         let to = End::default().port(80);
         let why = "lists of revoked certificates, from where partners' certificates say (other \
@@ -238,6 +231,52 @@ fn sip_out(config: &Config, rows: &mut Vec<OuterRow>) {
         let to = to.port(hop.port);
         let row = out(Service::Inside, protocol, from, to, why, inside.line);
         rows.push(OuterRow { zone: Zone::Internal, ..row });
+    }
+}
+
+/// To resolvers: outside, or inside, where they have private addresses and we none outside. Whom one
+/// on this machine asks in its turn is not known here.
+fn questions(config: &Config, rows: &mut Vec<OuterRow>) {
+    let access = &config.access;
+    let outside: Vec<IpAddr> = access.listen.iter().map(SocketAddr::ip).collect();
+    let inside = config.inside.listen.iter().map(|(_, listen)| listen.ip());
+    let (from_outside, from_inside) =
+        (End::addresses(outside.iter().copied()), End::addresses(inside));
+    let mut ways: BTreeMap<(bool, u16), Vec<IpAddr>> = BTreeMap::new();
+    let mut on_this_machine = config.dns.servers.is_empty();
+    for server in &config.dns.servers {
+        let address = server.ip();
+        if address.is_loopback() {
+            on_this_machine = true;
+            continue;
+        }
+        let is_inside = is_private(address) && !outside.iter().copied().any(is_private);
+        ways.entry((is_inside, server.port())).or_default().push(address);
+    }
+    let mut push = |zone, from: &End, to: End, why| {
+        for protocol in ["udp", "tcp"] {
+            let row = out(Service::Access, protocol, from.clone(), to.clone(), why, access.line);
+            rows.push(OuterRow { zone, ..row });
+        }
+    };
+    for ((is_inside, port), servers) in ways {
+        let to = End::addresses(servers).port(port);
+        match is_inside {
+            false => push(Zone::External, &from_outside, to, "DNS: where partners are"),
+            true => push(Zone::Internal, &from_inside, to, "DNS: where partners are"),
+        }
+    }
+    if on_this_machine {
+        let why = "DNS: where partners are, as the resolver on this machine asks others";
+        push(Zone::External, &from_outside, End::default().port(53), why);
+    }
+}
+
+/// Of an organisation's own (RFC 1918, RFC 4193): no way through the Internet leads there.
+fn is_private(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_private(),
+        IpAddr::V6(address) => address.is_unique_local(),
     }
 }
 
