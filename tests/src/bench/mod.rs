@@ -36,8 +36,8 @@ pub const ASKED: &str = "asked";
 const NEAR: f64 = 0.03;
 
 impl Row {
-    /// Whether a target is met, where the row has one: all but rates are better the smaller they are.
-    /// Whether a rate is the one that was [`ASKED`] for.
+    /// Whether a target is met, where the row has one (all but rates are better the smaller they
+    /// are), or a rate is the one that was [`ASKED`] for.
     pub fn verdict(&self) -> Option<&'static str> {
         if self.peer == ASKED {
             let held = (self.ratio() - 1.0).abs() <= NEAR;

@@ -8,7 +8,10 @@ use std::{
 
 use anyhow::{Result, ensure};
 use edge_ebpf::{
-    abi::{FlowKey, SETTING_FLOOD, SETTING_PINHOLES, Settings, mapped},
+    abi::{
+        FlowKey, SETTING_FLOOD, SETTING_PINHOLES, Settings, WORD_MEDIA, ZONE_EXTERNAL, mapped,
+        port_index,
+    },
     decide::MemoryTables,
     verdict::{Reason, Verdict},
 };
@@ -38,6 +41,7 @@ const RATED: u16 = 7001;
 const RATED_TOTAL: u16 = 7002;
 const SIP: u16 = 7003;
 const MEDIA: u16 = 7004;
+pub(super) const RELAY: u16 = 50_000;
 const CLOSED: u16 = 9999;
 
 /// A path and a packet that takes it.
@@ -143,6 +147,14 @@ pub(super) fn times<const N: usize>(
     Ok(all.map(median))
 }
 
+/// The form in which keys hold an address.
+pub(super) fn sixteen(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(address) => mapped(address.octets()),
+        IpAddr::V6(address) => address.octets(),
+    }
+}
+
 pub(super) fn stranger(v4: bool) -> IpAddr {
     if v4 { [198, 18, 0, 1].into() } else { [0x2001, 0xdb9, 0, 0, 0, 0, 0, 1].into() }
 }
@@ -194,6 +206,8 @@ fn tables() -> MemoryTables {
     let mut tables = lower::tables(&world);
     // They are a mode of its own, measured for itself.
     tables.settings.flags &= !SETTING_PINHOLES;
+    let words = &mut tables.generations[1].port_words;
+    words.insert(port_index(ZONE_EXTERNAL, true, RELAY), WORD_MEDIA);
     tables
 }
 
@@ -252,10 +266,6 @@ fn paths(tables: &mut MemoryTables) -> Result<(Vec<Path>, Sockets)> {
         let connected = UdpSocket::bind((me, 0))?;
         connected.connect((from, 53))?;
         add("pass reply udp", Reason::ReplyUdp, udp(from, 53, connected.local_addr()?.port()));
-        let sixteen = |address| match address {
-            IpAddr::V4(address) => mapped(address.octets()),
-            IpAddr::V6(address) => address.octets(),
-        };
         let flow = FlowKey {
             local: sixteen(me),
             remote: sixteen(from),

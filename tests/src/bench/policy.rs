@@ -1,5 +1,5 @@
-//! `bench policy`: from a block by policy to the first packet that is dropped, by a sender that
-//! never stops; and what loading long lists costs, in time and memory.
+//! `bench policy`, and a part of `bench xdp`: from a block by policy to the first packet that is
+//! dropped, by a sender that never stops; and what loading long lists costs, in time and memory.
 //!
 //! Every packet carries a number and is remembered with the time it was sent. When the receiver has
 //! emptied its queue and nothing comes although packets are sent, the first that did not arrive is
@@ -188,6 +188,7 @@ fn big(count: u32) -> Arc<List> {
 /// When the firewall cannot be set up: not root.
 pub fn bench(say: &dyn Fn(&str)) -> Result<Vec<Row>> {
     ensure!(rustix::process::geteuid().is_root(), "the benchmark makes namespaces: run it as root");
+    super::raw::leave_the_cpu();
     let wire = Wire::new("pol")?;
     let config = wire.config_with(|config| {
         config.firewall.max_blocked_addresses = MILLION + 100_000;

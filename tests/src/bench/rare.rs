@@ -1,6 +1,6 @@
 //! Paths whose packet or table the program changes, so that it is put right before each run by a
-//! small program that goes on with ours: a SYN that is answered with a cookie, and a later fragment
-//! after its first. What putting right costs is measured with a program that only returns, and
+//! small program that goes on with ours: a SYN that is answered with a cookie, a later fragment
+//! after its first, and a call's media, by a pinhole and by a port of ours. What putting right costs is measured with a program that only returns, and
 //! subtracted.
 
 use std::{
@@ -11,14 +11,17 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use aya::Pod;
 use edge_ebpf::{
-    abi::{Fragment, FragmentKey, SETTING_FLOOD, Settings, map_names},
+    abi::{
+        CONTENT_MEDIA, Fragment, FragmentKey, Limit, MEDIA_OUT_IPV6, MEDIA_REWRITE, MEDIA_RTP,
+        MediaFlow, SETTING_FLOOD, SETTING_PINHOLES, Settings, ZONE_EXTERNAL, map_names,
+    },
     decide::MemoryTables,
     verdict::Reason,
 };
 
 use super::{
     Row,
-    paths::{OPEN, RUNS, stranger, times},
+    paths::{OPEN, RELAY, RUNS, sixteen, stranger, times},
     raw::{self, Before, Entry, Tiny},
 };
 use crate::{
@@ -27,7 +30,7 @@ use crate::{
     packets::{self, SYN},
 };
 
-/// Both paths, both families.
+/// Every path, both families.
 pub(super) fn rows(kernel: &mut Kernel, tables: &MemoryTables) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for v4 in [true, false] {
@@ -39,6 +42,13 @@ pub(super) fn rows(kernel: &mut Kernel, tables: &MemoryTables) -> Result<Vec<Row
     kernel.set_settings(Settings { flags, flood_syns: 1, block_epoch: 98, ..tables.settings })?;
     for v4 in [true, false] {
         rows.push(cookie(kernel, v4)?);
+    }
+    for (door, flags) in [(Door::Pinhole, SETTING_PINHOLES), (Door::Port, 0)] {
+        let flags = tables.settings.flags | flags;
+        kernel.set_settings(Settings { flags, block_epoch: 96, ..tables.settings })?;
+        for v4 in [true, false] {
+            rows.push(media(kernel, v4, door)?);
+        }
     }
     kernel.set_settings(tables.settings)?;
     Ok(rows)
@@ -58,6 +68,75 @@ fn cookie(kernel: &mut Kernel, v4: bool) -> Result<Row> {
     let name = if v4 { "run syn cookie4" } else { "run syn cookie6" };
     let before = Before { frame: &frame, entry: None };
     measured(kernel, name, &frame, before, (Tiny::Transmit, "xdp-tx"), reason)
+}
+
+/// How a call's packet finds its flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Door {
+    /// By the endpoint that it is for: only the link addresses and the hop limit change.
+    Pinhole,
+    /// By a port of ours: both ends change too.
+    Port,
+}
+
+/// A packet of 172 bytes of RTP that is sent on: source, content, limits and sequence are looked at.
+fn media(kernel: &mut Kernel, v4: bool, door: Door) -> Result<Row> {
+    const SLOT: u32 = 5;
+    let ([me, other], from) = (own_addresses(v4), stranger(v4));
+    let (to, port) = match door {
+        Door::Pinhole => (endpoint(v4), 6000),
+        Door::Port => (me, RELAY),
+    };
+    let most = Limit::new(4_000_000_000, 1 << 30);
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic).tv_sec;
+    let flow = MediaFlow {
+        call: 7,
+        packets: most,
+        bytes: most,
+        source: sixteen(from),
+        source_bits: 128,
+        source_port: 5000_u16.to_be_bytes(),
+        local: sixteen(to),
+        local_port: port.to_be_bytes(),
+        to: sixteen(endpoint(v4)),
+        to_port: 6000_u16.to_be_bytes(),
+        from: sixteen(other),
+        from_port: RELAY.to_be_bytes(),
+        next_hop: [2, 0, 0, 0, 9, 9],
+        device: [2, 0, 0, 0, 9, 1],
+        flags: MEDIA_RTP
+            | if door == Door::Port { MEDIA_REWRITE } else { 0 }
+            | if v4 { 0 } else { MEDIA_OUT_IPV6 },
+        content: CONTENT_MEDIA,
+        ifindex: 77,
+        state: SLOT,
+        epoch: 1,
+        expires_at_seconds: u32::try_from(now)? + 3600,
+        clock: 8000,
+        ..MediaFlow::default()
+    };
+    kernel.set_media_flow(SLOT, &flow)?;
+    match door {
+        Door::Pinhole => kernel.set_pinhole(ZONE_EXTERNAL, to, port, SLOT)?,
+        Door::Port => kernel.set_media_port(ZONE_EXTERNAL, !v4, port, SLOT)?,
+    }
+    let mut rtp = [0x80; 172];
+    rtp[1] = 0;
+    let datagram = packets::frame(from, to, 17, &packets::udp(5000, port, &rtp));
+    let frame = packets::with_udp_checksum(packets::summed(datagram));
+    let reason = kernel.outcome(&frame)?.reason;
+    ensure!(reason == Reason::MediaRelayed, "media by a {door:?}: {reason:?}");
+    let name = match door {
+        Door::Pinhole => format!("run pinhole{}", if v4 { 4 } else { 6 }),
+        Door::Port => format!("run relayed media{}", if v4 { 4 } else { 6 }),
+    };
+    let before = Before { frame: &frame, entry: None };
+    measured(kernel, &name, &frame, before, (Tiny::Transmit, "xdp-tx"), reason)
+}
+
+/// An endpoint behind us.
+fn endpoint(v4: bool) -> IpAddr {
+    if v4 { [10, 9, 0, 7].into() } else { [0xfd00, 9, 0, 0, 0, 0, 0, 7].into() }
 }
 
 fn later_fragment(kernel: &mut Kernel, v4: bool) -> Result<Row> {

@@ -78,8 +78,7 @@ impl Drop for Contender {
     }
 }
 
-/// Measures everything, or with `only` one part: `peers`, `cold`, `paths` or
-/// `memory`.
+/// Measures everything, or with `only` one part: `peers`, `cold`, `paths`, `memory` or `policy`.
 ///
 /// # Errors
 /// When a contender cannot be set up: not root, or a package is missing.
@@ -99,7 +98,10 @@ pub fn bench(say: &dyn Fn(&str), only: Option<&str>) -> Result<Vec<Row>> {
     if wanted("memory") {
         rows.extend(super::memory::bench(say)?);
     }
-    ensure!(!rows.is_empty(), "there are the parts peers, cold, paths and memory");
+    if wanted("policy") {
+        rows.extend(super::policy::bench(say)?);
+    }
+    ensure!(!rows.is_empty(), "there are the parts peers, cold, paths, memory and policy");
     Ok(rows)
 }
 

@@ -282,3 +282,17 @@ pub fn stay_on_one_cpu() {
         libc::setpriority(libc::PRIO_PROCESS, 0, -20);
     }
 }
+
+/// Ends [`stay_on_one_cpu`]: this thread, and those it begins, run where there is room.
+pub fn leave_the_cpu() {
+    // SAFETY: the set is plain data; the kernel keeps of it what there is. A failure only makes the
+    // figures less steady.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        for cpu in 0..libc::CPU_SETSIZE as usize {
+            libc::CPU_SET(cpu, &mut set);
+        }
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set);
+        libc::setpriority(libc::PRIO_PROCESS, 0, 0);
+    }
+}
