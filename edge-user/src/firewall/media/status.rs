@@ -1,6 +1,7 @@
 //! What the kernel counted, as people read it; also without a daemon.
 
 use std::{
+    collections::HashMap,
     net::SocketAddr,
     path::Path,
     time::{Duration, SystemTime},
@@ -8,7 +9,11 @@ use std::{
 
 use edge_ebpf::abi::{MEDIA_LEARNED, MediaFlow, MediaLearned, MediaState};
 
-use super::{Counts, Maps, entry, table};
+use super::{
+    Counts, Maps,
+    entry::{self, Door},
+    table,
+};
 use crate::{
     firewall::{FirewallError, decode, sys},
     media::flow::{CallId, Flow, FlowId, FlowStatus},
@@ -27,11 +32,7 @@ pub struct FlowRow {
 pub fn read(pins: &Path) -> Result<Vec<FlowRow>, FirewallError> {
     let maps = Maps::open(pins)?;
     let (doors, slots) = maps.read()?;
-    let open: Vec<MediaFlow> = doors
-        .into_iter()
-        .flat_map(|(door, first)| table::behind(door, first, &slots))
-        .filter_map(|(_, flow)| flow)
-        .collect();
+    let open = behind_all(&doors, &slots);
     let now = sys::now().seconds();
     let of_all = Counts::open(pins)?.of(&open)?;
     let rows = open.iter().zip(of_all).filter_map(|(kernel, status)| {
@@ -40,6 +41,12 @@ pub fn read(pins: &Path) -> Result<Vec<FlowRow>, FirewallError> {
     let mut rows: Vec<FlowRow> = rows.collect();
     rows.sort_by_key(|row| (row.flow.call, row.flow.line, row.flow.id));
     Ok(rows)
+}
+
+/// Every flow that comes in by one of these doors, however many share it.
+pub(super) fn behind_all(doors: &[(Door, u32)], slots: &HashMap<u32, MediaFlow>) -> Vec<MediaFlow> {
+    let all = doors.iter().flat_map(|(door, first)| table::behind(*door, *first, slots));
+    all.filter_map(|(_, flow)| flow).collect()
 }
 
 /// What was counted for a flow. What was learned under another epoch is nothing.

@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use super::{
     entry::{self, Door},
     hops::{Hop, Target},
+    status,
     table::{MediaWrites, Opened, Table},
 };
 use crate::{
@@ -382,6 +383,9 @@ fn a_new_daemon_takes_over_those_who_share_a_door() {
     for flow in &flows {
         open(&mut first, flow, now).unwrap();
     }
+    let doors: Vec<_> = first.writes.doors.iter().map(|(door, slot)| (*door, *slot)).collect();
+    let told = status::behind_all(&doors, &first.writes.slots);
+    assert_eq!(told.iter().map(|flow| flow.state).collect::<Vec<_>>(), [1, 2, 3]);
     // One of them is at another door too, and newer there: a change was broken off.
     let moved = Flow { to: socket("10.1.0.20:30008"), source_port: Some(9), ..flows[1].clone() };
     let kernel = MediaFlow { epoch: 99, ..entry::to_kernel(&moved, moment(), Some(&HOP)) };

@@ -174,6 +174,8 @@ fn who_sends_what_is_too_long_for_the_device_it_leaves_by_is_told_how_long_it_ma
             relay.open(|flow| flow.mtu = leaves - 1);
             relay.dropped(&tag(&frame, TAGS[2]), Reason::MediaTooLong);
             if !six {
+                // Nobody was told of this flow just before.
+                relay.open(|flow| flow.mtu = leaves - 1);
                 relay.dropped(&relay.sent(&payload), Reason::MediaTooLong);
             }
         });
