@@ -160,10 +160,28 @@ pub(super) struct Call {
 pub(super) struct Pools {
     pub ports: Ports,
     pub held: Held,
+    /// Flows of pinholes, which have no ports of ours.
+    pub pinholes: Held,
     pub ids: FlowIds,
 }
 
 impl Pools {
+    /// A name for a flow; `pinhole`: whose it is, if it is one.
+    fn take_name(&mut self, pinhole: Option<&Holder>) -> Option<FlowId> {
+        let id = self.ids.take()?;
+        if let Some(holder) = pinhole {
+            self.pinholes.add(holder, 1);
+        }
+        Some(id)
+    }
+
+    fn give_name(&mut self, pinhole: Option<&Holder>, id: FlowId) {
+        self.ids.give(id);
+        if let Some(holder) = pinhole {
+            self.pinholes.give(holder);
+        }
+    }
+
     /// A pair of ports; `None` too when whoever it is for has its share.
     fn take(&mut self, holder: Option<&Holder>, side: MediaSide, six: bool) -> Option<u16> {
         if let Some(holder) = holder
@@ -283,8 +301,22 @@ impl Call {
         if self.holder.is_none() {
             let ports = self.lines.iter().flat_map(|line| SIDES.map(|side| *line.ports.of(side)));
             pools.held.add(&holder, ports.filter(|port| *port != 0).count());
+            if self.mode == MediaMode::Pinhole {
+                pools.pinholes.add(&holder, self.flows.len());
+            }
             self.holder = Some(holder);
         }
+    }
+
+    /// Whose flows count as pinholes, if they are some.
+    fn holder_of_pinholes(&self) -> Option<Holder> {
+        self.holder.clone().filter(|_| self.mode == MediaMode::Pinhole)
+    }
+
+    /// It has nothing open, and may open nothing.
+    pub(super) fn has_no_room(&self, pools: &Pools) -> bool {
+        let holder = self.holder_of_pinholes().filter(|_| self.flows.is_empty());
+        holder.is_some_and(|holder| !pools.pinholes.has_room(&holder, 1))
     }
 
     /// The same ports as before for every slot that needs some, and new ones for new ones.
@@ -361,7 +393,9 @@ impl Call {
         let same =
             |a: &Flow, b: &Flow| (a.line, a.component, a.side) == (b.line, b.component, b.side);
         let new = wanted.iter().filter(|w| !self.flows.iter().any(|f| same(f, w))).count();
-        if new > pools.ids.free() {
+        let pinhole = self.holder_of_pinholes();
+        let has_room = pinhole.as_ref().is_none_or(|holder| pools.pinholes.has_room(holder, new));
+        if new > pools.ids.free() || new > 0 && !has_room {
             return Err(MediaFault::NoPorts);
         }
         self.session = session;
@@ -369,7 +403,7 @@ impl Call {
             let stays = wanted.iter().any(|wanted| same(flow, wanted));
             if !stays {
                 effects.changes.push(MediaChange::Close(flow.id));
-                pools.ids.give(flow.id);
+                pools.give_name(pinhole.as_ref(), flow.id);
             }
             stays
         });
@@ -390,7 +424,7 @@ impl Call {
                     }
                 }
                 None => {
-                    let Some(id) = pools.ids.take() else { return Err(MediaFault::NoPorts) };
+                    let id = pools.take_name(pinhole.as_ref()).ok_or(MediaFault::NoPorts)?;
                     wanted.id = id;
                     self.flows.push(wanted.clone());
                     effects.changes.push(MediaChange::Open(wanted));
@@ -505,8 +539,9 @@ impl Call {
         if !self.flows.is_empty() {
             effects.changes.push(MediaChange::CloseCall(self.id));
         }
+        let pinhole = self.holder_of_pinholes();
         for flow in self.flows.drain(..) {
-            pools.ids.give(flow.id);
+            pools.give_name(pinhole.as_ref(), flow.id);
         }
     }
 

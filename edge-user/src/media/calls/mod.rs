@@ -213,6 +213,7 @@ impl Calls {
             pools: Pools {
                 ports: Ports::new(used, &[]),
                 held: Held::default(),
+                pinholes: Held::default(),
                 ids: FlowIds::new(&[]),
             },
             timers: BTreeSet::new(),

@@ -376,6 +376,10 @@ impl Context<'_> {
         (by, tag): (AnswerBy, u64),
     ) -> Result<Bytes, MediaFault> {
         call.held_by(self.pools, Holder::of(passage));
+        // Better now than when the callee has answered.
+        if call.has_no_room(self.pools) {
+            return Err(MediaFault::NoPorts);
+        }
         self.legs(call, passage, said)?;
         reject_other_families(call, passage, said);
         something_left(passage, sdp, said)?;

@@ -19,6 +19,9 @@ use crate::{
 /// So many m-lines anybody may have, however small the range.
 const LEAST_LINES: usize = 8;
 
+/// So many flows of pinholes anybody may have: a quarter of all.
+const MOST_PINHOLES: usize = MEDIA_STATE_SLOTS as usize / 4;
+
 /// Who has ports of ours: whoever is outside.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Holder {
@@ -38,8 +41,8 @@ impl Holder {
     }
 }
 
-/// How many pairs each has: nobody has more than a quarter of all, so that one alone cannot use them
-/// up.
+/// How many pairs, or flows of pinholes, each has: nobody has more than a quarter of all, so that one
+/// alone cannot use them up.
 #[derive(Debug, Default)]
 pub(super) struct Held(HashMap<Holder, usize>);
 
@@ -54,6 +57,11 @@ impl Held {
             self.add(holder, 1);
         }
         may
+    }
+
+    /// Whether it may have so many flows of pinholes more.
+    pub(super) fn has_room(&self, holder: &Holder, more: usize) -> bool {
+        self.0.get(holder).copied().unwrap_or(0) + more <= MOST_PINHOLES
     }
 
     /// These were taken before it was known by whom.

@@ -166,7 +166,7 @@ impl Bench {
         assert_eq!(self.open, BTreeMap::new());
         assert_eq!((self.calls.len(), self.calls.flows(), self.calls.next_timeout()), (0, 0, None));
         assert_eq!((self.calls.pools.ports.free(), self.calls.pools.ids.free()), self.free);
-        assert!(self.calls.pools.held.is_empty());
+        assert!(self.calls.pools.held.is_empty() && self.calls.pools.pinholes.is_empty());
     }
 
     /// A request passes: as it goes on.

@@ -411,3 +411,49 @@ fn an_offer_alone_moves_no_source() {
     };
     assert_eq!(outside(bench.ways()), outside(ways));
 }
+
+#[test]
+fn nobody_has_more_than_a_quarter_of_the_pinholes() {
+    let pinholes = CallSettings {
+        mode: MediaMode::Pinhole,
+        outside: OwnAddresses::default(),
+        inside: OwnAddresses::default(),
+        ..settings()
+    };
+    let mut bench = Bench::with(pinholes);
+    let holder = ports::Holder::Partner(bench.partner.clone());
+    let most = edge_ebpf::abi::MEDIA_STATE_SLOTS as usize / 4;
+    bench.calls.pools.pinholes.add(&holder, most - 6);
+    let other = |caller, exchange| Say { caller, ..Say::invite(exchange) };
+    bench.ask(&Say::invite(1), &audio(CALLER, 4000)).unwrap();
+    bench.ask(&other("x", 2), &audio(CALLER, 4002)).unwrap();
+    bench.reply(&Say::invite(1), 200, "b", &audio("198.41.1.50", 5000)).unwrap();
+    let full = bench.reply(&other("x", 2), 200, "b", &audio("198.41.1.50", 5002));
+    assert_eq!((full, bench.open.len()), (Err(MediaFault::NoPorts), 4));
+    // What is up may change, and somebody else is not disturbed.
+    let say = Say::within(CallMethod::Invite, 3, true);
+    bench.ask(&say, &audio(CALLER, 4010)).unwrap();
+    bench.reply(&say, 200, "b", &audio("198.41.1.50", 5000)).unwrap();
+    bench.partner = "northwind.example".parse().unwrap();
+    bench.ask(&Say::invite(4), &audio(CALLER, 4020)).unwrap();
+    bench.reply(&Say::invite(4), 200, "b", &audio("198.41.1.50", 5020)).unwrap();
+    assert_eq!(bench.open.len(), 8);
+    bench.bye(true);
+    // Who has all is told at once.
+    bench.partner = "fabrikam.example".parse().unwrap();
+    bench.calls.pools.pinholes.add(&holder, 2);
+    let told = bench.ask(&other("y", 5), &audio(CALLER, 4004));
+    assert_eq!(told, Err(MediaFault::NoPorts));
+    bench.bye(false);
+    bench.ask(&other("z", 6), &audio(CALLER, 4006)).unwrap();
+    bench.reply(&other("z", 6), 200, "b", &audio("198.41.1.50", 5006)).unwrap();
+    assert_eq!(bench.open.len(), 4);
+    // After a restart too, once it is known whose they are.
+    let flows: Vec<Flow> = bench.open.values().cloned().collect();
+    let mut bench = Bench { open: bench.open, ..Bench::with(bench.calls.settings.clone()) };
+    bench.act(|calls, now, effects| calls.adopt(now, flows, effects));
+    bench.calls.pools.pinholes.add(&holder, most - 4);
+    let say = Say { caller: "z", ..Say::within(CallMethod::Invite, 7, true) };
+    bench.ask(&say, &audio(CALLER, 4006)).unwrap();
+    assert_eq!(bench.ask(&other("y", 8), &audio(CALLER, 4008)), Err(MediaFault::NoPorts));
+}
