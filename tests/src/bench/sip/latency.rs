@@ -60,11 +60,11 @@ pub fn p99(say: Say<'_>, world: &World) -> Result<Vec<Row>> {
         peer_value,
     };
     Ok(vec![
-        when_full("cpu tls/tls call, core full", "µs/message", ours_cost, theirs_cost),
+        when_full("cpu tls call, core full", "µs/message", ours_cost, theirs_cost),
         when_full("calls a second, core full", "calls/s", ours_full, theirs_full),
-        row("p50 tls/tls call", ours50, "kamailio", median(theirs50)),
-        row("p99 tls/tls call", ours99.clone(), "kamailio", median(theirs99)),
-        row("p99 tls/tls call", ours99, "target", 2.0),
+        row("p50 tls call", ours50, "kamailio", median(theirs50)),
+        row("p99 tls call", ours99.clone(), "kamailio", median(theirs99)),
+        row("p99 tls call", ours99, "target", 2.0),
     ])
 }
 

@@ -62,7 +62,7 @@ pub fn handshake(say: Say<'_>, world: &World) -> Result<Vec<Row>> {
     }
     let [ours, theirs] = figures;
     Ok(vec![Row {
-        path: "cpu handshake mtls".to_owned(),
+        path: "handshake mtls".to_owned(),
         unit: "µs",
         ours: median(ours),
         peer: "kamailio",
@@ -101,7 +101,7 @@ pub fn idle(say: Say<'_>, world: &World) -> Result<Vec<Row>> {
         figures.push(each);
     }
     let row = |peer, peer_value| Row {
-        path: "memory idle connection".to_owned(),
+        path: "memory idle".to_owned(),
         unit: "KiB",
         ours: figures[0],
         peer,

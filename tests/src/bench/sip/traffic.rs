@@ -57,7 +57,10 @@ pub fn cpu(say: Say<'_>, world: &World, inside: Inside) -> Result<Vec<Row>> {
     let rows = cases.iter().zip(ours.into_iter().zip(theirs));
     Ok(rows
         .map(|((messages, _, name), (ours, theirs))| Row {
-            path: format!("cpu tls/{} {name}, {messages} a second", inside.name()),
+            path: match *messages == MESSAGES[0] {
+                true => format!("cpu {} {name}", inside.name()),
+                false => format!("cpu {} {name}, {messages} a second", inside.name()),
+            },
             unit: "µs/message",
             ours: median(ours),
             peer: "kamailio",
@@ -82,7 +85,7 @@ pub fn connections(say: Say<'_>, world: &World) -> Result<Vec<Row>> {
     }
     let [ours, theirs] = figures;
     Ok(vec![Row {
-        path: format!("cpu tls/tls call, {MANY} connections"),
+        path: format!("cpu tls call, {MANY} connections"),
         unit: "µs/message",
         ours: median(ours),
         peer: "kamailio",
@@ -108,7 +111,7 @@ pub fn firewall(say: Say<'_>, world: &World) -> Result<Vec<Row>> {
     }
     let [with, without] = figures;
     Ok(vec![Row {
-        path: "cpu tls/tls call, with firewall".to_owned(),
+        path: "cpu tls call, with firewall".to_owned(),
         unit: "µs/message",
         ours: median(with),
         peer: "without",
