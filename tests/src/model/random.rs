@@ -216,7 +216,7 @@ fn any_block(random: &mut Random, now: u64) -> Block {
             Place::Both,
         ]),
         why: random.pick(&[Why::Administrator, Why::Administrator, Why::Domain, Why::OurOwn]),
-        ends: random.pick(&[0, 0, now - 100, now + 10_000]),
+        ends: random.pick(&[0, 0, now.saturating_sub(100).max(1), now + 10_000]),
         from_version: random.pick(&[0, 0, 1, 2, 3]),
         until_version: random.pick(&[0, 0, 0, 1, 2, 3]),
     }

@@ -140,7 +140,7 @@ fn any_tables(random: &mut Random) -> MemoryTables {
             scope: random.below(2) as u8,
             reason: random.pick(&[Reason::BlockedAddress as u8, Reason::BlockedDomain as u8, 99]),
             owners: 1,
-            expires_at_seconds: random.pick(&[0, now - 100, now + 10_000]),
+            expires_at_seconds: random.pick(&[0, now.saturating_sub(100).max(1), now + 10_000]),
             from_version: 0,
             until_version: 0,
         };
