@@ -237,6 +237,6 @@ fn any_flow(random: &mut Random, now: u64) -> Flow {
         local_port: random.pick(&PORTS),
         remote: any_source(random, v4),
         remote_port: if echo { 0 } else { random.pick(&PORTS) },
-        left_at: random.pick(&[now, now - 30, now - 300, now + 1]),
+        left_at: random.pick(&[now, now.saturating_sub(30), now.saturating_sub(300), now + 1]),
     }
 }
