@@ -1,7 +1,7 @@
 //! Paths whose packet or table the program changes, so that it is put right before each run by a
 //! small program that goes on with ours: a SYN that is answered with a cookie, a later fragment
-//! after its first, and a call's media, by a pinhole and by a port of ours. What putting right costs is measured with a program that only returns, and
-//! subtracted.
+//! after its first, and a call's media, by a pinhole and by a port of ours. What putting right
+//! costs is measured with a program that only returns, and subtracted.
 
 use std::{
     net::{IpAddr, TcpListener},

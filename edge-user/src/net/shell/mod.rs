@@ -317,7 +317,8 @@ impl<C: Core> ShellHandle<C> {
 
     /// Takes a new configuration, with what [`Self::bind`] gave for it: serves its listeners, takes
     /// the others away, and closes connections of inside servers that are no longer listed. Other
-    /// connections live on, within the new limits. Certificates are reloaded by [`TlsStore::reload`], before this.
+    /// connections live on, within the new limits. Certificates are reloaded by
+    /// [`TlsStore::reload`], before this.
     pub async fn install(&self, listeners: Listeners) {
         let Listeners { config, sockets, _changing } = listeners;
         let wanted = wanted(&config);
