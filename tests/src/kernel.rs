@@ -314,7 +314,7 @@ impl Kernel {
         let mut trie = LpmTrie::try_from(self.map(map_names::BLOCKED6_PREFIXES)?)?;
         replace_prefixes(&mut trie, &tables.blocked6_prefixes)?;
         self.apply_presence(0, map_names::PRESENCE4, &tables.presence4)?;
-        self.apply_presence(1, map_names::PRESENCE6_CELLS, &tables.presence6)?;
+        self.apply_presence(1, map_names::PRESENCE6_PAGES, &tables.presence6)?;
         self.apply_presence(2, map_names::PRESENCE6_SHORT, &tables.presence6_short)?;
         for (slot, generation) in (0..GENERATIONS).zip(&tables.generations) {
             let index = usize::try_from(slot)?;

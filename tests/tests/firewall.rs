@@ -547,7 +547,7 @@ fn every_map_can_be_listed_and_dumped_and_drops_are_told() {
             "BLOCKED6",
             "BLOCKED6_PREFIXES",
             "PRESENCE4",
-            "PRESENCE6_CELLS",
+            "PRESENCE6_PAGES",
             "REASON_COUNTERS",
         ];
         assert!(!rows.is_empty() || !filled.contains(&map.name.as_str()), "{}", map.name);

@@ -131,7 +131,7 @@ pub const fn remembered6(source: [u8; 16]) -> u32 {
 
 /// Words of 64 bits in `PRESENCE4`: two bits a /24.
 pub const PRESENCE4_SLOTS: u32 = 1 << 19;
-/// Words of 64 bits in `PRESENCE6_CELLS`.
+/// Words of 64 bits in `PRESENCE6_PAGES`.
 pub const PRESENCE6_SLOTS: u32 = 1 << 19;
 /// In the two bits of a cell: addresses in it are blocked one by one.
 pub const PRESENT_ADDRESSES: u32 = 1;
@@ -175,31 +175,32 @@ pub const fn presence4(address: [u8; 4]) -> (u32, u32) {
     (net >> 5, (net & 31) * 2)
 }
 
-/// Slot of an IPv6 address in `PRESENCE6_CELLS`, and where in the word its two bits begin: the first
+/// Slot of an IPv6 address in `PRESENCE6_PAGES`, and where in the word its two bits begin: the first
 /// of the two cells of its /48. There may be something only where both say so: a set bit may stand
 /// for several /48, a clear one is proof. A false positive costs a look-up; with a million entries
 /// spread at random, one source in eighty is one.
 ///
-/// The cells of a /40 lie in two cache lines, which a hash of it chooses: neighbours share the lines,
-/// and do not disturb one another.
+/// The cells of a /40 lie in two cache lines of one page, which a hash of it chooses: neighbours share
+/// the lines, and do not disturb one another.
 pub const fn presence6(address: [u8; 16]) -> (u32, u32) {
     cell6(address, 40)
 }
 
 /// The second of the two cells, see [`presence6`].
 pub const fn presence6_again(address: [u8; 16]) -> (u32, u32) {
-    cell6(address, 16)
+    cell6(address, 26)
 }
 
-/// The cell that 24 bits of the hash from here on choose.
+/// The cell that 14 bits of the hash from here on choose, in the page that its last ten do.
 const fn cell6(address: [u8; 16], from: u32) -> (u32, u32) {
     const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
     let first = u64::from_be(words6(address)[0]);
     // Fibonacci hashing alone would lay whole ranges of networks over one another, or none.
     let hash = (first >> 24).wrapping_mul(FACTOR);
-    let hash = (hash ^ hash >> 32).wrapping_mul(FACTOR) >> from;
-    // 16 bits are the cache line, eight turn the cells in it, so that the commonest /48, that of
+    let hash = (hash ^ hash >> 32).wrapping_mul(FACTOR);
+    // Six bits are the cache line, eight turn the cells in it, so that the commonest /48, that of
     // zeros, is another cell in each.
-    let cell = (hash ^ (first >> 16 & 0xff)) as u32 & 0xff_ffff;
+    let in_page = (hash >> from ^ (first >> 16 & 0xff)) as u32 & 0x3fff;
+    let cell = ((hash >> 54) as u32) << 14 | in_page;
     (cell >> 5, (cell & 31) * 2)
 }

@@ -29,7 +29,7 @@ pub const BLOCKED6_PREFIXES: &str = "BLOCKED6_PREFIXES";
 /// Array of `u64`: two bits for each IPv4 /24, see [`super::presence4`].
 pub const PRESENCE4: &str = "PRESENCE4";
 /// Array of `u64`: two cells of two bits for each IPv6 /48, see [`super::presence6`].
-pub const PRESENCE6_CELLS: &str = "PRESENCE6_CELLS";
+pub const PRESENCE6_PAGES: &str = "PRESENCE6_PAGES";
 /// Array of `u64`: where IPv6 prefixes shorter than /48 are, see [`super::presence6_short`].
 pub const PRESENCE6_SHORT: &str = "PRESENCE6_SHORT";
 /// Per-CPU array of [`super::ReasonCounter`], indexed by [`super::reason_slot`].

@@ -138,7 +138,7 @@ pub(super) fn dump(pins: &Path, name: &str) -> Rows {
         names::PRESENCE6_SHORT => array(pins, name, |slot, bits: u64| {
             (bits != 0).then(|| json!({ "slot": slot, "bits": format!("{bits:#018x}") }))
         }),
-        names::PRESENCE6_CELLS => array(pins, name, |slot, bits: u64| {
+        names::PRESENCE6_PAGES => array(pins, name, |slot, bits: u64| {
             (bits != 0).then(|| {
                 json!({ "slot": slot, "bits": format!("{bits:#018x}"), "address_cells": (bits & ADDRESS_BITS).count_ones(), "prefix_cells": (bits & !ADDRESS_BITS).count_ones() })
             })

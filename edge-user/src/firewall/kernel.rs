@@ -341,7 +341,7 @@ impl BlockMaps {
             prefixes4: open(pins, names::BLOCKED4_PREFIXES)?,
             prefixes6: open(pins, names::BLOCKED6_PREFIXES)?,
             presence4: open(pins, names::PRESENCE4)?,
-            presence6: open(pins, names::PRESENCE6_CELLS)?,
+            presence6: open(pins, names::PRESENCE6_PAGES)?,
             presence6_short: open(pins, names::PRESENCE6_SHORT)?,
             folder: shape::map_folder(pins),
         })
@@ -415,7 +415,7 @@ impl BlockMaps {
     fn bitmap(&mut self, bitmap: Bitmap) -> (&'static str, &mut Array<MapData, u64>) {
         match bitmap {
             Bitmap::V4 => (names::PRESENCE4, &mut self.presence4),
-            Bitmap::V6 => (names::PRESENCE6_CELLS, &mut self.presence6),
+            Bitmap::V6 => (names::PRESENCE6_PAGES, &mut self.presence6),
             Bitmap::Short6 => (names::PRESENCE6_SHORT, &mut self.presence6_short),
         }
     }

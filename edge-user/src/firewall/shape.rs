@@ -75,7 +75,7 @@ pub(super) const SHAPES: &[Shape] = &[
     shape(names::BLOCKED6, MapType::Hash, 16, size_of::<Block>(), 0, NO_PREALLOC),
     shape(names::BLOCKED6_PREFIXES, MapType::LpmTrie, 20, size_of::<Block>(), 0, NO_PREALLOC),
     shape(names::PRESENCE4, MapType::Array, 4, 8, PRESENCE4_SLOTS, 0),
-    shape(names::PRESENCE6_CELLS, MapType::Array, 4, 8, PRESENCE6_SLOTS, 0),
+    shape(names::PRESENCE6_PAGES, MapType::Array, 4, 8, PRESENCE6_SLOTS, ON_A_PAGE),
     shape(names::PRESENCE6_SHORT, MapType::Array, 4, 8, PRESENCE6_SHORT_SLOTS, 0),
     shape(
         names::REASON_COUNTERS,
@@ -154,7 +154,7 @@ pub(super) fn map_folder(pins: &Path) -> std::path::PathBuf {
 }
 
 /// Maps that earlier versions of this schema had, for programs that run no more.
-const GONE: [&str; 1] = ["PRESENCE6"];
+const GONE: [&str; 2] = ["PRESENCE6", "PRESENCE6_CELLS"];
 
 /// Takes away the pins of maps that no program has any use for. Each program keeps what it uses.
 pub(super) fn remove_gone(pins: &Path) -> Result<(), FirewallError> {

@@ -42,6 +42,8 @@ const RATED_TOTAL: u16 = 7002;
 const SIP: u16 = 7003;
 const MEDIA: u16 = 7004;
 pub(super) const RELAY: u16 = 50_000;
+/// Ports of many calls: every second from the first on.
+pub(super) const RELAYS: (u16, u16) = (10_000, 10_000);
 const CLOSED: u16 = 9999;
 
 /// A path and a packet that takes it.
@@ -207,7 +209,10 @@ fn tables() -> MemoryTables {
     // They are a mode of its own, measured for itself.
     tables.settings.flags &= !SETTING_PINHOLES;
     let words = &mut tables.generations[1].port_words;
-    words.insert(port_index(ZONE_EXTERNAL, true, RELAY), WORD_MEDIA);
+    let (first, count) = RELAYS;
+    for port in (0..count).map(|number| first + 2 * number).chain([RELAY]) {
+        words.insert(port_index(ZONE_EXTERNAL, true, port), WORD_MEDIA);
+    }
     tables
 }
 

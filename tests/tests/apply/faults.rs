@@ -243,7 +243,7 @@ fn pins_that_go_while_the_daemon_runs_are_told_and_mended_by_the_next_start() {
     firewall::detach(&wire.pins, true).unwrap();
 }
 
-/// The version before had one cell for each IPv6 network, in a map of another name.
+/// The version before had the two cells of an IPv6 network in other places, in a map of another name.
 #[test]
 fn a_bitmap_that_was_not_there_is_filled_before_a_program_asks_it() {
     let wire = Wire::new("ap").unwrap();
@@ -255,7 +255,7 @@ fn a_bitmap_that_was_not_there_is_filled_before_a_program_asks_it() {
     drop(handle);
     wire.wait_lock_free();
     let folder = wire.pins.join(format!("v{SCHEMA}"));
-    let (cells, former) = (folder.join("PRESENCE6_CELLS"), folder.join("PRESENCE6"));
+    let (cells, former) = (folder.join("PRESENCE6_PAGES"), folder.join("PRESENCE6_CELLS"));
     std::fs::remove_file(&cells).unwrap();
     Array::<MapData, u64>::create(8, 0).unwrap().pin(&former).unwrap();
     let (handle, report) = start(&wire, wire.config_with(new)).unwrap();

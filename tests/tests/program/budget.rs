@@ -199,7 +199,7 @@ fn every_map_of_the_layout_is_in_the_program() {
         map_names::BLOCKED6,
         map_names::BLOCKED6_PREFIXES,
         map_names::PRESENCE4,
-        map_names::PRESENCE6_CELLS,
+        map_names::PRESENCE6_PAGES,
         map_names::PRESENCE6_SHORT,
         map_names::REASON_COUNTERS,
         map_names::RULE_COUNTERS,

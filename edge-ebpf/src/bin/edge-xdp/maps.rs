@@ -119,9 +119,9 @@ pub static HANDED: PerCpuArray<Handed, 1> = PerCpuArray::new();
 /// See [`edge_ebpf::abi::map_names::PRESENCE4`].
 #[btf_map]
 pub static PRESENCE4: Array<u64, { PRESENCE4_SLOTS as usize }> = Array::new();
-/// See [`edge_ebpf::abi::map_names::PRESENCE6_CELLS`].
+/// See [`edge_ebpf::abi::map_names::PRESENCE6_PAGES`].
 #[btf_map]
-pub static PRESENCE6_CELLS: Array<u64, { PRESENCE6_SLOTS as usize }> = Array::new();
+pub static PRESENCE6_PAGES: Array<u64, { PRESENCE6_SLOTS as usize }, ON_A_PAGE> = Array::new();
 /// See [`edge_ebpf::abi::map_names::PRESENCE6_SHORT`].
 #[btf_map]
 pub static PRESENCE6_SHORT: Array<u64, { PRESENCE6_SHORT_SLOTS as usize }> = Array::new();

@@ -161,7 +161,7 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn presence6(&self, slot: u32) -> u64 {
-        maps::PRESENCE6_CELLS.get(slot).copied().unwrap_or(0)
+        maps::PRESENCE6_PAGES.get(slot).copied().unwrap_or(0)
     }
 
     #[inline(always)]

@@ -22,7 +22,7 @@ use crate::firewall::FirewallError;
 pub(in crate::firewall) enum Bitmap {
     /// `PRESENCE4`.
     V4,
-    /// `PRESENCE6_CELLS`.
+    /// `PRESENCE6_PAGES`.
     V6,
     /// `PRESENCE6_SHORT`.
     Short6,

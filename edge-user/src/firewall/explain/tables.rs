@@ -447,7 +447,7 @@ impl Tables for PinnedTables<'_> {
     }
 
     fn presence6(&self, slot: u32) -> u64 {
-        let word = self.keep(blocks::presence(&self.pins, names::PRESENCE6_CELLS, slot));
+        let word = self.keep(blocks::presence(&self.pins, names::PRESENCE6_PAGES, slot));
         if let Some(source) = self.source_octets6() {
             let net = ipnet::Ipv6Net::new(source.into(), 48).map(|net| net.trunc().to_string());
             let net = net.unwrap_or_default();

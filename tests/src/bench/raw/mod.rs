@@ -147,6 +147,17 @@ pub fn scattered(next: BorrowedFd<'_>, sources: Scatter) -> io::Result<(OwnedFd,
     Ok((program, programs))
 }
 
+/// A program that sends an IPv4 UDP packet to any of so many ports, every second from the first on, and
+/// goes on with `next`; what it needs besides.
+///
+/// # Errors
+/// When the kernel refuses it.
+pub fn spread(next: BorrowedFd<'_>, ports: (u16, u16)) -> io::Result<(OwnedFd, OwnedFd)> {
+    let programs = only_program(next)?;
+    let program = load_code(&program::spreading(ports, programs.as_raw_fd()))?;
+    Ok((program, programs))
+}
+
 /// A program that puts things right and goes on with `next`; what it needs besides.
 ///
 /// # Errors

@@ -182,7 +182,13 @@ pub(super) fn restoring(before: Before<'_>, programs: RawFd) -> Vec<u64> {
         (JUMP_GREATER, 4, 3, frame.len() as i16 + 5, 0),
     ]);
     code.extend(frame);
-    code.extend([
+    code.extend(go_on(programs));
+    encoded(code)
+}
+
+/// Goes on with the first of `programs`; the context is in r6.
+fn go_on(programs: RawFd) -> [Instruction; 7] {
+    [
         (MOV, 1, 6, 0, 0),
         (LOAD_WIDE, 2, MAP_DESCRIPTOR, 0, programs),
         (0, 0, 0, 0, 0),
@@ -190,8 +196,33 @@ pub(super) fn restoring(before: Before<'_>, programs: RawFd) -> Vec<u64> {
         (CALL, 0, 0, 0, HELPER_TAIL_CALL),
         (MOV_IMM, 0, 0, 0, XDP_ABORTED),
         (EXIT, 0, 0, 0, 0),
-    ]);
+    ]
+}
+
+/// Writes one of so many destination ports into the packet and goes on with the first of `programs`.
+pub(super) fn spreading(ports: (u16, u16), programs: RawFd) -> Vec<u64> {
+    let mut code = vec![(MOV, 6, 1, 0, 0)];
+    code.extend(any_port(ports));
+    code.extend(go_on(programs));
     encoded(code)
+}
+
+/// Writes one of so many destination ports, every second from the first on, into an IPv4 UDP packet; the
+/// context is in r6.
+fn any_port((first, count): (u16, u16)) -> [Instruction; 11] {
+    [
+        (CALL, 0, 0, 0, HELPER_RANDOM),
+        (MODULO32_IMM, 0, 0, 0, count.into()),
+        (SHIFT_LEFT32_IMM, 0, 0, 0, 1),
+        (ADD32_IMM, 0, 0, 0, first.into()),
+        (TO_BIG_ENDIAN, 0, 0, 0, 16),
+        (LOAD32, 2, 6, 0, 0),
+        (LOAD32, 3, 6, 4, 0),
+        (MOV, 4, 2, 0, 0),
+        (ADD_IMM, 4, 0, 0, i32::from(DESTINATION_PORT4) + 2),
+        (JUMP_GREATER, 4, 3, 1, 0),
+        (STORE16, 2, 0, DESTINATION_PORT4, 0),
+    ]
 }
 
 /// Writes bytes from `offset` of a register on.
@@ -266,21 +297,8 @@ fn paced(pace: Pace) -> Vec<Instruction> {
         (JUMP_NOT_EQUAL_IMM, 1, 0, 1, 0),
         (STORE64, 7, 0, 8, 0),
     ];
-    code.extend([
-        (CALL, 0, 0, 0, HELPER_RANDOM),
-        (MODULO32_IMM, 0, 0, 0, pace.ports.into()),
-        (SHIFT_LEFT32_IMM, 0, 0, 0, 1),
-        (ADD32_IMM, 0, 0, 0, pace.port.into()),
-        (TO_BIG_ENDIAN, 0, 0, 0, 16),
-        (LOAD32, 2, 6, 0, 0),
-        (LOAD32, 3, 6, 4, 0),
-        (MOV, 4, 2, 0, 0),
-        (ADD_IMM, 4, 0, 0, i32::from(DESTINATION_PORT4) + 2),
-        (JUMP_GREATER, 4, 3, 1, 0),
-        (STORE16, 2, 0, DESTINATION_PORT4, 0),
-        (MOV_IMM, 0, 0, 0, XDP_TX),
-        (EXIT, 0, 0, 0, 0),
-    ]);
+    code.extend(any_port((pace.port, pace.ports)));
+    code.extend([(MOV_IMM, 0, 0, 0, XDP_TX), (EXIT, 0, 0, 0, 0)]);
     code
 }
 
