@@ -30,6 +30,22 @@ pub const fn media_door(flow: u32, state: u32) -> u32 {
     flow & 0xffff | state << 16
 }
 
+/// Where the flow that comes in at this [`media_port_index`] stands, if the daemon found the place
+/// free: its slot and that of its state. The program fetches both while it waits for the door. A place
+/// of no port, as 0 is, is nobody's.
+pub const fn media_home(index: u32) -> (u32, u32) {
+    // Of each zone and family, ports that begin alike have a quarter of their own.
+    let slot = (index ^ (index >> 16) << 14) & 0xffff;
+    // RTP has even ports; RTCP, which comes seldom, odd ones.
+    (slot, slot >> 1 ^ (slot & 1) << 13)
+}
+
+/// The ports that a slot is [`media_home`] to: one of each zone and family.
+pub const fn media_home_of(slot: u32) -> [u32; 4] {
+    let slot = slot & 0xffff;
+    [slot, 1 << 16 | slot ^ 1 << 14, 2 << 16 | slot ^ 2 << 14, 3 << 16 | slot ^ 3 << 14]
+}
+
 /// The flow's slot of a [`media_door`]; 0: none.
 pub const fn media_door_flow(door: u32) -> u32 {
     door & 0xffff

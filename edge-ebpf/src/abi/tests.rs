@@ -117,6 +117,24 @@ fn ten_thousand_networks_mark_one_other_in_a_hundred() {
 }
 
 #[test]
+fn homes_of_flows_are_slots_and_those_of_one_family_and_zone_are_all_different() {
+    let mut homes = std::collections::HashSet::new();
+    for index in 1..MEDIA_PORT_SLOTS {
+        let (slot, state) = media_home(index);
+        assert!(slot < MEDIA_FLOW_SLOTS && state < MEDIA_STATE_SLOTS);
+        assert!(media_home_of(slot).contains(&index));
+        assert!(homes.insert((index >> 16, slot)));
+    }
+    // Ports of the usual range disturb no other side's, nor does RTP the RTP of any.
+    let even = (0..4).flat_map(|k| (50_000..60_000).step_by(2).map(move |port| k << 16 | port));
+    let all: Vec<_> = even.map(media_home).collect();
+    for of in [|home: &(u32, u32)| home.0, |home: &(u32, u32)| home.1] {
+        let different: std::collections::HashSet<u32> = all.iter().map(of).collect();
+        assert_eq!(different.len(), all.len());
+    }
+}
+
+#[test]
 fn of_random_sources_beside_a_million_random_networks_one_in_eighty_is_taken_for_blocked() {
     const NETS: u64 = 1_000_000;
     let mut state = 0x1234_5678_9abc_def1_u64;

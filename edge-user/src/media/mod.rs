@@ -4,6 +4,7 @@
 pub mod body;
 pub mod calls;
 pub mod flow;
+pub(crate) mod free;
 #[cfg(test)]
 mod invariants;
 pub mod policy;

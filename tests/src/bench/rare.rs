@@ -13,7 +13,8 @@ use aya::Pod;
 use edge_ebpf::{
     abi::{
         CONTENT_MEDIA, Fragment, FragmentKey, Limit, MEDIA_OUT_IPV6, MEDIA_REWRITE, MEDIA_RTP,
-        MediaFlow, SETTING_FLOOD, SETTING_PINHOLES, Settings, ZONE_EXTERNAL, map_names,
+        MediaFlow, SETTING_FLOOD, SETTING_PINHOLES, Settings, ZONE_EXTERNAL, map_names, media_home,
+        media_port_index,
     },
     decide::MemoryTables,
     verdict::Reason,
@@ -83,7 +84,7 @@ enum Door {
 /// A packet of 172 bytes of RTP that is sent on: source, content, limits and sequence are looked at.
 fn media(kernel: &mut Kernel, v4: bool, door: Door) -> Result<Row> {
     let port = if door == Door::Pinhole { 6000 } else { RELAY };
-    let frame = open(kernel, v4, (door, port), 5)?;
+    let frame = open(kernel, v4, (door, port), (5, 5))?;
     let reason = kernel.outcome(&frame)?.reason;
     ensure!(reason == Reason::MediaRelayed, "media by a {door:?}: {reason:?}");
     let name = match door {
@@ -101,7 +102,9 @@ fn of_many(kernel: &mut Kernel) -> Result<Row> {
     let (first, count) = RELAYS;
     let mut frame = Vec::new();
     for number in (0..count).rev() {
-        frame = open(kernel, true, (Door::Port, first + 2 * number), 6 + u32::from(number))?;
+        let port = first + 2 * number;
+        let home = media_home(media_port_index(ZONE_EXTERNAL, false, port));
+        frame = open(kernel, true, (Door::Port, port), home)?;
     }
     let counted = kernel.reason_counter(Reason::MediaRelayed)?.packets;
     let empty = raw::load(Tiny::Transmit)?;
@@ -127,7 +130,12 @@ fn of_many(kernel: &mut Kernel) -> Result<Row> {
 }
 
 /// Opens a flow to a port of this door, and gives a packet of it.
-fn open(kernel: &mut Kernel, v4: bool, (door, port): (Door, u16), slot: u32) -> Result<Vec<u8>> {
+fn open(
+    kernel: &mut Kernel,
+    v4: bool,
+    (door, port): (Door, u16),
+    (slot, state): (u32, u32),
+) -> Result<Vec<u8>> {
     let ([me, other], from) = (own_addresses(v4), stranger(v4));
     let to = if door == Door::Pinhole { endpoint(v4) } else { me };
     let most = Limit::new(4_000_000_000, 1 << 30);
@@ -152,7 +160,7 @@ fn open(kernel: &mut Kernel, v4: bool, (door, port): (Door, u16), slot: u32) -> 
             | if v4 { 0 } else { MEDIA_OUT_IPV6 },
         content: CONTENT_MEDIA,
         ifindex: 77,
-        state: slot,
+        state,
         epoch: 1,
         expires_at_seconds: u32::try_from(now)? + 3600,
         clock: 8000,

@@ -14,7 +14,7 @@ use aya_ebpf::{
 use edge_ebpf::{
     abi::{
         MEDIA_OUT_IPV6, MEDIA_REWRITE, MediaFlow, MediaLearned, media_door_flow, media_door_state,
-        word4, words6,
+        media_home, word4, words6,
     },
     media::{self, Learn, MediaPacket, add, fits, folded, judge, note, note_refused, read, shared},
     verdict::Reason,
@@ -36,15 +36,24 @@ const MOST_SUMMED: u32 = 1500;
 
 /// The slot of the flow behind a door; 0: none. All cache lines of the flow and of its state are asked
 /// for here, before any of them is waited for: where there are many flows, none of them is in the
-/// nearest cache when its packet comes.
+/// nearest cache when its packet comes. Those in the slot `asked_for` were.
 #[inline(always)]
-pub(super) fn flow_behind(door: u32) -> u32 {
+pub(super) fn flow_behind(door: u32, asked_for: u32) -> u32 {
     let slot = media_door_flow(door);
-    if slot != 0 {
+    if slot != 0 && slot != asked_for {
         fetch(maps::MEDIA_FLOWS.get_ptr(slot));
         fetch(maps::MEDIA_STATES.get_ptr(media_door_state(door)));
     }
     slot
+}
+
+/// [`flow_behind`] the door of a port. Most flows are at home, and asked for before the door is there.
+#[inline(always)]
+pub(super) fn flow_at(index: u32) -> u32 {
+    let (slot, state) = media_home(index);
+    fetch(maps::MEDIA_FLOWS.get_ptr(slot));
+    fetch(maps::MEDIA_STATES.get_ptr(state));
+    flow_behind(maps::MEDIA_PORTS.get(index).copied().unwrap_or(0), slot)
 }
 
 /// Reads a word of each of a value's cache lines, and throws it away.

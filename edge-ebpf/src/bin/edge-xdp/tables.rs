@@ -30,7 +30,7 @@ use crate::{
         edge_replies4, edge_replies6, edge_rule4, edge_rule6, edge_scanner, edge_walk4, edge_walk6,
     },
     maps,
-    media::flow_behind,
+    media::{flow_at, flow_behind},
     numbers::{answer_of, piece_of, place_of, reason_of, step_of, unpacked},
 };
 
@@ -423,13 +423,13 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn media_port(&self, index: u32) -> u32 {
-        flow_behind(maps::MEDIA_PORTS.get(index).copied().unwrap_or(0))
+        flow_at(index)
     }
 
     #[inline(always)]
     fn pinhole(&self, key: &PinholeKey) -> u32 {
         // SAFETY: the pointer comes from the map.
-        flow_behind(unsafe { copied(maps::MEDIA_PINHOLES.get_ptr(key)) }.unwrap_or(0))
+        flow_behind(unsafe { copied(maps::MEDIA_PINHOLES.get_ptr(key)) }.unwrap_or(0), 0)
     }
 
     #[inline(always)]

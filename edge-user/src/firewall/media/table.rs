@@ -2,7 +2,8 @@
 //!
 //! A flow that changes is written whole into another slot, then its door is pointed there: no
 //! packet ever sees half of it. A slot that nothing points to any more rests for a while before
-//! it is used again, since a packet may be on its way through it. Doors are closed first. Flows that
+//! it is used again, since a packet may be on its way through it; then the flow whose home it is
+//! ([`media_home`]) moves in, since the program fetches what is there before it knows. Doors are closed first. Flows that
 //! share a door (`doors`) stand one behind the other, and are written anew together.
 
 use std::{
@@ -10,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use edge_ebpf::abi::{MEDIA_FLOW_SLOTS, MEDIA_SHARED, MediaFlow};
+use edge_ebpf::abi::{MEDIA_FLOW_SLOTS, MEDIA_SHARED, MediaFlow, media_home, media_home_of};
 
 use super::{
     super::blocks::Moment,
@@ -20,7 +21,10 @@ use super::{
 };
 use crate::{
     firewall::FirewallError,
-    media::flow::{CallId, Flow, FlowId},
+    media::{
+        flow::{CallId, Flow, FlowId},
+        free::Free,
+    },
 };
 
 /// How long a slot rests.
@@ -51,10 +55,7 @@ pub(super) struct Entry {
 /// Slots of `MEDIA_FLOWS`.
 #[derive(Debug)]
 struct Slots {
-    /// Lowest that was never used.
-    fresh: u32,
-    end: u32,
-    free: VecDeque<u32>,
+    free: Free,
     /// With the time from which they are free.
     resting: VecDeque<(u32, Instant)>,
 }
@@ -89,12 +90,7 @@ impl<W: MediaWrites> Table<W> {
             flows: HashMap::new(),
             calls: HashMap::new(),
             doors: Doors::default(),
-            slots: Slots {
-                fresh: 1,
-                end: MEDIA_FLOW_SLOTS,
-                free: VecDeque::new(),
-                resting: VecDeque::new(),
-            },
+            slots: Slots { free: Free::new(MEDIA_FLOW_SLOTS, []), resting: VecDeque::new() },
             epoch: 0,
         }
     }
@@ -119,7 +115,7 @@ impl<W: MediaWrites> Table<W> {
                 });
             }
         }
-        self.slots.fresh = slots.keys().max().map_or(1, |last| last + 1);
+        self.slots.free = Free::new(MEDIA_FLOW_SLOTS, slots.keys().copied());
         for door in wrong {
             self.link(door, self.doors.of(door), None, now)?;
         }
@@ -130,8 +126,7 @@ impl<W: MediaWrites> Table<W> {
             }
         }
         self.slots.resting.clear();
-        self.slots.fresh = used.last().map_or(1, |last| last + 1);
-        self.slots.free = (1..self.slots.fresh).filter(|slot| !used.contains(slot)).collect();
+        self.slots.free = Free::new(MEDIA_FLOW_SLOTS, used);
         Ok(())
     }
 
@@ -271,7 +266,7 @@ impl<W: MediaWrites> Table<W> {
         (self.calls.len(), self.flows.len())
     }
 
-    /// Takes slots that have rested long enough back.
+    /// Takes slots that have rested long enough back. A flow whose home is one of them moves in.
     pub fn tidy(&mut self, now: Instant) -> Result<(), FirewallError> {
         while let Some((slot, until)) = self.slots.resting.front().copied() {
             if until > now {
@@ -279,7 +274,20 @@ impl<W: MediaWrites> Table<W> {
             }
             self.writes.flow(slot, &MediaFlow::default())?;
             self.slots.resting.pop_front();
-            self.slots.free.push_back(slot);
+            self.slots.free.give(slot);
+            self.move_in(slot, now)?;
+        }
+        Ok(())
+    }
+
+    /// Has the flow whose home this free slot is live there: every change of it led to another slot.
+    fn move_in(&mut self, slot: u32, now: Instant) -> Result<(), FirewallError> {
+        for door in media_home_of(slot).map(Door::Port) {
+            let flows = self.doors.of(door);
+            let lives = |id: &FlowId| self.flows.get(id).is_some_and(|entry| entry.slot != slot);
+            if self.slots.free.has(slot) && flows.iter().any(lives) {
+                self.link(door, flows, None, now)?;
+            }
         }
         Ok(())
     }
@@ -287,7 +295,7 @@ impl<W: MediaWrites> Table<W> {
     /// Only slots below this one.
     #[cfg(test)]
     pub fn slots_left(&mut self, end: u32) {
-        self.slots.end = end;
+        self.slots.free = Free::new(end, []);
     }
 
     /// Writes flows into slots, one behind the other, and points their door at the first; closes it
@@ -330,10 +338,18 @@ impl<W: MediaWrites> Table<W> {
 
     /// Writes a flow into a slot that nothing leads to.
     fn place(&mut self, kernel: &MediaFlow, now: Instant) -> Result<u32, FirewallError> {
-        if self.slots.is_short() {
+        if self.slots.free.len() == 0 {
             self.tidy(now)?;
         }
-        let slot = self.slots.take().ok_or(FirewallError::MediaFull { flows: self.flows.len() })?;
+        let home = match entry::door_of(kernel) {
+            Door::Port(index) => media_home(index).0,
+            Door::Pinhole(_) => 0,
+        };
+        let slot = self
+            .slots
+            .free
+            .take(home)
+            .ok_or(FirewallError::MediaFull { flows: self.flows.len() })?;
         if let Err(fault) = self.writes.flow(slot, kernel) {
             self.slots.rest(slot, now);
             return Err(fault);
@@ -389,18 +405,6 @@ fn is_at(flow: &MediaFlow, door: Door) -> bool {
 }
 
 impl Slots {
-    fn is_short(&self) -> bool {
-        self.free.is_empty() && self.fresh >= self.end
-    }
-
-    fn take(&mut self) -> Option<u32> {
-        if self.fresh < self.end {
-            self.fresh += 1;
-            return Some(self.fresh - 1);
-        }
-        self.free.pop_front()
-    }
-
     fn rest(&mut self, slot: u32, now: Instant) {
         self.resting.push_back((slot, now + REST));
     }

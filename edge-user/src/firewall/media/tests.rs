@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use edge_ebpf::abi::{MEDIA_BEHIND_NAT, MEDIA_RTP, MediaFlow};
+use edge_ebpf::abi::{MEDIA_BEHIND_NAT, MEDIA_RTP, MediaFlow, media_home};
 use ipnet::IpNet;
 
 use super::{
@@ -426,6 +426,39 @@ fn a_slot_rests_and_when_all_are_taken_the_next_is_refused() {
     let later = start + Duration::from_secs(1);
     open(&mut table, &flow(4, 9, 50_004), later).unwrap();
     assert_eq!(table.writes.doors.len(), 3);
+}
+
+#[test]
+fn a_flow_lives_at_home_and_comes_back_once_its_slot_has_rested() {
+    let start = Instant::now();
+    let mut table = table();
+    let slot_of = |table: &Table<Memory>| table.get(FlowId(1)).unwrap().slot;
+    open(&mut table, &flow(1, 9, 50_000), start).unwrap();
+    let home = slot_of(&table);
+    let Door::Port(index) = entry::door_of(&table.get(FlowId(1)).unwrap().kernel) else {
+        panic!("a relay has a port");
+    };
+    assert_eq!(home, media_home(index).0);
+    let mut changed = flow(1, 9, 50_000);
+    changed.to.set_port(7000);
+    open(&mut table, &changed, start).unwrap();
+    assert_ne!(slot_of(&table), home, "a packet may be in there");
+    table.tidy(start + Duration::from_millis(499)).unwrap();
+    assert_ne!(slot_of(&table), home);
+    table.tidy(start + Duration::from_secs(1)).unwrap();
+    assert_eq!(slot_of(&table), home);
+    assert_eq!(found(&table, &changed).unwrap().to_port, 7000_u16.to_be_bytes());
+    // It stays there, and what it left is empty.
+    table.tidy(start + Duration::from_secs(9)).unwrap();
+    assert_eq!(slot_of(&table), home);
+    assert_eq!(
+        table.writes.slots.values().filter(|flow| **flow != MediaFlow::default()).count(),
+        1
+    );
+    // Somebody else is at home: it lives elsewhere.
+    table.close(FlowId(1), start + Duration::from_secs(9)).unwrap();
+    open(&mut table, &flow(2, 9, 50_000), start + Duration::from_secs(9)).unwrap();
+    assert_ne!(table.get(FlowId(2)).unwrap().slot, home);
 }
 
 #[test]

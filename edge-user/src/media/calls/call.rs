@@ -167,8 +167,8 @@ pub(super) struct Pools {
 
 impl Pools {
     /// A name for a flow; `pinhole`: whose it is, if it is one.
-    fn take_name(&mut self, pinhole: Option<&Holder>) -> Option<FlowId> {
-        let id = self.ids.take()?;
+    fn take_name(&mut self, pinhole: Option<&Holder>, flow: &Flow) -> Option<FlowId> {
+        let id = self.ids.take(flow.side, &flow.way)?;
         if let Some(holder) = pinhole {
             self.pinholes.add(holder, 1);
         }
@@ -424,7 +424,8 @@ impl Call {
                     }
                 }
                 None => {
-                    let id = pools.take_name(pinhole.as_ref()).ok_or(MediaFault::NoPorts)?;
+                    let id =
+                        pools.take_name(pinhole.as_ref(), &wanted).ok_or(MediaFault::NoPorts)?;
                     wanted.id = id;
                     self.flows.push(wanted.clone());
                     effects.changes.push(MediaChange::Open(wanted));

@@ -6,14 +6,19 @@ use std::{
     hash::{BuildHasher, RandomState},
 };
 
-use edge_ebpf::abi::MEDIA_STATE_SLOTS;
+use edge_ebpf::abi::{
+    MEDIA_STATE_SLOTS, ZONE_EXTERNAL, ZONE_INTERNAL, media_home, media_port_index,
+};
 use ipnet::IpNet;
 
 use super::{Passage, settings::Sides};
 use crate::{
     domain::Domain,
     federation::source_prefix,
-    media::flow::{FlowId, MediaSide},
+    media::{
+        flow::{FlowId, MediaSide, Way},
+        free::Free,
+    },
 };
 
 /// So many m-lines anybody may have, however small the range.
@@ -148,28 +153,38 @@ fn pairs((first, last): (u16, u16)) -> std::iter::StepBy<std::ops::Range<u16>> {
     (first..last).step_by(2)
 }
 
-/// Free names of flows.
+/// Free names of flows. A name is the place of what the kernel counts: a flow that comes in at a port of
+/// ours has that port's, if it is free (see [`media_home`]).
 #[derive(Debug)]
-pub(super) struct FlowIds(VecDeque<u32>);
+pub(super) struct FlowIds(Free);
 
 impl FlowIds {
     /// All but those that are in use.
     pub(super) fn new(used: &[FlowId]) -> Self {
-        let mut used: Vec<u32> = used.iter().map(|id| id.0).collect();
-        used.sort_unstable();
-        Self((1..MEDIA_STATE_SLOTS).filter(|id| used.binary_search(id).is_err()).collect())
+        Self(Free::new(MEDIA_STATE_SLOTS, used.iter().map(|id| id.0)))
     }
 
     pub(super) fn free(&self) -> usize {
         self.0.len()
     }
 
-    pub(super) fn take(&mut self) -> Option<FlowId> {
-        self.0.pop_front().map(FlowId)
+    /// One for a flow from this side that comes in this way.
+    pub(super) fn take(&mut self, side: MediaSide, way: &Way) -> Option<FlowId> {
+        let home = match way {
+            Way::Relay { local, .. } => {
+                let zone = match side {
+                    MediaSide::Outside => ZONE_EXTERNAL,
+                    MediaSide::Inside => ZONE_INTERNAL,
+                };
+                media_home(media_port_index(zone, local.is_ipv6(), local.port())).1
+            }
+            Way::Pinhole => 0,
+        };
+        self.0.take(home).map(FlowId)
     }
 
     pub(super) fn give(&mut self, id: FlowId) {
-        self.0.push_back(id.0);
+        self.0.give(id.0);
     }
 }
 
@@ -216,8 +231,15 @@ mod tests {
         ports.give(MediaSide::Inside, false, 50_001);
         assert_eq!(ports.take(MediaSide::Inside, false), None);
         let mut ids = FlowIds::new(&[FlowId(1)]);
-        assert_eq!(ids.take(), Some(FlowId(2)), "0 is nobody, 1 is used");
+        let mut any = || ids.take(MediaSide::Outside, &Way::Pinhole);
+        assert_eq!(any(), Some(FlowId(2)), "0 is nobody, 1 is used");
+        assert_eq!(any(), Some(FlowId(3)));
         ids.give(FlowId(2));
-        assert_eq!(ids.take(), Some(FlowId(3)));
+        assert_eq!(ids.take(MediaSide::Outside, &Way::Pinhole), Some(FlowId(4)));
+        // A port's own, while it is free.
+        let local = "192.0.2.1:50000".parse().unwrap();
+        let relay = Way::Relay { local, from: local };
+        assert_eq!(ids.take(MediaSide::Outside, &relay), Some(FlowId(25_000)));
+        assert_eq!(ids.take(MediaSide::Outside, &relay), Some(FlowId(5)));
     }
 }

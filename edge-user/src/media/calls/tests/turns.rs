@@ -100,7 +100,9 @@ fn media_between_two_ends_outside_never_sees_the_inside() {
         assert_eq!(flow.to.ip(), other.source.addr());
     }
     // A source that is learned is followed by the other call's media.
-    let flow = ours.iter().find(|flow| flow.source.addr() == ip(FIRST)).unwrap().id;
+    let of_first =
+        |flow: &&&Flow| flow.source.addr() == ip(FIRST) && flow.component == Component::Rtp;
+    let flow = ours.iter().find(of_first).unwrap().id;
     let learned = at(&format!("{FIRST}:4444"));
     two.bench.act(|calls, now, effects| calls.learned(now, flow, learned, effects));
     assert_eq!(two.turned()[1].2, learned);
