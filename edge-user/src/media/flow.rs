@@ -7,6 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use edge_ebpf::abi::{ZONE_EXTERNAL, ZONE_INTERNAL, media_port_index};
 use ipnet::IpNet;
 
 /// A call, as the kernel's entries name it: a keyed hash of Call-ID and the caller's tag, the same
@@ -48,6 +49,14 @@ impl MediaSide {
     pub const fn leaves(self, turns: bool) -> Self {
         if turns { self } else { self.across() }
     }
+
+    /// Number of its zone.
+    pub const fn zone(self) -> u8 {
+        match self {
+            MediaSide::Outside => ZONE_EXTERNAL,
+            MediaSide::Inside => ZONE_INTERNAL,
+        }
+    }
 }
 
 /// One of the two components of an m-line (RFC 3550 section 11).
@@ -71,6 +80,19 @@ pub enum Way {
     },
     /// They are sent to the endpoint itself, the flow's `to`, and go on unchanged.
     Pinhole,
+}
+
+impl Way {
+    /// The port of ours that packets from this side come in at, by the kernel's index
+    /// ([`media_port_index`]); `None`: they come in at none.
+    pub const fn port_index(&self, side: MediaSide) -> Option<u32> {
+        match self {
+            Way::Relay { local, .. } => {
+                Some(media_port_index(side.zone(), local.is_ipv6(), local.port()))
+            }
+            Way::Pinhole => None,
+        }
+    }
 }
 
 /// What the first byte of a packet may say (RFC 7983).

@@ -41,8 +41,7 @@ const MOST_SUMMED: u32 = 1500;
 pub(super) fn flow_behind(door: u32, asked_for: u32) -> u32 {
     let slot = media_door_flow(door);
     if slot != 0 && slot != asked_for {
-        fetch(maps::MEDIA_FLOWS.get_ptr(slot));
-        fetch(maps::MEDIA_STATES.get_ptr(media_door_state(door)));
+        ask_for(slot, media_door_state(door));
     }
     slot
 }
@@ -51,9 +50,15 @@ pub(super) fn flow_behind(door: u32, asked_for: u32) -> u32 {
 #[inline(always)]
 pub(super) fn flow_at(index: u32) -> u32 {
     let (slot, state) = media_home(index);
+    ask_for(slot, state);
+    flow_behind(maps::MEDIA_PORTS.get(index).copied().unwrap_or(0), slot)
+}
+
+/// Has all cache lines of the flow and of the state in these slots on their way.
+#[inline(always)]
+fn ask_for(slot: u32, state: u32) {
     fetch(maps::MEDIA_FLOWS.get_ptr(slot));
     fetch(maps::MEDIA_STATES.get_ptr(state));
-    flow_behind(maps::MEDIA_PORTS.get(index).copied().unwrap_or(0), slot)
 }
 
 /// Reads a word of each of a value's cache lines, and throws it away.

@@ -9,7 +9,7 @@ use std::{
 use edge_ebpf::abi::{
     CONTENT_ANY, CONTENT_MEDIA, Limit, MEDIA_BEHIND_NAT, MEDIA_BY_DAEMON, MEDIA_OUT_IPV6,
     MEDIA_REWRITE, MEDIA_RTP, MEDIA_STATE_SLOTS, MEDIA_TIMED, MEDIA_TURNS, MediaFlow, PinholeKey,
-    ZONE_EXTERNAL, ZONE_INTERNAL, mapped, media_port_index,
+    mapped, media_port_index,
 };
 use ipnet::IpNet;
 
@@ -70,15 +70,12 @@ pub(super) fn fault(flow: &Flow) -> Option<&'static str> {
 
 /// Where packets of this flow come in.
 pub(super) fn door(flow: &Flow) -> Door {
-    let zone = zone(flow.side);
-    match flow.way {
-        Way::Relay { local, .. } => {
-            Door::Port(media_port_index(zone, local.is_ipv6(), local.port()))
-        }
-        Way::Pinhole => Door::Pinhole(PinholeKey {
+    match flow.way.port_index(flow.side) {
+        Some(index) => Door::Port(index),
+        None => Door::Pinhole(PinholeKey {
             address: address(flow.to.ip()),
             port: flow.to.port().to_be_bytes(),
-            zone,
+            zone: flow.side.zone(),
             reserved: 0,
         }),
     }
@@ -86,7 +83,7 @@ pub(super) fn door(flow: &Flow) -> Door {
 
 /// The door of a flow that the kernel holds.
 pub(super) fn door_of(entry: &MediaFlow) -> Door {
-    let zone = zone(side(entry));
+    let zone = side(entry).zone();
     if entry.flags & MEDIA_REWRITE != 0 {
         let six = decode::address(entry.local).is_ipv6();
         Door::Port(media_port_index(zone, six, u16::from_be_bytes(entry.local_port)))
@@ -209,14 +206,6 @@ pub(super) fn from_kernel(entry: &MediaFlow, now: u64) -> Option<Flow> {
         turns: turns(entry),
     };
     fault(&flow).is_none().then_some(flow)
-}
-
-/// Number of the zone that a flow comes from.
-pub(super) const fn zone(side: MediaSide) -> u8 {
-    match side {
-        MediaSide::Outside => ZONE_EXTERNAL,
-        MediaSide::Inside => ZONE_INTERNAL,
-    }
 }
 
 /// It leaves on the side that it came from.

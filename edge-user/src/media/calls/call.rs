@@ -168,7 +168,7 @@ pub(super) struct Pools {
 impl Pools {
     /// A name for a flow; `pinhole`: whose it is, if it is one.
     fn take_name(&mut self, pinhole: Option<&Holder>, flow: &Flow) -> Option<FlowId> {
-        let id = self.ids.take(flow.side, &flow.way)?;
+        let id = self.ids.take(flow.way.port_index(flow.side))?;
         if let Some(holder) = pinhole {
             self.pinholes.add(holder, 1);
         }

@@ -1,14 +1,12 @@
 //! Ports of ours and names of flows: first out of use, first used again, so that what is late for a
-//! call that has ended meets nobody else's for as long as may be.
+//! call that has ended meets nobody else's for as long as may be. The name goes with the port.
 
 use std::{
     collections::{HashMap, VecDeque},
     hash::{BuildHasher, RandomState},
 };
 
-use edge_ebpf::abi::{
-    MEDIA_STATE_SLOTS, ZONE_EXTERNAL, ZONE_INTERNAL, media_home, media_port_index,
-};
+use edge_ebpf::abi::{MEDIA_STATE_SLOTS, media_home};
 use ipnet::IpNet;
 
 use super::{Passage, settings::Sides};
@@ -16,7 +14,7 @@ use crate::{
     domain::Domain,
     federation::source_prefix,
     media::{
-        flow::{FlowId, MediaSide, Way},
+        flow::{FlowId, MediaSide},
         free::Free,
     },
 };
@@ -168,18 +166,9 @@ impl FlowIds {
         self.0.len()
     }
 
-    /// One for a flow from this side that comes in this way.
-    pub(super) fn take(&mut self, side: MediaSide, way: &Way) -> Option<FlowId> {
-        let home = match way {
-            Way::Relay { local, .. } => {
-                let zone = match side {
-                    MediaSide::Outside => ZONE_EXTERNAL,
-                    MediaSide::Inside => ZONE_INTERNAL,
-                };
-                media_home(media_port_index(zone, local.is_ipv6(), local.port())).1
-            }
-            Way::Pinhole => 0,
-        };
+    /// One for a flow that comes in at this port, see [`crate::media::flow::Way::port_index`].
+    pub(super) fn take(&mut self, port: Option<u32>) -> Option<FlowId> {
+        let home = port.map_or(0, |index| media_home(index).1);
         self.0.take(home).map(FlowId)
     }
 
@@ -191,6 +180,7 @@ impl FlowIds {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::media::flow::Way;
 
     #[test]
     fn a_pair_is_even_and_odd_within_the_range_and_rests_before_it_is_used_again() {
@@ -231,15 +221,15 @@ mod tests {
         ports.give(MediaSide::Inside, false, 50_001);
         assert_eq!(ports.take(MediaSide::Inside, false), None);
         let mut ids = FlowIds::new(&[FlowId(1)]);
-        let mut any = || ids.take(MediaSide::Outside, &Way::Pinhole);
+        let mut any = || ids.take(None);
         assert_eq!(any(), Some(FlowId(2)), "0 is nobody, 1 is used");
         assert_eq!(any(), Some(FlowId(3)));
         ids.give(FlowId(2));
-        assert_eq!(ids.take(MediaSide::Outside, &Way::Pinhole), Some(FlowId(4)));
+        assert_eq!(ids.take(None), Some(FlowId(4)));
         // A port's own, while it is free.
         let local = "192.0.2.1:50000".parse().unwrap();
-        let relay = Way::Relay { local, from: local };
-        assert_eq!(ids.take(MediaSide::Outside, &relay), Some(FlowId(25_000)));
-        assert_eq!(ids.take(MediaSide::Outside, &relay), Some(FlowId(5)));
+        let port = Way::Relay { local, from: local }.port_index(MediaSide::Outside);
+        assert_eq!(ids.take(port), Some(FlowId(25_000)));
+        assert_eq!(ids.take(port), Some(FlowId(5)));
     }
 }

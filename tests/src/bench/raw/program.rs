@@ -372,7 +372,7 @@ fn look_up(table: LookUp) -> Vec<Instruction> {
 
 fn scatter(sources: Scatter) -> Vec<Instruction> {
     let at = if sources.v6 { SOURCE6 + 2 } else { SOURCE4 };
-    vec![
+    let mut code = vec![
         (MOV, 6, 1, 0, 0),
         (CALL, 0, 0, 0, HELPER_RANDOM),
         (MOV, 7, 0, 0, 0),
@@ -389,12 +389,7 @@ fn scatter(sources: Scatter) -> Vec<Instruction> {
         (ADD_IMM, 4, 0, 0, i32::from(at) + 4),
         (JUMP_GREATER, 4, 3, 6, 0),
         (STORE32, 2, 7, at, 0),
-        (MOV, 1, 6, 0, 0),
-        (LOAD_WIDE, 2, MAP_DESCRIPTOR, 0, sources.programs),
-        (0, 0, 0, 0, 0),
-        (MOV_IMM, 3, 0, 0, 0),
-        (CALL, 0, 0, 0, HELPER_TAIL_CALL),
-        (MOV_IMM, 0, 0, 0, XDP_ABORTED),
-        (EXIT, 0, 0, 0, 0),
-    ]
+    ];
+    code.extend(go_on(sources.programs));
+    code
 }
